@@ -1,0 +1,90 @@
+"""Checks at the door, and the one helper that lets a coefficient meet an event of any rank.
+
+Every message names the parameter, the value that came and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TIME_SLACK = 1e-6
+"""Times may leave [0, T] by this fraction of T: what float32 makes of a grid that ends at T."""
+
+
+def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+    """View a coefficient of shape () or (B,) so that it broadcasts against ``like`` of shape (B, *event)."""
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    near = get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        known = sorted(map(str, allowed))
+        raise ValueError(f"{name}={value!r} is not known: allowed are {known}{suggestion(str(value), known)}")
+
+
+def check_number(
+    name: str, value: float, *, above: float | None = None, least: float | None = None, most: float | None = None
+) -> None:
+    """Raise ValueError unless ``value`` is a finite number with ``above`` < value, ``least`` <= value <= ``most``."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and (above is None or value > above) and (least is None or value >= least)
+    if not (good and (most is None or value <= most)):
+        bounds = [f"> {above}" if above is not None else "", f">= {least}" if least is not None else ""]
+        bounds.append(f"<= {most}" if most is not None else "")
+        wanted = " and ".join(b for b in bounds if b)
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number{' ' + wanted if wanted else ''}")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} is not allowed: give a whole number >= {least}")
+
+
+def check_batch(name: str, x: Tensor) -> None:
+    """Raise unless ``x`` is a floating-point tensor of shape (B, *event)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}: give a torch.Tensor of shape (B, *event)")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}: give a floating-point tensor, e.g. {name}.float()")
+    if x.ndim < 1:
+        raise ValueError(f"{name} has shape (): give a batch of shape (B, *event)")
+
+
+def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> None:
+    """Raise unless every time lies in [0, end] and, where ``batch`` is given, ``t`` has shape () or (batch,).
+
+    The range is looked at on the CPU only: on an accelerator the look would stop the stream of work.
+    """
+    if batch is not None and t.ndim > 0 and t.shape != (batch,):
+        raise ValueError(f"{name} has shape {tuple(t.shape)}: give shape () or ({batch},), one time per sample")
+    if t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
+        return
+    low, high = (float(v) for v in torch.aminmax(t.detach()))
+    slack = TIME_SLACK * end
+    if not (low >= -slack and high <= end + slack):
+        raise ValueError(f"{name} holds times from {low:g} to {high:g}: allowed is [0, {end:g}] (NaN is not)")
+
+
+def check_finite(name: str, x: Tensor, where: str = "") -> None:
+    """Raise ValueError naming the first sample of ``x`` (B, *event) that holds a NaN or an infinity."""
+    finite = torch.isfinite(x).reshape(x.shape[0], -1).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten().tolist()
+        shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        raise ValueError(f"{name} holds non-finite values in {len(bad)} of {len(finite)} samples{where}: index {shown}")

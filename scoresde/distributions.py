@@ -1,0 +1,170 @@
+"""Laws whose score and density are known in closed form at every time under every linear process.
+
+Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it stays a mixture,
+
+    p_t(x) = sum_k w_k N(x; alpha mu_k, alpha^2 C_k + sigma^2 I),
+
+and the score is the responsibility-weighted sum of its components' scores. With C_k = V_k diag(c_k) V_k^T, decomposed
+once, every time costs a rotation. They are the ground truth of the project's tests, and a network of nobody's making:
+anything that takes a score takes ``mixture.score(sde)``.
+
+Inside, everything is float64 whatever the dtype of x; results come in the dtype of x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch, check_count, check_finite, check_number
+from scoresde.noise import NoiseSource
+from scoresde.sde.base import LinearSDE
+
+_CHUNK = 2**24
+"""Elements of a (B, K, d) block that is held at once."""
+
+
+class GaussianMixture:
+    """A mixture of K Gaussians on events of any shape.
+
+    means: (K, *event).
+    stds: () or (K,) for isotropic components; (K, *event) for diagonal ones. None where ``covariances`` is given.
+    weights: (K,) non-negative; normalised here. None: equal.
+    covariances: (K, d, d) symmetric positive semi-definite, d the size of the event; in place of ``stds``.
+
+    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        stds: Tensor | float | None = None,
+        weights: Tensor | None = None,
+        *,
+        covariances: Tensor | None = None,
+    ) -> None:
+        means = torch.as_tensor(means, dtype=torch.float64)
+        if means.ndim < 2:
+            raise ValueError(f"means has shape {tuple(means.shape)}: give (K, *event)")
+        self.event_shape = tuple(means.shape[1:])
+        self.means = means.flatten(1)
+        count, d = self.means.shape
+        self.rotations: Tensor | None = None
+        if (stds is None) == (covariances is None):
+            raise ValueError("give either stds or covariances")
+        if covariances is not None:
+            covariances = torch.as_tensor(covariances, dtype=torch.float64, device=means.device)
+            if covariances.shape != (count, d, d):
+                raise ValueError(f"covariances has shape {tuple(covariances.shape)}: give ({count}, {d}, {d})")
+            if not torch.allclose(covariances, covariances.mT, atol=1e-10):
+                raise ValueError("covariances are not symmetric")
+            self.variances, self.rotations = torch.linalg.eigh(covariances)
+            floor = -1e-10 * float(self.variances.abs().max())
+        else:
+            std = torch.as_tensor(stds, dtype=torch.float64, device=means.device)
+            if std.shape not in ((), (count,), means.shape):
+                raise ValueError(f"stds has shape {tuple(std.shape)}: give (), ({count},) or {tuple(means.shape)}")
+            if bool((std < 0).any()):
+                raise ValueError("stds holds negative values")
+            # isotropic components keep one column: it broadcasts over the coordinates
+            std = std.flatten(1) if std.shape == means.shape else std.expand(count)[:, None]
+            self.variances, floor = std**2, 0.0
+        if float(self.variances.min()) < floor:
+            raise ValueError(f"covariances has an eigenvalue of {float(self.variances.min()):g}: none may be negative")
+        self.variances = self.variances.clamp(min=0.0)
+        weights = torch.ones(count) if weights is None else torch.as_tensor(weights)
+        if weights.shape != (count,) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
+            raise ValueError(f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0")
+        weights = weights.to(self.means)
+        self.weights = weights / weights.sum()
+
+    def __repr__(self) -> str:
+        kind = "full" if self.rotations is not None else "isotropic" if self.variances.shape[1] == 1 else "diagonal"
+        return f"{type(self).__name__}({len(self.means)} {kind} components, event_shape={self.event_shape})"
+
+    def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(n, *event) exact draws; draw i depends on (seed, i) alone."""
+        check_count("n", n)
+        source = NoiseSource.of(seed, n, device=self.means.device)
+        u = source.uniform((), step=0, purpose="mixture component", dtype=torch.float64)
+        k = torch.searchsorted(self.weights.cumsum(0), u).clamp(max=len(self.weights) - 1)
+        z = source.normal(self.means.shape[1:], step=0, purpose="mixture noise", dtype=torch.float64)
+        z = z * self.variances[k].sqrt()
+        if self.rotations is not None:
+            z = torch.einsum("bij,bj->bi", self.rotations[k], z)
+        return (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (B, *event) -> (B,)."""
+        one = torch.ones((), dtype=torch.float64, device=x.device)
+        return self._evaluate(x, one, 0.0 * one)[0]
+
+    def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
+        t = t.to(torch.float64)
+        return self._evaluate(x, sde.alpha(t), sde.sigma(t))[0]
+
+    def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
+        """The exact score under ``sde``: (x, t) -> grad log p_t(x)."""
+        return _MixtureScore(self, sde)
+
+    def _evaluate(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """log-density (B,) and score (B, *event) of the law of alpha x_0 + sigma z at x."""
+        check_batch("x", x)
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the distribution's is {self.event_shape}")
+        flat = x.flatten(1).to(torch.float64)
+        alpha, sigma = alpha.expand(len(x)), sigma.expand(len(x))
+        rows = max(1, _CHUNK // self.means.numel())
+        parts = [
+            self._chunk(flat[i : i + rows], alpha[i : i + rows, None, None], sigma[i : i + rows, None, None])
+            for i in range(0, len(x), rows)
+        ]
+        log_prob, score = (torch.cat(part).to(x.dtype) for part in zip(*parts, strict=True))
+        return log_prob, score.reshape(x.shape)
+
+    def _chunk(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        offset = x[:, None] - alpha * self.means  # (B, K, d)
+        if self.rotations is not None:
+            offset = torch.einsum("kij,bki->bkj", self.rotations, offset)
+        variance = alpha**2 * self.variances + sigma**2  # (B, K, d) or (B, K, 1)
+        whitened = offset / variance
+        repeats = offset.shape[-1] // variance.shape[-1]
+        log_det = repeats * variance.log().sum(-1)
+        norm = offset.shape[-1] * math.log(2.0 * math.pi)
+        log_joint = self.weights.log() - 0.5 * ((offset * whitened).sum(-1) + log_det + norm)
+        log_prob = log_joint.logsumexp(-1)
+        share = (log_joint - log_prob[:, None]).exp()
+        if self.rotations is not None:
+            return log_prob, -torch.einsum("bk,kij,bkj->bi", share, self.rotations, whitened)
+        return log_prob, -torch.einsum("bk,bki->bi", share, whitened)
+
+
+@dataclass(frozen=True)
+class _MixtureScore:
+    """grad log p_t of a mixture under a process."""
+
+    mixture: GaussianMixture
+    sde: LinearSDE
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        t = t.to(torch.float64)
+        return self.mixture._evaluate(x, self.sde.alpha(t), self.sde.sigma(t))[1]
+
+
+class SmoothedEmpirical(GaussianMixture):
+    """Every data point a Gaussian of standard deviation ``std``: the best that a model of a finite set can know.
+
+    data: (n, *event) finite values.
+    std: >= 0; with 0 the law is the data itself, which has a density for t > 0 only.
+    """
+
+    def __init__(self, data: Tensor, std: float) -> None:
+        check_batch("data", data)
+        check_finite("data", data)
+        check_number("std", std, least=0.0)
+        super().__init__(data, float(std))

@@ -1,0 +1,6 @@
+"""Objectives: what a score is trained by."""
+
+from scoresde.losses.denoising import DenoisingScoreMatching, Draw
+from scoresde.losses.times import ChainTimes, TimeLaw, UniformLogNoise, UniformTime
+
+__all__ = ["ChainTimes", "DenoisingScoreMatching", "Draw", "TimeLaw", "UniformLogNoise", "UniformTime"]

@@ -1,0 +1,128 @@
+"""Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
+
+    loss(x_0) = E_t E_z  lambda(t) || s(x_t, t) - grad log p(x_t | x_0) ||^2,     x_t = alpha x_0 + sigma z,
+
+where grad log p(x_t | x_0) = -z / sigma. Weightings:
+
+    variance     lambda = sigma^2     || sigma s + z ||^2: DDPM's and SMLD's simple loss
+    likelihood   lambda = g^2         (g / sigma)^2 || sigma s + z ||^2: half of its sum over coordinates and integral over
+                                      time bounds -log p from above, up to a constant (Song et al. 2021b, arXiv:2101.09258)
+
+The residual is written with sigma s + z, which stays of order one as sigma -> 0. For a chain of N instants
+(``sde.discretize(N)``) with `ChainTimes` the same lines are DDPM's and SMLD's discrete objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch, check_choice
+from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
+from scoresde.noise import NoiseSource
+from scoresde.sde import Chain, LinearSDE
+
+WEIGHTINGS = ("variance", "likelihood")
+REDUCTIONS = ("mean", "half_sum")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What an objective drew for a batch: times (B,), noise and noisy data (B, *event)."""
+
+    t: Tensor
+    noise: Tensor
+    x_t: Tensor
+
+
+class DenoisingScoreMatching:
+    """``loss(model, x0)`` -> (B,), one unbiased estimate of the objective for each example.
+
+    sde: a `LinearSDE`; a chain of one for the discrete objectives.
+    weighting: "variance" or "likelihood". A chain has the first only, as in the paper.
+    times: the law of t; the paper's `UniformTime()` for a process, `ChainTimes()` for a chain, unless given.
+    reduction: over the coordinates of an example: "mean", or "half_sum" (nats where the weighting is "likelihood").
+    seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
+    """
+
+    def __init__(
+        self,
+        sde: LinearSDE,
+        weighting: str = "variance",
+        *,
+        times: TimeLaw | None = None,
+        reduction: str = "mean",
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(
+                f"sde={sde!r} has no closed-form kernel, and denoising score matching needs grad log p(x_t | x_0)"
+            )
+        check_choice("weighting", weighting, WEIGHTINGS)
+        check_choice("reduction", reduction, REDUCTIONS)
+        if isinstance(sde, Chain) and weighting != "variance":
+            raise ValueError(f"weighting={weighting!r} is defined in continuous time only: a chain allows 'variance'")
+        self.sde, self.weighting, self.reduction, self.seed = sde, weighting, reduction, seed
+        self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
+        self._calls = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sde!r}, weighting={self.weighting!r}, times={self.times!r})"
+
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x0: Tensor,
+        *,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        step: int | None = None,
+        indices: Tensor | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """The loss of each example, (B,).
+
+        model: a score, (x, t, **condition) -> the shape of x.
+        x0: (B, *event) data.
+        t, noise: (B,) and (B, *event), drawn unless given.
+        step, indices: key of the draws; the number of this call and 0 .. B-1 unless given.
+        """
+        draw = self.draw(x0, t=t, noise=noise, step=step, indices=indices)
+        return self.evaluate(model, draw, **condition)
+
+    def draw(
+        self,
+        x0: Tensor,
+        *,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        step: int | None = None,
+        indices: Tensor | None = None,
+    ) -> Draw:
+        """Times, noise and noisy data for a batch."""
+        check_batch("x0", x0)
+        if step is None:
+            step, self._calls = self._calls, self._calls + 1
+        if indices is None:
+            indices = torch.arange(len(x0), device=x0.device)
+        source = NoiseSource(self.seed, indices)
+        if t is None:
+            t = self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=x0.dtype))
+        if noise is None:
+            noise = source.normal(x0.shape[1:], step=step, purpose="perturb", dtype=x0.dtype)
+        return Draw(t, noise, self.sde.perturb(x0, t, noise))
+
+    def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
+        """The loss of each example, (B,), for a given draw."""
+        score = model(draw.x_t, draw.t, **condition)
+        residual = (draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)) ** 2
+        residual = residual.flatten(1) if residual.ndim > 1 else residual[:, None]
+        loss = residual.mean(1) if self.reduction == "mean" else 0.5 * residual.sum(1)
+        weight = 1.0 / self.times.density(self.sde, draw.t)
+        if self.weighting == "likelihood":
+            weight = weight * (self.sde.diffusion(draw.t) / self.sde.sigma(draw.t)) ** 2
+        return weight * loss

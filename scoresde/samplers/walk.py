@@ -1,0 +1,114 @@
+"""The way down: from T to t_min in steps, each with what a predictor needs to know of it, known before the first one.
+
+A step goes from t (where the score is evaluated) to s < t. It carries its width and the forward kernel x_t | x_s ~
+N(A x_s, L L^T). Two ways to come by them:
+
+    ExactSteps   any grid of times; kernels are the process's own transitions, widths t - s
+    PaperSteps   the reference implementation: N times linspace(T, t_min, N), every width T / N, kernels those of the
+                 process's chain (DDPM's and SMLD's tables, Euler-Maruyama for any other)
+
+A grid is a tensor; functions in `scoresde.samplers.grids` make them. Everything here is float64 until a sampler
+rounds it to the dtype of its state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number
+from scoresde.samplers.grids import uniform
+from scoresde.sde import GaussianKernel, LinearSDE
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step down. index: 0 for the first; t, width, sigma: () tensors; kernel: the forward kernel that it undoes; bridged:
+    the same with the bridge's noise; sigma: the marginal standard deviation at t."""
+
+    index: int
+    t: Tensor
+    width: Tensor
+    sigma: Tensor
+    kernel: GaussianKernel
+    bridged: GaussianKernel
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All steps. times: (N,) at which scores are evaluated, descending; widths, sigmas: (N,); kernels, bridged: N of each."""
+
+    times: Tensor
+    widths: Tensor
+    sigmas: Tensor
+    kernels: GaussianKernel
+    bridged: GaussianKernel
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def steps(self, like: Tensor) -> list[Step]:
+        """The steps in the dtype and on the device of ``like``."""
+        times, widths, sigmas = (v.to(like) for v in (self.times, self.widths, self.sigmas))
+        kernels, bridged = self.kernels.to(like), self.bridged.to(like)
+        return [Step(k, times[k], widths[k], sigmas[k], kernels[k], bridged[k]) for k in range(len(self))]
+
+
+class Stepping(ABC):
+    """A way to make a `Walk` for a process."""
+
+    @abstractmethod
+    def walk(self, sde: LinearSDE) -> Walk:
+        """The walk from T down."""
+
+
+@dataclass(frozen=True)
+class ExactSteps(Stepping):
+    """The process's own transitions between the times of a grid.
+
+    steps: number of steps N.
+    grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; `grids.uniform` unless given.
+    """
+
+    steps: int = 1000
+    grid: Callable[[LinearSDE, int], Tensor] = uniform
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+
+    def walk(self, sde: LinearSDE) -> Walk:
+        times = self.grid(sde, self.steps).to(torch.float64)
+        if times.ndim != 1 or len(times) != self.steps + 1 or not bool((times.diff() < 0).all()):
+            raise ValueError(f"grid gave times of shape {tuple(times.shape)}: {self.steps + 1} descending times are needed")
+        sde.check_time(times)
+        t, s = times[:-1], times[1:]
+        kernels = sde.transition(s, t)
+        return Walk(t, t - s, sde.sigma(t), kernels, kernels.bridged(sde.kernel(t)))
+
+
+@dataclass(frozen=True)
+class PaperSteps(Stepping):
+    """The discretisation of the reference implementation, for results that must agree with it.
+
+    steps: N; its tables depend on it.
+    t_min: the last time; the paper takes 1e-3 for VP and sub-VP, 1e-5 for VE.
+    """
+
+    steps: int = 1000
+    t_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps, least=2)
+        check_number("t_min", self.t_min, least=0.0)
+
+    def walk(self, sde: LinearSDE) -> Walk:
+        times = torch.linspace(sde.T, self.t_min, self.steps, dtype=torch.float64)
+        widths = torch.full_like(times, sde.T / self.steps)
+        chain = sde.discretize(self.steps)
+        kernels = chain.step(times)
+        # the reference's annealed Langevin corrector takes the process's sigma on a chain too
+        return Walk(times, widths, sde.continuous.sigma(times), kernels, kernels.bridged(chain.kernel(times)))

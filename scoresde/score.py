@@ -1,0 +1,215 @@
+"""A network, a process, and what the network predicts: together, a score.
+
+    model(x, t) = grad log p_t(x)
+
+The network is any module ``network(x, label, **condition) -> output``; a `Prediction` says what the output is:
+
+    noise      E[z | x_t]                          score = -output / sigma                   (DDPM)
+    score      grad log p_t                        score = output                            (NCSN, the paper's VE)
+    data       E[x_0 | x_t]                        score = (alpha output - x) / sigma^2      (Tweedie)
+    velocity   alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
+    Levels     logits over the levels of quantised data, see `scoresde.levels`
+
+What it is told of the time is a `label`, by default ln(sigma / alpha), the same for every linear process; the paper's
+labels are `TimeLabel(999.0)` (VP, sub-VP) and `SigmaLabel()` (VE). What it is given is x over its standard deviation
+sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde._validation import check_batch, check_choice, check_number, expand
+from scoresde.sde.base import LinearSDE
+
+Label = Callable[[LinearSDE, Tensor], Tensor]
+"""(process, t) -> what the network is told of the time, the shape of t."""
+
+
+@dataclass(frozen=True)
+class LogNoiseLabel:
+    """ln(sigma / alpha): minus half the log signal-to-noise ratio, the same scale for every linear process."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        return torch.log(sde.sigma(t) / sde.alpha(t))
+
+
+@dataclass(frozen=True)
+class TimeLabel:
+    """``scale`` t, or ``scale`` (T - t) where ``descending``; rounded to a whole number where ``whole``.
+
+    The paper: 999 t for VP and sub-VP; on a chain of N steps (N - 1) t for DDPM, and for SMLD round((N - 1) (1 - t)).
+    """
+
+    scale: float = 999.0
+    descending: bool = False
+    whole: bool = False
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        label = self.scale * (sde.T - t if self.descending else t)
+        return label.round() if self.whole else label
+
+
+@dataclass(frozen=True)
+class SigmaLabel:
+    """sigma(t): the paper's label for VE."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        return sde.sigma(t)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What a model believes of x_0 having seen x_t.
+
+    mean: (B, *event), E[x_0 | x_t].
+    logits: (B, *event, levels) where the model has a distribution over the levels of each coordinate, else None.
+    """
+
+    mean: Tensor
+    logits: Tensor | None = None
+
+
+class Prediction(ABC):
+    """What the output of a network means."""
+
+    @abstractmethod
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The score that ``output`` says, the shape of x."""
+
+    def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
+        """What ``output`` says of x_0."""
+        return Belief(sde.data_from_score(x, t, self.score(sde, output, x, t)))
+
+
+class NoisePrediction(Prediction):
+    """The output is E[z | x_t]."""
+
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return sde.score_from_noise(x, t, output)
+
+
+class ScorePrediction(Prediction):
+    """The output is the score."""
+
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return output
+
+
+class DataPrediction(Prediction):
+    """The output is E[x_0 | x_t]."""
+
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return sde.score_from_data(x, t, output)
+
+    def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
+        return Belief(output)
+
+
+class VelocityPrediction(Prediction):
+    """The output is alpha E[z | x_t] - sigma E[x_0 | x_t]."""
+
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return sde.score_from_velocity(x, t, output)
+
+
+PREDICTIONS: dict[str, type[Prediction]] = {
+    "noise": NoisePrediction,
+    "score": ScorePrediction,
+    "data": DataPrediction,
+    "velocity": VelocityPrediction,
+}
+
+
+class ScoreModel(nn.Module):
+    """``model(x, t, **condition)`` is the score, for whatever the network predicts.
+
+    network: module called as ``network(input, label, **condition)``.
+    sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
+    prediction: "noise", "score", "data", "velocity", or a `Prediction`.
+    label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
+    data_std: standard deviation of the data for scaling the network's input; None gives the network x as it is.
+
+    Raises TypeError for an x whose dtype or device is not the network's, ValueError for a t outside [0, T] or of a
+    shape other than (B,), and for a network whose output has the wrong shape.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: LinearSDE,
+        prediction: str | Prediction = "noise",
+        *,
+        label: Label | None = None,
+        data_std: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(f"sde={sde!r} has no closed-form kernel: a ScoreModel takes a LinearSDE")
+        if data_std is not None:
+            check_number("data_std", data_std, above=0.0)
+        if isinstance(prediction, str):
+            check_choice("prediction", prediction, PREDICTIONS)
+            prediction = PREDICTIONS[prediction]()
+        self.network, self.sde, self.prediction = network, sde, prediction
+        self.label, self.data_std = label or LogNoiseLabel(), data_std
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """The score at x (B, *event), t (B,), the shape of x."""
+        return self._check(self.prediction.score(self.sde, self.output(x, t, **condition), x, t), x)
+
+    def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """E[z | x_t] = -sigma score."""
+        return self.sde.noise_from_score(x, t, self(x, t, **condition))
+
+    def denoised(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """E[x_0 | x_t]."""
+        return self.belief(x, t, **condition).mean
+
+    def velocity(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """alpha E[z | x_t] - sigma E[x_0 | x_t]."""
+        return self.sde.velocity_from_score(x, t, self(x, t, **condition))
+
+    def belief(self, x: Tensor, t: Tensor, **condition: Any) -> Belief:
+        """What the model believes of x_0."""
+        return self.prediction.belief(self.sde, self.output(x, t, **condition), x, t)
+
+    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """What the network itself says."""
+        self._check_input(x, t)
+        scaled = x
+        if self.data_std is not None:
+            scaled = x / expand((self.sde.alpha(t) * self.data_std).hypot(self.sde.sigma(t)), x)
+        return self.network(scaled, self.label(self.sde, t), **condition)
+
+    def _check_input(self, x: Tensor, t: Tensor) -> None:
+        check_batch("x", x)
+        weight = next(self.network.parameters(), None)
+        if weight is not None and weight.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
+            for name, found, wanted in (("dtype", x.dtype, weight.dtype), ("device", x.device, weight.device)):
+                if found != wanted:
+                    raise TypeError(f"x has {name} {found}, the network {wanted}: move one, e.g. x.to(network's)")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t has shape {tuple(t.shape)}: give ({len(x)},), one time per sample")
+        self.sde.check_time(t)
+
+    @staticmethod
+    def _check(score: Tensor, x: Tensor) -> Tensor:
+        if score.shape != x.shape:
+            raise ValueError(
+                f"the network's output gives a score of shape {tuple(score.shape)} for x of shape {tuple(x.shape)}: "
+                "it must return what it predicts for every coordinate of x"
+            )
+        return score
+
+    def extra_repr(self) -> str:
+        return f"sde={self.sde!r}, prediction={type(self.prediction).__name__}, label={self.label!r}"

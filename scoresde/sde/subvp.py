@@ -1,0 +1,39 @@
+"""Sub-variance-preserving process (Song et al. 2021, section 3.4): VP's mean, less noise at every time.
+
+    dx = -beta(t) x / 2 dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw
+
+    alpha = exp(-B / 2)          sigma = 1 - exp(-B)          prior N(0, I)
+
+Between two times the variance is  e^{-B_t} int_{B_s}^{B_t} (e^b - e^{-b}) db = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)}).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.vp import LinearBeta
+
+
+@dataclass(frozen=True)
+class SubVPSDE(LinearBeta):
+    """Sub-variance-preserving process.
+
+    beta_min, beta_max: noise rates at t = 0 and t = 1, > 0.
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return -torch.expm1(-self.beta_integral(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return (self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t))).clamp(min=0.0).sqrt()
+
+    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+        difference, total = self.beta_between(s, t), self.beta_integral(s) + self.beta_integral(t)
+        variance = torch.expm1(-difference) * torch.expm1(-total)
+        return ScalarKernel(torch.exp(-0.5 * difference), variance.clamp(min=0.0).sqrt())

@@ -1,0 +1,69 @@
+"""Variance-exploding process (Song et al. 2021, eq. 9): NCSN / SMLD in continuous time.
+
+    dx = sigma(t) sqrt(2 ln(sigma_max / sigma_min)) dw,     sigma(t) = sigma_min (sigma_max / sigma_min)^t,     t in [0, 1]
+
+    alpha = 1          x_t | x_0 ~ N(x_0, sigma(t)^2 I)          prior N(0, sigma_max^2 I)
+
+As in the paper, sigma(0) = sigma_min and not 0: x_0 counts as data before any noise, and t = 0 as data with noise
+sigma_min. The transition between two times in [0, 1] has variance sigma_t^2 - sigma_s^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.sde.base import LinearSDE
+from scoresde.sde.chain import Chain, TableChain
+from scoresde.sde.kernel import ScalarKernel
+
+
+@dataclass(frozen=True)
+class VESDE(LinearSDE):
+    """Variance-exploding process.
+
+    sigma_min: noise at t = 0, > 0; well below the finest detail of the data.
+    sigma_max: noise at t = 1, > sigma_min; about the largest distance between two data points.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        check_number("sigma_min", self.sigma_min, above=0.0)
+        check_number("sigma_max", self.sigma_max, above=self.sigma_min)
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return self.sigma_min * torch.exp(t * self._log_ratio)
+
+    def drift_coefficient(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.sqrt(2.0 * self._log_ratio)
+
+    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+        std = self.sigma(s) * torch.expm1(2.0 * self._log_ratio * (t - s)).clamp(min=0.0).sqrt()
+        return ScalarKernel(torch.ones_like(std), std)
+
+    def discretize(self, steps: int) -> Chain:
+        """SMLD's chain: sigma_i geometric from sigma_min to sigma_max, x_i = x_(i-1) + sqrt(sigma_i^2 - sigma_(i-1)^2) z,
+        with sigma_(-1) = 0."""
+        first, last = math.log(self.sigma_min), math.log(self.sigma_max)
+        sigma = torch.linspace(first, last, steps, dtype=torch.float64).exp()
+        before = torch.cat([torch.zeros(1, dtype=torch.float64), sigma[:-1]])
+        ones = torch.ones_like(sigma)
+        return TableChain(self, steps, alpha=ones, sigma=sigma, step_a=ones, step_std=(sigma**2 - before**2).sqrt())

@@ -1,0 +1,89 @@
+"""Variance-preserving process (Song et al. 2021, eq. 11): DDPM in continuous time.
+
+    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw,     beta(t) = beta_min + t (beta_max - beta_min),     t in [0, 1]
+
+With B(t) = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2:
+
+    alpha = exp(-B / 2)          sigma^2 = 1 - exp(-B)          prior N(0, I)
+
+The differences 1 - exp(-B) are taken by expm1, exact in float32 down to t = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.sde.base import LinearSDE
+from scoresde.sde.chain import Chain, TableChain
+from scoresde.sde.kernel import ScalarKernel
+
+
+@dataclass(frozen=True)
+class LinearBeta(LinearSDE):
+    """What VP and sub-VP share: beta(t) linear in t, its integral, the drift and the mean. N(0, I) is the prior."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_number("beta_min", self.beta_min, above=0.0)
+        check_number("beta_max", self.beta_max, above=0.0)
+
+    def beta(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def beta_integral(self, t: Tensor) -> Tensor:
+        """B(t)."""
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def beta_between(self, s: Tensor, t: Tensor) -> Tensor:
+        """B(t) - B(s), without cancellation for s close to t."""
+        return (t - s) * (self.beta_min + 0.5 * (t + s) * (self.beta_max - self.beta_min))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return torch.exp(-0.5 * self.beta_integral(t))
+
+    def drift_coefficient(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def prior_std(self) -> float:
+        """1: the limit of large beta, as in the paper; the kernel at T differs from it by exp(-B(T)) at most."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class VPSDE(LinearBeta):
+    """Variance-preserving process.
+
+    beta_min, beta_max: noise rates at t = 0 and t = 1, > 0.
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return (-torch.expm1(-self.beta_integral(t))).clamp(min=0.0).sqrt()
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        self.check_time(t)
+        return self.beta(t).sqrt()
+
+    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+        b = self.beta_between(s, t)
+        return ScalarKernel(torch.exp(-0.5 * b), (-torch.expm1(-b)).clamp(min=0.0).sqrt())
+
+    def discretize(self, steps: int) -> Chain:
+        """DDPM's chain (Ho et al. 2020): beta_i = linspace(beta_min / N, beta_max / N, N), x_i = sqrt(1 - beta_i)
+        x_(i-1) + sqrt(beta_i) z."""
+        betas = torch.linspace(self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64)
+        if self.beta_max >= steps:
+            raise ValueError(f"steps={steps} is too few: beta_max={self.beta_max} / steps must stay below 1")
+        a = (1.0 - betas).sqrt()
+        alpha = a.cumprod(0)
+        # 1 - prod(1 - beta), by the sum of logarithms: no cancellation at the first steps
+        sigma = (-torch.expm1(torch.log1p(-betas).cumsum(0))).sqrt()
+        return TableChain(self, steps, alpha=alpha, sigma=sigma, step_a=a, step_std=betas.sqrt())

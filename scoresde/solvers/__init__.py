@@ -1,0 +1,6 @@
+"""Integrators that know nothing of diffusion."""
+
+from scoresde.solvers.scipy_ode import ODESolution, ScipyODE, SolverError
+from scoresde.solvers.torchsde_sde import TorchSDE
+
+__all__ = ["ODESolution", "ScipyODE", "SolverError", "TorchSDE"]

@@ -1,0 +1,145 @@
+"""Stochastic differential equations by torchsde, run backwards in time.
+
+torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state of shape (B, d). A reverse-time SDE from t_start
+down to t_end becomes one with r = t_start - t and the drift's sign changed.
+
+The Brownian path of a sample is a `torchsde.BrownianInterval` of its own, seeded by (seed, index of the sample), so that a
+sample does not depend on its neighbours. With adaptive steps the batch shares a step size, and then it does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torchsde
+from torch import Tensor
+
+from scoresde._validation import check_choice, check_number
+from scoresde.noise import NoiseSource
+from scoresde.solvers.scipy_ode import SolverError
+
+METHODS = ("euler", "milstein", "srk", "heun", "midpoint", "reversible_heun", "euler_heun")
+_STRATONOVICH = ("heun", "midpoint", "reversible_heun", "euler_heun")
+
+
+@dataclass(frozen=True)
+class TorchSDE:
+    """`torchsde.sdeint` on states of any event shape, backwards in time.
+
+    method: "euler", "milstein", "srk" (Ito), or "heun", "midpoint", "reversible_heun", "euler_heun" (Stratonovich: the same for
+        a diffusion that does not depend on x).
+    adaptive: choose the steps by ``rtol`` and ``atol`` instead of ``dt`` everywhere.
+    """
+
+    method: str = "euler"
+    adaptive: bool = False
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    dt_min: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_number("rtol", self.rtol, above=0.0)
+        check_number("atol", self.atol, above=0.0)
+        check_number("dt_min", self.dt_min, above=0.0)
+
+    def solve(
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        diffusion: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        t_start: float,
+        t_end: float,
+        dt: float,
+        noise: NoiseSource,
+    ) -> Tensor:
+        """x at t_end of dx = drift dt + diffusion dw', for t_start > t_end.
+
+        drift(x, t) and diffusion(x, t) -> the shape of x; t is ().
+        dt: step size > 0, or the first one where adaptive.
+        """
+        problem = _Backwards(drift, diffusion, tuple(x.shape[1:]), t_start, self.method in _STRATONOVICH)
+        span = torch.tensor([0.0, t_start - t_end], dtype=x.dtype, device=x.device)
+        flat = x.reshape(len(x), -1)
+        brownian = _KeyedBrownian(span, flat, noise, "space-time" if self.method == "srk" else "none")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchsde warns of numerics that the result's check below would meet
+            path = torchsde.sdeint(
+                problem, flat, span, bm=brownian, method=self.method, dt=dt, adaptive=self.adaptive,
+                rtol=self.rtol, atol=self.atol, dt_min=self.dt_min,
+            )  # fmt: skip
+        end = path[-1].reshape(x.shape)
+        if not bool(torch.isfinite(end).all()):
+            bad = torch.nonzero(~torch.isfinite(end).reshape(len(end), -1).all(1)).flatten().tolist()
+            raise SolverError(f"torchsde's {self.method} with dt={dt:g} gave non-finite values at batch positions {bad[:8]}")
+        return end
+
+
+class _Backwards(torch.nn.Module):
+    """The reverse-time problem in torchsde's form."""
+
+    noise_type = "diagonal"
+
+    def __init__(
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        diffusion: Callable[[Tensor, Tensor], Tensor],
+        event_shape: tuple[int, ...],
+        t_start: float,
+        stratonovich: bool,
+    ) -> None:
+        super().__init__()
+        self.drift, self.diffusion, self.event_shape, self.t_start = drift, diffusion, event_shape, t_start
+        self.sde_type = "stratonovich" if stratonovich else "ito"
+
+    def f(self, r: Tensor, y: Tensor) -> Tensor:
+        x = y.reshape(len(y), *self.event_shape)
+        return -self.drift(x, self.t_start - r).reshape(y.shape)
+
+    def g(self, r: Tensor, y: Tensor) -> Tensor:
+        x = y.reshape(len(y), *self.event_shape)
+        return self.diffusion(x, self.t_start - r).reshape(y.shape)
+
+
+class _KeyedBrownian(torchsde.BaseBrownian):
+    """One Brownian path for each sample, keyed by (seed, index)."""
+
+    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
+        super().__init__()
+        keys = noise.integers(2**31 - 1, (), step=0, purpose="brownian path").tolist()
+        self.paths = [
+            torchsde.BrownianInterval(
+                t0=span[0], t1=span[1], size=(1, like.shape[1]), dtype=like.dtype, device=like.device,
+                entropy=key, levy_area_approximation=levy_area,
+            )
+            for key in keys
+        ]  # fmt: skip
+        self._shape, self._like, self._levy_area = tuple(like.shape), like, levy_area
+
+    def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
+        parts = [path(ta, tb, return_U=return_U, return_A=return_A) for path in self.paths]
+        if not (return_U or return_A):
+            return torch.cat(parts)
+        return tuple(None if piece[0] is None else torch.cat(piece) for piece in zip(*parts, strict=True))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self._shape})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def levy_area_approximation(self) -> str:
+        return self._levy_area

@@ -1,0 +1,27 @@
+"""Shared by all tests: one thread, the worst deviations from the parity data, listed at the end of the run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+_WORST: dict[str, float] = {}
+
+
+@pytest.fixture
+def worst():
+    """``worst(group, error)`` keeps the largest error of a group for the summary."""
+
+    def note(group: str, error: float) -> None:
+        _WORST[group] = max(_WORST.get(group, 0.0), error)
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _WORST:
+        terminalreporter.write_sep("-", "worst deviation from the parity data")
+        for group, error in sorted(_WORST.items()):
+            terminalreporter.write_line(f"{group:60s} {error:.2e}")
