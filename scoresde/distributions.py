@@ -78,7 +78,9 @@ class GaussianMixture:
         self.variances = self.variances.clamp(min=0.0)
         weights = torch.ones(count) if weights is None else torch.as_tensor(weights)
         if weights.shape != (count,) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
-            raise ValueError(f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0")
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0"
+            )
         weights = weights.to(self.means)
         self.weights = weights / weights.sum()
 

@@ -60,7 +60,9 @@ class Quantized:
         """
         low, high = int(raw.min()), int(raw.max())
         if low < 0 or high >= self.levels:
-            raise ValueError(f"raw data holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}")
+            raise ValueError(
+                f"raw data holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}"
+            )
         u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
         if noise is not None:
             u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)

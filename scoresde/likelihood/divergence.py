@@ -50,7 +50,9 @@ class Divergence(ABC):
         if not y.requires_grad:  # f does not depend on x
             return y, self.reduce(torch.zeros(probes.shape[:2], dtype=x.dtype, device=x.device))
         rows = max(1, _CHUNK // x.numel())
-        parts = [self._products(y, x, probes[i : i + rows], i + rows < len(probes)) for i in range(0, len(probes), rows)]
+        parts = [
+            self._products(y, x, probes[i : i + rows], i + rows < len(probes)) for i in range(0, len(probes), rows)
+        ]
         return y.detach(), self.reduce(torch.cat(parts))
 
     @staticmethod

@@ -50,7 +50,9 @@ class PredictorCorrector(Sampler):
         self.stepping = steps if isinstance(steps, Stepping) else ExactSteps(steps)
 
     def __repr__(self) -> str:
-        return f"PredictorCorrector(predictor={self.predictor!r}, corrector={self.corrector!r}, steps={self.stepping!r})"
+        return (
+            f"PredictorCorrector(predictor={self.predictor!r}, corrector={self.corrector!r}, steps={self.stepping!r})"
+        )
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
@@ -81,5 +83,3 @@ class PredictorCorrector(Sampler):
                 z = noise.normal(x.shape[1:], step=key, purpose="corrector", dtype=x.dtype)
                 x, mean = self.corrector.step(step, x, score(x, t), z)
         return x, mean
-
-

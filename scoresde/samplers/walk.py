@@ -83,7 +83,9 @@ class ExactSteps(Stepping):
     def walk(self, sde: LinearSDE) -> Walk:
         times = self.grid(sde, self.steps).to(torch.float64)
         if times.ndim != 1 or len(times) != self.steps + 1 or not bool((times.diff() < 0).all()):
-            raise ValueError(f"grid gave times of shape {tuple(times.shape)}: {self.steps + 1} descending times are needed")
+            raise ValueError(
+                f"grid gave times of shape {tuple(times.shape)}: {self.steps + 1} descending times are needed"
+            )
         sde.check_time(times)
         t, s = times[:-1], times[1:]
         kernels = sde.transition(s, t)

@@ -54,9 +54,7 @@ class ScipyODE:
         check_number("rtol", self.rtol, above=0.0)
         check_number("atol", self.atol, above=0.0)
 
-    def solve(
-        self, f: Callable[[float, Tensor], Tensor], y: Tensor, t_start: float, t_end: float
-    ) -> ODESolution:
+    def solve(self, f: Callable[[float, Tensor], Tensor], y: Tensor, t_start: float, t_end: float) -> ODESolution:
         """Integrate from (t_start, y) to t_end. f(t, y) gets y as float64 (CPU) in the shape of ``y``.
 
         Raises SolverError where f returns a non-finite value, or the step size underflows.

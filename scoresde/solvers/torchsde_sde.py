@@ -74,7 +74,9 @@ class TorchSDE:
         end = path[-1].reshape(x.shape)
         if not bool(torch.isfinite(end).all()):
             bad = torch.nonzero(~torch.isfinite(end).reshape(len(end), -1).all(1)).flatten().tolist()
-            raise SolverError(f"torchsde's {self.method} with dt={dt:g} gave non-finite values at batch positions {bad[:8]}")
+            raise SolverError(
+                f"torchsde's {self.method} with dt={dt:g} gave non-finite values at batch positions {bad[:8]}"
+            )
         return end
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scoresde.sde import VESDE, LinearSDE, SubVPSDE, VPSDE
+from scoresde.sde import VESDE, VPSDE, LinearSDE, SubVPSDE
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PLACES = (_ROOT.parent / "shared" / "parity", _ROOT / "tests" / "data" / "parity")

@@ -1,0 +1,88 @@
+"""The command line: scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+
+Exit codes: 0 done; 2 a request that cannot be met, said in one message on standard error; 130 interrupted, with all finished
+work saved; anything else is a fault of scoresde's, with its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from scoresde._validation import suggestion
+from scoresde.version import __version__
+
+COMMANDS = {
+    "train": "train a model, or go on from its last checkpoint",
+    "sample": "draw samples with every sampler of the config",
+    "likelihood": "log-likelihood (bits/dim for discrete data) of a split",
+    "report": "write report.html of what the folder holds",
+}
+_OVERRIDE = "--config."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, overrides = _parse(arguments)
+    from scoresde import experiment as room
+    from scoresde.solvers import SolverError
+
+    refusals = (
+        room.ConfigError, room.CheckpointError, room.WorkdirError, SolverError, FloatingPointError, OSError, ValueError,
+    )  # fmt: skip
+    try:
+        config = room.load_config(options.config)
+        room.apply_overrides(config, overrides)
+        made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
+        if options.command == "train":
+            room.train(made, workdir)
+        elif options.command == "sample":
+            room.sample(made, workdir)
+        elif options.command == "likelihood":
+            room.likelihood(made, workdir)
+        else:
+            print(room.report(made, workdir))
+    except refusals as problem:
+        print(f"scoresde {options.command}: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"scoresde {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Options, and the overrides by dotted key. Exits with code 2 and a message for what is not known."""
+    parser = argparse.ArgumentParser(
+        prog="scoresde",
+        description="Score-based generative models in continuous time.",
+        epilog="Any value of the config can be set: --config.training.steps=500 --config.sde.name=VESDE",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"scoresde {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), help="; ".join(f"{k}: {v}" for k, v in COMMANDS.items()))
+    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of this run")
+    plain, overrides, rest = [], {}, iter(arguments)
+    for argument in rest:
+        if not argument.startswith(_OVERRIDE):
+            plain.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(_OVERRIDE).partition("=")
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                parser.error(f"{argument} needs a value: {argument}=VALUE")
+            value = following
+        overrides[key] = value
+    options, unknown = parser.parse_known_args(plain)
+    if unknown:
+        flags = ["--config", "--workdir", "--help", "--version"]
+        parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
+    return options, overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Where data comes from: each class gives a `train` and a `test` data set that share one transform and no event."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.data.dataset import Dataset, permutation
+from scoresde.data.transforms import Affine, Quantized, Transform
+
+
+class Splits:
+    """A training and a test set."""
+
+    def __init__(self, train: Dataset, test: Dataset) -> None:
+        if train.event_shape != test.event_shape:
+            raise ValueError(f"train has events {train.event_shape}, test {test.event_shape}: they must be alike")
+        if train.transform != test.transform:
+            raise ValueError(f"train has {train.transform!r}, test {test.transform!r}: they must share one transform")
+        self.train, self.test = train, test
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self.train.event_shape
+
+    @property
+    def transform(self) -> Transform:
+        """The declaration that both share."""
+        return self.train.transform
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(train={self.train!r}, test={self.test!r})"
+
+
+def split(raw: Tensor, transform: Transform, test_fraction: float, seed: int, name: str) -> tuple[Dataset, Dataset]:
+    """Cut ``raw`` at random, by a permutation that depends on ``seed`` alone."""
+    check_number("test_fraction", test_fraction, above=0.0)
+    count = round(len(raw) * test_fraction)
+    if not 0 < count < len(raw):
+        raise ValueError(
+            f"test_fraction={test_fraction} leaves {count} of {len(raw)} for the test set: 0 < fraction < 1"
+        )
+    order = permutation(len(raw), seed, 0)
+    test, train = order[:count], order[count:]
+    return Dataset(raw[train], transform, f"{name}/train"), Dataset(raw[test], transform, f"{name}/test")
+
+
+class Digits(Splits):
+    """scikit-learn's 1797 handwritten digits, 8 x 8 pixels of 17 grey levels 0 .. 16; no download.
+
+    test_fraction: share of the images that training never sees.
+    split_seed: of the cut.
+    low, high: range of x.
+
+    Events are (1, 8, 8).
+    """
+
+    def __init__(self, test_fraction: float = 0.2, split_seed: int = 0, low: float = -1.0, high: float = 1.0) -> None:
+        raw = torch.from_numpy(load_digits().images).long()[:, None]
+        super().__init__(*split(raw, Quantized(17, low, high), test_fraction, split_seed, "digits"))
+
+
+class Arrays(Splits):
+    """Arrays in .npy files, or one in an .npz.
+
+    train: file of an array (n, *event); .npz files are given as ``file.npz:key``.
+    test: the same for the test set; where empty, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
+    levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
+
+    Object arrays, which hold pickles, are refused.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        test: str = "",
+        *,
+        levels: int = 0,
+        low: float = -1.0,
+        high: float = 1.0,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+    ) -> None:
+        transform: Transform = Quantized(levels, low, high) if levels else Affine(shift, scale)
+        raw = read_array(train)
+        if test:
+            super().__init__(Dataset(raw, transform, train), Dataset(read_array(test), transform, test))
+        else:
+            super().__init__(*split(raw, transform, test_fraction, split_seed, train))
+
+
+def read_array(spec: str) -> Tensor:
+    """The array of ``file.npy`` or ``file.npz:key``. Raises FileNotFoundError or ValueError with what is there."""
+    path, _, key = spec.partition(".npz:")
+    file = Path(path + ".npz" if key else path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no data file {str(file)!r}")
+    try:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            if key not in content.files:
+                raise ValueError(f"{file} holds {content.files}: name one, e.g. '{file}:{content.files[0]}'")
+            content = content[key]
+    except (ValueError, OSError, EOFError) as problem:
+        raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
+    if content.dtype.kind not in "fiub":
+        raise ValueError(f"{spec} has dtype {content.dtype}: give real or whole numbers")
+    return torch.from_numpy(np.ascontiguousarray(content.astype("int64" if content.dtype.kind in "iub" else "float64")))

@@ -1,0 +1,26 @@
+"""Experiments: from a config to a work folder with a trained model, samples, likelihoods and a report."""
+
+from scoresde.experiment.build import ConfigError, build
+from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
+from scoresde.experiment.config import apply_overrides, load_config
+from scoresde.experiment.evaluate import likelihood, sample
+from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.report import report
+from scoresde.experiment.train import train
+from scoresde.experiment.workdir import Workdir, WorkdirError
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "Experiment",
+    "Workdir",
+    "WorkdirError",
+    "apply_overrides",
+    "build",
+    "likelihood",
+    "load_config",
+    "read_checkpoint",
+    "report",
+    "sample",
+    "train",
+]

@@ -1,0 +1,187 @@
+"""An experiment: all objects that a config names, built and checked before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from scoresde._validation import check_choice, check_count, check_number, suggestion
+from scoresde.data import Splits
+from scoresde.experiment.build import ConfigError, build, settings
+from scoresde.experiment.config import SECTIONS
+from scoresde.likelihood import Divergence, Hutchinson
+from scoresde.losses import DenoisingScoreMatching
+from scoresde.samplers import Sampler
+from scoresde.score import Prediction, ScoreModel
+from scoresde.sde import LinearSDE
+from scoresde.solvers import ScipyODE
+
+
+@dataclass(frozen=True)
+class Training:
+    """config.training.
+
+    steps: parameter updates. batch_size: events in each. learning_rate, beta2: Adam's. warmup: steps of linear rise.
+    schedule: "constant", or "cosine" down to 2 % of the rate at the last step. grad_clip: largest global norm of the gradient.
+    ema_decay: of the averaged weights. log_every, checkpoint_every: in steps. keep: checkpoints kept.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+    beta2: float = 0.999
+    warmup: int = 100
+    schedule: str = "constant"
+    grad_clip: float = 1.0
+    ema_decay: float = 0.9999
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+            check_count(name, getattr(self, name))
+        check_count("warmup", self.warmup, least=0)
+        for name in ("learning_rate", "grad_clip"):
+            check_number(name, getattr(self, name), above=0.0)
+        for name in ("beta2", "ema_decay"):
+            check_number(name, getattr(self, name), least=0.0, most=1.0)
+        check_choice("schedule", self.schedule, ("constant", "cosine"))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """config.sampling. count: samples to draw. batch_size: at a time; the samples do not depend on it. seed: of the draws."""
+
+    count: int = 64
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("count", self.count)
+        check_count("batch_size", self.batch_size)
+        check_count("seed", self.seed, least=0)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """config.likelihood.
+
+    split: "test" or "train". draws: dequantisations averaged for each event. limit: events taken from the front; 0 for all.
+    batch_size: events at a time. seed: of dequantisation and probes. t_min: where the flow starts.
+    solver: a `ScipyODE`. divergence: a `Divergence`.
+    """
+
+    split: str = "test"
+    draws: int = 1
+    limit: int = 0
+    batch_size: int = 128
+    seed: int = 0
+    t_min: float = 1e-5
+    solver: ScipyODE = ScipyODE()  # noqa: RUF009  (frozen)
+    divergence: Divergence = Hutchinson()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, ("train", "test"))
+        check_count("draws", self.draws)
+        check_count("limit", self.limit, least=0)
+        check_count("batch_size", self.batch_size)
+        check_count("seed", self.seed, least=0)
+        check_number("t_min", self.t_min, above=0.0)
+        for name, kind in (("solver", ScipyODE), ("divergence", Divergence)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}={getattr(self, name)!r} is not a {kind.__name__}: give a node with a name")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a config says, as objects. The model has fresh weights; a work folder has the trained ones."""
+
+    config: ConfigDict
+    seed: int
+    device: torch.device
+    threads: int
+    data: Splits
+    sde: LinearSDE
+    model: ScoreModel
+    objective: DenoisingScoreMatching
+    training: Training
+    sampling: Sampling
+    samplers: dict[str, Sampler]
+    likelihood: Likelihood
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Experiment:
+        """Build everything. Raises ConfigError naming the key, the value and what is allowed."""
+        content = config.to_dict()
+        for key in content:
+            if key not in SECTIONS:
+                raise ConfigError(
+                    f"config.{key} is not known: there are {', '.join(SECTIONS)}{suggestion(key, SECTIONS)}"
+                )
+        for key in ("data", "sde", "network", "objective"):
+            if key not in content:
+                raise ConfigError(f"config.{key} is missing: give a node, {{'name': ..., arguments}}")
+        seed = _whole(content, "seed", 0)
+        data = build(content["data"], "data", Splits)
+        sde = build(content["sde"], "sde", LinearSDE)
+        model = build_model(content, data, sde, seed)
+        samplers = {
+            name: build(node, f"samplers.{name}", Sampler) for name, node in content.get("samplers", {}).items()
+        }
+        return cls(
+            config=config,
+            seed=seed,
+            device=_device(str(content.get("device", "auto"))),
+            threads=_whole(content, "threads", 0),
+            data=data,
+            sde=sde,
+            model=model,
+            objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde, seed=seed),
+            training=settings(Training, content.get("training", {}), "training"),
+            sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
+            samplers=samplers,
+            likelihood=settings(Likelihood, content.get("likelihood", {}), "likelihood"),
+        )
+
+    def use_threads(self) -> None:
+        """Set torch's number of CPU threads, where the config names one."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
+
+def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: int) -> ScoreModel:
+    """The network, initialised from ``seed`` without touching the global random state, and its ScoreModel."""
+    options = dict(config.get("model", {}))
+    for name in ("prediction", "label"):
+        if isinstance(options.get(name), Mapping):
+            options[name] = build(options[name], f"model.{name}", transform=data.transform)
+    prediction = options.get("prediction")
+    levels = getattr(getattr(prediction, "transform", None), "levels", 1) if isinstance(prediction, Prediction) else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(config["network"], "network", nn.Module, event_shape=data.event_shape, outputs=levels)
+    return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    try:
+        check_count(key, value, least=0)
+    except ValueError as problem:
+        raise ConfigError(f"config.{problem}") from problem
+    return value
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as problem:
+        raise ConfigError(f"config.device={name!r} cannot be used: give 'auto', 'cpu' or 'cuda:0'") from problem

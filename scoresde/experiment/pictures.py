@@ -1,0 +1,85 @@
+"""Pictures of events and curves, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from scoresde.data import Quantized, Transform
+
+SCALE = 4
+"""Screen pixels for each pixel of an image event."""
+
+
+def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
+    """A grid of images for events (H, W), (1, H, W) or (3, H, W) of quantised data; a scatter plot of the first two
+    coordinates, or lines, for others."""
+    shape = tuple(raw.shape[1:])
+    if isinstance(transform, Quantized) and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))):
+        return _image_grid(raw, transform.levels, columns)
+    return _vector_picture(raw.float())
+
+
+def _image_grid(raw: Tensor, levels: int, columns: int) -> bytes:
+    images = raw[:, None] if raw.ndim == 3 else raw
+    count, channels, height, width = images.shape
+    rows = math.ceil(count / columns)
+    canvas = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 0.35)
+    for k in range(count):
+        y, x = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
+        canvas[:, y : y + height, x : x + width] = images[k] / (levels - 1)
+    pixels = (canvas.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
+    picture = Image.fromarray(pixels).resize(
+        (pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST
+    )
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _vector_picture(raw: Tensor) -> bytes:
+    figure = Figure(figsize=(4, 4))
+    axes = figure.add_subplot()
+    flat = raw.flatten(1).numpy()
+    if flat.shape[1] == 2:
+        axes.plot(flat[:, 0], flat[:, 1], ".", markersize=3)
+        axes.set_aspect("equal", "datalim")
+    else:
+        axes.plot(flat[:32].T, linewidth=0.7)
+    return png(figure)
+
+
+def curve_picture(steps: list[int], losses: list[float]) -> bytes:
+    """The loss over steps, on a logarithmic scale where it spans more than a decade."""
+    figure = Figure(figsize=(7, 3))
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, linewidth=1.2)
+    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    return png(figure)
+
+
+def histogram_picture(values: np.ndarray, label: str) -> bytes:
+    """A histogram."""
+    figure = Figure(figsize=(7, 2.6))
+    axes = figure.add_subplot()
+    axes.hist(values, bins=40)
+    axes.set_xlabel(label)
+    axes.set_ylabel("events")
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A matplotlib figure as PNG bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    return file.getvalue()

@@ -1,0 +1,118 @@
+"""A work folder: one run, one config. What lies where:
+
+config.json              the config, compared on every later command
+environment.json         versions, command, data digest
+log.txt  metrics.csv     what was printed; one row for each logged step
+checkpoints/             step-000001000.safetensors, the last few
+samples/NAME.npz .png .json      likelihood/SPLIT.csv .json      report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scoresde.experiment.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    last_checkpoint,
+    load_weights,
+    write_atomic,
+)
+from scoresde.experiment.config import difference, to_json
+from scoresde.experiment.experiment import Experiment
+from scoresde.score import ScoreModel
+from scoresde.version import __version__
+
+PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
+EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood")
+"""Sections that may change after training: they do not touch the weights."""
+
+
+class WorkdirError(RuntimeError):
+    """A work folder that does not fit; the message says what differs, and what to do."""
+
+
+class Workdir:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.samples, self.likelihood = self.path / "samples", self.path / "likelihood"
+        self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
+        self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
+
+    def claim(self, experiment: Experiment) -> None:
+        """Make the folder this experiment's, or raise WorkdirError where it is another's."""
+        if self.config_file.exists():
+            self.check(experiment)
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f"--workdir {self.path} is a file: give a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise WorkdirError(
+                f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / "environment.json", (json.dumps(environment(experiment), indent=2) + "\n").encode())
+        write_atomic(self.config_file, to_json(experiment.config).encode())
+
+    def check(self, experiment: Experiment) -> None:
+        """Raise WorkdirError unless the folder was trained with this experiment's config (evaluation apart)."""
+        if not self.config_file.exists():
+            raise WorkdirError(f"--workdir {self.path} holds no run (no config.json): train first")
+        lines = difference(to_json(experiment.config), self.config_file.read_text())
+        lines = [line for line in lines if line.split(":")[0].split(".")[0] not in EVALUATION]
+        if lines:
+            shown = "\n  ".join(lines)
+            raise WorkdirError(
+                f"--workdir {self.path} belongs to another config; give another folder, or the config that it has. "
+                f"Differences (folder's -> given):\n  {shown}"
+            )
+
+    def model(self, experiment: Experiment, which: str = "ema") -> tuple[ScoreModel, Checkpoint]:
+        """The trained model with ``ema`` or ``model`` weights. Raises CheckpointError where there is no checkpoint."""
+        self.check(experiment)
+        checkpoint = last_checkpoint(self.checkpoints)
+        if checkpoint is None:
+            raise CheckpointError(f"no checkpoint in {self.checkpoints}: train first (random weights are never used)")
+        model = experiment.model.to(experiment.device)
+        load_weights(model.network, checkpoint, which)
+        return model.eval().requires_grad_(False), checkpoint
+
+    def log(self, line: str) -> None:
+        """Print a line and keep it in the log file."""
+        print(line, flush=True)
+        with open(self.log_file, "a") as file:
+            file.write(line + "\n")
+
+
+def config_digest(experiment: Experiment) -> str:
+    """The first 16 hex digits of the SHA-256 of the config without the evaluation's sections."""
+    config = {k: v for k, v in json.loads(to_json(experiment.config)).items() if k not in EVALUATION}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def environment(experiment: Experiment) -> dict[str, Any]:
+    """Versions, platform, command and data of a run."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "command": " ".join(["scoresde", *sys.argv[1:]]),
+        "scoresde": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **versions,
+        "torch threads": torch.get_num_threads(),
+        "device": str(experiment.device),
+        "data": repr(experiment.data.train),
+        "data digest": {"train": experiment.data.train.digest(), "test": experiment.data.test.digest()},
+        "parameters": sum(p.numel() for p in experiment.model.parameters()),
+    }

@@ -1,0 +1,55 @@
+"""A residual multilayer perceptron on events of any shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scoresde._validation import check_count
+from scoresde.networks.embeddings import RadialEmbedding
+
+
+class MLP(nn.Module):
+    """Flattens the event, adds the embedded label in every residual block, returns the shape of the event.
+
+    event_shape: of one example.
+    width: of the hidden layers.
+    depth: number of residual blocks.
+    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
+    """
+
+    def __init__(self, event_shape: Sequence[int], width: int = 128, depth: int = 3, outputs: int = 1) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("depth", depth), ("outputs", outputs)):
+            check_count(name, value)
+        self.event_shape, self.outputs = tuple(event_shape), outputs
+        size = math.prod(event_shape)
+        self.embedding = RadialEmbedding()
+        labels = len(self.embedding.centres)
+        self.first = nn.Linear(size + labels, width)
+        self.blocks = nn.ModuleList(_Block(width, labels) for _ in range(depth))
+        self.last = nn.Linear(width, size * outputs)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """(B, *event), (B,) to (B, *event) or (B, *event, outputs)."""
+        embedded = self.embedding(label)
+        h = self.first(torch.cat((x.reshape(len(x), -1), embedded), dim=1))
+        for block in self.blocks:
+            h = block(h, embedded)
+        shape = (len(x), *self.event_shape) + ((self.outputs,) if self.outputs > 1 else ())
+        return self.last(F.silu(h)).reshape(shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, labels: int) -> None:
+        super().__init__()
+        self.norm, self.label = nn.LayerNorm(width), nn.Linear(labels, width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
+        return h + self.down(F.silu(self.up(self.norm(h) + self.label(embedded))))

@@ -1,0 +1,122 @@
+"""A small UNet for small images: two resolutions, attention at the lower one.
+
+    x (C, H, W) -> convolution -> blocks -> halve -> blocks, attention, blocks -> double, join -> blocks -> outputs
+
+Every block is GroupNorm, SiLU, 3x3 convolution, twice, with scale and shift by the embedded label (Dhariwal & Nichol 2021). A
+learned value for every pixel and channel tells it where it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scoresde._validation import check_count
+from scoresde.networks.embeddings import RadialEmbedding
+
+
+class SmallUNet(nn.Module):
+    """UNet of two resolutions for images with even sides.
+
+    event_shape: (C, H, W), H and W even.
+    channels: width at full resolution, a multiple of 8; twice that at half resolution.
+    blocks: residual blocks at each resolution on the way down, and at full resolution on the way up.
+    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
+    dropout: in [0, 1), inside the blocks.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: int = 32,
+        blocks: int = 2,
+        outputs: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
+            raise ValueError(
+                f"event_shape={tuple(event_shape)} is not allowed: SmallUNet takes (C, H, W), H and W even"
+            )
+        check_count("blocks", blocks)
+        check_count("outputs", outputs)
+        if channels < 8 or channels % 8:
+            raise ValueError(f"channels={channels} is not allowed: give a multiple of 8")
+        images, height, width = event_shape
+        self.images, self.outputs = images, outputs
+        size = 4 * channels
+        self.embedding = RadialEmbedding()
+        self.label = nn.Sequential(
+            nn.Linear(len(self.embedding.centres), size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
+        )
+        self.first = nn.Conv2d(images, channels, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(channels, height, width))
+
+        def stack(*widths: int) -> nn.ModuleList:
+            return nn.ModuleList(_Block(a, b, size, dropout) for a, b in itertools.pairwise(widths))
+
+        self.down = stack(*[channels] * (blocks + 1))
+        self.halve = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
+        self.before = stack(*[2 * channels] * (blocks + 1))
+        self.attention = _Attention(2 * channels)
+        self.after = stack(2 * channels, 2 * channels)
+        self.narrow = nn.Conv2d(2 * channels, channels, 1)
+        self.up = stack(2 * channels, *[channels] * blocks)
+        self.norm = nn.GroupNorm(8, channels)
+        self.last = nn.Conv2d(channels, images * outputs, 1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
+        told = self.label(self.embedding(label))
+        h = self.first(x) + self.position
+        for block in self.down:
+            h = block(h, told)
+        skip, h = h, self.halve(h)
+        for block in self.before:
+            h = block(h, told)
+        h = self.attention(h)
+        for block in self.after:
+            h = block(h, told)
+        h = F.interpolate(self.narrow(h), scale_factor=2.0, mode="nearest")
+        h = torch.cat((h, skip), dim=1)
+        for block in self.up:
+            h = block(h, told)
+        out = self.last(F.silu(self.norm(h)))
+        if self.outputs == 1:
+            return out
+        return out.unflatten(1, (self.images, self.outputs)).movedim(2, -1)
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, after: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, before), nn.Conv2d(before, after, 3, padding=1)
+        self.label = nn.Linear(labels, 2 * after)
+        self.norm2, self.conv2 = nn.GroupNorm(8, after), nn.Conv2d(after, after, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.label(told)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.shortcut(x) + self.conv2(h)
+
+
+class _Attention(nn.Module):
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, nn.GroupNorm(8, channels)
+        self.qkv, self.last = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).mT.unbind(1)
+        return x + self.last(F.scaled_dot_product_attention(q, k, v).mT.reshape(b, c, h, w))
