@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "times": {"name": "UniformLogNoise", "low": 0.05, "high": 12.0},
             },
             "training": {
-                "steps": 3000,
+                "steps": 2000,
                 "batch_size": 64,
                 "learning_rate": 2e-3,
                 "beta2": 0.99,

@@ -14,7 +14,6 @@ import torch
 
 from scoresde.data import Quantized
 from scoresde.experiment.checkpoint import list_checkpoints, write_atomic
-from scoresde.experiment.evaluate import describe
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import curve_picture, event_picture, histogram_picture
 from scoresde.experiment.workdir import Workdir
@@ -23,10 +22,12 @@ from scoresde.metrics import Baseline, gaussian_mixtures, pixel_histogram
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d5d9e0; }
-table { border-collapse: collapse; margin: .6rem 0; } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; margin: .6rem 0; } 
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; border-bottom: 1px solid #d5d9e0; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; } img { max-width: 100%; }
-figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 20rem; } figcaption { font-size: .85rem; color: #555c68; }
+figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 20rem; }
+figcaption { overflow-wrap: anywhere; font-size: .85rem; color: #555c68; }
 figure.wide { max-width: 46rem; } .missing { color: #9a3412; } .note { color: #555c68; font-size: .9rem; }
 """
 
@@ -82,7 +83,12 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
         rows = []
         if unit == "bits/dim":
             rows.append(
-                ("this run, exact likelihood of its flow", summary["bits_per_dim"], summary["standard_error"], True)
+                (
+                    "this run, likelihood of its probability flow",
+                    summary["bits_per_dim"],
+                    summary["standard_error"],
+                    True,
+                )
             )
             if summary["split"] == "test":
                 rows += [(b.name, b.bits_per_dim, b.standard_error, False) for b in baselines(experiment)]
@@ -190,12 +196,3 @@ def _figure(picture: bytes, caption: str, wide: bool = False) -> str:
 
 def _missing(text: str) -> str:
     return f"<p class='missing'>{html.escape(text)}</p>"
-
-
-def summary_lines(workdirs: list[Workdir]) -> list[str]:
-    """A line for each run that has a likelihood."""
-    lines = []
-    for workdir in workdirs:
-        for file in sorted(workdir.likelihood.glob("*.json")):
-            lines.append(f"{workdir.path}: {describe(json.loads(file.read_text()))}")
-    return lines

@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,6 +80,14 @@ class ExactSteps(Stepping):
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
+
+    def __repr__(self) -> str:
+        function = self.grid
+        given = ""
+        if isinstance(function, partial):
+            given = "".join(f", {k}={v!r}" for k, v in function.keywords.items())
+            function = function.func
+        return f"ExactSteps({self.steps}, {getattr(function, '__name__', repr(function))}{given})"
 
     def walk(self, sde: LinearSDE) -> Walk:
         times = self.grid(sde, self.steps).to(torch.float64)

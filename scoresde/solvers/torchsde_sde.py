@@ -3,8 +3,10 @@
 torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state of shape (B, d). A reverse-time SDE from t_start
 down to t_end becomes one with r = t_start - t and the drift's sign changed.
 
-The Brownian path of a sample is a `torchsde.BrownianInterval` of its own, seeded by (seed, index of the sample), so that a
-sample does not depend on its neighbours. With adaptive steps the batch shares a step size, and then it does.
+The Brownian path of a sample is keyed by (seed, index of the sample), so that a sample does not depend on its neighbours:
+with equal steps one vectorised draw for each step, with adaptive ones a `torchsde.BrownianInterval` for each sample, which
+can be asked twice and is some hundred times slower. An adaptive batch shares its step size, so there samples do depend on
+each other.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ class TorchSDE:
         problem = _Backwards(drift, diffusion, tuple(x.shape[1:]), t_start, self.method in _STRATONOVICH)
         span = torch.tensor([0.0, t_start - t_end], dtype=x.dtype, device=x.device)
         flat = x.reshape(len(x), -1)
-        brownian = _KeyedBrownian(span, flat, noise, "space-time" if self.method == "srk" else "none")
+        kind = _TreeBrownian if self.adaptive else _StepBrownian
+        brownian = kind(span, flat, noise, "space-time" if self.method == "srk" else "none")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchsde warns of numerics that the result's check below would meet
             path = torchsde.sdeint(
@@ -107,10 +110,65 @@ class _Backwards(torch.nn.Module):
 
 
 class _KeyedBrownian(torchsde.BaseBrownian):
-    """One Brownian path for each sample, keyed by (seed, index)."""
+    """Brownian paths keyed by (seed, index): what torchsde asks of any Brownian motion."""
 
     def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
         super().__init__()
+        self.span, self.like, self.noise, self._levy_area = span, like, noise, levy_area
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.like.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.like.shape)
+
+    @property
+    def levy_area_approximation(self) -> str:
+        return self._levy_area
+
+
+class _StepBrownian(_KeyedBrownian):
+    """Increments W over one step after the other, and where asked the time integral U of the path within a step.
+
+    W = sqrt(h) z_1,   U = int (w(r) - w(ta)) dr = h W / 2 + sqrt(h^3 / 12) z_2,   with z_1, z_2 independent normals.
+    """
+
+    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
+        super().__init__(span, like, noise, levy_area)
+        self.steps: dict[tuple[float, float], int] = {}
+        self.end = float(span[0])
+
+    def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
+        a, b = float(ta), float(tb)
+        if (a, b) not in self.steps:
+            if a < self.end:
+                raise SolverError(f"the solver asked for [{a:g}, {b:g}] after [.., {self.end:g}]: it needs adaptive=True")
+            self.steps[a, b], self.end = len(self.steps), b
+        step, h = self.steps[a, b], b - a
+        w = h**0.5 * self._normal("brownian increment", step)
+        if not (return_U or return_A):
+            return w
+        u = 0.5 * h * w + (h**3 / 12.0) ** 0.5 * self._normal("brownian area", step)
+        return (w, u, None) if return_A else (w, u)
+
+    def _normal(self, purpose: str, step: int) -> Tensor:
+        return self.noise.normal(self.like.shape[1:], step=step, purpose=purpose, dtype=self.like.dtype)
+
+
+class _TreeBrownian(_KeyedBrownian):
+    """A `torchsde.BrownianInterval` for each sample: any interval may be asked for, again and again."""
+
+    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
+        super().__init__(span, like, noise, levy_area)
         keys = noise.integers(2**31 - 1, (), step=0, purpose="brownian path").tolist()
         self.paths = [
             torchsde.BrownianInterval(
@@ -119,29 +177,9 @@ class _KeyedBrownian(torchsde.BaseBrownian):
             )
             for key in keys
         ]  # fmt: skip
-        self._shape, self._like, self._levy_area = tuple(like.shape), like, levy_area
 
     def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
         parts = [path(ta, tb, return_U=return_U, return_A=return_A) for path in self.paths]
         if not (return_U or return_A):
             return torch.cat(parts)
         return tuple(None if piece[0] is None else torch.cat(piece) for piece in zip(*parts, strict=True))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self._shape})"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._like.device
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._shape
-
-    @property
-    def levy_area_approximation(self) -> str:
-        return self._levy_area

@@ -1,0 +1,228 @@
+"""Samplers as a user meets them: any event shape, any pairing, samples that do not know their neighbours, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoresde.distributions import GaussianMixture
+from scoresde.samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    BatchLangevin,
+    EulerMaruyama,
+    ExactSteps,
+    Langevin,
+    PaperSteps,
+    PredictorCorrector,
+    ProbabilityFlowODE,
+    ReverseDiffusion,
+    ReverseSDESampler,
+    grids,
+)
+from scoresde.sde import VESDE, VPSDE, SubVPSDE
+from scoresde.solvers import ScipyODE, TorchSDE
+
+SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
+PREDICTORS = [
+    None, EulerMaruyama(), EulerMaruyama(flow=True), ReverseDiffusion(), ReverseDiffusion(flow=True), Ancestral(),
+    Ancestral("lower"),
+]  # fmt: skip
+CORRECTORS = [None, Langevin(), AnnealedLangevin(), Langevin(steps=2), BatchLangevin()]
+
+
+def mixture(event_shape=(2,)):
+    d = math.prod(event_shape)
+    means = torch.stack([torch.full((d,), 0.7), torch.full((d,), -0.7)]).reshape(2, *event_shape)
+    return GaussianMixture(means, torch.tensor([0.2, 0.3]), torch.tensor([0.3, 0.7]))
+
+
+@pytest.mark.parametrize("corrector", CORRECTORS, ids=repr)
+@pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
+@pytest.mark.parametrize("name", SDES)
+def test_any_pairing_on_any_process(name, predictor, corrector):
+    """Where the reference crashes too: correctors on sub-VP, Euler with probability flow, ancestral on sub-VP."""
+    if predictor is None and corrector is None:
+        with pytest.raises(ValueError, match="at least one"):
+            PredictorCorrector(predictor, corrector)
+        return
+    sde = SDES[name]
+    for steps in (ExactSteps(5), PaperSteps(25)):
+        result = PredictorCorrector(predictor, corrector, steps=steps)(sde, mixture().score(sde), (3, 2))
+        assert result.samples.shape == (3, 2)
+        assert torch.isfinite(result.samples).all()
+        count = len(result.times)
+        assert result.nfe == count * ((predictor is not None) + (corrector.steps if corrector else 0))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5), (1, 4, 6), (3, 2, 2, 2)])
+@pytest.mark.parametrize("name", SDES)
+def test_any_event_rank(name, shape):
+    sde = SDES[name]
+
+    def score(x, t):
+        return -x / (1 + sde.sigma(t).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+    samplers = [
+        PredictorCorrector(ReverseDiffusion(), Langevin(), steps=4),
+        ProbabilityFlowODE(ScipyODE(rtol=1e-2, atol=1e-2), denoise=True),
+        ReverseSDESampler(steps=4),
+    ]
+    for sampler in samplers:
+        assert sampler(sde, score, (2, *shape)).samples.shape == (2, *shape)
+
+
+SAMPLERS = {
+    "pc": PredictorCorrector(ReverseDiffusion(), Langevin(), steps=30),
+    "em": PredictorCorrector(EulerMaruyama(), AnnealedLangevin(steps=2), steps=30),
+    "ancestral": PredictorCorrector(Ancestral(), None, steps=30),
+    "torchsde": ReverseSDESampler(steps=30),
+    "torchsde srk": ReverseSDESampler(TorchSDE("srk"), steps=30),
+    "flow": ProbabilityFlowODE(ScipyODE(rtol=1e-7, atol=1e-7)),
+}
+TOLERANCE = {"flow": 1e-4}  # the batch shares its steps: equal to about the solver's tolerance
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", SDES)
+def test_a_sample_does_not_know_its_batch(name, sampler):
+    """The same seed gives the same sample alone, in a batch of 7 and in a batch of 64: to 1e-5, the flow to 1e-4."""
+    sde = SDES[name]
+    score = mixture((1, 2, 2)).score(sde)
+    run, tolerance = SAMPLERS[sampler], TOLERANCE.get(sampler, 1e-5)
+    batch = run(sde, score, (64, 1, 2, 2), seed=11).samples
+    seven = run(sde, score, (7, 1, 2, 2), seed=11).samples
+    alone = run(sde, score, (1, 1, 2, 2), seed=11, first=5).samples
+    assert torch.allclose(batch[:7], seven, atol=tolerance)
+    assert torch.allclose(batch[5:6], alone, atol=tolerance)
+    other = run(sde, score, (7, 1, 2, 2), seed=12).samples
+    assert not torch.allclose(other, seven, atol=1e-2)
+
+
+def test_the_reference_corrector_does_know_its_batch():
+    """What the test above would see, were the norms averaged: planted by the compatibility corrector."""
+    sde = SDES["ve"]
+    score = mixture().score(sde)
+    sampler = PredictorCorrector(ReverseDiffusion(), BatchLangevin(), steps=30)
+    batch, seven = (sampler(sde, score, (n, 2), seed=11).samples for n in (64, 7))
+    assert not torch.allclose(batch[:7], seven, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["pc", "em", "ancestral", "torchsde", "flow"])
+@pytest.mark.parametrize("name", SDES)
+def test_samples_have_the_law(name, sampler):
+    """Share of the heavy mode and the variance within the modes; 2000 draws, five standard errors (a false alarm in 1e6), plus
+    the discretisation of 200 steps."""
+    sde, law = SDES[name], mixture()
+    samplers = {
+        "pc": PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=200),
+        "em": PredictorCorrector(EulerMaruyama(), steps=200),
+        "ancestral": PredictorCorrector(Ancestral(), steps=200),
+        "torchsde": ReverseSDESampler(steps=200),
+        "flow": ProbabilityFlowODE(denoise=True),
+    }
+    x = samplers[sampler](sde, law.score(sde), (2000, 2), seed=1).samples
+    assert passes(x)
+    assert not passes(1.35 * x), "a planted factor must be seen"
+    assert not passes(-x), "a planted exchange of the modes must be seen"
+
+
+def passes(x):
+    heavy = x.sum(1) < 0
+    share = float(heavy.float().mean())
+    inside = float((x[heavy] + 0.7).std())
+    return (
+        abs(share - 0.7) < 5 * math.sqrt(0.21 / 2000) + 0.02
+        and abs(inside - 0.3) < 5 * 0.3 / math.sqrt(2 * 2800) + 0.03
+    )
+
+
+@given(steps=st.integers(1, 60), t_min=st.floats(1e-4, 0.5), name=st.sampled_from(sorted(SDES)))
+@settings(max_examples=30, deadline=None)
+def test_grids_descend_between_their_ends(steps, t_min, name):
+    for grid in (grids.uniform, grids.log_noise, grids.karras):
+        times = grid(SDES[name], steps, t_min)
+        assert times.dtype == torch.float64
+        assert times.shape == (steps + 1,)
+        assert times[0] == SDES[name].T and times[-1] == t_min
+        assert bool((times.diff() < 0).all())
+
+
+def test_karras_is_geometric_in_noise_for_large_rho_and_linear_for_one():
+    sde = SDES["ve"]
+    levels = sde.sigma(grids.karras(sde, 10, 1e-3, rho=1.0))
+    assert torch.allclose(levels.diff(), levels.diff()[0].expand(10), rtol=1e-9)
+    levels = sde.sigma(grids.karras(sde, 10, 1e-3, rho=1e6)).log()
+    assert torch.allclose(levels.diff(), levels.diff()[0].expand(10), rtol=1e-4)
+
+
+def test_langevin_step_stays_finite_at_a_mode():
+    sde = SDES["vp"]
+    step = ExactSteps(10).walk(sde).steps(torch.zeros(()))[5]
+    x, z = torch.zeros(1, 2), torch.ones(1, 2)
+    state, _ = Langevin(0.16).step(step, x, torch.zeros_like(x), z)
+    bound = math.sqrt(2 * 2 * 2.5 / 2 * (0.16 * float(step.sigma)) ** 2 * 1.0)
+    assert float(state.abs().max()) <= bound * 1.001
+
+
+class TestRefusals:
+    """At the door, by name."""
+
+    score = staticmethod(lambda x, t: -x)
+
+    def test_shape(self):
+        for shape in [(), (0, 2), (2, -1), (2.0, 2)]:
+            with pytest.raises(ValueError, match="shape="):
+                PredictorCorrector(steps=2)(VPSDE(), self.score, shape)
+
+    def test_start(self):
+        with pytest.raises(ValueError, match="start has shape"):
+            PredictorCorrector(steps=2)(VPSDE(), self.score, (2, 3), start=torch.zeros(2, 4))
+
+    def test_score_of_another_shape(self):
+        with pytest.raises(ValueError, match="score returned shape"):
+            PredictorCorrector(steps=2)(VPSDE(), lambda x, t: x[:, :1], (2, 3))
+
+    def test_non_finite_samples_name_their_indices(self):
+        def score(x, t):
+            s = -x
+            s[1] = math.nan
+            return s
+
+        with pytest.raises(FloatingPointError, match=r"indices \[8\]"):
+            PredictorCorrector(steps=2)(VPSDE(), score, (3, 2), first=7)
+
+    def test_process(self):
+        with pytest.raises(TypeError, match="give a process"):
+            PredictorCorrector(steps=2)("vp", self.score, (2, 3))
+
+    def test_arguments(self):
+        with pytest.raises(ValueError, match="snr=0"):
+            Langevin(snr=0.0)
+        with pytest.raises(ValueError, match=r"variance='uper'.*did you mean 'upper'"):
+            Ancestral("uper")
+        with pytest.raises(ValueError, match="steps=0"):
+            ExactSteps(0)
+        with pytest.raises(TypeError, match="predictor='em' is not a Predictor"):
+            PredictorCorrector("em")
+        with pytest.raises(ValueError, match="too few"):
+            PredictorCorrector(steps=PaperSteps(10))(VPSDE(), self.score, (2, 3))
+
+    def test_grid(self):
+        ascending = ExactSteps(3, lambda sde, n: torch.linspace(0, 1, n + 1))
+        with pytest.raises(ValueError, match="descending"):
+            PredictorCorrector(steps=ascending)(VPSDE(), self.score, (2, 3))
+        outside = ExactSteps(3, lambda sde, n: torch.linspace(1.5, 0, n + 1))
+        with pytest.raises(ValueError, match=r"allowed is \[0, 1\]"):
+            PredictorCorrector(steps=outside)(VPSDE(), self.score, (2, 3))
+
+
+def test_global_random_state_is_neither_read_nor_changed():
+    before = torch.random.get_rng_state()
+    for sampler in SAMPLERS.values():
+        sampler(VPSDE(), mixture().score(VPSDE()), (2, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
