@@ -1,0 +1,73 @@
+"""A tiny experiment: real digits, a small network, seconds."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from scoresde.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = {
+    "training.steps": 6,
+    "training.batch_size": 8,
+    "training.checkpoint_every": 2,
+    "training.log_every": 2,
+    "network.channels": 8,
+    "network.blocks": 1,
+    "sampling.count": 5,
+    "sampling.batch_size": 3,
+    "samplers.predictor-corrector.steps": 3,
+    "likelihood.limit": 5,
+    "likelihood.batch_size": 3,
+    "likelihood.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 'atol': 0.05}",
+}
+
+
+class Command:
+    """The command line in a real process."""
+
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
+
+    def arguments(self, command, config="vp", **overrides):
+        config_file = config if str(config).endswith(".py") else ROOT / "configs" / config / "digits.py"
+        values = {**SMALL, **{k.replace("__", "."): v for k, v in overrides.items()}}
+        flags = [f"--config.{k}={v}" for k, v in values.items() if v is not None]
+        head = [sys.executable, "-m", "scoresde", command, "--config", str(config_file), "--workdir", str(self.workdir)]
+        return head + flags
+
+    def __call__(self, command, config="vp", *extra, **overrides):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        call = [*self.arguments(command, config, **overrides), *extra]
+        return subprocess.run(call, capture_output=True, text=True, timeout=180, env=environment)
+
+
+class HereCommand(Command):
+    """The command line in this process: for what ends before any work."""
+
+    def __call__(self, command, config="vp", *extra, **overrides):
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = main([*self.arguments(command, config, **overrides)[3:], *extra])
+            except SystemExit as end:
+                code = end.code
+        return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def here(tmp_path):
+    return HereCommand(tmp_path / "run")
+
+
+@pytest.fixture
+def command(tmp_path):
+    return Command(tmp_path / "run")

@@ -1,0 +1,204 @@
+"""scoresde train | sample | likelihood | report in real processes: what they leave, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
+
+
+@pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
+def test_the_whole_path(command, process):
+    for verb in ("train", "sample", "likelihood", "report"):
+        done = command(verb, process)
+        assert done.returncode == 0, done.stderr
+    run = command.workdir
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [2, 4, 6]
+    assert all(math.isfinite(float(r["loss"])) for r in rows)
+    assert [p.name for p in list_checkpoints(run / "checkpoints")] == [f"step-{n:09d}.safetensors" for n in (2, 4, 6)]
+    for name in ("predictor-corrector", "probability-flow"):
+        with np.load(run / "samples" / f"{name}.npz") as file:
+            assert file["x"].shape == file["raw"].shape == (5, 1, 8, 8)
+            assert set(np.unique(file["raw"])) <= set(range(17))
+        assert (run / "samples" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with open(run / "likelihood" / "test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["index"]) for r in rows] == list(range(5))
+    summary = json.loads((run / "likelihood" / "test.json").read_text())
+    bits = [float(r["bits_per_dim"]) for r in rows]
+    assert summary["bits_per_dim"] == pytest.approx(np.mean(bits))
+    assert summary["standard_error"] == pytest.approx(np.std(bits, ddof=1) / math.sqrt(5))
+    page = (run / "report.html").read_text()
+    for wanted in (
+        "bits/dim",
+        "independent pixel histogram",
+        "GaussianMixture",
+        "id='timings'",
+        "id='settings'",
+        "torch",
+    ):
+        assert wanted in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert not re.search(r"(src|href)='(?!data:)", page), "the page must not need any other file"
+
+
+def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(command, tmp_path):
+    """Killed after 4 of 6 steps: the checkpoint of step 6 equals that of a run that was not, bit for bit."""
+    assert command("train").returncode == 0
+    whole = read_checkpoint(list_checkpoints(command.workdir / "checkpoints")[-1])
+    broken = type(command)(tmp_path / "broken")
+    assert broken("train").returncode == 0
+    list_checkpoints(broken.workdir / "checkpoints")[-1].unlink()
+    again = broken("train")
+    assert again.returncode == 0
+    assert "goes on from step-000000004" in again.stdout
+    resumed = read_checkpoint(list_checkpoints(broken.workdir / "checkpoints")[-1])
+    assert whole.tensors.keys() == resumed.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert tensor.equal(resumed.tensors[name]), name
+    assert (command.workdir / "metrics.csv").read_text().count("\n") == (
+        broken.workdir / "metrics.csv"
+    ).read_text().count("\n")
+    done = broken("train")
+    assert "trained to step 6 of 6 already" in done.stdout
+
+
+def test_batch_size_of_evaluation_does_not_matter(command):
+    assert command("train").returncode == 0
+    found = []
+    for size in (5, 2):
+        assert command("sample", sampling__batch_size=size).returncode == 0
+        assert command("likelihood", likelihood__batch_size=size, likelihood__solver=None).returncode == 0
+        with np.load(command.workdir / "samples" / "predictor-corrector.npz") as file:
+            x = file["x"]
+        found.append((x, json.loads((command.workdir / "likelihood" / "test.json").read_text())["bits_per_dim"]))
+    assert np.abs(found[0][0] - found[1][0]).max() < 1e-4
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-3)
+
+
+class TestRefusals:
+    """Exit code 2, one message, no traceback, nothing left behind."""
+
+    def refused(self, done, *wanted):
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        for text in wanted:
+            assert text in done.stderr, done.stderr
+
+    def test_unknown_key(self, here):
+        self.refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
+        self.refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
+        self.refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
+        assert not here.workdir.exists()
+
+    def test_unknown_class(self, here):
+        self.refused(here("train", sde__name="VPSED"), "config.sde.name='VPSED'", "SubVPSDE", "did you mean 'VPSDE'")
+        self.refused(here("train", sde__name="MLP"), "config.sde: MLP")
+
+    def test_bad_value(self, here):
+        self.refused(here("train", sde__beta_min=-1), "beta_min=-1.0 is not allowed: give a finite number > 0.0")
+        self.refused(here("train", training__batch_size="many"), "batch_size='many'", "whole number >= 1")
+        self.refused(here("train", objective__weighting="likelyhood"), "did you mean 'likelihood'")
+        self.refused(here("train", likelihood__split="tset"), "did you mean 'test'")
+        self.refused(here("train", device="gpu"), "config.device='gpu' cannot be used")
+        self.refused(here("train", network__channels=12), "channels=12", "multiple of 8")
+        assert not here.workdir.exists()
+
+    def test_unknown_flag(self, here):
+        self.refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
+
+    def test_missing_config(self, here):
+        self.refused(here("train", "/nonexistent.py"), "no such file")
+
+    def test_config_that_raises(self, here, tmp_path):
+        bad = tmp_path / "bad.py"
+        bad.write_text("def get_config():\n    return 1 / 0\n")
+        self.refused(here("train", bad), "ZeroDivisionError")
+
+    def test_missing_checkpoint(self, here):
+        for verb in ("sample", "likelihood"):
+            self.refused(here(verb), "holds no run", "train first")
+        assert here("train", training__checkpoint_every=100).returncode == 0
+        for path in list_checkpoints(here.workdir / "checkpoints"):
+            path.unlink()
+        self.refused(here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used")
+
+    def test_folder_of_another_config(self, here):
+        assert here("train").returncode == 0
+        before = sorted(p.name for p in here.workdir.rglob("*"))
+        done = here("train", network__channels=16)
+        self.refused(done, "belongs to another config", "network.channels: 8 -> 16")
+        self.refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
+        assert sorted(p.name for p in here.workdir.rglob("*")) == before
+
+    def test_folder_with_other_files(self, here):
+        here.workdir.mkdir()
+        (here.workdir / "thesis.tex").write_text("mine")
+        self.refused(here("train"), "holds other files and no config.json")
+        assert (here.workdir / "thesis.tex").read_text() == "mine"
+
+    def test_evaluation_settings_may_change(self, here):
+        assert here("train").returncode == 0
+        assert here("sample", sampling__seed=7).returncode == 0
+
+    def test_too_few_arguments(self):
+        done = subprocess.run([sys.executable, "-m", "scoresde", "train"], capture_output=True, text=True)
+        self.refused(done, "--config", "--workdir")
+        done = subprocess.run([sys.executable, "-m", "scoresde", "tarin"], capture_output=True, text=True)
+        self.refused(done, "train")
+
+
+def test_an_overridden_name_starts_its_node_anew(here):
+    done = here("train", sde__name="VESDE", sde__sigma_max=20.0)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((here.workdir / "config.json").read_text())
+    assert config["sde"] == {"name": "VESDE", "sigma_max": 20.0}
+
+
+def test_a_report_of_an_unfinished_run_says_what_is_missing(here):
+    assert here("train").returncode == 0
+    assert here("report").returncode == 0
+    page = (here.workdir / "report.html").read_text()
+    assert "not drawn yet: scoresde sample" in page
+    assert "not computed yet: scoresde likelihood" in page
+
+
+def test_real_data_is_reported_in_nats(command, tmp_path):
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    config = tmp_path / "points.py"
+    config.write_text(
+        f"""
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({{
+        "data": {{"name": "Arrays", "train": {str(tmp_path / "points.npy")!r}, "scale": 2.0}},
+        "sde": {{"name": "VPSDE"}},
+        "network": {{"name": "MLP", "width": 16, "depth": 1}},
+        "objective": {{"name": "DenoisingScoreMatching"}},
+        "training": {{"steps": 3, "batch_size": 4}},
+        "samplers": {{"flow": {{"name": "ProbabilityFlowODE"}},
+                     "karras": {{"name": "PredictorCorrector", "steps": {{"name": "ExactSteps", "steps": 4,
+                                "grid": {{"name": "karras", "rho": 5.0}}}}}}}},
+        "likelihood": {{"divergence": {{"name": "Exact"}}}},
+    }})
+"""
+    )
+    for verb in ("train", "sample", "likelihood", "report"):
+        head = [sys.executable, "-m", "scoresde", verb, "--config", str(config), "--workdir", str(command.workdir)]
+        done = subprocess.run(head, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    summary = json.loads((command.workdir / "likelihood" / "test.json").read_text())
+    assert "bits_per_dim" not in summary
+    assert math.isfinite(summary["nats"])
+    assert "nats" in (command.workdir / "report.html").read_text()

@@ -1,0 +1,200 @@
+"""log-likelihood by the probability flow, against closed forms; the trace estimators; bits/dim; refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scoresde import GaussianMixture, Quantized, bits_per_dim, log_likelihood
+from scoresde.data import Affine
+from scoresde.likelihood import Exact, Hutchinson, bits_per_dim_error
+from scoresde.noise import NoiseSource
+from scoresde.sde import VESDE, VPSDE, SubVPSDE
+from scoresde.solvers import ScipyODE, SolverError
+
+# VE with sigma_max a hundred times the data: the prior then differs from p_T by less than the tolerance
+SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 100.0)}
+
+
+def mixture(d, count=4, seed=0, centre=0.0):
+    """``count`` modes of different widths, anisotropic, well apart, with mean ``centre`` in every coordinate."""
+    source = NoiseSource.of(seed, count)
+    means = 0.6 * source.normal((d,), step=0, purpose="means", dtype=torch.float64)
+    spread = source.uniform((d,), step=0, purpose="stds", dtype=torch.float64)
+    weights = torch.arange(1.0, count + 1, dtype=torch.float64)
+    means = means - (weights[:, None] * means).sum(0) / weights.sum() + centre
+    return GaussianMixture(means, 0.1 + 0.4 * spread, weights)
+
+
+@pytest.mark.parametrize("d", [2, 16, 64])
+@pytest.mark.parametrize("name", SDES)
+def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
+    """Exact score and trace, RK45 at 1e-5, every one of 16 samples. The data has mean zero: see the next test."""
+    sde, law = SDES[name], mixture(d)
+    x = law.sample(16, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, law.score(sde), x, divergence=Exact(), tolerance=1e-5)
+    # at t_min the density is that of data with noise sigma(t_min): for VE that noise is sigma_min, not nothing
+    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
+    error = float((found.log_prob - exact).abs().max()) / (d * math.log(2))
+    worst("likelihood against closed forms, bits/dim, worst sample", error)
+    assert error < 1e-3
+    assert bool((found.standard_error == 0).all())
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, worst):
+    """The mean of p_T is alpha(T) times the data's, the prior's is zero: for data with mean 1 in 2 dimensions that is
+    thousandths of a bit, no solver's error, and exactly log prior - log p_T at the latent."""
+    sde, law = SDES[name], mixture(2, centre=1.0)
+    x = law.sample(16, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, law.score(sde), x, divergence=Exact(), tolerance=1e-6)
+    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
+    mismatch = found.prior_log_prob - law.log_prob_at(sde, found.latent, torch.tensor(1.0))
+    scale = 2 * math.log(2)
+    assert float((found.log_prob - exact).abs().max()) / scale > 2e-3
+    error = float((found.log_prob - mismatch - exact).abs().max()) / scale
+    worst("likelihood less the prior's mismatch, off centre, bits/dim", error)
+    assert error < 1e-3
+
+
+def test_a_planted_half_is_seen():
+    """g^2 in place of g^2 / 2 in the flow's drift moves the likelihood by far more than the tolerance above."""
+    sde, law = SDES["vp"], mixture(16)
+    x = law.sample(4, seed=1, dtype=torch.float64)
+    score = law.score(sde)
+    found = log_likelihood(sde, lambda x, t: 2 * score(x, t), x, divergence=Exact())
+    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
+    assert float((found.log_prob - exact).abs().min()) / (16 * math.log(2)) > 0.05
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 2, 3), (2, 1, 2, 2)])
+def test_any_event_shape(shape):
+    sde = SDES["vp"]
+    x = NoiseSource.of(0, 3).normal(shape, step=0, purpose="x", dtype=torch.float64)
+    found = log_likelihood(sde, lambda x, t: -x, x, divergence=Exact())
+    d = math.prod(shape)
+    exact = -0.5 * (x.reshape(3, -1) ** 2).sum(1) - 0.5 * d * math.log(2 * math.pi)
+    assert torch.allclose(found.log_prob, exact, atol=1e-8)
+    assert found.latent.shape == x.shape
+
+
+@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+def test_probes_are_unbiased_and_their_standard_error_is_honest(law):
+    """64 probes for each of 24 samples: |error| < 2 standard errors for at least 80 % (95 % expected: fewer than 80 % has
+    probability 2e-4), and the mean error within 4 of its own (a false alarm in 16,000)."""
+    sde, mix = SDES["vp"], mixture(8)
+    x = mix.sample(24, seed=2, dtype=torch.float64)
+    exact = log_likelihood(sde, mix.score(sde), x, divergence=Exact())
+    found = log_likelihood(sde, mix.score(sde), x, divergence=Hutchinson(law, 64), seed=4)
+    z = (found.log_prob - exact.log_prob) / found.standard_error
+    assert float((z.abs() < 2).float().mean()) > 0.8
+    assert abs(float(z.mean())) < 4 / math.sqrt(24)
+    wrong = log_likelihood(sde, mix.score(sde), x, divergence=Loud(law, 64), seed=4)
+    z = (wrong.log_prob - exact.log_prob) / wrong.standard_error
+    assert abs(float(z.mean())) > 4 / math.sqrt(24), "probes of variance 2 must be seen"
+
+
+class Loud(Hutchinson):
+    """Planted: probes of variance 2."""
+
+    def probes(self, x, noise):
+        return math.sqrt(2.0) * super().probes(x, noise)
+
+
+def test_one_probe_does_not_know_its_error():
+    x = torch.zeros(2, 3)
+    found = log_likelihood(SDES["vp"], lambda x, t: -x, x)
+    assert bool(found.standard_error.isnan().all())
+
+
+def test_a_likelihood_does_not_know_its_batch():
+    """Probes belong to the sample; the batch shares the solver's steps, so equality holds to about its tolerance."""
+    sde, mix = SDES["subvp"], mixture(6)
+    x = mix.sample(9, seed=3, dtype=torch.float64)
+    whole = log_likelihood(sde, mix.score(sde), x, tolerance=1e-7, seed=5)
+    part = log_likelihood(sde, mix.score(sde), x[4:6], tolerance=1e-7, seed=5, first=4)
+    assert torch.allclose(whole.log_prob[4:6], part.log_prob, atol=1e-3)
+    other = log_likelihood(sde, mix.score(sde), x[4:6], tolerance=1e-7, seed=5)
+    assert not torch.allclose(whole.log_prob[4:6], other.log_prob, atol=1e-3)
+
+
+def test_evaluations_are_counted():
+    sde, mix, calls = SDES["vp"], mixture(3), 0
+    score = mix.score(sde)
+
+    def counting(x, t):
+        nonlocal calls
+        calls += 1
+        return score(x, t)
+
+    found = log_likelihood(sde, counting, mix.sample(2), divergence=Hutchinson(count=3))
+    assert found.nfe == calls
+    assert found.vjps == 3 * calls
+
+
+@pytest.mark.parametrize("method", ["RK45", "RK23", "DOP853", "LSODA"])
+def test_any_scipy_method(method):
+    sde, mix = SDES["vp"], mixture(2)
+    x = mix.sample(4, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(method, 1e-7, 1e-7), divergence=Exact())
+    assert torch.allclose(found.log_prob, mix.log_prob_at(sde, x, torch.tensor(1e-5)), atol=1e-3)
+
+
+class TestBitsPerDim:
+    def test_uniform_levels_cost_their_logarithm(self):
+        """A uniform density over [-1, 1]^d is log2(levels) bits for every coordinate, whatever the range."""
+        for low, high in ((-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)):
+            log_prob = torch.tensor([-6 * math.log(high - low)])
+            assert torch.allclose(bits_per_dim(log_prob, (2, 3), Quantized(17, low, high)), torch.tensor(math.log2(17)))
+
+    def test_offsets_of_the_reference(self):
+        zero = torch.zeros(1)
+        assert torch.allclose(bits_per_dim(zero, (3, 4, 4), Quantized(256, -1, 1)), torch.tensor(7.0))
+        assert torch.allclose(bits_per_dim(zero, (3, 4, 4), Quantized(256, 0, 1)), torch.tensor(8.0))
+
+    def test_refused_for_real_data_with_the_figure_in_nats(self):
+        with pytest.raises(ValueError, match=r"discrete data only.*report nats, here 6 per example or 3 per dimension"):
+            bits_per_dim(torch.tensor([-6.0]), (2,), Affine())
+
+    def test_real_data_pays_for_its_scale(self):
+        with pytest.raises(ValueError, match=f"here {6 + 2 * math.log(10):.6g} per example"):
+            bits_per_dim(torch.tensor([-6.0]), (2,), Affine(scale=10.0))
+
+    def test_errors_scale_alike(self):
+        assert torch.allclose(bits_per_dim_error(torch.tensor([math.log(2.0) * 12]), (3, 4)), torch.ones(1))
+
+
+class TestRefusals:
+    score = staticmethod(lambda x, t: -x)
+
+    def test_nan(self):
+        x = torch.zeros(3, 2)
+        x[1, 0] = math.nan
+        with pytest.raises(ValueError, match="x holds non-finite values in 1 of 3 samples: index 1"):
+            log_likelihood(VPSDE(), self.score, x)
+
+    def test_integers(self):
+        with pytest.raises(TypeError, match=r"x has dtype torch\.int64"):
+            log_likelihood(VPSDE(), self.score, torch.zeros(3, 2, dtype=torch.long))
+
+    def test_cut_off(self):
+        for t_min in (-0.1, 1.0, 2.0):
+            with pytest.raises(ValueError, match="t_min="):
+                log_likelihood(VPSDE(), self.score, torch.zeros(3, 2), t_min=t_min)
+
+    def test_two_tolerances(self):
+        with pytest.raises(ValueError, match="either solver or tolerance"):
+            log_likelihood(VPSDE(), self.score, torch.zeros(3, 2), solver=ScipyODE(), tolerance=1e-5)
+
+    def test_a_score_that_breaks_names_the_time(self):
+        def score(x, t):
+            return torch.where(t[:, None] > 0.99, torch.full_like(x, math.inf), -x)
+
+        with pytest.raises(SolverError, match=r"not finite at t=1 for batch positions \[0, 1, 2\]"):
+            log_likelihood(VPSDE(), score, torch.ones(3, 2))
+
+    def test_a_solver_that_runs_away(self):
+        with pytest.raises(SolverError, match="max_nfe=10"):
+            log_likelihood(VPSDE(), mixture(2).score(VPSDE()), torch.ones(3, 2), solver=ScipyODE(max_nfe=10))

@@ -1,0 +1,115 @@
+"""The house: an import goes down only, strings live on the upper floors, no file of the project names a machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "scoresde"
+
+FLOORS = [
+    {"_validation", "version"},
+    {"noise", "solvers", "networks", "data", "metrics", "ema"},
+    {"sde"},
+    {"score", "levels", "distributions"},
+    {"losses", "samplers", "likelihood", "guidance"},
+    {"interop", "experiment"},
+    {"cli"},
+    {"__main__"},
+]
+# rooms of one floor that may not know each other; the others may
+STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics"}
+# the transform of quantised data and the keyed noise lie at the bottom of their floor
+NEIGHBOURS = {("solvers", "noise"), ("data", "noise"), ("levels", "score"), ("distributions", "score")}
+
+
+def floor_of(room):
+    return next((k for k, rooms in enumerate(FLOORS) if room in rooms), None)
+
+
+def room_of(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree):
+    """Rooms of scoresde that a module imports, at its top or inside functions."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "scoresde":
+                names = [f"scoresde.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("scoresde."):
+                yield name.split(".")[1]
+
+
+def upward(source, room):
+    """Imports of ``source``, a file of ``room``, that do not go down."""
+    for other in imported_rooms(ast.parse(source)):
+        if other == room:
+            continue
+        here, there = floor_of(room), floor_of(other)
+        if there is None or there > here or (there == here and ((room, other) not in NEIGHBOURS or other in STRANGERS)):
+            yield other
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    room = room_of(path)
+    assert floor_of(room) is not None, f"{room} has no floor: give it one here and in docs/architecture.md"
+    assert list(upward(path.read_text(), room)) == []
+
+
+def test_an_upward_import_is_seen():
+    assert list(upward("from scoresde.samplers import Sampler", "sde")) == ["samplers"]
+    assert list(upward("def f():\n    import scoresde.experiment.train", "losses")) == ["experiment"]
+    assert list(upward("from scoresde.samplers import walk", "losses")) == ["samplers"]
+    assert list(upward("from scoresde import cli", "samplers")) == ["cli"]
+    assert list(upward("from scoresde.sde import VPSDE", "samplers")) == []
+
+
+PROCESSES = re.compile(r"\b(VPSDE|SubVPSDE|VESDE)\b")
+
+
+@pytest.mark.parametrize("room", ["losses", "samplers", "likelihood"])
+def test_no_process_is_named_above_its_floor(room):
+    """Docstrings may; code may not."""
+    for path in (PACKAGE / room).glob("*.py"):
+        names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        imported = {
+            a.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) for a in n.names
+        }
+        assert not any(PROCESSES.fullmatch(name) for name in names | imported), path
+
+
+def test_no_fixed_event_rank():
+    for path in FILES:
+        assert "None, None, None" not in path.read_text(), f"{path} assumes images"
+
+
+def test_no_pickle_is_read():
+    for path in FILES:
+        source = path.read_text()
+        assert not re.search(r"\b(pickle|torch\.load|joblib\.load|allow_pickle=True)\b", source), path
+
+
+def test_no_file_names_a_machine():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    places = re.compile("(?<![\\w.])/" + "(work|root|home|tmp)/[a-z]")
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".cfg", ".toml", ".txt", ".ipynb", ""} and path.is_file():
+            found = places.search(path.read_text(errors="ignore"))
+            assert found is None, f"{name}: {found.group(0) if found else ''}"
