@@ -6,7 +6,20 @@ A process destroys data, a score reverses it: train (`scoresde.losses`), sample 
 (`scoresde.likelihood`). See docs/architecture.md for the rooms of the house.
 """
 
-from scoresde import data, distributions, ema, likelihood, losses, networks, noise, samplers, score, sde, solvers
+from scoresde import (
+    data,
+    distributions,
+    ema,
+    likelihood,
+    losses,
+    metrics,
+    networks,
+    noise,
+    samplers,
+    score,
+    sde,
+    solvers,
+)
 from scoresde.data import Affine, Quantized
 from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.ema import EMA
@@ -41,6 +54,7 @@ __all__ = [
     "likelihood",
     "log_likelihood",
     "losses",
+    "metrics",
     "networks",
     "noise",
     "samplers",

@@ -71,6 +71,8 @@ def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> N
 
     The range is looked at on the CPU only: on an accelerator the look would stop the stream of work.
     """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}={t!r} is a {type(t).__name__}: give a torch.Tensor of times, e.g. torch.tensor({t!r})")
     if batch is not None and t.ndim > 0 and t.shape != (batch,):
         raise ValueError(f"{name} has shape {tuple(t.shape)}: give shape () or ({batch},), one time per sample")
     if t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():

@@ -88,10 +88,10 @@ class GaussianMixture:
         kind = "full" if self.rotations is not None else "isotropic" if self.variances.shape[1] == 1 else "diagonal"
         return f"{type(self).__name__}({len(self.means)} {kind} components, event_shape={self.event_shape})"
 
-    def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(n, *event) exact draws; draw i depends on (seed, i) alone."""
+    def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
+        """(n, *event) exact draws, number ``first`` and on; draw i depends on (seed, first + i) alone."""
         check_count("n", n)
-        source = NoiseSource.of(seed, n, device=self.means.device)
+        source = NoiseSource.of(seed, n, first, self.means.device)
         u = source.uniform((), step=0, purpose="mixture component", dtype=torch.float64)
         k = torch.searchsorted(self.weights.cumsum(0), u).clamp(max=len(self.weights) - 1)
         z = source.normal(self.means.shape[1:], step=0, purpose="mixture noise", dtype=torch.float64)
@@ -107,6 +107,7 @@ class GaussianMixture:
 
     def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
+        sde.check_time(t)
         t = t.to(torch.float64)
         return self._evaluate(x, sde.alpha(t), sde.sigma(t))[0]
 

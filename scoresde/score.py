@@ -160,6 +160,8 @@ class ScoreModel(nn.Module):
         if isinstance(prediction, str):
             check_choice("prediction", prediction, PREDICTIONS)
             prediction = PREDICTIONS[prediction]()
+        if not isinstance(prediction, Prediction):
+            raise TypeError(f"prediction={prediction!r} is not a Prediction: give {sorted(PREDICTIONS)} or an instance")
         self.network, self.sde, self.prediction = network, sde, prediction
         self.label, self.data_std = label or LogNoiseLabel(), data_std
 

@@ -7,6 +7,7 @@ epoch, so that nothing depends on how a batch is cut over processes, and a resum
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,8 +55,11 @@ class Dataset:
         head = f"{tuple(self.raw.shape)} {self.raw.dtype}".encode()
         return hashlib.sha256(head + self.raw.contiguous().numpy().tobytes()).hexdigest()[:16]
 
-    def encode(self, index: Tensor, *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    def encode(
+        self, index: Tensor | slice | Sequence[int], *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """x of the events ``index`` (B,), dequantised by draw number ``draw``: the same (seed, index, draw), the same x."""
+        index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         return self.transform.encode(self.raw[index], NoiseSource(seed, index), step=draw, dtype=dtype)
 
     def batch(self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

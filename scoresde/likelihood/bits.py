@@ -32,7 +32,7 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transf
     if not transform.discrete:
         raise ValueError(
             f"bits per dimension are defined for discrete data only, and transform={transform!r} is of real numbers: "
-            f"report nats, here {float(-raw.mean()):.6g} per example or {float(-raw.mean()) / d:.6g} per dimension "
+            f"report nats, here {float(0.0 - raw.mean()):.6g} per example or {float(0.0 - raw.mean()) / d:.6g} per dimension "
             "(negative log-density in the units of the raw data; it may have either sign)"
         )
     return -raw / (d * math.log(2.0))

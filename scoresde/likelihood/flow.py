@@ -18,7 +18,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, check_finite, check_number
 from scoresde.likelihood.divergence import Divergence, Hutchinson
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, Score
+from scoresde.sde import SDE, Score, check_same_process
 from scoresde.solvers import ScipyODE
 
 
@@ -65,7 +65,7 @@ def log_likelihood(
     sde: the process of the score.
     score: (x, t) -> the shape of x.
     x: (B, *event) finite data.
-    solver: a `ScipyODE`; RK45 at 1e-5 unless given. The batch shares its steps: batches differ by about its tolerance.
+    solver: a `ScipyODE`; RK45 at 1e-5 unless given. Its tolerance is held by the batch as a whole, see there.
     divergence: `Hutchinson()` (one Rademacher probe, the paper's) unless given; `Exact()` for small events.
     tolerance: sets rtol and atol of the default solver, in place of ``solver``.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
@@ -75,6 +75,7 @@ def log_likelihood(
     """
     check_batch("x", x)
     check_finite("x", x)
+    check_same_process(sde, score)
     check_number("t_min", t_min, least=0.0)
     if t_min >= sde.T:
         raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")

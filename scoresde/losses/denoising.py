@@ -24,7 +24,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, check_choice
 from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
 from scoresde.noise import NoiseSource
-from scoresde.sde import Chain, LinearSDE
+from scoresde.sde import Chain, LinearSDE, check_same_process
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
@@ -118,6 +118,7 @@ class DenoisingScoreMatching:
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """The loss of each example, (B,), for a given draw."""
+        check_same_process(self.sde, model)
         score = model(draw.x_t, draw.t, **condition)
         residual = (draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)) ** 2
         residual = residual.flatten(1) if residual.ndim > 1 else residual[:, None]

@@ -37,6 +37,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(B, *event), (B,) to (B, *event) or (B, *event, outputs)."""
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this MLP was made for {self.event_shape}")
         embedded = self.embedding(label)
         h = self.first(torch.cat((x.reshape(len(x), -1), embedded), dim=1))
         for block in self.blocks:

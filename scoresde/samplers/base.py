@@ -8,6 +8,7 @@ one. Sample i depends on (seed, first + i) alone, to rounding: not on the batch,
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, LinearSDE, Score
+from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 
 Callback = Callable[[int, Tensor, Tensor], None]
-"""(index of the step, t, state after it): called after every step; must not change the state."""
+"""(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SampleResult:
 
     samples: (B, *event).
     nfe: evaluations of the score, each for the whole batch.
-    times: (N,) at which the score was evaluated by the predictor, descending; empty where a solver chose them.
+    times: (N + 1,) the grid, descending; empty where a solver chose its steps.
     seed, first: the key of the draws: sample i is (seed, first + i).
     """
 
@@ -81,20 +82,22 @@ class Sampler(ABC):
         seed, first: key of the draws; the samples have the numbers first, ..., first + B - 1.
         noise: replaces (seed, first) by a source of one's own.
         start: (B, *event) state at T; a draw from the prior unless given.
-        callback: called after every step with its index, time and state.
+        callback: called with (0, T, start), then after every step with its number, the time reached and the state there.
 
         Raises ValueError for a shape that does not fit, a sampler that does not fit the process, or a non-finite state.
         """
-        if len(shape) < 1 or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"shape={tuple(shape)!r} is not allowed: give (B, *event), positive whole numbers")
+        shape = _whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
+        check_same_process(sde, score)
         noise = noise or NoiseSource.of(seed, shape[0], first, device)
         if start is None:
             start = sde.prior_sample(shape, noise=noise, dtype=dtype, device=device)
         elif tuple(start.shape) != tuple(shape):
             raise ValueError(f"start has shape {tuple(start.shape)}: shape={tuple(shape)} was asked for")
         counted = CountedScore(score)
+        if callback is not None:
+            callback(0, torch.tensor(sde.T, dtype=start.dtype), start)
         samples, times = self.run(sde, counted, start, noise, callback)
         check_samples(samples, noise)
         return SampleResult(samples, counted.calls, times, noise.seed, int(noise.indices[0]))
@@ -104,6 +107,16 @@ class Sampler(ABC):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
     ) -> tuple[Tensor, Tensor]:
         """(samples, times) from the state x at T."""
+
+
+def _whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        whole = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        whole = ()
+    if not whole or min(whole) < 1:
+        raise ValueError(f"shape={shape!r} is not allowed: give (B, *event), positive whole numbers")
+    return whole
 
 
 def check_samples(samples: Tensor, noise: NoiseSource) -> None:

@@ -20,7 +20,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.correctors import Corrector
 from scoresde.samplers.predictors import Predictor, ReverseDiffusion
-from scoresde.samplers.walk import ExactSteps, Step, Stepping
+from scoresde.samplers.walk import ExactSteps, GivenTimes, Step, Stepping
 from scoresde.sde import LinearSDE
 
 
@@ -29,7 +29,8 @@ class PredictorCorrector(Sampler):
 
     predictor: a `Predictor`; None for Langevin dynamics alone. `ReverseDiffusion()` unless given.
     corrector: a `Corrector`, or None.
-    steps: number N of predictor steps, or a `Stepping`: ``ExactSteps(N, grid)`` or ``PaperSteps(N)``.
+    steps: number N of predictor steps, a tensor of N + 1 descending times, or a `Stepping`: ``ExactSteps(N, grid)``,
+        ``PaperSteps(N)``.
     denoise: return the mean of the last step (the paper's choice), or the noisy state.
     """
 
@@ -37,7 +38,7 @@ class PredictorCorrector(Sampler):
         self,
         predictor: Predictor | None = ReverseDiffusion(),  # noqa: B008  (frozen)
         corrector: Corrector | None = None,
-        steps: int | Stepping = 1000,
+        steps: int | Tensor | Stepping = 1000,
         denoise: bool = True,
     ) -> None:
         for name, part, kind in (("predictor", predictor, Predictor), ("corrector", corrector, Corrector)):
@@ -47,7 +48,10 @@ class PredictorCorrector(Sampler):
         if predictor is None and corrector is None:
             raise ValueError("predictor=None and corrector=None: give at least one")
         self.predictor, self.corrector, self.denoise = predictor, corrector, denoise
-        self.stepping = steps if isinstance(steps, Stepping) else ExactSteps(steps)
+        if isinstance(steps, Tensor):
+            self.stepping: Stepping = ExactSteps(len(steps) - 1, GivenTimes(steps))
+        else:
+            self.stepping = steps if isinstance(steps, Stepping) else ExactSteps(steps)
 
     def __repr__(self) -> str:
         return (
@@ -70,7 +74,7 @@ class PredictorCorrector(Sampler):
                     z = noise.normal(x.shape[1:], step=step.index, purpose="predictor", dtype=x.dtype)
                 x, mean = self.predictor.step(sde, step, x, score(x, t), z)
             if callback is not None:
-                callback(step.index, step.t, x)
+                callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), walk.times
 
     def _correct(

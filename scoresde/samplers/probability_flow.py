@@ -15,12 +15,12 @@ from torch import Tensor
 from scoresde._validation import check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.sde import SDE, LinearSDE, Score
+from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.solvers import ScipyODE
 
 
 class ProbabilityFlowODE(Sampler):
-    """The probability flow by SciPy, the whole batch with one step size.
+    """The probability flow by SciPy, the whole batch with one step size, which the callback sees step by step.
 
     solver: a `ScipyODE`.
     t_min: where it stops, in (0, T); the paper takes 1e-3 (VP, sub-VP) and 1e-5 (VE).
@@ -46,20 +46,19 @@ class ProbabilityFlowODE(Sampler):
     @torch.no_grad()
     def encode(self, sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
         """The latent at T of data x (B, *event): what `start` must be for the sampler to return x."""
+        check_same_process(sde, score)
         return self._integrate(sde, score, x, self.t_min, sde.T, None)
 
     def _integrate(
         self, sde: SDE, score: Score, x: Tensor, t_start: float, t_end: float, callback: Callback | None
     ) -> Tensor:
-        calls = 0
-
         def slope(t: float, y: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
             y = y.to(x)
             times = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
-            if callback is not None:
-                callback(calls, times[0], y)
             return sde.flow_drift(y, times, score(y, times))
 
-        return self.solver.solve(slope, x, t_start, t_end).y.to(x)
+        def accepted(step: int, t: float, y: Tensor) -> None:
+            if callback is not None:
+                callback(step, torch.tensor(t, dtype=x.dtype), y.to(x))
+
+        return self.solver.solve(slope, x, t_start, t_end, accepted).y.to(x)

@@ -51,9 +51,9 @@ class ReverseSDESampler(Sampler):
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
             nonlocal count
-            count += 1
-            if callback is not None:
+            if callback is not None and count > 0:  # the first state is the start
                 callback(count, t, x)
+            count += 1
             t = times(x, t).clamp(0.0, sde.T)
             return sde.reverse_drift(x, t, score(x, t))
 

@@ -28,11 +28,15 @@ from scoresde.sde import GaussianKernel, LinearSDE
 
 @dataclass(frozen=True)
 class Step:
-    """One step down. index: 0 for the first; t, width, sigma: () tensors; kernel: the forward kernel that it undoes; bridged:
-    the same with the bridge's noise; sigma: the marginal standard deviation at t."""
+    """One step down, all tensors ().
+
+    index: 0 for the first. t, s: times before and after. width: t - s, as the discretisation has it. sigma: the marginal
+    standard deviation at t. kernel: the forward kernel that the step undoes; bridged: the same with the bridge's noise.
+    """
 
     index: int
     t: Tensor
+    s: Tensor
     width: Tensor
     sigma: Tensor
     kernel: GaussianKernel
@@ -41,7 +45,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """All steps. times: (N,) at which scores are evaluated, descending; widths, sigmas: (N,); kernels, bridged: N of each."""
+    """All N steps. times: (N + 1,) descending, scores are evaluated at all but the last; widths, sigmas: (N,); kernels,
+    bridged: N of each."""
 
     times: Tensor
     widths: Tensor
@@ -50,13 +55,13 @@ class Walk:
     bridged: GaussianKernel
 
     def __len__(self) -> int:
-        return len(self.times)
+        return len(self.widths)
 
     def steps(self, like: Tensor) -> list[Step]:
         """The steps in the dtype and on the device of ``like``."""
         times, widths, sigmas = (v.to(like) for v in (self.times, self.widths, self.sigmas))
         kernels, bridged = self.kernels.to(like), self.bridged.to(like)
-        return [Step(k, times[k], widths[k], sigmas[k], kernels[k], bridged[k]) for k in range(len(self))]
+        return [Step(k, times[k], times[k + 1], widths[k], sigmas[k], kernels[k], bridged[k]) for k in range(len(self))]
 
 
 class Stepping(ABC):
@@ -98,7 +103,18 @@ class ExactSteps(Stepping):
         sde.check_time(times)
         t, s = times[:-1], times[1:]
         kernels = sde.transition(s, t)
-        return Walk(t, t - s, sde.sigma(t), kernels, kernels.bridged(sde.kernel(t)))
+        return Walk(times, t - s, sde.sigma(t), kernels, kernels.bridged(sde.kernel(t)))
+
+
+@dataclass(frozen=True)
+class GivenTimes:
+    """A grid that is the tensor it was made from: descending times (N + 1,)."""
+
+    times: Tensor
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
+        """The times."""
+        return self.times
 
 
 @dataclass(frozen=True)
@@ -122,4 +138,5 @@ class PaperSteps(Stepping):
         chain = sde.discretize(self.steps)
         kernels = chain.step(times)
         # the reference's annealed Langevin corrector takes the process's sigma on a chain too
-        return Walk(times, widths, sde.continuous.sigma(times), kernels, kernels.bridged(chain.kernel(times)))
+        ends = torch.cat((times, (times[-1:] - widths[-1:]).clamp(min=0.0)))
+        return Walk(ends, widths, sde.continuous.sigma(times), kernels, kernels.bridged(chain.kernel(times)))

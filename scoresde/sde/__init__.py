@@ -1,6 +1,6 @@
 """Processes: what destroys data, and the mathematics that reversing it needs."""
 
-from scoresde.sde.base import SDE, LinearSDE, ProbabilityFlow, ReverseSDE, Score
+from scoresde.sde.base import SDE, LinearSDE, ProbabilityFlow, ReverseSDE, Score, check_same_process
 from scoresde.sde.chain import Chain, EulerChain, TableChain
 from scoresde.sde.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.subvp import SubVPSDE
@@ -21,4 +21,5 @@ __all__ = [
     "TableChain",
     "VESDE",
     "VPSDE",
+    "check_same_process",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,6 +91,20 @@ class SDE(ABC):
     def check_time(self, t: Tensor, batch: int | None = None) -> None:
         """Raise ValueError unless all of ``t`` lies in [0, T] and its shape is () or (batch,)."""
         check_times("t", t, self.T, batch)
+
+
+def check_same_process(sde: SDE, score: object) -> None:
+    """Raise ValueError where ``score`` says that it was made for another process than ``sde``.
+
+    A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process.
+    """
+    other = getattr(score, "sde", None)
+    if not isinstance(other, SDE):
+        return
+    here, there = (p.continuous if isinstance(p, LinearSDE) else p for p in (sde, other))
+    same = here is there or here == there or (type(here) is type(there) and not is_dataclass(here))
+    if not same:
+        raise ValueError(f"the score was made for {other!r}, and sde={sde!r}: give the score's own process, score.sde")
 
 
 @dataclass(frozen=True)

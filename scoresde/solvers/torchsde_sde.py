@@ -151,7 +151,9 @@ class _StepBrownian(_KeyedBrownian):
         a, b = float(ta), float(tb)
         if (a, b) not in self.steps:
             if a < self.end:
-                raise SolverError(f"the solver asked for [{a:g}, {b:g}] after [.., {self.end:g}]: it needs adaptive=True")
+                raise SolverError(
+                    f"the solver asked for [{a:g}, {b:g}] after [.., {self.end:g}]: it needs adaptive=True"
+                )
             self.steps[a, b], self.end = len(self.steps), b
         step, h = self.steps[a, b], b - a
         w = h**0.5 * self._normal("brownian increment", step)
