@@ -3,9 +3,9 @@
     dy/dt = f(t, y),  y(t_start) given,  from t_start to t_end in either direction.
 
 The whole batch is one system with one step size, as in the reference implementation, and the tolerance holds for the root mean
-square over all of it: one sample among many may exceed it, in the worst case by the square root of their number. The state is float64 on the CPU,
-f sees and returns tensors in whatever dtype and on whatever device it likes. Sums over time (log-determinants) are
-best put into the state: they are float64 too and take part in the error control.
+square over all of it: one sample among many may exceed it, in the worst case by the square root of their number. The state is
+float64 on the CPU, f sees and returns tensors in whatever dtype and on whatever device it likes. Sums over time
+(log-determinants) are best put into the state: they are float64 too and take part in the error control.
 """
 
 from __future__ import annotations
