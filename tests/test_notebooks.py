@@ -1,0 +1,86 @@
+"""The notebooks run from a clean kernel, in an empty folder, with training cut to a handful of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LARGEST = 1.5e6
+"""Bytes of a stored notebook, outputs included: a code host should show it at once."""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A function path -> the executed notebook; each runs once."""
+    done = {}
+
+    def execute(path):
+        if path not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("SCORESDE_NOTEBOOK_FAST", "1")
+                patch.setenv("OMP_NUM_THREADS", "1")
+                patch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows pictures in the notebook
+                book = nbformat.read(path, as_version=4)
+                folder = {"metadata": {"path": str(tmp_path_factory.mktemp(path.stem))}}
+                client = nbclient.NotebookClient(book, timeout=240, kernel_name="python3", resources=folder)
+                done[path] = client.execute()
+        return done[path]
+
+    return execute
+
+
+def outputs(book):
+    return [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def printed(book):
+    return "".join(output.text for output in outputs(book) if output.output_type == "stream")
+
+
+def pictures(book):
+    return [output for output in outputs(book) if "image/png" in output.get("data", {})]
+
+
+def test_there_is_a_quickstart():
+    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_without_error(path, executed):
+    book = executed(path)  # raises CellExecutionError with the traceback of the cell
+    assert not [output for output in outputs(book) if output.output_type == "error"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_is_stored_valid_with_its_full_outputs(path):
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "stored from a partial run"
+    assert pictures(book)
+    assert path.stat().st_size < LARGEST
+
+
+def test_quickstart_shows_pictures_and_bits_per_dim(executed):
+    book = executed(next(path for path in NOTEBOOKS if path.stem == "quickstart"))
+    assert len(pictures(book)) >= 5
+    assert [line for line in printed(book).splitlines() if "bits/dim" in line]
+
+
+def test_stored_quickstart_reports_a_trained_model():
+    """What is stored comes from a full run: the trained digits beat independent pixels, the trained score is near the exact."""
+    book = nbformat.read(next(path for path in NOTEBOOKS if path.stem == "quickstart"), as_version=4)
+    lines = printed(book).splitlines()
+
+    def figure(start):
+        return float(next(line for line in lines if line.startswith(start)).removeprefix(start).split()[0])
+
+    assert figure("score model") < figure("independent pixels") < figure("uniform levels")
+    assert abs(figure("trained score: flow - mixture =")) < 0.1
+    assert abs(figure("exact score: flow - mixture =")) < 1e-3
