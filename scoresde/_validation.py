@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def check_number(
     name: str, value: float, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> None:
     """Raise ValueError unless ``value`` is a finite number with ``above`` < value, ``least`` <= value <= ``most``."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     good = good and (above is None or value > above) and (least is None or value >= least)
     if not (good and (most is None or value <= most)):
         bounds = [f"> {above}" if above is not None else "", f">= {least}" if least is not None else ""]
@@ -52,7 +53,7 @@ def check_number(
 
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} is not allowed: give a whole number >= {least}")
 
 
@@ -64,6 +65,8 @@ def check_batch(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} has dtype {x.dtype}: give a floating-point tensor, e.g. {name}.float()")
     if x.ndim < 1:
         raise ValueError(f"{name} has shape (): give a batch of shape (B, *event)")
+    if x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: give at least one event, and no dimension of size 0")
 
 
 def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> None:

@@ -50,6 +50,9 @@ class GaussianMixture:
         means = torch.as_tensor(means, dtype=torch.float64)
         if means.ndim < 2:
             raise ValueError(f"means has shape {tuple(means.shape)}: give (K, *event)")
+        for name, value in (("means", means), ("stds", stds), ("weights", weights), ("covariances", covariances)):
+            if value is not None and not bool(torch.isfinite(torch.as_tensor(value, dtype=torch.float64)).all()):
+                raise ValueError(f"{name} holds non-finite values")
         self.event_shape = tuple(means.shape[1:])
         self.means = means.flatten(1)
         count, d = self.means.shape
@@ -76,7 +79,7 @@ class GaussianMixture:
         if float(self.variances.min()) < floor:
             raise ValueError(f"covariances has an eigenvalue of {float(self.variances.min()):g}: none may be negative")
         self.variances = self.variances.clamp(min=0.0)
-        weights = torch.ones(count) if weights is None else torch.as_tensor(weights)
+        weights = torch.ones(count) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         if weights.shape != (count,) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
             raise ValueError(
                 f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0"
@@ -107,7 +110,8 @@ class GaussianMixture:
 
     def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
-        sde.check_time(t)
+        check_batch("x", x)
+        sde.check_time(t, len(x))
         t = t.to(torch.float64)
         return self._evaluate(x, sde.alpha(t), sde.sigma(t))[0]
 

@@ -9,14 +9,12 @@ Buffers are copied, never averaged: a counter or a table has no mean.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scoresde._validation import check_number
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class EMA:
@@ -36,13 +34,20 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards ``module``, which must have the same parameter and buffer names."""
+        theirs, ours = dict(module.named_parameters()), dict(self.module.named_parameters())
+        their_buffers, our_buffers = dict(module.named_buffers()), dict(self.module.named_buffers())
+        _check_alike("parameters", theirs, ours)
+        _check_alike("buffers", their_buffers, our_buffers)
         self.updates += 1
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        theirs = dict(module.named_parameters())
-        ours = dict(self.module.named_parameters())
-        if theirs.keys() != ours.keys():
-            raise ValueError(f"the module's parameters differ from the averaged: {sorted(theirs.keys() ^ ours.keys())}")
         names = list(ours)
         torch._foreach_lerp_([ours[n] for n in names], [theirs[n].detach() for n in names], 1.0 - d)
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(module.get_buffer(name))
+        for name, buffer in our_buffers.items():
+            buffer.copy_(their_buffers[name])
+
+
+def _check_alike(kind: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    shapes = [{name: tuple(tensor.shape) for name, tensor in group.items()} for group in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        differ = sorted(n for n in {*shapes[0], *shapes[1]} if shapes[0].get(n) != shapes[1].get(n))
+        raise ValueError(f"the module's {kind} differ from the averaged ones in {differ[:8]}: nothing was changed")

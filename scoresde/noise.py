@@ -21,6 +21,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -63,10 +64,17 @@ class NoiseSource:
     indices: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64:
             raise ValueError(f"seed={self.seed!r} is not allowed: give a whole number in [0, 2**64)")
-        if self.indices.ndim != 1 or self.indices.is_floating_point():
+        object.__setattr__(self, "seed", int(self.seed))
+        if not isinstance(self.indices, Tensor):
+            raise TypeError(f"indices is a {type(self.indices).__name__}: give a tensor (B,) of integers")
+        if self.indices.ndim != 1 or self.indices.is_floating_point() or self.indices.dtype == torch.bool:
             raise ValueError(f"indices of shape {tuple(self.indices.shape)}, {self.indices.dtype}: give (B,) integers")
+        if self.indices.device.type == "cpu" and len(self.indices):
+            low, high = int(self.indices.min()), int(self.indices.max())
+            if low < 0 or high > _WORD:
+                raise ValueError(f"indices from {low} to {high} are not allowed: give whole numbers in [0, 2**32)")
 
     @classmethod
     def of(cls, seed: int, count: int, first: int = 0, device: torch.device | str | None = None) -> NoiseSource:
@@ -76,8 +84,9 @@ class NoiseSource:
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Uniform draws in (0, 1), shape (B, *event_shape)."""
         u = self._uniforms(math.prod(event_shape), step, purpose)
-        # rounding to a coarser dtype may reach 1: stay inside
-        u = u.to(dtype).clamp(max=1.0 - torch.finfo(dtype).eps / 2)
+        # rounding to a coarser dtype may reach 0 or 1: stay inside
+        kind = torch.finfo(dtype)
+        u = u.to(dtype).clamp(min=kind.tiny, max=1.0 - kind.eps / 2)
         return u.reshape(len(self.indices), *event_shape)
 
     def normal(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
@@ -101,7 +110,7 @@ class NoiseSource:
 
     def _uniforms(self, size: int, step: int, purpose: str) -> Tensor:
         """(B, size) float64 in (0, 1)."""
-        if not 0 <= step <= _WORD:
+        if not isinstance(step, Integral) or not 0 <= step <= _WORD:
             raise ValueError(f"step={step!r} is not allowed: give a whole number in [0, 2**32)")
         index = self.indices.to(torch.int64)[:, None] & _WORD
         block = torch.arange(-(-size // 4), device=index.device)[None, :]

@@ -91,35 +91,45 @@ class Prediction(ABC):
         return Belief(sde.data_from_score(x, t, self.score(sde, output, x, t)))
 
 
+def like(x: Tensor, output: Tensor) -> Tensor:
+    """``output`` where it has the shape of x; raises ValueError otherwise, lest it broadcasts."""
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the network's output has shape {tuple(output.shape)} for x of shape {tuple(x.shape)}: "
+            "it must return what it predicts for every coordinate of x"
+        )
+    return output
+
+
 class NoisePrediction(Prediction):
     """The output is E[z | x_t]."""
 
     def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_noise(x, t, output)
+        return sde.score_from_noise(x, t, like(x, output))
 
 
 class ScorePrediction(Prediction):
     """The output is the score."""
 
     def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return output
+        return like(x, output)
 
 
 class DataPrediction(Prediction):
     """The output is E[x_0 | x_t]."""
 
     def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_data(x, t, output)
+        return sde.score_from_data(x, t, like(x, output))
 
     def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
-        return Belief(output)
+        return Belief(like(x, output))
 
 
 class VelocityPrediction(Prediction):
     """The output is alpha E[z | x_t] - sigma E[x_0 | x_t]."""
 
     def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_velocity(x, t, output)
+        return sde.score_from_velocity(x, t, like(x, output))
 
 
 PREDICTIONS: dict[str, type[Prediction]] = {
@@ -167,7 +177,7 @@ class ScoreModel(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The score at x (B, *event), t (B,), the shape of x."""
-        return self._check(self.prediction.score(self.sde, self.output(x, t, **condition), x, t), x)
+        return self.prediction.score(self.sde, self.output(x, t, **condition), x, t)
 
     def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[z | x_t] = -sigma score."""
@@ -196,22 +206,17 @@ class ScoreModel(nn.Module):
     def _check_input(self, x: Tensor, t: Tensor) -> None:
         check_batch("x", x)
         weight = next(self.network.parameters(), None)
-        if weight is not None and weight.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
-            for name, found, wanted in (("dtype", x.dtype, weight.dtype), ("device", x.device, weight.device)):
-                if found != wanted:
-                    raise TypeError(f"x has {name} {found}, the network {wanted}: move one, e.g. x.to(network's)")
+        if weight is not None and weight.is_floating_point():
+            kind = x.device.type
+            mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+            for name, tensor in (("x", x), ("t", t)):
+                if tensor.dtype != weight.dtype and not mixed:
+                    raise TypeError(f"{name} has dtype {tensor.dtype}, the network {weight.dtype}: convert one of them")
+                if tensor.device != weight.device:
+                    raise TypeError(f"{name} is on {tensor.device}, the network on {weight.device}: move one of them")
         if t.shape != x.shape[:1]:
             raise ValueError(f"t has shape {tuple(t.shape)}: give ({len(x)},), one time per sample")
         self.sde.check_time(t)
-
-    @staticmethod
-    def _check(score: Tensor, x: Tensor) -> Tensor:
-        if score.shape != x.shape:
-            raise ValueError(
-                f"the network's output gives a score of shape {tuple(score.shape)} for x of shape {tuple(x.shape)}: "
-                "it must return what it predicts for every coordinate of x"
-            )
-        return score
 
     def extra_repr(self) -> str:
         return f"sde={self.sde!r}, prediction={type(self.prediction).__name__}, label={self.label!r}"

@@ -28,7 +28,11 @@ class Dataset:
     """
 
     def __init__(self, raw: Tensor, transform: Transform, name: str = "data") -> None:
-        if raw.ndim < 2 or len(raw) == 0 or raw[0].numel() == 0:
+        if raw.ndim < 2:
+            raise ValueError(
+                f"data set {name!r} has shape {tuple(raw.shape)}: give (n, *event), e.g. (n, 1) for scalars"
+            )
+        if raw.numel() == 0:
             raise ValueError(f"data set {name!r} is empty: shape {tuple(raw.shape)}, wanted (n, *event) with n >= 1")
         if raw.is_floating_point():
             check_finite(f"data set {name!r}", raw)
@@ -71,8 +75,9 @@ class Dataset:
         for e in epoch.unique().tolist():
             here = epoch == e
             index[here] = permutation(len(self), seed, e)[position[here] % len(self)]
-        position = position % 2**32
-        x = self.transform.encode(self.raw[index], NoiseSource(seed, position), step=step, dtype=dtype)
+        # a position has its own draw, whatever the batch that it came in
+        turn, position = int(position[0]) >> 32, position % 2**32
+        x = self.transform.encode(self.raw[index], NoiseSource(seed, position), step=turn, dtype=dtype)
         return x, position
 
 

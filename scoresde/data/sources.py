@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,14 @@ def read_array(spec: str) -> Tensor:
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.lib.npyio.NpzFile):
             if key not in content.files:
-                raise ValueError(f"{file} holds {content.files}: name one, e.g. '{file}:{content.files[0]}'")
+                raise ValueError(f"it holds {content.files or 'no array'}: name one, 'file.npz:key'")
             content = content[key]
-    except (ValueError, OSError, EOFError) as problem:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
         raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
-    if content.dtype.kind not in "fiub":
-        raise ValueError(f"{spec} has dtype {content.dtype}: give real or whole numbers")
+    if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{spec} holds {getattr(content, 'dtype', type(content).__name__)}: give real or whole numbers"
+        )
+    if content.dtype == np.uint64 and content.size and content.max() >= 2**63:
+        raise ValueError(f"{spec} holds whole numbers of 2**63 and more, which torch has not")
     return torch.from_numpy(np.ascontiguousarray(content.astype("int64" if content.dtype.kind in "iub" else "float64")))

@@ -66,9 +66,12 @@ class Quantized:
         u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
         if noise is not None:
             u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
-        # the last bit of a rounding could put x into the next box
-        x = (self.low + self.width * (raw.to(torch.float64) + u)).to(dtype)
-        return x.clamp(self.low, self.high)
+        k = raw.to(torch.float64)
+        x = (self.low + self.width * (k + u)).to(dtype)
+        # the last bit of a rounding must not put x into the next box: stay strictly inside
+        first, last = (self.low + self.width * k).to(dtype), (self.low + self.width * (k + 1.0)).to(dtype)
+        up, down = torch.full_like(first, math.inf), torch.full_like(last, -math.inf)
+        return x.clamp(torch.nextafter(first, up), torch.nextafter(last, down))
 
     def decode(self, x: Tensor) -> Tensor:
         """x to the level (int64) in whose box it lies; outside [low, high] the nearest level."""

@@ -42,9 +42,10 @@ class UniformTime(TimeLaw):
     t_min: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_number("t_min", self.t_min, least=0.0)
+        check_number("t_min", self.t_min, above=0.0)
 
     def times(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        check_number("t_min", self.t_min, most=sde.T)
         return u * (sde.T - self.t_min) + self.t_min
 
     def density(self, sde: LinearSDE, t: Tensor) -> Tensor:

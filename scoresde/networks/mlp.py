@@ -20,15 +20,23 @@ class MLP(nn.Module):
     width: of the hidden layers.
     depth: number of residual blocks.
     outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
+    embedding: of the label; ``RadialEmbedding()`` unless given.
     """
 
-    def __init__(self, event_shape: Sequence[int], width: int = 128, depth: int = 3, outputs: int = 1) -> None:
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        width: int = 128,
+        depth: int = 3,
+        outputs: int = 1,
+        embedding: RadialEmbedding | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth), ("outputs", outputs)):
             check_count(name, value)
         self.event_shape, self.outputs = tuple(event_shape), outputs
         size = math.prod(event_shape)
-        self.embedding = RadialEmbedding()
+        self.embedding = embedding or RadialEmbedding()
         labels = len(self.embedding.centres)
         self.first = nn.Linear(size + labels, width)
         self.blocks = nn.ModuleList(_Block(width, labels) for _ in range(depth))

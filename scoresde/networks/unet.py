@@ -27,6 +27,7 @@ class SmallUNet(nn.Module):
     blocks: residual blocks at each resolution on the way down, and at full resolution on the way up.
     outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
     dropout: in [0, 1), inside the blocks.
+    embedding: of the label; ``RadialEmbedding()`` unless given.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SmallUNet(nn.Module):
         blocks: int = 2,
         outputs: int = 1,
         dropout: float = 0.0,
+        embedding: RadialEmbedding | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
@@ -49,7 +51,7 @@ class SmallUNet(nn.Module):
         images, height, width = event_shape
         self.images, self.outputs = images, outputs
         size = 4 * channels
-        self.embedding = RadialEmbedding()
+        self.embedding = embedding or RadialEmbedding()
         self.label = nn.Sequential(
             nn.Linear(len(self.embedding.centres), size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
         )

@@ -178,11 +178,16 @@ class LinearSDE(SDE):
         return mean + expand(std, noise) * noise
 
     def transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
-        """The kernel x_t | x_s for s <= t; shapes () or (B,).
+        """The kernel x_t | x_s for s <= t in [0, T]; shapes () or (B,). Raises ValueError for other times."""
+        self.check_time(s)
+        self.check_time(t)
+        if s.device.type == "cpu" and not bool((s <= t).all()):
+            raise ValueError(f"s={s.tolist()}, t={t.tolist()}: a transition goes from s up to t, s <= t")
+        return self._transition(s, t)
 
-        a = alpha_t / alpha_s and std^2 = sigma_t^2 - a^2 sigma_s^2. A subclass with a closed form that does not
-        cancel for s close to t overrides this.
-        """
+    def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
+        """a = alpha_t / alpha_s and std^2 = sigma_t^2 - a^2 sigma_s^2. A subclass with a closed form that does not cancel
+        for s close to t overrides this."""
         a = self.alpha(t) / self.alpha(s)
         return ScalarKernel(a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0.0).sqrt())
 

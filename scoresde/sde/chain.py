@@ -17,7 +17,7 @@ from scoresde.sde.base import LinearSDE
 from scoresde.sde.kernel import ScalarKernel
 
 _INDEX_SLACK = 1e-4
-"""t (N-1) may fall this much short of a whole number: what float32 leaves of i / (N - 1)."""
+"""t (N-1) may fall this much short of a whole number, or by four roundings of t where that is more."""
 
 
 class Chain(LinearSDE):
@@ -33,7 +33,8 @@ class Chain(LinearSDE):
     def index(self, t: Tensor) -> Tensor:
         """i(t) in 0 .. N-1, the shape of t."""
         self.check_time(t)
-        i = torch.floor(t.to(torch.float64) / self.T * (self.steps - 1) + _INDEX_SLACK).long()
+        slack = max(_INDEX_SLACK, 4.0 * torch.finfo(t.dtype).eps * self.steps)
+        i = torch.floor(t.to(torch.float64) / self.T * (self.steps - 1) + slack).long()
         return i.clamp(0, self.steps - 1)
 
     def time(self, index: Tensor) -> Tensor:

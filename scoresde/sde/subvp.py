@@ -27,13 +27,13 @@ class SubVPSDE(LinearBeta):
 
     def sigma(self, t: Tensor) -> Tensor:
         self.check_time(t)
-        return -torch.expm1(-self.beta_integral(t))
+        return (-torch.expm1(-self.beta_integral(t))).clamp(min=0.0)
 
     def diffusion(self, t: Tensor) -> Tensor:
         self.check_time(t)
         return (self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t))).clamp(min=0.0).sqrt()
 
-    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+    def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         difference, total = self.beta_between(s, t), self.beta_integral(s) + self.beta_integral(t)
         variance = torch.expm1(-difference) * torch.expm1(-total)
         return ScalarKernel(torch.exp(-0.5 * difference), variance.clamp(min=0.0).sqrt())

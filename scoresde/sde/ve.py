@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_count, check_number
 from scoresde.sde.base import LinearSDE
 from scoresde.sde.chain import Chain, TableChain
 from scoresde.sde.kernel import ScalarKernel
@@ -55,13 +55,14 @@ class VESDE(LinearSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.sqrt(2.0 * self._log_ratio)
 
-    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+    def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         std = self.sigma(s) * torch.expm1(2.0 * self._log_ratio * (t - s)).clamp(min=0.0).sqrt()
         return ScalarKernel(torch.ones_like(std), std)
 
     def discretize(self, steps: int) -> Chain:
         """SMLD's chain: sigma_i geometric from sigma_min to sigma_max, x_i = x_(i-1) + sqrt(sigma_i^2 - sigma_(i-1)^2) z,
         with sigma_(-1) = 0."""
+        check_count("steps", steps, least=2)
         first, last = math.log(self.sigma_min), math.log(self.sigma_max)
         sigma = torch.linspace(first, last, steps, dtype=torch.float64).exp()
         before = torch.cat([torch.zeros(1, dtype=torch.float64), sigma[:-1]])

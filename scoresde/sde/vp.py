@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_count, check_number
 from scoresde.sde.base import LinearSDE
 from scoresde.sde.chain import Chain, TableChain
 from scoresde.sde.kernel import ScalarKernel
@@ -72,16 +72,18 @@ class VPSDE(LinearBeta):
         self.check_time(t)
         return self.beta(t).sqrt()
 
-    def transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+    def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         b = self.beta_between(s, t)
         return ScalarKernel(torch.exp(-0.5 * b), (-torch.expm1(-b)).clamp(min=0.0).sqrt())
 
     def discretize(self, steps: int) -> Chain:
         """DDPM's chain (Ho et al. 2020): beta_i = linspace(beta_min / N, beta_max / N, N), x_i = sqrt(1 - beta_i)
         x_(i-1) + sqrt(beta_i) z."""
+        check_count("steps", steps, least=2)
+        if max(self.beta_min, self.beta_max) >= steps:
+            largest = max(self.beta_min, self.beta_max)
+            raise ValueError(f"steps={steps} is too few: beta / steps must stay below 1, and beta reaches {largest}")
         betas = torch.linspace(self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64)
-        if self.beta_max >= steps:
-            raise ValueError(f"steps={steps} is too few: beta_max={self.beta_max} / steps must stay below 1")
         a = (1.0 - betas).sqrt()
         alpha = a.cumprod(0)
         # 1 - prod(1 - beta), by the sum of logarithms: no cancellation at the first steps

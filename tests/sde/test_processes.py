@@ -1,0 +1,672 @@
+"""VP, sub-VP, VE and their chains against 50 digits, against their own equations, and against simulated paths.
+
+Hypothesis draws parameters, times and shapes (derandomised). Independent of the implementation are: mpmath's values,
+the moment equations d ln alpha / dt = F and d sigma^2 / dt = 2 F sigma^2 + g^2, Bayes's rule, torch.distributions, and
+paths that are simulated from drift and diffusion alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mpmath as mp
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Independent, Normal
+
+from scoresde.noise import NoiseSource
+from scoresde.sde import SDE, VESDE, VPSDE, EulerChain, LinearSDE, ScalarKernel, SubVPSDE
+
+F32, F64 = torch.float32, torch.float64
+DEFAULTS = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
+OTHERS = {"vp fast": VPSDE(0.5, 40.0), "vp falling": VPSDE(5.0, 0.3), "subvp slow": SubVPSDE(0.01, 3.0)}
+OTHERS |= {"ve wide": VESDE(0.001, 348.0)}
+ALL = DEFAULTS | OTHERS
+
+LIGHT = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+@st.composite
+def processes(draw):
+    """A process of any of the three kinds with parameters of any reasonable size."""
+    kind = draw(st.sampled_from([VPSDE, SubVPSDE, VESDE]))
+    if kind is VESDE:
+        low = draw(st.floats(1e-4, 1.0))
+        return VESDE(low, low * draw(st.floats(1.5, 1e5)))
+    return kind(draw(st.floats(0.01, 10.0)), draw(st.floats(0.01, 50.0)))
+
+
+@st.composite
+def events(draw):
+    """(B, *event) with events of rank 0 to 4."""
+    return (draw(st.integers(1, 5)), *draw(st.lists(st.integers(1, 3), max_size=4)))
+
+
+TIMES = st.floats(1e-6, 1.0)
+SMALL = st.floats(-8.0, -3.0).map(lambda e: 10.0**e)
+
+
+def scalar(value, dtype=F64):
+    return torch.tensor(value, dtype=dtype)
+
+
+def normal(shape, purpose="x", dtype=F64):
+    return NoiseSource.of(7, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
+
+
+def uniform_times(count, low=1e-3, dtype=F64):
+    u = NoiseSource.of(7, count).uniform((), step=0, purpose="t", dtype=dtype)
+    return low + (1 - low) * u
+
+
+def near(found, wanted, rtol):
+    """|found - wanted| <= rtol |wanted|, nothing absolute."""
+    return torch.allclose(found.double(), wanted.double(), rtol=rtol, atol=0.0)
+
+
+# --- 50 digits ---------------------------------------------------------------------------------------------------
+
+
+def exact(sde, t, s=None):
+    """alpha, sigma, g at t and the transition's a, std from s, by mpmath; t and s are taken as the floats they are."""
+    t, s = mp.mpf(float(t)), None if s is None else mp.mpf(float(s))
+    if isinstance(sde, VESDE):
+        low, log = mp.mpf(sde.sigma_min), mp.log(mp.mpf(sde.sigma_max) / mp.mpf(sde.sigma_min))
+
+        def alpha(_):
+            return mp.mpf(1)
+
+        def sigma(t):
+            return low * mp.exp(t * log)
+
+        g = sigma(t) * mp.sqrt(2 * log)
+        between = None if s is None else sigma(t) ** 2 - sigma(s) ** 2
+    else:
+        low, slope = mp.mpf(sde.beta_min), mp.mpf(sde.beta_max) - mp.mpf(sde.beta_min)
+
+        def integral(t):
+            return low * t + slope * t**2 / 2
+
+        def alpha(t):
+            return mp.exp(-integral(t) / 2)
+
+        def sigma(t):
+            left = 1 - mp.exp(-integral(t))
+            return left if isinstance(sde, SubVPSDE) else mp.sqrt(left)
+
+        g = mp.sqrt(low + slope * t)
+        if isinstance(sde, SubVPSDE):
+            g *= mp.sqrt(1 - mp.exp(-2 * integral(t)))
+        between = None if s is None else sigma(t) ** 2 - (alpha(t) / alpha(s)) ** 2 * sigma(s) ** 2
+    found = {"alpha": alpha(t), "sigma": sigma(t), "diffusion": g}
+    if s is not None:
+        found |= {"a": alpha(t) / alpha(s), "std": mp.sqrt(between)}
+    return found
+
+
+def relative(found, wanted):
+    return float(abs(mp.mpf(float(found)) / wanted - 1))
+
+
+def largest_deviation(sde, t, s, dtype):
+    """Of everything that has a closed form, at the times as rounded to dtype."""
+    t, s = scalar(t, dtype), scalar(s, dtype)
+    kernel = sde.transition(s, t)
+    found = {name: getattr(sde, name)(t) for name in ("alpha", "sigma", "diffusion")}
+    found |= {"a": kernel.a, "std": kernel.std}
+    assert all(v.dtype == dtype for v in found.values())
+    with mp.workdps(50):
+        return max(relative(found[name], value) for name, value in exact(sde, t, s).items())
+
+
+@LIGHT
+@given(sde=processes(), t=SMALL, fraction=st.sampled_from([0.0, 0.5, 0.999]))
+def test_small_times_against_50_digits(sde, t, fraction):
+    """Where 1 - exp(-B) of the naive formula keeps no digit; and transitions between close times."""
+    assert largest_deviation(sde, t, fraction * t, F64) < 1e-12
+    assert largest_deviation(sde, t, fraction * t, F32) < 1e-6
+
+
+@LIGHT
+@given(sde=processes(), t=st.floats(1e-3, 1.0), fraction=st.sampled_from([0.0, 0.5, 0.999]))
+def test_all_times_against_50_digits(sde, t, fraction):
+    assert largest_deviation(sde, t, fraction * t, F64) < 1e-12
+    # exp(y) carries the rounding of y, |y| up to B(1) / 2 = 12.5 or ln(1e5) = 11.5, and sigma the root of two such
+    assert largest_deviation(sde, t, fraction * t, F32) < 5e-6
+
+
+def test_the_naive_formula_would_fail():
+    """1 - exp(-B) in float32 at t = 1e-6, as the reference has it, against the same 50 digits."""
+    t = scalar(1e-6, F32)
+    naive = (1 - torch.exp(2 * torch.log(VPSDE().alpha(t)))).sqrt()
+    assert relative(naive, exact(VPSDE(), t)["sigma"]) > 1e-3
+
+
+# --- the process's own equations ---------------------------------------------------------------------------------
+
+
+def derivative(f, t):
+    t = t.clone().requires_grad_()
+    return torch.autograd.grad(f(t).sum(), t)[0]
+
+
+@LIGHT
+@given(sde=processes(), t=st.lists(TIMES, min_size=1, max_size=5))
+def test_moments_solve_their_equations(sde, t):
+    t = scalar(t)
+    rate = sde.drift_coefficient(t)
+    slope = derivative(lambda t: sde.alpha(t).log() if sde.alpha(t).requires_grad else 0.0 * t, t)
+    assert torch.allclose(slope, rate, rtol=1e-12, atol=1e-14)
+    growth = 2 * rate * sde.sigma(t) ** 2 + sde.diffusion(t) ** 2
+    # near its stationary value sigma^2 stands still, and the two terms of its growth cancel: measure by their size
+    assert ((derivative(lambda t: sde.sigma(t) ** 2, t) - growth).abs() <= 1e-11 * sde.diffusion(t) ** 2).all()
+
+
+@LIGHT
+@given(sde=processes(), times=st.lists(TIMES, min_size=3, max_size=3, unique=True).map(sorted))
+def test_transitions_compose(sde, times):
+    s, u, t = map(scalar, times)
+    first, second, whole = sde.transition(s, u), sde.transition(u, t), sde.transition(s, t)
+    assert near(first.a * second.a, whole.a, 1e-11)
+    assert near((second.a * first.std).hypot(second.std), whole.std, 1e-11)
+
+
+@LIGHT
+@given(sde=processes(), s=TIMES, t=TIMES)
+def test_a_transition_carries_one_marginal_to_the_next(sde, s, t):
+    s, t = scalar(min(s, t)), scalar(max(s, t))
+    kernel = sde.transition(s, t)
+    assert near(kernel.a * sde.alpha(s), sde.alpha(t), 1e-11)
+    assert near((kernel.a * sde.sigma(s)).hypot(kernel.std), sde.sigma(t), 1e-11)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_transition_from_0_is_the_marginal(name):
+    """For VE up to the noise sigma_min that x_0 already counts as having."""
+    sde, t = ALL[name], torch.logspace(-6, 0, 25, dtype=F64)
+    kernel = sde.transition(scalar(0.0), t)
+    assert near(kernel.a, sde.alpha(t), 1e-14)
+    before = sde.sigma_min if isinstance(sde, VESDE) else 0.0
+    assert near((kernel.std**2 + before**2).sqrt(), sde.sigma(t), 1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_general_transition_agrees_with_the_closed_forms(name):
+    """`LinearSDE.transition`, what a process gets that brings no formula of its own."""
+    sde = ALL[name]
+    s, t = scalar([0.01, 0.2, 0.5, 0.1]), scalar([0.03, 0.21, 1.0, 0.9])
+    ours, general = sde.transition(s, t), LinearSDE.transition(sde, s, t)
+    assert near(ours.a, general.a, 1e-12) and near(ours.std, general.std, 1e-10)
+
+
+@LIGHT
+@given(sde=processes(), times=st.tuples(st.floats(1e-4, 1.0), st.floats(0.01, 0.99)), shape=events())
+def test_the_bridge_is_bayes(sde, times, shape):
+    """The product of the Gaussians q(x_s | x_0) and q(x_t | x_s), normalised."""
+    t = times[0] * torch.linspace(0.9, 1.0, shape[0], dtype=F64)
+    s = times[1] * t
+    x_t, x0 = normal(shape, "x_t"), normal(shape, "x_0")
+    mean, std = sde.bridge(x_t, x0, s, t)
+    assert mean.shape == shape and std.shape == (shape[0],)
+    kernel = sde.transition(s, t)
+    for b in range(shape[0]):
+        prior, v = sde.sigma(s[b]) ** 2, kernel.std[b] ** 2
+        precision = 1 / prior + kernel.a[b] ** 2 / v
+        wanted = (sde.alpha(s[b]) * x0[b] / prior + kernel.a[b] * x_t[b] / v) / precision
+        assert near(std[b], precision**-0.5, 1e-11)
+        assert torch.allclose(mean[b], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_bridge_at_its_ends(name):
+    """s = t is x_t itself; s = 0 of a process without noise at 0 is x_0 itself."""
+    sde, (x_t, x0) = DEFAULTS[name], (normal((3, 2), "x_t"), normal((3, 2), "x_0"))
+    mean, std = sde.bridge(x_t, x0, scalar(0.4), scalar(0.4))
+    assert torch.equal(mean, x_t) and float(std) == 0.0
+    if name != "ve":
+        mean, std = sde.bridge(x_t, x0, scalar(0.0), scalar(0.4))
+        assert near(mean, x0, 1e-14) and float(std) == 0.0
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_bridged_kernel_is_the_bridge(name):
+    sde, (s, t) = DEFAULTS[name], (scalar([0.1, 0.3]), scalar([0.15, 0.9]))
+    kernel = sde.transition(s, t).bridged(sde.kernel(t))
+    assert near(kernel.std, sde.bridge(normal((2, 1)), normal((2, 1)), s, t)[1], 1e-10)
+    assert near(kernel.a, sde.transition(s, t).a, 0.0)
+
+
+# --- the prior ---------------------------------------------------------------------------------------------------
+
+
+@LIGHT
+@given(sde=processes(), shape=events())
+def test_prior_log_prob(sde, shape):
+    x = 2 * normal(shape)
+    scale = torch.full(shape, sde.sigma_max if isinstance(sde, VESDE) else 1.0, dtype=F64)
+    wanted = Independent(Normal(torch.zeros_like(x), scale), len(shape) - 1).log_prob(x)
+    found = sde.prior_log_prob(x)
+    assert found.shape == shape[:1]
+    assert torch.allclose(found, wanted, rtol=1e-13, atol=1e-13)
+    assert torch.allclose(sde.prior_log_prob(x.float()).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "nats"), [("vp", 2.16e-5), ("subvp", 2.16e-5), ("ve", 2.0e-4), ("subvp slow", 0.165), ("ve wide", 4.1e-6)]
+)
+def test_what_the_prior_leaves_out(name, nats):
+    """KL(kernel at T || prior) in nats per coordinate for x_0 = 1: the price of starting from the prior.
+
+    exp(-B) / 2 for VP and sub-VP to first order, 1 / (2 sigma_max^2) for VE: negligible for the defaults, not for a beta
+    that ends at 3.
+    """
+    sde, one = ALL[name], scalar(1.0)
+    x0 = torch.ones(1, 1, dtype=F64)
+    mean, std = sde.marginal(x0, one)
+    gap = torch.distributions.kl_divergence(Normal(mean, std), Normal(0.0, sde.prior_std()))
+    assert float(gap) == pytest.approx(nats, rel=0.02)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_prior_sample(name, dtype):
+    """prior_std times keyed normals: sample i belongs to (seed, i)."""
+    sde = DEFAULTS[name]
+    x = sde.prior_sample((500, 3, 4), seed=3, dtype=dtype)
+    assert x.shape == (500, 3, 4) and x.dtype == dtype
+    assert torch.equal(sde.prior_sample((9, 3, 4), noise=NoiseSource.of(3, 9, first=40), dtype=dtype), x[40:49])
+    assert not (sde.prior_sample((500, 3, 4), seed=4, dtype=dtype) == x).any()
+    # 6000 draws: the mean square is within 6 of its standard deviations, sqrt(2 / 6000); a false alarm is 2e-9
+    off = float((x.double() / sde.prior_std()).square().mean() - 1) / (2 / x.numel()) ** 0.5
+    assert abs(off) < 6
+    assert abs((1.15**2 * (off * (2 / x.numel()) ** 0.5 + 1) - 1) / (2 / x.numel()) ** 0.5) > 6  # a std of 1.15
+
+
+# --- reverse process and flow ------------------------------------------------------------------------------------
+
+
+def gaussian_score(sde, c):
+    """The exact score of data N(0, c^2)."""
+
+    def score(x, t):
+        return -x / (sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2).reshape(-1, *[1] * (x.ndim - 1))
+
+    return score
+
+
+@LIGHT
+@given(sde=processes(), shape=events(), c=st.floats(0.1, 3.0))
+def test_reverse_drift_and_flow(sde, shape, c):
+    x, t = normal(shape), uniform_times(shape[0])
+    score = gaussian_score(sde, c)
+    f, reverse, flow = sde.drift(x, t), sde.reverse(score), sde.probability_flow(score)
+    g = sde.diffusion(t).reshape(-1, *[1] * (len(shape) - 1))
+    assert f.shape == reverse.drift(x, t).shape == flow.drift(x, t).shape == shape
+    assert torch.allclose(reverse.drift(x, t), f - g**2 * score(x, t), rtol=1e-13, atol=0.0)
+    assert torch.allclose(flow.drift(x, t), f - g**2 * score(x, t) / 2, rtol=1e-12, atol=1e-12)
+    assert torch.equal(reverse.diffusion(t), sde.diffusion(t))
+    assert torch.equal(flow.diffusion(t), torch.zeros_like(t))
+    assert torch.equal(sde.diffuse(x, t), g * x)
+
+
+@LIGHT
+@given(sde=processes(), t=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=4), c=st.floats(0.1, 3.0))
+def test_reverse_and_flow_keep_the_marginals(sde, t, c):
+    """Data N(0, c^2) has variance v = alpha^2 c^2 + sigma^2. With drift b x the flow's obeys v' = 2 b v, and the reverse
+    process's, whose noise enters as t falls, v' = 2 b v - g^2."""
+    t = scalar(t)
+    v = sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2
+    slope = derivative(lambda t: sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2, t)
+    one, score = torch.ones_like(t), gaussian_score(sde, c)
+    size = 2 * sde.drift_coefficient(t).abs() * v + sde.diffusion(t) ** 2
+    flow = 2 * sde.probability_flow(score).drift(one, t) * v
+    assert ((flow - slope).abs() <= 1e-12 * size).all()
+    reverse = 2 * sde.reverse(score).drift(one, t) * v - sde.diffusion(t) ** 2
+    assert ((reverse - slope).abs() <= 1e-12 * size).all()
+
+
+# --- four names of one quantity ----------------------------------------------------------------------------------
+
+
+@LIGHT
+@given(sde=processes(), shape=events())
+def test_conversions(sde, shape):
+    """Of x_t = alpha x_0 + sigma z with score -z / sigma, and each back to the score."""
+    x0, z, t = normal(shape, "x_0"), normal(shape, "z"), uniform_times(shape[0])
+    alpha, sigma = (c.reshape(-1, *[1] * (len(shape) - 1)) for c in (sde.alpha(t), sde.sigma(t)))
+    x, score = sde.perturb(x0, t, z), -z / sigma
+    assert near(x, alpha * x0 + sigma * z, 1e-14)
+    # the data comes out of a difference of terms of size |x|: measured by it, over alpha
+    assert ((sde.data_from_score(x, t, score) - x0).abs() * alpha <= 1e-13 * (x.abs() + sigma * z.abs())).all()
+    assert near(sde.noise_from_score(x, t, score), z, 1e-13)
+    velocity = sde.velocity_from_score(x, t, score)
+    scale = alpha * z.abs() + sigma / alpha * (x.abs() + sigma * z.abs())
+    assert ((velocity - (alpha * z - sigma * x0)).abs() <= 1e-13 * scale).all()
+    size = (x.abs() + alpha * x0.abs()) / sigma**2
+    assert ((sde.score_from_data(x, t, x0) - score).abs() <= 1e-13 * size).all()
+    assert near(sde.score_from_noise(x, t, z), score, 1e-13)
+    back = sde.score_from_velocity(x, t, alpha * z - sigma * x0)
+    size = (alpha**2 * z.abs() + sigma * x.abs() + alpha * sigma * x0.abs()) / (sigma * (alpha**2 + sigma**2))
+    assert ((back - score).abs() <= 1e-13 * size).all()
+
+
+@LIGHT
+@given(sde=processes(), t=st.lists(TIMES, min_size=1, max_size=5))
+def test_time_of_log_noise(sde, t):
+    t = scalar(t)
+    u = (sde.sigma(t) / sde.alpha(t)).log()
+    # u is known to 1e-16 times its terms, and moves by g^2 / (2 sigma^2) per unit of t
+    slope = 0.5 * (sde.diffusion(t) / sde.sigma(t)) ** 2
+    assert ((sde.time_of_log_noise(u) - t).abs() <= 1e-14 * (1 + u.abs()) / slope + 1e-15).all()
+    assert torch.allclose(sde.time_of_log_noise(scalar([-100.0, 100.0])), scalar([0.0, 1.0]), atol=1e-15)
+
+
+@LIGHT
+@given(sde=processes(), shape=events())
+def test_one_time_for_all_is_the_same_time_for_each(sde, shape):
+    x, z = normal(shape), normal(shape, "z")
+    one, each = scalar(0.3), scalar([0.3] * shape[0])
+    for f in (sde.drift, sde.diffuse, sde.diffuse_twice):
+        assert torch.equal(f(x, one), f(x, each))
+    for f in (sde.perturb, sde.reverse_drift, sde.noise_from_score, sde.score_from_data, sde.velocity_from_score):
+        # a vector's exp and a scalar's may differ in the last bit
+        assert torch.allclose(f(x, one, z), f(x, each, z), rtol=1e-13, atol=1e-13)
+
+
+# --- simulated paths ---------------------------------------------------------------------------------------------
+
+PATHS, STEPS, END = 20000, 200, 0.5
+
+
+def simulate(sde, x0, g_factor=1.0):
+    """Euler-Maruyama from drift and diffusion alone, coefficients at the middle of the step; one coordinate."""
+    x, h = torch.full((PATHS,), x0, dtype=F64), END / STEPS
+    source = NoiseSource.of(5, PATHS)
+    for k in range(STEPS // 2):
+        pair = source.normal((2,), step=k, purpose="path", dtype=F64)
+        for j in (0, 1):
+            t = scalar((2 * k + j + 0.5) * h)
+            x = x + sde.drift(x, t) * h + (g_factor * h) ** 0.5 * sde.diffuse(pair[:, j], t)
+    return x
+
+
+def moments_off(x, mean, std):
+    """The sample's mean and variance, in their standard deviations from those of N(mean, std^2)."""
+    x = (x - mean) / std
+    return abs(float(x.mean())) * PATHS**0.5, abs(float(x.square().mean()) - 1) * (PATHS / 2) ** 0.5
+
+
+# the integrator's own error is below 0.3 of these units at these steps; beyond 5.2 a fresh seed goes with probability 5e-7
+THRESHOLD = 5.5
+
+
+@pytest.mark.parametrize("sde", [VPSDE(0.1, 6.0), SubVPSDE(0.1, 6.0), VESDE(0.1, 5.0)], ids=repr)
+def test_simulated_paths_have_the_kernel_s_moments(sde):
+    """From x_0 = 1.5 to t = 1/2; twice the g^2 must show."""
+    kernel = sde.transition(scalar(0.0), scalar(END))
+    mean, std = 1.5 * kernel.a, kernel.std
+    off_mean, off_variance = moments_off(simulate(sde, 1.5), mean, std)
+    assert off_mean < THRESHOLD and off_variance < THRESHOLD
+    assert moments_off(simulate(sde, 1.5, g_factor=2.0), mean, std)[1] > 10 * THRESHOLD
+
+
+# --- chains ------------------------------------------------------------------------------------------------------
+
+
+def test_ddpm_tables_by_their_definition():
+    """Ho et al. 2020, section 2: beta_i linear, alpha_bar their product, in 50 digits."""
+    chain = VPSDE().discretize(1000)
+    with mp.workdps(50):
+        product = mp.mpf(1)
+        for i in range(1000):
+            beta = (mp.mpf("0.1") + (mp.mpf(20) - mp.mpf("0.1")) * i / 999) / 1000
+            product *= 1 - beta
+            wanted = (mp.sqrt(1 - beta), mp.sqrt(beta), mp.sqrt(product), mp.sqrt(1 - product))
+            found = (chain.step_a[i], chain.step_std[i], chain.alphas[i], chain.sigmas[i])
+            # the linspace of betas is rounded at each, and the product multiplies a thousand of them
+            assert max(map(relative, found, wanted)) < 1e-13
+
+
+def composed(chain):
+    """alpha and sigma after every step, by the recursion x_i = A_i x_(i-1) + L_i z from x_(-1) = x_0."""
+    kernel = chain.step(chain.time(torch.arange(chain.steps)))
+    alpha, variance, found = scalar(1.0), scalar(0.0), []
+    for a, std in zip(kernel.a.expand(chain.steps), kernel.std, strict=True):
+        alpha, variance = a * alpha, a**2 * variance + std**2
+        found.append((alpha, variance.sqrt()))
+    return tuple(torch.stack(v) for v in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vp", "ve"])
+def test_a_chain_s_marginals_are_its_steps_composed(name):
+    chain = DEFAULTS[name].discretize(1000)
+    t = chain.time(torch.arange(1000))
+    alpha, sigma = composed(chain)
+    assert near(chain.alpha(t), alpha, 1e-11) and near(chain.sigma(t), sigma, 1e-11)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_chains_converge_to_their_process_as_1_over_n(name):
+    """Twice the steps, half the error, at t in [1/2, 1]; VE's marginals are the process's at every N, its steps not."""
+    sde = DEFAULTS[name]
+    errors = []
+    for steps in (1001, 2001, 4001):
+        chain = sde.discretize(steps)
+        t = chain.time(torch.arange(steps))
+        alpha, sigma = composed(chain)
+        late = t >= 0.5
+        if name == "ve":
+            assert near(sigma, sde.sigma(t), 1e-12)
+            rate = chain.step(t).std[late] ** 2 * steps
+            errors.append(float((rate / sde.diffusion(t[late]) ** 2 - 1).abs().max()))
+        else:
+            off = (alpha / sde.alpha(t) - 1).abs() + (sigma / sde.sigma(t) - 1).abs()
+            errors.append(float(off[late].max()))
+    assert errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(2.0, abs=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2.0, abs=0.08)
+
+
+def test_what_a_chain_takes_from_its_process():
+    for sde in DEFAULTS.values():
+        chain, t = sde.discretize(100), scalar([0.2, 0.7])
+        assert chain.continuous is sde and chain.steps == 100 and sde.continuous is sde
+        assert chain.discretize(100) is chain and chain.discretize(50).steps == 50
+        assert torch.equal(chain.drift_coefficient(t), sde.drift_coefficient(t))
+        assert torch.equal(chain.diffusion(t), sde.diffusion(t))
+        assert chain.prior_std() == sde.prior_std()
+    assert isinstance(SubVPSDE().discretize(10), EulerChain)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 1000, 2000])
+def test_index_and_time_of_a_chain(steps):
+    chain = VESDE().discretize(steps)
+    index = torch.arange(steps)
+    assert torch.equal(chain.index(chain.time(index)), index)
+    assert torch.equal(chain.index(chain.time(index).float()), index)
+    # between two instants the earlier counts
+    assert torch.equal(chain.index((index[:-1] + 0.99) / (steps - 1)), index[:-1])
+
+
+@pytest.mark.parametrize("steps", [4000, 10000])
+def test_index_of_a_long_chain_in_float32(steps):
+    """t (N - 1) of a float32 t is off by up to 3e-8 N: an index must survive the rounding at these N too."""
+    chain = VESDE().discretize(steps)
+    index = torch.arange(steps)
+    assert torch.equal(chain.index(chain.time(index).float()), index)
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+T_METHODS = {
+    "alpha": lambda sde, t: sde.alpha(t),
+    "sigma": lambda sde, t: sde.sigma(t),
+    "diffusion": lambda sde, t: sde.diffusion(t),
+    "kernel": lambda sde, t: sde.kernel(t),
+    "drift": lambda sde, t: sde.drift(torch.ones(3, 2), t),
+    "marginal": lambda sde, t: sde.marginal(torch.ones(3, 2), t),
+    "perturb": lambda sde, t: sde.perturb(torch.ones(3, 2), t, torch.ones(3, 2)),
+    "reverse_drift": lambda sde, t: sde.reverse_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
+    "flow_drift": lambda sde, t: sde.flow_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
+    "bridge": lambda sde, t: sde.bridge(torch.ones(3, 2), torch.ones(3, 2), 0.5 * t, t),
+    "noise_from_score": lambda sde, t: sde.noise_from_score(torch.ones(3, 2), t, torch.ones(3, 2)),
+    "score_from_data": lambda sde, t: sde.score_from_data(torch.ones(3, 2), t, torch.ones(3, 2)),
+    "transition": lambda sde, t: sde.transition(torch.tensor(0.0), t),
+    "chain index": lambda sde, t: sde.discretize(100).index(t),
+    "chain step": lambda sde, t: sde.discretize(100).step(t),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("method", T_METHODS)
+def test_times_out_of_range_are_refused(method, name):
+    """base.py: "Times lie in [0, T]; a time outside raises ValueError"; NaN is outside."""
+    call, sde = T_METHODS[method], DEFAULTS[name]
+    call(sde, torch.tensor([0.1, 0.2, 1.0]))
+    call(sde, torch.tensor([0.1, 0.2, 1.0000001]))  # what float32 makes of a grid's end
+    for bad in (-0.01, 1.001, 999.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="allowed is"):
+            call(sde, torch.tensor([0.1, bad, 0.2]))
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (1,), (3, 1), (1, 3)])
+@pytest.mark.parametrize("method", ["drift", "marginal", "perturb", "reverse_drift", "flow_drift"])
+def test_misshapen_times_are_refused(method, shape):
+    with pytest.raises(ValueError, match="give shape"):
+        T_METHODS[method](VPSDE(), torch.full(shape, 0.5))
+
+
+def test_just_below_0_nothing_turns_negative():
+    """The slack of a millionth below 0, which rounding may use, must not make a negative standard deviation."""
+    t = torch.tensor(-5e-7)
+    for sde in DEFAULTS.values():
+        assert float(sde.sigma(t)) >= 0.0 and float(sde.diffusion(t)) >= 0.0, sde
+
+
+def test_a_transition_back_in_time_is_refused():
+    """s <= t is the contract; s > t has no kernel, and a standard deviation of 0 is no answer."""
+    for sde in DEFAULTS.values():
+        with pytest.raises(ValueError):
+            sde.transition(torch.tensor(0.9), torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, "1", None, True])
+@pytest.mark.parametrize("field", ["beta_min", "beta_max", "sigma_min", "sigma_max"])
+def test_bad_parameters_are_named(field, bad):
+    for kind in (VESDE,) if field.startswith("sigma") else (VPSDE, SubVPSDE):
+        with pytest.raises(ValueError, match=f"{field}={bad!r} is not allowed"):
+            kind(**{field: bad})
+
+
+def test_a_sigma_max_below_sigma_min_is_refused():
+    with pytest.raises(ValueError, match=r"sigma_max=0\.5 is not allowed: give a finite number > 1\.0"):
+        VESDE(1.0, 0.5)
+
+
+@pytest.mark.parametrize("steps", [1, 0, -3, 2.5, True, "10"])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_bad_numbers_of_steps_are_named(name, steps):
+    with pytest.raises(ValueError, match="steps="):
+        DEFAULTS[name].discretize(steps)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(0.1, 20.0), VPSDE(20.0, 0.1)], ids=repr)
+def test_a_chain_whose_beta_reaches_1_is_refused(sde):
+    with pytest.raises(ValueError, match="steps=20 is too few"):
+        sde.discretize(20)
+
+
+@pytest.mark.parametrize(("x", "error"), [(torch.ones(3, dtype=torch.int64), TypeError), ([1.0], TypeError)])
+def test_data_that_is_no_floating_point_tensor_is_refused(x, error):
+    for call in (VPSDE().drift, VPSDE().marginal):
+        with pytest.raises(error, match=r"floating-point|torch\.Tensor"):
+            call(x, torch.tensor(0.5))
+    with pytest.raises(ValueError, match=r"shape \(\)"):
+        VPSDE().drift(torch.tensor(1.0), torch.tensor(0.5))
+
+
+# --- global state, extension -------------------------------------------------------------------------------------
+
+
+def everything(sde, dtype):
+    x, z = normal((3, 2), dtype=dtype), normal((3, 2), "z", dtype=dtype)
+    t = torch.tensor([0.1, 0.5, 1.0], dtype=dtype)
+    chain = sde.discretize(50)
+    kernel, step = sde.transition(0.5 * t, t), chain.step(t)
+    found = [sde.alpha(t), sde.sigma(t), sde.diffusion(t), sde.drift(x, t), *sde.marginal(x, t), kernel.a, kernel.std]
+    found += [sde.prior_sample((3, 2), dtype=dtype), sde.prior_log_prob(x), *sde.bridge(x, z, 0.5 * t, t)]
+    found += [sde.time_of_log_noise(t), chain.alpha(t), chain.sigma(t), step.a, step.std]
+    return [*found, sde.score_from_velocity(x, t, z), sde.score_from_data(x, t, z)]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_global_dtype_does_not_matter(name, dtype):
+    found = everything(DEFAULTS[name], dtype)
+    torch.set_default_dtype(F64)
+    try:
+        again = everything(DEFAULTS[name], dtype)
+    finally:
+        torch.set_default_dtype(F32)
+    for a, b in zip(found, again, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+class OrnsteinUhlenbeck(LinearSDE):
+    """dx = -k x dt + g dw on [0, T], by the four methods that a subclass must give."""
+
+    def __init__(self, k, g, end):
+        self.k, self.g, self.T = k, g, end
+
+    def alpha(self, t):
+        self.check_time(t)
+        return torch.exp(-self.k * t)
+
+    def sigma(self, t):
+        self.check_time(t)
+        return self.g * (-torch.expm1(-2 * self.k * t) / (2 * self.k)).sqrt()
+
+    def drift_coefficient(self, t):
+        return torch.full_like(t, -self.k)
+
+    def diffusion(self, t):
+        return torch.full_like(t, self.g)
+
+
+def test_a_process_of_one_s_own_needs_four_methods_and_any_end():
+    """On [0, 3]: transition, bridge, prior, inverse of the noise and a chain all follow."""
+    sde = OrnsteinUhlenbeck(0.7, 1.3, 3.0)
+    s, t = scalar([0.5, 1.0]), scalar([0.9, 2.9])
+    kernel = sde.transition(s, t)
+    wanted = OrnsteinUhlenbeck(0.7, 1.3, 3.0).sigma(t - s)  # the process does not know what time it is
+    assert near(kernel.std, wanted, 1e-12) and near(kernel.a, torch.exp(-0.7 * (t - s)), 1e-13)
+    assert sde.prior_std() == pytest.approx(float(sde.sigma(scalar(3.0))), rel=1e-15)
+    u = (sde.sigma(t) / sde.alpha(t)).log()
+    assert near(sde.time_of_log_noise(u), t, 1e-13)
+    chain = sde.discretize(3000)
+    assert isinstance(chain, EulerChain) and float(chain.time(torch.tensor(2999))) == 3.0
+    alpha, sigma = composed(chain)
+    assert float(alpha[-1]) == pytest.approx(math.exp(-2.1), rel=1e-3)
+    assert float(sigma[-1]) == pytest.approx(sde.prior_std(), rel=1e-3)
+    with pytest.raises(ValueError, match=r"allowed is \[0, 3\]"):
+        sde.alpha(scalar(3.1))
+
+
+@pytest.mark.parametrize("method", ["alpha", "sigma", "drift_coefficient", "diffusion"])
+def test_a_subclass_that_leaves_one_out_cannot_be_made(method):
+    body = {m: lambda self, t: t for m in ("alpha", "sigma", "drift_coefficient", "diffusion") if m != method}
+    with pytest.raises(TypeError, match=method):
+        type("Part", (LinearSDE,), body)()
+    assert issubclass(LinearSDE, SDE)
+
+
+def test_scalar_kernel():
+    kernel = ScalarKernel(scalar([0.5, 2.0]), scalar([3.0, 0.1]))
+    x = normal((2, 3))
+    a, std = scalar([[0.5], [2.0]]), scalar([[3.0], [0.1]])
+    assert torch.equal(kernel.mean(x), a * x) and near(kernel.solve(kernel.mean(x)), x, 1e-15)
+    assert torch.equal(kernel.scale(x), std * x) and torch.equal(kernel.covariance(x), std**2 * x)
+    assert torch.equal(kernel.contraction(), scalar([0.25, 4.0]))
+    assert kernel.to(x.float()).a.dtype == F32 and float(kernel[1].std) == 0.1

@@ -1,0 +1,252 @@
+"""Beliefs over levels: evidence and box means against 50 digits, the score against a density got by quadrature.
+
+The noise-to-signal ratio s runs from 1e-3, where a box is wide and all mass decided, to 150, where a box is 5e-5 standard
+deviations wide and every difference cancels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mpmath as mp
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+
+from scoresde.data import Quantized
+from scoresde.levels import Levels
+from scoresde.score import ScoreModel
+from scoresde.sde import VESDE, VPSDE, SubVPSDE
+
+F32, F64 = torch.float32, torch.float64
+NOISES = [1e-3, 0.01, 0.1, 1.0, 10.0, 150.0]
+WIDE = VESDE(1e-3, 150.0)
+QUANTIZED = [Quantized(2, 0.0, 1.0), Quantized(17, -1.0, 1.0), Quantized(256, -1.0, 1.0)]
+
+
+def time_of(s):
+    """t at which `WIDE` has sigma = s, and that sigma as the float that the process says."""
+    t = torch.tensor(math.log(s / 1e-3) / math.log(150.0 / 1e-3), dtype=F64).clamp(max=1.0)
+    return t, float(WIDE.sigma(t))
+
+
+def places(transform, s):
+    """y inside, on edges, and outside of the data's range by parts and multiples of s."""
+    low, high, w = transform.low, transform.high, transform.width
+    inside = [low, low + w / 3, low + w, 0.5 * (low + high) + 0.1 * w, high - w / 2, high]
+    return inside + [low - k * s for k in (0.5, 3.0, 12.0)] + [high + k * s for k in (0.5, 3.0, 12.0)] + [low - 2.0]
+
+
+def exact_box(left, right, y, s):
+    """ln [Phi(b) - Phi(a)], and mean and variance of the normal (y, s^2) cut to the box, as mpmath numbers."""
+    left, right, y, s = map(mp.mpf, (left, right, y, s))
+    a, b = (left - y) / s, (right - y) / s
+    if a + b > 0:  # on the side on which both are small nothing is lost
+        mass = (mp.erfc(a / mp.sqrt(2)) - mp.erfc(b / mp.sqrt(2))) / 2
+    else:
+        mass = (mp.erfc(-b / mp.sqrt(2)) - mp.erfc(-a / mp.sqrt(2))) / 2
+    first = (mp.npdf(b) - mp.npdf(a)) / mass
+    second = (b * mp.npdf(b) - a * mp.npdf(a)) / mass
+    return mp.log(mass), y - s * first, s**2 * (1 - second - first**2)
+
+
+@pytest.mark.parametrize("s", NOISES)
+@pytest.mark.parametrize("transform", QUANTIZED, ids=repr)
+def test_boxes_against_50_digits(transform, s):
+    t, s = time_of(s)
+    y = places(transform, s)
+    log_evidence, mean = Levels(transform).boxes(WIDE, torch.tensor(y, dtype=F64)[:, None], t.expand(len(y)))
+    assert log_evidence.shape == mean.shape == (len(y), 1, transform.levels)
+    edges = transform.edges().tolist()
+    some = sorted({0, 1, transform.levels // 3, transform.levels // 2, transform.levels - 1})
+    with mp.workdps(60):
+        for i, yi in enumerate(y):
+            for k in some:
+                log_mass, box_mean, _ = exact_box(edges[k], edges[k + 1], yi, s)
+                # relative where the evidence is exp(-1e6) and the like; absolute by what cancels in a box of 5e-5 s
+                assert abs(float(log_evidence[i, 0, k]) - log_mass) < 1e-14 * abs(log_mass) + 1e-10
+                # 12 s away ln Phi = -75 is known to a few 1e-14, of which a box is 6e-4: the mass, and with it the distance
+                # of 1800 to the mean, to 1e-10
+                far = abs(yi - edges[k]) > 4 * s
+                assert abs(float(mean[i, 0, k]) - box_mean) < (5e-5 if far else 1e-6) * transform.width
+
+
+@pytest.mark.parametrize("s", [0.03, 0.2, 2.0])
+def test_boxes_by_quadrature(s):
+    """The two integrals themselves: of the normal density over a box, and of x_0 times it."""
+    transform, y = Quantized(5, -1.0, 1.0), [-1.3, -0.35, 0.0, 0.9]
+    t, s = time_of(s)
+    log_evidence, mean = Levels(transform).boxes(WIDE, torch.tensor(y, dtype=F64)[:, None], t.expand(4))
+    edges, seen = transform.edges().tolist(), 0
+    for i, yi in enumerate(y):
+        for k in range(5):
+            left, right, density = edges[k], edges[k + 1], stats.norm(yi, s).pdf
+            if density(min(max(yi, left), right)) < 1e-200:
+                continue  # too small for SciPy
+            mass = integrate.quad(density, left, right, epsabs=0, epsrel=1e-11)[0]
+            first = integrate.quad(lambda x, p=density, c=left: (x - c) * p(x), left, right, epsabs=0, epsrel=1e-11)[0]
+            assert float(log_evidence[i, 0, k]) == pytest.approx(math.log(mass), rel=1e-10, abs=1e-10)
+            assert float(mean[i, 0, k]) == pytest.approx(left + first / mass, abs=1e-10)
+            seen += 1
+    assert seen >= 8
+
+
+@pytest.mark.parametrize("s", NOISES)
+def test_the_slope_of_a_box_mean_is_its_variance(s):
+    """d E[x_0 | y, k] / dy = Var[x_0 | y, k] / s^2, which a divergence needs; autograd against 50 digits."""
+    transform = Quantized(17, -1.0, 1.0)
+    t, s = time_of(s)
+    y = torch.tensor(places(transform, s)[1::2], dtype=F64)
+    edges = transform.edges().tolist()
+    for k in (0, 5, 16):
+        leaf = y[:, None].clone().requires_grad_()
+        mean = Levels(transform).boxes(WIDE, leaf, t.expand(len(y)))[1]
+        slope = torch.autograd.grad(mean[..., k].sum(), leaf)[0][:, 0]
+        with mp.workdps(60):
+            for i, yi in enumerate(y.tolist()):
+                variance = exact_box(edges[k], edges[k + 1], yi, s)[2]
+                # a slope lies in [0, 1]; its terms are (distance / s)^2, and their rounding is amplified as much again. A
+                # box at 40 s has lost to a nearer one by exp(-800), or x_t does not occur
+                z = min(abs(yi - edges[k]), abs(yi - edges[k + 1])) / s
+                assert abs(float(slope[i]) - variance / mp.mpf(s) ** 2) < 1e-8 + 1e-15 * z**4
+
+
+class Told(nn.Module):
+    """The same logits for every coordinate."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x, label):
+        return self.logits.expand(*x.shape, -1)
+
+
+PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.2, 0.25], dtype=F64)
+FIVE = Quantized(5, -1.0, 1.0)
+
+
+def log_density(x, alpha, sigma):
+    """ln p_t(x) of one coordinate: the density of the data, flat in each box, against the kernel, by mpmath's quadrature."""
+    x, alpha, sigma = map(mp.mpf, (x, alpha, sigma))
+    centre, s = x / alpha, sigma / alpha
+    total, edges = mp.mpf(0), [mp.mpf(-1) + mp.mpf(2) * k / 5 for k in range(6)]
+    for k in range(5):
+        left, right = edges[k], edges[k + 1]
+        cuts = [centre + j * s for j in (-30, -12, -5, -2, 0, 2, 5, 12, 30)]
+        cuts = [left, *[c for c in cuts if left < c < right], right]
+        mass = mp.quad(lambda u: mp.exp(-(((x - alpha * u) / sigma) ** 2) / 2), cuts)
+        total += mp.mpf(float(PROBABILITIES[k])) * mass * mp.mpf(5) / 2
+    return mp.log(total / (sigma * mp.sqrt(2 * mp.pi)))
+
+
+@pytest.mark.parametrize(
+    ("sde", "t"),
+    [(VPSDE(), 1e-3), (VPSDE(), 0.1), (VPSDE(), 0.6), (SubVPSDE(), 0.05), (WIDE, 0.2), (WIDE, 0.5), (WIDE, 1.0)],
+)
+def test_the_score_is_that_of_the_boxes(sde, t):
+    """Independent pixels of known level probabilities: their logarithms are the exact logits, for any event shape."""
+    t = torch.tensor(t, dtype=F64)
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    points = [alpha * u for u in (-0.95, -0.6001, 0.03, 0.7)] + [alpha + 2 * sigma, -alpha - 3 * sigma]
+    model = ScoreModel(Told(PROBABILITIES.log()), sde, Levels(FIVE))
+    x = torch.tensor(points, dtype=F64).reshape(2, 3, 1)
+    score = model(x, t.expand(2))
+    assert score.shape == x.shape
+    with mp.workdps(30):
+        for xi, found in zip(points, score.flatten().tolist(), strict=True):
+            h = mp.mpf(sigma) * mp.mpf("1e-6")  # central difference: an error of h^2 / sigma^2 = 1e-12
+            up, down = (log_density(mp.mpf(xi) + d, alpha, sigma) for d in (h, -h))
+            wanted = (up - down) / (2 * h)
+            assert abs(found - wanted) * sigma < 1e-8
+
+
+def test_wrong_logits_would_be_seen():
+    t = torch.tensor([0.1], dtype=F64)
+    x = torch.tensor([[0.03]], dtype=F64)
+    right = ScoreModel(Told(PROBABILITIES.log()), VPSDE(), Levels(FIVE))(x, t)
+    wrong = ScoreModel(Told((1.05 * PROBABILITIES).log() * 1.05), VPSDE(), Levels(FIVE))(x, t)
+    assert abs(float(right - wrong)) * float(VPSDE().sigma(t)) > 1e-4
+
+
+class Twin(nn.Module):
+    """Two pixels that always have the same level: the exact logits of one are the prior times the other's evidence."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde = sde
+
+    def forward(self, x, label):
+        t = self.sde.time_of_log_noise(label)
+        edges, s = FIVE.edges().numpy(), (self.sde.sigma(t) / self.sde.alpha(t)).numpy()[:, None, None]
+        other = (x / self.sde.alpha(t)[:, None]).flip(1).detach().numpy()[..., None]
+        evidence = stats.norm.cdf(edges[1:], other, s) - stats.norm.cdf(edges[:-1], other, s)
+        return PROBABILITIES.log() + torch.from_numpy(evidence).log()
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.8])
+def test_pixels_that_depend_on_each_other(t):
+    """p_t(x) = sum_k p_k e_k(x_1) e_k(x_2), its gradient by central differences in 40 digits."""
+    sde, t = VPSDE(), torch.full((3,), t, dtype=F64)
+    alpha, sigma = float(sde.alpha(t[0])), float(sde.sigma(t[0]))
+    x = torch.tensor([[-0.2, -0.1], [0.9, 0.4], [-0.7, 0.3]], dtype=F64)
+    score = ScoreModel(Twin(sde), sde, Levels(FIVE), data_std=None)(x, t)
+
+    def log_p(a, b):
+        def evidence(v, k):
+            ends = [(mp.mpf(alpha) * (mp.mpf(-1) + mp.mpf(2) * (k + j) / 5) - v) / sigma for j in (0, 1)]
+            return mp.ncdf(ends[1]) - mp.ncdf(ends[0])
+
+        return mp.log(sum(mp.mpf(float(PROBABILITIES[k])) * evidence(a, k) * evidence(b, k) for k in range(5)))
+
+    with mp.workdps(40):
+        h = mp.mpf("1e-9")
+        for (a, b), found in zip(x.tolist(), score.tolist(), strict=True):
+            a, b = mp.mpf(a), mp.mpf(b)
+            wanted = [(log_p(a + h, b) - log_p(a - h, b)) / (2 * h), (log_p(a, b + h) - log_p(a, b - h)) / (2 * h)]
+            assert max(abs(f - w) for f, w in zip(found, wanted, strict=True)) * sigma < 1e-8
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("s", NOISES)
+def test_no_nan_in_values_and_gradients(s, dtype):
+    """Also a thousand s away from the data, with extreme logits, and through to the logits' gradient."""
+    transform = Quantized(17, -1.0, 1.0)
+    t, s = time_of(s)
+    y = [*places(transform, s), -1.0 - 1000 * s, 1.0 + 1000 * s]
+    x = torch.tensor(y, dtype=dtype)[:, None].requires_grad_()
+    logits = torch.linspace(-200.0, 200.0, 17, dtype=dtype).requires_grad_()
+    model = ScoreModel(Told(logits), WIDE, Levels(transform))
+    times = t.to(dtype).expand(len(y))
+    score, belief = model(x, times), model.belief(x, times)
+    assert score.dtype == dtype and belief.mean.dtype == dtype
+    assert ((belief.mean >= -1) & (belief.mean <= 1)).all()
+    for value in (score, belief.mean, belief.logits):
+        assert torch.isfinite(value).all()
+        for gradient in torch.autograd.grad(value.sum(), (x, logits), retain_graph=True):
+            assert torch.isfinite(gradient).all()
+
+
+def test_the_evidence_decides_where_noise_is_small():
+    """At s far below a box the mean is x_t itself, and the score zero: the density is flat inside a box."""
+    transform = Quantized(17, -1.0, 1.0)
+    x = transform.encode(torch.arange(17)[:, None], None, dtype=F64)
+    t = time_of(1e-3)[0].expand(17)
+    model = ScoreModel(Told(torch.linspace(-9.0, 9.0, 17, dtype=F64)), WIDE, Levels(transform))
+    belief = model.belief(x, t)
+    assert torch.equal(belief.logits.argmax(-1).flatten(), torch.arange(17))
+    # half a box is 29 s: what leaks over its edge is exp(-430)
+    assert torch.allclose(belief.mean, x, atol=1e-12) and float(model(x, t).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 5), (2, 1, 5), (1, 3, 5), (3, 5)])
+def test_an_output_of_another_shape_is_refused(shape):
+    class Shaped(nn.Module):
+        def forward(self, x, label):
+            return torch.zeros(shape)
+
+    model = ScoreModel(Shaped(), VPSDE(), Levels(FIVE))
+    for call in (model, model.denoised, model.belief):
+        with pytest.raises(ValueError, match=r"Levels wants \(2, 3, 5\)"):
+            call(torch.zeros(2, 3), torch.tensor([0.5, 0.6]))

@@ -1,0 +1,89 @@
+"""Baselines: a histogram counted by hand, and mixtures against what is known of Gaussian data."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scoresde.data import Quantized
+from scoresde.distributions import GaussianMixture
+from scoresde.likelihood import bits_per_dim
+from scoresde.metrics import Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.noise import NoiseSource
+
+
+def test_histogram_by_hand():
+    """Two pixels of three levels, four training events, pseudocount 1/2.
+
+    Pixel 0 takes 0, 0, 1, 1: (2.5, 2.5, 0.5) / 5.5. Pixel 1 takes 2, 2, 2, 0: (1.5, 0.5, 3.5) / 5.5.
+    """
+    train = torch.tensor([[0, 2], [0, 2], [1, 2], [1, 0]])
+    test = torch.tensor([[0, 2], [2, 1], [1, 0]])
+    p = [[2.5 / 5.5, 3.5 / 5.5], [0.5 / 5.5, 0.5 / 5.5], [2.5 / 5.5, 1.5 / 5.5]]
+    bits = [-(math.log2(a) + math.log2(b)) / 2 for a, b in p]
+    mean = sum(bits) / 3
+    error = math.sqrt(sum((b - mean) ** 2 for b in bits) / 2 / 3)
+    found = pixel_histogram(train, test, 3, pseudocount=0.5)
+    assert isinstance(found, Baseline) and "histogram" in found.name
+    assert found.bits_per_dim == pytest.approx(mean, rel=1e-12)
+    assert found.standard_error == pytest.approx(error, rel=1e-12)
+
+
+def test_histogram_takes_any_event_shape():
+    train, test = (NoiseSource.of(s, 50).integers(5, (1, 2, 3), step=0, purpose="raw") for s in (0, 1))
+    flat = pixel_histogram(train.flatten(1), test.flatten(1), 5)
+    assert pixel_histogram(train, test, 5) == flat
+
+
+def test_histogram_of_uniform_levels_costs_their_logarithm():
+    """16 levels drawn alike: 4 bits, and a little for what 20000 counts do not know (15 / (2 ln 2 20000) = 5e-4)."""
+    train, test = (NoiseSource.of(s, 20000).integers(16, (2,), step=0, purpose="raw") for s in (0, 1))
+    found = pixel_histogram(train, test, 16)
+    assert found.bits_per_dim == pytest.approx(4.0, abs=3e-3)
+    assert found.standard_error < 1e-3
+
+
+def test_an_unseen_level_costs_but_not_infinitely():
+    train, test = torch.zeros(10, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.int64)
+    found = pixel_histogram(train, test, 2, pseudocount=0.1)
+    assert found.bits_per_dim == pytest.approx(-math.log2(0.1 / 10.2), rel=1e-12)
+
+
+def test_mixtures_find_a_gaussian():
+    """Gaussian data: the fit costs what the truth costs, by `bits_per_dim` of the exact density, up to 20 / n nats."""
+    transform = Quantized(64, -4.0, 4.0)
+    covariance = torch.tensor([[[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.25]]])
+    law = GaussianMixture(torch.zeros(1, 3), covariances=covariance)
+    train, test = law.sample(4000, seed=0), law.sample(2000, seed=1)
+    truth = bits_per_dim(law.log_prob(test), (3,), transform)
+    found = gaussian_mixtures(train, test, transform.width, candidates=((1, "full", 1e-6),))
+    assert found.bits_per_dim == pytest.approx(float(truth.mean()), abs=5e-3)
+    assert found.standard_error == pytest.approx(float(truth.std()) / 2000**0.5, rel=0.02)
+    # planted: another width is another unit
+    doubled = gaussian_mixtures(train, test, 2 * transform.width, candidates=((1, "full", 1e-6),))
+    assert doubled.bits_per_dim == pytest.approx(found.bits_per_dim - 1.0, rel=1e-12)
+
+
+def test_the_best_candidate_is_named_and_kept():
+    """Correlated data: the full covariance wins, in any place; two clusters: two components."""
+    covariance = torch.tensor([[[1.0, 0.95], [0.95, 1.0]]])
+    law = GaussianMixture(torch.zeros(1, 2), covariances=covariance)
+    train, test = law.sample(500, seed=0), law.sample(500, seed=1)
+    for candidates in (((1, "full", 1e-6), (1, "diag", 1e-6)), ((1, "diag", 1e-6), (1, "full", 1e-6))):
+        found = gaussian_mixtures(train, test, 1.0, candidates)
+        assert "1 full" in found.name
+        alone = gaussian_mixtures(train, test, 1.0, (candidates[0],))
+        assert found.bits_per_dim <= alone.bits_per_dim
+    clusters = GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 0.0]]), 0.3)
+    train, test = clusters.sample(500, seed=0), clusters.sample(500, seed=1)
+    assert "2 diag" in gaussian_mixtures(train, test, 1.0, ((1, "full", 1e-6), (2, "diag", 1e-6))).name
+
+
+def test_mixtures_take_any_event_shape():
+    law = GaussianMixture(torch.zeros(1, 1, 2, 2), 1.0)
+    train, test = law.sample(200, seed=0), law.sample(100, seed=1)
+    candidates = ((1, "diag", 1e-6),)
+    shaped = gaussian_mixtures(train, test, 0.1, candidates)
+    assert shaped == gaussian_mixtures(train.flatten(1), test.flatten(1), 0.1, candidates)

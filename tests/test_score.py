@@ -1,0 +1,374 @@
+"""ScoreModel: whatever a network predicts, the same score; what it is told; what is refused at the door. And EMA.
+
+The network of these tests knows the exact score of a mixture and says it in each of the four ways.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from scoresde.distributions import GaussianMixture
+from scoresde.ema import EMA
+from scoresde.noise import NoiseSource
+from scoresde.score import PREDICTIONS, LogNoiseLabel, Prediction, ScoreModel, SigmaLabel, TimeLabel
+from scoresde.sde import SDE, VESDE, VPSDE, SubVPSDE
+
+F32, F64 = torch.float32, torch.float64
+SDES = [VPSDE(), SubVPSDE(), VESDE()]
+MIXTURE = GaussianMixture(torch.tensor([[[-1.0, 0.5, 2.0]], [[1.0, 1.0, -1.0]]]), torch.tensor([0.3, 0.6]))
+SHAPE = (5, 1, 3)
+
+
+def normal(shape=SHAPE, purpose="x", dtype=F64):
+    return NoiseSource.of(9, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
+
+
+TIMES = torch.tensor([0.01, 0.1, 0.3, 0.7, 1.0], dtype=F64)
+
+
+class Knowing(nn.Module):
+    """The exact posterior means of `MIXTURE`, in the words of ``prediction``; keeps what it was given."""
+
+    def __init__(self, sde, prediction):
+        super().__init__()
+        self.sde, self.prediction = sde, prediction
+
+    def forward(self, x, label):
+        self.x, self.label = x, label
+        t = self.sde.time_of_log_noise(label)
+        alpha, sigma = (c.reshape(-1, 1, 1) for c in (self.sde.alpha(t), self.sde.sigma(t)))
+        score = MIXTURE.score(self.sde)(x, t)
+        noise = -sigma * score
+        data = (x - sigma * noise) / alpha
+        return {"score": score, "noise": noise, "data": data, "velocity": alpha * noise - sigma * data}[self.prediction]
+
+
+@pytest.mark.parametrize("sde", SDES, ids=repr)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_all_predictions_give_the_same_score(prediction, sde):
+    model = ScoreModel(Knowing(sde, prediction), sde, prediction, data_std=None)
+    x = normal()
+    exact = MIXTURE.score(sde)(x, TIMES)
+    # t comes back from its label to about 1e-14, and where sigma is small the data hides in the last digits of x
+    assert torch.allclose(model(x, TIMES), exact, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(model.noise(x, TIMES), sde.noise_from_score(x, TIMES, exact), rtol=1e-8, atol=1e-10)
+    data = sde.data_from_score(x, TIMES, exact)
+    # through the score, the data at t = 1 of VP and sub-VP is a difference of terms 150 times its size
+    assert torch.allclose(model.denoised(x, TIMES), data, rtol=1e-8, atol=1e-8)
+    assert torch.equal(model.denoised(x, TIMES), model.belief(x, TIMES).mean) and model.belief(x, TIMES).logits is None
+    velocity = sde.velocity_from_score(x, TIMES, exact)
+    assert torch.allclose(model.velocity(x, TIMES), velocity, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_wrong_prediction_would_be_seen(prediction):
+    """The same network under another word: the score is off by far more than the tolerances above."""
+    sde, x = VPSDE(), normal()
+    for other in set(PREDICTIONS) - {prediction}:
+        model = ScoreModel(Knowing(sde, other), sde, prediction, data_std=None)
+        assert not torch.allclose(model(x, TIMES), MIXTURE.score(sde)(x, TIMES), rtol=1e-2, atol=1e-2)
+
+
+class Zero(nn.Module):
+    """Says nothing; keeps what it was given."""
+
+    def forward(self, x, label, **condition):
+        self.x, self.label, self.condition = x, label, condition
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=repr)
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        (None, lambda sde, t: (sde.sigma(t) / sde.alpha(t)).log()),
+        (LogNoiseLabel(), lambda sde, t: (sde.sigma(t) / sde.alpha(t)).log()),
+        (TimeLabel(), lambda sde, t: 999 * t),
+        (TimeLabel(10.0), lambda sde, t: 10 * t),
+        (TimeLabel(10.0, descending=True), lambda sde, t: 10 * (1 - t)),
+        (TimeLabel(10.0, descending=True, whole=True), lambda sde, t: torch.tensor([10, 9, 7, 3, 0], dtype=F64)),
+        (SigmaLabel(), lambda sde, t: sde.sigma(t)),
+        (lambda sde, t: t**2, lambda sde, t: t**2),
+    ],
+)
+def test_labels(label, wanted, sde):
+    model = ScoreModel(Zero(), sde, label=label)
+    model(normal(), TIMES)
+    assert model.network.label.shape == TIMES.shape
+    assert torch.allclose(model.network.label, wanted(sde, TIMES), rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=repr)
+@pytest.mark.parametrize("data_std", [1.0, 0.25, None])
+def test_the_network_sees_unit_variance(data_std, sde):
+    """x over sqrt(alpha^2 data_std^2 + sigma^2); x itself for None; and x itself for VP with data_std = 1."""
+    model, x = ScoreModel(Zero(), sde, data_std=data_std), normal()
+    model(x, TIMES)
+    if data_std is None:
+        assert model.network.x is x
+        return
+    scale = (sde.alpha(TIMES) ** 2 * data_std**2 + sde.sigma(TIMES) ** 2).sqrt().reshape(-1, 1, 1)
+    assert torch.allclose(model.network.x, x / scale, rtol=1e-13)
+    same = torch.allclose(model.network.x, x, rtol=1e-13)
+    assert same == (isinstance(sde, VPSDE) and data_std == 1.0)
+
+
+def test_a_condition_reaches_the_network():
+    model, x = ScoreModel(Zero(), VPSDE()), normal()
+    for call in (model, model.noise, model.denoised, model.velocity, model.belief, model.output):
+        model.network.condition = None
+        call(x, TIMES, wanted=3)
+        assert model.network.condition == {"wanted": 3}
+
+
+def test_a_prediction_of_one_s_own():
+    class Half(Prediction):
+        def score(self, sde, output, x, t):
+            return 0.5 * output - x
+
+    model, x = ScoreModel(Zero(), VPSDE(), Half()), normal()
+    assert torch.equal(model(x, TIMES), -x)
+    assert torch.allclose(model.denoised(x, TIMES), VPSDE().data_from_score(x, TIMES, -x))
+
+
+def test_a_model_of_a_chain_reads_the_chain_s_tables():
+    chain, x = VPSDE().discretize(1000), normal()
+    t = chain.time(torch.tensor([0, 10, 500, 900, 999]))
+
+    class One(nn.Module):
+        def forward(self, x, label):
+            return torch.ones_like(x)
+
+    model = ScoreModel(One(), chain, "noise", label=TimeLabel(999.0), data_std=None)
+    wanted = -1 / chain.sigmas[[0, 10, 500, 900, 999]].reshape(-1, 1, 1)
+    assert torch.allclose(model(x, t), wanted.expand(SHAPE), rtol=1e-14)
+
+
+# --- at the door -------------------------------------------------------------------------------------------------
+
+
+class Linear(nn.Module):
+    """A network with weights, of a dtype."""
+
+    def __init__(self, dtype=F32):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 3, dtype=dtype)
+
+    def forward(self, x, label):
+        return self.layer(x)
+
+
+CALLS = ["__call__", "noise", "denoised", "velocity", "belief"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_x_of_another_dtype_is_refused(call):
+    model, t = ScoreModel(Linear(), VPSDE()), TIMES.float()
+    with pytest.raises(TypeError, match=r"x has dtype torch\.float64, the network torch\.float32"):
+        getattr(model, call)(normal(), t)
+    with pytest.raises(TypeError, match="floating-point"):
+        getattr(model, call)(torch.zeros(SHAPE, dtype=torch.int64), t)
+    assert torch.isfinite(model(normal(dtype=F32), t)).all()
+
+
+def test_x_on_another_device_is_refused():
+    """The meta device stands for an accelerator."""
+    model = ScoreModel(Linear(), VPSDE())
+    with pytest.raises(TypeError, match="x is on meta, the network on cpu"):
+        model(torch.empty(SHAPE, device="meta"), torch.empty(5, device="meta"))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (5, 1), (1, 5)])
+@pytest.mark.parametrize("call", CALLS)
+def test_misshapen_times_are_refused(call, shape):
+    with pytest.raises(ValueError, match=r"t has shape .*: give \(5,\)"):
+        getattr(ScoreModel(Zero(), VPSDE()), call)(normal(), torch.full(shape, 0.5, dtype=F64))
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, 999.0, math.nan])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("label", [LogNoiseLabel(), TimeLabel()])
+def test_times_out_of_range_are_refused(label, prediction, bad):
+    """Also where neither label nor prediction asks the process for anything."""
+    model, t = ScoreModel(Zero(), VPSDE(), prediction, label=label, data_std=None), TIMES.clone()
+    t[2] = bad
+    with pytest.raises(ValueError, match="allowed is"):
+        model(normal(), t)
+
+
+class Shaped(nn.Module):
+    """Returns ones of a fixed shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x, label):
+        return torch.ones(self.shape, dtype=x.dtype)
+
+
+WRONG_SHAPES = [(5, 1, 3, 1), (5, 3), (5, 1, 1), (1, 1, 3), (1, 3), (3,), ()]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_output_of_another_shape_is_refused(call, prediction):
+    """Also one that broadcasts against x: a forgotten batch dimension must not pass for a prediction."""
+    passed = []
+    for shape in WRONG_SHAPES:
+        try:
+            getattr(ScoreModel(Shaped(shape), VPSDE(), prediction), call)(normal(), TIMES)
+        except ValueError as problem:
+            assert str(shape) in str(problem) and str(SHAPE) in str(problem)
+        except RuntimeError as problem:
+            passed.append((shape, f"torch's own error: {problem}"))
+        else:
+            passed.append((shape, "no error"))
+    assert not passed
+
+
+def test_an_unknown_prediction_names_the_nearest():
+    with pytest.raises(ValueError, match=r"prediction='nose' is not known: allowed are .*; did you mean 'noise'\?"):
+        ScoreModel(Zero(), VPSDE(), "nose")
+    with pytest.raises(ValueError, match=r"prediction='qqq' is not known: allowed are \[.*\]$"):
+        ScoreModel(Zero(), VPSDE(), "qqq")
+
+
+@pytest.mark.parametrize("data_std", [0.0, -1.0, math.nan, math.inf, "1"])
+def test_a_bad_data_std_is_named(data_std):
+    with pytest.raises(ValueError, match="data_std="):
+        ScoreModel(Zero(), VPSDE(), data_std=data_std)
+
+
+class Nonlinear(SDE):
+    """dx = -x^3 dt + dw: no kernel in closed form."""
+
+    def drift(self, x, t):
+        return -(x**3)
+
+    def diffusion(self, t):
+        return torch.ones_like(t)
+
+    def prior_sample(self, shape, **_):
+        raise NotImplementedError
+
+    def prior_log_prob(self, x):
+        raise NotImplementedError
+
+
+def test_a_process_without_a_kernel_is_refused():
+    with pytest.raises(TypeError, match="no closed-form kernel"):
+        ScoreModel(Zero(), Nonlinear())
+
+
+def test_the_global_dtype_does_not_matter():
+    model, x = ScoreModel(Linear(F64), VESDE()), normal()
+    found = [getattr(model, call)(x, TIMES) for call in ("__call__", "noise", "denoised", "velocity")]
+    torch.set_default_dtype(F64)
+    try:
+        again = [getattr(model, call)(x, TIMES) for call in ("__call__", "noise", "denoised", "velocity")]
+    finally:
+        torch.set_default_dtype(F32)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, again, strict=True))
+
+
+def test_a_model_says_what_it_is():
+    assert "VPSDE" in repr(ScoreModel(Zero(), VPSDE())) and "NoisePrediction" in repr(ScoreModel(Zero(), VPSDE()))
+
+
+# --- EMA ---------------------------------------------------------------------------------------------------------
+
+
+class Counted(nn.Module):
+    """Two weights, a table and a counter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(2))
+        self.register_buffer("table", torch.zeros(2))
+        self.register_buffer("count", torch.tensor(0))
+
+
+def set_all(module, value):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(value)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_the_average_by_its_formula(decay):
+    """d = min(decay, (1 + n) / (10 + n)), n from 1, over 30 updates; the warm-up binds first, a decay of 0.5 then."""
+    module = Counted()
+    ema, wanted = EMA(module, decay), 0.0
+    for n in range(1, 31):
+        value = math.sin(n)
+        set_all(module, value)
+        ema.update(module)
+        d = min(decay, (1 + n) / (10 + n))
+        wanted = d * wanted + (1 - d) * value
+        assert ema.updates == n
+        assert ema.module.weight.tolist() == pytest.approx([wanted] * 3, abs=1e-6)
+    assert (module.weight == torch.tensor(value)).all()  # the module itself is not touched
+
+
+def test_the_average_is_a_copy_that_takes_no_gradient():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    ema = EMA(module, 0.9)
+    before = copy.deepcopy(ema.module.state_dict())
+    set_all(module, 5.0)
+    assert all(torch.equal(before[k], v) for k, v in ema.module.state_dict().items())
+    assert not any(p.requires_grad for p in ema.module.parameters()) and all(
+        p.requires_grad for p in module.parameters()
+    )
+    assert module.training and not ema.module.training
+    ema.update(module)
+    assert not torch.equal(before["0.weight"], ema.module.state_dict()["0.weight"])
+
+
+def test_buffers_are_copied():
+    module = Counted()
+    ema = EMA(module, 0.999)
+    module.table.copy_(torch.tensor([3.0, -1.0]))
+    module.count.fill_(17)
+    ema.update(module)
+    assert ema.module.table.tolist() == [3.0, -1.0] and int(ema.module.count) == 17
+    assert ema.module.table is not module.table
+
+
+@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, math.nan, math.inf, "0.9", True])
+def test_bad_decays_are_named(decay):
+    with pytest.raises(ValueError, match="decay="):
+        EMA(Counted(), decay)
+
+
+def test_another_module_is_refused_and_nothing_moves():
+    ema = EMA(Counted(), 0.9)
+    before = copy.deepcopy(ema.module.state_dict())
+    with pytest.raises(ValueError, match=r"parameters differ from the averaged ones in \['bias', 'weight', 'x.weight'\]"):
+        other = nn.Module()
+        other.x = nn.Linear(2, 2, bias=False)
+        ema.update(other)
+    assert all(torch.equal(before[k], v) for k, v in ema.module.state_dict().items())
+    assert ema.updates == 0
+
+
+@pytest.mark.parametrize("lacks", ["another width", "a buffer"])
+def test_a_module_of_other_shapes_or_buffers_is_refused(lacks):
+    """The update promises the same parameter and buffer names; half an update must not happen."""
+    module = Counted()
+    ema = EMA(module, 0.9)
+    set_all(module, 4.0)
+    if lacks == "a buffer":
+        del module.table
+    else:
+        module.bias = nn.Parameter(torch.full((7,), 4.0))
+    before = copy.deepcopy(ema.module.state_dict())
+    with pytest.raises(ValueError):
+        ema.update(module)
+    assert all(torch.equal(before[k], v) for k, v in ema.module.state_dict().items())
