@@ -43,7 +43,7 @@ def main(runs: Path) -> None:
         axes.axis("off")
     picture.tight_layout()
     (HERE / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
-    picture.savefig(HERE / "docs" / "pictures" / "digits.png", dpi=100)
+    picture.savefig(HERE / "docs" / "pictures" / "digits.png", dpi=100, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -350,7 +350,9 @@ def test_bad_decays_are_named(decay):
 def test_another_module_is_refused_and_nothing_moves():
     ema = EMA(Counted(), 0.9)
     before = copy.deepcopy(ema.module.state_dict())
-    with pytest.raises(ValueError, match=r"parameters differ from the averaged ones in \['bias', 'weight', 'x.weight'\]"):
+    with pytest.raises(
+        ValueError, match=r"parameters differ from the averaged ones in \['bias', 'weight', 'x.weight'\]"
+    ):
         other = nn.Module()
         other.x = nn.Linear(2, 2, bias=False)
         ema.update(other)
