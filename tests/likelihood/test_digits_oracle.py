@@ -1,8 +1,9 @@
 """The whole evaluation on real digits, with a model whose bits/dim are known: independent pixels.
 
-A network that answers with the log-frequencies of each pixel's levels makes `Levels` the exact score of the independent-pixel law,
-a product of mixtures of boxes. Its Jacobian is diagonal, so one Rademacher probe gives the exact trace, and the flow's bits/dim must
-be the histogram's, which is a sum of logarithms. Isolated levels and sharp box edges are the hard case for a solver.
+A network that answers with the log-frequencies of each pixel's levels makes `Levels` the exact score of the
+independent-pixel law, a product of mixtures of boxes. Its Jacobian is diagonal, so one Rademacher probe gives the
+exact trace, and the flow's bits/dim must be the histogram's, which is a sum of logarithms. Isolated levels and sharp
+box edges are the hard case for a solver.
 """
 
 from __future__ import annotations
