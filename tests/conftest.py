@@ -20,8 +20,20 @@ def worst():
     return note
 
 
+def pytest_sessionfinish(session):
+    """Under pytest-xdist a worker hands its figures to the process that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worst"] = dict(_WORST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for group, value in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        _WORST[group] = max(_WORST.get(group, 0.0), value)
+
+
 def pytest_terminal_summary(terminalreporter):
     if _WORST:
-        terminalreporter.write_sep("-", "worst deviation from the parity data")
+        terminalreporter.write_sep("-", "worst deviation from parity data and closed forms")
         for group, error in sorted(_WORST.items()):
             terminalreporter.write_line(f"{group:60s} {error:.2e}")

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import csv
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,8 +31,8 @@ COLUMNS = ("step", "loss", "grad_norm", "learning_rate", "seconds")
 def train(experiment: Experiment, workdir: Workdir) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
-    Raises FloatingPointError where a loss or gradient is not finite, before it can touch the weights. KeyboardInterrupt saves a
-    checkpoint after the step in hand and is raised again.
+    SIGINT and SIGTERM finish the step in hand, save, and raise KeyboardInterrupt; a second one raises it at once, unsaved.
+    Raises FloatingPointError where a loss or gradient is not finite, before it can touch the weights.
     """
     experiment.use_threads()
     workdir.claim(experiment)
@@ -45,22 +48,42 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
     )
     with _metrics(workdir, run.step) as write:
         bar = tqdm(total=plan.steps, initial=run.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True)
-        with bar:
-            try:
-                while run.step < plan.steps:
-                    run.update()
-                    bar.update()
-                    if run.step % plan.log_every == 0 or run.step == plan.steps:
-                        row = run.summary()
-                        write(row)
-                        bar.set_postfix(loss=f"{row['loss']:.4f}")
-                    if run.step % plan.checkpoint_every == 0 or run.step == plan.steps:
-                        run.save()
-            except KeyboardInterrupt:
-                run.save()
-                workdir.log(f"{workdir.path}: stopped at step {run.step}, saved; the same command goes on from there")
-                raise
+        with bar, _signals() as stopped:
+            while run.step < plan.steps:
+                run.update()
+                bar.update()
+                if run.step % plan.log_every == 0 or run.step == plan.steps:
+                    row = run.summary()
+                    write(row)
+                    bar.set_postfix(loss=f"{row['loss']:.4f}")
+                if run.step % plan.checkpoint_every == 0 or run.step == plan.steps or stopped():
+                    run.save()
+                if stopped():
+                    workdir.log(
+                        f"{workdir.path}: stopped at step {run.step}, saved; the same command goes on from there"
+                    )
+                    raise KeyboardInterrupt
     workdir.log(f"{workdir.path}: trained to step {run.step}, last loss {row['loss']:.4f}, {run.seconds:.1f} s")
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """While inside, the first SIGINT or SIGTERM is only noted; the function that is given says whether there was one."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    # only the main thread may set handlers; elsewhere Python's own stay
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Run:

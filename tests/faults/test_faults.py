@@ -1,0 +1,206 @@
+"""Faults put in on purpose, in real processes: what was finished stays, what goes on ends where it would have."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde.experiment.checkpoint import (
+    CheckpointError,
+    last_checkpoint,
+    list_checkpoints,
+    read_checkpoint,
+    write_atomic,
+)
+from scoresde.losses import DenoisingScoreMatching
+from tests.experiment.conftest import Command, HereCommand
+
+MANY = {"training__steps": 40, "training__checkpoint_every": 2, "training__keep": 30}
+
+
+def start(command, **overrides):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = command.arguments("train", "vp", **overrides)
+    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_checkpoints(command, count, process):
+    deadline = time.monotonic() + 60
+    while len(list_checkpoints(command.workdir / "checkpoints")) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The last checkpoint of a run that nothing happened to."""
+    command = HereCommand(tmp_path_factory.mktemp("unbroken") / "run")
+    done = command("train", **MANY)
+    assert done.returncode == 0, done.stderr
+    return read_checkpoint(list_checkpoints(command.workdir / "checkpoints")[-1])
+
+
+def same(a, b):
+    return a.tensors.keys() == b.tensors.keys() and all(t.equal(b.tensors[name]) for name, t in a.tensors.items())
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path, unbroken, after):
+    command = HereCommand(tmp_path / "run")
+    process = start(command, **MANY)
+    wait_for_checkpoints(command, after, process)
+    process.kill()
+    process.communicate()
+    for path in list_checkpoints(command.workdir / "checkpoints"):
+        read_checkpoint(path)  # whole, whenever the kill came
+    done = command("train", **MANY)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from" in done.stdout
+    assert same(last_checkpoint(command.workdir / "checkpoints"), unbroken)
+    steps = [line.split(",")[0] for line in (command.workdir / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == [str(n) for n in range(2, 41, 2)], "no step logged twice, none lost"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_the_step_in_hand(tmp_path, unbroken, number):
+    command = HereCommand(tmp_path / "run")
+    overrides = {**MANY, "training__checkpoint_every": 1000}
+    process = start(command, **overrides)
+    deadline = time.monotonic() + 60
+    while not (command.workdir / "metrics.csv").exists() or (command.workdir / "metrics.csv").stat().st_size < 60:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    saved = last_checkpoint(command.workdir / "checkpoints")
+    assert saved is not None and 0 < saved.step < 40
+    assert command("train", **overrides).returncode == 0
+    assert same(last_checkpoint(command.workdir / "checkpoints"), unbroken)
+
+
+class TestTornCheckpoints:
+    @pytest.fixture
+    def run(self, tmp_path):
+        command = HereCommand(tmp_path / "run")
+        assert command("train").returncode == 0
+        return command
+
+    def test_a_truncated_last_one_is_passed_over(self, run):
+        *_, before, last = list_checkpoints(run.workdir / "checkpoints")
+        last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+        with pytest.raises(CheckpointError, match="torn"):
+            read_checkpoint(last)
+        assert last_checkpoint(run.workdir / "checkpoints").path == before
+        done = run("train")
+        assert done.returncode == 0 and f"goes on from {before.name}" in done.stdout
+
+    def test_only_torn_ones_are_refused(self, run):
+        for path in list_checkpoints(run.workdir / "checkpoints"):
+            path.write_bytes(path.read_bytes()[:100])
+        for verb in ("train", "sample"):
+            done = run(verb)
+            assert done.returncode == 2 and "is torn or no checkpoint" in done.stderr
+
+    def test_a_pickle_with_the_name_of_a_checkpoint_is_not_executed(self, run, tmp_path):
+        mark = tmp_path / "executed"
+
+        class Trap:
+            def __reduce__(self):
+                return os.mkdir, (str(mark),)
+
+        for path in list_checkpoints(run.workdir / "checkpoints"):
+            path.write_bytes(pickle.dumps(Trap()))
+        assert run("sample").returncode == 2
+        torch.save({"model": Trap()}, list_checkpoints(run.workdir / "checkpoints")[-1])
+        assert run("sample").returncode == 2
+        assert not mark.exists()
+
+    def test_weights_of_another_network_are_refused(self, run, tmp_path):
+        other = HereCommand(tmp_path / "other")
+        assert other("train", network__channels=16).returncode == 0
+        theirs = list_checkpoints(other.workdir / "checkpoints")[-1]
+        for path in list_checkpoints(run.workdir / "checkpoints"):
+            path.write_bytes(theirs.read_bytes())
+        done = run("sample")
+        assert done.returncode == 2 and "is of another network" in done.stderr
+        done = run("train")
+        assert done.returncode == 2 and "belongs to another config" in done.stderr
+
+
+def test_writing_fails_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["file"], "no temporary file stays"
+
+
+def test_data_with_nan_is_refused_before_anything_is_written(tmp_path):
+    points = np.zeros((20, 2))
+    points[7, 1] = np.nan
+    np.save(tmp_path / "points.npy", points)
+    command = HereCommand(tmp_path / "run")
+    done = command("train", data=f"{{'name': 'Arrays', 'train': {str(tmp_path / 'points.npy')!r}}}")
+    assert done.returncode == 2
+    assert "non-finite values in 1 of" in done.stderr
+    assert not command.workdir.exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_times_and_keeps_the_last_checkpoint(tmp_path):
+    command = HereCommand(tmp_path / "run")
+    done = command("train", **MANY, objective__name="tests.faults.test_faults:BreaksAtStepFive")
+    assert done.returncode == 2
+    assert "the loss is not finite at step 5 for 2 of 8 examples, t in [" in done.stderr
+    assert "positions [42, 45]" in done.stderr
+    assert [path.name for path in list_checkpoints(command.workdir / "checkpoints")] == [
+        "step-000000002.safetensors",
+        "step-000000004.safetensors",
+    ]
+    for path in list_checkpoints(command.workdir / "checkpoints"):
+        tensors = read_checkpoint(path).tensors.values()
+        assert all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
+
+
+class BreaksAtStepFive(DenoisingScoreMatching):
+    """NaN for the third and sixth example of step 5 (of 8 examples each: positions 42 and 45)."""
+
+    def __init__(self, sde, seed=0):
+        super().__init__(sde, seed=seed)
+        self.evaluations = 0
+
+    def evaluate(self, model, draw, **condition):
+        loss = super().evaluate(model, draw, **condition)
+        if self.evaluations == 5:
+            loss = loss * torch.tensor([1, 1, math.nan, 1, 1, math.nan, 1, 1])
+        self.evaluations += 1
+        return loss
+
+
+def test_two_folders_do_not_know_each_other(tmp_path):
+    """The same command in two folders at once gives the same weights."""
+    commands = [Command(tmp_path / name) for name in "ab"]
+    processes = [start(command) for command in commands]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    a, b = (last_checkpoint(command.workdir / "checkpoints") for command in commands)
+    assert same(a, b)
