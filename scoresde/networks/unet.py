@@ -49,7 +49,7 @@ class SmallUNet(nn.Module):
         if channels < 8 or channels % 8:
             raise ValueError(f"channels={channels} is not allowed: give a multiple of 8")
         images, height, width = event_shape
-        self.images, self.outputs = images, outputs
+        self.event_shape, self.images, self.outputs = tuple(event_shape), images, outputs
         size = 4 * channels
         self.embedding = embedding or RadialEmbedding()
         self.label = nn.Sequential(
@@ -74,6 +74,8 @@ class SmallUNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this SmallUNet was made for {self.event_shape}")
         told = self.label(self.embedding(label))
         h = self.first(x) + self.position
         for block in self.down:

@@ -9,6 +9,8 @@ from the process's own transition is of order 1/N. Drift, diffusion and prior ar
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -41,9 +43,9 @@ class Chain(LinearSDE):
         """t of a 0-based index, float64."""
         return index.to(torch.float64) / (self.steps - 1) * self.T
 
+    @abstractmethod
     def step(self, t: Tensor) -> ScalarKernel:
         """The kernel of the chain's step that ends at t; coefficients in float64, the shape of t."""
-        raise NotImplementedError
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         return self.sde.drift_coefficient(t)
