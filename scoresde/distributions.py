@@ -5,8 +5,9 @@ Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it 
     p_t(x) = sum_k w_k N(x; alpha mu_k, alpha^2 C_k + sigma^2 I),
 
 and the score is the responsibility-weighted sum of its components' scores. With C_k = V_k diag(c_k) V_k^T, decomposed
-once, every time costs a rotation. They are the ground truth of the project's tests, and a network of nobody's making:
-anything that takes a score takes ``mixture.score(sde)``.
+once, every time costs a rotation. Under a process with a matrix kernel N(A x_0, L L^T) the components are
+N(A mu_k, A C_k A^T + L L^T), by dense matrices: for small events. They are the
+ground truth of the project's tests, and a network of nobody's making: anything that takes a score takes ``mixture.score(sde)``.
 
 Inside, everything is float64 whatever the dtype of x; results come in the dtype of x.
 """
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from scoresde._validation import check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
-from scoresde.sde.base import LinearSDE
+from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.linear import LinearSDE
 
 _CHUNK = 2**24
 """Elements of a (B, K, d) block that is held at once."""
@@ -112,12 +114,48 @@ class GaussianMixture:
         """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
         check_batch("x", x)
         sde.check_time(t, len(x))
-        t = t.to(torch.float64)
-        return self._evaluate(x, sde.alpha(t), sde.sigma(t))[0]
+        return self._at(sde, x, t)[0]
 
     def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
         """The exact score under ``sde``: (x, t) -> grad log p_t(x)."""
         return _MixtureScore(self, sde)
+
+    def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log-density (B,) and score (B, *state) of x_t at the state x."""
+        t = t.to(torch.float64)
+        kernel = sde.kernel(t)
+        if isinstance(kernel, ScalarKernel):
+            return self._evaluate(x, kernel.a, kernel.std)
+        check_batch("x", x)
+        if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
+            raise ValueError(f"x has shape {tuple(x.shape)}: the states are {sde.state_shape(self.event_shape)}")
+        log_prob, score = torch.empty(len(x), dtype=torch.float64), torch.empty(x.shape, dtype=torch.float64).flatten(1)
+        times = t.expand(len(x))
+        flat = x.flatten(1).to(torch.float64)
+        rows = []
+        for time in times.unique():
+            here = times == time
+            means, factors = self._dense(sde, time)
+            rows.append((here, *_full(flat[here], means, factors, self.weights)))
+        for here, value, slope in rows:
+            log_prob = log_prob.masked_scatter(here, value)
+            score = score.masked_scatter(here[:, None], slope)
+        return log_prob.to(x.dtype), score.to(x.dtype).reshape(x.shape)
+
+    def _dense(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (K, D) and Cholesky factors (K, D, D) of the components of x_t, for any linear kernel."""
+        kernel, d = sde.kernel(t), self.means.shape[1]
+        unit = torch.eye(d, dtype=torch.float64).reshape(d, *self.event_shape)
+        forward = kernel.mean(sde.augment(unit)).flatten(1).mT  # (D, d)
+        size = len(forward)
+        whole = torch.eye(size, dtype=torch.float64).reshape(size, *sde.state_shape(self.event_shape))
+        noise = kernel.covariance(whole).reshape(size, size)
+        variances = self.variances.expand(-1, d)
+        turned = forward.expand(len(variances), -1, -1)
+        if self.rotations is not None:
+            turned = forward @ self.rotations
+        covariances = turned @ (variances[:, :, None] * turned.mT) + 0.5 * (noise + noise.mT)
+        return self.means @ forward.mT, torch.linalg.cholesky(covariances)
 
     def _evaluate(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """log-density (B,) and score (B, *event) of the law of alpha x_0 + sigma z at x."""
@@ -151,6 +189,20 @@ class GaussianMixture:
         return log_prob, -torch.einsum("bk,bki->bi", share, whitened)
 
 
+def _full(x: Tensor, means: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log-density (B,) and score (B, D) of a mixture with covariances factor factor^T, at x (B, D)."""
+    offset = (x[:, None] - means).movedim(0, -1)  # (K, D, B)
+    white = torch.linalg.solve_triangular(factors, offset, upper=False)
+    slope = torch.linalg.solve_triangular(factors.mT, white, upper=True)
+    log_det = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_joint = (weights.log() - log_det - 0.5 * x.shape[1] * math.log(2.0 * math.pi))[:, None] - 0.5 * (white**2).sum(
+        1
+    )
+    log_prob = log_joint.logsumexp(0)
+    share = (log_joint - log_prob).exp()
+    return log_prob, -torch.einsum("kb,kdb->bd", share, slope)
+
+
 @dataclass(frozen=True)
 class _MixtureScore:
     """grad log p_t of a mixture under a process."""
@@ -159,8 +211,7 @@ class _MixtureScore:
     sde: LinearSDE
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        t = t.to(torch.float64)
-        return self.mixture._evaluate(x, self.sde.alpha(t), self.sde.sigma(t))[1]
+        return self.mixture._at(self.sde, x, t)[1]
 
 
 class SmoothedEmpirical(GaussianMixture):

@@ -27,7 +27,8 @@ from torch import Tensor
 from scoresde._validation import expand
 from scoresde.data.transforms import Quantized
 from scoresde.score import Belief, Prediction
-from scoresde.sde.base import LinearSDE
+from scoresde.sde.linear import LinearSDE
+from scoresde.sde.scalar import ScalarSDE
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Levels(Prediction):
 
     def boxes(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """ln P(y | k) and E[x_0 | y, k], both (B, *event, K) in float64."""
+        if not isinstance(sde, ScalarSDE):
+            raise TypeError(f"Levels needs a ScalarSDE, in which the noise of a coordinate is its own: sde={sde!r}")
         alpha, sigma = expand(sde.alpha(t), x).double(), expand(sde.sigma(t), x).double()
         y, s = (x.double() / alpha)[..., None], (sigma / alpha)[..., None]
         edges = self.transform.edges(torch.float64, x.device)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_batch, check_choice, check_number, expand
-from scoresde.sde.base import LinearSDE
+from scoresde.sde.linear import LinearSDE
 
 Label = Callable[[LinearSDE, Tensor], Tensor]
 """(process, t) -> what the network is told of the time, the shape of t."""
@@ -38,7 +38,7 @@ class LogNoiseLabel:
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
-        return torch.log(sde.sigma(t) / sde.alpha(t))
+        return sde.log_noise(t)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SigmaLabel:
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
-        return sde.sigma(t)
+        return sde.noise_level(t)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class ScoreModel(nn.Module):
         self._check_input(x, t)
         scaled = x
         if self.data_std is not None:
-            scaled = x / expand((self.sde.alpha(t) * self.data_std).hypot(self.sde.sigma(t)), x)
+            scaled = x / expand(self.sde.input_std(t, self.data_std), x)
         return self.network(scaled, self.label(self.sde, t), **condition)
 
     def _check_input(self, x: Tensor, t: Tensor) -> None:

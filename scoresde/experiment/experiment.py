@@ -165,7 +165,9 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     levels = getattr(getattr(prediction, "transform", None), "levels", 1) if isinstance(prediction, Prediction) else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(config["network"], "network", nn.Module, event_shape=data.event_shape, outputs=levels)
+        network = build(
+            config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
+        )
     return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
 
 

@@ -3,8 +3,11 @@
     dx/dt = v(x, t) = f - g^2 score / 2
     log p_(t_min)(x) = log p_T(x_T) + int_(t_min)^T div v(x_t, t) dt
 
-The state and the integral go through the solver together, in float64. What the number is not: t_min > 0 makes it the
-density of data with noise sigma(t_min), evaluated at x; and p_T is taken to be the prior. Both are recorded with the result.
+The state and the integral go through the solver together, in float64. Where the state is more than the data, the rest
+is drawn and its log-density q subtracted, log p(x, v) - log q(v): in the mean a lower bound of log p(x).
+
+What the number is not: t_min > 0 makes it the density of data with noise sigma(t_min), evaluated at x; and p_T is taken to be the
+prior. Both are recorded with the result.
 """
 
 from __future__ import annotations
@@ -83,7 +86,9 @@ def log_likelihood(
         raise ValueError("give either solver or tolerance: a solver has its own rtol and atol")
     solver = solver or ScipyODE(rtol=tolerance or 1e-5, atol=tolerance or 1e-5)
     divergence = divergence or Hutchinson()
-    probes = divergence.probes(x, noise or NoiseSource.of(seed, len(x), first, x.device))
+    noise = noise or NoiseSource.of(seed, len(x), first, x.device)
+    x, drawn = sde.lift(x, noise)
+    probes = divergence.probes(x, noise)
     d = x[0].numel()
 
     def slope(t: float, state: Tensor) -> Tensor:
@@ -96,7 +101,7 @@ def log_likelihood(
     solution = solver.solve(slope, start, t_min, sde.T)
     latent = solution.y[:, :d].reshape(x.shape)
     prior = sde.prior_log_prob(latent)
-    log_prob = prior[:, None] + solution.y[:, d:]
+    log_prob = prior[:, None] + solution.y[:, d:] - torch.as_tensor(drawn, dtype=torch.float64)[..., None]
     if divergence.estimates > 1:
         error = log_prob.std(1) / math.sqrt(divergence.estimates)
     else:

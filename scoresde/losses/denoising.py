@@ -5,10 +5,11 @@
 where grad log p(x_t | x_0) = -z / sigma. Weightings:
 
     variance     lambda = sigma^2     || sigma s + z ||^2: DDPM's and SMLD's simple loss
-    likelihood   lambda = g^2         (g / sigma)^2 || sigma s + z ||^2: half of its sum over coordinates and integral over
+    likelihood   lambda = g^2         || (g / sigma) (sigma s + z) ||^2: half of its sum over coordinates and integral over
                                       time bounds -log p from above, up to a constant (Song et al. 2021b, arXiv:2101.09258)
 
-The residual is written with sigma s + z, which stays of order one as sigma -> 0. For a chain of N instants
+The residual is written with sigma s + z, which stays of order one as sigma -> 0; where noise and diffusion are matrices it is
+L^T s + z, and G^T L^-T of it. For a chain of N instants
 (``sde.discretize(N)``) with `ChainTimes` the same lines are DDPM's and SMLD's discrete objectives.
 """
 
@@ -113,17 +114,16 @@ class DenoisingScoreMatching:
         if t is None:
             t = self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=x0.dtype))
         if noise is None:
-            noise = source.normal(x0.shape[1:], step=step, purpose="perturb", dtype=x0.dtype)
+            noise = source.normal(self.sde.state_shape(x0.shape[1:]), step=step, purpose="perturb", dtype=x0.dtype)
         return Draw(t, noise, self.sde.perturb(x0, t, noise))
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """The loss of each example, (B,), for a given draw."""
         check_same_process(self.sde, model)
         score = model(draw.x_t, draw.t, **condition)
-        residual = (draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)) ** 2
-        residual = residual.flatten(1) if residual.ndim > 1 else residual[:, None]
-        loss = residual.mean(1) if self.reduction == "mean" else 0.5 * residual.sum(1)
-        weight = 1.0 / self.times.density(self.sde, draw.t)
+        residual = draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)
         if self.weighting == "likelihood":
-            weight = weight * (self.sde.diffusion(draw.t) / self.sde.sigma(draw.t)) ** 2
-        return weight * loss
+            residual = self.sde.in_diffusion_units(residual, draw.t)
+        square = residual.reshape(len(residual), -1) ** 2
+        loss = square.mean(1) if self.reduction == "mean" else 0.5 * square.sum(1)
+        return loss / self.times.density(self.sde, draw.t)

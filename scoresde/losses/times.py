@@ -79,12 +79,12 @@ class UniformLogNoise(TimeLaw):
 
     def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
         first, last = self._range(sde, t)
-        slope = 0.5 * (sde.diffusion(t) / sde.sigma(t)) ** 2
+        slope = sde.log_noise_slope(t)
         return (slope / (last - first)).to(t.dtype) * (sde.T - self.t_min)
 
     def _range(self, sde: LinearSDE, like: Tensor) -> tuple[Tensor, Tensor]:
         ends = torch.tensor([self.t_min, sde.T], dtype=torch.float64, device=like.device)
-        reached = (sde.sigma(ends) / sde.alpha(ends)).log()
+        reached = sde.log_noise(ends)
         wanted = torch.tensor([self.low, self.high], dtype=torch.float64, device=like.device).log()
         first, last = torch.maximum(reached[0], wanted[0]), torch.minimum(reached[1], wanted[1])
         if not bool(first < last):

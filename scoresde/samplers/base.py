@@ -27,13 +27,15 @@ Callback = Callable[[int, Tensor, Tensor], None]
 class SampleResult:
     """What a sampler returns.
 
-    samples: (B, *event).
+    samples: (B, *event), data.
+    state: (B, *state), what they were read off; the same where the process has no more than the data.
     nfe: evaluations of the score, each for the whole batch.
     times: (N + 1,) the grid, descending; empty where a solver chose its steps.
     seed, first: the key of the draws: sample i is (seed, first + i).
     """
 
     samples: Tensor
+    state: Tensor
     nfe: int
     times: Tensor
     seed: int
@@ -81,7 +83,7 @@ class Sampler(ABC):
         shape: (B, *event).
         seed, first: key of the draws; the samples have the numbers first, ..., first + B - 1.
         noise: replaces (seed, first) by a source of one's own.
-        start: (B, *event) state at T; a draw from the prior unless given.
+        start: (B, *state) at T; a draw from the prior unless given.
         callback: called with (0, T, start), then after every step with its number, the time reached and the state there.
 
         Raises ValueError for a shape that does not fit, a sampler that does not fit the process, or a non-finite state.
@@ -93,14 +95,17 @@ class Sampler(ABC):
         noise = noise or NoiseSource.of(seed, shape[0], first, device)
         if start is None:
             start = sde.prior_sample(shape, noise=noise, dtype=dtype, device=device)
-        elif tuple(start.shape) != tuple(shape):
-            raise ValueError(f"start has shape {tuple(start.shape)}: shape={tuple(shape)} was asked for")
+        else:
+            wanted = (shape[0], *sde.state_shape(shape[1:]))
+            if tuple(start.shape) != wanted:
+                raise ValueError(f"start has shape {tuple(start.shape)}: shape={shape} needs a state of {wanted}")
         counted = CountedScore(score)
         if callback is not None:
             callback(0, torch.tensor(sde.T, dtype=start.dtype), start)
-        samples, times = self.run(sde, counted, start, noise, callback)
-        check_samples(samples, noise)
-        return SampleResult(samples, counted.calls, times, noise.seed, int(noise.indices[0]))
+        state, times = self.run(sde, counted, start, noise, callback)
+        check_samples(state, noise)
+        samples = sde.project(state)
+        return SampleResult(samples, state, counted.calls, times, noise.seed, int(noise.indices[0]))
 
     @abstractmethod
     def run(

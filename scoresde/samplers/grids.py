@@ -42,7 +42,7 @@ def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  #
     check_count("steps", steps)
     check_number("t_min", t_min, above=0.0)
     ends = torch.tensor([sde.T, t_min], dtype=torch.float64)
-    first, last = sde.sigma(ends) / sde.alpha(ends)
+    first, last = sde.log_noise(ends).exp()
     w = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
     times = sde.time_of_log_noise(log_level(first, last, w))
     times[0], times[-1] = ends

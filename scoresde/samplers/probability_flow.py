@@ -45,7 +45,7 @@ class ProbabilityFlowODE(Sampler):
 
     @torch.no_grad()
     def encode(self, sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
-        """The latent at T of data x (B, *event): what `start` must be for the sampler to return x."""
+        """The latent at T of a state x (B, *state) at t_min: what `start` must be for the sampler to return it."""
         check_same_process(sde, score)
         return self._integrate(sde, score, x, self.t_min, sde.T, None)
 

@@ -103,7 +103,7 @@ class ExactSteps(Stepping):
         sde.check_time(times)
         t, s = times[:-1], times[1:]
         kernels = sde.transition(s, t)
-        return Walk(times, t - s, sde.sigma(t), kernels, kernels.bridged(sde.kernel(t)))
+        return Walk(times, t - s, sde.noise_level(t), kernels, kernels.bridged(sde.kernel(t), sde.kernel(s)))
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,4 @@ class PaperSteps(Stepping):
         kernels = chain.step(times)
         # the reference's annealed Langevin corrector takes the process's sigma on a chain too
         ends = torch.cat((times, (times[-1:] - widths[-1:]).clamp(min=0.0)))
-        return Walk(ends, widths, sde.continuous.sigma(times), kernels, kernels.bridged(chain.kernel(times)))
+        return Walk(ends, widths, sde.continuous.noise_level(times), kernels, kernels.bridged(chain.kernel(times)))

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count
-from scoresde.sde.base import LinearSDE
 from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.scalar import ScalarSDE
 
 _INDEX_SLACK = 1e-4
 """t (N-1) may fall this much short of a whole number, or by four roundings of t where that is more."""
 
 
-class Chain(LinearSDE):
+class Chain(ScalarSDE):
     """A linear process on ``steps`` instants. Subclasses give `alpha`, `sigma` and `step`."""
 
-    def __init__(self, sde: LinearSDE, steps: int) -> None:
+    def __init__(self, sde: ScalarSDE, steps: int) -> None:
         check_count("steps", steps, least=2)
         self.sde, self.steps, self.T = sde, steps, sde.T
 
@@ -57,7 +57,7 @@ class Chain(LinearSDE):
         return self.sde.prior_std()
 
     @property
-    def continuous(self) -> LinearSDE:
+    def continuous(self) -> ScalarSDE:
         return self.sde
 
     def discretize(self, steps: int) -> Chain:
@@ -69,7 +69,7 @@ class TableChain(Chain):
     """A chain by its tables, each (N,) in float64: marginals alpha_i, sigma_i and steps A_i = step_a, L_i = step_std."""
 
     def __init__(
-        self, sde: LinearSDE, steps: int, *, alpha: Tensor, sigma: Tensor, step_a: Tensor, step_std: Tensor
+        self, sde: ScalarSDE, steps: int, *, alpha: Tensor, sigma: Tensor, step_a: Tensor, step_std: Tensor
     ) -> None:
         super().__init__(sde, steps)
         self.alphas, self.sigmas, self.step_a, self.step_std = alpha, sigma, step_a, step_std

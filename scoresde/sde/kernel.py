@@ -1,10 +1,11 @@
 """The law of a linear process between two times: x_t | x_s ~ N(A x_s, L L^T).
 
-Predictors, bridges and Langevin steps need four things of it only, so they never ask what A and L are made of:
+Objectives, predictors, bridges and Langevin steps need a few things of it only, and never ask what A and L are made of:
 
-    mean(x) = A x        solve(x) = A^-1 x        scale(z) = L z        covariance(v) = L L^T v
+    mean(x) = A x        scale(z) = L z              covariance(v) = L L^T v
+    solve(x) = A^-1 x    scale_transposed(v) = L^T v    whiten_transposed(z) = L^-T z
 
-`ScalarKernel` is the case A = a I, L = std I. A process whose A is a block or diagonal in a basis brings its own class.
+`ScalarKernel` is the case A = a I, L = std I, `MapKernel` any pair of linear maps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import expand
+from scoresde.sde.maps import LinearMap
 
 
 class GaussianKernel(ABC):
@@ -38,14 +40,35 @@ class GaussianKernel(ABC):
         """L L^T v."""
 
     @abstractmethod
+    def scale_transposed(self, v: Tensor) -> Tensor:
+        """L^T v: minus the noise that a score v stands for."""
+
+    @abstractmethod
+    def whiten_transposed(self, z: Tensor) -> Tensor:
+        """L^-T z: minus the score of the kernel at mean + L z."""
+
+    @abstractmethod
+    def whiten(self, v: Tensor) -> Tensor:
+        """L^-1 v."""
+
+    @abstractmethod
+    def signal(self) -> Tensor:
+        """||A||_F / sqrt d, shape () or (B,)."""
+
+    @abstractmethod
+    def level(self) -> Tensor:
+        """||L||_F / sqrt d, shape () or (B,): the root mean square of the noise over coordinates."""
+
+    @abstractmethod
     def contraction(self) -> Tensor:
         """|det A|^(2/d), shape () or (B,): what is left of the variance of x_s; 1 - beta_i in DDPM's notation."""
 
     @abstractmethod
-    def bridged(self, marginal: GaussianKernel) -> GaussianKernel:
+    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> GaussianKernel:
         """The same map with the bridge's noise: L L^T replaced by the covariance of x_s given x_t and x_0.
 
-        marginal: the kernel x_t | x_0 at the end of the step.
+        marginal, before: the kernels x_t | x_0 and x_s | x_0 at the end and the start of the step; where the second is not
+            given it follows from the others, with some cancellation.
         """
 
     @abstractmethod
@@ -76,20 +99,95 @@ class ScalarKernel(GaussianKernel):
     def covariance(self, v: Tensor) -> Tensor:
         return expand(self.std, v) ** 2 * v
 
+    def scale_transposed(self, v: Tensor) -> Tensor:
+        return expand(self.std, v) * v
+
+    def whiten_transposed(self, z: Tensor) -> Tensor:
+        return z / expand(self.std, z)
+
+    def whiten(self, v: Tensor) -> Tensor:
+        return v / expand(self.std, v)
+
+    def signal(self) -> Tensor:
+        return self.a.abs()
+
+    def level(self) -> Tensor:
+        return self.std
+
     def contraction(self) -> Tensor:
         return self.a**2
 
-    def bridged(self, marginal: GaussianKernel) -> ScalarKernel:
+    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
         """std -> std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2."""
         assert isinstance(marginal, ScalarKernel)
-        before = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a
-        return ScalarKernel(self.a, self.std * before / marginal.std)
+        sigma_s = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a if before is None else before.level()
+        return ScalarKernel(self.a, self.std * sigma_s / marginal.std)
 
     def to(self, x: Tensor) -> ScalarKernel:
         return ScalarKernel(self.a.to(x), self.std.to(x))
 
     def __getitem__(self, k: int) -> ScalarKernel:
         return ScalarKernel(self.a[k], self.std[k])
+
+
+@dataclass(frozen=True)
+class MapKernel(GaussianKernel):
+    """N(A x, L L^T) for linear maps A and L = noise."""
+
+    a: LinearMap
+    noise: LinearMap
+
+    def mean(self, x: Tensor) -> Tensor:
+        return self.a(x)
+
+    def solve(self, x: Tensor) -> Tensor:
+        return self.a.inverse()(x)
+
+    def scale(self, z: Tensor) -> Tensor:
+        return self.noise(z)
+
+    def covariance(self, v: Tensor) -> Tensor:
+        return self.noise(self.noise.transpose()(v))
+
+    def scale_transposed(self, v: Tensor) -> Tensor:
+        return self.noise.transpose()(v)
+
+    def whiten_transposed(self, z: Tensor) -> Tensor:
+        return self.noise.inverse().transpose()(z)
+
+    def whiten(self, v: Tensor) -> Tensor:
+        return self.noise.inverse()(v)
+
+    def signal(self) -> Tensor:
+        return self.a.mean_square().sqrt()
+
+    def level(self) -> Tensor:
+        return self.noise.mean_square().sqrt()
+
+    def contraction(self) -> Tensor:
+        return (2.0 * self.a.log_det()).exp()
+
+    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
+        """With C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B."""
+        assert isinstance(marginal, MapKernel)
+        after = marginal.noise.compose(marginal.noise.transpose())
+        minus = torch.tensor(-1.0, dtype=torch.float64)
+        if isinstance(before, MapKernel):
+            start = before.noise.compose(before.noise.transpose())
+        else:
+            own = self.noise.compose(self.noise.transpose())
+            back = self.a.inverse()
+            start = back.compose(after.add(own.times(minus))).compose(back.transpose())
+        gain = start.compose(self.a.transpose()).compose(after.inverse()).compose(self.a).compose(start)
+        covariance = start.add(gain.times(minus))
+        symmetric = covariance.add(covariance.transpose()).times(torch.tensor(0.5, dtype=torch.float64))
+        return MapKernel(self.a, symmetric.root())
+
+    def to(self, x: Tensor) -> MapKernel:
+        return MapKernel(self.a.to(x), self.noise.to(x))
+
+    def __getitem__(self, k: int) -> MapKernel:
+        return MapKernel(self.a[k], self.noise[k])
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

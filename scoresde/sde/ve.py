@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
-from scoresde.sde.base import LinearSDE
 from scoresde.sde.chain import Chain, TableChain
 from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.scalar import ScalarSDE
 
 
 @dataclass(frozen=True)
-class VESDE(LinearSDE):
+class VESDE(ScalarSDE):
     """Variance-exploding process.
 
     sigma_min: noise at t = 0, > 0; well below the finest detail of the data.

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
-from scoresde.sde.base import LinearSDE
 from scoresde.sde.chain import Chain, TableChain
 from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.scalar import ScalarSDE
 
 
 @dataclass(frozen=True)
-class LinearBeta(LinearSDE):
+class LinearBeta(ScalarSDE):
     """What VP and sub-VP share: beta(t) linear in t, its integral, the drift and the mean. N(0, I) is the prior."""
 
     beta_min: float = 0.1

@@ -1,0 +1,129 @@
+"""Orthonormal bases in which a process may be diagonal: forward(x) = U x gives the modes, inverse(m) = U^T m the state.
+
+    Axes     one orthonormal matrix for each of the event's dimensions, None leaves a dimension as it is
+    Flat     one orthonormal matrix on the flattened event (PCA, pooling and its complement)
+
+`dct(event_shape)` and `haar(event_shape)` make the usual ones, `pca(data)` one from data.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch
+
+
+class Basis(ABC):
+    """An orthonormal basis of events of one shape."""
+
+    event_shape: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Modes of x, the shape of x (B, *event)."""
+
+    @abstractmethod
+    def inverse(self, modes: Tensor) -> Tensor:
+        """The state with these modes."""
+
+
+class Axes(Basis):
+    """Separable: mode indices are those of the event's dimensions.
+
+    matrices: for each dimension of the event an orthonormal (n, n), or the size n of one that is left as it is.
+    """
+
+    def __init__(self, matrices: Sequence[Tensor | int]) -> None:
+        self.event_shape = tuple(m if isinstance(m, int) else len(m) for m in matrices)
+        self.matrices = [None if isinstance(m, int) else _orthonormal("matrices", m) for m in matrices]
+
+    def __repr__(self) -> str:
+        return f"Axes(event_shape={self.event_shape})"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._apply(x, transpose=False)
+
+    def inverse(self, modes: Tensor) -> Tensor:
+        return self._apply(modes, transpose=True)
+
+    def _apply(self, x: Tensor, transpose: bool) -> Tensor:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the basis is of {self.event_shape}")
+        for k, matrix in enumerate(self.matrices):
+            if matrix is not None:
+                u = matrix.to(x)
+                x = torch.movedim(torch.movedim(x, k + 1, -1) @ (u if transpose else u.mT), -1, k + 1)
+        return x
+
+
+class Flat(Basis):
+    """One orthonormal matrix u (d, d) on flattened events; modes are in the event's shape, row i of u at flat index i."""
+
+    def __init__(self, u: Tensor, event_shape: Sequence[int]) -> None:
+        self.event_shape = tuple(event_shape)
+        if u.shape != (math.prod(event_shape),) * 2:
+            raise ValueError(
+                f"u has shape {tuple(u.shape)}: events of {self.event_shape} need {math.prod(event_shape)} square"
+            )
+        self.u = _orthonormal("u", u)
+
+    def __repr__(self) -> str:
+        return f"Flat(event_shape={self.event_shape})"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.reshape(len(x), -1) @ self.u.to(x).mT).reshape(x.shape)
+
+    def inverse(self, modes: Tensor) -> Tensor:
+        return (modes.reshape(len(modes), -1) @ self.u.to(modes)).reshape(modes.shape)
+
+
+def dct(event_shape: Sequence[int]) -> Axes:
+    """The orthonormal discrete cosine transform (DCT-II) over the last two dimensions, or the only one."""
+    axes = len(event_shape) - min(2, len(event_shape))
+    return Axes([n if k < axes else dct_matrix(n) for k, n in enumerate(event_shape)])
+
+
+def dct_matrix(n: int) -> Tensor:
+    """Row k: sqrt(2/n) cos(pi (i + 1/2) k / n), the first by 1/sqrt 2; (n, n) float64."""
+    i, k = torch.arange(n, dtype=torch.float64), torch.arange(n, dtype=torch.float64)[:, None]
+    u = math.sqrt(2.0 / n) * torch.cos(math.pi * (i + 0.5) * k / n)
+    u[0] /= math.sqrt(2.0)
+    return u
+
+
+def haar(event_shape: Sequence[int]) -> Axes:
+    """Pooling by 2 and its complement over the last two dimensions, or the only one: the first half of each dimension's modes
+    are the scaled averages of neighbours, the second half their differences. Even sizes only."""
+    axes = len(event_shape) - min(2, len(event_shape))
+    matrices: list[Tensor | int] = []
+    for k, n in enumerate(event_shape):
+        if k < axes:
+            matrices.append(n)
+            continue
+        if n % 2:
+            raise ValueError(f"event_shape={tuple(event_shape)}: pooling by 2 needs even sizes")
+        pairs = torch.eye(n, dtype=torch.float64).reshape(n // 2, 2, n)
+        matrices.append(torch.cat((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1])) / math.sqrt(2.0))
+    return Axes(matrices)
+
+
+def pca(data: Tensor) -> tuple[Flat, Tensor]:
+    """The principal axes of data (n, *event), largest variance first, and the variances in the event's shape."""
+    check_batch("data", data)
+    flat = data.reshape(len(data), -1).to(torch.float64)
+    centred = flat - flat.mean(0)
+    variances, vectors = torch.linalg.eigh(centred.mT @ centred / len(flat))
+    return Flat(vectors.mT.flip(0), data.shape[1:]), variances.flip(0).clamp(min=0.0).reshape(data.shape[1:])
+
+
+def _orthonormal(name: str, u: Tensor) -> Tensor:
+    u = u.to(torch.float64)
+    error = float((u @ u.mT - torch.eye(len(u), dtype=torch.float64, device=u.device)).abs().max())
+    if not error < 1e-8:
+        raise ValueError(f"{name} is not orthonormal: U U^T differs from the identity by {error:.2g}")
+    return u

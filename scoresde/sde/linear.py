@@ -1,0 +1,188 @@
+"""Processes with a drift that is linear in the state, and so with Gaussian kernels in closed form.
+
+    dx = F(t) x dt + G(t) dw        x_t | x_0 ~ N(A(t) x_0, L(t) L(t)^T)        F, G, A, L linear maps on the state
+
+The score of the kernel at A x_0 + L z is -L^-T z, and with score = grad log p_t(x) the model's noise and data are
+
+    E[z | x_t] = -L^T score        E[x_0 | x_t] = A^-1 (x_t + L L^T score)    (Tweedie)
+
+Numbers for F, G, A, L: `scalar.py`. Numbers for every mode of a basis: `modewise.py`. Matrices over phase space: `langevin.py`.
+Objectives, models, samplers and the likelihood use what stands here and never ask which it is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch
+from scoresde.noise import NoiseSource
+from scoresde.sde.base import SDE
+from scoresde.sde.kernel import GaussianKernel, standard_normal_log_prob
+from scoresde.sde.maps import LinearMap
+
+if TYPE_CHECKING:
+    from scoresde.sde.chain import Chain
+
+
+class LinearSDE(SDE):
+    """A process dx = F(t) x dt + G(t) dw.
+
+    A subclass gives `drift_map`, `diffusion_map`, `kernel`, `_transition` and `prior_root`; the rest follows.
+    """
+
+    @abstractmethod
+    def drift_map(self, t: Tensor) -> LinearMap:
+        """F(t)."""
+
+    @abstractmethod
+    def diffusion_map(self, t: Tensor) -> LinearMap:
+        """G(t)."""
+
+    @abstractmethod
+    def kernel(self, t: Tensor) -> GaussianKernel:
+        """The kernel x_t | x_0, for the state's mean at t = 0 as `augment` gives it; t is () or (B,)."""
+
+    @abstractmethod
+    def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
+        """The kernel x_t | x_s for times that were checked."""
+
+    @abstractmethod
+    def prior_root(self) -> LinearMap:
+        """R with the prior N(0, R R^T)."""
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        check_batch("x", x)
+        self.check_time(t, len(x))
+        return self.drift_map(t)(x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """||G(t)||_F / sqrt d, the shape of t: the root mean square over coordinates."""
+        self.check_time(t)
+        return self.diffusion_map(t).mean_square().sqrt()
+
+    def diffuse(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+        return self.diffusion_map(t)(z)
+
+    def diffuse_twice(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+        g = self.diffusion_map(t)
+        return g(g.transpose()(v))
+
+    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, *state) and standard deviation (the shape of t; its root mean square over coordinates) of x_t given x_0."""
+        check_batch("x0", x0)
+        self.check_time(t, len(x0))
+        kernel = self.kernel(t)
+        return kernel.mean(self.augment(x0)), kernel.level()
+
+    def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """A x_0 + L noise, for data x0 (B, *event) and noise (B, *state)."""
+        check_batch("x0", x0)
+        self.check_time(t, len(x0))
+        kernel = self.kernel(t)
+        return kernel.mean(self.augment(x0)) + kernel.scale(noise)
+
+    def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
+        z = noise.normal(self.state_shape(x0.shape[1:]), step=step, purpose="perturb", dtype=x0.dtype)
+        return self.perturb(x0, t, z)
+
+    def transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
+        """The kernel x_t | x_s for s <= t in [0, T]; shapes () or (B,). Raises ValueError for other times."""
+        self.check_time(s)
+        self.check_time(t)
+        if s.device.type == "cpu" and not bool((s <= t).all()):
+            raise ValueError(f"s={s.tolist()}, t={t.tolist()}: a transition goes from s up to t, s <= t")
+        return self._transition(s, t)
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """||L(t)||_F / sqrt d, the shape of t."""
+        self.check_time(t)
+        return self.kernel(t).level()
+
+    def log_noise(self, t: Tensor) -> Tensor:
+        """ln(||L|| / ||A||), the shape of t: minus half the logarithm of the signal-to-noise ratio."""
+        self.check_time(t)
+        kernel = self.kernel(t)
+        return (kernel.level() / kernel.signal()).log()
+
+    def log_noise_slope(self, t: Tensor) -> Tensor:
+        """d log_noise / dt, the shape of t; by automatic differentiation."""
+        with torch.enable_grad():
+            at = t.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.log_noise(at).sum(), at)
+        return slope
+
+    def input_std(self, t: Tensor, data_std: float) -> Tensor:
+        """Root mean square of x_t over coordinates for data of standard deviation ``data_std``, the shape of t."""
+        kernel = self.kernel(t)
+        return (kernel.signal() * data_std).hypot(kernel.level())
+
+    def prior_sample(
+        self,
+        shape: Sequence[int],
+        *,
+        noise: NoiseSource | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        noise = noise or NoiseSource.of(seed, shape[0], device=device)
+        return self.prior_root()(noise.normal(self.state_shape(shape[1:]), step=0, purpose="prior", dtype=dtype))
+
+    def prior_log_prob(self, x: Tensor) -> Tensor:
+        check_batch("x", x)
+        root = self.prior_root()
+        return standard_normal_log_prob(root.inverse()(x)) - x[0].numel() * root.log_det().to(x)
+
+    @property
+    def continuous(self) -> LinearSDE:
+        """The process in continuous time: itself, unless it is a chain."""
+        return self
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t at which log_noise = u, float64, by bisection to 2^-60 T; clamped to [0, T]."""
+        u = u.to(torch.float64)
+        low, high = torch.zeros_like(u), torch.full_like(u, self.T)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            quiet = self.log_noise(middle) < u
+            low, high = torch.where(quiet, middle, low), torch.where(quiet, high, middle)
+        return 0.5 * (low + high)
+
+    def discretize(self, steps: int) -> Chain:
+        """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""
+        raise TypeError(f"{self!r} has no chain of its own: use ExactSteps, its transitions are exact on any grid")
+
+    def noise_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """E[z | x_t] = -L^T score."""
+        return -self.kernel(t).scale_transposed(score)
+
+    def data_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """E[x_0 | x_t] = A^-1 (x + L L^T score), a state."""
+        kernel = self.kernel(t)
+        return kernel.solve(x + kernel.covariance(score))
+
+    def score_from_noise(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """-L^-T noise."""
+        return -self.kernel(t).whiten_transposed(noise)
+
+    def score_from_data(self, x: Tensor, t: Tensor, data: Tensor) -> Tensor:
+        """-(L L^T)^-1 (x - A data)."""
+        kernel = self.kernel(t)
+        return -kernel.whiten_transposed(kernel.whiten(x - kernel.mean(data)))
+
+    def in_diffusion_units(self, residual: Tensor, t: Tensor) -> Tensor:
+        """G^T L^-T residual: the error of a score whose error in noise is ``residual``, as the likelihood weighs it."""
+        return self.diffusion_map(t).transpose()(self.kernel(t).whiten_transposed(residual))
+
+    def velocity_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """Defined for processes with a number for every time."""
+        raise TypeError(
+            f"{self!r} has no velocity: it is defined for x_t = alpha x_0 + sigma z with numbers alpha, sigma"
+        )
+
+    score_from_velocity = velocity_from_score

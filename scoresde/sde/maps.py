@@ -1,0 +1,227 @@
+"""Linear maps on states: what the mean and the noise of a linear process are made of.
+
+A map acts on each state of a batch (B, *event); its coefficients have a leading shape (), one map for all, or (B,).
+
+    ScalarMap     c x
+    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the event (position, velocity, ...)
+    DiagonalMap   U^T (c * U x), a number for every mode of an orthonormal basis U
+
+Maps of one process are all of one kind (a scalar goes with any), so that products and sums stay in the kind.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import expand
+from scoresde.sde.basis import Basis
+
+
+class LinearMap(ABC):
+    """A linear map on states of shape (B, *event)."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """The map applied to x, the shape of x."""
+
+    @abstractmethod
+    def transpose(self) -> LinearMap:
+        """The transposed map."""
+
+    @abstractmethod
+    def inverse(self) -> LinearMap:
+        """The inverse map."""
+
+    @abstractmethod
+    def compose(self, other: LinearMap) -> LinearMap:
+        """x -> self(other(x))."""
+
+    @abstractmethod
+    def add(self, other: LinearMap) -> LinearMap:
+        """x -> self(x) + other(x)."""
+
+    @abstractmethod
+    def times(self, factor: Tensor) -> LinearMap:
+        """x -> factor self(x); factor has shape () or (B,)."""
+
+    @abstractmethod
+    def root(self) -> LinearMap:
+        """L with L L^T = self, for a symmetric map without negative directions; lower triangular for blocks."""
+
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        """ln |det| per coordinate, (1/d) ln |det|, shape () or (B,)."""
+
+    @abstractmethod
+    def mean_square(self) -> Tensor:
+        """||M||_F^2 / d, shape () or (B,): the mean squared length that it gives to standard normal noise."""
+
+    @abstractmethod
+    def to(self, x: Tensor) -> LinearMap:
+        """The map in the dtype and on the device of x."""
+
+    @abstractmethod
+    def __getitem__(self, k: int) -> LinearMap:
+        """The k-th of a batch of maps."""
+
+    def dense(self, event_shape: Sequence[int]) -> Tensor:
+        """The (d, d) matrix of one map (coefficients without a batch) on flattened events; for small d."""
+        d = math.prod(event_shape)
+        columns = self(torch.eye(d, dtype=torch.float64).reshape(d, *event_shape))
+        return columns.reshape(d, d).mT
+
+
+@dataclass(frozen=True)
+class ScalarMap(LinearMap):
+    """c x, c of shape () or (B,)."""
+
+    c: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return expand(self.c, x) * x
+
+    def transpose(self) -> ScalarMap:
+        return self
+
+    def inverse(self) -> ScalarMap:
+        return ScalarMap(1.0 / self.c)
+
+    def compose(self, other: LinearMap) -> LinearMap:
+        return other.times(self.c)
+
+    def add(self, other: LinearMap) -> LinearMap:
+        return ScalarMap(self.c + other.c) if isinstance(other, ScalarMap) else other.add(self)
+
+    def times(self, factor: Tensor) -> ScalarMap:
+        return ScalarMap(factor * self.c)
+
+    def root(self) -> ScalarMap:
+        return ScalarMap(self.c.clamp(min=0.0).sqrt())
+
+    def log_det(self) -> Tensor:
+        return self.c.abs().log()
+
+    def mean_square(self) -> Tensor:
+        return self.c**2
+
+    def to(self, x: Tensor) -> ScalarMap:
+        return ScalarMap(self.c.to(x))
+
+    def __getitem__(self, k: int) -> ScalarMap:
+        return ScalarMap(self.c[k])
+
+
+@dataclass(frozen=True)
+class BlockMap(LinearMap):
+    """A k x k matrix over the first dimension of the event; m of shape (k, k) or (B, k, k)."""
+
+    m: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = x.reshape(len(x), x.shape[1], -1)
+        return (self.m.to(x.dtype) @ flat).reshape(x.shape)
+
+    def transpose(self) -> BlockMap:
+        return BlockMap(self.m.mT)
+
+    def inverse(self) -> BlockMap:
+        return BlockMap(torch.linalg.inv(self.m))
+
+    def compose(self, other: LinearMap) -> BlockMap:
+        return BlockMap(self.m @ self._matrix(other))
+
+    def add(self, other: LinearMap) -> BlockMap:
+        return BlockMap(self.m + self._matrix(other))
+
+    def times(self, factor: Tensor) -> BlockMap:
+        return BlockMap(factor[..., None, None] * self.m)
+
+    def root(self) -> BlockMap:
+        """Cholesky's factor, or where a direction has no width the symmetric root, in which rounding below 0 counts as 0."""
+        factor, info = torch.linalg.cholesky_ex(self.m)
+        if bool((info == 0).all()):
+            return BlockMap(factor)
+        values, vectors = torch.linalg.eigh(self.m)
+        symmetric = (vectors * values.clamp(min=0.0).sqrt()[..., None, :]) @ vectors.mT
+        return BlockMap(torch.where((info == 0)[..., None, None], factor, symmetric))
+
+    def log_det(self) -> Tensor:
+        return torch.linalg.slogdet(self.m)[1] / self.m.shape[-1]
+
+    def mean_square(self) -> Tensor:
+        return (self.m**2).sum((-2, -1)) / self.m.shape[-1]
+
+    def to(self, x: Tensor) -> BlockMap:
+        return BlockMap(self.m.to(x))
+
+    def __getitem__(self, k: int) -> BlockMap:
+        return BlockMap(self.m[k])
+
+    def _matrix(self, other: LinearMap) -> Tensor:
+        if isinstance(other, ScalarMap):
+            return other.c[..., None, None] * torch.eye(self.m.shape[-1], dtype=self.m.dtype, device=self.m.device)
+        assert isinstance(other, BlockMap)
+        return other.m
+
+
+@dataclass(frozen=True)
+class DiagonalMap(LinearMap):
+    """c over the modes of an orthonormal basis; c of shape (*event) or (B, *event)."""
+
+    c: Tensor
+    basis: Basis
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.basis.inverse(self.c.to(x.dtype) * self.basis.forward(x))
+
+    def transpose(self) -> DiagonalMap:
+        return self
+
+    def inverse(self) -> DiagonalMap:
+        return DiagonalMap(1.0 / self.c, self.basis)
+
+    def compose(self, other: LinearMap) -> DiagonalMap:
+        return DiagonalMap(self.c * self._modes(other), self.basis)
+
+    def add(self, other: LinearMap) -> DiagonalMap:
+        return DiagonalMap(self.c + self._modes(other), self.basis)
+
+    def times(self, factor: Tensor) -> DiagonalMap:
+        return DiagonalMap(self._lift(factor) * self.c, self.basis)
+
+    def root(self) -> DiagonalMap:
+        return DiagonalMap(self.c.clamp(min=0.0).sqrt(), self.basis)
+
+    def log_det(self) -> Tensor:
+        return self._mean(self.c.abs().log())
+
+    def mean_square(self) -> Tensor:
+        return self._mean(self.c**2)
+
+    def to(self, x: Tensor) -> DiagonalMap:
+        return DiagonalMap(self.c.to(x), self.basis)
+
+    def __getitem__(self, k: int) -> DiagonalMap:
+        return DiagonalMap(self.c[k], self.basis)
+
+    @property
+    def _rank(self) -> int:
+        return len(self.basis.event_shape)
+
+    def _lift(self, factor: Tensor) -> Tensor:
+        return factor.reshape(factor.shape + (1,) * self._rank)
+
+    def _mean(self, c: Tensor) -> Tensor:
+        return c.mean(tuple(range(-self._rank, 0)))
+
+    def _modes(self, other: LinearMap) -> Tensor:
+        if isinstance(other, ScalarMap):
+            return self._lift(other.c)
+        assert isinstance(other, DiagonalMap)
+        return other.c

@@ -1,0 +1,218 @@
+"""`check` passes every process of the library and catches, by name, each of the mistakes that people make in writing one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from scoresde.sde import SDE, VESDE, VPSDE, ScalarKernel, ScalarSDE, SubVPSDE, check
+from scoresde.sde.basis import haar
+from scoresde.sde.langevin import CriticallyDampedLangevin
+from scoresde.sde.modewise import BlurringSDE
+
+PROCESSES = [
+    (VPSDE(), (2,)),
+    (VPSDE(0.5, 8.0), (3,)),
+    (SubVPSDE(), (2,)),
+    (VESDE(), (2,)),
+    (VESDE(0.002, 80.0), (1, 2)),
+    (CriticallyDampedLangevin(), (2,)),
+    (CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2)),
+    (BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4)),
+    (BlurringSDE((5,)), (5,)),
+]
+
+
+@pytest.mark.parametrize(("sde", "event_shape"), PROCESSES, ids=lambda v: repr(v))
+def test_every_process_passes(sde, event_shape):
+    report = check(sde, event_shape)
+    assert report.passed, f"\n{report}"
+    assert len(report.rows) == 16
+
+
+class OneFileProcess(ScalarSDE):
+    """Ornstein and Uhlenbeck's process, as a user would write it: rate 3, unit stationary variance."""
+
+    T = 1.0
+
+    def alpha(self, t):
+        self.check_time(t)
+        return torch.exp(-3.0 * t)
+
+    def sigma(self, t):
+        self.check_time(t)
+        return (-torch.expm1(-6.0 * t)).sqrt()
+
+    def drift_coefficient(self, t):
+        return -3.0 * torch.ones_like(t)
+
+    def diffusion(self, t):
+        return math.sqrt(6.0) * torch.ones_like(t)
+
+    def prior_std(self):
+        return 1.0
+
+
+def test_a_process_of_one_s_own_passes():
+    assert check(OneFileProcess()).passed
+
+
+class GWithoutItsRoot(OneFileProcess):
+    def diffusion(self, t):
+        return 6.0 * torch.ones_like(t)
+
+
+class TwiceGSquared(OneFileProcess):
+    def diffusion(self, t):
+        return math.sqrt(12.0) * torch.ones_like(t)
+
+
+class HalfGSquared(OneFileProcess):
+    def diffusion(self, t):
+        return math.sqrt(3.0) * torch.ones_like(t)
+
+
+class DriftWithoutItsHalf(OneFileProcess):
+    def drift_coefficient(self, t):
+        return -6.0 * torch.ones_like(t)
+
+
+class DriftOfTheWrongSign(OneFileProcess):
+    def drift_coefficient(self, t):
+        return 3.0 * torch.ones_like(t)
+
+
+class AlphaSquared(OneFileProcess):
+    def alpha(self, t):
+        return super().alpha(t) ** 2
+
+
+class SigmaSquared(OneFileProcess):
+    def sigma(self, t):
+        return super().sigma(t) ** 2
+
+
+class StepForgetsTheContraction(OneFileProcess):
+    def _transition(self, s, t):
+        return ScalarKernel(self.alpha(t) / self.alpha(s), (self.sigma(t) ** 2 - self.sigma(s) ** 2).sqrt())
+
+
+class PriorVarianceForItsRoot(OneFileProcess):
+    def prior_std(self):
+        return 2.0
+
+
+class BridgeExchanged(OneFileProcess):
+    def bridge(self, x_t, x0, s, t):
+        return super().bridge(x0, x_t, s, t)
+
+
+class ScoreWithoutTheSquare(OneFileProcess):
+    def score_from_data(self, x, t, data):
+        return super().score_from_data(x, t, data) * self.sigma(t)[:, None]
+
+
+class NoiseOfTheWrongSign(OneFileProcess):
+    def noise_from_score(self, x, t, score):
+        return -super().noise_from_score(x, t, score)
+
+
+class NoiseThatFalls(OneFileProcess):
+    def alpha(self, t):
+        return torch.exp(3.0 * t)
+
+    def drift_coefficient(self, t):
+        return 3.0 * torch.ones_like(t)
+
+    def sigma(self, t):
+        return 0.5 * torch.exp(1.0 * t)
+
+
+class AnyTimeTaken(OneFileProcess):
+    def check_time(self, t, batch=None):
+        pass
+
+
+class AlwaysDouble(OneFileProcess):
+    def perturb(self, x0, t, noise):
+        return super().perturb(x0, t, noise).double()
+
+
+MISTAKES = {
+    GWithoutItsRoot: ("kernel covariance from the SDE", "square root missing in diffusion"),
+    TwiceGSquared: ("kernel covariance from the SDE", "factor 2 in g^2 too many"),
+    HalfGSquared: ("kernel covariance from the SDE", "factor 2 in g^2 missing"),
+    DriftWithoutItsHalf: ("kernel mean from the drift", "factor 1/2 missing"),
+    DriftOfTheWrongSign: ("kernel mean from the drift", "wrong sign"),
+    AlphaSquared: ("kernel mean from the drift", "alpha there where alpha^2 is meant|alpha^2 returned for alpha"),
+    SigmaSquared: ("kernel covariance from the SDE", "sigma^2 returned for sigma"),
+    StepForgetsTheContraction: ("transition carries the marginal", "a^2 sigma_s^2"),
+    PriorVarianceForItsRoot: ("prior, nats per coordinate", "not its square"),
+    BridgeExchanged: ("bridge agrees with Bayes", "exchanged"),
+    ScoreWithoutTheSquare: ("conversions agree with the kernel", "sigma^2"),
+    NoiseOfTheWrongSign: ("conversions invert each other", ""),
+    NoiseThatFalls: ("noise to signal rises", "must fall"),
+    AnyTimeTaken: ("edge times", "check_time"),
+    AlwaysDouble: ("shapes and types", "perturb gives"),
+}
+
+
+@pytest.mark.parametrize("wrong", MISTAKES, ids=lambda c: c.__name__)
+def test_a_planted_mistake_is_caught_and_named(wrong):
+    line, hint = MISTAKES[wrong]
+    report = check(wrong())
+    row = next((r for r in report.rows if r.name == line), None)
+    assert row is not None, f"\n{report}"
+    assert not row.passed, f"\n{report}"
+    assert any(part in row.hint for part in hint.split("|")), f"\n{report}"
+    assert "FAIL" in str(report)
+
+
+class Bare(SDE):
+    """A process without a kernel."""
+
+    def drift(self, x, t):
+        return -(x**3)
+
+    def diffusion(self, t):
+        return torch.ones_like(t)
+
+    def prior_sample(self, shape, **_):
+        raise AssertionError
+
+    def prior_log_prob(self, x):
+        raise AssertionError
+
+    def marginal_sample(self, x0, t, noise, *, step=0):
+        raise AssertionError
+
+
+def test_a_process_without_a_kernel_has_nothing_to_compare():
+    with pytest.raises(TypeError, match="states no kernel"):
+        check(Bare())
+
+
+def test_a_check_that_raises_is_a_line_of_the_report():
+    class Broken(OneFileProcess):
+        def prior_log_prob(self, x):
+            raise RuntimeError("not today")
+
+    report = check(Broken())
+    assert not report.passed
+    assert "raised RuntimeError: not today" in str(report)
+
+
+def test_the_report_is_a_value():
+    report = check(VPSDE())
+    assert dataclasses.is_dataclass(report)
+    assert all(math.isfinite(row.error) for row in report.rows)
+
+
+def test_pooling_is_orthonormal():
+    basis, x = haar((1, 4, 6)), torch.arange(24.0, dtype=torch.float64).reshape(1, 1, 4, 6)
+    assert torch.allclose(basis.inverse(basis.forward(x)), x)
+    modes = basis.forward(x)
+    assert torch.allclose(modes[0, 0, :2, :3], 2 * torch.nn.functional.avg_pool2d(x, 2)[0, 0])
