@@ -1,7 +1,10 @@
-"""The command line: scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+"""The command line.
 
-Exit codes: 0 done; 2 a request that cannot be met, said in one message on standard error; 130 interrupted, with all finished
-work saved; anything else is a fault of scoresde's, with its traceback.
+    scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde check --config FILE [--config.KEY=VALUE ...]
+
+Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one message on standard error; 130
+interrupted, with all finished work saved; anything else is a fault of scoresde's, with its traceback.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ COMMANDS = {
     "sample": "draw samples with every sampler of the config",
     "likelihood": "log-likelihood (bits/dim for discrete data) of a split",
     "report": "write report.html of what the folder holds",
+    "check": "hold the config's process to its own mathematics, without a folder",
 }
 _OVERRIDE = "--config."
 
@@ -35,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = room.load_config(options.config)
         room.apply_overrides(config, overrides)
+        if options.command == "check":
+            report = room.check(config)
+            print(report)
+            return 0 if report.passed else 1
         made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
         if options.command == "train":
             room.train(made, workdir)
@@ -64,7 +72,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--version", action="version", version=f"scoresde {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), help="; ".join(f"{k}: {v}" for k, v in COMMANDS.items()))
     parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of this run")
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of this run")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
         if not argument.startswith(_OVERRIDE):
@@ -81,6 +89,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if unknown:
         flags = ["--config", "--workdir", "--help", "--version"]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
+    if options.workdir is None and options.command != "check":
+        parser.error(f"the following arguments are required by {options.command}: --workdir")
     return options, overrides
 
 

@@ -1,6 +1,7 @@
 """Experiments: from a config to a work folder with a trained model, samples, likelihoods and a report."""
 
 from scoresde.experiment.build import ConfigError, build
+from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
 from scoresde.experiment.evaluate import likelihood, sample
@@ -17,6 +18,7 @@ __all__ = [
     "WorkdirError",
     "apply_overrides",
     "build",
+    "check",
     "likelihood",
     "load_config",
     "read_checkpoint",

@@ -14,6 +14,8 @@ import pytest
 
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
+from .conftest import ROOT
+
 
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
 def test_the_whole_path(command, process):
@@ -156,6 +158,38 @@ class TestRefusals:
         self.refused(done, "--config", "--workdir")
         done = subprocess.run([sys.executable, "-m", "scoresde", "tarin"], capture_output=True, text=True)
         self.refused(done, "train")
+
+
+class TestCheck:
+    """scoresde check: no folder, no training, an exit code."""
+
+    def run(self, config, *overrides):
+        call = [sys.executable, "-m", "scoresde", "check", "--config", str(config), *overrides]
+        return subprocess.run(call, capture_output=True, text=True, timeout=120)
+
+    def test_a_process_that_holds(self, here):
+        done = self.run(ROOT / "configs" / "vp" / "digits.py")
+        assert done.returncode == 0, done.stderr
+        assert "kernel covariance from the SDE" in done.stdout and "FAIL" not in done.stdout
+
+    def test_a_process_that_does_not(self, tmp_path):
+        (tmp_path / "mine.py").write_text(
+            "from scoresde.sde import VPSDE\n\n\nclass Mine(VPSDE):\n    def diffusion(self, t):\n        return self.beta(t)\n"
+        )
+        config = tmp_path / "config.py"
+        config.write_text(
+            "import sys\nfrom pathlib import Path\n\nimport ml_collections\n\n"
+            "sys.path.insert(0, str(Path(__file__).parent))\n\n\n"
+            "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'mine:Mine'}})\n"
+        )
+        done = self.run(config)
+        assert done.returncode == 1, done.stderr
+        assert "is a square root missing in diffusion?" in done.stdout
+
+    def test_what_cannot_be_built(self, here):
+        done = self.run(ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
+        assert done.returncode == 2
+        assert "did you mean 'VPSDE'" in done.stderr
 
 
 def test_an_overridden_name_starts_its_node_anew(here):

@@ -1,0 +1,29 @@
+"""The self-check of a config's process: `scoresde.sde.check` on what the config names."""
+
+from __future__ import annotations
+
+import torch
+from ml_collections import ConfigDict
+
+from scoresde.experiment.build import ConfigError, build
+from scoresde.sde import CheckReport, LinearSDE
+from scoresde.sde import check as check_process
+
+SMALL = (2,)
+"""Events that the check uses where the process takes any."""
+
+
+def check(config: ConfigDict) -> CheckReport:
+    """Hold config.sde to its own mathematics; a config needs no other section. Raises ConfigError, TypeError."""
+    content = config.to_dict()
+    if "sde" not in content:
+        raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
+    sde = build(content["sde"], "sde", LinearSDE)
+    # a process in a basis knows its events
+    basis = getattr(sde, "basis", None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return check_process(sde, SMALL if basis is None else basis.event_shape)
+    finally:
+        torch.set_num_threads(threads)
