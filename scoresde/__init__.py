@@ -27,7 +27,7 @@ from scoresde.levels import Levels
 from scoresde.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
-from scoresde.sde import SDE, VESDE, VPSDE, LinearSDE, SubVPSDE
+from scoresde.sde import SDE, VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.version import __version__
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "NoiseSource",
     "Quantized",
     "SDE",
+    "ScalarSDE",
     "ScoreModel",
     "SmoothedEmpirical",
     "SubVPSDE",

@@ -1,0 +1,36 @@
+"""The Python blocks of a docs page run one after the other, as a reader would run them; links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
+
+
+def test_there_is_a_page_to_run():
+    assert WITH_CODE
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: p.name)
+def test_blocks_run_in_order(page, tmp_path):
+    source = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(
+        re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_are_named_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:scoresde|tests|benchmarks|configs)/[\w./-]+\.\w+)`", text):
+        assert (ROOT / name).exists(), name
