@@ -14,9 +14,9 @@ PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
     {"_validation", "version"},
-    {"noise", "solvers", "networks", "data", "metrics", "ema"},
+    {"noise", "laws", "solvers", "networks", "data", "metrics", "ema"},
     {"sde"},
-    {"score", "levels", "distributions"},
+    {"score", "levels", "distributions", "subspace"},
     {"losses", "samplers", "likelihood", "guidance"},
     {"interop", "experiment"},
     {"cli"},
@@ -25,7 +25,13 @@ FLOORS = [
 # rooms of one floor that may not know each other; the others may
 STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics"}
 # the transform of quantised data and the keyed noise lie at the bottom of their floor
-NEIGHBOURS = {("solvers", "noise"), ("data", "noise"), ("levels", "score"), ("distributions", "score")}
+NEIGHBOURS = {
+    ("solvers", "noise"),
+    ("data", "noise"),
+    ("laws", "noise"),
+    ("levels", "score"),
+    ("distributions", "score"),
+}
 
 
 def floor_of(room):

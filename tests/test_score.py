@@ -258,6 +258,9 @@ class Nonlinear(SDE):
     def prior_sample(self, shape, **_):
         raise NotImplementedError
 
+    def marginal_sample(self, x0, t, noise, *, step=0):
+        raise NotImplementedError
+
     def prior_log_prob(self, x):
         raise NotImplementedError
 

@@ -1,6 +1,16 @@
 """Objectives: what a score is trained by."""
 
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw
+from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.times import ChainTimes, TimeLaw, UniformLogNoise, UniformTime
 
-__all__ = ["ChainTimes", "DenoisingScoreMatching", "Draw", "TimeLaw", "UniformLogNoise", "UniformTime"]
+__all__ = [
+    "ChainTimes",
+    "DenoisingScoreMatching",
+    "Draw",
+    "SlicedDraw",
+    "SlicedScoreMatching",
+    "TimeLaw",
+    "UniformLogNoise",
+    "UniformTime",
+]

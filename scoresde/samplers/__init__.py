@@ -7,6 +7,8 @@ from scoresde.samplers.predictor_corrector import PredictorCorrector
 from scoresde.samplers.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
 from scoresde.samplers.probability_flow import ProbabilityFlowODE
 from scoresde.samplers.reverse_sde import ReverseSDESampler
+from scoresde.samplers.selfcheck import check
+from scoresde.samplers.splitting import SymmetricSplitting
 from scoresde.samplers.walk import ExactSteps, PaperSteps, Step, Stepping, Walk
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "Sampler",
     "Step",
     "Stepping",
+    "SymmetricSplitting",
     "Walk",
+    "check",
     "grids",
 ]

@@ -13,6 +13,7 @@ corrector mends the prior. Either part may be left out.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice
@@ -63,19 +64,30 @@ class PredictorCorrector(Sampler):
     ) -> tuple[Tensor, Tensor]:
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
+        if self.predictor is not None:
+            self.predictor.check(sde)
         walk = self.stepping.walk(sde)
         mean = x
         for step in walk.steps(like=x):
             t = step.t.expand(len(x))
             x, mean = self._correct(score, step, t, x, noise)
             if self.predictor is not None:
-                z = None
-                if self.predictor.stochastic:
-                    z = noise.normal(x.shape[1:], step=step.index, purpose="predictor", dtype=x.dtype)
+                z = self._draw(self.predictor, step, x, noise)
+                x = self.predictor.approach(sde, step, x, z)
                 x, mean = self.predictor.step(sde, step, x, score(x, t), z)
             if callback is not None:
                 callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), walk.times
+
+    @staticmethod
+    def _draw(predictor: Predictor, step: Step, x: Tensor, noise: NoiseSource) -> Tensor | None:
+        """The noise of a step: draw k of it has the key index * draws + k."""
+        if not predictor.stochastic:
+            return None
+        first = step.index * predictor.draws
+        keys = range(first, first + predictor.draws)
+        z = [noise.normal(x.shape[1:], step=key, purpose="predictor", dtype=x.dtype) for key in keys]
+        return z[0] if predictor.draws == 1 else torch.stack(z)
 
     def _correct(
         self, score: CountedScore, step: Step, t: Tensor, x: Tensor, noise: NoiseSource

@@ -28,10 +28,22 @@ class Predictor(ABC):
     """One reverse step."""
 
     stochastic: bool = True
+    draws: int = 1
+    """Standard normals that a step takes; more than one come stacked, (draws, *x.shape)."""
+
+    def check(self, sde: LinearSDE) -> None:  # noqa: B027  (most fit any process)
+        """Raise ValueError, before the first step, for a process that the predictor does not fit."""
+
+    def approach(self, sde: LinearSDE, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
+        """The state at which `step` wants the score: x, unless part of the step goes before it."""
+        return x
 
     @abstractmethod
     def step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(state, mean) after the step, both the shape of x. z: standard normal, None where not `stochastic`."""
+        """(state, mean) after the step, both the shape of x, from the state that `approach` gave and the score there.
+
+        z: standard normal, None where not `stochastic`.
+        """
 
 
 @dataclass(frozen=True)

@@ -44,25 +44,32 @@ class ReverseSDESampler(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
     ) -> tuple[Tensor, Tensor]:
+        if self.solver.stratonovich and not sde.additive:
+            raise ValueError(f"solver={self.solver!r} is of Stratonovich's kind, and {sde!r} has an Ito diffusion of x")
+        end = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
+        if self.denoise:  # a process without a mean of x_0 says so now
+            sde.data_from_score(x, end, torch.zeros_like(x))
         count = 0
 
         def times(x: Tensor, t: Tensor) -> Tensor:
-            return t.to(x).expand(len(x))
+            return t.to(x).clamp(0.0, sde.T).expand(len(x)).contiguous()
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
             nonlocal count
             if callback is not None and count > 0:  # the first state is the start
                 callback(count, t, x)
             count += 1
-            t = times(x, t).clamp(0.0, sde.T)
-            return sde.reverse_drift(x, t, score(x, t))
+            return sde.reverse_drift(x, times(x, t), score(x, times(x, t)))
 
         def diffusion(x: Tensor, t: Tensor) -> Tensor:
-            return sde.diffuse(torch.ones_like(x), times(x, t).clamp(0.0, sde.T))
+            if sde.additive:
+                return sde.diffuse(x, times(x, t))
+            return sde.diffuse(torch.ones_like(x), times(x, t), x)
 
         dt = (sde.T - self.t_min) / self.steps
-        x = self.solver.solve(drift, diffusion, x, sde.T, self.t_min, dt, noise)
+        x = self.solver.solve(drift, diffusion, x, sde.T, self.t_min, dt, noise, additive=sde.additive)
+        if callback is not None:
+            callback(count, end[0], x)
         if self.denoise:
-            t = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
-            x = sde.data_from_score(x, t, score(x, t))
+            x = sde.data_from_score(x, end, score(x, end))
         return x, torch.empty(0)

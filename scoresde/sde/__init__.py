@@ -2,12 +2,20 @@
 
 from scoresde.sde.base import SDE, ProbabilityFlow, ReverseSDE, Score, check_same_process
 from scoresde.sde.chain import Chain, EulerChain, TableChain
+from scoresde.sde.cosine import CosineVPSDE
+from scoresde.sde.edm import EDMSDE
+from scoresde.sde.interpolant import LinearInterpolantSDE
 from scoresde.sde.kernel import GaussianKernel, MapKernel, ScalarKernel
 from scoresde.sde.langevin import CriticallyDampedLangevin
+from scoresde.sde.learned import LearnedSNRSDE
 from scoresde.sde.linear import LinearSDE
+from scoresde.sde.logsnr import LogSNRLinearSDE, LogSNRSDE
 from scoresde.sde.maps import BlockMap, DiagonalMap, LinearMap, ScalarMap
+from scoresde.sde.matrix import MatrixSDE
 from scoresde.sde.modewise import BlurringSDE, ModewiseSDE
+from scoresde.sde.nonlinear import NonlinearSDE, Prior
 from scoresde.sde.scalar import ScalarSDE
+from scoresde.sde.schedule import Schedule, ScheduleSDE
 from scoresde.sde.selfcheck import CheckReport, CheckRow, check
 from scoresde.sde.subvp import SubVPSDE
 from scoresde.sde.ve import VESDE
@@ -20,19 +28,30 @@ __all__ = [
     "Chain",
     "CheckReport",
     "CheckRow",
+    "CosineVPSDE",
     "CriticallyDampedLangevin",
     "DiagonalMap",
+    "EDMSDE",
     "EulerChain",
     "GaussianKernel",
+    "LearnedSNRSDE",
+    "LinearInterpolantSDE",
     "LinearMap",
     "LinearSDE",
+    "LogSNRLinearSDE",
+    "LogSNRSDE",
     "MapKernel",
+    "MatrixSDE",
     "ModewiseSDE",
+    "NonlinearSDE",
+    "Prior",
     "ProbabilityFlow",
     "ReverseSDE",
     "ScalarKernel",
     "ScalarMap",
     "ScalarSDE",
+    "Schedule",
+    "ScheduleSDE",
     "Score",
     "SubVPSDE",
     "TableChain",

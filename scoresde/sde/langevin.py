@@ -41,7 +41,7 @@ class CriticallyDampedLangevin(LinearSDE):
     """
 
     mass: float = 0.25
-    beta: float = 8.0
+    beta: float = 4.0
     gamma: float = 0.04
 
     def __post_init__(self) -> None:

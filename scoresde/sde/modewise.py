@@ -62,6 +62,7 @@ class ModewiseSDE(LinearSDE):
 
     def _with_slope(self, function, t: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
         """function(t) and its derivative in t, (*t, *event): forward differentiation, one pass for all modes."""
+        t = t.contiguous()  # forward differentiation writes to it
         value, slope = torch.func.jvp(function, (t,), (torch.ones_like(t),))[:2]
         return value, slope
 

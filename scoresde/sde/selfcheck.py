@@ -86,7 +86,7 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
     """
     if not isinstance(sde, LinearSDE):
         raise TypeError(f"{sde!r} states no kernel: its drift and diffusion have nothing to be compared with")
-    subject = _Subject(sde, tuple(event_shape))
+    subject = Subject(sde, tuple(event_shape))
     rows: list[CheckRow] = []
     for part in (_kernel, _transitions, _prior, _conversions, _gaussian, _noise_rises, _shapes, _edges):
         try:
@@ -98,7 +98,7 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
     return CheckReport(f"{sde!r} on events of shape {tuple(event_shape)}", tuple(rows))
 
 
-class _Subject:
+class Subject:
     """The process as matrices on flattened states."""
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
@@ -148,6 +148,7 @@ class _Subject:
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
+    found, wanted = found.detach(), wanted.detach()
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
 
 
@@ -173,7 +174,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return vectors @ torch.diag(values.clamp(min=0.0) ** exponent) @ vectors.mT
 
 
-def _kernel(s: _Subject) -> list[CheckRow]:
+def _kernel(s: Subject) -> list[CheckRow]:
     """A and C integrated by the SDE from t_0, against what the kernel states."""
     plain = ("", lambda f: f, lambda g: g)
     mean, covariance = _integrated(s, plain)
@@ -186,7 +187,7 @@ def _kernel(s: _Subject) -> list[CheckRow]:
     ]
 
 
-def _integrated(s: _Subject, slip, root: float = 1.0, mean_power: float = 1.0) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def _integrated(s: Subject, slip, root: float = 1.0, mean_power: float = 1.0) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Worst relative errors of A and C; ``root`` and ``mean_power`` reread the stated C and A as powers of the true ones."""
     _, on_f, on_g = slip
     n = s.size
@@ -208,7 +209,7 @@ def _integrated(s: _Subject, slip, root: float = 1.0, mean_power: float = 1.0) -
     return worst[0], worst[1]
 
 
-def _explain(s: _Subject) -> str:
+def _explain(s: Subject) -> str:
     """The slip that makes stated and integrated kernel agree, or where to look."""
     plain = ("", lambda f: f, lambda g: g)
     readings = [(slip[0], slip, 1.0, 1.0) for slip in _SLIPS]
@@ -227,7 +228,7 @@ def _explain(s: _Subject) -> str:
     return "drift, diffusion and kernel disagree: derive F = d ln alpha / dt and g^2 = d sigma^2 / dt - 2 F sigma^2"
 
 
-def _transitions(s: _Subject) -> list[CheckRow]:
+def _transitions(s: Subject) -> list[CheckRow]:
     """Marginal from s to t by the transition, two transitions in a row, and the bridge."""
     early, middle, late = s.times[0], s.times[1], s.times[2]
     (a_s, c_s), (a_t, c_t) = s.kernel(early), s.kernel(late)
@@ -257,7 +258,7 @@ def _transitions(s: _Subject) -> list[CheckRow]:
     ]  # fmt: skip
 
 
-def _prior(s: _Subject) -> list[CheckRow]:
+def _prior(s: Subject) -> list[CheckRow]:
     """KL(law at T of centred unit-variance data || prior), nats per coordinate."""
     a, c = s.kernel(s.sde.T)
     event = math.prod(s.event_shape)
@@ -279,7 +280,7 @@ def _prior(s: _Subject) -> list[CheckRow]:
     ]
 
 
-def _conversions(s: _Subject) -> list[CheckRow]:
+def _conversions(s: Subject) -> list[CheckRow]:
     """Each quantity turned into another and back, and the score of the kernel itself."""
     sde, worst, own = s.sde, 0.0, 0.0
     x0 = torch.linspace(-1.0, 1.0, math.prod(s.event_shape), dtype=torch.float64).reshape(1, *s.event_shape)
@@ -307,7 +308,7 @@ def _conversions(s: _Subject) -> list[CheckRow]:
     ]  # fmt: skip
 
 
-def _gaussian(s: _Subject) -> list[CheckRow]:
+def _gaussian(s: Subject) -> list[CheckRow]:
     """Gaussian data: flow and reverse SDE back from T, and the log-likelihood along the flow."""
     n, end = s.size, s.times[-1]
     mean_T, law_T = s.law(end)
@@ -359,14 +360,14 @@ def _normal_log_prob(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
     return float(-0.5 * (white**2).sum() - log_det - 0.5 * len(x) * math.log(2.0 * math.pi))
 
 
-def _noise_rises(s: _Subject) -> list[CheckRow]:
+def _noise_rises(s: Subject) -> list[CheckRow]:
     """ln(noise / signal) must rise: the share of times at which it does not."""
     t = torch.linspace(s.t0, s.times[-1], 200, dtype=torch.float64)
     falls = float((s.sde.log_noise(t).diff() <= 0).double().mean())
     return [CheckRow("noise to signal rises", falls, 0.0, "" if falls == 0 else "alpha / sigma must fall at all times")]
 
 
-def _shapes(s: _Subject) -> list[CheckRow]:
+def _shapes(s: Subject) -> list[CheckRow]:
     """Shapes and types of all that takes a state, in both types; float32 against float64."""
     problems: list[str] = []
     worst = 0.0
@@ -396,7 +397,7 @@ def _shapes(s: _Subject) -> list[CheckRow]:
     ]
 
 
-def _edges(s: _Subject) -> list[CheckRow]:
+def _edges(s: Subject) -> list[CheckRow]:
     """Finite at both ends, and refused beyond them."""
     problems = []
     for t in (1e-5 * s.sde.T, s.sde.T):

@@ -1,4 +1,4 @@
-"""Stochastic differential equations by torchsde, run backwards in time.
+"""Stochastic differential equations by torchsde, forwards and backwards in time.
 
 torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state of shape (B, d). A reverse-time SDE from t_start
 down to t_end becomes one with r = t_start - t and the drift's sign changed.
@@ -29,7 +29,7 @@ _STRATONOVICH = ("heun", "midpoint", "reversible_heun", "euler_heun")
 
 @dataclass(frozen=True)
 class TorchSDE:
-    """`torchsde.sdeint` on states of any event shape, backwards in time.
+    """`torchsde.sdeint` on states of any event shape.
 
     method: "euler", "milstein", "srk" (Ito), or "heun", "midpoint", "reversible_heun", "euler_heun" (Stratonovich: the same for
         a diffusion that does not depend on x).
@@ -48,6 +48,11 @@ class TorchSDE:
         check_number("atol", self.atol, above=0.0)
         check_number("dt_min", self.dt_min, above=0.0)
 
+    @property
+    def stratonovich(self) -> bool:
+        """Whether it reads the SDE as Stratonovich's: another process than Ito's where the diffusion depends on x."""
+        return self.method in _STRATONOVICH
+
     def solve(
         self,
         drift: Callable[[Tensor, Tensor], Tensor],
@@ -57,56 +62,114 @@ class TorchSDE:
         t_end: float,
         dt: float,
         noise: NoiseSource,
+        *,
+        additive: bool = False,
     ) -> Tensor:
         """x at t_end of dx = drift dt + diffusion dw', for t_start > t_end.
 
-        drift(x, t) and diffusion(x, t) -> the shape of x; t is ().
+        drift(x, t) -> the shape of x; t is ().
+        diffusion: (x, t) -> the shape of x, a number for every coordinate; where ``additive``, the map (v, t) -> G(t) v of
+            any matrix that does not depend on x.
         dt: step size > 0, or the first one where adaptive.
         """
-        problem = _Backwards(drift, diffusion, tuple(x.shape[1:]), t_start, self.method in _STRATONOVICH)
-        span = torch.tensor([0.0, t_start - t_end], dtype=x.dtype, device=x.device)
+
+        def drift_back(x: Tensor, r: Tensor) -> Tensor:
+            return -drift(x, t_start - r)
+
+        def diffusion_back(x: Tensor, r: Tensor) -> Tensor:
+            return diffusion(x, t_start - r)
+
+        return self._integrate(drift_back, diffusion_back, x, 0.0, t_start - t_end, dt, noise, additive)
+
+    def forward(
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        diffusion: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        t_start: float,
+        t_end: float,
+        dt: float,
+        noise: NoiseSource,
+    ) -> Tensor:
+        """x at t_end of dx = drift dt + diffusion dw, for t_start < t_end; the rest as in `solve`.
+
+        The Brownian path is that of a `solve` with the same ``noise``: give another where they must be independent.
+        """
+        return self._integrate(drift, diffusion, x, t_start, t_end, dt, noise)
+
+    def _integrate(
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        diffusion: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        start: float,
+        end: float,
+        dt: float,
+        noise: NoiseSource,
+        additive: bool = False,
+    ) -> Tensor:
+        problem_kind = _Additive if additive else _Diagonal
+        problem = problem_kind(drift, diffusion, tuple(x.shape[1:]), self.stratonovich)
+        span = torch.tensor([start, end], dtype=x.dtype, device=x.device)
         flat = x.reshape(len(x), -1)
         kind = _TreeBrownian if self.adaptive else _StepBrownian
         brownian = kind(span, flat, noise, "space-time" if self.method == "srk" else "none")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchsde warns of numerics that the result's check below would meet
+        # torchsde warns of numerics that the check of the result meets, and probes a problem with a draw of torch's own
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
             path = torchsde.sdeint(
                 problem, flat, span, bm=brownian, method=self.method, dt=dt, adaptive=self.adaptive,
                 rtol=self.rtol, atol=self.atol, dt_min=self.dt_min,
             )  # fmt: skip
-        end = path[-1].reshape(x.shape)
-        if not bool(torch.isfinite(end).all()):
-            bad = torch.nonzero(~torch.isfinite(end).reshape(len(end), -1).all(1)).flatten().tolist()
+        final = path[-1].reshape(x.shape)
+        if not bool(torch.isfinite(final).all()):
+            bad = torch.nonzero(~torch.isfinite(final).reshape(len(final), -1).all(1)).flatten().tolist()
             raise SolverError(
                 f"torchsde's {self.method} with dt={dt:g} gave non-finite values at batch positions {bad[:8]}"
             )
-        return end
+        return final
 
 
-class _Backwards(torch.nn.Module):
-    """The reverse-time problem in torchsde's form."""
-
-    noise_type = "diagonal"
+class _Problem(torch.nn.Module):
+    """The drift of dx = drift dr + diffusion dW in torchsde's form."""
 
     def __init__(
         self,
         drift: Callable[[Tensor, Tensor], Tensor],
         diffusion: Callable[[Tensor, Tensor], Tensor],
         event_shape: tuple[int, ...],
-        t_start: float,
         stratonovich: bool,
     ) -> None:
         super().__init__()
-        self.drift, self.diffusion, self.event_shape, self.t_start = drift, diffusion, event_shape, t_start
+        self.drift, self.diffusion, self.event_shape = drift, diffusion, event_shape
         self.sde_type = "stratonovich" if stratonovich else "ito"
+        self._last: tuple[float, Tensor, Tensor] | None = None
 
     def f(self, r: Tensor, y: Tensor) -> Tensor:
-        x = y.reshape(len(y), *self.event_shape)
-        return -self.drift(x, self.t_start - r).reshape(y.shape)
+        # torchsde looks at the drift once before its first step: that evaluation is kept and used
+        if self._last is not None and self._last[0] == float(r) and self._last[1] is y:
+            return self._last[2]
+        value = self.drift(y.reshape(len(y), *self.event_shape), r).reshape(y.shape)
+        self._last = (float(r), y, value)
+        return value
+
+
+class _Diagonal(_Problem):
+    """A diffusion with a number for every coordinate, which may depend on the state."""
+
+    noise_type = "diagonal"
 
     def g(self, r: Tensor, y: Tensor) -> Tensor:
-        x = y.reshape(len(y), *self.event_shape)
-        return self.diffusion(x, self.t_start - r).reshape(y.shape)
+        return self.diffusion(y.reshape(len(y), *self.event_shape), r).reshape(y.shape)
+
+
+class _Additive(_Problem):
+    """A diffusion that is any linear map of the noise, and not of the state."""
+
+    noise_type = "additive"
+
+    def g_prod(self, r: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return self.diffusion(v.reshape(len(v), *self.event_shape), r).reshape(y.shape)
 
 
 class _KeyedBrownian(torchsde.BaseBrownian):

@@ -1,0 +1,19 @@
+"""Noise laws: the Gaussian, and what may stand in its place."""
+
+from scoresde.laws.base import Gaussian, Noise, NoiseLaw, NoiseSum, chain_weights
+from scoresde.laws.gamma import CentredGamma, GammaSchedule
+from scoresde.laws.generalized import GeneralizedNormal
+from scoresde.laws.mixture import MixtureSum, NormalMixture
+
+__all__ = [
+    "CentredGamma",
+    "GammaSchedule",
+    "Gaussian",
+    "GeneralizedNormal",
+    "MixtureSum",
+    "Noise",
+    "NoiseLaw",
+    "NoiseSum",
+    "NormalMixture",
+    "chain_weights",
+]

@@ -1,0 +1,219 @@
+"""Noise n of mean 0 whose coordinates are independent, and the sum of its steps along a chain.
+
+A law p(n) is drawn by `sample`, weighed by `log_prob`, and has a score, the target of denoising score matching: for
+x = x_0 + sigma n the target is score(n) / sigma, and its mean given x is grad log p(x) for every law whose density is
+continuous and differentiable almost everywhere.
+
+A forward chain x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) n_t, with abar_t = prod_{i<=t} (1 - beta_i), adds its
+noise up to
+
+    x_t = sqrt(abar_t) x_0 + sum_{i<=t} b_i n_i,    b_i = sqrt(beta_i abar_t / abar_i),    sum_i b_i^2 = 1 - abar_t.
+
+`sum_of_steps(b)` is that sum's law where it has a closed form (a Gaussian's is N(0, std^2 sum_i b_i^2)), else a
+`NoiseSum`, which makes the t draws. Cumulants add: for a law of variance v and excess kurtosis kappa the sum has
+
+    variance v sum_i b_i^2,    excess kurtosis kappa sum_i b_i^4 / (sum_i b_i^2)^2.
+
+Parameters are numbers or tensors (B,), one number per sample. Inside, everything is float64 whatever the dtype asked
+for.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch, expand
+from scoresde.noise import NoiseSource
+
+F64 = torch.float64
+Parameter = Tensor | float
+
+
+def check_parameter(name: str, value: Parameter) -> None:
+    """Raise ValueError unless ``value`` is a finite number > 0 or a tensor () or (B,) of such."""
+    good = isinstance(value, Real | Tensor) and not isinstance(value, bool)
+    if good:
+        p = torch.as_tensor(value, dtype=F64)
+        # on an accelerator the look would stop the stream of work
+        good = p.ndim <= 1 and (p.device.type != "cpu" or bool((torch.isfinite(p) & (p > 0)).all()))
+    if not good:
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number > 0, or a tensor (B,) of them")
+
+
+def meet(name: str, value: Parameter, like: Tensor) -> Tensor:
+    """A parameter in float64, viewed so that it broadcasts against ``like`` (B, *event)."""
+    p = torch.as_tensor(value, dtype=F64, device=like.device)
+    if p.ndim and len(p) != len(like):
+        raise ValueError(f"{name} has shape {tuple(p.shape)}: give shape () or ({len(like)},), one number per sample")
+    return expand(p, like)
+
+
+def check_weights(b: Tensor) -> None:
+    """Raise ValueError unless ``b`` is (t,) or (B, t), finite and >= 0, with no row of zeros only."""
+    if not isinstance(b, Tensor) or b.ndim not in (1, 2) or b.numel() == 0:
+        what = f"has shape {tuple(b.shape)}" if isinstance(b, Tensor) else f"is a {type(b).__name__}"
+        raise ValueError(f"b {what}: give a tensor (t,) or (B, t), the weights of t >= 1 steps")
+    if b.device.type == "cpu" and not bool((torch.isfinite(b) & (b >= 0)).all() and (b > 0).any(-1).all()):
+        raise ValueError(f"b={b} is not allowed: give finite weights >= 0, and in every row one > 0")
+
+
+class Noise(ABC):
+    """Noise that can be drawn."""
+
+    def sample(
+        self, source: NoiseSource, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype
+    ) -> Tensor:
+        """(B, *event_shape) draws of ``dtype``, each a function of (seed, sample index, step, purpose) alone."""
+        return self._draw(source, tuple(event_shape), step, purpose).to(dtype)
+
+    @abstractmethod
+    def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+        """(B, *event) in float64."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variance of a coordinate, () or (B,) in float64."""
+
+    @property
+    @abstractmethod
+    def excess_kurtosis(self) -> Tensor:
+        """E n^4 / (E n^2)^2 - 3 of a coordinate, () or (B,) in float64."""
+
+
+class NoiseLaw(Noise):
+    """Noise with a density: a subclass gives a coordinate's log-density and its derivative, in float64."""
+
+    @abstractmethod
+    def _log_density(self, n: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _slope(self, n: Tensor) -> Tensor: ...
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, summed over the coordinates: (B, *event) -> (B,) of the dtype of z."""
+        check_batch("z", z)
+        return self._log_density(z.to(F64)).reshape(len(z), -1).sum(1).to(z.dtype)
+
+    def score(self, z: Tensor) -> Tensor:
+        """grad log p(z), shape and dtype of z (B, *event)."""
+        check_batch("z", z)
+        return self._slope(z.to(F64)).to(z.dtype)
+
+    def sum_of_steps(self, b: Tensor) -> Noise:
+        """The noise sum_i b_i n_i of independent draws n_i; a `NoiseLaw` where it has a closed form.
+
+        b: (t,) or (B, t), finite, >= 0, no row of zeros only. A sample with fewer steps than others has zeros.
+
+        Raises ValueError for weights that are not allowed.
+        """
+        return NoiseSum(self, b)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSum(Noise):
+    """sum_i b_i n_i by t draws of ``law``: right for every law, at t times the cost of one draw.
+
+    b: (t,) or (B, t), as in `NoiseLaw.sum_of_steps`.
+    """
+
+    law: NoiseLaw
+    b: Tensor
+
+    def __post_init__(self) -> None:
+        check_weights(self.b)
+        object.__setattr__(self, "b", self.b.to(F64))
+
+    @property
+    def variance(self) -> Tensor:
+        return self.law.variance * self.b.square().sum(-1)
+
+    @property
+    def excess_kurtosis(self) -> Tensor:
+        return self.law.excess_kurtosis * self.b.pow(4).sum(-1) / self.b.square().sum(-1).square()
+
+    def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+        total = torch.zeros((len(source.indices), *event), dtype=F64, device=source.indices.device)
+        for i, b in enumerate(self.b.unbind(-1)):
+            total += meet("b", b, total) * self.law._draw(source, event, step, numbered(purpose, i))
+        return total
+
+
+def numbered(purpose: str, i: int) -> str:
+    """The key of step i. Texts of one length that differ within four bytes cannot share their CRC-32."""
+    return f"{purpose}, step {i:04d}"
+
+
+def check_steps(t: int | Tensor, last: int) -> Tensor:
+    """``t`` as whole numbers () or (B,) in 1 .. last, or ValueError."""
+    whole = isinstance(t, Integral) and not isinstance(t, bool)
+    if isinstance(t, Tensor):
+        whole = t.ndim <= 1 and t.numel() > 0 and not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
+    steps = torch.as_tensor(t) if whole else torch.zeros(())
+    if not whole or (steps.device.type == "cpu" and not (int(steps.min()) >= 1 and int(steps.max()) <= last)):
+        raise ValueError(f"t={t!r} is not allowed: give a whole number from 1 to {last}, or a tensor (B,) of them")
+    return steps
+
+
+def log_alpha_bar(betas: Tensor) -> Tensor:
+    """ln abar_t of steps 1 .. T, (T,) float64; raises ValueError unless betas is (T,) with 0 < beta_t < 1."""
+    if not isinstance(betas, Tensor) or betas.ndim != 1 or len(betas) == 0 or not betas.is_floating_point():
+        raise ValueError(f"betas={betas!r} is not allowed: give a floating-point tensor (T,)")
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError(f"betas={betas!r} is not allowed: every step's beta lies above 0 and below 1")
+    return torch.log1p(-betas.to(F64)).cumsum(0)
+
+
+def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
+    """The weights b_i = sqrt(beta_i abar_t / abar_i) of the first t steps, float64.
+
+    betas: (T,), each in (0, 1). t: steps taken, 1 .. T. A whole number gives (t,); a tensor (B,) gives (B, max t) with
+    zeros behind each sample's last step.
+    """
+    log_bar = log_alpha_bar(betas)
+    steps = check_steps(t, len(betas)).to(betas.device)
+    i = torch.arange(int(steps.max()), device=betas.device)
+    b = (0.5 * (betas[i].to(F64).log() + log_bar[steps - 1][..., None] - log_bar[i])).exp()
+    return torch.where(i < steps[..., None], b, 0.0)
+
+
+@dataclass(frozen=True)
+class Gaussian(NoiseLaw):
+    """N(0, std^2).
+
+    std: > 0, a number or (B,).
+    """
+
+    std: Parameter = 1.0
+
+    def __post_init__(self) -> None:
+        check_parameter("std", self.std)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.as_tensor(self.std, dtype=F64).square()
+
+    @property
+    def excess_kurtosis(self) -> Tensor:
+        return torch.zeros((), dtype=F64)
+
+    def sum_of_steps(self, b: Tensor) -> Gaussian:
+        return Gaussian(NoiseSum(self, b).variance.sqrt())
+
+    def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+        z = source.normal(event, step=step, purpose=purpose, dtype=F64)
+        return meet("std", self.std, z) * z
+
+    def _log_density(self, n: Tensor) -> Tensor:
+        std = meet("std", self.std, n)
+        return -0.5 * (n / std).square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+
+    def _slope(self, n: Tensor) -> Tensor:
+        return -n / meet("std", self.std, n).square()

@@ -1,0 +1,71 @@
+"""Generalized normal noise (Deasy, Simidjievski, Lio 2021, "Heavy-tailed denoising score matching", arXiv:2112.09788).
+
+    density     p(n) = beta / (2 alpha Gamma(1/beta)) exp(-(|n| / alpha)^beta)
+    score       -(beta / alpha) sign(n) (|n| / alpha)^(beta - 1)
+    draw        n = sign alpha G^(1/beta),    G ~ Gamma(1/beta, 1),    sign = -1 or +1
+    variance    alpha^2 Gamma(3/beta) / Gamma(1/beta) = std^2
+    kurtosis    Gamma(5/beta) Gamma(1/beta) / Gamma(3/beta)^2
+
+beta = 1 is Laplace's law and beta = 2 the Gaussian. Only there is a sum of steps of the same family, and the paper adds
+its noise in one step; `sum_of_steps` is a `NoiseSum`: it makes the draws of all steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.laws.base import F64, NoiseLaw, Parameter, check_parameter, meet
+from scoresde.laws.gamma import draw_log_gamma
+from scoresde.noise import NoiseSource
+
+
+@dataclass(frozen=True)
+class GeneralizedNormal(NoiseLaw):
+    """Density proportional to exp(-(|n| / alpha)^beta), with alpha such that the standard deviation is std.
+
+    beta: in [0.05, 100]. Below 2 the tails are heavier than the Gaussian's. Below 1 the score grows without bound at 0,
+        and for beta <= 1/2 its variance, that of a score matching target, is infinite. The score at 0 is taken as 0.
+    std: > 0, a number or (B,).
+    """
+
+    beta: float
+    std: Parameter = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta, least=0.05, most=100.0)
+        check_parameter("std", self.std)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The scale, () or (B,) in float64."""
+        log_ratio = math.lgamma(1.0 / self.beta) - math.lgamma(3.0 / self.beta)
+        return torch.as_tensor(self.std, dtype=F64) * math.exp(0.5 * log_ratio)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.as_tensor(self.std, dtype=F64).square()
+
+    @property
+    def excess_kurtosis(self) -> Tensor:
+        one, three, five = (math.lgamma(j / self.beta) for j in (1.0, 3.0, 5.0))
+        return torch.tensor(math.exp(five + one - 2.0 * three) - 3.0, dtype=F64)
+
+    def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+        log_g = draw_log_gamma(1.0 / self.beta, source, event, step, f"{purpose}, size")
+        sign = source.rademacher(event, step=step, purpose=f"{purpose}, sign", dtype=F64)
+        return meet("std", self.alpha, sign) * sign * (log_g / self.beta).exp()
+
+    def _log_density(self, n: Tensor) -> Tensor:
+        alpha = meet("std", self.alpha, n)
+        log_norm = math.log(2.0 / self.beta) + math.lgamma(1.0 / self.beta)
+        return -(n.abs() / alpha).pow(self.beta) - alpha.log() - log_norm
+
+    def _slope(self, n: Tensor) -> Tensor:
+        alpha = meet("std", self.alpha, n)
+        slope = -(self.beta / alpha) * n.sign() * (n.abs() / alpha).pow(self.beta - 1.0)
+        return torch.where(n == 0, 0.0, slope)

@@ -1,0 +1,258 @@
+"""`check` passes every sampler of the library and catches, by name, each of the mistakes that people make in writing one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from scoresde.samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    BatchLangevin,
+    EulerMaruyama,
+    Langevin,
+    Predictor,
+    PredictorCorrector,
+    ProbabilityFlowODE,
+    ReverseDiffusion,
+    ReverseSDESampler,
+    Sampler,
+)
+from scoresde.samplers.selfcheck import check
+from scoresde.sde import SDE, VESDE, VPSDE, BlurringSDE, SubVPSDE
+
+SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
+
+
+COARSE = (10, 20, 40, 80, 160)
+
+
+def stepped(predictor, corrector=None, **kwargs):
+    return lambda steps: PredictorCorrector(predictor, corrector, steps=steps, **kwargs)
+
+
+SAMPLERS = {
+    "euler": (stepped(EulerMaruyama()), 1, True),
+    "euler, noisy": (stepped(EulerMaruyama(), denoise=False), 1, False),
+    "euler, flow": (stepped(EulerMaruyama(flow=True)), 1, True),
+    "reverse diffusion": (stepped(ReverseDiffusion()), 1, True),
+    "reverse diffusion, flow": (stepped(ReverseDiffusion(flow=True)), 1, True),
+    "ancestral": (stepped(Ancestral()), 1, True),
+    "ancestral, lower": (stepped(Ancestral("lower")), 1, True),
+    "flow": (lambda _: ProbabilityFlowODE(), None, True),
+    "flow, denoised": (lambda _: ProbabilityFlowODE(denoise=True), None, True),
+    "annealed": (stepped(ReverseDiffusion(), AnnealedLangevin()), 0, True),
+    "langevin": (stepped(ReverseDiffusion(), Langevin()), 0, True),
+}
+
+
+def quick(make_sampler, sde=SDES["vp"], **kwargs):
+    return check(make_sampler, sde, **{"samples": 1000, **kwargs})
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", SDES)
+def test_every_sampler_passes(name, sampler):
+    make, order, denoised = SAMPLERS[sampler]
+    counts = (10, 20, 40, 80, 200) if order == 0 else (25, 50, 100, 200, 400)
+    report = quick(make, SDES[name], order=order, denoised=denoised, counts=counts)
+    assert report.passed, f"\n{report}"
+    assert len(report.rows) == 9 + denoised
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_torchsde_passes(name):
+    report = quick(lambda steps: ReverseSDESampler(steps=steps), SDES[name], order=1, denoised=True)
+    assert report.passed, f"\n{report}"
+
+
+def test_matrix_processes_and_larger_events_pass():
+    blurring = {"event_shape": (3,), "order": 1, "samples": 100, "counts": (20, 40, 60, 80, 120)}
+    report = quick(stepped(ReverseDiffusion()), BlurringSDE((3,)), **blurring)
+    assert report.passed, f"\n{report}"
+    report = quick(stepped(EulerMaruyama()), SDES["subvp"], event_shape=(1, 2), order=1, samples=300)
+    assert report.passed, f"\n{report}"
+
+
+@dataclass(frozen=True)
+class Planted(Predictor):
+    """Euler and Maruyama's method with factors on f, g^2 score and the noise, and a power of the width on the noise."""
+
+    f: float = 1.0
+    pull: float = 1.0
+    noise: float = 1.0
+    power: float = 0.5
+
+    def step(self, sde, step, x, score, z):
+        t, h = step.t, step.width
+        mean = x - (self.f * sde.drift(x, t) - self.pull * sde.diffuse_twice(score, t)) * h
+        return mean + self.noise * sde.diffuse(z, t) * h**self.power, mean
+
+
+class GlobalNoise(EulerMaruyama):
+    def step(self, sde, step, x, score, z):
+        return super().step(sde, step, x, score, torch.randn_like(x))
+
+
+class SharedNoise(EulerMaruyama):
+    """One draw for the whole batch."""
+
+    def step(self, sde, step, x, score, z):
+        return super().step(sde, step, x, score, z.mean(0, keepdim=True).expand_as(x))
+
+
+class FloatSampler(PredictorCorrector):
+    def run(self, sde, score, x, noise, callback):
+        state, times = super().run(sde, score, x, noise, callback)
+        return state.float(), times
+
+
+class Uncounted(PredictorCorrector):
+    def run(self, sde, score, x, noise, callback):
+        return super().run(sde, score.score, x, noise, callback)
+
+
+class Upwards(PredictorCorrector):
+    def run(self, sde, score, x, noise, callback):
+        state, times = super().run(sde, score, x, noise, callback)
+        return state, times.flip(0)
+
+
+class NoStart(PredictorCorrector):
+    """Forgets its start; and its predictor draws nothing."""
+
+    def run(self, sde, score, x, noise, callback):
+        return super().run(sde, score, 0.0 * x, noise, callback)
+
+
+class NotFromOneStep(PredictorCorrector):
+    def run(self, sde, score, x, noise, callback):
+        state, times = super().run(sde, score, x, noise, callback)
+        return state / (0.0 if len(times) == 2 else 1.0), times
+
+
+def of(kind, predictor=EulerMaruyama()):  # noqa: B008  (frozen)
+    return lambda steps: kind(predictor, steps=steps)
+
+
+MISTAKES = {
+    "noise dropped": (stepped(Planted(noise=0.0)), "order of convergence", "dropped"),
+    "h for its root": (stepped(Planted(power=1.0)), "order of convergence", "scaled by h where its square root"),
+    "noise doubled": (stepped(Planted(noise=2.0)), "order of convergence", "twice the scale"),
+    "factor 2 in g^2": (stepped(Planted(noise=math.sqrt(2.0))), "order of convergence", "factor 2 in g^2 too many"),
+    "noise halved": (stepped(Planted(noise=0.5)), "order of convergence", "half the scale"),
+    "drift halved": (stepped(Planted(f=0.5)), "order of convergence", "drift f is halved"),
+    "drift's sign": (stepped(Planted(f=-1.0)), "order of convergence", "drift f has the wrong sign"),
+    "score halved": (stepped(Planted(pull=0.5)), "order of convergence", "score's term is half"),
+    "score doubled": (stepped(Planted(pull=2.0)), "order of convergence", "score's term is twice"),
+    "score's sign": (stepped(Planted(pull=-1.0)), "order of convergence", "score has the wrong sign"),
+    "mixture, noise dropped": (stepped(Planted(noise=0.0)), "law of a mixture", "noise dropped"),
+    "mixture, score's sign": (stepped(Planted(pull=-1.0)), "law of a mixture", "sign"),
+    "global noise": (stepped(GlobalNoise()), "global random state", "global state of torch"),
+    "global noise, batch": (stepped(GlobalNoise()), "a sample and its batch", "keyed by the sample"),
+    "one draw for all": (stepped(SharedNoise()), "a sample and its batch", "over the batch"),
+    "batch's norm": (stepped(ReverseDiffusion(), BatchLangevin()), "a sample and its batch", "norm"),
+    "dtype": (of(FloatSampler), "shapes and types", "samples are torch.float32"),
+    "uncounted": (of(Uncounted), "evaluations counted", "call the score that run is given"),
+    "upwards": (of(Upwards), "times", "do not descend"),
+    "no start": (of(NoStart, EulerMaruyama(flow=True)), "another seed, another sample", "use its noise"),
+    "one step": (of(NotFromOneStep), "one step and two", "steps=1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_caught_and_named(mistake):
+    make, line, hint = MISTAKES[mistake]
+    report = quick(make, order=0 if mistake == "batch's norm" else 1, counts=COARSE)
+    row = next((r for r in report.rows if r.name == line), None)
+    assert row is not None, f"\n{report}"
+    assert not row.passed, f"\n{report}"
+    assert hint in row.hint, f"\n{report}"
+    assert "FAIL" in str(report)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_the_planted_method_without_a_mistake_passes(name):
+    report = quick(stepped(Planted()), SDES[name], order=1)
+    assert report.passed, f"\n{report}"
+
+
+@pytest.mark.parametrize("mistake", ["noise dropped", "factor 2 in g^2", "score halved", "score's sign"])
+@pytest.mark.parametrize("name", ["subvp", "ve"])
+def test_mistakes_are_named_on_other_processes(name, mistake):
+    make, line, hint = MISTAKES[mistake]
+    row = next(r for r in quick(make, SDES[name], order=1, samples=50).rows if r.name == line)
+    assert not row.passed and hint in row.hint, row
+
+
+def test_a_flow_with_the_whole_score_is_caught():
+    """A deterministic method with g^2 score, not half of it: the reverse SDE whose noise is missing."""
+    row = quick(stepped(Planted(noise=0.0)), order=1, samples=50).rows[0]
+    assert not row.passed and "dropped" in row.hint
+    row = quick(stepped(Planted(noise=0.0, pull=0.25)), order=1, samples=50).rows[0]
+    assert not row.passed and "g^2 score / 2" in row.hint
+
+
+def test_an_order_that_is_not_reached_is_told():
+    row = quick(stepped(EulerMaruyama(flow=True)), order=2, samples=50).rows[0]
+    assert not row.passed
+    assert "not with the order stated" in row.hint
+
+
+def test_noise_left_in_at_the_end_is_seen():
+    report = quick(stepped(EulerMaruyama(), denoise=False), order=1, denoised=True)
+    assert [row.name for row in report.rows if not row.passed] == ["noise left by the last step"], f"\n{report}"
+
+
+def test_a_mistake_in_steps_that_follow_the_score_is_caught():
+    """No affine map there: by samples."""
+    report = quick(stepped(Planted(noise=0.5), Langevin(snr=0.02)), order=0, counts=COARSE)
+    row = next(r for r in report.rows if r.name == "law of Gaussian data")
+    assert not row.passed, f"\n{report}"
+
+
+class Bare(SDE):
+    """A process without a kernel."""
+
+    def drift(self, x, t):
+        return -(x**3)
+
+    def diffusion(self, t):
+        return torch.ones_like(t)
+
+    def prior_sample(self, shape, **_):
+        raise AssertionError
+
+    def prior_log_prob(self, x):
+        raise AssertionError
+
+    def marginal_sample(self, x0, t, noise, *, step=0):
+        raise AssertionError
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="states no kernel"):
+        check(stepped(EulerMaruyama()), Bare())
+    with pytest.raises(ValueError, match="counts="):
+        check(stepped(EulerMaruyama()), VPSDE(), counts=(10, 20, 40))
+    with pytest.raises(ValueError, match="event_shape="):
+        check(stepped(EulerMaruyama()), VPSDE(), event_shape=())
+
+
+def test_a_check_that_raises_is_a_line_of_the_report():
+    class Broken(Sampler):
+        def run(self, sde, score, x, noise, callback):
+            raise RuntimeError("not today")
+
+    report = check(lambda steps: Broken(), VPSDE())
+    assert not report.passed
+    assert "raised RuntimeError: not today" in str(report)
+
+
+def test_the_global_state_is_put_back():
+    before = torch.random.get_rng_state()
+    check(stepped(GlobalNoise()), VPSDE(), counts=COARSE, samples=100)
+    assert torch.equal(before, torch.random.get_rng_state())

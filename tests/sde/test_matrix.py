@@ -1,0 +1,224 @@
+"""`MatrixSDE`: processes written as matrices agree with their closed forms; what has none holds to its own mathematics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scoresde.distributions import GaussianMixture
+from scoresde.likelihood import Exact, log_likelihood
+from scoresde.noise import NoiseSource
+from scoresde.sde.langevin import CriticallyDampedLangevin
+from scoresde.sde.matrix import MatrixSDE
+from scoresde.sde.selfcheck import check
+from scoresde.sde.subvp import SubVPSDE
+from scoresde.sde.ve import VESDE
+from scoresde.sde.vp import VPSDE
+from scoresde.solvers import ScipyODE
+
+TIMES = torch.cat((torch.tensor([1e-8, 1e-5, 1e-3]), torch.linspace(0, 1, 161)[1:])).double()
+PAIRS = torch.rand(2, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sort(0)[0]
+
+
+def as_block(sde):
+    """A process with numbers, written as 1 x 1 blocks."""
+    return MatrixSDE(
+        lambda t: sde.drift_coefficient(t)[..., None, None],
+        lambda t: sde.diffusion(t)[..., None, None],
+        prior_covariance=torch.eye(1) * sde.prior_std() ** 2,
+    )
+
+
+def cld(data_component=0):
+    """Critically damped Langevin diffusion, position and velocity in either order."""
+    own, zero = CriticallyDampedLangevin(), torch.zeros((), dtype=torch.float64)
+    order = [0, 1] if data_component == 0 else [1, 0]
+    f, g = (m(zero).m[order][:, order] for m in (own.drift_map, own.diffusion_map))
+    prior = torch.tensor([1.0, own.mass])[order].diag()
+    std = math.sqrt(own.gamma * own.mass)
+    return MatrixSDE(f, g, aux_std=std, data_component=data_component, prior_covariance=prior)
+
+
+THIRD_F = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 2.0], [0.0, -2.0, -3.0]], dtype=torch.float64)
+THIRD_G = torch.diag(torch.tensor([0.0, 0.0, math.sqrt(6.0)], dtype=torch.float64))
+
+
+def beta(t):
+    return (2.0 + 10.0 * t + torch.sin(6.0 * t))[..., None, None]
+
+
+def third_order(**options):
+    """Noise reaches the data through two others; stationary law N(0, I), rate beta(t)."""
+    options = {"aux_std": (0.3, 0.5), "prior_covariance": torch.eye(3)} | options
+    return MatrixSDE(lambda t: beta(t) * THIRD_F, lambda t: beta(t).sqrt() * THIRD_G, **options)
+
+
+def turning(t):
+    """Generators at different times do not commute."""
+    c, s = torch.cos(3.0 * t), torch.sin(3.0 * t)
+    return torch.stack((torch.stack((-2.0 - c, s + 1.5), -1), torch.stack((s - 1.5, -2.0 + c), -1)), -2)
+
+
+def non_commuting():
+    return MatrixSDE(turning, lambda t: 0.4 * turning(t) + torch.eye(2), aux_std=0.7)
+
+
+PROCESSES = [
+    as_block(VPSDE()),
+    cld(),
+    cld(data_component=1),
+    third_order(),
+    non_commuting(),
+]
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: repr(s))
+def test_it_holds_to_its_own_mathematics(sde):
+    report = check(sde, (2,))
+    assert report.passed, f"\n{report}"
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VPSDE(0.5, 8.0), SubVPSDE()], ids=repr)
+def test_a_process_with_numbers_as_one_by_one_blocks(sde):
+    block = as_block(sde)
+    for found, wanted in (
+        (block.kernel(TIMES), sde.kernel(TIMES)),
+        (block.transition(*PAIRS), sde.transition(*PAIRS)),
+    ):
+        assert torch.allclose(found.a.m[:, 0, 0], wanted.a, rtol=1e-8, atol=0)
+        assert torch.allclose(found.noise.m[:, 0, 0], wanted.std, rtol=1e-8, atol=1e-12)
+
+
+def test_a_rate_that_grows_by_orders():
+    """VE's kernel holds noise of sigma_min at t = 0 already, which a MatrixSDE's data does not: the steps are compared."""
+    sde = VESDE(0.01, 50.0)
+    found, wanted = as_block(sde).transition(*PAIRS), sde.transition(*PAIRS)
+    assert torch.allclose(found.noise.m[:, 0, 0], wanted.std, rtol=1e-8, atol=0)
+
+
+def test_langevin_diffusion_as_two_by_two_blocks():
+    own, block = CriticallyDampedLangevin(), cld()
+    for found, wanted in (
+        (block.kernel(TIMES), own.kernel(TIMES)),
+        (block.transition(*PAIRS), own.transition(*PAIRS)),
+    ):
+        assert torch.allclose(found.a.m, wanted.a.m, rtol=1e-7, atol=1e-10)
+        assert torch.allclose(found.noise.m, wanted.noise.m, rtol=1e-7, atol=1e-10)
+    assert torch.allclose(block.log_noise_slope(TIMES), own.log_noise_slope(TIMES), rtol=1e-7)
+
+
+def test_the_order_of_components_is_a_name_only():
+    first, second = cld().kernel(TIMES), cld(data_component=1).kernel(TIMES)
+    assert torch.allclose(first.a.m, second.a.m.flip(-1, -2), atol=1e-12)
+    covariance = [k.noise.m @ k.noise.m.mT for k in (first, second)]
+    assert torch.allclose(covariance[0], covariance[1].flip(-1, -2), atol=1e-12)
+
+
+def test_the_kernel_integrates_the_moments():
+    """Against SciPy's DOP853, which knows nothing of cells."""
+    sde = non_commuting()
+
+    def slope(t, y):
+        f, g = sde._f(torch.tensor(t).double()), sde._g(torch.tensor(t).double())
+        return torch.cat((f @ y[:2], f @ y[2:] + y[2:] @ f.mT + g @ g.mT))
+
+    start = torch.cat((torch.eye(2), torch.diag(torch.tensor([0.0, 0.49])))).double()
+    for t in (0.03, 0.4, 1.0):
+        y = ScipyODE("DOP853", 1e-12, 1e-13).solve(slope, start, 0.0, t).y
+        kernel = sde.kernel(torch.tensor(t, dtype=torch.float64))
+        assert torch.allclose(kernel.a.m, y[:2], atol=1e-10)
+        assert torch.allclose(kernel.noise.m @ kernel.noise.m.mT, y[2:], atol=1e-10)
+
+
+def test_a_short_step_keeps_its_relative_accuracy():
+    """Noise reaches x by two others, Phi_xz = u^2: Var x = int_0^h 6 u^4 du, down to 1e-35 beside entries of order 1e-6."""
+    sde = MatrixSDE(THIRD_F, THIRD_G)
+    s = torch.tensor(0.37, dtype=torch.float64)
+    for h in (1e-3, 1e-5, 1e-7):
+        std = sde.transition(s, s + h).noise.m[0, 0]
+        exact_h = float((s + h) - s)
+        assert float(std) == pytest.approx(math.sqrt(6.0 * exact_h**5 / 5.0), rel=10 * h)
+
+
+def test_decay_at_rates_far_apart():
+    """The inverse of Phi would hold e^400 here."""
+    rates = torch.tensor([0.5, 400.0], dtype=torch.float64)
+    sde = MatrixSDE(-rates.diag(), (2 * rates).sqrt().diag())
+    kernel = sde.transition(*torch.tensor([0.1, 0.95], dtype=torch.float64))
+    wanted = (-torch.expm1(-2 * rates * 0.85)).sqrt()
+    assert torch.allclose(kernel.noise.m.diagonal(), wanted, rtol=1e-7)
+    assert float(kernel.a.m[0, 0]) == pytest.approx(math.exp(-0.5 * 0.85), rel=1e-9)
+
+
+def test_a_jump_at_a_half_does_no_harm():
+    def rate(t):
+        return torch.where(t < 0.5, 1.0, 9.0)[..., None, None].double()
+
+    sde = MatrixSDE(lambda t: -0.5 * rate(t), lambda t: rate(t).sqrt())
+    times = torch.tensor([0.2, 0.5, 0.50001, 0.9], dtype=torch.float64)
+    integral = times.clamp(max=0.5) + 9.0 * (times - 0.5).clamp(min=0.0)
+    assert torch.allclose(sde.kernel(times).a.m[:, 0, 0], torch.exp(-0.5 * integral), rtol=1e-9)
+    step = sde.transition(times[0], times[3])
+    assert float(step.noise.m) == pytest.approx(math.sqrt(-math.expm1(-(integral[3] - integral[0]))), rel=1e-9)
+
+
+def test_edges_of_time():
+    sde, zero = third_order(), torch.zeros((), dtype=torch.float64)
+    at_zero = sde.kernel(zero)
+    assert torch.equal(at_zero.a.m, torch.eye(3, dtype=torch.float64))
+    assert torch.allclose(at_zero.noise.m, torch.diag(torch.tensor([0.0, 0.3, 0.5])).double())
+    edges = sde._edges
+    still = sde.transition(edges, edges)
+    assert torch.allclose(still.a.m, torch.eye(3, dtype=torch.float64).expand_as(still.a.m))
+    assert float(still.noise.m.abs().max()) == 0.0
+    assert sde.kernel(edges.float()).a.m.dtype == torch.float32
+    assert torch.isfinite(sde.log_noise_slope(edges[1:])).all()
+
+
+def test_lift_and_project():
+    sde, x0 = third_order(data_component=1), torch.randn(5, 2, 3)
+    state, log_q = sde.lift(x0, NoiseSource.of(0, 5))
+    assert state.shape == (5, 3, 2, 3)
+    assert torch.equal(sde.project(state), x0)
+    assert torch.equal(sde.project(sde.augment(x0)), x0)
+    others = state[:, [0, 2]] / torch.tensor([0.3, 0.5])[:, None, None]
+    wanted = -0.5 * (others**2).flatten(1).sum(1) - 6 * math.log(2 * math.pi) - 6 * math.log(0.15)
+    assert torch.allclose(log_q, wanted.double(), atol=1e-4)
+    assert as_block(VPSDE()).lift(x0, NoiseSource.of(0, 5))[1].tolist() == [0.0] * 5
+
+
+def test_likelihood_of_gaussian_data():
+    """log p(state) - log q(auxiliaries) is log p(x_0) where the score is exact and data is Gaussian."""
+    sde, data = third_order(T=2.0), GaussianMixture(torch.tensor([[0.3, -0.2]]), stds=0.6)
+    x = data.sample(2, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, data.score(sde), x, solver=ScipyODE("DOP853", 1e-6, 1e-6), divergence=Exact())
+    assert torch.allclose(found.log_prob, data.log_prob(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"drift": torch.eye(2).reshape(4)}, "drift gives shape"),
+        ({"drift": lambda t: torch.eye(2).double()}, r"drift gives shape \(2, 2\) for times of shape \(2,\)"),
+        ({"diffusion": torch.eye(3)}, "diffusion is 3 square"),
+        ({"drift": lambda t: torch.zeros(*t.shape, 2, 2)}, "float32"),
+        ({"drift": lambda t: torch.eye(2).double() / t[..., None, None]}, "finite"),
+        ({"aux_std": 0.0}, "aux_std=0.0"),
+        ({"aux_std": (1.0, 1.0)}, "aux_std has 2 values"),
+        ({"data_component": 2}, "data_component=2"),
+        ({"prior_covariance": torch.eye(3)}, "prior_covariance has shape"),
+        ({"prior_covariance": -torch.eye(2)}, "not positive definite"),
+        ({"T": 0.0}, "T=0.0"),
+        ({"drift": lambda t: torch.where(t < 0.3, 0.0, -9.0)[..., None, None] * torch.eye(2).double()}, "not smooth"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        MatrixSDE(**({"drift": -torch.eye(2), "diffusion": torch.eye(2)} | arguments))
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="drift is a float"):
+        MatrixSDE(-0.5, torch.eye(1))

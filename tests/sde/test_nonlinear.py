@@ -1,0 +1,603 @@
+"""A process of one's own against closed forms.
+
+A linear process written as f and g must be that process. With a diffusion that depends on x: geometric Brownian motion, whose
+law is log-normal at every time, and processes at rest in a law that is known (Student, gamma), whose flow stands still. For
+dx = -x^3 dt + dw the Fokker-Planck equation is solved on a grid. Statistical tests state their false-alarm rate, and see a
+planted error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+
+from scoresde.distributions import GaussianMixture
+from scoresde.likelihood import Exact, Hutchinson, log_likelihood
+from scoresde.noise import NoiseSource
+from scoresde.samplers import ProbabilityFlowODE, ReverseSDESampler
+from scoresde.sde import VPSDE, NonlinearSDE
+from scoresde.solvers import ScipyODE, SolverError, TorchSDE
+from tests.sde import fokker_planck
+from tests.sde.fokker_planck import GRID, WIDTH
+
+F32, F64 = torch.float32, torch.float64
+VP = VPSDE(0.1, 8.0)
+EVENTS = [(), (2,), (2, 3)]
+
+
+def normal(shape, purpose="x", dtype=F64, seed=2):
+    return NoiseSource.of(seed, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
+
+
+def per_event(coefficient, x):
+    return coefficient.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def as_functions(g=1.0, f=1.0, **given):
+    """VP as f and g, or something else by the factors."""
+    return NonlinearSDE(lambda x, t: f * VP.drift(x, t), lambda t: g * VP.diffusion(t), **given)
+
+
+# --- a linear process written as f and g -------------------------------------------------------------------------
+
+WAYS = {
+    "g(t)": as_functions(),
+    "g(x, t)": NonlinearSDE(VP.drift, lambda x, t: VP.diffusion(t)),
+    "g(x, t) for each coordinate": NonlinearSDE(VP.drift, lambda x, t: per_event(VP.diffusion(t), x) + 0 * x),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_coefficients_are_the_linear_process_s(way, event):
+    sde, x, v = WAYS[way], normal((5, *event)), normal((5, *event), "v")
+    for t in (torch.linspace(0.0, 1.0, 5, dtype=F64), torch.tensor(0.3, dtype=F64)):
+        pairs = [
+            (sde.drift(x, t), VP.drift(x, t)),
+            (sde.diffuse(v, t, x), VP.diffuse(v, t)),
+            (sde.diffuse_twice(v, t, x), VP.diffuse_twice(v, t)),
+            (sde.reverse_drift(x, t, v), VP.reverse_drift(x, t, v)),
+            (sde.flow_drift(x, t, v), VP.flow_drift(x, t, v)),
+        ]
+        if sde.additive:
+            pairs += [(sde.diffusion(t), VP.diffusion(t)), (sde.diffuse(v, t), VP.diffuse(v, t))]
+        for found, wanted in pairs:
+            assert found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-13)
+
+
+@pytest.mark.parametrize("depends", ["t", "x, t"])
+def test_a_number_for_each_coordinate(depends):
+    """diag(1, 2, 3) t, or the same times cos x."""
+    scale, x, v = torch.tensor([1.0, 2.0, 3.0], dtype=F64), normal((4, 3)), normal((4, 3), "v")
+    if depends == "t":
+        sde = NonlinearSDE(VP.drift, lambda t: t[:, None] * scale)
+    else:
+        sde = NonlinearSDE(VP.drift, lambda x, t: t[:, None] * scale * x.cos())
+    for t in (torch.tensor(0.3, dtype=F64), torch.linspace(0.1, 0.9, 4, dtype=F64)):
+        g = t.expand(4)[:, None] * scale * (1.0 if depends == "t" else x.cos())
+        assert torch.allclose(sde.diffuse(v, t, x), g * v) and torch.allclose(sde.diffuse_twice(v, t, x), g**2 * v)
+        d = torch.zeros_like(x) if depends == "t" else -2 * g**2 * x.tan()
+        assert torch.allclose(sde.diffusion_divergence(x, t), d, rtol=1e-12)
+        assert torch.allclose(sde.flow_drift(x, t, v), VP.drift(x, t) - 0.5 * (d + g**2 * v), rtol=1e-12)
+        if depends == "t":
+            assert sde.diffusion(t).shape == (*t.shape, 3)
+
+
+def euler_moments(t, steps):
+    """Coefficient and standard deviation of VP's x_t given x_0 as ``steps`` equal Euler steps leave them: exact."""
+    h = t / steps
+    a, v = torch.ones_like(t), torch.zeros_like(t)
+    for k in range(steps):
+        c = 1 - 0.5 * VP.beta(k * h) * h
+        a, v = c * a, c**2 * v + VP.beta(k * h) * h
+    return a, v.sqrt()
+
+
+def z_scores(sde, steps=50, n=20000):
+    """Mean, variance and covariance with x_0 of the standardised x_t in standard errors, every sample at its own time."""
+    t = NoiseSource.of(3, n).uniform((), step=0, purpose="t", dtype=F64)
+    x0 = normal((n, 1))
+    a, std = euler_moments(t, steps)
+    u = (sde.simulate(x0, t, seed=1, steps=steps) - a[:, None] * x0) / std[:, None]
+    return [
+        float(u.mean()) * n**0.5,
+        float((u**2).mean() - 1) * (n / 2) ** 0.5,
+        float((u * x0).mean()) * n**0.5,
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_simulated_moments(way):
+    """Three statistics, each within 5 standard errors: a false alarm in 1.7e6 for each."""
+    assert max(map(abs, z_scores(WAYS[way]))) < 5
+
+
+@pytest.mark.parametrize("planted", [{"g": 1.05}, {"f": 0.8}, {"g": math.sqrt(0.5)}], ids=repr)
+def test_simulated_moments_see_an_error(planted):
+    assert max(map(abs, z_scores(as_functions(**planted)))) > 5
+
+
+def test_simulated_moments_approach_the_kernel():
+    """To a per cent in 200 steps, and in proportion to the step: no statistics."""
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=F64)
+    errors = []
+    for steps in (200, 400):
+        a, std = euler_moments(t, steps)
+        errors.append(torch.stack([a / VP.alpha(t) - 1, std / VP.sigma(t) - 1]).abs())
+    assert float(errors[0][1].max()) < 0.02 and float(errors[0][0].max()) < 0.05
+    assert torch.allclose(errors[0] / errors[1], torch.full_like(errors[0], 2.0), rtol=0.1)
+
+
+# --- paths belong to samples -------------------------------------------------------------------------------------
+
+CUBIC = NonlinearSDE(lambda x, t: -(x**3), lambda t: torch.ones_like(t), steps=50)
+
+
+@pytest.mark.parametrize("method", ["euler", "milstein", "srk", "heun"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_path_is_its_own(dtype, method):
+    """Alone, in a batch, in another order: equal to rounding."""
+    sde = NonlinearSDE(CUBIC.f, CUBIC.g, steps=20, solver=TorchSDE(method))
+    x0, t, order = (
+        normal((7, 2), dtype=dtype),
+        torch.linspace(0, 1, 7, dtype=dtype),
+        torch.tensor([6, 2, 0, 5, 1, 3, 4]),
+    )
+    whole = sde.simulate(x0, t, noise=NoiseSource(4, torch.arange(100, 107)))
+    assert whole.shape == x0.shape and whole.dtype == dtype
+    assert torch.equal(whole[0], x0[0])  # t = 0
+    tolerance = 50 * torch.finfo(dtype).eps
+    for rows in (torch.tensor([5]), torch.tensor([2, 3, 4]), order):
+        part = sde.simulate(x0[rows], t[rows], noise=NoiseSource(4, rows + 100))
+        assert torch.allclose(part, whole[rows], rtol=tolerance, atol=tolerance)
+    assert torch.equal(sde.marginal_sample(x0, t, NoiseSource(4, torch.arange(100, 107))), whole)
+    assert torch.equal(sde.simulate(x0, torch.tensor(0.0, dtype=dtype)), x0)
+
+
+def test_draws_have_numbers():
+    """Each number and each seed its own paths, independent of those of a reverse solve: correlations within 5 standard errors."""
+    n, brownian = 4000, NonlinearSDE(lambda x, t: 0 * x, lambda t: torch.ones_like(t), steps=10)
+    zero, t = torch.zeros(n, 1, dtype=F64), torch.tensor(1.0, dtype=F64)
+
+    def back():
+        def one(x, t):
+            return torch.ones_like(x)
+
+        return TorchSDE().solve(lambda x, t: 0 * x, one, zero, 1.0, 0.0, 0.1, NoiseSource.of(0, n))
+
+    paths = [brownian.simulate(zero, t), brownian.simulate(zero, t, step=1), brownian.simulate(zero, t, seed=1), back()]
+    correlation = torch.corrcoef(torch.cat(paths, 1).T) - torch.eye(4, dtype=F64)
+    assert float(correlation.abs().max()) < 5 / n**0.5
+    assert torch.equal(paths[0], brownian.simulate(zero, t, step=0))
+    assert torch.equal(paths[1], brownian.marginal_sample(zero, t, NoiseSource.of(0, n), step=1))
+
+
+def test_no_global_state_is_read_or_changed():
+    before = torch.get_rng_state()
+    a = CUBIC.simulate(torch.zeros(3, 2), torch.tensor(1.0))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(CUBIC.simulate(torch.zeros(3, 2), torch.tensor(1.0)), a)
+
+
+def test_an_adaptive_solver_meets_the_same_law():
+    """Brownian motion to t: a standard deviation of sqrt t within 5 standard errors, a false alarm in 1.7e6."""
+    sde = NonlinearSDE(
+        lambda x, t: -x, lambda t: torch.ones_like(t), steps=10, solver=TorchSDE("milstein", adaptive=True)
+    )
+    x = sde.simulate(torch.zeros(300, 1, dtype=F64), torch.tensor(0.5, dtype=F64))
+    variance = (1 - math.exp(-1.0)) / 2
+    assert abs(float((x**2).mean()) / variance - 1) < 5 * (2 / 300) ** 0.5
+
+
+# --- geometric Brownian motion: log-normal at every time ---------------------------------------------------------
+
+MU, NU, M0, S0 = 0.3, 0.5, 0.2, 0.4
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """The law of x_t for dx = MU x dt + NU x dw and ln x_0 ~ N(M0, S0^2), coordinates independent; a `Prior` too."""
+
+    t: torch.Tensor
+    event: tuple[int, ...] = (1,)
+
+    def moments(self):
+        return M0 + (MU - 0.5 * NU**2) * self.t, S0**2 + NU**2 * self.t
+
+    def score(self, x):
+        m, v = (per_event(torch.as_tensor(k, dtype=x.dtype), x) for k in self.moments())
+        return -(1 + (x.log() - m) / v) / x
+
+    def log_prob(self, x):
+        m, v = (per_event(torch.as_tensor(k, dtype=x.dtype), x) for k in self.moments())
+        each = -0.5 * (x.log() - m) ** 2 / v - 0.5 * (2 * math.pi * v).log() - x.log()
+        return each.reshape(len(x), -1).sum(1)
+
+    def at(self, z):
+        m, v = (per_event(torch.as_tensor(k, dtype=z.dtype), z) for k in self.moments())
+        return (m + v.sqrt() * z).exp()
+
+    def sample(self, n, seed=0, dtype=F32, first=0):
+        return self.at(NoiseSource.of(seed, n, first).normal(self.event, step=0, purpose="log-normal", dtype=dtype))
+
+
+def geometric(event=(1,), **given):
+    """T = 1, the law at T as prior."""
+    prior = LogNormal(torch.tensor(1.0, dtype=F64), event)
+    return NonlinearSDE(lambda x, t: MU * x, lambda x, t: NU * x, prior=prior, **given)
+
+
+def score(x, t):
+    return LogNormal(t).score(x)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_flow_carries_quantiles(by_hand, event):
+    """x(t) = exp(m_t + sqrt(v_t) z), so the flow is x (m' + v' z / (2 sqrt v)); with none or all of D it is another."""
+    sde = geometric(divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None)
+    t, z = torch.linspace(0.0, 1.0, 5, dtype=F64), normal((5, *event))
+    law = LogNormal(t)
+    x, v = law.at(z), per_event(law.moments()[1], z)
+    wanted = x * (MU - 0.5 * NU**2 + 0.5 * NU**2 * z / v.sqrt())
+    flow, d = sde.flow_drift(x, t, law.score(x)), sde.diffusion_divergence(x, t)
+    assert flow.shape == x.shape and torch.allclose(flow, wanted, rtol=1e-12)
+    assert torch.allclose(d, 2 * NU**2 * x, rtol=1e-13)
+    for planted in (flow + 0.5 * d, flow - 0.5 * d):
+        assert not torch.allclose(planted, wanted, rtol=0.1)
+    # the reverse drift is what the flow and half a forward's noise make of it
+    assert torch.allclose(sde.reverse_drift(x, t, law.score(x)), 2 * wanted - MU * x, rtol=1e-12)
+
+
+def test_the_flow_sampler_keeps_the_law():
+    """ProbabilityFlowODE from T to t_min takes each quantile to itself, and encodes it back."""
+    sde, z = geometric((2,)), normal((6, 2))
+    start, end = (LogNormal(torch.tensor(t, dtype=F64)).at(z) for t in (1.0, 0.1))
+    sampler = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8), t_min=0.1)
+    found = sampler(sde, score, (6, 2), start=start).samples
+    assert torch.allclose(found, end, rtol=1e-6)
+    assert torch.allclose(sampler.encode(sde, score, end), start, rtol=1e-6)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_likelihood_with_a_diffusion_of_x(by_hand):
+    """log p of the log-normal law at t_min: the flow's divergence passes through D, a second derivative of g."""
+    sde, x = (
+        geometric((2,), divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None),
+        LogNormal(0.1).at(normal((6, 2))),
+    )
+    for divergence in (Exact(), Hutchinson(count=2)):  # of a diagonal Jacobian signs see the whole
+        found = log_likelihood(sde, score, x, t_min=0.1, divergence=divergence, tolerance=1e-8)
+        assert torch.allclose(found.log_prob, LogNormal(0.1).log_prob(x), atol=1e-6)
+
+
+def log_moments(draws, t):
+    """Mean and variance of ln x in standard errors from the log-normal law's."""
+    m, v = LogNormal(torch.tensor(t, dtype=F64)).moments()
+    u = (draws.log() - m) / v.sqrt()
+    return [float(u.mean()) * u.numel() ** 0.5, float((u**2).mean() - 1) * (u.numel() / 2) ** 0.5]
+
+
+def euler_bias(steps):
+    """Of one path's ln x, in standard deviations of the law: Euler's leading error is of order h in both moments."""
+    return 2.0 * NU**2 / steps
+
+
+def test_simulated_paths_are_log_normal():
+    """Mean and variance of ln x_t, 20000 draws, 5 standard errors (a false alarm in 1.7e6 for each) beyond Euler's bias."""
+    n, t = 20000, 0.7
+    x0 = LogNormal(0.0).sample(n, dtype=F64)
+    draws = geometric(steps=100).simulate(x0, torch.tensor(t, dtype=F64))
+    assert max(map(abs, log_moments(draws, t))) < 5 + euler_bias(100) * n**0.5
+    other = NonlinearSDE(lambda x, t: MU * x, lambda x, t: 1.1 * NU * x, steps=100)
+    assert max(map(abs, log_moments(other.simulate(x0, torch.tensor(t, dtype=F64)), t))) > 10
+
+
+REVERSE_STEPS = 100
+
+
+def reverse_draws(sde, n, change=lambda drift, x, t: drift):
+    """The reverse SDE from T = 1 to 0.1, by torchsde, its drift perhaps changed."""
+
+    def drift(x, t):
+        t = t.expand(len(x))
+        return change(sde.reverse_drift(x, t, score(x, t)), x, t)
+
+    def diffusion(x, t):
+        return sde.diffuse(torch.ones_like(x), t.expand(len(x)), x)
+
+    start, noise = sde.prior_sample((n, 1), seed=3, dtype=F64), NoiseSource.of(3, n)
+    with torch.no_grad():
+        return TorchSDE("milstein").solve(drift, diffusion, start, 1.0, 0.1, 0.9 / REVERSE_STEPS, noise)
+
+
+def test_the_reverse_process_keeps_the_law():
+    """As above, 20000 draws of ln x_0.1; with half of D, or none, it is another law."""
+    n, sde, allowed = 20000, geometric(), 5 + euler_bias(REVERSE_STEPS) * 20000**0.5
+    assert max(map(abs, log_moments(reverse_draws(sde, n), 0.1))) < allowed
+    for share in (0.5, 1.0):
+        planted = reverse_draws(sde, n, lambda drift, x, t, k=share: drift + k * sde.diffusion_divergence(x, t))
+        assert max(map(abs, log_moments(planted, 0.1))) > 3 * allowed
+
+
+def test_the_reverse_sampler_keeps_the_law():
+    n = 20000
+    sampler = ReverseSDESampler(TorchSDE("milstein"), steps=REVERSE_STEPS, t_min=0.1, denoise=False)
+    draws = sampler(geometric(), score, (n, 1), seed=3, dtype=F64).samples
+    assert max(map(abs, log_moments(draws, 0.1))) < 5 + euler_bias(REVERSE_STEPS) * n**0.5
+
+
+ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_forward_solves_have_their_strong_order(method):
+    """Against x_0 exp((MU - NU^2 / 2) t + NU w) on the same Brownian path, which f = 0, g = 1 shows; times differ."""
+    n, order = 2000, ORDERS[method]
+    t, x0 = torch.linspace(0.5, 1.0, n, dtype=F64), torch.ones(n, 1, dtype=F64)
+    sde = geometric(solver=TorchSDE(method))
+    brownian = NonlinearSDE(lambda x, t: 0 * x, lambda t: torch.ones_like(t))
+
+    def error(steps):
+        w = brownian.simulate(0 * x0, t, steps=steps)
+        exact = ((MU - 0.5 * NU**2) * t[:, None] + NU * w).exp()
+        return float(((sde.simulate(x0, t, steps=steps) - exact) ** 2).mean().sqrt())
+
+    found = math.log(error(16) / error(64), 4)
+    assert order - 0.15 < found < order + 0.25
+
+
+# --- the divergence of g g^T, and laws at rest -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_student_law_is_at_rest(event):
+    """g^2 = a + b |x|^2, one number for each sample, f = -c x: at rest in (a + b |x|^2)^-(c / b + 1), so the flow is 0."""
+    a, b, c = 1.3, 0.4, 0.9
+
+    def square(x):
+        return a + b * (x**2).reshape(len(x), -1).sum(1)
+
+    sde = NonlinearSDE(lambda x, t: -c * x, lambda x, t: square(x).sqrt())
+    x, t = normal((5, *event)), torch.full((5,), 0.5, dtype=F64)
+    rest = -2 * (c + b) * x / per_event(square(x), x)
+    assert torch.allclose(sde.flow_drift(x, t, rest), torch.zeros_like(x), atol=1e-14)
+    assert torch.allclose(sde.reverse_drift(x, t, rest), c * x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_gamma_law_is_at_rest(event):
+    """g_i^2 = s^2 x_i, f = k (m - x): at rest in a gamma law of shape 2 k m / s^2 and rate 2 k / s^2 (Cox, Ingersoll, Ross)."""
+    k, m, s = 0.7, 1.5, 0.6
+    sde = NonlinearSDE(lambda x, t: k * (m - x), lambda x, t: s * x.sqrt())
+    x, t = 0.5 + normal((5, *event)) ** 2, torch.tensor(0.2, dtype=F64)
+    rest = (2 * k * m / s**2 - 1) / x - 2 * k / s**2
+    assert torch.allclose(sde.flow_drift(x, t, rest), torch.zeros_like(x), atol=1e-13)
+
+
+def test_the_divergence_where_coordinates_meet():
+    """D_i = d(g_i^2) / dx_i alone: a gradient of the sum of g^2 would count the neighbours in."""
+    x, t = normal((5, 3)), torch.full((5,), 0.5, dtype=F64)
+
+    def g(x, t):
+        return (1 + x**2 * x.roll(1, 1) ** 2 + t[:, None]).sqrt()
+
+    sde = NonlinearSDE(lambda x, t: -x, g)
+    wanted = 2 * x * x.roll(1, 1) ** 2
+    assert torch.allclose(sde.diffusion_divergence(x, t), wanted, rtol=1e-12)
+    at = x.clone().requires_grad_(True)
+    (planted,) = torch.autograd.grad((g(at, t) ** 2).sum(), at)
+    assert not torch.allclose(planted, wanted, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["sample", "coordinate"])
+def test_the_divergence_is_differentiable(kind):
+    """In x and in parameters of g, by central differences; and carries no graph where gradients are off."""
+    weight = torch.tensor(0.7, dtype=F64, requires_grad=True)
+
+    def g(x, t):
+        return (weight * x).sin().mean(1) + 2 if kind == "sample" else (weight * x).sin() + x.roll(1, 1) ** 2
+
+    sde, x, t = NonlinearSDE(lambda x, t: -x, g), normal((4, 3)), torch.full((4,), 0.5, dtype=F64)
+    at = x.clone().requires_grad_(True)
+    slopes = torch.autograd.grad(sde.diffusion_divergence(at, t).sum(), (at, weight))
+    h, v = 1e-5, normal((4, 3), "v")
+    with torch.no_grad():
+        ends = [sde.diffusion_divergence(x + k * h * v, t).sum() for k in (1, -1)]
+        assert not ends[0].requires_grad
+        assert float((slopes[0] * v).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
+        here = float(weight)
+        ends = []
+        for k in (1, -1):
+            weight.fill_(here + k * h)
+            ends.append(sde.diffusion_divergence(x, t).sum())
+    assert float(slopes[1]) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
+
+
+# --- samplers and likelihood -------------------------------------------------------------------------------------
+
+MIXTURE = GaussianMixture(torch.tensor([[0.7, 0.7], [-0.7, -0.7]]), torch.tensor([0.2, 0.3]), torch.tensor([0.3, 0.7]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_samplers_and_likelihood_take_it_as_the_linear_process(way):
+    exact, sde = MIXTURE.score(VP), WAYS[way]
+
+    def bare(x, t):  # the exact score says that it is VP's
+        return exact(x, t)
+
+    sampler = ReverseSDESampler(steps=30, denoise=False)
+    found, wanted = (sampler(s, bare, (5, 2), seed=4, dtype=F64).samples for s in (sde, VP))
+    assert torch.allclose(found, wanted, rtol=1e-9)
+    flow = ProbabilityFlowODE(ScipyODE(rtol=1e-6, atol=1e-6))
+    found, wanted = (flow(s, bare, (5, 2), seed=4, dtype=F64).samples for s in (sde, VP))
+    assert torch.allclose(found, wanted, rtol=1e-6)
+    found, wanted = (log_likelihood(s, bare, wanted, divergence=Exact()).log_prob for s in (sde, VP))
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_another_process_s_score_is_refused():
+    with pytest.raises(ValueError, match="was made for"):
+        ReverseSDESampler(steps=3, denoise=False)(WAYS["g(t)"], MIXTURE.score(VP), (2, 2))
+
+
+@pytest.mark.parametrize("sampler", [ReverseSDESampler(steps=3), ProbabilityFlowODE(ScipyODE(rtol=0.1), denoise=True)])
+def test_there_is_no_tweedie(sampler):
+    with pytest.raises(TypeError, match="denoise=False"):
+        sampler(WAYS["g(t)"], lambda x, t: -x, (2, 2))
+
+
+def test_the_prior_is_a_normal_or_an_object():
+    x = normal((4, 2))
+    wide, mixed = NonlinearSDE(VP.drift, VP.diffusion, prior=3.0), NonlinearSDE(VP.drift, VP.diffusion, prior=MIXTURE)
+    draws = wide.prior_sample((4, 2), seed=5, dtype=F64)
+    assert torch.allclose(draws, 3.0 * NonlinearSDE(VP.drift, VP.diffusion).prior_sample((4, 2), seed=5, dtype=F64))
+    normal_law = torch.distributions.Normal(torch.zeros((), dtype=F64), 3.0)
+    assert torch.allclose(wide.prior_log_prob(x), normal_law.log_prob(x).sum(1), rtol=1e-12)
+    assert torch.allclose(mixed.prior_log_prob(x), MIXTURE.log_prob(x))
+    whole = mixed.prior_sample((9, 2), seed=5)
+    assert torch.equal(whole, MIXTURE.sample(9, seed=5))
+    rows = torch.tensor([7, 8, 2, 3, 4, 0])
+    assert torch.allclose(mixed.prior_sample((6, 2), noise=NoiseSource(5, rows)), whole[rows])
+
+
+# --- the Fokker-Planck equation of dx = -x^3 dt + dw -------------------------------------------------------------
+
+
+def chi_square(sde, t, n=65536):
+    """Of the histogram of x_t from two modes against the Fokker-Planck density; and its value for a false alarm in 1e6."""
+    p = fokker_planck.density(t)
+    draws = sde.simulate(fokker_planck.START.sample(n, seed=9), torch.tensor(t), seed=5)[:, 0].numpy()
+    edges = GRID[::30] + 0.5 * WIDTH  # whole cells
+    inside = np.add.reduceat(p, np.arange(1, len(GRID) - 1, 30)) * WIDTH
+    expected, counts = n * inside[: len(edges) - 1], np.histogram(draws, edges)[0]
+    kept = expected > 20
+    statistic = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
+    return statistic, chi2.isf(1e-6, kept.sum())
+
+
+def test_the_fokker_planck_solution():
+    """It keeps mass, begins at the start, ends at the law at rest; and solves its equation, by differences in t."""
+    start = fokker_planck.START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
+    rest = np.exp(-0.5 * GRID**4)
+    assert np.allclose(fokker_planck.density(0.0), start, atol=1e-9)
+    assert np.allclose(fokker_planck.density(50.0), rest / rest.sum() / WIDTH, atol=1e-6)
+    p, h = fokker_planck.density(0.3), 1e-4
+    assert p.sum() * WIDTH == pytest.approx(1.0, abs=1e-9)
+    change = (fokker_planck.density(0.3 + h) - fokker_planck.density(0.3 - h)) / (2 * h)
+    inside = slice(2, -2)
+    flux = np.gradient(GRID**3 * p + 0.5 * np.gradient(p, GRID), GRID)
+    assert np.allclose(change[inside], flux[inside], atol=1e-3 * np.abs(flux).max())
+
+
+@pytest.mark.parametrize("t", [0.1, 1.0])
+def test_simulated_paths_follow_the_fokker_planck_equation(t):
+    """A false alarm in 1e6; a drift of 1.1 x^3, or noise of 1.05 in place of 1, is seen below."""
+    statistic, critical = chi_square(NonlinearSDE(CUBIC.f, CUBIC.g, steps=200), t)
+    assert statistic < critical
+
+
+@pytest.mark.parametrize(("f", "g"), [(1.1, 1.0), (1.0, 1.05)])
+def test_the_histogram_sees_an_error(f, g):
+    planted = NonlinearSDE(lambda x, t: -f * x**3, lambda t: torch.full_like(t, g), steps=200)
+    statistic, critical = chi_square(planted, 1.0)
+    assert statistic > critical
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"T": 0.0}, ValueError, "T=0.0"),
+        ({"T": math.inf}, ValueError, "T=inf"),
+        ({"steps": 0}, ValueError, "steps=0"),
+        ({"prior": -1.0}, ValueError, "prior=-1.0"),
+        ({"prior": "normal"}, TypeError, "prior='normal'.*sample and log_prob"),
+        ({"g": lambda x, t, z: t}, TypeError, "asks for 3 arguments"),
+        ({"g": lambda *given: given[0]}, TypeError, "any number"),
+        ({"g": torch.ones_like}, TypeError, "wrap it"),
+        ({"g": lambda x, t: x, "solver": TorchSDE("heun")}, ValueError, "Stratonovich"),
+    ],
+)
+def test_bad_arguments_are_named(given, error, words):
+    with pytest.raises(error, match=words):
+        NonlinearSDE(**{"f": VP.drift, "g": VP.diffusion, **given})
+
+
+def test_g_may_be_a_module_or_have_defaults():
+    class Learned(torch.nn.Module):
+        def forward(self, x, t):
+            return x
+
+    assert not NonlinearSDE(VP.drift, Learned()).additive
+    assert NonlinearSDE(VP.drift, lambda t, scale=2.0: scale * t).additive
+
+
+def test_wrong_shapes_are_named():
+    x, t = normal((4, 2)), torch.full((4,), 0.5, dtype=F64)
+    with pytest.raises(ValueError, match=r"f returned shape \(4,\)"):
+        NonlinearSDE(lambda x, t: t, VP.diffusion).drift(x, t)
+    with pytest.raises(ValueError, match=r"g returned shape \(2,\)"):
+        NonlinearSDE(VP.drift, lambda t: t[:2]).diffuse(x, t)
+    with pytest.raises(ValueError, match=r"divergence returned shape \(4,\)"):
+        NonlinearSDE(VP.drift, lambda x, t: x, divergence=lambda x, t: t).diffusion_divergence(x, t)
+    with pytest.raises(ValueError, match=r"gave draws of shape \(4, 2\)"):
+        NonlinearSDE(VP.drift, VP.diffusion, prior=MIXTURE).prior_sample((4, 3))
+    for sde in (CUBIC, WAYS["g(x, t)"]):
+        with pytest.raises(ValueError, match="give shape"):
+            sde.simulate(x, t[:3])
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, math.nan])
+def test_times_out_of_range_are_refused(bad):
+    x, t = normal((2, 1)), torch.tensor([0.5, bad], dtype=F64)
+    for call in (CUBIC.drift, CUBIC.simulate, CUBIC.diffuse, geometric().diffusion_divergence):
+        with pytest.raises(ValueError, match="allowed is"):
+            call(x, t)
+
+
+def test_a_diffusion_of_x_asks_for_x():
+    sde, x, t = geometric(), normal((2, 1)), torch.tensor([0.5, 0.6], dtype=F64)
+    with pytest.raises(TypeError, match="depends on x"):
+        sde.diffusion(t)
+    for call in (sde.diffuse, sde.diffuse_twice):
+        with pytest.raises(ValueError, match="give the state"):
+            call(x, t)
+
+
+def test_a_path_that_bursts_is_named():
+    x0 = torch.tensor([[0.1], [500.0]])
+    with pytest.raises(SolverError, match=r"50 steps do not carry.*positions \[1\]"):
+        CUBIC.simulate(x0, torch.tensor(1.0))
+
+
+def test_the_global_dtype_does_not_matter():
+    def everything():
+        found = []
+        for dtype in (F32, F64):
+            x, t = normal((3, 2), dtype=dtype).abs() + 0.5, torch.full((3,), 0.5, dtype=dtype)
+            sde = geometric((2,), steps=5)
+            found += [
+                sde.simulate(x, t),
+                sde.flow_drift(x, t, -x),
+                sde.prior_sample((3, 2), dtype=dtype),
+                CUBIC.simulate(x, t),
+            ]
+            found += [CUBIC.prior_sample((3, 2), dtype=dtype), CUBIC.prior_log_prob(x)]
+        return found
+
+    found = everything()
+    torch.set_default_dtype(F64)
+    try:
+        again = everything()
+    finally:
+        torch.set_default_dtype(F32)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, again, strict=True))
