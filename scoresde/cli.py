@@ -71,7 +71,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     parser.add_argument("--version", action="version", version=f"scoresde {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), help="; ".join(f"{k}: {v}" for k, v in COMMANDS.items()))
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
+    parser.add_argument("--config", metavar="FILE", help="Python file with get_config()")
     parser.add_argument("--workdir", metavar="DIR", help="the folder of this run")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
@@ -89,8 +89,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if unknown:
         flags = ["--config", "--workdir", "--help", "--version"]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
-    if options.workdir is None and options.command != "check":
-        parser.error(f"the following arguments are required by {options.command}: --workdir")
+    needed = ["--config"] if options.command == "check" else ["--config", "--workdir"]
+    missing = [flag for flag in needed if getattr(options, flag.lstrip("-")) is None]
+    if missing:
+        parser.error(f"the following arguments are required by {options.command}: {', '.join(missing)}")
     return options, overrides
 
 

@@ -19,7 +19,7 @@ from scoresde.solvers import TorchSDE
 
 
 class ReverseSDESampler(Sampler):
-    """The reverse SDE by torchsde.
+    """The reverse SDE by torchsde. A callback sees every state at which the drift is asked for: of srk two for each step.
 
     solver: a `TorchSDE`.
     steps: number of equal steps; where the solver is adaptive, T / steps is its first.

@@ -118,6 +118,8 @@ class TestRefusals:
 
     def test_unknown_flag(self, here):
         self.refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
+        done = subprocess.run([sys.executable, "-m", "scoresde", "train", "--confg=x"], capture_output=True, text=True)
+        self.refused(done, "--confg=x is not known", "did you mean '--config'")
 
     def test_missing_config(self, here):
         self.refused(here("train", "/nonexistent.py"), "no such file")
