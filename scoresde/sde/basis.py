@@ -2,8 +2,9 @@
 
     Axes     one orthonormal matrix for each of the event's dimensions, None leaves a dimension as it is
     Flat     one orthonormal matrix on the flattened event (PCA, pooling and its complement)
+    Fourier  cosines and sines over several dimensions jointly, by the fast Fourier transform
 
-`dct(event_shape)` and `haar(event_shape)` make the usual ones, `pca(data)` one from data.
+`dct(event_shape)`, `haar(event_shape)` and `fourier(event_shape)` make the usual ones, `pca(data)` one from data.
 """
 
 from __future__ import annotations
@@ -80,6 +81,69 @@ class Flat(Basis):
 
     def inverse(self, modes: Tensor) -> Tensor:
         return (modes.reshape(len(modes), -1) @ self.u.to(modes)).reshape(modes.shape)
+
+
+class Fourier(Basis):
+    """The real discrete Fourier basis over some of the event's dimensions, of sizes n, even or odd; |n| = prod n.
+
+        mode k = sqrt(2 / |n|) sum_x cos(2 pi k x / n) x_x,     mode -k = sqrt(2 / |n|) sum_x sin(2 pi k x / n) x_x
+
+    for one k of each pair {k, -k}, and 1 / sqrt |n| in place of the first factor where k = -k modulo n. Modes stand where the
+    complex transform has them, the zero frequency first. Whatever is diagonal here with one number for each pair is a circular
+    convolution with a symmetric kernel: it commutes with shifts.
+
+    axes: dimensions of the event that are transformed, distinct.
+    """
+
+    def __init__(self, event_shape: Sequence[int], axes: Sequence[int]) -> None:
+        self.event_shape = tuple(event_shape)
+        rank = len(self.event_shape)
+        if not axes or len(set(axes)) < len(axes) or not all(0 <= k < rank for k in axes):
+            raise ValueError(f"axes={tuple(axes)} is not allowed: give distinct dimensions in 0 .. {rank - 1}")
+        self.axes = tuple(k - rank for k in axes)
+        place = torch.arange(math.prod(self.event_shape)).reshape(self.event_shape)
+        self._order = torch.sign(
+            place - self._opposite(place)
+        )  # -1 at the first of a pair, 1 at the second, 0 where k = -k
+
+    def __repr__(self) -> str:
+        return f"Fourier(event_shape={self.event_shape}, axes={tuple(k + len(self.event_shape) for k in self.axes)})"
+
+    def frequencies(self) -> Tensor:
+        """k for every mode, whole numbers from -n / 2 to n / 2: (axes, *event) float64."""
+        whole = [torch.fft.fftfreq(self.event_shape[k], dtype=torch.float64) * self.event_shape[k] for k in self.axes]
+        one = torch.zeros(self.event_shape, dtype=torch.float64)
+        return torch.stack(
+            [one + k.reshape(-1, *(1,) * (-1 - axis)) for k, axis in zip(whole, self.axes, strict=True)]
+        ).round()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        z, order = torch.fft.fftn(x, dim=self.axes, norm="ortho"), self._order.to(x.device)
+        paired = math.sqrt(2.0) * torch.where(order < 0, z.real, z.imag)
+        return torch.where(order == 0, z.real, paired)
+
+    def inverse(self, modes: Tensor) -> Tensor:
+        self._check(modes)
+        other, order = self._opposite(modes), self._order.to(modes)
+        real = torch.where(order > 0, other, modes)
+        imaginary = order * torch.where(order > 0, modes, other)
+        scale = math.sqrt(0.5) ** order.abs()
+        return torch.fft.ifftn(torch.complex(scale * real, scale * imaginary), dim=self.axes, norm="ortho").real
+
+    def _opposite(self, modes: Tensor) -> Tensor:
+        """The mode -k at the place of k."""
+        return modes.flip(self.axes).roll((1,) * len(self.axes), self.axes)
+
+    def _check(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the basis is of {self.event_shape}")
+
+
+def fourier(event_shape: Sequence[int]) -> Fourier:
+    """The real Fourier basis over the last two dimensions, or the only one."""
+    rank = len(event_shape)
+    return Fourier(event_shape, range(rank - min(2, rank), rank))
 
 
 def dct(event_shape: Sequence[int]) -> Axes:
