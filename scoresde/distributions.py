@@ -6,8 +6,9 @@ Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it 
 
 and the score is the responsibility-weighted sum of its components' scores. With C_k = V_k diag(c_k) V_k^T, decomposed
 once, every time costs a rotation. Under a process with a matrix kernel N(A x_0, L L^T) the components are
-N(A mu_k, A C_k A^T + L L^T), by dense matrices: for small events. They are the
-ground truth of the project's tests, and a network of nobody's making: anything that takes a score takes ``mixture.score(sde)``.
+N(A mu_k, A C_k A^T + L L^T), by dense matrices: for small events. Where a kernel is shifted, its mean at x_0 = 0 is subtracted
+from x first. They are the ground truth of the project's tests, and a network of nobody's making: anything that takes a score
+takes ``mixture.score(sde)``.
 
 Inside, everything is float64 whatever the dtype of x; results come in the dtype of x.
 """
@@ -123,15 +124,18 @@ class GaussianMixture:
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log-density (B,) and score (B, *state) of x_t at the state x."""
         t = t.to(torch.float64)
-        kernel = sde.kernel(t)
-        if isinstance(kernel, ScalarKernel):
-            return self._evaluate(x, kernel.a, kernel.std)
         check_batch("x", x)
         if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
             raise ValueError(f"x has shape {tuple(x.shape)}: the states are {sde.state_shape(self.event_shape)}")
+        kernel = sde.kernel(t)
+        dtype, x = x.dtype, x.to(torch.float64)
+        x = x - kernel.mean(torch.zeros_like(x))
+        if isinstance(kernel.centred, ScalarKernel):
+            log_prob, score = self._evaluate(x, kernel.centred.a, kernel.centred.std)
+            return log_prob.to(dtype), score.to(dtype)
         log_prob, score = torch.empty(len(x), dtype=torch.float64), torch.empty(x.shape, dtype=torch.float64).flatten(1)
         times = t.expand(len(x))
-        flat = x.flatten(1).to(torch.float64)
+        flat = x.flatten(1)
         rows = []
         for time in times.unique():
             here = times == time
@@ -140,11 +144,11 @@ class GaussianMixture:
         for here, value, slope in rows:
             log_prob = log_prob.masked_scatter(here, value)
             score = score.masked_scatter(here[:, None], slope)
-        return log_prob.to(x.dtype), score.to(x.dtype).reshape(x.shape)
+        return log_prob.to(dtype), score.to(dtype).reshape(x.shape)
 
     def _dense(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (K, D) and Cholesky factors (K, D, D) of the components of x_t, for any linear kernel."""
-        kernel, d = sde.kernel(t), self.means.shape[1]
+        """Means (K, D) and Cholesky factors (K, D, D) of the components of x_t, for any linear kernel without its shift."""
+        kernel, d = sde.kernel(t).centred, self.means.shape[1]
         unit = torch.eye(d, dtype=torch.float64).reshape(d, *self.event_shape)
         forward = kernel.mean(sde.augment(unit)).flatten(1).mT  # (D, d)
         size = len(forward)

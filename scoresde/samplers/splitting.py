@@ -1,6 +1,7 @@
 """Symmetric splitting of the reverse SDE: the SSCS of Dockhorn, Vahdat, Kreis (2022, arXiv:2112.07068).
 
-For a linear process that is at rest in its prior N(0, S), F S + S F^T + G G^T = 0, the reverse-time SDE, tau = T - t, is
+For a linear process that is at rest in its prior N(0, S), F S + S F^T + G G^T = 0, the reverse-time SDE, tau = T - t, is (with
+x - m for x where the prior is N(m, S) and the drift vanishes at m)
 
     dx = [-F x - G G^T S^-1 x] dtau + G dw      A: the reversal of the process at rest, an Ornstein-Uhlenbeck process
        + G G^T [score + S^-1 x] dtau            B: by how much the score differs from the prior's
@@ -23,11 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._validation import expand
 from scoresde.samplers.predictors import Predictor
 from scoresde.samplers.walk import Step
-from scoresde.sde import LinearSDE
-from scoresde.sde.kernel import GaussianKernel, MapKernel, ScalarKernel
-from scoresde.sde.maps import LinearMap, ScalarMap
+from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, MapKernel, ShiftedKernel
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class SymmetricSplitting(Predictor):
 
     def check(self, sde: LinearSDE) -> None:
         """Raise ValueError where the prior is not the process's law of rest."""
-        excess = drift_of_covariance(sde)
-        if not excess < 1e-4:
+        excess, motion = drift_of_covariance(sde), drift_of_mean(sde)
+        if not (excess < 1e-4 and motion < 1e-4):
             raise ValueError(
-                f"{sde!r} does not rest in its prior N(0, S): F S + S F^T + G G^T is {excess:.2g} of G G^T, and the splitting "
-                "needs 0, as VP processes and Langevin diffusion have it; use ReverseDiffusion or EulerMaruyama"
+                f"{sde!r} does not rest in its prior N(m, S): F S + S F^T + G G^T is {excess:.2g} of G G^T and the drift at m "
+                f"{motion:.2g} of G, and the splitting needs 0 of both, as VP processes and Langevin diffusion have it; use "
+                "ReverseDiffusion or EulerMaruyama"
             )
 
     def approach(self, sde: LinearSDE, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
@@ -63,19 +64,20 @@ class SymmetricSplitting(Predictor):
 def halves(sde: LinearSDE, step: Step, x: Tensor) -> tuple[GaussianKernel, GaussianKernel]:
     """The reversal at rest from t to the middle and from there to s; made in float64, in the dtype of x."""
     t, s = step.t.to(torch.float64), step.s.to(torch.float64)
-    m, root = 0.5 * (t + s), sde.prior_root()
-    return reversal(sde.transition(m, t), root).to(x), reversal(sde.transition(s, m), root).to(x)
+    m, root, origin = 0.5 * (t + s), sde.prior_root(), sde.prior_mean()
+    first, second = (reversal(kernel, root) for kernel in (sde.transition(m, t), sde.transition(s, m)))
+    return ShiftedKernel(first, origin, origin).to(x), ShiftedKernel(second, origin, origin).to(x)
 
 
 def prior_score(sde: LinearSDE, x: Tensor) -> Tensor:
-    """-S^-1 x."""
+    """-S^-1 (x - m)."""
     inverse = sde.prior_root().to(x).inverse()
-    return -inverse.transpose()(inverse(x))
+    return -inverse.transpose()(inverse(x - expand(sde.prior_mean(), x).to(x)))
 
 
 def reversal(kernel: GaussianKernel, root: LinearMap) -> MapKernel:
-    """The kernel x_s | x_t of a forward kernel x_t | x_s whose two ends are N(0, S), S = root root^T."""
-    forward, rest = _map(kernel), root.compose(root.transpose())
+    """The kernel x_s | x_t of a forward kernel x_t | x_s, both without shift, whose two ends are N(0, S), S = root root^T."""
+    forward, rest = kernel.signal_map(), root.compose(root.transpose())
     back = rest.compose(forward.transpose()).compose(rest.inverse())
     explained = back.compose(forward).compose(rest)
     covariance = rest.add(explained.add(explained.transpose()).times(torch.tensor(-0.5, dtype=torch.float64)))
@@ -93,9 +95,11 @@ def drift_of_covariance(sde: LinearSDE) -> float:
     return float((change.mean_square() / noise.mean_square()).max().sqrt())
 
 
-def _map(kernel: GaussianKernel) -> LinearMap:
-    """A of a kernel N(A x, L L^T)."""
-    if isinstance(kernel, ScalarKernel):
-        return ScalarMap(kernel.a)
-    assert isinstance(kernel, MapKernel)
-    return kernel.a
+def drift_of_mean(sde: LinearSDE) -> float:
+    """|f(m, t)| / ||G||, root mean squares over coordinates, the largest over [0, T]: 0 where the prior's mean m is at rest."""
+    mean = sde.prior_mean()
+    if mean.ndim == 1 and not bool(mean.any()):  # no shift: the drift vanishes at 0
+        return 0.0
+    t = torch.linspace(0.0, sde.T, 9, dtype=torch.float64)[1:-1]
+    drift = sde.drift(mean.expand(len(t), *mean.shape[1:]), t)
+    return float((drift.flatten(1).square().mean(1).sqrt() / sde.diffusion(t)).max())

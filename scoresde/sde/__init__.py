@@ -5,7 +5,7 @@ from scoresde.sde.chain import Chain, EulerChain, TableChain
 from scoresde.sde.cosine import CosineVPSDE
 from scoresde.sde.edm import EDMSDE
 from scoresde.sde.interpolant import LinearInterpolantSDE
-from scoresde.sde.kernel import GaussianKernel, MapKernel, ScalarKernel
+from scoresde.sde.kernel import GaussianKernel, MapKernel, ScalarKernel, ShiftedKernel
 from scoresde.sde.langevin import CriticallyDampedLangevin
 from scoresde.sde.learned import LearnedSNRSDE
 from scoresde.sde.linear import LinearSDE
@@ -17,6 +17,7 @@ from scoresde.sde.nonlinear import NonlinearSDE, Prior
 from scoresde.sde.scalar import ScalarSDE
 from scoresde.sde.schedule import Schedule, ScheduleSDE
 from scoresde.sde.selfcheck import CheckReport, CheckRow, check
+from scoresde.sde.shifted import Shifted
 from scoresde.sde.subvp import SubVPSDE
 from scoresde.sde.ve import VESDE
 from scoresde.sde.vp import VPSDE
@@ -53,6 +54,8 @@ __all__ = [
     "Schedule",
     "ScheduleSDE",
     "Score",
+    "Shifted",
+    "ShiftedKernel",
     "SubVPSDE",
     "TableChain",
     "VESDE",

@@ -1,11 +1,12 @@
-"""The law of a linear process between two times: x_t | x_s ~ N(A x_s, L L^T).
+"""The law of a linear process between two times: x_t | x_s ~ N(A x_s, L L^T), or N(m_t + A (x_s - m_s), L L^T).
 
 Objectives, predictors, bridges and Langevin steps need a few things of it only, and never ask what A and L are made of:
 
     mean(x) = A x        scale(z) = L z              covariance(v) = L L^T v
     solve(x) = A^-1 x    scale_transposed(v) = L^T v    whiten_transposed(z) = L^-T z
 
-`ScalarKernel` is the case A = a I, L = std I, `MapKernel` any pair of linear maps.
+`ScalarKernel` is the case A = a I, L = std I, `MapKernel` any pair of linear maps. `ShiftedKernel` sees states from an origin
+that may move, m: mean(x) = m_t + A (x - m_s), solve(y) = m_s + A^-1 (y - m_t), all else as without it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import expand
-from scoresde.sde.maps import LinearMap
+from scoresde.sde.maps import LinearMap, ScalarMap
 
 
 class GaussianKernel(ABC):
@@ -25,11 +26,20 @@ class GaussianKernel(ABC):
 
     @abstractmethod
     def mean(self, x: Tensor) -> Tensor:
-        """A x."""
+        """A x; affine in x where the kernel is shifted."""
 
     @abstractmethod
     def solve(self, x: Tensor) -> Tensor:
-        """A^-1 x."""
+        """A^-1 x: the state whose mean is x."""
+
+    @abstractmethod
+    def signal_map(self) -> LinearMap:
+        """A."""
+
+    @property
+    def centred(self) -> GaussianKernel:
+        """The kernel without its shift, N(A x, L L^T)."""
+        return self
 
     @abstractmethod
     def scale(self, z: Tensor) -> Tensor:
@@ -93,6 +103,9 @@ class ScalarKernel(GaussianKernel):
     def solve(self, x: Tensor) -> Tensor:
         return x / expand(self.a, x)
 
+    def signal_map(self) -> ScalarMap:
+        return ScalarMap(self.a)
+
     def scale(self, z: Tensor) -> Tensor:
         return expand(self.std, z) * z
 
@@ -119,6 +132,7 @@ class ScalarKernel(GaussianKernel):
 
     def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
         """std -> std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2."""
+        marginal = marginal.centred
         assert isinstance(marginal, ScalarKernel)
         sigma_s = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a if before is None else before.level()
         return ScalarKernel(self.a, self.std * sigma_s / marginal.std)
@@ -142,6 +156,9 @@ class MapKernel(GaussianKernel):
 
     def solve(self, x: Tensor) -> Tensor:
         return self.a.inverse()(x)
+
+    def signal_map(self) -> LinearMap:
+        return self.a
 
     def scale(self, z: Tensor) -> Tensor:
         return self.noise(z)
@@ -169,6 +186,7 @@ class MapKernel(GaussianKernel):
 
     def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
         """With C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B."""
+        marginal, before = marginal.centred, None if before is None else before.centred
         assert isinstance(marginal, MapKernel)
         after = marginal.noise.compose(marginal.noise.transpose())
         minus = torch.tensor(-1.0, dtype=torch.float64)
@@ -188,6 +206,70 @@ class MapKernel(GaussianKernel):
 
     def __getitem__(self, k: int) -> MapKernel:
         return MapKernel(self.a[k], self.noise[k])
+
+
+@dataclass(frozen=True)
+class ShiftedKernel(GaussianKernel):
+    """N(after + A (x - before), L L^T) for a kernel N(A x, L L^T).
+
+    before, after: the origins at the start and the end; (1, ...), one for all, or (B, ...), followed by the leading dimensions of
+        the state.
+    """
+
+    kernel: GaussianKernel
+    before: Tensor
+    after: Tensor
+
+    def mean(self, x: Tensor) -> Tensor:
+        return self.kernel.mean(x - expand(self.before, x).to(x)) + expand(self.after, x).to(x)
+
+    def solve(self, x: Tensor) -> Tensor:
+        return self.kernel.solve(x - expand(self.after, x).to(x)) + expand(self.before, x).to(x)
+
+    def signal_map(self) -> LinearMap:
+        return self.kernel.signal_map()
+
+    @property
+    def centred(self) -> GaussianKernel:
+        return self.kernel.centred
+
+    def scale(self, z: Tensor) -> Tensor:
+        return self.kernel.scale(z)
+
+    def covariance(self, v: Tensor) -> Tensor:
+        return self.kernel.covariance(v)
+
+    def scale_transposed(self, v: Tensor) -> Tensor:
+        return self.kernel.scale_transposed(v)
+
+    def whiten_transposed(self, z: Tensor) -> Tensor:
+        return self.kernel.whiten_transposed(z)
+
+    def whiten(self, v: Tensor) -> Tensor:
+        return self.kernel.whiten(v)
+
+    def signal(self) -> Tensor:
+        return self.kernel.signal()
+
+    def level(self) -> Tensor:
+        return self.kernel.level()
+
+    def contraction(self) -> Tensor:
+        return self.kernel.contraction()
+
+    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ShiftedKernel:
+        return ShiftedKernel(self.kernel.bridged(marginal, before), self.before, self.after)
+
+    def to(self, x: Tensor) -> ShiftedKernel:
+        return ShiftedKernel(self.kernel.to(x), self.before.to(x), self.after.to(x))
+
+    def __getitem__(self, k: int) -> ShiftedKernel:
+        return ShiftedKernel(self.kernel[k], _one(self.before, k), _one(self.after, k))
+
+
+def _one(origin: Tensor, k: int) -> Tensor:
+    """The k-th of a batch of origins, (1, ...); the only one where one serves all."""
+    return origin if len(origin) == 1 else origin[k][None]
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

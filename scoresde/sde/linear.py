@@ -2,11 +2,15 @@
 
     dx = F(t) x dt + G(t) dw        x_t | x_0 ~ N(A(t) x_0, L(t) L(t)^T)        F, G, A, L linear maps on the state
 
+A drift F(t) x + c(t) is the same seen from an origin m(t) that moves, m' = F m + c: what is said of x holds of x - m, and a
+kernel carries its shift with it (`ShiftedKernel`). `shifted.py` gives any process such an origin.
+
 The score of the kernel at A x_0 + L z is -L^-T z, and with score = grad log p_t(x) the model's noise and data are
 
     E[z | x_t] = -L^T score        E[x_0 | x_t] = A^-1 (x_t + L L^T score)    (Tweedie)
 
-Numbers for F, G, A, L: `scalar.py`. Numbers for every mode of a basis: `modewise.py`. Matrices over phase space: `langevin.py`.
+Numbers for F, G, A, L: `scalar.py`. Numbers for every mode of a basis: `modewise.py`. Matrices over phase space: `langevin.py`,
+and any matrices of time, for each mode of a basis where wanted: `matrix.py`.
 Objectives, models, samplers and the likelihood use what stands here and never ask which it is.
 """
 
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch
+from scoresde._validation import check_batch, expand
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
 from scoresde.sde.kernel import GaussianKernel, standard_normal_log_prob
@@ -53,7 +57,11 @@ class LinearSDE(SDE):
 
     @abstractmethod
     def prior_root(self) -> LinearMap:
-        """R with the prior N(0, R R^T)."""
+        """R with the prior N(m, R R^T)."""
+
+    def prior_mean(self) -> Tensor:
+        """m, (1, ...) in float64, the leading dimensions of the state: 0 unless the drift has a shift."""
+        return torch.zeros(1, dtype=torch.float64)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         check_batch("x", x)
@@ -131,12 +139,14 @@ class LinearSDE(SDE):
         device: torch.device | str | None = None,
     ) -> Tensor:
         noise = noise or NoiseSource.of(seed, shape[0], device=device)
-        return self.prior_root()(noise.normal(self.state_shape(shape[1:]), step=0, purpose="prior", dtype=dtype))
+        z = noise.normal(self.state_shape(shape[1:]), step=0, purpose="prior", dtype=dtype)
+        return self.prior_root()(z) + expand(self.prior_mean(), z).to(z)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
         check_batch("x", x)
         root = self.prior_root()
-        return standard_normal_log_prob(root.inverse()(x)) - x[0].numel() * root.log_det().to(x)
+        z = root.inverse()(x - expand(self.prior_mean(), x).to(x))
+        return standard_normal_log_prob(z) - x[0].numel() * root.log_det().to(x)
 
     @property
     def continuous(self) -> LinearSDE:

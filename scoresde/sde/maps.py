@@ -3,8 +3,9 @@
 A map acts on each state of a batch (B, *event); its coefficients have a leading shape (), one map for all, or (B,).
 
     ScalarMap     c x
-    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the event (position, velocity, ...)
-    DiagonalMap   U^T (c * U x), a number for every mode of an orthonormal basis U
+    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the state (position, velocity, ...); one k x k matrix, or
+                  one for every mode of an orthonormal basis U of the event, U^T (M * U x)
+    DiagonalMap   U^T (c * U x), a number for every mode of U: the case k = 1, without a dimension for it
 
 Maps of one process are all of one kind (a scalar goes with any), so that products and sums stay in the kind.
 """
@@ -119,53 +120,73 @@ class ScalarMap(LinearMap):
 
 @dataclass(frozen=True)
 class BlockMap(LinearMap):
-    """A k x k matrix over the first dimension of the event; m of shape (k, k) or (B, k, k)."""
+    """k x k matrices over the first dimension of the state (k, *event).
+
+    m: (k, k) or (B, k, k), one for all coordinates; where a ``basis`` of the event is given (*event, k, k) or (B, *event, k, k),
+        one for each mode, sizes of 1 standing for modes that are alike.
+    """
 
     m: Tensor
+    basis: Basis | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = x.reshape(len(x), x.shape[1], -1)
-        return (self.m.to(x.dtype) @ flat).reshape(x.shape)
+        m = self.m.to(x.dtype)
+        if self.basis is None:
+            return (m @ x.reshape(len(x), x.shape[1], -1)).reshape(x.shape)
+        modes = self.basis.forward(x.flatten(0, 1)).reshape(x.shape).movedim(1, -1)
+        turned = (m @ modes[..., None])[..., 0].movedim(-1, 1)
+        return self.basis.inverse(turned.flatten(0, 1)).reshape(x.shape)
 
     def transpose(self) -> BlockMap:
-        return BlockMap(self.m.mT)
+        return BlockMap(self.m.mT, self.basis)
 
     def inverse(self) -> BlockMap:
-        return BlockMap(torch.linalg.inv(self.m))
+        return BlockMap(torch.linalg.inv(self.m), self.basis)
 
     def compose(self, other: LinearMap) -> BlockMap:
-        return BlockMap(self.m @ self._matrix(other))
+        return BlockMap(self.m @ self._matrix(other), self.basis)
 
     def add(self, other: LinearMap) -> BlockMap:
-        return BlockMap(self.m + self._matrix(other))
+        return BlockMap(self.m + self._matrix(other), self.basis)
 
     def times(self, factor: Tensor) -> BlockMap:
-        return BlockMap(factor[..., None, None] * self.m)
+        return BlockMap(self._lift(factor) * self.m, self.basis)
 
     def root(self) -> BlockMap:
         """Cholesky's factor, or where a direction has no width the symmetric root, in which rounding below 0 counts as 0."""
         factor, info = torch.linalg.cholesky_ex(self.m)
         if bool((info == 0).all()):
-            return BlockMap(factor)
+            return BlockMap(factor, self.basis)
         values, vectors = torch.linalg.eigh(self.m)
         symmetric = (vectors * values.clamp(min=0.0).sqrt()[..., None, :]) @ vectors.mT
-        return BlockMap(torch.where((info == 0)[..., None, None], factor, symmetric))
+        return BlockMap(torch.where((info == 0)[..., None, None], factor, symmetric), self.basis)
 
     def log_det(self) -> Tensor:
-        return torch.linalg.slogdet(self.m)[1] / self.m.shape[-1]
+        return self._mean(torch.linalg.slogdet(self.m)[1]) / self.m.shape[-1]
 
     def mean_square(self) -> Tensor:
-        return (self.m**2).sum((-2, -1)) / self.m.shape[-1]
+        return self._mean((self.m**2).sum((-2, -1))) / self.m.shape[-1]
 
     def to(self, x: Tensor) -> BlockMap:
-        return BlockMap(self.m.to(x))
+        return BlockMap(self.m.to(x), self.basis)
 
     def __getitem__(self, k: int) -> BlockMap:
-        return BlockMap(self.m[k])
+        return BlockMap(self.m[k], self.basis)
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.basis is None else len(self.basis.event_shape)
+
+    def _lift(self, factor: Tensor) -> Tensor:
+        return factor.reshape(factor.shape + (1,) * (self._rank + 2))
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """The mean over modes: (*t, *event) -> (*t)."""
+        return value.reshape(*value.shape[: value.ndim - self._rank], -1).mean(-1)
 
     def _matrix(self, other: LinearMap) -> Tensor:
         if isinstance(other, ScalarMap):
-            return other.c[..., None, None] * torch.eye(self.m.shape[-1], dtype=self.m.dtype, device=self.m.device)
+            return self._lift(other.c) * torch.eye(self.m.shape[-1], dtype=self.m.dtype, device=self.m.device)
         assert isinstance(other, BlockMap)
         return other.m
 

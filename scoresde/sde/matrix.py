@@ -1,22 +1,26 @@
 """Linear processes by any k x k matrices of time over the first dimension of the state (data and k - 1 auxiliary components).
 
-    dx = F(t) x dt + G(t) dw        x_0 = data in one component, N(0, aux_std^2 I) in the others, marginalised
+    dx = [F(t) x + c(t)] dt + G(t) dw    x_0 = data in one component, N(0, aux_std^2 I) in the others, marginalised
 
-Between two times x_t | x_s ~ N(Phi(t, s) x_s, C(t, s)) with
+with one F, G and c for all coordinates, or where a basis is given one for each of its modes. Between two times
+x_t | x_s ~ N(Phi(t, s) x_s + m(t, s), C(t, s)) with
 
     d Phi(t, r) / dr = -Phi(t, r) F(r),  Phi(t, t) = I        C(t, s) = int_s^t Phi(t, r) G G^T(r) Phi(t, r)^T dr
+                                                              m(t, s) = int_s^t Phi(t, r) c(r) dr
 
 Over a short [s, t] both come from Gauss's collocation at m = 6 points r_j, an implicit Runge-Kutta method of order 12: one
 linear system gives Psi_j = Phi(t, r_j), and with weights b_j and h = t - s
 
     Phi(t, s) = I + h sum_j b_j Psi_j F(r_j)        C(t, s) = M M^T,   M = [sqrt(h b_j) Psi_j G(r_j)]_j
+    m(t, s) = h sum_j b_j Psi_j c(r_j)
 
 so that its root L is the triangle of M^T = QR: C is never formed, has no negative direction, and a component that noise reaches
 by way of others keeps its relative accuracy down to the shortest step. [0, T] is cut into cells once, halved until halves agree
 with the whole. Kernels over several cells are compositions, Phi = Phi_2 Phi_1 and L the triangle of [Phi_2 L_1, L_2]: nothing is
 subtracted and no Phi is inverted (int_0^t Phi^-1 G G^T Phi^-T would need it, and fails once modes decay at rates far apart).
 
-Constant or commuting F is the same calculation. F and G must be smooth on [0, T] but for jumps at multiples of T / 2^n, n <= 12.
+Constant or commuting F is the same calculation. F, G and c must be smooth on [0, T] but for jumps at multiples of T / 2^n,
+n <= 12.
 """
 
 from __future__ import annotations
@@ -28,26 +32,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_number, expand
 from scoresde.noise import NoiseSource
-from scoresde.sde.kernel import MapKernel, standard_normal_log_prob
+from scoresde.sde.basis import Basis
+from scoresde.sde.kernel import GaussianKernel, MapKernel, ShiftedKernel, standard_normal_log_prob
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap
 
 MatrixOfTime = Callable[[Tensor], Tensor]
-"""t float64 of any shape (*t) -> (*t, k, k)."""
+"""t float64 of any shape (*t) -> (*t, k, k), or (*t, *event, k, k) where there is a basis; (*t, k) for a shift."""
 
 _POINTS = 6
 _MOST_CELLS = 4096
 
 
 class MatrixSDE(LinearSDE):
-    """dx = F(t) x dt + G(t) dw; a state of an event is (k, *event).
+    """dx = [F(t) x + c(t)] dt + G(t) dw; a state of an event is (k, *event).
 
     drift, diffusion: F and G, functions of float64 times (*t) to (*t, k, k), smooth on [0, T]; or a constant (k, k) tensor.
+    shift: c, a function of times (*t) to (*t, k), the same for all coordinates, or a constant (k,) tensor; none unless given.
+    basis: of the event. Then F, G and c are for its modes: (*t, *event, k, k) and (*t, *event, k), where sizes of 1, or none of
+        *event, stand for modes that are alike. A kernel costs a linear solve of 6 k unknowns for each mode and time.
     aux_std: standard deviation at t = 0 of the components that are not data, > 0; a number, or k - 1 of them.
     data_component: which component holds the data, in 0 .. k - 1.
-    prior_covariance: (k, k) positive definite; the kernel's at T unless given.
+    prior_covariance: (k, k) positive definite, or one for each mode; the kernel's at T unless given. The prior's mean is m(T, 0).
     T: end of time, > 0.
     tolerance: relative error of the kernel over a cell, > 0.
 
@@ -60,6 +68,8 @@ class MatrixSDE(LinearSDE):
         drift: MatrixOfTime | Tensor,
         diffusion: MatrixOfTime | Tensor,
         *,
+        shift: MatrixOfTime | Tensor | None = None,
+        basis: Basis | None = None,
         aux_std: float | Sequence[float] = 1.0,
         data_component: int = 0,
         prior_covariance: Tensor | None = None,
@@ -68,14 +78,18 @@ class MatrixSDE(LinearSDE):
     ) -> None:
         check_number("T", T, above=0.0)
         check_number("tolerance", tolerance, above=0.0)
-        self.T = float(T)
-        self._f, self._g = _of_time("drift", drift, self.T), _of_time("diffusion", diffusion, self.T)
+        self.T, self.basis = float(T), basis
+        event = () if basis is None else basis.event_shape
+        self._f, self._g = _of_time("drift", drift, self.T, event), _of_time("diffusion", diffusion, self.T, event)
         end = torch.tensor(self.T, dtype=torch.float64)
-        self.size = len(self._f(end))
-        if len(self._g(end)) != self.size:
-            raise ValueError(
-                f"diffusion is {len(self._g(end))} square and drift {self.size} square: give the same size"
-            )
+        f, g = self._f(end).shape, self._g(end).shape
+        self.size = f[-1]
+        if g[-1] != self.size:
+            raise ValueError(f"diffusion is {g[-1]} square and drift {self.size} square: give the same size")
+        self._shifted = shift is not None
+        zero = torch.zeros(self.size, dtype=torch.float64)
+        self._c = _of_time("shift", zero if shift is None else shift, self.T, event, (self.size,))
+        self._modes = torch.broadcast_shapes(f[:-2], g[:-2], self._c(end).shape[:-1])
         check_count("data_component", data_component, least=0)
         if data_component >= self.size:
             raise ValueError(f"data_component={data_component!r} is not allowed: give one of 0 .. {self.size - 1}")
@@ -90,13 +104,15 @@ class MatrixSDE(LinearSDE):
         self._edges = torch.linspace(0.0, self.T, len(self._cells.a) + 1, dtype=torch.float64)
         self._spans = _spans(self._cells)
         self._since_start = self._from_start()
-        self._prior = _root_of("prior_covariance", prior_covariance, self.size)
-        if self._prior is None:
-            self._prior = self._since_start.root[-1]
+        self._prior = self._since_start.root[-1]
+        if prior_covariance is not None:
+            self._prior = _root_of("prior_covariance", prior_covariance, self.size, event)
 
     def __repr__(self) -> str:
         data = f", data_component={self.data_component}" if self.data_component else ""
-        return f"MatrixSDE({self.size} components, aux_std={self.aux_std}{data}, T={self.T:g})"
+        shift = ", shifted" if self._shifted else ""
+        basis = "" if self.basis is None else f", basis={self.basis!r}"
+        return f"MatrixSDE({self.size} components{shift}{basis}, aux_std={self.aux_std}{data}, T={self.T:g})"
 
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (self.size, *event_shape)
@@ -114,20 +130,24 @@ class MatrixSDE(LinearSDE):
         log_q = standard_normal_log_prob(z.double()) - x0[0].numel() * std.log().sum()
         return self._stack(x0, std.to(x0).reshape(-1, *(1,) * (x0.ndim - 1)) * z), log_q
 
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        drift = super().drift(x, t)
+        return drift + expand(self._place(self._c(t.to(torch.float64))), x).to(x) if self._shifted else drift
+
     def drift_map(self, t: Tensor) -> BlockMap:
-        return BlockMap(self._f(t.to(torch.float64)).to(t))
+        return BlockMap(self._f(t.to(torch.float64)).to(t), self.basis)
 
     def diffusion_map(self, t: Tensor) -> BlockMap:
-        return BlockMap(self._g(t.to(torch.float64)).to(t))
+        return BlockMap(self._g(t.to(torch.float64)).to(t), self.basis)
 
-    def kernel(self, t: Tensor) -> MapKernel:
+    def kernel(self, t: Tensor) -> GaussianKernel:
         self.check_time(t)
         at = t.to(torch.float64).clamp(0.0, self.T)
         cell = self._cell(at, right=False)
         start = self._since_start.to(t.device).at(cell)
-        return _kernel(start.then(self._within(self._edges.to(t.device)[cell], at)), t)
+        return self._kernel(start.then(self._within(self._edges.to(t.device)[cell], at)), t)
 
-    def _transition(self, s: Tensor, t: Tensor) -> MapKernel:
+    def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
         s, t, like = s.to(torch.float64).clamp(0.0, self.T), t.to(torch.float64).clamp(0.0, self.T), t
         s, t = torch.broadcast_tensors(s, t)
         edges, first, last = self._edges.to(t.device), self._cell(s, right=True), self._cell(t, right=False)
@@ -137,11 +157,28 @@ class MatrixSDE(LinearSDE):
             taken = (left >> level) & 1 == 1
             law = law.then(span.to(t.device).at(place.clamp(max=len(span.a) - 1)).where(taken))
             place = place + torch.where(taken, 1 << level, 0)
-        return _kernel(law.then(self._within(torch.where(first >= last, t, edges[last]), t)), like)
+        return self._kernel(law.then(self._within(torch.where(first >= last, t, edges[last]), t)), like)
 
     def prior_root(self) -> BlockMap:
-        assert self._prior is not None
-        return BlockMap(self._prior)
+        return BlockMap(self._prior, self.basis)
+
+    def prior_mean(self) -> Tensor:
+        return self._place(self._since_start.b[-1]) if self._shifted else super().prior_mean()
+
+    def _kernel(self, law: _Law, like: Tensor) -> GaussianKernel:
+        kernel = MapKernel(BlockMap(law.a.to(like), self.basis), BlockMap(law.root.to(like), self.basis))
+        if not self._shifted:
+            return kernel
+        return ShiftedKernel(kernel, like.new_zeros(1), self._place(law.b).to(like))
+
+    def _place(self, shift: Tensor) -> Tensor:
+        """A shift of the modes, (*t, *modes, k), as a state, (1, k, ...) or (B, k, ...)."""
+        if self.basis is None:
+            return shift.reshape(-1, self.size)
+        event = self.basis.event_shape
+        lead = shift.shape[: shift.ndim - len(event) - 1]
+        modes = shift.expand(*lead, *event, self.size).reshape(-1, *event, self.size).movedim(-1, 1)
+        return self.basis.inverse(modes.flatten(0, 1)).reshape(modes.shape)
 
     def _stack(self, data: Tensor, others: Tensor) -> Tensor:
         k = self.data_component
@@ -155,19 +192,22 @@ class MatrixSDE(LinearSDE):
     def _within(self, s: Tensor, t: Tensor) -> _Law:
         """The law from s up to t, both (*t), in one step of collocation; its root is M, (*t, k, 6 k)."""
         c, b, a = (v.to(t.device) for v in _GAUSS)
-        h, k = (t - s)[..., None], self.size
+        h, k, batch = (t - s)[..., None], self.size, (*t.shape, *self._modes)
         times = t[..., None] - h * c
-        f, g = self._f(times), self._g(times)
+        f, g = (v(times).movedim(t.ndim, -3).expand(*batch, -1, -1, -1) for v in (self._f, self._g))
+        push = self._c(times).movedim(t.ndim, -2).expand(*batch, -1, -1)
+        h = h.reshape(*t.shape, *(1,) * len(self._modes), 1)
         hf = h[..., None, None] * f
         # Psi_i = I + h sum_j a_ij Psi_j F_j, going down from t; transposed and stacked over i it is one system
-        system = torch.einsum("ij,...jab->...ibja", a, hf).reshape(*t.shape, _POINTS * k, _POINTS * k)
+        system = torch.einsum("ij,...jab->...ibja", a, hf).reshape(*batch, _POINTS * k, _POINTS * k)
         one = torch.eye(k, dtype=torch.float64, device=t.device)
         unit = torch.eye(_POINTS * k, dtype=torch.float64, device=t.device)
-        psi = torch.linalg.solve(unit - system, one.repeat(_POINTS, 1).expand(*t.shape, -1, -1))
-        psi = psi.reshape(*t.shape, _POINTS, k, k).mT
+        psi = torch.linalg.solve(unit - system, one.repeat(_POINTS, 1).expand(*batch, -1, -1))
+        psi = psi.reshape(*batch, _POINTS, k, k).mT
         phi = one + torch.einsum("j,...jab->...ab", b, psi @ hf)
+        shift = torch.einsum("...j,...jab,...jb->...a", h * b, psi, push)
         noise = (h * b).sqrt()[..., None, None] * (psi @ g)
-        return _Law(phi, noise.movedim(-3, -2).flatten(-2))
+        return _Law(phi, shift, noise.movedim(-3, -2).flatten(-2))
 
     def _cut(self, tolerance: float) -> _Law:
         """The laws over equal cells of [0, T], as many as make one step agree with two of half the width."""
@@ -179,10 +219,10 @@ class MatrixSDE(LinearSDE):
             halves = self._within(edges[:-1], middle).then(self._within(middle, edges[1:]))
             error = whole.error(halves)
             if error <= tolerance:
-                return _Law(whole.a, _triangle(whole.root))
+                return _Law(whole.a, whole.b, _triangle(whole.root))
             count *= 2
         raise ValueError(
-            f"drift and diffusion are not smooth enough on [0, {self.T:g}]: {_MOST_CELLS} cells give a relative error of "
+            f"drift, diffusion or shift is not smooth enough on [0, {self.T:g}]: {_MOST_CELLS} cells give a relative error of "
             f"{error:.1e}, and tolerance={tolerance:g}: give smooth functions, or a larger tolerance"
         )
 
@@ -190,38 +230,46 @@ class MatrixSDE(LinearSDE):
         """The laws x_t | x_0 at the edges of the cells."""
         start = torch.tensor(self.aux_std, dtype=torch.float64)
         start = torch.cat((start[: self.data_component], start.new_zeros(1), start[self.data_component :]))
-        laws = [_Law(torch.eye(self.size, dtype=torch.float64), torch.diag(start))]
+        still = _Law(torch.eye(self.size, dtype=torch.float64), torch.zeros_like(start), torch.diag(start))
+        laws = [_Law(*(v.expand(*self._modes, *v.shape) for v in still.parts))]
         for k in range(len(self._cells.a)):
-            laws.append(laws[-1].then(_Law(self._cells.a[k], self._cells.root[k])))
-        return _Law(torch.stack([law.a for law in laws]), torch.stack([law.root for law in laws]))
+            laws.append(laws[-1].then(_Law(*(v[k] for v in self._cells.parts))))
+        return _Law(*(torch.stack(parts) for parts in zip(*(law.parts for law in laws), strict=True)))
 
 
 @dataclass(frozen=True)
 class _Law:
-    """N(a x, root root^T): a (*batch, k, k), root (*batch, k, n) with n >= k."""
+    """N(a x + b, root root^T): a (*batch, k, k), b (*batch, k), root (*batch, k, n) with n >= k."""
 
     a: Tensor
+    b: Tensor
     root: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.a, self.b, self.root
 
     def then(self, after: _Law) -> _Law:
         """This law and the other after it."""
-        return _Law(after.a @ self.a, _triangle(torch.cat((after.a @ self.root, after.root), dim=-1)))
+        root = _triangle(torch.cat((after.a @ self.root, after.root), dim=-1))
+        return _Law(after.a @ self.a, (after.a @ self.b[..., None])[..., 0] + after.b, root)
 
-    def at(self, index: Tensor) -> _Law:
-        return _Law(self.a[index], self.root[index])
+    def at(self, index: Tensor | slice) -> _Law:
+        return _Law(*(v[index] for v in self.parts))
 
     def where(self, taken: Tensor) -> _Law:
         """This law, or none where not taken."""
         one = torch.eye(self.a.shape[-1], dtype=self.a.dtype, device=self.a.device)
-        taken = taken[..., None, None]
-        return _Law(torch.where(taken, self.a, one), self.root * taken)
+        taken = taken.reshape(*taken.shape, *(1,) * (self.a.ndim - taken.ndim))
+        return _Law(torch.where(taken, self.a, one), self.b * taken[..., 0], self.root * taken)
 
     def to(self, device: torch.device) -> _Law:
-        return _Law(self.a.to(device), self.root.to(device))
+        return _Law(*(v.to(device) for v in self.parts))
 
     def error(self, other: _Law) -> float:
-        """Largest difference: of a to the largest entry, of the covariance to the standard deviations."""
-        mean = (self.a - other.a).abs().amax((-2, -1)) / other.a.abs().amax((-2, -1))
+        """Largest difference: of a and b to their largest entry, of the covariance to the standard deviations."""
+        here, there = (torch.cat((law.a, law.b[..., None]), dim=-1) for law in (self, other))
+        mean = (here - there).abs().amax((-2, -1)) / there.abs().amax((-2, -1))
         std = other.root.square().sum(-1).sqrt().clamp(min=1e-150)
         change = self.root @ self.root.mT - other.root @ other.root.mT
         return float(torch.maximum(mean, (change.abs() / (std[..., :, None] * std[..., None, :])).amax((-2, -1))).max())
@@ -234,16 +282,11 @@ def _triangle(m: Tensor) -> Tensor:
     return lower * sign[..., None, :]
 
 
-def _kernel(law: _Law, like: Tensor) -> MapKernel:
-    return MapKernel(BlockMap(law.a.to(like)), BlockMap(law.root.to(like)))
-
-
 def _spans(cells: _Law) -> list[_Law]:
     """Entry n holds the laws over 2^n cells in a row, by the first of them."""
     spans = [cells]
     while len(spans[-1].a) > (width := 1 << (len(spans) - 1)):
-        last = spans[-1]
-        spans.append(_Law(last.a[:-width], last.root[:-width]).then(_Law(last.a[width:], last.root[width:])))
+        spans.append(spans[-1].at(slice(-width)).then(spans[-1].at(slice(width, None))))
     return spans
 
 
@@ -262,35 +305,63 @@ def _gauss(points: int) -> tuple[Tensor, Tensor, Tensor]:
 _GAUSS = _gauss(_POINTS)
 
 
-def _of_time(name: str, given: MatrixOfTime | Tensor, end: float) -> MatrixOfTime:
-    """``given`` as a function of time, its shape checked at () and (2,)."""
+def _of_time(
+    name: str, given: MatrixOfTime | Tensor, end: float, event: tuple[int, ...], block: tuple[int, ...] | None = None
+) -> MatrixOfTime:
+    """``given`` as a function of time to (*t, *modes, *block), its shape checked at () and (2,); k x k for some k is the block
+    unless given, and modes are as many as the event has dimensions."""
     function = _constant(given.to(torch.float64)) if isinstance(given, Tensor) else given
+    rank = 2 if block is None else len(block)
     if not callable(function):
-        raise TypeError(f"{name} is a {type(given).__name__}: give a function of time, or a tensor (k, k)")
+        raise TypeError(f"{name} is a {type(given).__name__}: give a function of time, or a tensor")
     for t in (torch.tensor(end, dtype=torch.float64), torch.tensor([0.0, end], dtype=torch.float64)):
         value = function(t)
         shape = tuple(value.shape)
-        if len(shape) != t.ndim + 2 or shape[:-2] != t.shape or shape[-1] != shape[-2]:
-            raise ValueError(f"{name} gives shape {shape} for times of shape {tuple(t.shape)}: give (*t, k, k)")
+        if shape[: t.ndim] != t.shape or not _fits(shape[t.ndim :], event, block or shape[-1:] * 2):
+            raise ValueError(
+                f"{name} gives shape {shape} for times of shape {tuple(t.shape)}: give {_wanted(('*t',), event, block)}"
+            )
         if value.dtype != torch.float64 or not bool(torch.isfinite(value).all()):
             raise ValueError(
                 f"{name} gives {value.dtype} values at t in {t.tolist()}: give float64, all of them finite"
             )
-    return function
+    return lambda t: _of_modes(function(t), t.ndim, rank, event)
 
 
 def _constant(matrix: Tensor) -> MatrixOfTime:
     return lambda t: matrix.to(t.device).expand(*t.shape, *matrix.shape)
 
 
-def _root_of(name: str, covariance: Tensor | None, size: int) -> Tensor | None:
-    """Cholesky's factor of a covariance (size, size)."""
-    if covariance is None:
-        return None
+def _root_of(name: str, covariance: Tensor, size: int, event: tuple[int, ...]) -> Tensor:
+    """Cholesky's factor of a covariance, (*modes, size, size)."""
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
-    if covariance.shape != (size, size) or not torch.allclose(covariance, covariance.mT):
-        raise ValueError(f"{name} has shape {tuple(covariance.shape)}: give a symmetric ({size}, {size})")
+    block = (size, size)
+    if not _fits(tuple(covariance.shape), event, block) or not torch.allclose(covariance, covariance.mT):
+        raise ValueError(f"{name} has shape {tuple(covariance.shape)}: give a symmetric {_wanted((), event, block)}")
     factor, info = torch.linalg.cholesky_ex(covariance)
-    if int(info) != 0:
+    if int(info.max()) != 0:
         raise ValueError(f"{name} is not positive definite: its smallest eigenvalue is not above 0")
-    return factor
+    return _of_modes(factor, 0, 2, event)
+
+
+def _fits(shape: tuple[int, ...], event: tuple[int, ...], block: tuple[int, ...]) -> bool:
+    """Whether a shape is the block's, or one for each mode of an event with sizes of 1 for modes that are alike."""
+    modes = shape[: -len(block)]
+    if shape[-len(block) :] != block:
+        return False
+    return not modes or (len(modes) == len(event) and all(m in (1, n) for m, n in zip(modes, event, strict=True)))
+
+
+def _wanted(lead: tuple[str, ...], event: tuple[int, ...], block: tuple[int, ...] | None) -> str:
+    def text(*parts: object) -> str:
+        return "(" + ", ".join(map(str, parts)) + ("," if len(parts) == 1 else "") + ")"
+
+    end = block or ("k", "k")
+    return text(*lead, *end) + (f" or {text(*lead, *event, *end)}" if event else "")
+
+
+def _of_modes(value: Tensor, lead: int, rank: int, event: tuple[int, ...]) -> Tensor:
+    """(*lead, *block) or (*lead, *modes, *block) with as many modes as the event has dimensions."""
+    if value.ndim > lead + rank:
+        return value
+    return value.reshape(*value.shape[:lead], *(1,) * len(event), *value.shape[lead:])

@@ -1,13 +1,16 @@
 """Any linear process held to its own mathematics: `check(process)` is a table of what agrees and what does not, with figures.
 
-Everything is read through the public methods, in float64, on unit vectors: F from `drift`, G from `diffuse`, A and C = L L^T from
-`kernel`. Data is N(m, P_0), whose law at every time is N(A m, A P_0 A^T + C). The checks:
+Everything is read through the public methods, in float64, on zero and unit vectors: F x + c from `drift`, G from `diffuse`, the
+mean A x + b and C = L L^T from `kernel`; c and b are 0 unless the process is shifted. Data is N(m, P_0), whose law at every time
+is N(A m + b, A P_0 A^T + C). The checks:
 
     kernel mean         dA/dt = F A                             integrated from t_0 = T/100
+    kernel shift        db/dt = F b + c,  and b near 0 at t = 0
     kernel covariance   dC/dt = F C + C F^T + G G^T
-    transition          A_t = A_(t|s) A_s,  C_t = A_(t|s) C_s A_(t|s)^T + C_(t|s), and s < u < t composed
+    transition          A_t = A_(t|s) A_s,  b_t = A_(t|s) b_s + b_(t|s),  C_t = A_(t|s) C_s A_(t|s)^T + C_(t|s)
+                        and s < u < t composed
     bridge              covariance of x_s given x_t and x_0, by Bayes from kernel and transition
-    prior               KL of the law at T from the prior, nats per coordinate, for unit-variance data
+    prior               KL of the law at T from the prior, nats per coordinate, for unit-variance data; 512 draws whitened by it
     conversions         score -> noise -> score, score -> data -> score, and the kernel's own score at A x_0 + L z
     flow and back       Gaussian data carried back from T by the probability flow and by the reverse SDE's moments
     log-likelihood      log p_0 = log p_T + integral of the flow's divergence, for Gaussian data
@@ -27,7 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._validation import expand
 from scoresde.sde.base import SDE
+from scoresde.sde.kernel import GaussianKernel
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.scalar import ScalarSDE
 from scoresde.solvers import ScipyODE
@@ -106,6 +111,7 @@ class Subject:
         self.shape = sde.state_shape(event_shape)
         self.size = math.prod(self.shape)
         self.unit = torch.eye(self.size, dtype=torch.float64).reshape(self.size, *self.shape)
+        self.zero = torch.zeros(1, *self.shape, dtype=torch.float64)
         self.t0 = 0.01 * sde.T
         self.times = [0.1 * sde.T, 0.4 * sde.T, 0.8 * sde.T, sde.T * (1.0 - 1e-6)]
 
@@ -116,29 +122,43 @@ class Subject:
     def time(self, t: float) -> Tensor:
         return torch.full((self.size,), t, dtype=torch.float64)
 
-    def f(self, t: float) -> Tensor:
-        return self.matrix(self.sde.drift(self.unit, self.time(t)))
+    def affine(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Matrix (D, D) and shift (D,) of an affine function of states."""
+        images = function(torch.cat((self.zero, self.unit))).detach().reshape(self.size + 1, self.size)
+        return (images[1:] - images[0]).mT, images[0]
+
+    def f(self, t: float) -> tuple[Tensor, Tensor]:
+        return self.affine(lambda x: self.sde.drift(x, torch.full((len(x),), t, dtype=torch.float64)))
 
     def gg(self, t: float) -> Tensor:
         return self.matrix(self.sde.diffuse_twice(self.unit, self.time(t)))
 
-    def kernel(self, t: float) -> tuple[Tensor, Tensor]:
-        kernel = self.sde.kernel(torch.tensor(t, dtype=torch.float64))
-        return self.matrix(kernel.mean(self.unit)), self.matrix(kernel.covariance(self.unit))
+    def kernel(self, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parts(self.sde.kernel(torch.tensor(t, dtype=torch.float64)))
 
-    def step(self, s: float, t: float) -> tuple[Tensor, Tensor]:
-        kernel = self.sde.transition(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
-        return self.matrix(kernel.mean(self.unit)), self.matrix(kernel.covariance(self.unit))
+    def step(self, s: float, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parts(
+            self.sde.transition(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
+        )
+
+    def parts(self, kernel: GaussianKernel) -> tuple[Tensor, Tensor, Tensor]:
+        """A (D, D), b (D,) and C (D, D) of N(A x + b, C)."""
+        return *self.affine(kernel.mean), self.matrix(kernel.covariance(self.unit))
+
+    def lifted(self) -> Tensor:
+        """The matrix from data to the state's mean at t = 0, (D, d)."""
+        event = math.prod(self.event_shape)
+        unit = torch.eye(event, dtype=torch.float64).reshape(event, *self.event_shape)
+        return self.sde.augment(unit).reshape(event, self.size).mT
 
     def law(self, t: float) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of x_t for data N(m, diag(p))."""
         event = math.prod(self.event_shape)
         m = torch.linspace(0.2, 0.6, event, dtype=torch.float64)
         p = torch.linspace(0.3, 0.9, event, dtype=torch.float64)
-        lifted = self.sde.augment(torch.eye(event, dtype=torch.float64).reshape(event, *self.event_shape))
-        forward = lifted.reshape(event, self.size).mT
-        a, c = self.kernel(t)
-        return a @ forward @ m, a @ forward @ (p[:, None] * forward.mT) @ a.mT + c
+        forward = self.lifted()
+        a, b, c = self.kernel(t)
+        return a @ forward @ m + b, a @ forward @ (p[:, None] * forward.mT) @ a.mT + c
 
     def score(self, x: Tensor, t: float) -> Tensor:
         """The exact score of the Gaussian data at states (B, *state)."""
@@ -175,38 +195,58 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def _kernel(s: Subject) -> list[CheckRow]:
-    """A and C integrated by the SDE from t_0, against what the kernel states."""
+    """A, b and C integrated by the SDE from t_0, against what the kernel states."""
     plain = ("", lambda f: f, lambda g: g)
-    mean, covariance = _integrated(s, plain)
+    mean, shift, covariance = _integrated(s, plain)
     hint = ""
     if not (mean <= TOLERANCE and covariance <= TOLERANCE):
         hint = _explain(s)
+    a, b, _ = s.kernel(1e-5 * s.sde.T)
+    start = _off(b, 0.0 * b, a)
+    lost = (
+        "" if shift <= TOLERANCE else "is c(t) in the drift, and its integral int A_(t|r) c(r) dr in the kernel's mean?"
+    )
     return [
         CheckRow("kernel mean from the drift", mean, TOLERANCE, hint if mean > TOLERANCE else ""),
+        CheckRow("kernel shift from the drift", shift, TOLERANCE, hint or lost if not shift <= TOLERANCE else ""),
         CheckRow("kernel covariance from the SDE", covariance, TOLERANCE, hint if not covariance <= TOLERANCE else ""),
-    ]
+        CheckRow(
+            "kernel shift at t = 0", start, 0.1,
+            "" if start <= 0.1 else "data is moved at once: is the kernel's mean m_t + A (x_0 - m_0)?",
+        ),
+    ]  # fmt: skip
 
 
-def _integrated(s: Subject, slip, root: float = 1.0, mean_power: float = 1.0) -> tuple[float, float]:  # type: ignore[no-untyped-def]
-    """Worst relative errors of A and C; ``root`` and ``mean_power`` reread the stated C and A as powers of the true ones."""
+def _integrated(s: Subject, slip, root: float = 1.0, mean_power: float = 1.0) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+    """Worst relative errors of A, b and C; ``root`` and ``mean_power`` reread the stated C and A as powers of the true ones."""
     _, on_f, on_g = slip
     n = s.size
 
-    def stated(t: float) -> tuple[Tensor, Tensor]:
-        a, c = s.kernel(t)
-        return (_power(a, mean_power) if mean_power != 1.0 else a), (_power(c, root) if root != 1.0 else c)
+    def stated(t: float) -> tuple[Tensor, Tensor, Tensor]:
+        a, b, c = s.kernel(t)
+        return (_power(a, mean_power) if mean_power != 1.0 else a), b, (_power(c, root) if root != 1.0 else c)
 
     def slope(t: float, state: Tensor) -> Tensor:
-        f, gg = on_f(s.f(t)), on_g(s.gg(t))
-        a, c = state[:n], state[n:]
-        return torch.cat((f @ a, f @ c + c @ f.mT + gg))
+        (f, push), gg = map(on_f, s.f(t)), on_g(s.gg(t))
+        a, b, c = state[:, :n], state[:, n], state[:, n + 1 :]
+        return torch.cat((f @ a, (f @ b + push)[:, None], f @ c + c @ f.mT + gg), dim=1)
 
-    state, at, worst = torch.cat(stated(s.t0)), s.t0, [0.0, 0.0]
+    def together(t: float) -> Tensor:
+        a, b, c = stated(t)
+        return torch.cat((a, b[:, None], c), dim=1)
+
+    state, at, worst = together(s.t0), s.t0, [0.0, 0.0, 0.0]
     for t in s.times:
         state, at = _SOLVER.solve(slope, state, at, t).y, t
-        for k, wanted in enumerate(stated(t)):
-            worst[k] = max(worst[k], _relative(state[k * n : (k + 1) * n], wanted))
-    return worst[0], worst[1]
+        a, b, c = stated(t)
+        errors = _relative(state[:, :n], a), _off(state[:, n], b, a), _relative(state[:, n + 1 :], c)
+        worst = [max(pair) for pair in zip(worst, errors, strict=True)]
+    return worst[0], worst[1], worst[2]
+
+
+def _off(found: Tensor, wanted: Tensor, a: Tensor) -> float:
+    """The error of a shift, relative to the largest entry of the shift and of the matrix beside it."""
+    return float((found - wanted).abs().max() / torch.maximum(wanted.abs().max(), a.abs().max()))
 
 
 def _explain(s: Subject) -> str:
@@ -221,7 +261,8 @@ def _explain(s: Subject) -> str:
     ]
     for hint, slip, root, power in readings:
         try:
-            if max(_integrated(s, slip, root, power)) < 1e-4:
+            mean, _, covariance = _integrated(s, slip, root, power)
+            if max(mean, covariance) < 1e-4:
                 return hint
         except Exception:  # a reading that cannot be integrated explains nothing
             continue
@@ -231,12 +272,15 @@ def _explain(s: Subject) -> str:
 def _transitions(s: Subject) -> list[CheckRow]:
     """Marginal from s to t by the transition, two transitions in a row, and the bridge."""
     early, middle, late = s.times[0], s.times[1], s.times[2]
-    (a_s, c_s), (a_t, c_t) = s.kernel(early), s.kernel(late)
-    a, c = s.step(early, late)
-    marginal = max(_relative(a @ a_s, a_t), _relative(a @ c_s @ a.mT + c, c_t))
-    (a1, c1), (a2, c2) = s.step(early, middle), s.step(middle, late)
-    composed = max(_relative(a2 @ a1, a), _relative(a2 @ c1 @ a2.mT + c2, c))
+    (a_s, b_s, c_s), (a_t, b_t, c_t) = s.kernel(early), s.kernel(late)
+    a, b, c = s.step(early, late)
+    shift = _off(a @ b_s + b, b_t, a_t)
+    marginal = max(_relative(a @ a_s, a_t), shift, _relative(a @ c_s @ a.mT + c, c_t))
+    (a1, b1, c1), (a2, b2, c2) = s.step(early, middle), s.step(middle, late)
+    composed = max(_relative(a2 @ a1, a), _off(a2 @ b1 + b2, b, a), _relative(a2 @ c1 @ a2.mT + c2, c))
     hint = "is the variance of the step sigma_t^2 - a^2 sigma_s^2, with a = alpha_t / alpha_s?"
+    if not shift <= TOLERANCE:
+        hint = "is the shift of the step b_t - A_(t|s) b_s?"
     times = [torch.tensor(v, dtype=torch.float64) for v in (early, late)]
     ends = [s.sde.kernel(time) for time in times]
     bridged = s.matrix(s.sde.transition(*times).bridged(ends[1], ends[0]).covariance(s.unit))
@@ -259,24 +303,26 @@ def _transitions(s: Subject) -> list[CheckRow]:
 
 
 def _prior(s: Subject) -> list[CheckRow]:
-    """KL(law at T of centred unit-variance data || prior), nats per coordinate."""
-    a, c = s.kernel(s.sde.T)
-    event = math.prod(s.event_shape)
-    lifted = (
-        s.sde.augment(torch.eye(event, dtype=torch.float64).reshape(event, *s.event_shape)).reshape(event, s.size).mT
-    )
+    """KL(law at T of centred unit-variance data || prior), nats per coordinate; the prior's density and draws."""
+    a, b, c = s.kernel(s.sde.T)
+    lifted = s.lifted()
     law = a @ lifted @ lifted.mT @ a.mT + c
     root = s.matrix(s.sde.prior_root()(s.unit))
-    prior = root @ root.mT
-    ratio = torch.linalg.solve(prior, law)
-    kl = 0.5 * float(ratio.trace() - s.size - torch.linalg.slogdet(ratio)[1]) / s.size
-    at = torch.zeros(1, *s.shape, dtype=torch.float64)
-    stated = float(s.sde.prior_log_prob(at)[0])
-    exact = -0.5 * s.size * math.log(2 * math.pi) - 0.5 * float(torch.linalg.slogdet(prior)[1])
+    prior, mean = root @ root.mT, (s.zero + expand(s.sde.prior_mean(), s.zero)).reshape(s.size)
+    ratio, off = torch.linalg.solve(prior, law), b - mean
+    apart = float(off @ torch.linalg.solve(prior, off)) / (2 * s.size)
+    kl = 0.5 * float(ratio.trace() - s.size - torch.linalg.slogdet(ratio)[1]) / s.size + apart
+    at = mean + 0.5 * root.sum(1)
+    stated = float(s.sde.prior_log_prob(at.reshape(1, *s.shape))[0])
+    drawn = s.sde.prior_sample((512, *s.event_shape), dtype=torch.float64).reshape(512, s.size)
+    white = torch.linalg.solve(root, (drawn - mean).mT)
     hint = "is prior_std the kernel's standard deviation at T (not its square), and T late enough?"
+    if apart > 0.5 * PRIOR_LIMIT:
+        hint = "is the prior's mean the kernel's shift at T, and T late enough?"
     return [
         CheckRow("prior, nats per coordinate", kl, PRIOR_LIMIT, "" if kl <= PRIOR_LIMIT else hint),
-        CheckRow("prior's density and samples agree", abs(stated - exact), TOLERANCE),
+        CheckRow("prior's density fits", abs(stated - _normal_log_prob(at, mean, prior)), TOLERANCE),
+        CheckRow("prior's draws fit, standard errors", float(white.mean(1).abs().max()) * 512**0.5, 6.0),
     ]
 
 
@@ -291,7 +337,7 @@ def _conversions(s: Subject) -> list[CheckRow]:
     for t in s.times[:3]:
         time = torch.tensor([t], dtype=torch.float64)
         x = sde.perturb(x0, time, z)
-        c = s.kernel(t)[1]
+        c = s.kernel(t)[2]
         offset = (x - sde.kernel(time).mean(sde.augment(x0))).reshape(-1)
         wanted = -torch.linalg.solve(c, offset).reshape(x.shape)
         own = max(own, _relative(sde.score_from_noise(x, time, z), wanted))
@@ -401,7 +447,7 @@ def _edges(s: Subject) -> list[CheckRow]:
     """Finite at both ends, and refused beyond them."""
     problems = []
     for t in (1e-5 * s.sde.T, s.sde.T):
-        parts = (*s.kernel(t), s.f(t), s.gg(t))
+        parts = (*s.kernel(t), *s.f(t), s.gg(t))
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             problems.append(f"not finite at t={t:g}")
     for t in (-0.1 * s.sde.T, 1.1 * s.sde.T, math.nan):

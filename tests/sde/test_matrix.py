@@ -10,7 +10,10 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
+from scoresde.samplers import PredictorCorrector, SymmetricSplitting
+from scoresde.sde.basis import dct, fourier
 from scoresde.sde.langevin import CriticallyDampedLangevin
+from scoresde.sde.maps import BlockMap, ScalarMap
 from scoresde.sde.matrix import MatrixSDE
 from scoresde.sde.selfcheck import check
 from scoresde.sde.subvp import SubVPSDE
@@ -65,19 +68,109 @@ def non_commuting():
     return MatrixSDE(turning, lambda t: 0.4 * turning(t) + torch.eye(2), aux_std=0.7)
 
 
+def mode_blocks(rates, mass=0.25):
+    """Critically damped Langevin diffusion with a rate for every mode: F (*modes, 2, 2) and G."""
+    zero, friction = torch.zeros_like(rates), 2.0 * mass**0.5
+
+    def block(xx, xv, vx, vv):
+        return torch.stack((torch.stack((xx, xv), -1), torch.stack((vx, vv), -1)), -2)
+
+    f = block(zero, rates / mass, -rates, -rates * friction / mass)
+    return f, block(zero, zero, zero, (2.0 * friction * rates).sqrt())
+
+
+def langevin_in_modes(basis, rates, **options):
+    f, g = mode_blocks(rates)
+    options = {"aux_std": 0.1, "prior_covariance": torch.tensor([1.0, 0.25]).diag()} | options
+    return MatrixSDE(f, g, basis=basis, **options)
+
+
+def slow_and_fast(event_shape):
+    """A basis and a rate that rises with frequency."""
+    basis = fourier(event_shape)
+    return basis, 3.0 + basis.frequencies().square().sum(0)
+
+
+def push(t):
+    return torch.stack((torch.sin(3.0 * t), 1.0 + t), -1)
+
+
 PROCESSES = [
-    as_block(VPSDE()),
-    cld(),
-    cld(data_component=1),
-    third_order(),
-    non_commuting(),
+    (as_block(VPSDE()), (2,)),
+    (cld(), (2,)),
+    (cld(data_component=1), (2,)),
+    (third_order(), (2,)),
+    (non_commuting(), (2,)),
+    (MatrixSDE(turning, torch.eye(2), shift=push), (1,)),
+    (langevin_in_modes(*slow_and_fast((3,))), (3,)),
+    (langevin_in_modes(*slow_and_fast((2,)), shift=push), (2,)),
 ]
 
 
-@pytest.mark.parametrize("sde", PROCESSES, ids=lambda s: repr(s))
-def test_it_holds_to_its_own_mathematics(sde):
-    report = check(sde, (2,))
+@pytest.mark.parametrize(("sde", "event_shape"), PROCESSES, ids=lambda v: repr(v))
+def test_it_holds_to_its_own_mathematics(sde, event_shape):
+    report = check(sde, event_shape)
     assert report.passed, f"\n{report}"
+
+
+def test_every_mode_is_a_process_of_its_own():
+    basis, rates = slow_and_fast((2, 3))
+    whole, s, t = langevin_in_modes(basis, rates), *torch.tensor([0.2, 0.7], dtype=torch.float64)
+    for place in ((0, 0), (1, 2)):
+        f, g = mode_blocks(rates[place])
+        one = MatrixSDE(f, g, aux_std=0.1)
+        for found, wanted in ((whole.kernel(t), one.kernel(t)), (whole.transition(s, t), one.transition(s, t))):
+            assert torch.allclose(found.a.m[place], wanted.a.m, rtol=1e-9, atol=1e-12)
+            assert torch.allclose(found.noise.m[place], wanted.noise.m, rtol=1e-7, atol=1e-12)
+
+
+def test_modes_that_are_alike_are_no_modes():
+    f, g = mode_blocks(torch.tensor(4.0, dtype=torch.float64))
+    prior, x = torch.eye(2), torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).reshape(2, 2, 3, 2)
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    plain = MatrixSDE(f, g, prior_covariance=prior)
+    modes = MatrixSDE(f, g.expand(1, 2, 2, 2), prior_covariance=prior, basis=dct((3, 2)))
+    assert torch.allclose(modes.drift(x, t), plain.drift(x, t), atol=1e-12)
+    for name in ("mean", "solve", "scale", "covariance", "whiten", "whiten_transposed", "scale_transposed"):
+        found, wanted = (getattr(sde.kernel(t), name)(x) for sde in (modes, plain))
+        assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-9), name
+    for name in ("signal", "level", "contraction"):
+        assert torch.allclose(getattr(modes.kernel(t), name)(), getattr(plain.kernel(t), name)(), rtol=1e-9), name
+    assert torch.allclose(modes.prior_log_prob(x), plain.prior_log_prob(x), rtol=1e-9)
+
+
+def test_the_algebra_of_blocks_for_every_mode():
+    """Against dense matrices."""
+    basis, draw = dct((2, 3)), torch.Generator().manual_seed(0)
+    one, two = (BlockMap(torch.randn(2, 3, 2, 2, generator=draw, dtype=torch.float64), basis) for _ in range(2))
+    shape, three = (2, 2, 3), torch.tensor(3.0, dtype=torch.float64)
+    a, b = one.dense(shape), two.dense(shape)
+    gram = one.compose(one.transpose())
+    for found, wanted in (
+        (one.compose(two), a @ b),
+        (one.add(two), a + b),
+        (one.add(ScalarMap(three)), a + 3.0 * torch.eye(12)),
+        (one.times(three), 3.0 * a),
+        (one.transpose(), a.mT),
+        (one.inverse(), torch.linalg.inv(a)),
+        (gram.root().compose(gram.root().transpose()), a @ a.mT),
+    ):
+        assert torch.allclose(found.dense(shape), wanted, atol=1e-9)
+    assert float(one.log_det()) == pytest.approx(float(torch.linalg.slogdet(a)[1]) / 12)
+    assert float(one.mean_square()) == pytest.approx(float(a.square().sum()) / 12)
+
+
+def test_samples_of_a_process_with_blocks_for_every_mode():
+    """The probability flow with the exact score returns the mean and covariance of Gaussian data."""
+    basis, rates = slow_and_fast((3,))
+    sde = langevin_in_modes(basis, rates)
+    means = torch.tensor([[0.6, -0.4, 0.2]], dtype=torch.float64)
+    data = GaussianMixture(means, stds=torch.tensor([[0.5, 0.3, 0.8]]))
+    sampler = PredictorCorrector(SymmetricSplitting(), steps=100)
+    found = sampler(sde, data.score(sde), (1500, 3), seed=1, dtype=torch.float64).samples
+    # 5 standard errors of 1500 draws, and the steps' bias
+    assert torch.allclose(found.mean(0), means[0], atol=5 * 0.8 / 1500**0.5 + 0.02)
+    assert torch.allclose(found.std(0), torch.tensor([0.5, 0.3, 0.8]).double(), rtol=5 / 3000**0.5 + 0.03)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VPSDE(0.5, 8.0), SubVPSDE()], ids=repr)
@@ -211,6 +304,13 @@ def test_likelihood_of_gaussian_data():
         ({"prior_covariance": torch.eye(3)}, "prior_covariance has shape"),
         ({"prior_covariance": -torch.eye(2)}, "not positive definite"),
         ({"T": 0.0}, "T=0.0"),
+        ({"shift": torch.ones(3)}, r"shift gives shape \(3,\) .* give \(\*t, 2\)"),
+        ({"shift": torch.ones(3, 2)}, r"shift gives shape \(3, 2\)"),
+        ({"drift": -torch.eye(2).expand(4, 2, 2), "basis": dct((3,))}, r"give \(\*t, k, k\) or \(\*t, 3, k, k\)"),
+        (
+            {"prior_covariance": torch.eye(2).expand(2, 2, 2), "basis": dct((3,))},
+            r"a symmetric \(2, 2\) or \(3, 2, 2\)",
+        ),
         ({"drift": lambda t: torch.where(t < 0.3, 0.0, -9.0)[..., None, None] * torch.eye(2).double()}, "not smooth"),
     ],
 )

@@ -30,7 +30,7 @@ PROCESSES = [
 def test_every_process_passes(sde, event_shape):
     report = check(sde, event_shape)
     assert report.passed, f"\n{report}"
-    assert len(report.rows) == 16
+    assert len(report.rows) == 19
 
 
 class OneFileProcess(ScalarSDE):
