@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,6 +105,10 @@ class SDE(ABC):
         """The deterministic flow with the same marginals under ``score``."""
         return ProbabilityFlow(self, score)
 
+    def same_as(self, other: SDE) -> bool:
+        """Whether ``other`` is this process: the same object, or equal. A subclass that can tell more overrides this."""
+        return self is other or self == other
+
     def check_time(self, t: Tensor, batch: int | None = None) -> None:
         """Raise ValueError unless all of ``t`` lies in [0, T] and its shape is () or (batch,)."""
         check_times("t", t, self.T, batch)
@@ -113,15 +117,17 @@ class SDE(ABC):
 def check_same_process(sde: SDE, score: object) -> None:
     """Raise ValueError where ``score`` says that it was made for another process than ``sde``.
 
-    A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process.
+    A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process, and a copy
+    of a process the process as long as they agree.
     """
     other = getattr(score, "sde", None)
     if not isinstance(other, SDE):
         return
     here, there = (getattr(p, "continuous", p) for p in (sde, other))
-    same = here is there or here == there or (type(here) is type(there) and not is_dataclass(here))
-    if not same:
-        raise ValueError(f"the score was made for {other!r}, and sde={sde!r}: give the score's own process, score.sde")
+    if not here.same_as(there):
+        raise ValueError(
+            f"the score was made for {other!r}, and sde={sde!r} is not the same process: give the score's own, score.sde"
+        )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, expand
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
+from scoresde.sde.basis import Basis
 from scoresde.sde.kernel import GaussianKernel, standard_normal_log_prob
 from scoresde.sde.maps import LinearMap
 
@@ -148,6 +149,24 @@ class LinearSDE(SDE):
         z = root.inverse()(x - expand(self.prior_mean(), x).to(x))
         return standard_normal_log_prob(z) - x[0].numel() * root.log_det().to(x)
 
+    @torch.no_grad()
+    def same_as(self, other: SDE) -> bool:
+        """Whether ``other`` is the same object, or equal, or of the same type with F, G, kernel and prior that agree to 1e-6 at
+        three times."""
+        if super().same_as(other):
+            return True
+        if type(self) is not type(other) or not isinstance(other, LinearSDE) or self.T != other.T:
+            return False
+        return all(
+            _alike(here, there)
+            for t in torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64) * self.T
+            for here, there in zip(self._coefficients(t), other._coefficients(t), strict=True)
+        )
+
+    def _coefficients(self, t: Tensor) -> tuple[object, ...]:
+        """All that the process is at t."""
+        return self.drift_map(t), self.diffusion_map(t), self.kernel(t), self.prior_root(), self.prior_mean()
+
     @property
     def continuous(self) -> LinearSDE:
         """The process in continuous time: itself, unless it is a chain."""
@@ -196,3 +215,18 @@ class LinearSDE(SDE):
         )
 
     score_from_velocity = velocity_from_score
+
+
+def _alike(here: object, there: object) -> bool:
+    """Whether two maps or kernels are the same: tensors to a relative 1e-6, all else by equality."""
+    if type(here) is not type(there):
+        return False
+    if isinstance(here, Tensor):
+        assert isinstance(there, Tensor)
+        return here.shape == there.shape and torch.allclose(here, there, rtol=1e-6, atol=0.0)
+    if isinstance(here, GaussianKernel | LinearMap | Basis):
+        return vars(here).keys() == vars(there).keys() and all(_alike(v, vars(there)[k]) for k, v in vars(here).items())
+    if isinstance(here, list | tuple):
+        assert isinstance(there, list | tuple)
+        return len(here) == len(there) and all(_alike(a, b) for a, b in zip(here, there, strict=True))
+    return here == there
