@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, check_choice, check_count
 from scoresde.losses.times import TimeLaw, UniformTime
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, LinearSDE, check_same_process
+from scoresde.sde import SDE, check_same_process
 
 WEIGHTINGS = ("uniform", "likelihood")
 
@@ -116,7 +116,7 @@ class SlicedScoreMatching:
         source = NoiseSource(self.seed, indices)
         if t is None:
             u = source.uniform((), step=step, purpose="time", dtype=x0.dtype)
-            t = self.times.times(cast(LinearSDE, self.sde), u)
+            t = self.times.times(self.sde, u)
         x_t = self.sde.marginal_sample(x0, t, source, step=step)
         shape = (self.projections, *x_t.shape[1:])
         signs = source.rademacher(shape, step=step, purpose="projection", dtype=x_t.dtype)
@@ -142,7 +142,7 @@ class SlicedScoreMatching:
 
     def _weight(self, t: Tensor) -> Tensor:
         """lambda over the density of t, without what belongs inside the derivative."""
-        weight = 1.0 / self.times.density(cast(LinearSDE, self.sde), t)
+        weight = 1.0 / self.times.density(self.sde, t)
         if not callable(self.weighting):
             return weight
         given = self.weighting(t)

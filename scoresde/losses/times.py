@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_number
-from scoresde.sde import Chain, LinearSDE
+from scoresde.sde import SDE, Chain, LinearSDE
 
 
 class TimeLaw(ABC):
     """A law of t. It is given one uniform number per example, so that draws stay keyed by sample."""
 
     @abstractmethod
-    def times(self, sde: LinearSDE, u: Tensor) -> Tensor:
+    def times(self, sde: SDE, u: Tensor) -> Tensor:
         """t (B,) from uniform numbers u (B,) in (0, 1): the inverse of the law's distribution function."""
 
     @abstractmethod
-    def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
         """p(t) times (T - t_min), (B,): 1 everywhere for the uniform law."""
 
 
@@ -44,11 +44,11 @@ class UniformTime(TimeLaw):
     def __post_init__(self) -> None:
         check_number("t_min", self.t_min, above=0.0)
 
-    def times(self, sde: LinearSDE, u: Tensor) -> Tensor:
+    def times(self, sde: SDE, u: Tensor) -> Tensor:
         check_number("t_min", self.t_min, most=sde.T)
         return u * (sde.T - self.t_min) + self.t_min
 
-    def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
@@ -73,11 +73,13 @@ class UniformLogNoise(TimeLaw):
         check_number("high", self.high, above=self.low)
         check_number("t_min", self.t_min, least=0.0)
 
-    def times(self, sde: LinearSDE, u: Tensor) -> Tensor:
+    def times(self, sde: SDE, u: Tensor) -> Tensor:
+        sde = _linear(sde)
         first, last = self._range(sde, u)
         return sde.time_of_log_noise(first + u.to(torch.float64) * (last - first)).to(u.dtype)
 
-    def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        sde = _linear(sde)
         first, last = self._range(sde, t)
         slope = sde.log_noise_slope(t)
         return (slope / (last - first)).to(t.dtype) * (sde.T - self.t_min)
@@ -95,14 +97,21 @@ class UniformLogNoise(TimeLaw):
         return first, last
 
 
+def _linear(sde: SDE) -> LinearSDE:
+    """``sde`` where it is linear, and has a ln(sigma / alpha)."""
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"UniformLogNoise needs a kernel's ln(sigma / alpha): sde={sde!r} has none, use UniformTime")
+    return sde
+
+
 @dataclass(frozen=True)
 class ChainTimes(TimeLaw):
     """One of the N instants i / (N - 1) of a `Chain`, each with probability 1 / N."""
 
-    def times(self, sde: LinearSDE, u: Tensor) -> Tensor:
+    def times(self, sde: SDE, u: Tensor) -> Tensor:
         if not isinstance(sde, Chain):
             raise TypeError(f"ChainTimes needs a chain, e.g. sde.discretize(1000): sde={sde!r} is continuous")
         return sde.time((u * sde.steps).long()).to(u.dtype)
 
-    def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
