@@ -127,7 +127,11 @@ class Subject:
         images = function(torch.cat((self.zero, self.unit))).detach().reshape(self.size + 1, self.size)
         return (images[1:] - images[0]).mT, images[0]
 
-    def f(self, t: float) -> tuple[Tensor, Tensor]:
+    def f(self, t: float) -> Tensor:
+        return self.drift(t)[0]
+
+    def drift(self, t: float) -> tuple[Tensor, Tensor]:
+        """F (D, D) and c (D,)."""
         return self.affine(lambda x: self.sde.drift(x, torch.full((len(x),), t, dtype=torch.float64)))
 
     def gg(self, t: float) -> Tensor:
@@ -227,7 +231,7 @@ def _integrated(s: Subject, slip, root: float = 1.0, mean_power: float = 1.0) ->
         return (_power(a, mean_power) if mean_power != 1.0 else a), b, (_power(c, root) if root != 1.0 else c)
 
     def slope(t: float, state: Tensor) -> Tensor:
-        (f, push), gg = map(on_f, s.f(t)), on_g(s.gg(t))
+        (f, push), gg = map(on_f, s.drift(t)), on_g(s.gg(t))
         a, b, c = state[:, :n], state[:, n], state[:, n + 1 :]
         return torch.cat((f @ a, (f @ b + push)[:, None], f @ c + c @ f.mT + gg), dim=1)
 
@@ -447,7 +451,7 @@ def _edges(s: Subject) -> list[CheckRow]:
     """Finite at both ends, and refused beyond them."""
     problems = []
     for t in (1e-5 * s.sde.T, s.sde.T):
-        parts = (*s.kernel(t), *s.f(t), s.gg(t))
+        parts = (*s.kernel(t), *s.drift(t), s.gg(t))
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             problems.append(f"not finite at t={t:g}")
     for t in (-0.1 * s.sde.T, 1.1 * s.sde.T, math.nan):
