@@ -16,7 +16,7 @@ from scoresde.losses import DenoisingScoreMatching, UniformLogNoise
 from scoresde.noise import NoiseSource
 from scoresde.samplers import EulerMaruyama, ExactSteps, PredictorCorrector, SymmetricSplitting
 from scoresde.samplers.splitting import drift_of_covariance, prior_score, reversal
-from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, Shifted, SubVPSDE
 
 T_MIN = 1e-3
 ONE = torch.ones((), dtype=torch.float64)
@@ -132,9 +132,14 @@ def test_a_process_that_does_not_rest_is_refused(sde):
         PredictorCorrector(SymmetricSplitting(), steps=5)(sde, lambda x, t: -x, (2, 1))
 
 
-@pytest.mark.parametrize("sde", [*SDES.values(), CriticallyDampedLangevin(mass=2.0, beta=1.0)], ids=repr)
+@pytest.mark.parametrize(
+    "sde",
+    [*SDES.values(), CriticallyDampedLangevin(mass=2.0, beta=1.0), Shifted(SDES["cld"], torch.ones(2))],
+    ids=repr,
+)
 def test_a_process_that_rests_is_taken(sde):
     assert drift_of_covariance(sde) < 1e-12
+    SymmetricSplitting().check(sde)
 
 
 def test_draws():
