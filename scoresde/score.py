@@ -8,7 +8,8 @@ The network is any module ``network(x, label, **condition) -> output``; a `Predi
     score      grad log p_t                        score = output                            (NCSN, the paper's VE)
     data       E[x_0 | x_t]                        score = (alpha output - x) / sigma^2      (Tweedie)
     velocity   alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
-    Levels     logits over the levels of quantised data, see `scoresde.levels`
+    MixedPrediction     E[z | x_t] less what it is for Gaussian data                         (Vahdat et al. 2021)
+    Levels              logits over the levels of quantised data, see `scoresde.levels`
 
 What it is told of the time is a `label`, by default ln(sigma / alpha), the same for every linear process; the paper's
 labels are `TimeLabel(999.0)` (VP, sub-VP) and `SigmaLabel()` (VE). What it is given is x over its standard deviation
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_batch, check_choice, check_number, expand
 from scoresde.sde.linear import LinearSDE
+from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 
 Label = Callable[[LinearSDE, Tensor], Tensor]
 """(process, t) -> what the network is told of the time, the shape of t."""
@@ -132,6 +134,38 @@ class VelocityPrediction(Prediction):
         return sde.score_from_velocity(x, t, like(x, output))
 
 
+@dataclass(frozen=True)
+class MixedPrediction(Prediction):
+    """The output corrects the score that data N(0, data_std^2 I) would have, in units of noise:
+
+        score = -(data_std^2 A P A^T + L L^T)^-1 x - L^-T output
+
+    with P the projection of a state on the data in it: the mixed score (Vahdat, Kreis, Kautz 2021, arXiv:2106.05931; Dockhorn
+    et al. 2022, arXiv:2112.07068). A network that says 0 is exact for Gaussian data. For Langevin diffusion the velocity's part
+    is -v / Sigma_vv - l output, as Dockhorn et al. have it, where x and v are uncorrelated under the Gaussian's law of x_t;
+    elsewhere they leave that correlation to the network.
+
+    data_std: standard deviation of the Gaussian data, > 0.
+    """
+
+    data_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("data_std", self.data_std, above=0.0)
+
+    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        correction = sde.score_from_noise(x, t, like(x, output))
+        return sde.kernel(t).gaussian_score(x, self._root(sde, x)) + correction
+
+    def _root(self, sde: LinearSDE, x: Tensor) -> LinearMap:
+        """data_std P; a number where the state is the data."""
+        std = torch.tensor(self.data_std, dtype=x.dtype, device=x.device)
+        if sde.project(x).shape == x.shape:
+            return ScalarMap(std)
+        fields = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        return BlockMap(std * sde.augment(sde.project(fields)).mT)
+
+
 PREDICTIONS: dict[str, type[Prediction]] = {
     "noise": NoisePrediction,
     "score": ScorePrediction,
@@ -145,7 +179,7 @@ class ScoreModel(nn.Module):
 
     network: module called as ``network(input, label, **condition)``.
     sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
-    prediction: "noise", "score", "data", "velocity", or a `Prediction`.
+    prediction: "noise", "score", "data", "velocity", or a `Prediction`, e.g. ``MixedPrediction(0.5)``.
     label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
     data_std: standard deviation of the data for scaling the network's input; None gives the network x as it is.
 

@@ -15,8 +15,16 @@ from torch import nn
 from scoresde.distributions import GaussianMixture
 from scoresde.ema import EMA
 from scoresde.noise import NoiseSource
-from scoresde.score import PREDICTIONS, LogNoiseLabel, Prediction, ScoreModel, SigmaLabel, TimeLabel
-from scoresde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoresde.score import (
+    PREDICTIONS,
+    LogNoiseLabel,
+    MixedPrediction,
+    Prediction,
+    ScoreModel,
+    SigmaLabel,
+    TimeLabel,
+)
+from scoresde.sde import SDE, VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, SubVPSDE
 
 F32, F64 = torch.float32, torch.float64
 SDES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -149,6 +157,80 @@ def test_a_model_of_a_chain_reads_the_chain_s_tables():
     assert torch.allclose(model(x, t), wanted.expand(SHAPE), rtol=1e-14)
 
 
+# --- the mixed score ---------------------------------------------------------------------------------------------
+
+_TURN = torch.tensor([[-1.0, 2.0, 0.0], [-2.0, -1.0, 1.0], [0.0, -1.0, -3.0]], dtype=F64)
+LINEAR = {
+    "vp": VPSDE(),
+    "ve": VESDE(),
+    "sub-vp": SubVPSDE(),
+    "chain": VPSDE().discretize(1000),
+    "langevin": CriticallyDampedLangevin(),
+    "three fields, data in the second": MatrixSDE(_TURN, torch.eye(3), aux_std=(0.3, 0.6), data_component=1),
+    "blurring": BlurringSDE((1, 3), blur=1.0),
+}
+
+
+def noisy(sde, data_std, dtype):
+    """States of Gaussian data at TIMES, of scales from sigma(t) up."""
+    return sde.perturb(data_std * normal(), TIMES, normal((5, *sde.state_shape(SHAPE[1:])), "z")).to(dtype)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-5), (F64, 1e-10)])
+@pytest.mark.parametrize("data_std", [0.5, 1.0])
+def test_a_silent_network_has_the_exact_score_of_gaussian_data(data_std, dtype, tolerance, name):
+    """Relative to the score's norm; and a reference of another width is off by more than a percent."""
+    sde, x, t = LINEAR[name], noisy(LINEAR[name], data_std, dtype), TIMES.to(dtype)
+    exact = GaussianMixture(torch.zeros(1, *SHAPE[1:]), data_std).score(sde)(x.to(F64), t.to(F64))
+
+    def error(std):
+        off = ScoreModel(Zero(), sde, MixedPrediction(std))(x, t).to(F64) - exact
+        return (off.flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max()
+
+    assert error(data_std) < tolerance
+    assert error(1.1 * data_std) > 1e-2
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_output_corrects_the_noise(name):
+    """A network that says by how much a mixture's noise is not the Gaussian's gives the mixture's score."""
+    sde, x = LINEAR[name], noisy(LINEAR[name], 1.5, F64)
+    exact = MIXTURE.score(sde)(x, TIMES)
+    gaussian = ScoreModel(Zero(), sde, MixedPrediction(0.8))
+
+    class Correction(nn.Module):
+        def forward(self, scaled, label):
+            return sde.noise_from_score(x, TIMES, exact) - gaussian.noise(x, TIMES)
+
+    model = ScoreModel(Correction(), sde, MixedPrediction(0.8))
+    assert torch.allclose(model(x, TIMES), exact, rtol=1e-9, atol=1e-9)
+    data = sde.data_from_score(x, TIMES, exact)
+    # at t = 1 the data is a difference of terms far larger than itself
+    assert torch.allclose(model.denoised(x, TIMES)[:4], data[:4], rtol=1e-7, atol=1e-7)
+
+
+def test_entry_44_the_velocity_is_corrected_in_units_of_l():
+    """With v_0 at rest, gamma = 1, and unit data the Gaussian is stationary: s_v = -v / M - l output, l^2 = S_xx / det S."""
+    sde = CriticallyDampedLangevin(mass=0.25, gamma=1.0)
+    x = noisy(sde, 1.0, F64)
+
+    class One(nn.Module):
+        def forward(self, x, label):
+            return torch.ones_like(x)
+
+    s = torch.stack([sde.kernel(t).noise.m @ sde.kernel(t).noise.m.mT for t in TIMES])
+    scale = (s[:, 0, 0] / (s[:, 0, 0] * s[:, 1, 1] - s[:, 0, 1] ** 2)).sqrt().reshape(-1, 1, 1)
+    found = ScoreModel(One(), sde, MixedPrediction(1.0))(x, TIMES)
+    assert torch.allclose(found[:, 1], -x[:, 1] / 0.25 - scale, rtol=1e-9)
+
+
+@pytest.mark.parametrize("data_std", [0.0, -1.0, math.nan, math.inf, "1"])
+def test_a_bad_width_of_the_reference_is_named(data_std):
+    with pytest.raises(ValueError, match="data_std="):
+        MixedPrediction(data_std)
+
+
 # --- at the door -------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +298,7 @@ class Shaped(nn.Module):
 WRONG_SHAPES = [(5, 1, 3, 1), (5, 3), (5, 1, 1), (1, 1, 3), (1, 3), (3,), ()]
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, MixedPrediction()])
 @pytest.mark.parametrize("call", CALLS)
 def test_an_output_of_another_shape_is_refused(call, prediction):
     """Also one that broadcasts against x: a forgotten batch dimension must not pass for a prediction."""

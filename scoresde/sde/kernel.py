@@ -82,6 +82,10 @@ class GaussianKernel(ABC):
         """
 
     @abstractmethod
+    def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
+        """-(A R R^T A^T + L L^T)^-1 x, R = root: the score of x_t where x_s ~ N(0, R R^T)."""
+
+    @abstractmethod
     def to(self, x: Tensor) -> GaussianKernel:
         """The same kernel in the dtype and on the device of x."""
 
@@ -136,6 +140,10 @@ class ScalarKernel(GaussianKernel):
         assert isinstance(marginal, ScalarKernel)
         sigma_s = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a if before is None else before.level()
         return ScalarKernel(self.a, self.std * sigma_s / marginal.std)
+
+    def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
+        reached = root.compose(root.transpose()).times(self.a**2)
+        return -reached.add(ScalarMap(self.std**2)).inverse()(x)
 
     def to(self, x: Tensor) -> ScalarKernel:
         return ScalarKernel(self.a.to(x), self.std.to(x))
@@ -200,6 +208,11 @@ class MapKernel(GaussianKernel):
         covariance = start.add(gain.times(minus))
         symmetric = covariance.add(covariance.transpose()).times(torch.tensor(0.5, dtype=torch.float64))
         return MapKernel(self.a, symmetric.root())
+
+    def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
+        reached = self.a.compose(root)
+        own = self.noise.compose(self.noise.transpose())
+        return -reached.compose(reached.transpose()).add(own).inverse()(x)
 
     def to(self, x: Tensor) -> MapKernel:
         return MapKernel(self.a.to(x), self.noise.to(x))
