@@ -2,7 +2,7 @@
 
 from scoresde.laws.base import Gaussian, Noise, NoiseLaw, NoiseSum, chain_weights
 from scoresde.laws.gamma import CentredGamma, GammaSchedule
-from scoresde.laws.generalized import GeneralizedNormal
+from scoresde.laws.generalized import GeneralizedNormal, overlapping_scales
 from scoresde.laws.mixture import MixtureSum, NormalMixture
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "NoiseSum",
     "NormalMixture",
     "chain_weights",
+    "overlapping_scales",
 ]
