@@ -100,7 +100,7 @@ PROCESSES = {
 @pytest.mark.parametrize("room", ["losses", "samplers", "likelihood"])
 def test_no_process_is_named_above_its_floor(room):
     """Docstrings may; code may not."""
-    for path in (PACKAGE / room).glob("*.py"):
+    for path in (PACKAGE / room).rglob("*.py"):
         names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
         imported = {
             a.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) for a in n.names
