@@ -9,6 +9,7 @@ import torch
 
 from scoresde.experiment.config import load_config
 from scoresde.experiment.experiment import Experiment
+from scoresde.score import MixedPrediction
 from tests.experiment.conftest import ROOT
 
 FEW = {"samplers.symmetric-splitting.steps.steps": 3, "samplers.predictor-corrector.steps": None}
@@ -19,6 +20,7 @@ def test_config_says_what_it_claims():
     """The time law's ends, and the label at T, lie where the config's comments have them."""
     experiment = Experiment.from_config(load_config(ROOT / "configs" / "cld" / "digits.py"))
     sde = experiment.sde
+    assert experiment.model.prediction == MixedPrediction(experiment.model.data_std)
     ends = torch.tensor([0.075, 12.0], dtype=torch.float64).log()
     start, stop = sde.time_of_log_noise(ends).tolist()
     assert 1.5e-4 < start < 2.1e-4
