@@ -15,12 +15,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_times, expand
 from scoresde.noise import NoiseSource
+
+if TYPE_CHECKING:
+    from scoresde.sde.chain import Chain
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, t) -> grad log p_t(x), the shape of x. t is (B,)."""
@@ -96,6 +100,12 @@ class SDE(ABC):
     def flow_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """f - g^2 score / 2, the drift of the probability-flow ODE."""
         return self.drift(x, t) - 0.5 * self.diffuse_twice(score, t)
+
+    def discretize(self, steps: int) -> Chain:
+        """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""
+        raise TypeError(
+            f"{self!r} has no chain: one is made of numbers alpha(t), sigma(t), which this process does not have"
+        )
 
     def reverse(self, score: Score) -> ReverseSDE:
         """The reverse-time SDE under ``score``."""
