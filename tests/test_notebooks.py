@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST = 1.5e6
 """Bytes of a stored notebook, outputs included: a code host should show it at once."""
 
@@ -25,6 +28,7 @@ def executed(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("SCORESDE_NOTEBOOK_FAST", "1")
                 patch.setenv("OMP_NUM_THREADS", "1")
+                patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # this tree's code, wherever the kernel runs
                 patch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows pictures in the notebook
                 book = nbformat.read(path, as_version=4)
                 folder = {"metadata": {"path": str(tmp_path_factory.mktemp(path.stem))}}
@@ -47,8 +51,12 @@ def pictures(book):
     return [output for output in outputs(book) if "image/png" in output.get("data", {})]
 
 
-def test_there_is_a_quickstart():
-    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+def named(stem):
+    return next(path for path in NOTEBOOKS if path.stem == stem)
+
+
+def test_the_notebooks_are_there():
+    assert {"quickstart.ipynb", "processes.ipynb"} <= {path.name for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -68,14 +76,14 @@ def test_is_stored_valid_with_its_full_outputs(path):
 
 
 def test_quickstart_shows_pictures_and_bits_per_dim(executed):
-    book = executed(next(path for path in NOTEBOOKS if path.stem == "quickstart"))
+    book = executed(named("quickstart"))
     assert len(pictures(book)) >= 5
     assert [line for line in printed(book).splitlines() if "bits/dim" in line]
 
 
 def test_stored_quickstart_reports_a_trained_model():
     """What is stored comes from a full run: the trained digits beat independent pixels, the trained score is near the exact."""
-    book = nbformat.read(next(path for path in NOTEBOOKS if path.stem == "quickstart"), as_version=4)
+    book = nbformat.read(named("quickstart"), as_version=4)
     lines = printed(book).splitlines()
 
     def figure(start):
@@ -84,3 +92,17 @@ def test_stored_quickstart_reports_a_trained_model():
     assert figure("score model") < figure("independent pixels") < figure("uniform levels")
     assert abs(figure("trained score: flow - mixture =")) < 0.1
     assert abs(figure("exact score: flow - mixture =")) < 1e-3
+
+
+def test_processes_shows_eight_pictures(executed):
+    assert len(pictures(executed(named("processes")))) == 8
+
+
+def test_stored_processes_reports_exact_densities():
+    """What is stored comes from a full run: the flow gives the closed form where the prior is p_T, and is off where it is not."""
+    lines = printed(nbformat.read(named("processes"), as_version=4)).splitlines()
+    found = [re.match(r"(.+?) +flow - closed form: mean (\S+) nats, at t_min (\S+) nats", line) for line in lines]
+    at_t_min = {match[1]: abs(float(match[3])) for match in found if match}
+    assert len(at_t_min) == 10
+    for name, error in at_t_min.items():
+        assert (1e-2 < error < 0.1) if name in ("VE", "EDM") else error < 1e-3, (name, error)
