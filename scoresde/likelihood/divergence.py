@@ -1,96 +1,150 @@
-"""The divergence of a vector field, sum_i d f_i / d x_i, in one forward pass and some vector-Jacobian products.
+"""The divergence of a vector field, tr J = sum_i d f_i / d x_i, in one forward pass and some products with its Jacobian.
 
-    Exact        e_i^T J e_i summed over all d unit vectors: d products
-    Hutchinson   v^T J v for random v with E[v v^T] = I: unbiased, one product per probe (Hutchinson 1990; Skilling 1989)
+    Exact         sum_i e_i^T J e_i over all d unit vectors: d products
+    Hutchinson    v^T J v for random v with E[v v^T] = I: unbiased, one product per probe (Hutchinson 1990; Skilling 1989)
+    Hadamard      the same with rows of a Hadamard matrix under random signs and in random order: probes orthogonal to each other,
+                  so that many of them share the trace out between them, and a whole set gives it exactly
+    HutchPlusPlus a third of the products finds the directions that matter, a third takes their trace exactly, a third estimates
+                  the rest (Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649)
 
-Rademacher probes (signs) have the smaller variance, twice the squared off-diagonal of J's symmetric part; Gaussian ones add
-the diagonal. Probes belong to a sample: they are keyed by (seed, index, number of the probe).
+Signs have the smaller variance, twice the squared off-diagonal of J's symmetric part; Gaussian probes add the diagonal.
+
+Probes come as a stream that belongs to a sample, keyed by (seed, index, number of the probe). A solver with adaptive
+steps needs a smooth right-hand side and takes the same few for the whole solve; a solver on a fixed grid takes new ones
+at every node, which costs nothing and has a variance that is several times smaller.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde._validation import check_choice, check_count
 from scoresde.noise import NoiseSource
+
+Field = Callable[[Tensor], Tensor]
+"""x -> f(x), both (B, *event)."""
+
+ProbeStream = Callable[[int, int], Tensor]
+"""(first, count) -> probes number first, ..., first + count - 1, (count, B, *event)."""
 
 _CHUNK = 2**22
 """Elements of a block of probes that go through one backward pass together."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Divergence(ABC):
-    """A way to get div f."""
+    """A way to get div f.
 
-    exact: bool = False
+    forward: products by forward-mode differentiation in place of reverse mode: less memory for a deep network, more time.
+    fixed: the same probes at every node even where a solver could take new ones.
+    """
+
+    forward: bool = False
+    fixed: bool = False
+
+    exact: ClassVar[bool] = False
     """Whether the estimate has no error of its own."""
-
-    @abstractmethod
-    def probes(self, x: Tensor, noise: NoiseSource) -> Tensor:
-        """The vectors v, (P, B, *event)."""
-
-    @abstractmethod
-    def reduce(self, products: Tensor) -> Tensor:
-        """Estimates (E, B) from v^T J v, (P, B)."""
 
     @property
     @abstractmethod
-    def estimates(self) -> int:
-        """Number E of independent estimates of the divergence."""
+    def products(self) -> int:
+        """Products with the Jacobian for each evaluation; 0 where that is as many as the event has coordinates."""
 
-    def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        """f(x) (B, *event) and the estimates (E, B), from one evaluation of f."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
+    @property
+    def estimates(self) -> int:
+        """Independent estimates that they make."""
+        return max(1, self.products)
+
+    @abstractmethod
+    def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
+        """The probes for events like those of x (B, *event), in its dtype."""
+
+    def reduce(self, products: Tensor) -> Tensor:
+        """Independent estimates (E, B) of the divergence from v^T J v, (P, B)."""
+        return products
+
+    def variance(self, estimates: Tensor, d: int) -> Tensor:
+        """Variance (B,) of the mean of estimates (E, B) in d dimensions; NaN for a single one, which cannot know."""
+        return estimates.var(0) / len(estimates) if len(estimates) > 1 else torch.full_like(estimates[0], torch.nan)
+
+    def __call__(self, f: Field, x: Tensor, probes: Tensor, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+        """f(x) (B, *event) and the estimates (E, B), from one evaluation of f; neither has a graph unless ``differentiable``."""
+        y, product = self._linearise(f, x, differentiable)
+        estimates = self.reduce(self._quadratic(product, probes))
+        return (y, estimates) if differentiable else (y.detach(), estimates.detach())
+
+    def _linearise(self, f: Field, x: Tensor, differentiable: bool) -> tuple[Tensor, Field]:
+        """f(x), and v -> v^T J (or J v in forward mode) for v of shape (P, B, *event)."""
+        if self.forward:
+            with _differentiable_attention(True), torch.set_grad_enabled(differentiable):
+                return f(x), lambda v: torch.stack([self._pushed(f, x, one, differentiable) for one in v])
+        with torch.enable_grad(), _differentiable_attention(differentiable):
+            x = x if differentiable and x.requires_grad else x.detach().requires_grad_(True)
             y = f(x)
         if not y.requires_grad:  # f does not depend on x
-            return y, self.reduce(torch.zeros(probes.shape[:2], dtype=x.dtype, device=x.device))
-        rows = max(1, _CHUNK // x.numel())
-        parts = [
-            self._products(y, x, probes[i : i + rows], i + rows < len(probes)) for i in range(0, len(probes), rows)
-        ]
-        return y.detach(), self.reduce(torch.cat(parts))
+            return y, torch.zeros_like
+        return y, lambda v: self._pulled(y, x, v, differentiable)
 
     @staticmethod
-    def _products(y: Tensor, x: Tensor, probes: Tensor, retain: bool) -> Tensor:
+    def _pushed(f: Field, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
+        with _differentiable_attention(True), torch.set_grad_enabled(differentiable):
+            return torch.func.jvp(f, (x,), (v,))[1]
+
+    @staticmethod
+    def _pulled(y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
+        def pull(cotangent: Tensor, batched: bool) -> Tensor:
+            (found,) = torch.autograd.grad(
+                y, x, cotangent, retain_graph=True, create_graph=differentiable, is_grads_batched=batched
+            )
+            return found
+
+        if len(v) == 1:
+            return pull(v[0], False)[None]
+        rows = max(1, _CHUNK // x.numel())
+        return torch.cat([pull(v[i : i + rows], True) for i in range(0, len(v), rows)])
+
+    @staticmethod
+    def _quadratic(product: Field, probes: Tensor) -> Tensor:
         """v^T J v for each probe, (P, B)."""
-        if len(probes) == 1:
-            (vjp,) = torch.autograd.grad(y, x, probes[0], retain_graph=retain)
-            vjp = vjp[None]
-        else:
-            (vjp,) = torch.autograd.grad(y, x, probes, retain_graph=retain, is_grads_batched=True)
-        return (vjp * probes).reshape(*probes.shape[:2], -1).sum(-1)
+        return (product(probes) * probes).reshape(*probes.shape[:2], -1).sum(-1)
 
 
 @dataclass(frozen=True)
 class Exact(Divergence):
     """The divergence itself, by d products of d unit vectors: for small d, and to test by."""
 
-    exact = True
+    exact: ClassVar[bool] = True
 
-    def probes(self, x: Tensor, noise: NoiseSource) -> Tensor:
+    @property
+    def products(self) -> int:
+        return 0
+
+    def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
         d = x[0].numel()
-        eye = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:])
-        return eye.expand(d, *x.shape)
+        eye = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+        return lambda first, count: eye
 
     def reduce(self, products: Tensor) -> Tensor:
         return products.sum(0, keepdim=True)
 
-    @property
-    def estimates(self) -> int:
-        return 1
+    def variance(self, estimates: Tensor, d: int) -> Tensor:
+        return torch.zeros_like(estimates[0])
 
 
 @dataclass(frozen=True)
 class Hutchinson(Divergence):
-    """Random probes, the same for the whole solve: an adaptive solver needs a smooth right-hand side.
+    """Independent random probes.
 
-    law: "rademacher" or "gaussian".
-    count: number of probes P, each an estimate of its own; from 2 on they give a standard error.
+    law: "rademacher" (signs) or "gaussian".
+    count: number of probes for each evaluation, each an estimate of its own.
     """
 
     law: str = "rademacher"
@@ -100,14 +154,102 @@ class Hutchinson(Divergence):
         check_choice("law", self.law, ("rademacher", "gaussian"))
         check_count("count", self.count)
 
-    def probes(self, x: Tensor, noise: NoiseSource) -> Tensor:
-        draw = noise.rademacher if self.law == "rademacher" else noise.normal
-        shape = x.shape[1:]
-        return torch.stack([draw(shape, step=k, purpose="probe", dtype=x.dtype) for k in range(self.count)])
+    @property
+    def products(self) -> int:
+        return self.count
 
-    def reduce(self, products: Tensor) -> Tensor:
-        return products
+    def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
+        draw = noise.rademacher if self.law == "rademacher" else noise.normal
+
+        def take(first: int, count: int) -> Tensor:
+            numbers = range(first, first + count)
+            return torch.stack([draw(x.shape[1:], step=k, purpose="probe", dtype=x.dtype) for k in numbers])
+
+        return take
+
+
+@dataclass(frozen=True)
+class Hadamard(Divergence):
+    """Rows of the Hadamard matrix of the next power of two, with random signs for the coordinates, in a random order.
+
+    Entries H_rj = (-1)^(number of common bits of r and j); the signs make every row a Rademacher probe.
+
+    count: number of probes for each evaluation.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("count", self.count)
+
+    @property
+    def products(self) -> int:
+        return self.count
+
+    def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
+        shape, d = x.shape[1:], x[0].numel()
+        signs = noise.rademacher(shape, step=0, purpose="probe signs", dtype=x.dtype)
+        size = 1 << (d - 1).bit_length()
+        # r_k = (odd k + offset) mod size visits every row once
+        odd = 1 + 2 * noise.integers(max(1, size // 2), (), step=0, purpose="probe rows")
+        offset = noise.integers(size, (), step=1, purpose="probe rows")
+        columns = torch.arange(d, device=x.device, dtype=torch.int32)
+
+        def take(first: int, count: int) -> Tensor:
+            number = torch.arange(first, first + count, device=x.device)[:, None]
+            row = ((odd * number + offset) % size).to(torch.int32)
+            common = row[..., None] & columns
+            for shift in (16, 8, 4, 2, 1):
+                common = common ^ (common >> shift)
+            return (1 - 2 * (common & 1)).to(x.dtype).reshape(count, *x.shape) * signs
+
+        return take
+
+    def variance(self, estimates: Tensor, d: int) -> Tensor:
+        size = 1 << (d - 1).bit_length()
+        left = max(0.0, 1.0 - len(estimates) / size)  # drawn without replacement: a whole set knows the trace
+        return super().variance(estimates, d) * left if left else torch.zeros_like(estimates[0])
+
+
+@dataclass(frozen=True)
+class HutchPlusPlus(Divergence):
+    """Deflated: for 12 products and more, and Jacobians with a few large directions.
+
+    count: products for each evaluation, a multiple of 3.
+    """
+
+    count: int = 12
+
+    def __post_init__(self) -> None:
+        check_count("count", self.count, least=3)
+        if self.count % 3:
+            raise ValueError(f"count={self.count} is not allowed: give a multiple of 3")
+
+    @property
+    def products(self) -> int:
+        return self.count
 
     @property
     def estimates(self) -> int:
-        return self.count
+        return self.count // 3
+
+    def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
+        return Hutchinson().stream(x, noise)
+
+    def __call__(self, f: Field, x: Tensor, probes: Tensor, differentiable: bool = False) -> tuple[Tensor, Tensor]:
+        y, product = self._linearise(f, x, differentiable)
+        third = len(probes) // 3
+        columns = min(third, x[0].numel())
+        sketch = product(probes[:columns]).flatten(2).permute(1, 2, 0)
+        basis = torch.linalg.qr(sketch.detach())[0].permute(2, 0, 1)  # (columns, B, d)
+        rest = probes[third : 2 * third].flatten(2)
+        rest = rest - torch.einsum("kbd,kbe,pbe->pbd", basis, basis, rest)
+        both = torch.cat((basis, rest)).reshape(-1, *x.shape)
+        parts = self._quadratic(product, both)
+        estimates = parts[:columns].sum(0) + parts[columns:]
+        return (y, estimates) if differentiable else (y.detach(), estimates.detach())
+
+
+def _differentiable_attention(needed: bool) -> AbstractContextManager[None]:
+    """Attention by plain matrix products: fused kernels have no forward-mode and no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH) if needed else nullcontext()

@@ -3,25 +3,27 @@
     dx/dt = v(x, t) = f - g^2 score / 2
     log p_(t_min)(x) = log p_T(x_T) + int_(t_min)^T div v(x_t, t) dt
 
-The state and the integral go through the solver together, in float64. Where the state is more than the data, the rest
-is drawn and its log-density q subtracted, log p(x, v) - log q(v): in the mean a lower bound of log p(x).
+Where the state is more than the data, the rest is drawn and its log-density q subtracted, log p(x, v) - log q(v): in
+the mean a lower bound of log p(x).
 
 What the number is not: t_min > 0 makes it the density of data with noise sigma(t_min), evaluated at x; and p_T is taken to be the
-prior. Both are recorded with the result.
+prior. `known_biases` estimates both.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_finite, check_number
-from scoresde.likelihood.divergence import Divergence, Hutchinson
+from scoresde._validation import check_batch, check_count, check_finite, check_number
+from scoresde.likelihood.adaptive import Adaptive, ODESolver
+from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
+from scoresde.likelihood.engine import Engine, FlowProblem
+from scoresde.likelihood.multistep import Multistep
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, Score, check_same_process
+from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.solvers import ScipyODE
 
 
@@ -29,20 +31,28 @@ from scoresde.solvers import ScipyODE
 class LikelihoodResult:
     """Log-likelihoods of a batch.
 
-    log_prob: (B,) nats, float64; the mean over probes.
-    standard_error: (B,) nats, of the trace estimate alone: 0 for the exact divergence, NaN for a single probe (unknown).
-    latent: (B, *event), x_T.
+    log_prob: (B,) nats, float64; NaN for a sample that failed.
+    standard_error: (B,) nats, of trace and solver together, by root of the sum of squares; a part that is not known is not in it,
+        and where neither is, it is NaN.
+    trace_error: (B,) nats, of the divergence's estimate: 0 for the exact one, NaN for a single fixed probe (unknown).
+    solver_error: (B,) nats, of the integration: NaN for an adaptive solver, whose tolerance is all that is known.
+    latent: (B, *state), x_T.
     prior_log_prob: (B,) nats, log p_T(x_T).
-    nfe: evaluations of the score for the whole batch. vjps: vector-Jacobian products on top of them.
+    nfe: evaluations of the score for the whole batch. vjps: products with its Jacobian on top of them; one costs about
+        as much as a forward pass, so the work is about nfe + vjps forward passes.
+    failed: (B,) bool, samples without a result.
     settings: how it was computed: solver, divergence, t_min, seed.
     """
 
     log_prob: Tensor
     standard_error: Tensor
+    trace_error: Tensor
+    solver_error: Tensor
     latent: Tensor
     prior_log_prob: Tensor
     nfe: int
     vjps: int
+    failed: Tensor
     settings: dict[str, str]
 
     def __repr__(self) -> str:
@@ -55,26 +65,36 @@ def log_likelihood(
     score: Score,
     x: Tensor,
     *,
-    solver: ScipyODE | None = None,
+    solver: Engine | ODESolver | None = None,
     divergence: Divergence | None = None,
+    probes: int | None = None,
     tolerance: float | None = None,
     t_min: float = 1e-5,
     seed: int = 0,
     first: int = 0,
     noise: NoiseSource | None = None,
+    differentiable: bool = False,
 ) -> LikelihoodResult:
     """log p(x) in nats under the probability flow of ``score``.
 
     sde: the process of the score.
     score: (x, t) -> the shape of x.
     x: (B, *event) finite data.
-    solver: a `ScipyODE`; RK45 at 1e-5 unless given. Its tolerance is held by the batch as a whole, see there.
-    divergence: `Hutchinson()` (one Rademacher probe, the paper's) unless given; `Exact()` for small events.
-    tolerance: sets rtol and atol of the default solver, in place of ``solver``.
+    solver: `Multistep()` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process without
+        closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
+        whole, see there.
+    divergence: `Hadamard()` unless given; `Hutchinson()` (one Rademacher probe, the paper's) with an adaptive solver;
+        `Exact()` for small events.
+    probes: products for each evaluation, in place of the divergence's own number.
+    tolerance: of the default solver: the integration error of a sample, in bits per dimension, above which it is done again with
+        twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
     seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
+    differentiable: keep a graph to x and to the score's parameters, for gradients of log_prob; nodes are recomputed in the
+        backward pass, so that memory holds the states of the path and one evaluation. `Multistep` only.
 
-    Raises ValueError for bad input, SolverError where the solver cannot go on.
+    A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
+    system, raises. Raises ValueError for bad input, SolverError where the solver cannot go on.
     """
     check_batch("x", x)
     check_finite("x", x)
@@ -83,30 +103,114 @@ def log_likelihood(
     if t_min >= sde.T:
         raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")
     if solver is not None and tolerance is not None:
-        raise ValueError("give either solver or tolerance: a solver has its own rtol and atol")
-    solver = solver or ScipyODE(rtol=tolerance or 1e-5, atol=tolerance or 1e-5)
-    divergence = divergence or Hutchinson()
+        raise ValueError("give either solver or tolerance: a solver has its own")
+    engine = _engine(sde, solver, tolerance)
+    if divergence is None:
+        divergence = Hutchinson() if isinstance(engine, Adaptive) else Hadamard()
+    if probes is not None:
+        divergence = _with_probes(divergence, probes)
     noise = noise or NoiseSource.of(seed, len(x), first, x.device)
-    x, drawn = sde.lift(x, noise)
-    probes = divergence.probes(x, noise)
-    d = x[0].numel()
-
-    def slope(t: float, state: Tensor) -> Tensor:
-        times = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
-        here = state[:, :d].to(x).reshape(x.shape)
-        velocity, div = divergence(lambda y: sde.flow_drift(y, times, score(y, times)), here, probes)
-        return torch.cat((velocity.reshape(len(x), d).double(), div.mT.double()), dim=1)
-
-    start = torch.cat((x.reshape(len(x), d).double().cpu(), torch.zeros(len(x), divergence.estimates)), dim=1)
-    solution = solver.solve(slope, start, t_min, sde.T)
-    latent = solution.y[:, :d].reshape(x.shape)
-    prior = sde.prior_log_prob(latent)
-    log_prob = prior[:, None] + solution.y[:, d:] - torch.as_tensor(drawn, dtype=torch.float64)[..., None]
-    if divergence.estimates > 1:
-        error = log_prob.std(1) / math.sqrt(divergence.estimates)
-    else:
-        error = torch.full_like(prior, 0.0 if divergence.exact else math.nan)
-    settings = {"solver": repr(solver), "divergence": repr(divergence), "t_min": f"{t_min:g}", "seed": str(seed)}
+    state, drawn = sde.lift(x, noise)
+    found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
+    parts = torch.stack((found.trace_error, found.solver_error)).detach()
+    known = ~parts.isnan()
+    error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
+    settings = {"solver": repr(engine), "divergence": repr(divergence), "t_min": f"{t_min:g}", "seed": str(noise.seed)}
     return LikelihoodResult(
-        log_prob.mean(1), error, latent.to(x), prior, solution.nfe, solution.nfe * len(probes), settings
+        log_prob=found.log_prob - torch.as_tensor(drawn, dtype=torch.float64, device=x.device),
+        standard_error=torch.where(known.any(0), error, torch.nan),
+        trace_error=found.trace_error.detach(),
+        solver_error=found.solver_error.detach(),
+        latent=found.latent,
+        prior_log_prob=found.prior_log_prob,
+        nfe=found.nfe,
+        vjps=found.vjps,
+        failed=found.failed,
+        settings=settings,
     )
+
+
+def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None) -> Engine:
+    if isinstance(solver, Engine):
+        return solver
+    if solver is not None:
+        return Adaptive(solver)
+    if isinstance(sde, LinearSDE):
+        return Multistep(tolerance=tolerance)
+    return Adaptive(ScipyODE(rtol=tolerance or 1e-5, atol=tolerance or 1e-5))
+
+
+def _with_probes(divergence: Divergence, probes: int) -> Divergence:
+    check_count("probes", probes)
+    if divergence.exact:
+        raise ValueError(f"probes={probes}: the exact divergence has none")
+    return replace(divergence, count=probes)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class KnownBiases:
+    """What a likelihood by the flow leaves out, to first order.
+
+    cutoff: (B,) nats, log p_(t_min)(x) - log p_0(x): what noise sigma(t_min) does to the density at x. It is an
+        estimate that holds while it is small; for data on a grid of levels (quantised and dequantised) p_0 has steps,
+        and it says little.
+    prior: (B,) nats >= 0, KL(p(x_T | x_0) || prior): its mean over the data is at least that of log p_T - log prior.
+    """
+
+    cutoff: Tensor
+    prior: Tensor
+
+
+def known_biases(
+    sde: LinearSDE,
+    score: Score,
+    x: Tensor,
+    *,
+    t_min: float = 1e-5,
+    divergence: Divergence | None = None,
+    noise: NoiseSource | None = None,
+) -> KnownBiases:
+    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score.
+
+    With x_t = A x_0 + L z and s = score(x, t_min), the two directions of time and Fokker and Planck's equation give
+
+        log p_t(x) - log p_0(x) = tr(L L^T ds/dx) / 2 + |L^T s|^2 / 2 - ln |det A| - s . (A - I) x + ...
+
+    and KL of the prior N(0, R R^T) against the kernel N(m, C) at T
+
+        [tr R^-1 C R^-T - d + |R^-1 m|^2] / 2 + ln |det R| - ln |det C| / 2
+
+    divergence: `Exact()` unless given.
+    """
+    check_batch("x", x)
+    check_finite("x", x)
+    noise = noise or NoiseSource.of(0, len(x), device=x.device)
+    divergence = divergence or Exact()
+    state, _ = sde.lift(x, noise)
+    d = state[0].numel()
+    t = torch.tensor(t_min, dtype=torch.float64, device=x.device)
+    start, end = sde.kernel(t), sde.kernel(torch.full_like(t, sde.T))
+    narrow = start.to(x)
+    scores: list[Tensor] = []
+
+    def data_part(v: Tensor) -> Tensor:
+        return sde.augment(sde.project(v))  # what else the state holds was drawn, noise and all
+
+    def field(xi: Tensor) -> Tensor:
+        scores.append(data_part(score(state + data_part(narrow.scale(xi)), t.to(x).expand(len(x)))))
+        return narrow.scale_transposed(scores[-1])
+
+    probes = divergence.stream(state, noise)(0, divergence.products)
+    h, trace = divergence(field, torch.zeros_like(state), probes)
+    moved = _dot(scores[0].detach(), narrow.mean(state) - state)
+    log_det = float(start.signal_map().log_det())
+    cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - d * log_det - moved
+    root = sde.prior_root()
+    shrunk = root.inverse().compose(end.noise_map())
+    mean = root.inverse()(end.mean(sde.augment(x).double()) - sde.prior_mean().to(x.device))
+    prior = 0.5 * (d * float(shrunk.mean_square()) - d + _dot(mean, mean)) - d * float(shrunk.log_det())
+    return KnownBiases(cutoff, prior)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() * b.double()).reshape(len(a), -1).sum(1)

@@ -90,6 +90,10 @@ class GaussianKernel(ABC):
         """The same kernel in the dtype and on the device of x."""
 
     @abstractmethod
+    def noise_map(self) -> LinearMap:
+        """L."""
+
+    @abstractmethod
     def __getitem__(self, k: int) -> GaussianKernel:
         """The k-th of a batch of kernels."""
 
@@ -147,6 +151,9 @@ class ScalarKernel(GaussianKernel):
 
     def to(self, x: Tensor) -> ScalarKernel:
         return ScalarKernel(self.a.to(x), self.std.to(x))
+
+    def noise_map(self) -> LinearMap:
+        return ScalarMap(self.std)
 
     def __getitem__(self, k: int) -> ScalarKernel:
         return ScalarKernel(self.a[k], self.std[k])
@@ -217,6 +224,9 @@ class MapKernel(GaussianKernel):
     def to(self, x: Tensor) -> MapKernel:
         return MapKernel(self.a.to(x), self.noise.to(x))
 
+    def noise_map(self) -> LinearMap:
+        return self.noise
+
     def __getitem__(self, k: int) -> MapKernel:
         return MapKernel(self.a[k], self.noise[k])
 
@@ -241,6 +251,9 @@ class ShiftedKernel(GaussianKernel):
 
     def signal_map(self) -> LinearMap:
         return self.kernel.signal_map()
+
+    def noise_map(self) -> LinearMap:
+        return self.kernel.noise_map()
 
     @property
     def centred(self) -> GaussianKernel:
@@ -272,6 +285,9 @@ class ShiftedKernel(GaussianKernel):
 
     def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ShiftedKernel:
         return ShiftedKernel(self.kernel.bridged(marginal, before), self.before, self.after)
+
+    def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
+        return self.kernel.gaussian_score(x - self.mean(torch.zeros_like(x[:1])), root)
 
     def to(self, x: Tensor) -> ShiftedKernel:
         return ShiftedKernel(self.kernel.to(x), self.before.to(x), self.after.to(x))

@@ -17,7 +17,7 @@ Objectives, models, samplers and the likelihood use what stands here and never a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,6 +125,19 @@ class LinearSDE(SDE):
             (slope,) = torch.autograd.grad(self.log_noise(at).sum(), at)
         return slope
 
+    def log_spread(self, t: Tensor) -> Tensor:
+        """u(t) = ln |det L| / d - ln |det A| / d, the shape of t: the process's own clock.
+
+        It rises for every process, since A^-1 L L^T A^-T does; where A and L are numbers it is `log_noise`.
+        """
+        self.check_time(t)
+        kernel = self.kernel(t)
+        return kernel.noise_map().log_det() - kernel.signal_map().log_det()
+
+    def log_spread_slope(self, t: Tensor) -> Tensor:
+        """du/dt = ||L^-1 G||_F^2 / (2 d), the shape of t."""
+        return 0.5 * self.kernel(t).noise_map().inverse().compose(self.diffusion_map(t)).mean_square()
+
     def input_std(self, t: Tensor, data_std: float) -> Tensor:
         """Root mean square of x_t over coordinates for data of standard deviation ``data_std``, the shape of t."""
         kernel = self.kernel(t)
@@ -174,12 +187,19 @@ class LinearSDE(SDE):
 
     def time_of_log_noise(self, u: Tensor) -> Tensor:
         """The t at which log_noise = u, float64, by bisection to 2^-60 T; clamped to [0, T]."""
+        return self._time_at(self.log_noise, u)
+
+    def time_of_log_spread(self, u: Tensor) -> Tensor:
+        """The t at which log_spread = u, float64, by bisection to 2^-60 T; clamped to [0, T]."""
+        return self._time_at(self.log_spread, u)
+
+    def _time_at(self, clock: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         u = u.to(torch.float64)
         low, high = torch.zeros_like(u), torch.full_like(u, self.T)
         for _ in range(60):
             middle = 0.5 * (low + high)
-            quiet = self.log_noise(middle) < u
-            low, high = torch.where(quiet, middle, low), torch.where(quiet, high, middle)
+            early = clock(middle) < u
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return 0.5 * (low + high)
 
     def discretize(self, steps: int) -> Chain:

@@ -27,6 +27,9 @@ from scoresde.sde.basis import Basis
 class LinearMap(ABC):
     """A linear map on states of shape (B, *event)."""
 
+    commutes: bool = False
+    """Whether all maps of the kind commute with one another."""
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """The map applied to x, the shape of x."""
@@ -83,6 +86,7 @@ class ScalarMap(LinearMap):
     """c x, c of shape () or (B,)."""
 
     c: Tensor
+    commutes = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return expand(self.c, x) * x
@@ -197,6 +201,7 @@ class DiagonalMap(LinearMap):
 
     c: Tensor
     basis: Basis
+    commutes = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.basis.inverse(self.c.to(x.dtype) * self.basis.forward(x))

@@ -29,11 +29,17 @@ class SolverError(RuntimeError):
 
 @dataclass(frozen=True)
 class ODESolution:
-    """y: the state at t_end, float64 on the CPU, shape of the start. nfe: evaluations of f. accepted: steps taken."""
+    """y: the state at t_end, shape of the start. nfe: evaluations of f, of the whole batch each. accepted: steps taken.
+
+    failed: (B,) samples that could not go on, where the solver goes on without them. evaluations: (B,) those that a sample needed
+    for itself, where it has steps of its own.
+    """
 
     y: Tensor
     nfe: int
     accepted: int
+    failed: Tensor | None = None
+    evaluations: Tensor | None = None
 
 
 @dataclass(frozen=True)

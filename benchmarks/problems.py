@@ -1,0 +1,184 @@
+"""Problems with known answers: closed-form scores and divergences, exact or with a smooth error of 3 %.
+
+    gmm2      25 narrow modes on a grid             gmm16    10 random anisotropic Gaussians
+    gmm64, gmm192, gmm768   20 Gaussians with image-like spectra in nearly one basis
+    digits    scikit-learn's 8 x 8 digits, each a Gaussian of width 0.1
+
+each under VP, sub-VP and VE. `Problem.truth(x)` is the numerically exact answer of the probability flow (DOP853 at
+1e-10, closed-form trace, in the plain state): what every engine is held to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from scoresde import VESDE, VPSDE, GaussianMixture, SubVPSDE
+from scoresde.data import Digits
+from scoresde.distributions import SmoothedEmpirical
+from scoresde.noise import NoiseSource
+from scoresde.sde import ScalarSDE
+
+PROCESSES: dict[str, ScalarSDE] = {"VP": VPSDE(), "sub-VP": SubVPSDE(), "VE": VESDE(0.01, 50.0)}
+LAWS = ("gmm2", "gmm16", "gmm64", "gmm192", "gmm768", "digits")
+T_MIN = 1e-5
+_FEATURES = 64
+
+
+def _normal(shape: tuple[int, ...], purpose: str, seed: int = 0) -> Tensor:
+    return NoiseSource.of(seed, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=torch.float64)
+
+
+def _orthogonal(d: int, near: Tensor, angle: float, purpose: str, seed: int) -> Tensor:
+    """``near`` turned by a random rotation of size ``angle``."""
+    skew = _normal((d, d), purpose, seed) * angle / math.sqrt(d)
+    return near @ torch.linalg.matrix_exp(skew - skew.mT)
+
+
+@lru_cache
+def law(name: str) -> GaussianMixture:
+    """The law of the data, centred."""
+    if name == "digits":
+        data = Digits().train
+        x = torch.cat([data.encode(torch.arange(len(data)), seed=0)]).to(torch.float64)
+        return SmoothedEmpirical(x - x.mean(0), 0.1)
+    d = int(name.removeprefix("gmm"))
+    if d == 2:
+        axis = torch.linspace(-0.9, 0.9, 5, dtype=torch.float64)
+        means = torch.cartesian_prod(axis, axis)
+        weights = _normal((25,), "weights").abs() + 0.2
+        return GaussianMixture(means - (weights[:, None] * means).sum(0) / weights.sum(), 0.03, weights)
+    count = 10 if d == 16 else 20
+    weights = _normal((count,), "weights").abs() + 0.2
+    base = torch.linalg.qr(_normal((d, d), "basis"))[0]
+    if d == 16:
+        stds = 0.02 * 15.0 ** torch.rand(count, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        means, angle = 0.5 * _normal((count, d), "means"), 3.0
+    else:
+        spectrum = 0.5 * (torch.arange(1, d + 1, dtype=torch.float64)) ** (-math.log(50.0) / math.log(d))
+        stds = spectrum * (0.2 * _normal((count, d), "stds")).exp()
+        means, angle = (1.0 * spectrum * _normal((count, d), "means")) @ base.mT, 0.1
+    turns = torch.stack([_orthogonal(d, base, angle, "turn", k) for k in range(count)])
+    covariances = torch.einsum("kij,kj,klj->kil", turns, stds**2, turns)
+    means = means - (weights[:, None] * means).sum(0) / weights.sum()
+    return GaussianMixture(means, covariances=0.5 * (covariances + covariances.mT), weights=weights)
+
+
+@dataclass(frozen=True)
+class Rough:
+    """An exact score whose noise has a smooth error of ``size`` (root mean square): a stand-in for a trained network."""
+
+    data: GaussianMixture
+    sde: ScalarSDE
+    size: float
+    data_std: float
+
+    @cached_property
+    def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        d = math.prod(self.data.event_shape)
+        waves = 1.5 / math.sqrt(d) * _normal((_FEATURES, d), "waves")
+        return (
+            waves,
+            _normal((_FEATURES, d), "amplitudes"),
+            _normal((_FEATURES,), "rates"),
+            7.0 * _normal((_FEATURES,), "phases"),
+        )
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        score = self.data._at(self.sde, x, t)[1]
+        if self.size == 0.0:
+            return score
+        phase, _, amplitudes, sigma, _ = self._phase(x, t)
+        error = self.size * math.sqrt(2.0 / _FEATURES) * phase.cos() @ amplitudes
+        return score - (error / sigma).to(x.dtype).reshape(x.shape)
+
+    def divergence(self, x: Tensor, t: Tensor) -> Tensor:
+        """tr d score / dx in closed form, (B,) float64."""
+        mix, flat = self.data, x.flatten(1).to(torch.float64)
+        kernel = self.sde.kernel(t.to(torch.float64))
+        alpha, sigma = (v.expand(len(x))[:, None, None] for v in (kernel.a, kernel.std))
+        offset = flat[:, None] - alpha * mix.means
+        if mix.rotations is not None:
+            offset = torch.einsum("kij,bki->bkj", mix.rotations, offset)
+        variance = (alpha**2 * mix.variances + sigma**2).expand(offset.shape)
+        log_joint = mix.weights.log() - 0.5 * ((offset**2 / variance) + variance.log()).sum(-1)
+        share = log_joint.softmax(-1)
+        each = ((offset / variance) ** 2).sum(-1) - (1.0 / variance).sum(-1)
+        score = mix._at(self.sde, x, t)[1].flatten(1).to(torch.float64)
+        trace = (share * each).sum(-1) - (score**2).sum(-1)
+        if self.size:
+            phase, waves, amplitudes, std, scale = self._phase(x, t)
+            slope = -self.size * math.sqrt(2.0 / _FEATURES) * phase.sin() @ (waves * amplitudes).sum(1)
+            trace = trace - slope / (std * scale)[:, 0]
+        return trace
+
+    def _phase(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        waves, amplitudes, rates, phases = self.features
+        kernel = self.sde.kernel(t.to(torch.float64))
+        alpha, sigma = (v.expand(len(x))[:, None] for v in (kernel.a, kernel.std))
+        scale = (alpha * self.data_std).hypot(sigma)
+        phase = (x.flatten(1).to(torch.float64) / scale) @ waves.mT + (sigma / alpha).log() * rates + phases
+        return phase, waves, amplitudes, sigma, scale
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A law, a process, and a score that is exact (``size`` 0) or not."""
+
+    name: str
+    process: str
+    size: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.name}{'~' if self.size else ''} {self.process}"
+
+    @property
+    def sde(self) -> ScalarSDE:
+        return PROCESSES[self.process]
+
+    @property
+    def law(self) -> GaussianMixture:
+        return law(self.name)
+
+    @property
+    def d(self) -> int:
+        return math.prod(self.law.event_shape)
+
+    @cached_property
+    def data_std(self) -> float:
+        mix = self.law
+        within = mix.variances.mean(1) + mix.means.square().mean(1)
+        return float((mix.weights * within).sum().sqrt())
+
+    @cached_property
+    def score(self) -> Rough:
+        return Rough(self.law, self.sde, self.size, self.data_std)
+
+    def truth(self, x: Tensor, rtol: float = 1e-10) -> Tensor:
+        """log p at T_MIN by the flow, (B,) nats."""
+        sde, shape, d = self.sde, x.shape, self.d
+        ends = sde.log_noise(torch.tensor([T_MIN, sde.T], dtype=torch.float64)).tolist()
+
+        def slope(u: float, y: np.ndarray) -> np.ndarray:
+            state = torch.from_numpy(y[: -len(x)]).reshape(shape)
+            t = sde.time_of_log_noise(torch.tensor(u, dtype=torch.float64)).expand(len(x))
+            square = sde.sigma(t[0]) ** 2
+            pull = sde.drift_coefficient(t[0]) * 2.0 * square / sde.diffusion(t[0]) ** 2
+            change = pull * state - square * self.score(state, t)
+            trace = pull * d - square * self.score.divergence(state, t)
+            return torch.cat((change.reshape(-1), trace)).numpy()
+
+        start = np.concatenate((x.double().reshape(-1).numpy(), np.zeros(len(x))))
+        y = solve_ivp(slope, ends, start, "DOP853", rtol=rtol, atol=rtol).y[:, -1]
+        return sde.prior_log_prob(torch.from_numpy(y[: -len(x)]).reshape(shape)) + torch.from_numpy(y[-len(x) :])
+
+
+def suite(names: tuple[str, ...] = LAWS) -> list[Problem]:
+    """Every law under every process, with the exact and with the rough score."""
+    return [Problem(name, process, size) for name in names for size in (0.0, 0.03) for process in PROCESSES]

@@ -1,0 +1,70 @@
+"""log p by a solver of ordinary differential equations that knows nothing of diffusion.
+
+    d/dt (x, l) = (v, div v),  v = f - g g^T score / 2         log p_(t_min)(x) = log p_T(x_T) + l(T)
+
+The state and one integral for each estimate of the divergence go through the solver together, in float64. The
+right-hand side must be smooth, so the probes are the same throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
+from scoresde.solvers import ODESolution
+
+
+class ODESolver(Protocol):
+    """`ScipyODE`, `RungeKutta`, or anything that solves dy/dt = f(t, y); t is a number or (B,)."""
+
+    def solve(
+        self, f: Callable[..., Tensor], y: Tensor, t_start: float, t_end: float, callback: None = None
+    ) -> ODESolution:
+        """Integrate from (t_start, y) to t_end."""
+
+
+@dataclass(frozen=True)
+class Adaptive(Engine):
+    """The flow by an adaptive solver. The integration error is what its tolerance makes it; it gives no estimate."""
+
+    solver: ODESolver
+
+    def __repr__(self) -> str:
+        return repr(self.solver)
+
+    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+        if problem.differentiable:
+            raise ValueError(f"solver={self.solver!r} keeps no graph: differentiable=True needs Multistep")
+        sde, divergence, d = problem.sde, problem.divergence, x[0].numel()
+        probes = divergence.stream(x, problem.noise)(0, divergence.products)
+
+        def slope(t: float | Tensor, state: Tensor) -> Tensor:
+            times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+            here = state[:, :d].to(x).reshape(x.shape)
+            velocity, div = divergence(lambda y: sde.flow_drift(y, times, problem.score(y, times)), here, probes)
+            return torch.cat((velocity.reshape(len(x), d).double(), div.mT.double()), dim=1)
+
+        start = torch.cat(
+            (x.reshape(len(x), d).double(), x.new_zeros(len(x), divergence.estimates, dtype=torch.float64)), dim=1
+        )
+        solution = self.solver.solve(slope, start, problem.t_min, sde.T)
+        final = solution.y.to(x.device)
+        latent = final[:, :d].reshape(x.shape)
+        prior = sde.prior_log_prob(latent)
+        integrals = final[:, d:].mT
+        failed = solution.failed if solution.failed is not None else torch.zeros(len(x), dtype=torch.bool)
+        return FlowAnswer(
+            log_prob=prior + integrals.mean(0),
+            trace_error=divergence.variance(integrals, d).sqrt(),
+            solver_error=torch.full_like(prior, torch.nan),
+            latent=latent.to(x),
+            prior_log_prob=prior,
+            nfe=solution.nfe,
+            vjps=solution.nfe * len(probes),
+            failed=failed.to(x.device),
+        )

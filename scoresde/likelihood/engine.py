@@ -1,0 +1,57 @@
+"""What every way to integrate the probability flow is given, and what it gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scoresde.likelihood.divergence import Divergence
+from scoresde.noise import NoiseSource
+from scoresde.sde import SDE, Score
+
+
+@dataclass(frozen=True)
+class FlowProblem:
+    """The probability flow of ``score`` under ``sde`` from t_min to T, with what is needed to follow log p along it.
+
+    noise: keys of the probes. differentiable: whether results keep a graph to x and to the parameters of the score.
+    """
+
+    sde: SDE
+    score: Score
+    t_min: float
+    divergence: Divergence
+    noise: NoiseSource
+    differentiable: bool = False
+
+
+@dataclass(frozen=True)
+class FlowAnswer:
+    """For a batch of states.
+
+    log_prob: (B,) nats, float64, of the state; NaN for a sample that failed.
+    trace_error: (B,) nats, standard error by the probes: 0 for the exact divergence, NaN where it cannot be known.
+    solver_error: (B,) nats, estimate of the integration error; NaN where there is none.
+    latent: (B, *state), x_T. prior_log_prob: (B,) nats, log p_T(x_T).
+    nfe: evaluations of the score, for the batch. vjps: products with its Jacobian on top of them.
+    failed: (B,) bool.
+    """
+
+    log_prob: Tensor
+    trace_error: Tensor
+    solver_error: Tensor
+    latent: Tensor
+    prior_log_prob: Tensor
+    nfe: int
+    vjps: int
+    failed: Tensor
+
+
+class Engine(ABC):
+    """A way to integrate log p along the flow."""
+
+    @abstractmethod
+    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+        """log p of the states x (B, *state)."""

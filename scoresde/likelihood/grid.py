@@ -1,0 +1,132 @@
+"""Where a fixed-grid solver puts its nodes and its probes, learned once for a model from a few examples.
+
+The error of a multistep method over an interval of the clock u (`LinearSDE.log_spread`) grows with the bend |d^2 f /
+du^2|, f being the slope of the whitened state and, beside it, the divergence for each coordinate. Nodes are equally
+spaced in the integral of
+
+    m(u) = ( rms over examples and coordinates of d^2 f / du^2 )^(1/2),    smoothed, plus a share of its mean
+
+(equal local errors would have the exponent 1/3; `benchmarks/likelihood.py grids` compares)
+
+and the probes of a node go in proportion to the standard deviation of one probe there times the node's weight (Neyman's
+allocation). `standard_grid` is the choice where nothing is known of the model: safe, with more nodes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.sde import LinearSDE
+
+
+@dataclass(frozen=True)
+class FlowGrid:
+    """A density of nodes over the clock u, from t_min to T.
+
+    t_min: where the flow starts. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the nodes below u.
+    spread: (K,) standard deviation of one probe's estimate of the divergence per du; empty where it is not known.
+    data_std: of the data, about zero: the width of the Gaussian whose flow is taken out.
+    """
+
+    t_min: float
+    u: tuple[float, ...]
+    share: tuple[float, ...]
+    spread: tuple[float, ...]
+    data_std: float
+
+    def __post_init__(self) -> None:
+        check_number("t_min", self.t_min, least=0.0)
+        check_number("data_std", self.data_std, above=0.0)
+        for name in ("u", "share"):
+            values = np.asarray(getattr(self, name), dtype=float)
+            if values.ndim != 1 or len(values) < 2 or not bool((np.diff(values) > 0).all()):
+                raise ValueError(f"{name} of {len(values)} values is not allowed: give at least 2 rising numbers")
+        if len(self.share) != len(self.u) or len(self.spread) not in (0, len(self.u)):
+            raise ValueError(
+                f"{len(self.u)} values of u, {len(self.share)} of share, {len(self.spread)} of spread: give one length"
+            )
+
+    def __repr__(self) -> str:
+        known = "pilot" if self.spread else "standard"
+        return f"FlowGrid({known}, t_min={self.t_min:g}, data_std={self.data_std:.3g})"
+
+    def nodes(self, count: int) -> Tensor:
+        """(count,) values of u, rising, ends included, float64."""
+        return torch.from_numpy(np.interp(np.linspace(0.0, 1.0, count), self.share, self.u))
+
+    def allotment(self, u: Tensor, weights: Tensor, probes: int) -> list[int]:
+        """Probes for each node, ``probes`` in the mean and at least one."""
+        if not self.spread:
+            return [probes] * len(u)
+        wanted = torch.from_numpy(np.interp(u.numpy(), self.u, self.spread)) * weights.abs()
+        return allot(wanted, probes)
+
+    def to_json(self) -> str:
+        """The grid as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> FlowGrid:
+        """The grid from its text. Raises ValueError where it is none."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            lists = {name: tuple(fields.pop(name)) for name in ("u", "share", "spread")}
+            return cls(t_min=fields["t_min"], data_std=fields["data_std"], **lists)
+        except (KeyError, TypeError, json.JSONDecodeError) as problem:
+            raise ValueError(f"this is not the text of a FlowGrid: {problem}") from problem
+
+
+def allot(wanted: Tensor, mean: int) -> list[int]:
+    """Whole numbers >= 1 with the given mean, as near to proportional to ``wanted`` (n,) as that allows."""
+    n, left = len(wanted), mean * len(wanted)
+    fixed = torch.zeros(n, dtype=torch.bool)
+    while True:  # those that would get less than one get one, and the rest share what is left
+        part = torch.where(fixed, 1.0, wanted / wanted[~fixed].sum() * (left - int(fixed.sum())))
+        small = (part < 1.0) & ~fixed
+        if not bool(small.any()) or bool((fixed | small).all()):
+            break
+        fixed |= small
+    whole = part.floor().clamp(min=1.0)
+    rest = left - int(whole.sum())
+    if rest > 0:
+        whole[(part - whole).argsort(descending=True)[:rest]] += 1.0
+    return [int(v) for v in whole.tolist()]
+
+
+def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGrid:
+    """Nodes where data between 1/1000 and 1 wide, in units of twice its standard deviation, wants them."""
+    first, last = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
+    u = torch.linspace(first, last, 401, dtype=torch.float64)
+    s = u.exp() / (2.0 * data_std)
+    density = (1.0 + s).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
+    return _grid(t_min, u, density, (), data_std)
+
+
+def _grid(t_min: float, u: Tensor, density: Tensor, spread: tuple[float, ...], data_std: float) -> FlowGrid:
+    share = torch.cat((torch.zeros(1, dtype=torch.float64), (0.5 * (density[1:] + density[:-1]) * u.diff()).cumsum(0)))
+    return FlowGrid(t_min, tuple(u.tolist()), tuple((share / share[-1]).tolist()), spread, data_std)
+
+
+def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: float, floor: float) -> FlowGrid:
+    """The grid of a pilot that saw ``bend`` (K - 2,), the mean square of d^2 f / du^2, inside a fine uniform u (K,).
+
+    spread: (K,) standard deviation of one probe. floor: added share of the mean.
+    """
+    density = bend**0.25
+    density = torch.cat((density[:1], density, density[-1:]))
+    density = _smooth(density, len(u) // 20)
+    return _grid(t_min, u, density + floor * density.mean(), tuple(_smooth(spread, len(u) // 20).tolist()), data_std)
+
+
+def _smooth(values: Tensor, width: int) -> Tensor:
+    """A running mean with Hann's window."""
+    window = torch.hann_window(2 * width + 1, periodic=False, dtype=torch.float64)[1:-1]
+    padded = torch.nn.functional.pad(values[None, None], (width - 1, width - 1), mode="replicate")
+    return torch.nn.functional.conv1d(padded, (window / window.sum())[None, None])[0, 0]

@@ -1,0 +1,298 @@
+"""log p along the probability flow on a fixed grid: one evaluation for each node, new probes at each.
+
+In the whitened state w and the clock u (`sde/whitening.py`), with the residual slope f = dw/du and the residual divergence g,
+
+    log p(x_0) = log p_T(x_T) + ln |det R_n / det R_0| + int g du
+
+1. At node i, w_i is predicted from w_(i-1) by the polynomial through the last slopes (Adams-Bashforth), f_i and g_i are
+   evaluated there once, and w_i is corrected with f_i (Adams-Moulton).
+2. The integral of g is a quadrature with all of its values, by cubics through the four nodes about each interval. It needs
+   no smooth g: every node has probes of its own, unbiased, whose errors do not add up as those of one fixed probe do.
+3. Between the points where f was evaluated the true flow rises by int f du, which the same quadrature knows better than
+   step 1 did. What is missing, d_i, is a jump of the path at node i, and a jump changes log p by its product with the score:
+
+       log p = the above + sum_i (R_i^T score_i) . d_i
+
+   takes the leading error away, for nothing (`tests/likelihood/test_multistep.py` measures the order before and after).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from scoresde._validation import check_count, check_number
+from scoresde.likelihood.divergence import Divergence, Hutchinson
+from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
+from scoresde.likelihood.grid import FlowGrid, grid_from, standard_grid
+from scoresde.likelihood.quadrature import Increments, adams
+from scoresde.noise import NoiseSource
+from scoresde.sde import LinearSDE, Score
+from scoresde.sde.whitening import WhitePoint, white_points
+from scoresde.solvers import SolverError
+
+_ORDER = 2
+_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Multistep(Engine):
+    """Log-likelihood on a fixed grid, for any linear process.
+
+    nodes: evaluations of the score, at least 4.
+    grid: where they are; `fit_grid` makes one for a model, without one it is `standard_grid`.
+    tolerance: largest estimated integration error of a sample in bits/dim: a sample above it is done again with twice
+        the nodes, until ``max_nodes``. None: the nodes as they are.
+    """
+
+    nodes: int = 64
+    grid: FlowGrid | None = None
+    tolerance: float | None = None
+    max_nodes: int = 1024
+
+    def __post_init__(self) -> None:
+        check_count("nodes", self.nodes, least=4)
+        check_count("max_nodes", self.max_nodes, least=self.nodes)
+        if self.tolerance is not None:
+            check_number("tolerance", self.tolerance, above=0.0)
+
+    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+        sde = problem.sde
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(f"sde={sde!r} has no closed-form kernel, which Multistep needs: give solver=ScipyODE()")
+        grid = self.grid or standard_grid(sde, problem.t_min)
+        if grid.t_min != problem.t_min:
+            raise ValueError(
+                f"t_min={problem.t_min!r} is not the grid's {grid.t_min!r}: give that, or make another grid"
+            )
+        answer, nodes = _once(problem, sde, grid, x, self.nodes), self.nodes
+        while self.tolerance is not None and 2 * nodes <= self.max_nodes:
+            coarse = (answer.solver_error > self.tolerance * x[0].numel() * math.log(2.0)).nonzero().flatten()
+            if not len(coarse):
+                break
+            nodes *= 2
+            part = replace(problem, noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]))
+            answer = _replace_rows(answer, coarse, _once(part, sde, grid, x[coarse], nodes))
+        return answer
+
+
+def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> FlowAnswer:
+    """log p with a given number of nodes."""
+    u = grid.nodes(nodes)
+    weights = Increments.of(u, _POINTS).total()
+    products = problem.divergence.products
+    path = _Path.along(problem, sde, grid, u, x, grid.allotment(u, weights, products) if products else [0] * nodes)
+    d, start, end = x[0].numel(), path.points[0], path.points[-1]
+    means = torch.stack([e.mean(0) for e in path.estimates])
+    g = means - d * torch.stack([p.gaussian_trace for p in path.points]).to(means)[:, None]
+    weights = weights.to(means)
+    prior = sde.prior_log_prob(path.latent)
+    log_prob = prior + d * float(end.log_det - start.log_det) + weights @ g + path.jumps
+    failed = ~torch.isfinite(log_prob)
+    if bool(failed.any()):
+        _report(failed, g, path.points)
+    return FlowAnswer(
+        log_prob=log_prob,
+        trace_error=_trace_error(problem.divergence, path.estimates, weights, u.to(weights), d),
+        solver_error=path.solver_error,
+        latent=path.latent.to(x.dtype),
+        prior_log_prob=prior,
+        nfe=nodes,
+        vjps=sum(path.products),
+        failed=failed,
+    )
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A pass over the nodes.
+
+    estimates: for each node (E, B), minus the divergence of h. latent: x_T. jumps: (B,) what step 3 adds to log p.
+    slopes: f at each node, where they were asked for.
+    """
+
+    points: list[WhitePoint]
+    estimates: list[Tensor]
+    latent: Tensor
+    jumps: Tensor
+    solver_error: Tensor
+    products: list[int]
+    slopes: list[Tensor]
+
+    @classmethod
+    def along(
+        cls,
+        problem: FlowProblem,
+        sde: LinearSDE,
+        grid: FlowGrid,
+        u: Tensor,
+        x: Tensor,
+        allotment: list[int],
+        keep: bool = False,
+    ) -> _Path:
+        """Steps 1 and 3 from the states x (B, *state); ``keep`` returns the slopes."""
+        times = sde.time_of_log_spread(u)
+        times[0], times[-1] = grid.t_min, sde.T
+        wide = x.new_zeros((), dtype=torch.float64)
+        points = [point.to(wide) for point in white_points(sde, times, grid.data_std)]
+        predictors, correctors = adams(u, _ORDER)
+        stencils = Increments.of(u, _POINTS)
+        stream = problem.divergence.stream(x, problem.noise)
+        origin = sde.augment(sde.project(torch.zeros_like(x[:1], dtype=torch.float64)))
+        centres = [sde.kernel(t).mean(origin) for t in times.to(x.device)]
+        evaluate = _evaluation(problem, x, points, centres)
+        slopes: dict[int, Tensor] = {}
+        places: dict[int, Tensor] = {}
+        pulls: dict[int, Tensor] = {}
+        estimates: list[Tensor] = []
+        products: list[int] = []
+        jumps, rough = wide.expand(len(x)), wide.expand(len(x))
+        w, done, drawn = points[0].unroot(x.double() - centres[0]), 0, 0
+        for i, count in enumerate(allotment):
+            place = w if i == 0 else w + _combine(predictors[i - 1], slopes, i)
+            probes = stream(0 if problem.divergence.fixed else drawn, count)
+            drawn, products = drawn + count, [*products, len(probes)]
+            slopes[i], estimate, pulls[i] = evaluate(place, i, probes)
+            places[i] = place
+            estimates.append(estimate)
+            if i > 0:
+                w = w + _combine(correctors[i - 1], slopes, i + 1)
+            while done < len(u) - 1 and stencils.first[done] + stencils.points <= i + 1:
+                rise = _combine(stencils.weights[done], slopes, stencils.first[done] + stencils.points)
+                jump = _dot(pulls[done + 1], rise - (places[done + 1] - places[done]))
+                jumps, rough = jumps + jump, rough + jump.detach() ** 2
+                done += 1
+                if not keep:
+                    for old in [k for k in slopes if k < i - stencils.points]:
+                        del slopes[old]
+                for old in [k for k in places if k < done]:
+                    del places[old], pulls[old]
+        latent = centres[-1] + points[-1].root(place)
+        return cls(points, estimates, latent, jumps, rough.sqrt(), products, [slopes[k] for k in sorted(slopes)])
+
+
+def _combine(weights: Tensor, slopes: dict[int, Tensor], stop: int) -> Tensor:
+    """sum of weights times the slopes of the nodes before ``stop``."""
+    first = stop - len(weights)
+    total = slopes[first] * float(weights[0])
+    for k in range(1, len(weights)):
+        total = torch.add(total, slopes[first + k], alpha=float(weights[k]))
+    return total
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) inner products."""
+    return (a * b).reshape(len(a), -1).sum(1)
+
+
+Evaluation = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centres: list[Tensor]) -> Evaluation:
+    """(w, node, probes) -> the slope f, the estimates (E, B) of minus the divergence of h, and R^T score; float64."""
+    divergence = problem.divergence
+
+    def evaluate(w: Tensor, i: int, probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        point = points[i]
+        narrow, t = point.spread.to(x), point.t.to(x).expand(len(x))
+        back = narrow.transpose()
+        here = (centres[i] + point.root(w)).to(x.dtype)
+        scores: list[Tensor] = []
+
+        def field(xi: Tensor) -> Tensor:
+            scores.append(problem.score(here + narrow(xi), t))
+            return back(scores[-1])
+
+        h, trace = divergence(field, torch.zeros_like(here), probes, problem.differentiable)
+        score = scores[0].double() if problem.differentiable else scores[0].detach().double()
+        slope = -point.push(h.double() + point.pull(w))
+        spoilt = 0.0 * slope.reshape(len(x), -1).sum(1)  # NaN where the score is not finite, and 0 elsewhere
+        return slope, -trace.double() + spoilt, point.root.transpose()(score)
+
+    if not problem.differentiable:
+        return torch.no_grad()(evaluate)
+    return lambda w, i, probes: checkpoint(evaluate, w, i, probes, use_reentrant=False)
+
+
+def _trace_error(divergence: Divergence, estimates: list[Tensor], weights: Tensor, u: Tensor, d: int) -> Tensor:
+    """Standard error (B,) of the quadrature by the probes' own spread.
+
+    Several estimates at a node tell their variance. A single one is compared with the line through its neighbours: with
+    independent errors the difference has the variance of all three, weighted, besides what bend there is.
+    """
+    if divergence.exact:
+        return torch.zeros_like(estimates[0][0])
+    if divergence.fixed and len(estimates[0]) == 1:
+        return torch.full_like(estimates[0][0], torch.nan)
+    if divergence.fixed:
+        whole = sum(w * e for w, e in zip(weights, estimates, strict=True))
+        assert isinstance(whole, Tensor)
+        return divergence.variance(whole, d).sqrt()
+    means = torch.stack([e.mean(0) for e in estimates])
+    left, right = (u[1:-1] - u[:-2])[:, None], (u[2:] - u[1:-1])[:, None]
+    a, b = right / (left + right), left / (left + right)
+    apart = (means[1:-1] - a * means[:-2] - b * means[2:]) ** 2 / (1.0 + a**2 + b**2)
+    apart = torch.cat((apart[:1], apart, apart[-1:]))
+    own = [divergence.variance(e, d) if len(e) > 1 else apart[i] for i, e in enumerate(estimates)]
+    return (weights**2 @ torch.stack(own)).sqrt()
+
+
+def _report(failed: Tensor, g: Tensor, points: list[WhitePoint]) -> None:
+    """Warn of samples that failed; raise where all did."""
+    where = failed.nonzero().flatten().tolist()
+    first = int((~torch.isfinite(g)).any(1).int().argmax())
+    message = f"the score is not finite at t={float(points[first].t):g} for batch positions {where[:8]}"
+    if bool(failed.all()):
+        raise SolverError(message)
+    warnings.warn(f"{message}: their log_prob is NaN", RuntimeWarning, stacklevel=4)
+
+
+def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnswer:
+    """The answer with some samples' results replaced, and the work of both."""
+    names = ("log_prob", "trace_error", "solver_error", "latent", "prior_log_prob", "failed")
+    merged = {name: getattr(answer, name).index_copy(0, rows, getattr(new, name)) for name in names}
+    return FlowAnswer(**merged, nfe=answer.nfe + new.nfe, vjps=answer.vjps + new.vjps)
+
+
+@torch.no_grad()
+def fit_grid(
+    sde: LinearSDE,
+    score: Score,
+    x: Tensor,
+    *,
+    t_min: float = 1e-5,
+    fine: int = 200,
+    floor: float = 0.5,
+    seed: int = 0,
+) -> FlowGrid:
+    """A grid for this model from a few examples, at a cost of ``fine`` evaluations with four products each, once.
+
+    x: (B, *event) examples, 16 to 96 of them; those of the training set are best, what is weighed later should not
+        choose its nodes.
+    t_min: where the flow starts. fine: nodes of the pilot. floor: share of the mean that is added to the density, which guards
+    against what the pilot did not see.
+    """
+    check_count("fine", fine, least=40)
+    noise = NoiseSource.of(seed, len(x), device=x.device)
+    data_std = float(x.double().square().mean().sqrt())
+    x, _ = sde.lift(x, noise)
+    start = standard_grid(sde, t_min, data_std)
+    u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
+    problem = FlowProblem(sde, score, t_min, Hutchinson(count=4, fixed=True), noise)
+    path = _Path.along(problem, sde, start, u, x, [4] * fine, keep=True)
+    d, h = x[0].numel(), float(u[1] - u[0])
+    estimates = torch.stack(path.estimates)  # (fine, 4, B)
+    slopes, traces = torch.stack(path.slopes), estimates.mean(1) / d
+    bend = _second(slopes, h).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
+    return grid_from(t_min, u, bend, estimates.var(1).mean(1).sqrt(), data_std, floor)
+
+
+def _second(values: Tensor, h: float) -> Tensor:
+    """Second differences."""
+    return (values[2:] - 2.0 * values[1:-1] + values[:-2]) / h**2

@@ -1,0 +1,71 @@
+"""Weights of interpolation on a grid of unequal steps: what multistep methods and quadratures are made of; float64.
+
+With Lagrange's polynomials l_k through nodes u_k,  int_a^b f du ~ sum_k f(u_k) int_a^b l_k du.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def lagrange_integrals(nodes: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """int_a^b l_k du for each of the nodes: (*, m) with a, b of shape (*) to (*, m)."""
+    m = nodes.shape[-1]
+    # in units of the nodes' span about the interval's middle, lest powers of u cancel
+    middle = 0.5 * (a + b)
+    unit = (nodes - middle[..., None]).abs().amax(-1)
+    x = (nodes - middle[..., None]) / unit[..., None]
+    powers = torch.arange(m, dtype=torch.float64)
+    vandermonde = x[..., None, :] ** powers[:, None]
+    half = (0.5 * (b - a) / unit)[..., None]
+    moments = torch.where(powers % 2 == 0, 2.0 * half ** (powers + 1) / (powers + 1), 0.0)
+    return torch.linalg.solve(vandermonde, moments[..., None])[..., 0] * unit[..., None]
+
+
+@dataclass(frozen=True)
+class Increments:
+    """int over each interval of a grid by the polynomial through the ``points`` nodes about it, fewer where the grid has fewer.
+
+    first: (n,) number of the first node of interval i's stencil. weights: (n, points).
+    """
+
+    first: list[int]
+    weights: Tensor
+
+    @classmethod
+    def of(cls, u: Tensor, points: int) -> Increments:
+        """The weights on the grid u (n + 1,)."""
+        n, points = len(u) - 1, min(points, len(u))
+        first = (torch.arange(n) - (points - 2) // 2).clamp(0, n + 1 - points)
+        stencil = u[first[:, None] + torch.arange(points)]
+        return cls(first.tolist(), lagrange_integrals(stencil, u[:-1], u[1:]))
+
+    @property
+    def points(self) -> int:
+        """Nodes of a stencil."""
+        return self.weights.shape[1]
+
+    def total(self) -> Tensor:
+        """(n + 1,) weights of the integral over the whole grid."""
+        n = len(self.first)
+        total = torch.zeros(n + 1, dtype=torch.float64)
+        where = torch.tensor(self.first)[:, None] + torch.arange(self.points)
+        return total.index_add(0, where.flatten(), self.weights.flatten())
+
+
+def adams(u: Tensor, order: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Predictor and corrector weights for each interval (i - 1, i) of the grid u (n + 1,), i = 1 .. n.
+
+    The predictor integrates the polynomial through the last min(i, order) nodes before i, the corrector that through i too;
+    weights are in the order of the nodes.
+    """
+    predictors, correctors = [], []
+    for i in range(1, len(u)):
+        k = min(i, order)
+        a, b = u[i - 1], u[i]
+        predictors.append(lagrange_integrals(u[i - k : i], a, b))
+        correctors.append(lagrange_integrals(u[i - k : i + 1], a, b))
+    return predictors, correctors

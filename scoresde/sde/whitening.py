@@ -1,0 +1,106 @@
+"""The probability flow of Gaussian data, solved: coordinates in which a score close to a Gaussian's moves nothing.
+
+Data N(0, c^2 I) has the marginal N(m_t, S),  S = c^2 A A^T + L L^T,  m_t = 0 unless the process is shifted, and the flow
+d(x - m_t)/dt = M (x - m_t)  with
+
+    M = F + G G^T S^-1 / 2         R(t): dR/dt = M R         w = R^-1 (x - m_t)  constant along it
+
+For any other score, with h = B^T score and B = G (2 du/dt)^(-1/2) over the process's own clock u (`LinearSDE.log_spread`),
+
+    dw/du = -R^-1 B (h + B^T S^-1 (x - m_t))         div dx/du = tr M dt/du - tr B^T S^-1 B - tr dh/dxi
+
+with dh/dxi the Jacobian of xi -> B^T score(x + B xi). Where A = a, L = s a are numbers, -h is the noise that the score
+stands for. Numbers and modes of a basis commute, and R is a root of S there; blocks do not, and R is the product of the
+flow's steps, each by Runge and Kutta's method in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from scoresde.sde.linear import LinearSDE
+from scoresde.sde.maps import LinearMap, ScalarMap
+
+_SUBSTEP = 0.02
+"""Largest step of the flow of blocks, in u: what it leaves out is below 1e-8."""
+
+
+@dataclass(frozen=True)
+class WhitePoint:
+    """The coordinates at one time, float64.
+
+    root: R. unroot: R^-1. push: R^-1 B. pull: B^T S^-1 R. spread: B.
+    log_det: ln |det R| per coordinate, (). gaussian_trace: tr B^T S^-1 B per coordinate, ().
+    """
+
+    t: Tensor
+    root: LinearMap
+    unroot: LinearMap
+    push: LinearMap
+    pull: LinearMap
+    spread: LinearMap
+    log_det: Tensor
+    gaussian_trace: Tensor
+
+    def to(self, x: Tensor) -> WhitePoint:
+        """The same in the dtype and on the device of x."""
+        return WhitePoint(*(getattr(self, f.name).to(x) for f in fields(self)))
+
+
+def white_points(sde: LinearSDE, times: Tensor, data_std: float) -> list[WhitePoint]:
+    """The coordinates of ``sde`` at ``times`` (n + 1,), rising, for data of standard deviation ``data_std``."""
+    times = times.to(torch.float64)
+    clock = sde.log_spread(times)
+    spread, covariance = _at(sde, times, data_std)
+    if covariance.commutes:
+        square = covariance.root()
+        roots = [square[k] for k in range(len(times))]
+    else:
+        steps, roots = _flow_maps(sde, clock, data_std), [covariance[0].root()]
+        for k in range(len(times) - 1):
+            roots.append(steps[k].compose(roots[-1]))
+    points = []
+    for k, root in enumerate(roots):
+        b, precision, unroot = spread[k], covariance[k].inverse(), root.inverse()
+        pull = b.transpose().compose(precision)
+        trace = precision.root().transpose().compose(b).mean_square()
+        points.append(
+            WhitePoint(times[k], root, unroot, unroot.compose(b), pull.compose(root), b, root.log_det(), trace)
+        )
+    return points
+
+
+def _at(sde: LinearSDE, t: Tensor, data_std: float) -> tuple[LinearMap, LinearMap]:
+    """B and S at t."""
+    kernel = sde.kernel(t)
+    a, noise = kernel.signal_map(), kernel.noise_map()
+    covariance = a.compose(a.transpose()).times(torch.full_like(t, data_std**2))
+    covariance = covariance.add(noise.compose(noise.transpose()))
+    return sde.diffusion_map(t).times((2.0 * sde.log_spread_slope(t)).rsqrt()), covariance
+
+
+def _flow_maps(sde: LinearSDE, clock: Tensor, data_std: float) -> LinearMap:
+    """The flow's maps from each time to the next, a batch of n, all intervals side by side."""
+    start, width = clock[:-1], clock.diff()
+    count = int((width.max() / _SUBSTEP).ceil())
+    h = width / count
+
+    def slope(u: Tensor, state: LinearMap) -> LinearMap:
+        t = sde.time_of_log_spread(u)
+        spread, covariance = _at(sde, t, data_std)
+        field = spread.compose(spread.transpose()).compose(covariance.inverse())
+        return field.add(sde.drift_map(t).times(1.0 / sde.log_spread_slope(t))).compose(state)
+
+    state: LinearMap = ScalarMap(torch.ones_like(start))
+    for k in range(count):
+        u = start + k * h
+        first = slope(u, state)
+        second = slope(u + h / 2, state.add(first.times(h / 2)))
+        third = slope(u + h / 2, state.add(second.times(h / 2)))
+        fourth = slope(u + h, state.add(third.times(h)))
+        rise = first.add(second.add(third).times(torch.full_like(h, 2.0))).add(fourth)
+        state = state.add(rise.times(h / 6))
+    return state

@@ -1,0 +1,139 @@
+"""Ordinary differential equations where the tensors are: Dormand and Prince's pair of orders 5 and 4, adaptive.
+
+    dy/dt = f(t, y),  y(t_start) given,  from t_start to t_end in either direction
+
+A step of size h is taken where err = rms(|y_5 - y_4| / (atol + rtol max(|y|, |y'|))) <= 1, and the next size is
+h min(5, max(0.2, 0.9 err^(-1/5))). By default every sample has its own time, step and error: its result does not depend on the
+batch, and one that cannot go on is reported and leaves the others alone. (Dormand & Prince 1980, J. Comp. Appl. Math. 6, 19-26.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number, expand
+from scoresde.solvers.scipy_ode import ODESolution, SolverError
+
+_A = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+"""Fifth-order weights less the fourth-order ones."""
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    """Adaptive Runge-Kutta on the device of the state, in its dtype; float64 is meant.
+
+    rtol, atol: tolerances of the local error per step, > 0.
+    per_sample: a step size for each sample; otherwise one for the batch, whose error is the largest of any sample.
+    max_steps: steps tried after which a sample has failed.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    per_sample: bool = True
+    max_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        check_number("rtol", self.rtol, above=0.0)
+        check_number("atol", self.atol, above=0.0)
+        check_count("max_steps", self.max_steps)
+
+    def solve(
+        self,
+        f: Callable[[Tensor, Tensor], Tensor],
+        y: Tensor,
+        t_start: float,
+        t_end: float,
+        callback: Callable[[int, float, Tensor], None] | None = None,
+    ) -> ODESolution:
+        """Integrate from (t_start, y) to t_end; f(t, y) gets t of shape (B,) and y (B, *shape).
+
+        A sample that fails (a slope that is not finite, a step too small, too many steps) ends as NaN and is marked in
+        ``failed`` of the result. callback: called after each step that any sample took with its number (from 1), the time that
+        all have reached, and the state.
+
+        Raises SolverError where every sample fails.
+        """
+        count, sign = len(y), 1.0 if t_end >= t_start else -1.0
+        t = torch.full((count,), t_start, dtype=y.dtype, device=y.device)
+        end = torch.full_like(t, t_end)
+        live = torch.ones(count, dtype=torch.bool, device=y.device)
+        failed = torch.zeros_like(live)
+        slope, nfe, accepted = f(t, y), 1, 0
+        failed, live, slope = self._drop(slope, failed, live)
+        h = self._first_step(f, t, y, slope, sign, abs(t_end - t_start))
+        nfe += 1
+        evaluations = torch.full((count,), 2, dtype=torch.long, device=y.device)
+        for _ in range(self.max_steps):
+            if not bool(live.any()):
+                break
+            h = torch.where(live, torch.minimum(h, (end - t).abs()), 0.0)
+            stages = [slope]
+            for row, c in zip(_A, _C, strict=True):
+                inner = y + expand(sign * h, y) * sum(a * k for a, k in zip(row, stages, strict=True) if a)
+                stages.append(f(t + sign * c * h, inner))
+            nfe, evaluations = nfe + 6, evaluations + 6 * live
+            error = expand(h, y) * sum(e * k for e, k in zip(_ERROR, stages, strict=True) if e)
+            scale = self.atol + self.rtol * torch.maximum(y.abs(), inner.abs())
+            size = (error / scale).square().reshape(count, -1).mean(1).sqrt()
+            size = torch.where(torch.isfinite(size) & self._finite(stages[-1]), size, torch.inf)
+            if not self.per_sample:
+                # a sample that is not finite has failed at once: it must not hold the others up
+                lost = live & ~torch.isfinite(size)
+                failed, live = failed | lost, live & ~lost
+                size = torch.where(live, size, 0.0).max().expand(count)
+            good = live & (size <= 1.0)
+            t = torch.where(good, torch.where(h >= (end - t).abs(), end, t + sign * h), t)
+            y, slope = (torch.where(expand(good, y), new, old) for new, old in ((inner, y), (stages[-1], slope)))
+            h = h * (0.9 * size.clamp(min=1e-12) ** -0.2).clamp(0.2, 5.0)
+            live = live & (t != end)
+            stuck = live & (t + sign * h == t)
+            failed, live = failed | stuck, live & ~stuck
+            if callback is not None and bool(good.any()):
+                accepted += 1
+                callback(accepted, float(t.min() if sign > 0 else t.max()), y)
+            else:
+                accepted += int(bool(good.any()))
+        failed = failed | live
+        if bool(failed.all()):
+            raise SolverError(
+                f"the solver stopped at t={t.tolist()[:8]} of {t_end:g}: the right-hand side is not finite, or too stiff"
+            )
+        return ODESolution(torch.where(expand(failed, y), torch.nan, y), nfe, accepted, failed, evaluations)
+
+    def _first_step(
+        self, f: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, slope: Tensor, sign: float, span: float
+    ) -> Tensor:
+        """Hairer, Norsett & Wanner's guess, for order 5 (Solving Ordinary Differential Equations I, II.4)."""
+
+        def size(v: Tensor) -> Tensor:
+            return (v / (self.atol + self.rtol * y.abs())).square().reshape(len(y), -1).mean(1).sqrt()
+
+        d0, d1 = size(y), size(slope)
+        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp(max=span)
+        d2 = size(f(t + sign * h0, y + expand(sign * h0, y) * slope) - slope) / h0
+        largest = torch.maximum(d1, d2).nan_to_num(nan=torch.inf)
+        h1 = torch.where(largest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / largest) ** 0.2)
+        h = torch.minimum(100 * h0, h1).clamp(min=1e-12 * span, max=span)
+        return h if self.per_sample else h.min().expand(len(y))
+
+    @staticmethod
+    def _finite(v: Tensor) -> Tensor:
+        return torch.isfinite(v).reshape(len(v), -1).all(1)
+
+    def _drop(self, slope: Tensor, failed: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mark the samples whose first slope is not finite."""
+        bad = ~self._finite(slope)
+        return failed | bad, live & ~bad, torch.where(expand(bad, slope), 0.0, slope)
