@@ -58,14 +58,21 @@ class Quantized:
 
         Raises ValueError for values outside 0 .. levels - 1.
         """
+        u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
+        if noise is not None:
+            u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
+        return self.place(raw, u, dtype=dtype)
+
+    def place(self, raw: Tensor, u: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Integers (B, *event) and places u in their boxes, (B, *event) or (), in [0, 1], to x (B, *event).
+
+        Raises ValueError for values outside 0 .. levels - 1.
+        """
         low, high = int(raw.min()), int(raw.max())
         if low < 0 or high >= self.levels:
             raise ValueError(
                 f"raw data holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}"
             )
-        u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
-        if noise is not None:
-            u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
         k = raw.to(torch.float64)
         x = (self.low + self.width * (k + u)).to(dtype)
         # the last bit of a rounding must not put x into the next box: stay strictly inside

@@ -1,16 +1,53 @@
 """Likelihoods: how probable data is under a score."""
 
-from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error
-from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson, HutchPlusPlus
-from scoresde.likelihood.engine import Engine
-from scoresde.likelihood.flow import KnownBiases, LikelihoodResult, known_biases, log_likelihood
-from scoresde.likelihood.grid import FlowGrid, standard_grid
-from scoresde.likelihood.multistep import Multistep, fit_grid
+from scoresde.likelihood.bits import (
+    bits_per_dim,
+    bits_per_dim_error,
+)
+from scoresde.likelihood.bounds import (
+    BoundResult,
+    elbo,
+)
+from scoresde.likelihood.dequantization import (
+    DequantizedResult,
+    Dequantizer,
+    FlowDequantizer,
+    UniformDequantizer,
+    importance_weighted_bound,
+)
+from scoresde.likelihood.divergence import (
+    Divergence,
+    Exact,
+    Hadamard,
+    Hutchinson,
+    HutchPlusPlus,
+)
+from scoresde.likelihood.engine import (
+    Engine,
+)
+from scoresde.likelihood.flow import (
+    KnownBiases,
+    LikelihoodResult,
+    known_biases,
+    log_likelihood,
+)
+from scoresde.likelihood.grid import (
+    FlowGrid,
+    standard_grid,
+)
+from scoresde.likelihood.multistep import (
+    Multistep,
+    fit_grid,
+)
 
 __all__ = [
+    "BoundResult",
+    "DequantizedResult",
+    "Dequantizer",
     "Divergence",
     "Engine",
     "Exact",
+    "FlowDequantizer",
     "FlowGrid",
     "Hadamard",
     "HutchPlusPlus",
@@ -18,9 +55,12 @@ __all__ = [
     "KnownBiases",
     "LikelihoodResult",
     "Multistep",
+    "UniformDequantizer",
     "bits_per_dim",
     "bits_per_dim_error",
+    "elbo",
     "fit_grid",
+    "importance_weighted_bound",
     "known_biases",
     "log_likelihood",
     "standard_grid",

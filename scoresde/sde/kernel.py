@@ -70,6 +70,10 @@ class GaussianKernel(ABC):
         """||L||_F / sqrt d, shape () or (B,): the root mean square of the noise over coordinates."""
 
     @abstractmethod
+    def log_det(self) -> Tensor:
+        """ln |det L| per coordinate, (1/d) ln |det L|, shape () or (B,)."""
+
+    @abstractmethod
     def contraction(self) -> Tensor:
         """|det A|^(2/d), shape () or (B,): what is left of the variance of x_s; 1 - beta_i in DDPM's notation."""
 
@@ -135,6 +139,9 @@ class ScalarKernel(GaussianKernel):
     def level(self) -> Tensor:
         return self.std
 
+    def log_det(self) -> Tensor:
+        return self.std.log()
+
     def contraction(self) -> Tensor:
         return self.a**2
 
@@ -195,6 +202,9 @@ class MapKernel(GaussianKernel):
 
     def level(self) -> Tensor:
         return self.noise.mean_square().sqrt()
+
+    def log_det(self) -> Tensor:
+        return self.noise.log_det()
 
     def contraction(self) -> Tensor:
         return (2.0 * self.a.log_det()).exp()
