@@ -1,13 +1,7 @@
 """Likelihoods: how probable data is under a score."""
 
-from scoresde.likelihood.bits import (
-    bits_per_dim,
-    bits_per_dim_error,
-)
-from scoresde.likelihood.bounds import (
-    BoundResult,
-    elbo,
-)
+from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error
+from scoresde.likelihood.bounds import BoundResult, elbo
 from scoresde.likelihood.dequantization import (
     DequantizedResult,
     Dequantizer,
@@ -15,30 +9,11 @@ from scoresde.likelihood.dequantization import (
     UniformDequantizer,
     importance_weighted_bound,
 )
-from scoresde.likelihood.divergence import (
-    Divergence,
-    Exact,
-    Hadamard,
-    Hutchinson,
-    HutchPlusPlus,
-)
-from scoresde.likelihood.engine import (
-    Engine,
-)
-from scoresde.likelihood.flow import (
-    KnownBiases,
-    LikelihoodResult,
-    known_biases,
-    log_likelihood,
-)
-from scoresde.likelihood.grid import (
-    FlowGrid,
-    standard_grid,
-)
-from scoresde.likelihood.multistep import (
-    Multistep,
-    fit_grid,
-)
+from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson, HutchPlusPlus
+from scoresde.likelihood.engine import Engine
+from scoresde.likelihood.flow import KnownBiases, LikelihoodResult, known_biases, log_likelihood
+from scoresde.likelihood.grid import FlowGrid, standard_grid
+from scoresde.likelihood.multistep import Multistep, fit_grid
 
 __all__ = [
     "BoundResult",
