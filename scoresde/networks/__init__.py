@@ -1,8 +1,20 @@
 """Networks: (input, label) -> output. They know no process."""
 
-from scoresde.networks.embeddings import RadialEmbedding
+from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
 from scoresde.networks.merged import MergedUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.unet import SmallUNet
 
-__all__ = ["MLP", "MergedUNet", "RadialEmbedding", "SmallUNet"]
+__all__ = [
+    "FIR",
+    "MLP",
+    "Averaging",
+    "Embedding",
+    "FourierEmbedding",
+    "MergedUNet",
+    "RadialEmbedding",
+    "Resampling",
+    "SinusoidalEmbedding",
+    "SmallUNet",
+]

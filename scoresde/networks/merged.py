@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scoresde.networks.embeddings import RadialEmbedding
+from scoresde.networks.embeddings import Embedding
 from scoresde.networks.unet import SmallUNet
 
 
@@ -23,7 +23,7 @@ class MergedUNet(nn.Module):
         blocks: int = 2,
         outputs: int = 1,
         dropout: float = 0.0,
-        embedding: RadialEmbedding | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) != 4:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_count
-from scoresde.networks.embeddings import RadialEmbedding
+from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
 class MLP(nn.Module):
@@ -29,7 +29,7 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 3,
         outputs: int = 1,
-        embedding: RadialEmbedding | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth), ("outputs", outputs)):
@@ -37,7 +37,7 @@ class MLP(nn.Module):
         self.event_shape, self.outputs = tuple(event_shape), outputs
         size = math.prod(event_shape)
         self.embedding = embedding or RadialEmbedding()
-        labels = len(self.embedding.centres)
+        labels = self.embedding.features
         self.first = nn.Linear(size + labels, width)
         self.blocks = nn.ModuleList(_Block(width, labels) for _ in range(depth))
         self.last = nn.Linear(width, size * outputs)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_count
-from scoresde.networks.embeddings import RadialEmbedding
+from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
 class SmallUNet(nn.Module):
@@ -37,7 +37,7 @@ class SmallUNet(nn.Module):
         blocks: int = 2,
         outputs: int = 1,
         dropout: float = 0.0,
-        embedding: RadialEmbedding | None = None,
+        embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
@@ -53,7 +53,7 @@ class SmallUNet(nn.Module):
         size = 4 * channels
         self.embedding = embedding or RadialEmbedding()
         self.label = nn.Sequential(
-            nn.Linear(len(self.embedding.centres), size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
+            nn.Linear(self.embedding.features, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
         )
         self.first = nn.Conv2d(images, channels, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(channels, height, width))

@@ -1,0 +1,165 @@
+"""What the paper's UNets are made of, for events of one, two or three dimensions beside the channels.
+
+    ResidualBlock    x -> norm, SiLU, [resample], 3x3 -> + label -> norm, SiLU, dropout, 3x3 -> + shortcut of x
+    Attention        x -> norm, softmax(q k^T / sqrt C) v over all positions, 1x1 -> + x
+    Head             x -> norm, SiLU, 3x3
+    Downsample       a 3x3 convolution of stride 2        Upsample    doubling, then a 3x3 convolution
+
+A sum of two branches is divided by sqrt 2 where `rescale`, so that its variance stays (Karras et al. 2018). Weights start
+uniform with variance s / mean(fan in, fan out); s is 0 for the last layer of each branch, which so starts as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from scoresde._validation import check_choice, expand
+from scoresde.networks.resampling import Averaging, Resampling
+
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POINTWISE_SCALE = 0.1
+"""s of the layers that act on each position by itself: attention's, and the shortcuts of DDPM's blocks."""
+
+
+def initialised(layer: Any, scale: float = 1.0) -> Any:
+    """The layer with weights of variance ``scale`` / mean(fan in, fan out), nearly 0 where it is 0, and biases 0."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def convolution(
+    dims: int,
+    before: int,
+    after: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    scale: float = 1.0,
+    padding: int | None = None,
+) -> nn.Module:
+    """A convolution over ``dims`` dimensions that keeps the sides, unless stride or padding say otherwise."""
+    padding = size // 2 if padding is None else padding
+    return initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
+
+
+def group_norm(channels: int, group_width: int = 4) -> nn.GroupNorm:
+    """At most 32 groups of at least ``group_width`` channels: as many as the channels divide into."""
+    most = max(1, min(channels // group_width, 32))
+    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps=1e-6)
+
+
+def merged(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
+    """x + y, over sqrt 2 where ``rescale``."""
+    return (x + y) * math.sqrt(0.5) if rescale else x + y
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with the label between them, beside a shortcut.
+
+    dims: 1, 2 or 3. before, after: channels. told: features of the label, which come activated.
+    resampling, direction: "up" or "down" changes the resolution of both branches (Brock et al. 2019); "" keeps it.
+    shortcut_size, shortcut_scale: of the shortcut's convolution, where channels or resolution change.
+    checkpoint: compute the block again in the backward pass in place of keeping what it computed.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        before: int,
+        after: int,
+        told: int,
+        *,
+        resampling: Resampling | None = None,
+        direction: str = "",
+        dropout: float = 0.0,
+        rescale: bool = False,
+        group_width: int = 4,
+        shortcut_size: int = 1,
+        shortcut_scale: float = 1.0,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("direction", direction, ("", "up", "down"))
+        self.resampling, self.direction = resampling or Averaging(), direction
+        self.rescale, self.checkpoint = rescale, checkpoint
+        self.norm1, self.conv1 = group_norm(before, group_width), convolution(dims, before, after)
+        self.label = initialised(nn.Linear(told, after))
+        self.norm2, self.conv2 = group_norm(after, group_width), convolution(dims, after, after, scale=0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut: nn.Module = nn.Identity()
+        if before != after or direction:
+            self.shortcut = convolution(dims, before, after, shortcut_size, scale=shortcut_scale)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return recomputed(self._compute, x, told, use_reentrant=False)
+        return self._compute(x, told)
+
+    def _compute(self, x: Tensor, told: Tensor) -> Tensor:
+        h = F.silu(self.norm1(x))
+        if self.direction:
+            resample = getattr(self.resampling, self.direction)
+            h, x = resample(h), resample(x)
+        h = self.conv1(h)
+        h = h + expand(self.label(told), h)
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return merged(self.shortcut(x), h, self.rescale)
+
+
+class Attention(nn.Module):
+    """Attention of every position to every other, with one head."""
+
+    def __init__(self, channels: int, *, rescale: bool = False, group_width: int = 4) -> None:
+        super().__init__()
+        self.rescale, self.norm = rescale, group_norm(channels, group_width)
+        self.query, self.key, self.value = (
+            initialised(nn.Linear(channels, channels), POINTWISE_SCALE) for _ in range(3)
+        )
+        self.out = initialised(nn.Linear(channels, channels), 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *sides), the shape that it returns."""
+        h = self.norm(x).flatten(2).mT[:, None]
+        h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
+        return merged(x, self.out(h)[:, 0].mT.reshape(x.shape), self.rescale)
+
+
+class Head(nn.Sequential):
+    """Norm, SiLU, 3x3 convolution."""
+
+    def __init__(self, dims: int, before: int, after: int, *, scale: float = 0.0, group_width: int = 4) -> None:
+        super().__init__()
+        self.norm, self.act = group_norm(before, group_width), nn.SiLU()
+        self.conv = convolution(dims, before, after, scale=scale)
+
+
+class Downsample(nn.Module):
+    """Half the sides by a 3x3 convolution of stride 2, after the filter of ``resampling`` where it has one."""
+
+    def __init__(self, dims: int, before: int, after: int, resampling: Resampling) -> None:
+        super().__init__()
+        self.resampling, self.conv = resampling, convolution(dims, before, after, stride=2, padding=0)
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """(B, before, *sides) to (B, after, *(sides / 2)); the label is not needed."""
+        return self.conv(self.resampling.before_stride(x))
+
+
+class Upsample(nn.Module):
+    """Twice the sides by ``resampling``, then a 3x3 convolution."""
+
+    def __init__(self, dims: int, before: int, after: int, resampling: Resampling) -> None:
+        super().__init__()
+        self.resampling, self.conv = resampling, convolution(dims, before, after)
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """(B, before, *sides) to (B, after, *(2 sides)); the label is not needed."""
+        return self.conv(self.resampling.up(x))

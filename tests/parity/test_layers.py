@@ -1,0 +1,156 @@
+"""parity/layers.npz: embeddings, resampling, and every kind of block, by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scoresde.networks import FIR, Averaging, FourierEmbedding, SinusoidalEmbedding
+from scoresde.networks.blocks import Attention, Downsample, ResidualBlock, Upsample
+
+from .common import arrays, deviation, tensor
+
+DATA = arrays("layers")
+DTYPES = [torch.float32, torch.float64]
+# the data is float32: in float64 ours is as far from it as float32 is
+TOLERANCE = 1e-6
+# the data's names for ours, in the order of a block
+PARTS = {
+    "norm1": "GroupNorm_0",
+    "conv1": "Conv_0",
+    "label": "Dense_0",
+    "norm2": "GroupNorm_1",
+    "conv2": "Conv_1",
+    "shortcut": "Conv_2",
+}
+ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}
+
+
+@pytest.fixture
+def agrees(worst):
+    def check(ours, key):
+        error = deviation(ours.detach(), DATA[key])
+        worst("network layers", error)
+        assert error < TOLERANCE, key
+
+    return check
+
+
+@pytest.mark.parametrize("size", [4, 15, 16, 128])
+def test_sinusoidal_embedding(size, agrees):
+    ours = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"]))
+    agrees(ours, f"emb/dim{size}")
+    # float32 rounds phases of hundreds
+    exact = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"], torch.float64))
+    assert exact.dtype == torch.float64 and 0.0 < float((exact - ours).abs().max()) < 1e-4
+
+
+def test_sinusoidal_embedding_of_whole_numbers(agrees):
+    agrees(SinusoidalEmbedding(16)(tensor(DATA["emb/int_labels"], torch.float32)), "emb/int_dim16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fourier_embedding(dtype, worst):
+    embedding = FourierEmbedding(5)
+    embedding.frequencies.copy_(tensor(DATA["fourier/W"]))
+    ours = embedding.to(dtype)(tensor(DATA["fourier/log_sigma"], dtype))
+    # float32 rounds phases of hundreds to 3e-5
+    assert deviation(ours, DATA["fourier/out"]) < (TOLERANCE if dtype == torch.float32 else 5e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("kernel", ["1331", "121", "11", "1234", "124"])
+def test_filters(kernel, direction, dtype, agrees):
+    fir = FIR([int(k) for k in kernel]).to(dtype)
+    agrees(getattr(fir, direction)(tensor(DATA["fir/x"], dtype)), f"fir/{kernel}/{direction}")
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_averaging(direction, agrees):
+    agrees(getattr(Averaging(), direction)(tensor(DATA["fir/x"])), f"naive/{direction}")
+
+
+def test_averaging_of_blocks(agrees):
+    agrees(Averaging().down(tensor(DATA["block/x"])), "block/downsample_avg/out")
+
+
+@pytest.mark.parametrize("kernel", ["1331", "1234", "121"])
+def test_filtered_convolution(kernel, agrees):
+    module = Downsample(2, 3, 4, FIR([int(k) for k in kernel]))
+    module.conv.load_state_dict({"weight": tensor(DATA["fir/conv_w"]), "bias": tensor(DATA["fir/conv_b"])})
+    agrees(module(tensor(DATA["fir/x"])), f"fir/{kernel}/conv_down")
+
+
+def load(module, name, parts, like):
+    """Fill a module with the data's weights; the pointwise ones are stored transposed."""
+    theirs = {
+        key.removeprefix(f"block/{name}/param/"): tensor(DATA[key])
+        for key in DATA
+        if key.startswith(f"block/{name}/param/")
+    }
+    state = {}
+    for ours, part in parts.items():
+        pointwise = f"NIN_0.{'W'}" if part == "Conv_2" and "NIN_0.W" in theirs else f"{part}.W"
+        if pointwise in theirs:
+            weight, bias = theirs.pop(pointwise).T, theirs.pop(pointwise[:-1] + "b")
+            state |= {
+                f"{ours}.weight": weight.reshape(module.state_dict()[f"{ours}.weight"].shape),
+                f"{ours}.bias": bias,
+            }
+        elif f"{part}.weight" in theirs:
+            state |= {f"{ours}.{what}": theirs.pop(f"{part}.{what}") for what in ("weight", "bias")}
+    assert not theirs
+    module.load_state_dict(state)
+    return module.to(like).eval()
+
+
+BLOCKS = {
+    "biggan_same": (8, {"rescale": True}),
+    "biggan_wide": (12, {"rescale": True}),
+    "biggan_down_fir": (8, {"rescale": True, "resampling": FIR(), "direction": "down"}),
+    "biggan_up_fir": (8, {"rescale": True, "resampling": FIR(), "direction": "up"}),
+    "biggan_down_naive": (8, {"rescale": True, "resampling": Averaging(), "direction": "down"}),
+    "biggan_up_naive": (8, {"rescale": True, "resampling": Averaging(), "direction": "up"}),
+    "ddpmpp_same": (8, {}),
+    "ddpmpp_wide_rescale": (12, {"rescale": True}),
+    "ddpmpp_convshortcut": (12, {"shortcut_size": 3}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_residual_blocks(name, dtype, agrees):
+    after, how = BLOCKS[name]
+    block = load(ResidualBlock(2, 8, after, 12, **how), name, PARTS, dtype)
+    agrees(block(tensor(DATA["block/x"], dtype), F.silu(tensor(DATA["block/temb"], dtype))), f"block/{name}/out")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["attn_rescale", "attn_plain"])
+def test_attention(name, dtype, agrees):
+    module = load(Attention(8, rescale=name == "attn_rescale"), name, ATTENTION, dtype)
+    agrees(module(tensor(DATA["block/x"], dtype)), f"block/{name}/out")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("downsample_conv_nofir", Downsample), ("ddpm_downsample_conv", Downsample), ("ddpm_upsample_conv", Upsample)],
+)
+def test_resampling_by_convolution(name, kind, agrees):
+    module = load(kind(2, 8, 8, Averaging()), name, {"conv": "Conv_0"}, torch.float32)
+    agrees(module(tensor(DATA["block/x"])), f"block/{name}/out")
+
+
+def test_all_of_the_data_is_tested():
+    tested = {
+        *BLOCKS,
+        "attn_rescale",
+        "attn_plain",
+        "downsample_avg",
+        "downsample_conv_nofir",
+        "ddpm_downsample_conv",
+        "ddpm_upsample_conv",
+    }
+    assert {key.split("/")[1] for key in DATA if key.startswith("block/") and key.endswith("/out")} == tested
