@@ -3,10 +3,14 @@
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
 from scoresde.networks.merged import MergedUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.unet import SmallUNet
 
 __all__ = [
+    "DDPM",
+    "DDPMpp",
+    "NCSNpp",
     "FIR",
     "MLP",
     "Averaging",

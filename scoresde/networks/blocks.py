@@ -65,7 +65,8 @@ class ResidualBlock(nn.Module):
 
     dims: 1, 2 or 3. before, after: channels. told: features of the label, which come activated.
     resampling, direction: "up" or "down" changes the resolution of both branches (Brock et al. 2019); "" keeps it.
-    shortcut_size, shortcut_scale: of the shortcut's convolution, where channels or resolution change.
+    shortcut_size: of the shortcut's convolution, where channels or resolution change.
+    pointwise: that convolution starts as small as attention's layers (DDPM's).
     checkpoint: compute the block again in the backward pass in place of keeping what it computed.
     """
 
@@ -82,20 +83,21 @@ class ResidualBlock(nn.Module):
         rescale: bool = False,
         group_width: int = 4,
         shortcut_size: int = 1,
-        shortcut_scale: float = 1.0,
+        pointwise: bool = False,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
         check_choice("direction", direction, ("", "up", "down"))
         self.resampling, self.direction = resampling or Averaging(), direction
-        self.rescale, self.checkpoint = rescale, checkpoint
+        self.rescale, self.pointwise, self.checkpoint = rescale, pointwise, checkpoint
         self.norm1, self.conv1 = group_norm(before, group_width), convolution(dims, before, after)
         self.label = initialised(nn.Linear(told, after))
         self.norm2, self.conv2 = group_norm(after, group_width), convolution(dims, after, after, scale=0.0)
         self.dropout = nn.Dropout(dropout)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or direction:
-            self.shortcut = convolution(dims, before, after, shortcut_size, scale=shortcut_scale)
+            scale = POINTWISE_SCALE if pointwise else 1.0
+            self.shortcut = convolution(dims, before, after, shortcut_size, scale=scale)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""

@@ -1,0 +1,1 @@
+"""Other projects' files: the only room that knows them."""

@@ -1,0 +1,132 @@
+"""The reference implementation's names for the weights of our networks (yang-song/score_sde_pytorch, its checkpoints' layout).
+
+There every part of a UNet lies in one list ``all_modules``, numbered in the order of use:
+
+    [frequencies] two layers of the label, first convolution;  each level down: blocks, each with its attention, then the
+    change of resolution and the image's step;  middle;  each level up, from the lowest: blocks, attention, the image's step,
+    the change of resolution;  norm and convolution of the head
+
+and inside a part its layers have the names below. Layers that act on each position by itself are stored as matrices
+(in, out) where ours are (out, in) or (out, in, 1, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from scoresde.networks import FIR, FourierEmbedding, NCSNpp
+from scoresde.networks.blocks import Attention, Downsample, ResidualBlock, Upsample
+from scoresde.networks.ncsnpp import SkipInput
+
+_BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "label": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
+_ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}
+
+Part = tuple[str, Mapping[str, str]]
+"""A numbered part: our name, and the names of its layers, ours to theirs."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where a tensor of ours lies there.
+
+    name: without the ``module.`` that files put before it. pointwise: it is a matrix (in, out) there.
+    trained: it is among the averaged weights, which files keep as a list in this order, without names.
+    """
+
+    name: str
+    pointwise: bool = False
+    trained: bool = True
+
+
+def layout(network: nn.Module) -> dict[str, Weight]:
+    """All names of a network's state, each with its place there, in the order of the reference's.
+
+    Raises TypeError for a network that the reference does not have.
+    """
+    if not isinstance(network, NCSNpp) or network.classes:
+        raise TypeError(f"{type(network).__name__} has no counterpart in the reference implementation")
+    found: dict[str, Weight] = {}
+    for number, (part, layers) in enumerate(_parts(network)):
+        for inner, theirs in layers.items():
+            ours = ".".join(filter(None, (part, inner)))
+            place = ".".join(filter(None, ("all_modules", str(number), theirs)))
+            if part == "embedding":
+                found[ours] = Weight(place, trained=False)
+                continue
+            pointwise = theirs.startswith("NIN")
+            found[f"{ours}.weight"] = Weight(f"{place}.{'W' if pointwise else 'weight'}", pointwise)
+            found[f"{ours}.bias"] = Weight(f"{place}.{'b' if pointwise else 'bias'}")
+    return found
+
+
+def from_reference(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state for ``network.load_state_dict`` from the reference's tensors by name, with or without ``module.``.
+
+    Raises ValueError for one that is missing, left over (its table ``sigmas`` aside), or of another shape.
+    """
+    given = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name != "module.sigmas"}
+    given.pop("sigmas", None)
+    places, shapes = layout(network), {name: tensor.shape for name, tensor in network.state_dict().items()}
+    wanted = {weight.name for weight in places.values()}
+    if wanted != set(given):
+        missing, more = sorted(wanted - set(given)), sorted(set(given) - wanted)
+        raise ValueError(f"the tensors do not fit this network: missing {missing[:4]}, left over {more[:4]}")
+    state = {}
+    for ours, weight in places.items():
+        tensor = given[weight.name].T if weight.pointwise else given[weight.name]
+        if weight.pointwise and tensor.numel() == shapes[ours].numel():
+            tensor = tensor.reshape(shapes[ours])
+        if tensor.shape != shapes[ours]:
+            raise ValueError(f"{weight.name} has shape {tuple(tensor.shape)}: {ours} is {tuple(shapes[ours])}")
+        state[ours] = tensor
+    return state
+
+
+def to_reference(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The reference's tensors by name, without ``module.``, in its order; of ``network``'s own state unless given."""
+    state = network.state_dict() if state is None else state
+    return {
+        weight.name: state[ours].flatten(1).T if weight.pointwise else state[ours]
+        for ours, weight in layout(network).items()
+    }
+
+
+def averages_from_reference(network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the averaged weights: their list has no names, and what is not trained comes from ``tensors``.
+
+    Raises ValueError where the list's length or the shapes do not fit.
+    """
+    places = layout(network).values()
+    names = [weight.name for weight in places if weight.trained]
+    if len(names) != len(averages):
+        raise ValueError(f"{len(averages)} averaged tensors are given, and the network has {len(names)} trained ones")
+    fixed = {name: tensor for name, tensor in tensors.items() if name.removeprefix("module.") not in names}
+    return from_reference(network, fixed | dict(zip(names, averages, strict=True)))
+
+
+def _parts(module: nn.Module, name: str = "") -> Iterator[Part]:
+    """The parts that have a number there. Our networks define theirs in the order of use, so that their order is the same."""
+    if isinstance(module, FourierEmbedding):
+        yield name, {"frequencies": "W"}
+    elif isinstance(module, ResidualBlock):
+        yield name, _BLOCK | _shortcut(module)
+    elif isinstance(module, Attention):
+        yield name, _ATTENTION
+    elif isinstance(module, Downsample | Upsample):
+        yield name, {"conv": "Conv2d_0" if isinstance(module.resampling, FIR) else "Conv_0"}
+    elif isinstance(module, SkipInput):
+        yield name, {"conv": "Conv_0"}
+    elif isinstance(getattr(module, "weight", None), nn.Parameter):
+        yield name, {"": ""}
+    else:
+        for inner, child in module.named_children():
+            yield from _parts(child, f"{name}.{inner}".lstrip("."))
+
+
+def _shortcut(block: ResidualBlock) -> dict[str, str]:
+    if isinstance(block.shortcut, nn.Identity):
+        return {}
+    return {"shortcut": "NIN_0" if block.pointwise else "Conv_2"}
