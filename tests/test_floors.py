@@ -19,7 +19,7 @@ FLOORS = [
     {"_validation", "version"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema"},
     {"sde"},
-    {"score", "levels", "distributions", "subspace"},
+    {"score", "predictions", "levels", "distributions", "subspace"},
     {"losses", "samplers", "likelihood", "guidance"},
     {"interop", "experiment"},
     {"cli"},
@@ -33,6 +33,7 @@ NEIGHBOURS = {
     ("data", "noise"),
     ("laws", "noise"),
     ("levels", "score"),
+    ("predictions", "score"),
     ("distributions", "score"),
 }
 

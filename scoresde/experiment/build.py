@@ -19,6 +19,7 @@ import scoresde.levels
 import scoresde.likelihood
 import scoresde.losses
 import scoresde.networks
+import scoresde.predictions
 import scoresde.samplers
 import scoresde.samplers.grids
 import scoresde.score
@@ -29,6 +30,7 @@ from scoresde._validation import suggestion
 _ROOMS = (
     scoresde.sde,
     scoresde.score,
+    scoresde.predictions,
     scoresde.levels,
     scoresde.losses,
     scoresde.networks,

@@ -156,8 +156,16 @@ class Experiment:
 
 
 def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: int) -> ScoreModel:
-    """The network, initialised from ``seed`` without touching the global random state, and its ScoreModel."""
+    """The network, initialised from ``seed`` without touching the global random state, and its ScoreModel.
+
+    ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
+    """
     options = dict(config.get("model", {}))
+    if steps := options.pop("steps", 0):
+        try:
+            sde = sde.discretize(steps)
+        except (TypeError, ValueError) as problem:
+            raise ConfigError(f"config.model.steps={steps!r}: {problem}") from problem
     for name in ("prediction", "label"):
         if isinstance(options.get(name), Mapping):
             options[name] = build(options[name], f"model.{name}", transform=data.transform)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from scoresde.networks import FIR, FourierEmbedding, NCSNpp
-from scoresde.networks.blocks import Attention, Downsample, ResidualBlock, Upsample
+from scoresde.networks import FIR, FourierEmbedding, NCSNpp, NCSNv2
+from scoresde.networks.blocks import Attention, Downsample, Resample, ResidualBlock, Upsample
 from scoresde.networks.ncsnpp import SkipInput
 
 _BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "label": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
 _ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}
+_ENDS = {"first": "begin_conv", "norm": "normalizer", "last": "end_conv"}
+_UNITS = {"adapt": "adapt_convs", "out": "output_convs", "fuse": "msf.convs", "chain": "crp.convs"}
 
 Part = tuple[str, Mapping[str, str]]
 """A numbered part: our name, and the names of its layers, ours to theirs."""
@@ -46,6 +48,8 @@ def layout(network: nn.Module) -> dict[str, Weight]:
 
     Raises TypeError for a network that the reference does not have.
     """
+    if isinstance(network, NCSNv2) and len(network.stages) <= 5:
+        return {ours: Weight(_refinenet(ours, len(network.stages))) for ours in network.state_dict()}
     if not isinstance(network, NCSNpp) or network.classes:
         raise TypeError(f"{type(network).__name__} has no counterpart in the reference implementation")
     found: dict[str, Weight] = {}
@@ -94,7 +98,9 @@ def to_reference(network: nn.Module, state: Mapping[str, Tensor] | None = None) 
     }
 
 
-def averages_from_reference(network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def averages_from_reference(
+    network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The state of the averaged weights: their list has no names, and what is not trained comes from ``tensors``.
 
     Raises ValueError where the list's length or the shapes do not fit.
@@ -117,6 +123,8 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[Part]:
         yield name, _ATTENTION
     elif isinstance(module, Downsample | Upsample):
         yield name, {"conv": "Conv2d_0" if isinstance(module.resampling, FIR) else "Conv_0"}
+    elif isinstance(module, Resample):
+        yield name, {}  # it has a number there, and no weights
     elif isinstance(module, SkipInput):
         yield name, {"conv": "Conv_0"}
     elif isinstance(getattr(module, "weight", None), nn.Parameter):
@@ -130,3 +138,20 @@ def _shortcut(block: ResidualBlock) -> dict[str, str]:
     if isinstance(block.shortcut, nn.Identity):
         return {}
     return {"shortcut": "NIN_0" if block.pointwise else "Conv_2"}
+
+
+def _refinenet(ours: str, stages: int) -> str:
+    """Their name of a weight of NCSNv2, where parts have names; ours are defined in their order."""
+    part, *rest = ours.split(".")
+    kind = rest.pop()
+    if part == "stages":
+        stage, block, layer = rest
+        halves = 0 < int(stage) < stages - 2 and block == "0" and layer in ("conv2", "shortcut")
+        return ".".join((f"res{int(stage) + 1}", block, layer.replace("norm", "normalize"), *["conv"] * halves, kind))
+    if part == "refine":
+        number, unit, *place = rest[:-1]
+        if unit in ("adapt", "out"):
+            *which, _, j, k = place
+            return ".".join((f"refine{int(number) + 1}", _UNITS[unit], *which, f"{int(j) + 1}_{int(k) + 1}_conv", kind))
+        return ".".join((f"refine{int(number) + 1}", _UNITS[unit], *place, kind))
+    return f"{_ENDS[part]}.{kind}"

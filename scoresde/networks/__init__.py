@@ -4,13 +4,16 @@ from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbe
 from scoresde.networks.merged import MergedUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
+from scoresde.networks.refinenet import NCSN, NCSNv2
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.unet import SmallUNet
 
 __all__ = [
     "DDPM",
     "DDPMpp",
+    "NCSN",
     "NCSNpp",
+    "NCSNv2",
     "FIR",
     "MLP",
     "Averaging",

@@ -12,6 +12,7 @@ uniform with variance s / mean(fan in, fan out); s is 0 for the last layer of ea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from scoresde._validation import check_choice, expand
+from scoresde._validation import check_choice, check_number, expand
 from scoresde.networks.resampling import Averaging, Resampling
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,6 +56,26 @@ def group_norm(channels: int, group_width: int = 4) -> nn.GroupNorm:
     return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps=1e-6)
 
 
+class InputRange:
+    """Maps the data's range [low, high] to [-1, 1]."""
+
+    def __init__(self, ends: Sequence[float]) -> None:
+        if len(ends) != 2:
+            raise ValueError(f"input_range={tuple(ends)} is not allowed: give (low, high)")
+        low, high = ends
+        check_number("input_range", low)
+        check_number("input_range", high, above=low)
+        self.centre, self.scale = 0.5 * (low + high), 2.0 / (high - low)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x if (self.centre, self.scale) == (0.0, 1.0) else (x - self.centre) * self.scale
+
+
+def split_outputs(out: Tensor, outputs: int) -> Tensor:
+    """(B, C outputs, *sides) as (B, C, *sides, outputs), or as it is for one output."""
+    return out if outputs == 1 else out.unflatten(1, (-1, outputs)).movedim(2, -1)
+
+
 def merged(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
     """x + y, over sqrt 2 where ``rescale``."""
     return (x + y) * math.sqrt(0.5) if rescale else x + y
@@ -87,8 +108,7 @@ class ResidualBlock(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("direction", direction, ("", "up", "down"))
-        self.resampling, self.direction = resampling or Averaging(), direction
+        self.resample = Resample(resampling or Averaging(), direction) if direction else None
         self.rescale, self.pointwise, self.checkpoint = rescale, pointwise, checkpoint
         self.norm1, self.conv1 = group_norm(before, group_width), convolution(dims, before, after)
         self.label = initialised(nn.Linear(told, after))
@@ -107,9 +127,8 @@ class ResidualBlock(nn.Module):
 
     def _compute(self, x: Tensor, told: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
-        if self.direction:
-            resample = getattr(self.resampling, self.direction)
-            h, x = resample(h), resample(x)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
         h = h + expand(self.label(told), h)
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
@@ -141,6 +160,19 @@ class Head(nn.Sequential):
         super().__init__()
         self.norm, self.act = group_norm(before, group_width), nn.SiLU()
         self.conv = convolution(dims, before, after, scale=scale)
+
+
+class Resample(nn.Module):
+    """Half or twice the sides by ``resampling`` alone; direction: "down" or "up"."""
+
+    def __init__(self, resampling: Resampling, direction: str) -> None:
+        super().__init__()
+        check_choice("direction", direction, ("up", "down"))
+        self.resampling, self.direction = resampling, direction
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """(B, C, *sides) to the same with half or twice the sides; the label is not needed."""
+        return self.resampling.down(x) if self.direction == "down" else self.resampling.up(x)
 
 
 class Downsample(nn.Module):

@@ -12,28 +12,31 @@ and an image may come up with it (Karras et al. 2020):
                           "residual"  the features of the output become the main path's
 
 What NCSN++ has of these, FIR resampling, resampling inside the residual blocks and rescaled sums, DDPM++ has in part and DDPM
-not at all. Parts are defined in the order in which they are used. Events may have one, two or three dimensions beside the channels: series, images, volumes.
+not at all. Events may have one, two or three dimensions beside the channels: series, images, volumes. Modules are defined in
+the order in which they are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde._validation import check_choice, check_count, check_number
+from scoresde._validation import check_choice, check_count
 from scoresde.networks.blocks import (
     Attention,
     Downsample,
     Head,
+    InputRange,
+    Resample,
     ResidualBlock,
     Upsample,
     convolution,
     initialised,
     merged,
+    split_outputs,
 )
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
@@ -56,7 +59,8 @@ class NCSNpp(nn.Module):
     checkpoint: compute residual blocks again in the backward pass: less memory, a third more time.
     embedding: of the label; ``FourierEmbedding(channels)`` unless given.
     resampling: ``FIR()`` unless given.
-    block: "biggan", resampling inside residual blocks, or "ddpm", by convolutions between them.
+    block: "biggan", resampling inside residual blocks, or "ddpm", between them.
+    convolve: resample by convolutions there; False by ``resampling`` alone.
     progressive_input, progressive_output: "none", "skip" or "residual". combine: "sum" or "cat", of the "skip" input.
     rescale: divide sums of two branches by sqrt 2.
     group_width: least number of channels in a group of the norms, of which there are 32 at most.
@@ -80,6 +84,7 @@ class NCSNpp(nn.Module):
         embedding: Embedding | None = None,
         resampling: Resampling | None = None,
         block: str = "biggan",
+        convolve: bool = True,
         progressive_input: str = "residual",
         progressive_output: str = "none",
         combine: str = "sum",
@@ -88,33 +93,44 @@ class NCSNpp(nn.Module):
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
-        for name, count in (("channels", channels), ("blocks", blocks), ("outputs", outputs), *(("multipliers", m) for m in multipliers)):
+        for name, count in (
+            ("channels", channels),
+            ("blocks", blocks),
+            ("outputs", outputs),
+            *(("multipliers", m) for m in multipliers),
+        ):
             check_count(name, count)
         check_count("classes", classes, least=0)
         check_choice("block", block, ("biggan", "ddpm"))
         check_choice("progressive_input", progressive_input, PROGRESSIVE)
         check_choice("progressive_output", progressive_output, PROGRESSIVE)
         check_choice("combine", combine, ("sum", "cat"))
-        low, high = input_range
-        check_number("input_range", low)
-        check_number("input_range", high, above=low)
-        self.event_shape, self.outputs, self.classes, self.input_range = tuple(event_shape), outputs, classes, (low, high)
+        self.event_shape, self.outputs, self.classes = tuple(event_shape), outputs, classes
+        self.input_range = InputRange(input_range)
         self.channels, self.multipliers, self.block = channels, tuple(multipliers), block
         self.progressive_input, self.progressive_output, self.combine = progressive_input, progressive_output, combine
         resampling = resampling or FIR()
         predicted, told, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
-        style = {"rescale": rescale, "group_width": group_width}
-        residual = partial(
-            ResidualBlock, dims, told=told, dropout=dropout, checkpoint=checkpoint, resampling=resampling, pointwise=block == "ddpm", **style
-        )  # fmt: skip
-        attend = partial(Attention, **style)
-        head = partial(Head, dims, group_width=group_width)
+
+        def residual(before: int, after: int, direction: str = "") -> nn.Module:
+            return ResidualBlock(
+                dims, before, after, told, resampling=resampling, direction=direction, dropout=dropout, rescale=rescale,
+                group_width=group_width, pointwise=block == "ddpm", checkpoint=checkpoint,
+            )  # fmt: skip
+
+        def attend(width: int) -> nn.Module:
+            return Attention(width, rescale=rescale, group_width=group_width)
+
+        def head(before: int, after: int, scale: float = 0.0) -> nn.Module:
+            return Head(dims, before, after, scale=scale, group_width=group_width)
 
         def change(direction: str, width: int) -> nn.Module:
             """A change of resolution on the main path."""
             if block == "biggan":
-                return residual(width, width, direction=direction)
-            return {"down": Downsample, "up": Upsample}[direction](dims, width, width, resampling)
+                return residual(width, width, direction)
+            if convolve:
+                return {"down": Downsample, "up": Upsample}[direction](dims, width, width, resampling)
+            return Resample(resampling, direction)
 
         self.embedding = embedding or FourierEmbedding(channels)
         self.label = nn.Sequential(
@@ -134,7 +150,9 @@ class NCSNpp(nn.Module):
                 for j in range(blocks)
             ]
             skips += [after] * blocks
-            width, halve, merge = after, None, None
+            width = after
+            halve: nn.Module | None = None
+            merge: nn.Module | None = None
             if not lowest:
                 halve = change("down", width)
                 if progressive_input == "skip":
@@ -152,15 +170,16 @@ class NCSNpp(nn.Module):
         up: list[_Up] = []
         for i, after in reversed(list(enumerate(widths))):
             lowest, attended = i == len(widths) - 1, max(event_shape[1:]) >> i in attention
-            rows = [residual((width if j == 0 else after) + skips.pop(), after) for j in range(blocks + 1)]
-            before, width, part = width, after, None
+            joined = [residual((width if j == 0 else after) + skips.pop(), after) for j in range(blocks + 1)]
+            before, width = width, after
+            part: nn.Module | None = None
             if progressive_output == "skip":
                 part = _SkipOutput(head(width, predicted), resampling)
             elif progressive_output == "residual" and lowest:
                 part = _LowestOutput(head(width, width, scale=1.0))
             elif progressive_output == "residual":
                 part = _ResidualOutput(dims, before, width, resampling, rescale)
-            up.append(_Up(rows, attend(width) if attended else None, part, change("up", width) if i > 0 else None))
+            up.append(_Up(joined, attend(width) if attended else None, part, change("up", width) if i > 0 else None))
         self.up = nn.ModuleList(up)
         self.head = head(width, predicted) if progressive_output != "skip" else None
 
@@ -170,9 +189,7 @@ class NCSNpp(nn.Module):
         y: (B,) whole numbers, classes 0 .. classes - 1, or `classes` for none; None for none at all.
         """
         self._check_input(x)
-        low, high = self.input_range
-        image = x if (low, high) == (-1.0, 1.0) else (x - 0.5 * (low + high)) * (2.0 / (high - low))
-        told = self._told(label, y)
+        image, told = self.input_range(x), self._told(label, y)
         h = self.first(image)
         skips = [h]
         for level in self.down:
@@ -183,7 +200,7 @@ class NCSNpp(nn.Module):
             h, result = level(h, result, told, skips)
         out = result if self.head is None else self.head(h)
         assert out is not None
-        return out if self.outputs == 1 else out.unflatten(1, (-1, self.outputs)).movedim(2, -1)
+        return split_outputs(out, self.outputs)
 
     def _told(self, label: Tensor, y: Tensor | None) -> Tensor:
         told = self.label(self.embedding(label))
@@ -229,7 +246,7 @@ class DDPMpp(NCSNpp):
 
 
 class DDPM(NCSNpp):
-    """DDPM's own UNet (Ho et al. 2020): resampling by convolutions between the blocks, plain sums. The arguments are `NCSNpp`'s."""
+    """DDPM's own UNet (Ho et al. 2020): resampling between the blocks, plain sums. The arguments are `NCSNpp`'s."""
 
     def __init__(
         self,
@@ -245,10 +262,11 @@ class DDPM(NCSNpp):
         checkpoint: bool = False,
         *,
         embedding: Embedding | None = None,
+        convolve: bool = True,
     ) -> None:
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
-            embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), block="ddpm",
+            embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), block="ddpm", convolve=convolve,
             progressive_input="none", rescale=False, group_width=1,
         )  # fmt: skip
 
@@ -288,7 +306,11 @@ class _Up(nn.Module):
     """One resolution on the way up: blocks, attention once; then the part of the output, and twice the sides."""
 
     def __init__(
-        self, blocks: Sequence[nn.Module], attention: nn.Module | None, image: nn.Module | None, change: nn.Module | None
+        self,
+        blocks: Sequence[nn.Module],
+        attention: nn.Module | None,
+        image: nn.Module | None,
+        change: nn.Module | None,
     ) -> None:
         super().__init__()
         self.blocks, self.attention, self.image, self.change = nn.ModuleList(blocks), attention, image, change

@@ -1,0 +1,11 @@
+"""What the paper's experiments under sub-VP share: those under VP, with its process."""
+
+from pathlib import Path
+
+from scoresde.experiment.config import load_config
+
+
+def get_config():
+    config = load_config(Path(__file__).parents[1] / "vp" / "default.py")
+    config.sde = {"name": "SubVPSDE", "beta_min": 0.1, "beta_max": 20.0}
+    return config

@@ -1,0 +1,12 @@
+"""LSUN bedrooms of 256 x 256 under VE: NCSN++."""
+
+from pathlib import Path
+
+from scoresde.experiment.config import load_config
+
+
+def get_config():
+    config = load_config(Path(__file__).parent / "default_256.py")
+    config.data.folder = "data/lsun_bedroom_256"
+    config.sde.sigma_max = 378.0
+    return config

@@ -1,0 +1,12 @@
+"""CIFAR-10 under VE: NCSN++ of twice the depth, the best of the paper by FID."""
+
+from pathlib import Path
+
+from scoresde.experiment.config import load_config
+
+
+def get_config():
+    config = load_config(Path(__file__).parent / "default.py")
+    config.network.blocks = 8
+    config.training.steps = 950_000
+    return config

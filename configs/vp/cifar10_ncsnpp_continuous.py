@@ -1,0 +1,11 @@
+"""CIFAR-10 under VP: NCSN++."""
+
+from pathlib import Path
+
+from scoresde.experiment.config import load_config
+
+
+def get_config():
+    config = load_config(Path(__file__).parent / "default.py")
+    config.network = {"name": "NCSNpp", "dropout": 0.1, "embedding": {"name": "SinusoidalEmbedding", "size": 128}}
+    return config

@@ -1,0 +1,22 @@
+"""What the paper's experiments under VP share: images in [-1, 1], the noise predicted, told 999 t."""
+
+from pathlib import Path
+
+from scoresde.experiment.config import load_config
+
+
+def get_config():
+    config = load_config(Path(__file__).parents[1] / "default_images.py")
+    config.data = {"name": "CIFAR10", "low": -1.0, "high": 1.0, "flip": True}
+    config.sde = {"name": "VPSDE", "beta_min": 0.1, "beta_max": 20.0}
+    config.network = {"name": "DDPMpp", "dropout": 0.1}
+    config.model = {"prediction": "noise", "label": {"name": "TimeLabel", "scale": 999.0}, "data_std": None}
+    config.samplers = {
+        "predictor-corrector": {
+            "name": "PredictorCorrector",
+            "predictor": {"name": "EulerMaruyama"},
+            "steps": {"name": "PaperSteps", "steps": 1000, "t_min": 1e-3},
+        },
+        "probability-flow": {"name": "ProbabilityFlowODE", "t_min": 1e-3},
+    }
+    return config

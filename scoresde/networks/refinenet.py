@@ -1,0 +1,251 @@
+"""NCSN and NCSNv2 (Song & Ermon 2019, 2020): RefineNets (Lin et al. 2017) of pre-activation residual blocks.
+
+    x -> 3x3 -> stage 0 -> ... -> stage n-1          two residual blocks each; the first ones of all stages but 0 narrow the view
+         |         |                   |             (half the sides), those of the last two widen theirs (dilation 2 and 4)
+       3x3 <--- refine <--- ... <--- refine          what came up so far, doubled where need be, joined to the stage's result
+
+Norms are InstanceNorm++, which keeps what instance normalisation takes away, how the channels' means mu_k differ:
+
+    gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k,      m, v mean and standard deviation of the mu_k
+
+NCSN is told the noise by its index: alpha, beta, gamma are rows of a table, and every convolution of the refinement has a norm.
+NCSNv2 is not told it: its output is meant to be divided by sigma (`ScaledScorePrediction`). No parity data exists of what either
+says; the layout of NCSNv2's weights does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scoresde._validation import check_count, expand
+from scoresde.networks.blocks import InputRange, split_outputs
+
+EPSILON = 1e-5
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++ of ``channels`` channels, at least 2; with a row of parameters for each of ``levels`` labels where not 0."""
+
+    def __init__(self, channels: int, levels: int = 0) -> None:
+        super().__init__()
+        shape = (levels, channels) if levels else (channels,)
+        self.levels = levels
+        self.alpha, self.gamma = (nn.Parameter(1.0 + 0.02 * torch.randn(shape)) for _ in range(2))
+        self.beta = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+        """(B, channels, H, W), (B,) whole numbers; these are not looked at without levels."""
+        alpha, gamma, beta = (p[row] if self.levels else p[None] for p in (self.alpha, self.gamma, self.beta))
+        means = x.mean(dim=(2, 3))
+        variance, mean = torch.var_mean(means, dim=1, keepdim=True)
+        shift = alpha * (means - mean) / (variance + EPSILON).sqrt()
+        return expand(gamma, x) * (F.instance_norm(x, eps=EPSILON) + expand(shift, x)) + expand(beta, x)
+
+
+class RefineNet(nn.Module):
+    """What NCSN and NCSNv2 share. levels: rows of the norms; 0 leaves the norms of the refinement out too."""
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: int,
+        multipliers: Sequence[int],
+        outputs: int,
+        input_range: Sequence[float],
+        levels: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("channels", channels), ("outputs", outputs), *(("multipliers", m) for m in multipliers)):
+            check_count(name, value)
+        step = 2 ** (len(multipliers) - 3)
+        if len(multipliers) < 3:
+            raise ValueError(
+                f"multipliers={tuple(multipliers)} is not allowed: give three or more, the last two are dilated"
+            )
+        if len(event_shape) != 3 or any(side % step or side < 2 * step for side in event_shape[1:]):
+            raise ValueError(
+                f"event_shape={tuple(event_shape)} is not allowed: give (C, H, W), H and W multiples of {step} and at least "
+                f"{2 * step} for {len(multipliers)} multipliers"
+            )
+        images, widths = event_shape[0], [channels * m for m in multipliers]
+        self.event_shape, self.outputs, self.step = tuple(event_shape), outputs, step
+        self.input_range = InputRange(input_range)
+        norm = partial(InstanceNormPlus, levels=levels)
+        self.first, self.norm = nn.Conv2d(images, channels, 3, padding=1), norm(channels)
+        self.last = nn.Conv2d(channels, images * outputs, 3, padding=1)
+        self.stages = nn.ModuleList()
+        for i, (before, after) in enumerate(zip([channels, *widths], widths, strict=False)):
+            dilation = {len(widths) - 2: 2, len(widths) - 1: 4}.get(i, 1)
+            first = _Block(before, after, norm, dilation, narrows=i > 0)
+            self.stages.append(nn.ModuleList([first, _Block(after, after, norm, dilation)]))
+        self.refine = nn.ModuleList()
+        inner = norm if levels else None
+        for i in reversed(range(len(widths))):
+            inputs = [widths[i]] if i == len(widths) - 1 else [widths[i], widths[i]]
+            self.refine.append(_Refine(inputs, widths[max(i - 1, 0)], inner, last=i == 0))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
+        if x.ndim != 4 or x.shape[1] != self.event_shape[0] or any(side % self.step for side in x.shape[2:]):
+            raise ValueError(
+                f"x has event shape {tuple(x.shape[1:])}: this {type(self).__name__} was made for {self.event_shape} "
+                f"and takes sides that are multiples of {self.step}"
+            )
+        row = self.row(label)
+        h, results = self.first(self.input_range(x)), []
+        for stage in self.stages:
+            assert isinstance(stage, nn.ModuleList)
+            for block in stage:
+                h = block(h, row)
+            results.append(h)
+        h = self.refine[0]([results.pop()], row)
+        for refine in self.refine[1:]:
+            h = refine([results.pop(), h], row)
+        out = self.last(F.elu(self.norm(h, row)))
+        return split_outputs(out, self.outputs)
+
+    def row(self, label: Tensor) -> Tensor:
+        """The row of the norms' tables."""
+        return label
+
+
+class NCSN(RefineNet):
+    """NCSN (Song & Ermon 2019), told the noise by the index of its level.
+
+    event_shape: (C, H, W), sides even.
+    channels: of the first stage. multipliers: of the channels, one for each stage.
+    levels: number of noise levels; labels are whole numbers 0 .. levels - 1.
+    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
+    input_range: range of the data, which is mapped to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        levels: int = 10,
+        outputs: int = 1,
+        input_range: Sequence[float] = (0.0, 1.0),
+    ) -> None:
+        check_count("levels", levels)
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels)
+        self.levels = levels
+
+    def row(self, label: Tensor) -> Tensor:
+        """The label itself, a whole number. Raises ValueError for others (seen on the CPU only)."""
+        row = label.long()
+        looks = label.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and not bool(((row == label) & (row >= 0) & (row < self.levels)).all()):
+            raise ValueError(
+                f"labels from {float(label.min()):g} to {float(label.max()):g} are not all whole numbers in "
+                f"0 .. {self.levels - 1}: give the model TimeLabel({self.levels - 1}, descending=True, whole=True)"
+            )
+        return row
+
+
+class NCSNv2(RefineNet):
+    """NCSNv2 (Song & Ermon 2020), told nothing of the noise.
+
+    event_shape: (C, H, W), sides multiples of 2^(stages - 3).
+    channels: of the first stage.
+    multipliers: of the channels, one for each stage; (1, 2, 2, 4, 4) for 128 pixels, (1, 2, 2, 2, 4, 4) for 256.
+    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
+    input_range: range of the data, which is mapped to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        outputs: int = 1,
+        input_range: Sequence[float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels=0)
+
+
+Norm = partial[InstanceNormPlus]
+
+
+class _Block(nn.Module):
+    """Norm, ELU, 3x3, twice, beside a shortcut; where it ``narrows`` and is not dilated it halves the sides by means."""
+
+    def __init__(self, before: int, after: int, norm: Norm, dilation: int, narrows: bool = False) -> None:
+        super().__init__()
+        self.halves = narrows and dilation == 1
+        convolve = partial(nn.Conv2d, kernel_size=3, padding=dilation, dilation=dilation)
+        # a block that narrows widens its channels only in the second convolution
+        middle = before if narrows else after
+        self.conv1 = convolve(before, middle)
+        self.norm2, self.conv2 = norm(middle), convolve(middle, after)
+        self.shortcut: nn.Module = nn.Identity()
+        if narrows:
+            self.shortcut = nn.Conv2d(before, after, 1) if self.halves else convolve(before, after)
+        self.norm1 = norm(before)
+
+    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+        h = self.conv1(F.elu(self.norm1(x, row)))
+        h = self.conv2(F.elu(self.norm2(h, row))) + self.shortcut(x)
+        return F.avg_pool2d(h, 2) if self.halves else h
+
+
+class _Convolution(nn.Module):
+    """A 3x3 convolution after a norm, where there are norms, and after what lies ``between`` them."""
+
+    def __init__(self, before: int, after: int, norm: Norm | None, bias: bool = False) -> None:
+        super().__init__()
+        self.norm = None if norm is None else norm(before)
+        self.conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, row: Tensor, between: Callable[[Tensor], Tensor] = lambda h: h) -> Tensor:
+        return self.conv(between(x if self.norm is None else self.norm(x, row)))
+
+
+class _Residuals(nn.Module):
+    """``count`` times x + conv(ELU(conv(ELU(x))))."""
+
+    def __init__(self, channels: int, norm: Norm | None, count: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.ModuleList(_Convolution(channels, channels, norm) for _ in range(2)) for _ in range(count)
+        )
+
+    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+        for pair in self.convs:
+            assert isinstance(pair, nn.ModuleList)
+            h = x
+            for conv in pair:
+                h = conv(h, row, between=F.elu)
+            x = x + h
+        return x
+
+
+class _Refine(nn.Module):
+    """Each input through two residual units; fused at the largest sides; chained pooling; residual units, three in the last."""
+
+    def __init__(self, inputs: Sequence[int], channels: int, norm: Norm | None, last: bool) -> None:
+        super().__init__()
+        self.adapt = nn.ModuleList(_Residuals(width, norm, 2) for width in inputs)
+        self.out = _Residuals(channels, norm, 3 if last else 1)
+        self.fuse = nn.ModuleList(_Convolution(width, channels, norm, bias=True) for width in inputs if len(inputs) > 1)
+        self.chain = nn.ModuleList(_Convolution(channels, channels, norm) for _ in range(2))
+        self.pool = nn.MaxPool2d(5, stride=1, padding=2) if norm is None else nn.AvgPool2d(5, stride=1, padding=2)
+
+    def forward(self, inputs: Sequence[Tensor], row: Tensor) -> Tensor:
+        sides = inputs[0].shape[2:]
+        adapted = [adapt(x, row) for adapt, x in zip(self.adapt, inputs, strict=True)]
+        if self.fuse:
+            fused = [conv(h, row) for conv, h in zip(self.fuse, adapted, strict=True)]
+            adapted = [F.interpolate(h, size=sides, mode="bilinear", align_corners=True) for h in fused]
+        x = F.elu(sum(adapted[1:], start=adapted[0]))
+        path = x
+        for conv in self.chain:
+            path = conv(path, row, between=self.pool)
+            x = x + path
+        return self.out(x, row)
