@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scoresde.networks import FIR, FourierEmbedding, NCSNpp, NCSNv2
 from scoresde.networks.blocks import Attention, Downsample, Resample, ResidualBlock, Upsample
-from scoresde.networks.ncsnpp import SkipInput
+from scoresde.networks.stages import SkipInput
 
 _BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "label": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
 _ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}

@@ -12,8 +12,7 @@ and an image may come up with it (Karras et al. 2020):
                           "residual"  the features of the output become the main path's
 
 What NCSN++ has of these, FIR resampling, resampling inside the residual blocks and rescaled sums, DDPM++ has in part and DDPM
-not at all. Events may have one, two or three dimensions beside the channels: series, images, volumes. Modules are defined in
-the order in which they are used.
+not at all. Events may have one, two or three dimensions beside the channels: series, images, volumes.
 """
 
 from __future__ import annotations
@@ -25,21 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_choice, check_count
-from scoresde.networks.blocks import (
-    Attention,
-    Downsample,
-    Head,
-    InputRange,
-    Resample,
-    ResidualBlock,
-    Upsample,
-    convolution,
-    initialised,
-    merged,
-    split_outputs,
-)
+from scoresde.networks.blocks import InputRange, convolution, initialised, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
+from scoresde.networks.stages import Parts, way_down, way_up
 
 PROGRESSIVE = ("none", "skip", "residual")
 
@@ -48,7 +36,7 @@ class NCSNpp(nn.Module):
     """A UNet with all of the above; the defaults are NCSN++ for CIFAR-10 in continuous time.
 
     event_shape: (C, *sides), one to three sides, each a multiple of 2^(levels - 1). Any other sides of that kind are taken too.
-    channels: width at full resolution, a multiple of 4.
+    channels: width at full resolution.
     multipliers: of the width, one for each level.
     blocks: residual blocks of each level on the way down; one more on the way up.
     attention: longest sides of the levels with attention; the middle always has it.
@@ -106,32 +94,13 @@ class NCSNpp(nn.Module):
         check_choice("progressive_output", progressive_output, PROGRESSIVE)
         check_choice("combine", combine, ("sum", "cat"))
         self.event_shape, self.outputs, self.classes = tuple(event_shape), outputs, classes
-        self.input_range = InputRange(input_range)
-        self.channels, self.multipliers, self.block = channels, tuple(multipliers), block
-        self.progressive_input, self.progressive_output, self.combine = progressive_input, progressive_output, combine
-        resampling = resampling or FIR()
+        self.input_range, self.step = InputRange(input_range), 2 ** (len(multipliers) - 1)
         predicted, told, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
-
-        def residual(before: int, after: int, direction: str = "") -> nn.Module:
-            return ResidualBlock(
-                dims, before, after, told, resampling=resampling, direction=direction, dropout=dropout, rescale=rescale,
-                group_width=group_width, pointwise=block == "ddpm", checkpoint=checkpoint,
-            )  # fmt: skip
-
-        def attend(width: int) -> nn.Module:
-            return Attention(width, rescale=rescale, group_width=group_width)
-
-        def head(before: int, after: int, scale: float = 0.0) -> nn.Module:
-            return Head(dims, before, after, scale=scale, group_width=group_width)
-
-        def change(direction: str, width: int) -> nn.Module:
-            """A change of resolution on the main path."""
-            if block == "biggan":
-                return residual(width, width, direction)
-            if convolve:
-                return {"down": Downsample, "up": Upsample}[direction](dims, width, width, resampling)
-            return Resample(resampling, direction)
-
+        attended = [max(event_shape[1:]) >> i in attention for i in range(len(widths))]
+        parts = Parts(
+            dims, told, resampling or FIR(), inside=block == "biggan", convolve=convolve, dropout=dropout, rescale=rescale,
+            group_width=group_width, checkpoint=checkpoint,
+        )  # fmt: skip
         self.embedding = embedding or FourierEmbedding(channels)
         self.label = nn.Sequential(
             initialised(nn.Linear(self.embedding.features, told)), nn.SiLU(), initialised(nn.Linear(told, told))
@@ -140,48 +109,14 @@ class NCSNpp(nn.Module):
             self.class_label = nn.Embedding(classes + 1, told)
             nn.init.zeros_(self.class_label.weight)
         self.first = convolution(dims, images, channels)
-
-        skips, width, image = [channels], channels, images
-        down: list[_Down] = []
-        for i, after in enumerate(widths):
-            lowest, attended = i == len(widths) - 1, max(event_shape[1:]) >> i in attention
-            rows = [
-                _Attended(residual(width if j == 0 else after, after), attend(after) if attended else None)
-                for j in range(blocks)
-            ]
-            skips += [after] * blocks
-            width = after
-            halve: nn.Module | None = None
-            merge: nn.Module | None = None
-            if not lowest:
-                halve = change("down", width)
-                if progressive_input == "skip":
-                    merge = SkipInput(dims, images, width, resampling, combine)
-                    width *= 2 if combine == "cat" else 1
-                elif progressive_input == "residual":
-                    merge = _ResidualInput(dims, image, width, resampling, rescale)
-                    image = width
-                skips.append(width)
-            down.append(_Down(rows, halve, merge))
-        self.down = nn.ModuleList(down)
-
-        self.before, self.attention, self.after = residual(width, width), attend(width), residual(width, width)
-
-        up: list[_Up] = []
-        for i, after in reversed(list(enumerate(widths))):
-            lowest, attended = i == len(widths) - 1, max(event_shape[1:]) >> i in attention
-            joined = [residual((width if j == 0 else after) + skips.pop(), after) for j in range(blocks + 1)]
-            before, width = width, after
-            part: nn.Module | None = None
-            if progressive_output == "skip":
-                part = _SkipOutput(head(width, predicted), resampling)
-            elif progressive_output == "residual" and lowest:
-                part = _LowestOutput(head(width, width, scale=1.0))
-            elif progressive_output == "residual":
-                part = _ResidualOutput(dims, before, width, resampling, rescale)
-            up.append(_Up(joined, attend(width) if attended else None, part, change("up", width) if i > 0 else None))
-        self.up = nn.ModuleList(up)
-        self.head = head(width, predicted) if progressive_output != "skip" else None
+        self.down, skips, width = way_down(
+            parts, channels, widths, blocks, attended, images, progressive_input, combine
+        )
+        self.before, self.attention, self.after = (
+            parts.residual(width, width), parts.attention(width), parts.residual(width, width),
+        )  # fmt: skip
+        self.up = way_up(parts, width, widths, blocks, attended, skips, predicted, progressive_output)
+        self.head = parts.head(widths[0], predicted) if progressive_output != "skip" else None
 
     def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, *sides), (B,) to (B, C, *sides) or (B, C, *sides, outputs).
@@ -204,20 +139,20 @@ class NCSNpp(nn.Module):
 
     def _told(self, label: Tensor, y: Tensor | None) -> Tensor:
         told = self.label(self.embedding(label))
+        if y is not None and not self.classes:
+            raise ValueError("y is given to a network of classes=0: make it with the number of classes")
         if self.classes:
             y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
+            check_classes(y, label, self.classes)
             told = told + self.class_label(y)
-        elif y is not None:
-            raise ValueError("y is given to a network of classes=0: make it with the number of classes")
         return F.silu(told)
 
     def _check_input(self, x: Tensor) -> None:
-        step = 2 ** (len(self.multipliers) - 1)
         alike = x.ndim == len(self.event_shape) + 1 and x.shape[1] == self.event_shape[0]
-        if not alike or any(side % step for side in x.shape[2:]):
+        if not alike or any(side % self.step for side in x.shape[2:]):
             raise ValueError(
                 f"x has event shape {tuple(x.shape[1:])}: this {type(self).__name__} was made for {self.event_shape} "
-                f"and takes sides that are multiples of {step}"
+                f"and takes sides that are multiples of {self.step}"
             )
 
 
@@ -271,124 +206,16 @@ class DDPM(NCSNpp):
         )  # fmt: skip
 
 
-class _Attended(nn.Module):
-    """A block, and attention after it where there is any."""
-
-    def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
-        super().__init__()
-        self.block, self.attention = block, attention
-
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        h = self.block(h, told)
-        return h if self.attention is None else self.attention(h)
-
-
-class _Down(nn.Module):
-    """One resolution on the way down: blocks; then half the sides, and the image joined."""
-
-    def __init__(self, blocks: Sequence[nn.Module], change: nn.Module | None, image: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks, self.change, self.image = nn.ModuleList(blocks), change, image
-
-    def forward(self, h: Tensor, image: Tensor, told: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features and image at the next resolution; every result is added to ``skips``."""
-        for block in self.blocks:
-            skips.append(h := block(h, told))
-        if self.change is not None:
-            h = self.change(h, told)
-            if self.image is not None:
-                h, image = self.image(h, image)
-            skips.append(h)
-        return h, image
-
-
-class _Up(nn.Module):
-    """One resolution on the way up: blocks, attention once; then the part of the output, and twice the sides."""
-
-    def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        attention: nn.Module | None,
-        image: nn.Module | None,
-        change: nn.Module | None,
-    ) -> None:
-        super().__init__()
-        self.blocks, self.attention, self.image, self.change = nn.ModuleList(blocks), attention, image, change
-
-    def forward(
-        self, h: Tensor, image: Tensor | None, told: Tensor, skips: list[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Features at the next resolution and the output so far; a result is taken from ``skips`` for every block."""
-        for block in self.blocks:
-            h = block(torch.cat((h, skips.pop()), dim=1), told)
-        if self.attention is not None:
-            h = self.attention(h)
-        if self.image is not None:
-            h, image = self.image(h, image)
-        if self.change is not None:
-            h = self.change(h, told)
-        return h, image
-
-
-class SkipInput(nn.Module):
-    """The input halved, and shown by a 1x1 convolution: added to the features, or set before them."""
-
-    def __init__(self, dims: int, images: int, width: int, resampling: Resampling, combine: str) -> None:
-        super().__init__()
-        self.resampling, self.combine = resampling, combine
-        self.conv = convolution(dims, images, width, 1)
-
-    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.resampling.down(image)
-        shown = self.conv(image)
-        return (torch.cat((shown, h), dim=1) if self.combine == "cat" else shown + h), image
-
-
-class _ResidualInput(nn.Module):
-    """The features of the image, halved by a convolution, joined to the main path's."""
-
-    def __init__(self, dims: int, before: int, after: int, resampling: Resampling, rescale: bool) -> None:
-        super().__init__()
-        self.rescale, self.shrink = rescale, Downsample(dims, before, after, resampling)
-
-    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = merged(self.shrink(image), h, self.rescale)
-        return image, image
-
-
-class _SkipOutput(nn.Module):
-    """A level's own part of the output, added to what the lower levels said."""
-
-    def __init__(self, head: nn.Module, resampling: Resampling) -> None:
-        super().__init__()
-        self.head, self.resampling = head, resampling
-
-    def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        part = self.head(h)
-        return h, part if image is None else self.resampling.up(image) + part
-
-
-class _LowestOutput(nn.Module):
-    """The features of the output, from the lowest level's."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        return h, self.head(h)
-
-
-class _ResidualOutput(nn.Module):
-    """The features of the output, doubled by a convolution, joined to the main path's."""
-
-    def __init__(self, dims: int, before: int, after: int, resampling: Resampling, rescale: bool) -> None:
-        super().__init__()
-        self.rescale, self.grow = rescale, Upsample(dims, before, after, resampling)
-
-    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = merged(self.grow(image), h, self.rescale)
-        return image, image
+def check_classes(y: Tensor, label: Tensor, classes: int) -> None:
+    """Raise ValueError unless y is one class for each label (its range is looked at on the CPU only)."""
+    good = y.shape == label.shape and not y.is_floating_point()
+    if good and y.device.type == "cpu" and not torch.compiler.is_compiling():
+        good = bool(((y >= 0) & (y <= classes)).all())
+    if not good:
+        raise ValueError(
+            f"y of shape {tuple(y.shape)} and {y.dtype} is not allowed: give {tuple(label.shape)} whole numbers in "
+            f"0 .. {classes - 1}, or {classes} for no class"
+        )
 
 
 def _check_event(event_shape: Sequence[int], multipliers: Sequence[int]) -> tuple[int, int]:

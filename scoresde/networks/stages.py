@@ -1,0 +1,232 @@
+"""The levels of NCSN++ and its relatives: blocks at one resolution, the change to the next, and the image beside the main path.
+
+Modules are defined in the order in which they are used: who names the weights of other projects counts on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.networks.blocks import Attention, Downsample, Head, Resample, ResidualBlock, Upsample, convolution, merged
+from scoresde.networks.resampling import Resampling
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Makes the parts of a network, all in one style. inside: resampling happens inside residual blocks."""
+
+    dims: int
+    told: int
+    resampling: Resampling
+    inside: bool
+    convolve: bool
+    dropout: float
+    rescale: bool
+    group_width: int
+    checkpoint: bool
+
+    def residual(self, before: int, after: int, direction: str = "") -> nn.Module:
+        return ResidualBlock(
+            self.dims, before, after, self.told, resampling=self.resampling, direction=direction, dropout=self.dropout,
+            rescale=self.rescale, group_width=self.group_width, pointwise=not self.inside, checkpoint=self.checkpoint,
+        )  # fmt: skip
+
+    def attention(self, width: int) -> nn.Module:
+        return Attention(width, rescale=self.rescale, group_width=self.group_width)
+
+    def head(self, before: int, after: int, scale: float = 0.0) -> nn.Module:
+        return Head(self.dims, before, after, scale=scale, group_width=self.group_width)
+
+    def convolved(self, direction: str, before: int, after: int) -> nn.Module:
+        return {"down": Downsample, "up": Upsample}[direction](self.dims, before, after, self.resampling)
+
+    def change(self, direction: str, width: int) -> nn.Module:
+        """A change of resolution on the main path."""
+        if self.inside:
+            return self.residual(width, width, direction)
+        return self.convolved(direction, width, width) if self.convolve else Resample(self.resampling, direction)
+
+
+def way_down(
+    parts: Parts,
+    width: int,
+    widths: Sequence[int],
+    blocks: int,
+    attended: Sequence[bool],
+    images: int,
+    progressive: str,
+    combine: str,
+) -> tuple[nn.ModuleList, list[int], int]:
+    """The levels from the first to the lowest; the channels of all results that are joined again; those of the last."""
+    levels, skips, image = nn.ModuleList(), [width], images
+    for i, after in enumerate(widths):
+        rows = []
+        for _ in range(blocks):
+            rows.append(_Attended(parts.residual(width, after), parts.attention(after) if attended[i] else None))
+            skips.append(width := after)
+        change: nn.Module | None = None
+        step: nn.Module | None = None
+        if i < len(widths) - 1:
+            change = parts.change("down", width)
+            if progressive == "skip":
+                step = SkipInput(parts.dims, images, width, parts.resampling, combine)
+                width *= 2 if combine == "cat" else 1
+            elif progressive == "residual":
+                step = _ResidualInput(parts.convolved("down", image, width), parts.rescale)
+                image = width
+            skips.append(width)
+        levels.append(_Down(rows, change, step))
+    return levels, skips, width
+
+
+def way_up(
+    parts: Parts,
+    width: int,
+    widths: Sequence[int],
+    blocks: int,
+    attended: Sequence[bool],
+    skips: list[int],
+    predicted: int,
+    progressive: str,
+) -> nn.ModuleList:
+    """The levels from the lowest to the first."""
+    levels = nn.ModuleList()
+    for i, after in reversed(list(enumerate(widths))):
+        rows, lower = [], width
+        for _ in range(blocks + 1):
+            rows.append(parts.residual(width + skips.pop(), after))
+            width = after
+        step: nn.Module | None = None
+        if progressive == "skip":
+            step = _SkipOutput(parts.head(width, predicted), parts.resampling)
+        elif progressive == "residual" and i == len(widths) - 1:
+            step = _LowestOutput(parts.head(width, width, scale=1.0))
+        elif progressive == "residual":
+            step = _ResidualOutput(parts.convolved("up", lower, width), parts.rescale)
+        attention = parts.attention(width) if attended[i] else None
+        levels.append(_Up(rows, attention, step, parts.change("up", width) if i > 0 else None))
+    return levels
+
+
+class _Attended(nn.Module):
+    """A block, and attention after it where there is any."""
+
+    def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+        h = self.block(h, told)
+        return h if self.attention is None else self.attention(h)
+
+
+class _Down(nn.Module):
+    """One resolution on the way down: blocks; then half the sides, and the image joined."""
+
+    def __init__(self, blocks: Sequence[nn.Module], change: nn.Module | None, image: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks, self.change, self.image = nn.ModuleList(blocks), change, image
+
+    def forward(self, h: Tensor, image: Tensor, told: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features and image at the next resolution; every result is added to ``skips``."""
+        for block in self.blocks:
+            skips.append(h := block(h, told))
+        if self.change is not None:
+            h = self.change(h, told)
+            if self.image is not None:
+                h, image = self.image(h, image)
+            skips.append(h)
+        return h, image
+
+
+class _Up(nn.Module):
+    """One resolution on the way up: blocks, attention once; then the part of the output, and twice the sides."""
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attention: nn.Module | None,
+        image: nn.Module | None,
+        change: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.blocks, self.attention, self.image, self.change = nn.ModuleList(blocks), attention, image, change
+
+    def forward(
+        self, h: Tensor, image: Tensor | None, told: Tensor, skips: list[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features at the next resolution and the output so far; a result is taken from ``skips`` for every block."""
+        for block in self.blocks:
+            h = block(torch.cat((h, skips.pop()), dim=1), told)
+        if self.attention is not None:
+            h = self.attention(h)
+        if self.image is not None:
+            h, image = self.image(h, image)
+        if self.change is not None:
+            h = self.change(h, told)
+        return h, image
+
+
+class SkipInput(nn.Module):
+    """The input halved, and shown by a 1x1 convolution: added to the features, or set before them."""
+
+    def __init__(self, dims: int, images: int, width: int, resampling: Resampling, combine: str) -> None:
+        super().__init__()
+        self.resampling, self.combine = resampling, combine
+        self.conv = convolution(dims, images, width, 1)
+
+    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        image = self.resampling.down(image)
+        shown = self.conv(image)
+        return (torch.cat((shown, h), dim=1) if self.combine == "cat" else shown + h), image
+
+
+class _ResidualInput(nn.Module):
+    """The features of the image, halved by a convolution, joined to the main path's."""
+
+    def __init__(self, shrink: nn.Module, rescale: bool) -> None:
+        super().__init__()
+        self.shrink, self.rescale = shrink, rescale
+
+    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        image = merged(self.shrink(image), h, self.rescale)
+        return image, image
+
+
+class _SkipOutput(nn.Module):
+    """A level's own part of the output, added to what the lower levels said."""
+
+    def __init__(self, head: nn.Module, resampling: Resampling) -> None:
+        super().__init__()
+        self.head, self.resampling = head, resampling
+
+    def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        part = self.head(h)
+        return h, part if image is None else self.resampling.up(image) + part
+
+
+class _LowestOutput(nn.Module):
+    """The features of the output, from the lowest level's."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        return h, self.head(h)
+
+
+class _ResidualOutput(nn.Module):
+    """The features of the output, doubled by a convolution, joined to the main path's."""
+
+    def __init__(self, grow: nn.Module, rescale: bool) -> None:
+        super().__init__()
+        self.grow, self.rescale = grow, rescale
+
+    def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        image = merged(self.grow(image), h, self.rescale)
+        return image, image
