@@ -44,7 +44,7 @@ class NCSNpp(nn.Module):
     outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
     classes: number of classes of a conditional network, called as ``network(x, label, y=y)``; 0 for none.
     input_range: range of the data, which is mapped to [-1, 1].
-    checkpoint: compute residual blocks again in the backward pass: less memory, a third more time.
+    checkpoint: compute residual blocks again in the backward pass in place of keeping what they computed: less memory, more time.
     embedding: of the label; ``FourierEmbedding(channels)`` unless given.
     resampling: ``FIR()`` unless given.
     block: "biggan", resampling inside residual blocks, or "ddpm", between them.
@@ -181,7 +181,11 @@ class DDPMpp(NCSNpp):
 
 
 class DDPM(NCSNpp):
-    """DDPM's own UNet (Ho et al. 2020): resampling between the blocks, plain sums. The arguments are `NCSNpp`'s."""
+    """DDPM's own UNet (Ho et al. 2020): resampling between the blocks, plain sums. The arguments are `NCSNpp`'s.
+
+    Ho et al. take 32 groups whatever the width; so does this one from 64 channels on. Groups of a single channel
+    (``group_width=1``) would have the norms take away what a label adds: such a network does not know the time.
+    """
 
     def __init__(
         self,
@@ -198,11 +202,12 @@ class DDPM(NCSNpp):
         *,
         embedding: Embedding | None = None,
         convolve: bool = True,
+        group_width: int = 2,
     ) -> None:
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
             embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), block="ddpm", convolve=convolve,
-            progressive_input="none", rescale=False, group_width=1,
+            progressive_input="none", rescale=False, group_width=group_width,
         )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def network_of(settings):
         "embedding": FourierEmbedding(m["nf"]) if fourier else SinusoidalEmbedding(m["nf"]),
     }
     if m["name"] == "ddpm":
-        return DDPM((channels, side, side), **common, convolve=m["resamp_with_conv"])
+        return DDPM((channels, side, side), **common, convolve=m["resamp_with_conv"], group_width=1)
     return NCSNpp(
         (channels, side, side),
         **common,

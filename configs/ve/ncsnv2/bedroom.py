@@ -21,6 +21,7 @@ def get_config():
     config.model.label.scale = 1085.0
     config.training.steps = 2_400_000
     config.training.checkpoint_every = 5000
+    config.training.ema_decay = 0.9999
     sampler = config.samplers["annealed-langevin"]
     sampler.corrector.snr, sampler.corrector.steps, sampler.steps.steps = 0.095, 3, 1086
     return config
