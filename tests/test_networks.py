@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde.networks import MLP, RadialEmbedding, SmallUNet
+from scoresde.networks import MLP, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding, SmallUNet
 from scoresde.noise import NoiseSource
 
 EVENTS = [(), (1,), (5,), (2, 3), (1, 2, 3), (2, 1, 2, 2)]
@@ -211,6 +211,15 @@ def test_all_labels_that_are_taken_are_told_apart():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("embedding", [SinusoidalEmbedding(6), FourierEmbedding(5)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_embeddings(name, embedding):
+    """Sines suit labels that the bumps refuse, the paper's 999 t."""
+    network = disturbed(NETWORKS[name](embedding=embedding))
+    out = network(normal((4, 1, 4, 4)), torch.tensor([0.0, 10.0, 500.0, 999.0]))
+    assert torch.isfinite(out).all() and len(out.unique()) > 1
 
 
 def test_networks_are_modules_that_save():

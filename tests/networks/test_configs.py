@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from scoresde.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Langev
 from scoresde.score import NoisePrediction, ScorePrediction
 from scoresde.sde import Chain, LinearSDE
 
+from ..parity.test_networks import built
 from .common import normal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,3 +163,15 @@ def test_a_chain_that_a_process_does_not_have_is_refused():
     content["sde"] = {"name": "CriticallyDampedLangevin"}
     with pytest.raises(ConfigError, match=r"config.model.steps=1000: .* has no chain"):
         made(content)
+
+
+def test_the_docs_table():
+    """docs/experiments.md: a row for each config, with the parameters that its network has."""
+    rows = re.findall(
+        r"^\| `(\S+)` \| .*? \| `(\w+)` \| .*? \| ([\d,]+) \|", (ROOT / "docs" / "experiments.md").read_text(), re.M
+    )
+    assert {name for name, *_ in rows} == set(REFERENCE)
+    for name, kind, parameters in rows:
+        network = built(name)
+        assert type(network).__name__ == kind
+        assert sum(p.numel() for p in network.parameters()) == int(parameters.replace(",", "")), name
