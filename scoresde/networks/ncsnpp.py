@@ -143,7 +143,7 @@ class NCSNpp(nn.Module):
             raise ValueError("y is given to a network of classes=0: make it with the number of classes")
         if self.classes:
             y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
-            check_classes(y, label, self.classes)
+            _check_classes(y, label, self.classes)
             told = told + self.class_label(y)
         return F.silu(told)
 
@@ -211,7 +211,7 @@ class DDPM(NCSNpp):
         )  # fmt: skip
 
 
-def check_classes(y: Tensor, label: Tensor, classes: int) -> None:
+def _check_classes(y: Tensor, label: Tensor, classes: int) -> None:
     """Raise ValueError unless y is one class for each label (its range is looked at on the CPU only)."""
     good = y.shape == label.shape and not y.is_floating_point()
     if good and y.device.type == "cpu" and not torch.compiler.is_compiling():
