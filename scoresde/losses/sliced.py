@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde._validation import check_batch, check_choice, check_count
 from scoresde.losses.times import TimeLaw, UniformTime
@@ -128,7 +129,8 @@ class SlicedScoreMatching:
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = draw.x_t.detach().requires_grad_(True)
-            score = model(x, draw.t, **condition)
+            with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+                score = model(x, draw.t, **condition)
             if score.shape != x.shape:
                 raise ValueError(f"model returned shape {tuple(score.shape)} for x of shape {tuple(x.shape)}")
             weighted = self._weighted(score, draw.t, x)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from scoresde import VPSDE, ScoreModel
+from scoresde.losses import SlicedScoreMatching
 from scoresde.networks import (
     DDPM,
     FIR,
@@ -195,6 +197,25 @@ class TestCheckpoint:
             kept.append(sum(size for place, size in sizes.items() if place not in own))
             del out
         assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_second_derivatives(checkpoint):
+    """Sliced score matching trains through the Jacobian, attention's and recomputed blocks' too: against finite differences."""
+    sde = VPSDE()
+    network = disturbed(NCSNpp((1, 8), 8, (1, 1), 1, (4,), checkpoint=checkpoint)).double()
+    model, objective = ScoreModel(network, sde), SlicedScoreMatching(sde)
+    draw = objective.draw(normal((2, 1, 8), dtype=torch.float64), step=0)
+    objective.evaluate(model, draw).mean().backward()
+    step = [1e-5 * normal((1, *p.shape), f"step{i}", p.dtype)[0] for i, p in enumerate(network.parameters())]
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(network.parameters(), step, strict=True))
+    ends = []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for p, d in zip(network.parameters(), step, strict=True):
+                p += sign * d
+            ends.append(float(objective.evaluate(model, draw).mean()))
+    assert abs((ends[0] - ends[1]) / 2 - slope) < 1e-5 * abs(slope)
 
 
 def test_attention_where_it_was_asked_for():
