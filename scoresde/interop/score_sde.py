@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from scoresde.networks import FIR, FourierEmbedding, NCSNpp, NCSNv2
+from scoresde.networks import FIR, FourierEmbedding, NCSNpp, NCSNv2, SinusoidalEmbedding
 from scoresde.networks.blocks import Attention, Downsample, Resample, ResidualBlock, Upsample
 from scoresde.networks.stages import SkipInput
 
@@ -48,9 +48,10 @@ def layout(network: nn.Module) -> dict[str, Weight]:
 
     Raises TypeError for a network that the reference does not have.
     """
-    if isinstance(network, NCSNv2) and len(network.stages) <= 5:
+    if isinstance(network, NCSNv2) and len(network.stages) in (4, 5):
         return {ours: Weight(_refinenet(ours, len(network.stages))) for ours in network.state_dict()}
-    if not isinstance(network, NCSNpp) or network.classes:
+    told = (FourierEmbedding, SinusoidalEmbedding)
+    if not isinstance(network, NCSNpp) or network.classes or not isinstance(network.embedding, told):
         raise TypeError(f"{type(network).__name__} has no counterpart in the reference implementation")
     found: dict[str, Weight] = {}
     for number, (part, layers) in enumerate(_parts(network)):

@@ -62,11 +62,11 @@ class RefineNet(nn.Module):
         super().__init__()
         for name, value in (("channels", channels), ("outputs", outputs), *(("multipliers", m) for m in multipliers)):
             check_count(name, value)
-        step = 2 ** (len(multipliers) - 3)
         if len(multipliers) < 3:
             raise ValueError(
                 f"multipliers={tuple(multipliers)} is not allowed: give three or more, the last two are dilated"
             )
+        step = 2 ** (len(multipliers) - 3)
         if len(event_shape) != 3 or any(side % step or side < 2 * step for side in event_shape[1:]):
             raise ValueError(
                 f"event_shape={tuple(event_shape)} is not allowed: give (C, H, W), H and W multiples of {step} and at least "

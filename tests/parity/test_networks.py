@@ -19,7 +19,16 @@ import torch
 from scoresde.experiment.build import build
 from scoresde.experiment.config import load_config
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
-from scoresde.networks import DDPM, FIR, Averaging, FourierEmbedding, NCSNpp, NCSNv2, SinusoidalEmbedding
+from scoresde.networks import (
+    DDPM,
+    FIR,
+    Averaging,
+    FourierEmbedding,
+    NCSNpp,
+    NCSNv2,
+    RadialEmbedding,
+    SinusoidalEmbedding,
+)
 from scoresde.predictions import ScaledScorePrediction
 from scoresde.score import LogNoiseLabel, ScoreModel, TimeLabel
 from scoresde.sde import VESDE
@@ -251,6 +260,7 @@ def test_what_does_not_fit_is_refused():
     for stranger in (
         torch.nn.Linear(1, 1),
         NCSNpp((1, 8, 8), 8, classes=2),
+        NCSNpp((1, 8, 8), 8, embedding=RadialEmbedding()),
         NCSNv2((1, 32, 32), 4, (1, 1, 1, 1, 1, 1)),
     ):
         with pytest.raises(TypeError, match="has no counterpart in the reference implementation"):
