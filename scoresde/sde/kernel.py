@@ -69,9 +69,9 @@ class GaussianKernel(ABC):
     def level(self) -> Tensor:
         """||L||_F / sqrt d, shape () or (B,): the root mean square of the noise over coordinates."""
 
-    @abstractmethod
     def log_det(self) -> Tensor:
         """ln |det L| per coordinate, (1/d) ln |det L|, shape () or (B,)."""
+        return self.noise_map().log_det()
 
     @abstractmethod
     def contraction(self) -> Tensor:
@@ -139,9 +139,6 @@ class ScalarKernel(GaussianKernel):
     def level(self) -> Tensor:
         return self.std
 
-    def log_det(self) -> Tensor:
-        return self.std.log()
-
     def contraction(self) -> Tensor:
         return self.a**2
 
@@ -202,9 +199,6 @@ class MapKernel(GaussianKernel):
 
     def level(self) -> Tensor:
         return self.noise.mean_square().sqrt()
-
-    def log_det(self) -> Tensor:
-        return self.noise.log_det()
 
     def contraction(self) -> Tensor:
         return (2.0 * self.a.log_det()).exp()

@@ -132,7 +132,7 @@ class LinearSDE(SDE):
         """
         self.check_time(t)
         kernel = self.kernel(t)
-        return kernel.noise_map().log_det() - kernel.signal_map().log_det()
+        return kernel.log_det() - kernel.signal_map().log_det()
 
     def log_spread_slope(self, t: Tensor) -> Tensor:
         """du/dt = ||L^-1 G||_F^2 / (2 d), the shape of t."""
