@@ -26,6 +26,9 @@ from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.solvers import ScipyODE
 
+_SMALL = 4
+"""Coordinates up to which the default divergence is exact."""
+
 
 @dataclass(frozen=True)
 class LikelihoodResult:
@@ -83,8 +86,8 @@ def log_likelihood(
     solver: `Multistep()` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process without
         closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
         whole, see there.
-    divergence: `Hadamard()` unless given; `Hutchinson()` (one Rademacher probe, the paper's) with an adaptive solver;
-        `Exact()` for small events.
+    divergence: `Hadamard()` unless given, `Exact()` for events of at most four coordinates; with an adaptive solver
+        `Hutchinson()`, one Rademacher probe, the paper's.
     probes: products for each evaluation, in place of the divergence's own number.
     tolerance: of the default solver: the integration error of a sample, in bits per dimension, above which it is done again with
         twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
@@ -106,7 +109,7 @@ def log_likelihood(
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)
     if divergence is None:
-        divergence = Hutchinson() if isinstance(engine, Adaptive) else Hadamard()
+        divergence = _divergence(engine, x[0].numel())
     if probes is not None:
         divergence = _with_probes(divergence, probes)
     noise = noise or NoiseSource.of(seed, len(x), first, x.device)
@@ -138,6 +141,12 @@ def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None
     if isinstance(sde, LinearSDE):
         return Multistep(tolerance=tolerance)
     return Adaptive(ScipyODE(rtol=tolerance or 1e-5, atol=tolerance or 1e-5))
+
+
+def _divergence(engine: Engine, d: int) -> Divergence:
+    if isinstance(engine, Adaptive):
+        return Hutchinson()
+    return Exact() if d <= _SMALL else Hadamard()
 
 
 def _with_probes(divergence: Divergence, probes: int) -> Divergence:
