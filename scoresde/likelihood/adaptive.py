@@ -8,24 +8,14 @@ right-hand side must be smooth, so the probes are the same throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
-from scoresde.solvers import ODESolution
-
-
-class ODESolver(Protocol):
-    """`ScipyODE`, `RungeKutta`, or anything that solves dy/dt = f(t, y); t is a number or (B,)."""
-
-    def solve(
-        self, f: Callable[..., Tensor], y: Tensor, t_start: float, t_end: float, callback: None = None
-    ) -> ODESolution:
-        """Integrate from (t_start, y) to t_end."""
+from scoresde.solvers import ODESolver
 
 
 @dataclass(frozen=True)
@@ -58,6 +48,10 @@ class Adaptive(Engine):
         prior = sde.prior_log_prob(latent)
         integrals = final[:, d:].mT
         failed = solution.failed if solution.failed is not None else torch.zeros(len(x), dtype=torch.bool)
+        if bool(failed.any()):
+            where = failed.nonzero().flatten().tolist()[:8]
+            message = f"{self.solver!r} could not go on for batch positions {where}: their log_prob is NaN"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         return FlowAnswer(
             log_prob=prior + integrals.mean(0),
             trace_error=divergence.variance(integrals, d).sqrt(),

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_batch, check_count, check_finite, check_number
-from scoresde.likelihood.adaptive import Adaptive, ODESolver
+from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem
 from scoresde.likelihood.multistep import Multistep
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
-from scoresde.solvers import ScipyODE
+from scoresde.solvers import ODESolver, ScipyODE
 
 _SMALL = 4
 """Coordinates up to which the default divergence is exact."""
@@ -93,8 +93,9 @@ def log_likelihood(
         twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
     seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
-    differentiable: keep a graph to x and to the score's parameters, for gradients of log_prob; nodes are recomputed in the
-        backward pass, so that memory holds the states of the path and one evaluation. `Multistep` only.
+    differentiable: keep a graph to x and to the score's parameters (not the process's own), for gradients of log_prob. A node is
+        evaluated twice, and once more in the backward pass, so that memory holds the states of the path and one evaluation;
+        ``nfe`` counts the nodes. `Multistep` only. Otherwise no result has a graph.
 
     A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
     system, raises. Raises ValueError for bad input, SolverError where the solver cannot go on.
@@ -114,7 +115,8 @@ def log_likelihood(
         divergence = _with_probes(divergence, probes)
     noise = noise or NoiseSource.of(seed, len(x), first, x.device)
     state, drawn = sde.lift(x, noise)
-    found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
+    with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
+        found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
@@ -140,7 +142,8 @@ def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None
         return Adaptive(solver)
     if isinstance(sde, LinearSDE):
         return Multistep(tolerance=tolerance)
-    return Adaptive(ScipyODE(rtol=tolerance or 1e-5, atol=tolerance or 1e-5))
+    tolerance = 1e-5 if tolerance is None else tolerance
+    return Adaptive(ScipyODE(rtol=tolerance, atol=tolerance))
 
 
 def _divergence(engine: Engine, d: int) -> Divergence:
@@ -170,6 +173,7 @@ class KnownBiases:
     prior: Tensor
 
 
+@torch.no_grad()
 def known_biases(
     sde: LinearSDE,
     score: Score,

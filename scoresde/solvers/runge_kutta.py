@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
-from scoresde.solvers.scipy_ode import ODESolution, SolverError
+from scoresde.solvers.ode import ODESolution, SolverError
 
 _A = (
     (1 / 5,),
@@ -36,7 +36,8 @@ class RungeKutta:
     """Adaptive Runge-Kutta on the device of the state, in its dtype; float64 is meant.
 
     rtol, atol: tolerances of the local error per step, > 0.
-    per_sample: a step size for each sample; otherwise one for the batch, whose error is the largest of any sample.
+    per_sample: a step size for each sample; otherwise one for the batch, whose error is the largest of any sample; a sample whose
+        trial step is not finite has then failed at once, where with a step of its own it tries a smaller one.
     max_steps: steps tried after which a sample has failed.
     """
 
@@ -58,11 +59,12 @@ class RungeKutta:
         t_end: float,
         callback: Callable[[int, float, Tensor], None] | None = None,
     ) -> ODESolution:
-        """Integrate from (t_start, y) to t_end; f(t, y) gets t of shape (B,) and y (B, *shape).
+        """Integrate from (t_start, y) to t_end; f(t, y) gets t of shape (B,) and y (B, *shape), and may answer
+        in another dtype.
 
         A sample that fails (a slope that is not finite, a step too small, too many steps) ends as NaN and is marked in
         ``failed`` of the result. callback: called after each step that any sample took with its number (from 1), the time that
-        all have reached, and the state.
+        all that did not fail have reached, and the state.
 
         Raises SolverError where every sample fails.
         """
@@ -71,9 +73,11 @@ class RungeKutta:
         end = torch.full_like(t, t_end)
         live = torch.ones(count, dtype=torch.bool, device=y.device)
         failed = torch.zeros_like(live)
-        slope, nfe, accepted = f(t, y), 1, 0
+        slope, nfe, accepted = f(t, y).to(y), 1, 0
         failed, live, slope = self._drop(slope, failed, live)
         h = self._first_step(f, t, y, slope, sign, abs(t_end - t_start))
+        if not self.per_sample:
+            h = torch.where(live, h, torch.inf).min().expand(count)
         nfe += 1
         evaluations = torch.full((count,), 2, dtype=torch.long, device=y.device)
         for _ in range(self.max_steps):
@@ -83,7 +87,7 @@ class RungeKutta:
             stages = [slope]
             for row, c in zip(_A, _C, strict=True):
                 inner = y + expand(sign * h, y) * sum(a * k for a, k in zip(row, stages, strict=True) if a)
-                stages.append(f(t + sign * c * h, inner))
+                stages.append(f(t + sign * c * h, inner).to(y))
             nfe, evaluations = nfe + 6, evaluations + 6 * live
             error = expand(h, y) * sum(e * k for e, k in zip(_ERROR, stages, strict=True) if e)
             scale = self.atol + self.rtol * torch.maximum(y.abs(), inner.abs())
@@ -101,15 +105,16 @@ class RungeKutta:
             live = live & (t != end)
             stuck = live & (t + sign * h == t)
             failed, live = failed | stuck, live & ~stuck
-            if callback is not None and bool(good.any()):
+            if bool(good.any()):
                 accepted += 1
-                callback(accepted, float(t.min() if sign > 0 else t.max()), y)
-            else:
-                accepted += int(bool(good.any()))
+                if callback is not None:
+                    reached = torch.where(failed, end, t)
+                    callback(accepted, float(reached.min() if sign > 0 else reached.max()), y)
         failed = failed | live
         if bool(failed.all()):
             raise SolverError(
-                f"the solver stopped at t={t.tolist()[:8]} of {t_end:g}: the right-hand side is not finite, or too stiff"
+                f"the solver stopped at t={t.tolist()[:8]} of {t_end:g}: the right-hand side is not finite, or too stiff for "
+                f"max_steps={self.max_steps}"
             )
         return ODESolution(torch.where(expand(failed, y), torch.nan, y), nfe, accepted, failed, evaluations)
 
@@ -126,8 +131,7 @@ class RungeKutta:
         d2 = size(f(t + sign * h0, y + expand(sign * h0, y) * slope) - slope) / h0
         largest = torch.maximum(d1, d2).nan_to_num(nan=torch.inf)
         h1 = torch.where(largest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / largest) ** 0.2)
-        h = torch.minimum(100 * h0, h1).clamp(min=1e-12 * span, max=span)
-        return h if self.per_sample else h.min().expand(len(y))
+        return torch.minimum(100 * h0, h1).clamp(min=1e-12 * span, max=span)
 
     @staticmethod
     def _finite(v: Tensor) -> Tensor:

@@ -19,27 +19,9 @@ from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, Radau
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
+from scoresde.solvers.ode import ODESolution, SolverError
 
 METHODS = {"RK45": RK45, "RK23": RK23, "DOP853": DOP853, "Radau": Radau, "BDF": BDF, "LSODA": LSODA}
-
-
-class SolverError(RuntimeError):
-    """A solver could not go on; the message names the time, and the samples where they are known."""
-
-
-@dataclass(frozen=True)
-class ODESolution:
-    """y: the state at t_end, shape of the start. nfe: evaluations of f, of the whole batch each. accepted: steps taken.
-
-    failed: (B,) samples that could not go on, where the solver goes on without them. evaluations: (B,) those that a sample needed
-    for itself, where it has steps of its own.
-    """
-
-    y: Tensor
-    nfe: int
-    accepted: int
-    failed: Tensor | None = None
-    evaluations: Tensor | None = None
 
 
 @dataclass(frozen=True)

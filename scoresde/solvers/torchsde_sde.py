@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
-from scoresde.solvers.scipy_ode import SolverError
+from scoresde.solvers.ode import SolverError
 
 METHODS = ("euler", "milstein", "srk", "heun", "midpoint", "reversible_heun", "euler_heun")
 _STRATONOVICH = ("heun", "midpoint", "reversible_heun", "euler_heun")
