@@ -54,6 +54,11 @@ class Divergence(ABC):
     """Whether the estimate has no error of its own."""
 
     @property
+    def divisible(self) -> bool:
+        """Whether nodes may take different numbers of probes."""
+        return not (self.exact or self.fixed)
+
+    @property
     @abstractmethod
     def products(self) -> int:
         """Products with the Jacobian for each evaluation; 0 where that is as many as the event has coordinates."""
@@ -102,9 +107,15 @@ class Divergence(ABC):
     def _pulled(y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
         def pull(cotangent: Tensor, batched: bool) -> Tensor:
             (found,) = torch.autograd.grad(
-                y, x, cotangent, retain_graph=True, create_graph=differentiable, is_grads_batched=batched
+                y,
+                x,
+                cotangent,
+                retain_graph=True,
+                create_graph=differentiable,
+                allow_unused=True,
+                is_grads_batched=batched,
             )
-            return found
+            return torch.zeros_like(cotangent) if found is None else found  # y may depend on parameters alone
 
         if len(v) == 1:
             return pull(v[0], False)[None]
@@ -232,6 +243,10 @@ class HutchPlusPlus(Divergence):
     @property
     def estimates(self) -> int:
         return self.count // 3
+
+    @property
+    def divisible(self) -> bool:
+        return False
 
     def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
         return Hutchinson().stream(x, noise)
