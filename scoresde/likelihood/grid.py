@@ -15,6 +15,7 @@ allocation). `standard_grid` is the choice where nothing is known of the model: 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,16 +47,33 @@ class FlowGrid:
         check_number("data_std", self.data_std, above=0.0)
         for name in ("u", "share"):
             values = np.asarray(getattr(self, name), dtype=float)
-            if values.ndim != 1 or len(values) < 2 or not bool((np.diff(values) > 0).all()):
-                raise ValueError(f"{name} of {len(values)} values is not allowed: give at least 2 rising numbers")
+            if values.ndim != 1 or len(values) < 2 or not bool((np.diff(values) > 0).all() & np.isfinite(values).all()):
+                raise ValueError(
+                    f"{name} of shape {values.shape} is not allowed: give at least 2 rising finite numbers"
+                )
+        if self.share[0] != 0.0 or self.share[-1] != 1.0:
+            raise ValueError(f"share from {self.share[0]!r} to {self.share[-1]!r} is not allowed: it runs from 0 to 1")
         if len(self.share) != len(self.u) or len(self.spread) not in (0, len(self.u)):
             raise ValueError(
                 f"{len(self.u)} values of u, {len(self.share)} of share, {len(self.spread)} of spread: give one length"
             )
+        for value in self.spread:
+            check_number("spread", value, least=0.0)
 
     def __repr__(self) -> str:
         known = "pilot" if self.spread else "standard"
         return f"FlowGrid({known}, t_min={self.t_min:g}, data_std={self.data_std:.3g})"
+
+    def check_fits(self, sde: LinearSDE, t_min: float) -> None:
+        """Raise ValueError unless the grid runs from ``t_min`` to the end of the clock of ``sde``."""
+        if self.t_min != t_min:
+            raise ValueError(f"t_min={t_min!r} is not the grid's {self.t_min!r}: give that, or make another grid")
+        ends = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
+        if not np.allclose(ends, (self.u[0], self.u[-1]), rtol=0.0, atol=1e-6):
+            raise ValueError(
+                f"the grid runs from u={self.u[0]:.6g} to {self.u[-1]:.6g}, the clock of {sde!r} from {ends[0]:.6g} to "
+                f"{ends[1]:.6g}: make a grid for this process"
+            )
 
     def nodes(self, count: int) -> Tensor:
         """(count,) values of u, rising, ends included, float64."""
@@ -79,13 +97,16 @@ class FlowGrid:
             fields: dict[str, Any] = json.loads(text)
             lists = {name: tuple(fields.pop(name)) for name in ("u", "share", "spread")}
             return cls(t_min=fields["t_min"], data_std=fields["data_std"], **lists)
-        except (KeyError, TypeError, json.JSONDecodeError) as problem:
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
             raise ValueError(f"this is not the text of a FlowGrid: {problem}") from problem
 
 
 def allot(wanted: Tensor, mean: int) -> list[int]:
-    """Whole numbers >= 1 with the given mean, as near to proportional to ``wanted`` (n,) as that allows."""
+    """Whole numbers >= 1 with the given mean, as near to proportional to ``wanted`` (n,) >= 0 as that allows."""
     n, left = len(wanted), mean * len(wanted)
+    if not bool((wanted > 0).any()):
+        return [mean] * n
+    wanted = wanted / wanted.max()
     fixed = torch.zeros(n, dtype=torch.bool)
     while True:  # those that would get less than one get one, and the rest share what is left
         part = torch.where(fixed, 1.0, wanted / wanted[~fixed].sum() * (left - int(fixed.sum())))
@@ -103,6 +124,10 @@ def allot(wanted: Tensor, mean: int) -> list[int]:
 def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGrid:
     """Nodes where data between 1/1000 and 1 wide, in units of twice its standard deviation, wants them."""
     first, last = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
+    if not math.isfinite(first):
+        raise ValueError(
+            f"t_min={t_min!r} is not allowed: {sde!r} has no noise there, and its clock no beginning; give a later one"
+        )
     u = torch.linspace(first, last, 401, dtype=torch.float64)
     s = u.exp() / (2.0 * data_std)
     density = (1.0 + s).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
@@ -122,7 +147,8 @@ def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: f
     density = bend**0.25
     density = torch.cat((density[:1], density, density[-1:]))
     density = _smooth(density, len(u) // 20)
-    return _grid(t_min, u, density + floor * density.mean(), tuple(_smooth(spread, len(u) // 20).tolist()), data_std)
+    share = floor * density.mean().clamp(min=1e-12)  # a score that is a Gaussian's own has no bend at all
+    return _grid(t_min, u, density + share, tuple(_smooth(spread, len(u) // 20).tolist()), data_std)
 
 
 def _smooth(values: Tensor, width: int) -> Tensor:

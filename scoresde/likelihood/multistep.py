@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from scoresde._validation import check_count, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
 from scoresde.likelihood.divergence import Divergence, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
 from scoresde.likelihood.grid import FlowGrid, grid_from, standard_grid
 from scoresde.likelihood.quadrature import Increments, adams
 from scoresde.noise import NoiseSource
-from scoresde.sde import LinearSDE, Score
+from scoresde.sde import LinearSDE, Score, check_same_process
 from scoresde.sde.whitening import WhitePoint, white_points
 from scoresde.solvers import SolverError
 
@@ -73,27 +73,29 @@ class Multistep(Engine):
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form kernel, which Multistep needs: give solver=ScipyODE()")
         grid = self.grid or standard_grid(sde, problem.t_min)
-        if grid.t_min != problem.t_min:
-            raise ValueError(
-                f"t_min={problem.t_min!r} is not the grid's {grid.t_min!r}: give that, or make another grid"
-            )
-        answer, nodes = _once(problem, sde, grid, x, self.nodes), self.nodes
+        grid.check_fits(sde, problem.t_min)
+        (answer, broke), nodes = _once(problem, sde, grid, x, self.nodes), self.nodes
         while self.tolerance is not None and 2 * nodes <= self.max_nodes:
             coarse = (answer.solver_error > self.tolerance * x[0].numel() * math.log(2.0)).nonzero().flatten()
             if not len(coarse):
                 break
             nodes *= 2
             part = replace(problem, noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]))
-            answer = _replace_rows(answer, coarse, _once(part, sde, grid, x[coarse], nodes))
+            again, when = _once(part, sde, grid, x[coarse], nodes)
+            answer, broke = _replace_rows(answer, coarse, again), broke.index_copy(0, coarse, when)
+        _report(answer.failed, broke)
         return answer
 
 
-def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> FlowAnswer:
-    """log p with a given number of nodes."""
+def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
+    """log p with a given number of nodes, and (B,) the first times at which a score was not finite, T where none was."""
     u = grid.nodes(nodes)
     weights = Increments.of(u, _POINTS).total()
-    products = problem.divergence.products
-    path = _Path.along(problem, sde, grid, u, x, grid.allotment(u, weights, products) if products else [0] * nodes)
+    divergence = problem.divergence
+    products = divergence.products
+    path = _Path.along(
+        problem, sde, grid, u, x, grid.allotment(u, weights, products) if divergence.divisible else [products] * nodes
+    )
     d, start, end = x[0].numel(), path.points[0], path.points[-1]
     means = torch.stack([e.mean(0) for e in path.estimates])
     g = means - d * torch.stack([p.gaussian_trace for p in path.points]).to(means)[:, None]
@@ -101,11 +103,10 @@ def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
     prior = sde.prior_log_prob(path.latent)
     log_prob = prior + d * float(end.log_det - start.log_det) + weights @ g + path.jumps
     failed = ~torch.isfinite(log_prob)
-    if bool(failed.any()):
-        _report(failed, g, path.points)
-    return FlowAnswer(
-        log_prob=log_prob,
-        trace_error=_trace_error(problem.divergence, path.estimates, weights, u.to(weights), d),
+    broke = torch.stack([torch.where(torch.isfinite(v), sde.T, p.t) for v, p in zip(g, path.points, strict=True)])
+    answer = FlowAnswer(
+        log_prob=torch.where(failed, torch.nan, log_prob),
+        trace_error=_trace_error(divergence, path.estimates, weights, u.to(weights), d),
         solver_error=path.solver_error,
         latent=path.latent.to(x.dtype),
         prior_log_prob=prior,
@@ -113,6 +114,7 @@ def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
         vjps=sum(path.products),
         failed=failed,
     )
+    return answer, broke.amin(0)
 
 
 @dataclass(frozen=True)
@@ -252,11 +254,12 @@ def _trace_error(divergence: Divergence, estimates: list[Tensor], weights: Tenso
     return (weights**2 @ torch.stack(own)).sqrt()
 
 
-def _report(failed: Tensor, g: Tensor, points: list[WhitePoint]) -> None:
+def _report(failed: Tensor, broke: Tensor) -> None:
     """Warn of samples that failed; raise where all did."""
+    if not bool(failed.any()):
+        return
     where = failed.nonzero().flatten().tolist()
-    first = int((~torch.isfinite(g)).any(1).int().argmax())
-    message = f"the score is not finite at t={float(points[first].t):g} for batch positions {where[:8]}"
+    message = f"the score is not finite at t={float(broke.min()):g} for batch positions {where[:8]}"
     if bool(failed.all()):
         raise SolverError(message)
     warnings.warn(f"{message}: their log_prob is NaN", RuntimeWarning, stacklevel=4)
@@ -287,7 +290,11 @@ def fit_grid(
     t_min: where the flow starts. fine: nodes of the pilot. floor: share of the mean that is added to the density, which guards
     against what the pilot did not see.
     """
+    check_batch("x", x)
+    check_finite("x", x)
+    check_same_process(sde, score)
     check_count("fine", fine, least=40)
+    check_number("floor", floor, above=0.0)
     noise = NoiseSource.of(seed, len(x), device=x.device)
     data_std = float(x.double().square().mean().sqrt())
     x, _ = sde.lift(x, noise)
@@ -296,8 +303,10 @@ def fit_grid(
     problem = FlowProblem(sde, score, t_min, Hutchinson(count=2, fixed=True), noise)
     path = _Path.along(problem, sde, start, u, x, [2] * fine, keep=True)
     d, h = x[0].numel(), float(u[1] - u[0])
-    estimates = torch.stack(path.estimates)  # (fine, 2, B)
-    slopes, traces = torch.stack(path.slopes), estimates.mean(1) / d
+    estimates = torch.stack(path.estimates).cpu()  # (fine, 2, B)
+    if not bool(torch.isfinite(estimates).all()):
+        raise SolverError("the score is not finite on the way of these examples: no grid is made for it")
+    slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(1) / d
     bend = _second(slopes, h).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
     return grid_from(t_min, u, bend, estimates.var(1).mean(1).sqrt(), data_std, floor)
 
