@@ -135,7 +135,7 @@ def test_float32_with_a_failing_sample_and_shared_steps():
 
 
 def test_all_fail():
-    with pytest.raises(SolverError, match="stopped at t=.*not finite, or too stiff"):
+    with pytest.raises(SolverError, match=r"stopped at t=.*not finite, or too stiff"):
         RungeKutta().solve(lambda t, y: y * torch.nan, START, 0.0, 1.0)
 
 
