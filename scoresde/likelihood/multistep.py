@@ -15,7 +15,8 @@ In the whitened state w and the clock u (`sde/whitening.py`), with the residual 
 
    takes the leading error away, for nothing (`tests/likelihood/test_multistep.py` measures the order before and after).
    A network's score may be far from the gradient of its own flow's log p where there is hardly any noise. For a density
-   E |score|^2 = -E div score (Fisher), so a score whose square is more than three times that counts for less, in proportion.
+   E |score|^2 = -E div score (Fisher), and that is at least what a Gaussian as wide as the data has; a score whose square is
+   more than ten times both together counts for less, in proportion.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from scoresde.solvers import SolverError
 
 _ORDER = 2
 _POINTS = 4
-_TRUST = 3.0
+_TRUST = 10.0
 _SHARE_LEFT = 0.5
 """Of the root of the sum of squares of step 3's terms, what is stated as the error that is left after them. It is less, by ten
 times and more on a fine grid; on a coarse one it is about that (`benchmarks/likelihood.py suite`)."""
@@ -206,7 +207,7 @@ Evaluation = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centres: list[Tensor]) -> Evaluation:
     """(w, node, probes) -> the slope f, the estimates (E, B) of minus the divergence of h, and R^T score; float64."""
-    divergence = problem.divergence
+    divergence, d = problem.divergence, x[0].numel()
 
     def evaluate(w: Tensor, i: int, probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         point = points[i]
@@ -223,7 +224,8 @@ def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centr
         score = scores[0].double() if problem.differentiable else scores[0].detach().double()
         slope = -point.push(h.double() + point.pull(w))
         spoilt = 0.0 * slope.reshape(len(x), -1).sum(1)  # NaN where the score is not finite, and 0 elsewhere
-        trust = (-_TRUST * trace.mean(0).double() / _dot(h, h).double().clamp(min=1e-30)).clamp(0.0, 1.0).detach()
+        least = trace.mean(0).double().abs() + d * point.gaussian_trace
+        trust = (_TRUST * least / _dot(h, h).double().clamp(min=1e-30)).clamp(max=1.0).detach()
         return slope, -trace.double() + spoilt, point.root.transpose()(expand(trust, score) * score)
 
     if not problem.differentiable:
