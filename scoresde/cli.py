@@ -1,10 +1,12 @@
 """The command line.
 
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
     scoresde check --config FILE [--config.KEY=VALUE ...]
 
-Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one message on standard error; 130
-interrupted, with all finished work saved; anything else is a fault of scoresde's, with its traceback.
+Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one message on standard error; 3 one of
+several processes died, and what the others finished is kept; 130 interrupted, with all finished work saved; anything else is a
+fault of scoresde's, with its traceback.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ COMMANDS = {
     "check": "hold the config's process to its own mathematics, without a folder",
 }
 _OVERRIDE = "--config."
+SHORT = {
+    "split": "likelihood: test or train, as --config.likelihood.split",
+    "draws": "likelihood: dequantisations of each event, as --config.likelihood.draws",
+    "tolerance": "likelihood: of the default solver, bits/dim, as --config.likelihood.tolerance",
+}
+"""Short flags for keys of the config's likelihood section."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif options.command == "sample":
             room.sample(made, workdir)
         elif options.command == "likelihood":
-            room.likelihood(made, workdir)
+            room.likelihood(made, workdir, processes=1 if options.processes is None else options.processes)
         else:
             print(room.report(made, workdir))
     except refusals as problem:
         print(f"scoresde {options.command}: {problem}", file=sys.stderr)
         return 2
+    except room.WorkerError as problem:
+        print(f"scoresde {options.command}: {problem}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print(f"scoresde {options.command}: interrupted", file=sys.stderr)
         return 130
@@ -73,6 +84,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("command", choices=list(COMMANDS), help="; ".join(f"{k}: {v}" for k, v in COMMANDS.items()))
     parser.add_argument("--config", metavar="FILE", help="Python file with get_config()")
     parser.add_argument("--workdir", metavar="DIR", help="the folder of this run")
+    for flag, text in SHORT.items():
+        parser.add_argument(f"--{flag}", help=text)
+    parser.add_argument("--processes", metavar="N", type=int, help="likelihood: local processes that share the work")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
         if not argument.startswith(_OVERRIDE):
@@ -87,12 +101,23 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         overrides[key] = value
     options, unknown = parser.parse_known_args(plain)
     if unknown:
-        flags = ["--config", "--workdir", "--help", "--version"]
+        flags = ["--config", "--workdir", "--help", "--version", "--processes", *(f"--{flag}" for flag in SHORT)]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
     needed = ["--config"] if options.command == "check" else ["--config", "--workdir"]
     missing = [flag for flag in needed if getattr(options, flag.lstrip("-")) is None]
     if missing:
         parser.error(f"the following arguments are required by {options.command}: {', '.join(missing)}")
+    for flag in [*SHORT, "processes"]:
+        value = getattr(options, flag)
+        if value is None:
+            continue
+        if options.command != "likelihood":
+            parser.error(f"--{flag} is of scoresde likelihood, not of {options.command}")
+        if flag in SHORT:
+            key = f"likelihood.{flag}"
+            if key in overrides:
+                parser.error(f"--{flag} and --config.{key} say the same: give one")
+            overrides[key] = value
     return options, overrides
 
 

@@ -4,10 +4,11 @@ from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
-from scoresde.experiment.evaluate import likelihood, sample
+from scoresde.experiment.evaluate import sample
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.report import report
 from scoresde.experiment.train import train
+from scoresde.experiment.weigh import WorkerError, likelihood
 from scoresde.experiment.workdir import Workdir, WorkdirError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Experiment",
     "Workdir",
     "WorkdirError",
+    "WorkerError",
     "apply_overrides",
     "build",
     "check",

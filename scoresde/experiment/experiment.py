@@ -14,12 +14,15 @@ from scoresde._validation import check_choice, check_count, check_number, sugges
 from scoresde.data import Splits
 from scoresde.experiment.build import ConfigError, build, settings
 from scoresde.experiment.config import SECTIONS
-from scoresde.likelihood import Divergence, Hutchinson
+from scoresde.likelihood import Divergence, Engine, Hadamard
+from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
-from scoresde.solvers import ScipyODE
+
+Solver = Engine | ODESolver
+"""What integrates the flow of a likelihood."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,12 @@ class Likelihood:
     """config.likelihood.
 
     split: "test" or "train". draws: dequantisations averaged for each event. limit: events taken from the front; 0 for all.
-    batch_size: events at a time. seed: of dequantisation and probes. t_min: where the flow starts.
-    solver: a `ScipyODE`. divergence: a `Divergence`.
+    batch_size: events at a time; rows depend on it by rounding only. seed: of dequantisation and probes.
+    t_min: where the flow starts.
+    solver: `Multistep` unless given; or `RungeKutta`, `ScipyODE`, anything with their ``solve``.
+    tolerance: of the default solver, bits/dim.
+    pilot: training events by which a `Multistep` without a grid has its nodes placed (`fit_grid`); 0 for the standard grid.
+    divergence: a `Divergence`.
     """
 
     split: str = "test"
@@ -83,8 +90,10 @@ class Likelihood:
     batch_size: int = 128
     seed: int = 0
     t_min: float = 1e-5
-    solver: ScipyODE = ScipyODE()  # noqa: RUF009  (frozen)
-    divergence: Divergence = Hutchinson()  # noqa: RUF009  (frozen)
+    solver: Solver | None = None
+    tolerance: float | None = None
+    pilot: int = 32
+    divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, ("train", "test"))
@@ -92,10 +101,18 @@ class Likelihood:
         check_count("limit", self.limit, least=0)
         check_count("batch_size", self.batch_size)
         check_count("seed", self.seed, least=0)
+        check_count("pilot", self.pilot, least=0)
         check_number("t_min", self.t_min, above=0.0)
-        for name, kind in (("solver", ScipyODE), ("divergence", Divergence)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name}={getattr(self, name)!r} is not a {kind.__name__}: give a node with a name")
+        if self.tolerance is not None:
+            check_number("tolerance", self.tolerance, above=0.0)
+            if self.solver is not None:
+                raise ValueError(f"tolerance={self.tolerance!r} with solver={self.solver!r}: give it to the solver")
+        if not (self.solver is None or isinstance(self.solver, Engine) or hasattr(self.solver, "solve")):
+            raise TypeError(
+                f"solver={self.solver!r} is not a solver: give a node with a name, as {{'name': 'Multistep'}}"
+            )
+        if not isinstance(self.divergence, Divergence):
+            raise TypeError(f"divergence={self.divergence!r} is not a Divergence: give a node with a name")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,14 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
                 (
                     "this run, likelihood of its probability flow",
                     summary["bits_per_dim"],
-                    summary["standard_error"],
+                    summary["standard_error"] or math.nan,
                     True,
                 )
             )
             if summary["split"] == "test":
                 rows += [(b.name, b.bits_per_dim, b.standard_error, False) for b in baselines(experiment)]
         else:
-            rows.append(("this run", summary["nats"], summary["nats_error"], True))
+            rows.append(("this run", summary["nats"], summary["nats_error"] or math.nan, True))
         cells = "".join(
             f"<tr{' class=ours' if ours else ''}><td>{html.escape(name)}</td><td class=n>{value:.3f}</td>"
             f"<td class=n>{error:.3f}</td></tr>"
@@ -105,14 +106,26 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
         )
         with open(file.with_suffix(".csv"), newline="") as table:
             key = "bits_per_dim" if unit == "bits/dim" else "nats"
-            values = np.array([float(row[key]) for row in csv.DictReader(table)])
+            values = np.array([float(row[key]) for row in csv.DictReader(table) if row["failed"] == "0"])
         parts.append(_figure(histogram_picture(values, f"{unit} of an event"), "", wide=True))
         parts.append(
-            "<p class='note'>The standard error is over events; it holds their differences, the dequantisation and the trace "
-            "noise. The density is that of the flow at t_min, with the prior at T; it is not corrected for either. "
+            f"{_failures(summary)}<p class='note'>The standard error is over events; it holds their differences, the "
+            "dequantisation and the trace noise. Its parts, and the solver's own estimate: "
+            f"{_listed(summary['parts of the error'])}. The density is that of the flow at t_min, with the prior at T, and is "
+            f"not corrected for either; to first order the figure is too pessimistic by: {_listed(summary['known biases'])}. "
             f"{_sentence(summary)}</p>"
         )
     return "".join(parts) if len(parts) > 1 else parts[0] + _missing("not computed yet: scoresde likelihood")
+
+
+def _failures(summary: dict[str, Any]) -> str:
+    failed, rows = summary["failed"], summary["rows"]
+    return _missing(f"{failed} of {rows} rows failed and are not in the mean") if failed else ""
+
+
+def _listed(figures: dict[str, Any]) -> str:
+    shown = (f"{name} {'unknown' if value is None else f'{value:.3g}'}" for name, value in figures.items())
+    return html.escape(", ".join(shown))
 
 
 def _sentence(summary: dict[str, Any]) -> str:

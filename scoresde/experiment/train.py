@@ -32,10 +32,16 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
     SIGINT and SIGTERM finish the step in hand, save, and raise KeyboardInterrupt; a second one raises it at once, unsaved.
-    Raises FloatingPointError where a loss or gradient is not finite, before it can touch the weights.
+    Raises FloatingPointError where a loss or gradient is not finite, before it can touch the weights; WorkdirError where another
+    process trains in the folder.
     """
     experiment.use_threads()
     workdir.claim(experiment)
+    with workdir.lock("train"):
+        _train(experiment, workdir)
+
+
+def _train(experiment: Experiment, workdir: Workdir) -> None:
     run = _Run(experiment, workdir)
     plan = experiment.training
     if run.step >= plan.steps:

@@ -5,15 +5,19 @@ environment.json         versions, command, data digest
 log.txt  metrics.csv     what was printed; one row for each logged step
 checkpoints/             step-000001000.safetensors, the last few
 samples/NAME.npz .png .json      likelihood/SPLIT.csv .json      report.html
+likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +91,21 @@ class Workdir:
         model = experiment.model.to(experiment.device)
         load_weights(model.network, checkpoint, which)
         return model.eval().requires_grad_(False), checkpoint
+
+    @contextmanager
+    def lock(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+        """Hold the folder's lock of a name; it falls with the process, however that ends.
+
+        shared: with others that share it. wait: for whoever has it, in place of raising WorkdirError.
+        """
+        with open(self.path / f".{name}.lock", "a") as file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as problem:
+                raise WorkdirError(
+                    f"--workdir {self.path}: another process is at work on this ({file.name}): wait for it, or stop it"
+                ) from problem
+            yield
 
     def log(self, line: str) -> None:
         """Print a line and keep it in the log file."""

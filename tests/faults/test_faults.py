@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import pickle
+import random
+import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -26,9 +31,9 @@ from tests.experiment.conftest import Command, HereCommand
 MANY = {"training__steps": 40, "training__checkpoint_every": 2, "training__keep": 30}
 
 
-def start(command, **overrides):
+def start(command, verb="train", *extra, **overrides):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    call = command.arguments("train", "vp", **overrides)
+    call = [*command.arguments(verb, "vp", **overrides), *extra]
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -193,6 +198,79 @@ class BreaksAtStepFive(DenoisingScoreMatching):
             loss = loss * torch.tensor([1, 1, math.nan, 1, 1, math.nan, 1, 1])
         self.evaluations += 1
         return loss
+
+
+class TestLikelihood:
+    """40 rows in batches of 2, killed with SIGKILL."""
+
+    WEIGH: ClassVar = {
+        "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
+        "training__steps": 2, "likelihood__draws": 2, "likelihood__limit": 20, "likelihood__batch_size": 2,
+        "likelihood__solver": "{'name': 'Multistep', 'nodes': 40}", "likelihood__pilot": 2,
+    }  # fmt: skip
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory):
+        """A folder with the table of a run that nothing happened to."""
+        command = HereCommand(tmp_path_factory.mktemp("whole") / "run")
+        for verb in ("train", "likelihood"):
+            done = command(verb, **self.WEIGH)
+            assert done.returncode == 0, done.stderr
+        return command.workdir
+
+    @pytest.fixture
+    def command(self, whole, tmp_path):
+        """The same folder without the likelihood and its grid."""
+        ignore = shutil.ignore_patterns("likelihood", "grid-*")
+        shutil.copytree(whole, tmp_path / "run", ignore=ignore)
+        return HereCommand(tmp_path / "run")
+
+    @staticmethod
+    def lines(command):
+        return sum(file.read_bytes().count(b"\n") for file in command.workdir.glob("likelihood/rows-*/*.jsonl"))
+
+    def until(self, command, process, lines):
+        deadline = time.monotonic() + 60
+        while self.lines(command) < lines:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    @staticmethod
+    def table(folder):
+        return (folder / "likelihood" / "test.csv").read_bytes()
+
+    def test_killed_twice_it_gives_the_table_of_an_unbroken_run(self, command, whole):
+        for more in (2, 4):
+            before = self.lines(command)
+            process = start(command, "likelihood", **self.WEIGH)
+            self.until(command, process, before + more)
+            time.sleep(random.uniform(0.0, 0.05))
+            process.kill()
+            process.communicate()
+            assert not (command.workdir / "likelihood" / "test.csv").exists()
+        done = command("likelihood", **self.WEIGH)
+        assert done.returncode == 0, done.stderr
+        assert self.table(command.workdir) == self.table(whole)
+        assert self.lines(command) == 20, "no batch is computed twice"
+
+    def test_a_process_that_dies_is_named_and_the_rest_is_kept(self, command, whole):
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(command, "likelihood", "vp", "--processes", "2", **self.WEIGH)
+            while self.lines(command) < 1:
+                assert not running.done(), running.result()
+                time.sleep(0.002)
+            first, _ = sorted(multiprocessing.active_children(), key=lambda worker: worker.pid)
+            os.kill(first.pid, signal.SIGKILL)
+            done = running.result(timeout=120)
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert "process 0 of 2 ended with code -9" in done.stderr
+        assert "the same command goes on from there" in done.stderr
+        assert 10 <= self.lines(command) < 20
+        done = command("likelihood", **self.WEIGH)
+        assert done.returncode == 0, done.stderr
+        assert self.table(command.workdir) == self.table(whole)
+        assert self.lines(command) == 20
 
 
 def test_two_folders_do_not_know_each_other(tmp_path):

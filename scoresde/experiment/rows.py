@@ -1,0 +1,152 @@
+"""Rows of a likelihood, kept as they are computed: a folder of shards for each setting, and the table that they end in.
+
+    rows-FINGERPRINT/settings.json    everything that the numbers depend on; the name is its digest
+    rows-FINGERPRINT/NNNN.jsonl       a shard: one process's batches, one line of JSON each, written and synced whole
+
+A line is a batch: one torn by a kill has no end and is not read, so a batch is there with all of its rows or not at all. Every
+process writes a shard of its own, which no later one goes on with. Rows are known by (index, draw).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, TextIO
+
+from scoresde.experiment.checkpoint import write_atomic
+
+Key = tuple[int, int]
+"""(index, draw)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one event and draw: the columns of the table.
+
+    index: of the event in its split. draw: number of its dequantisation. nats: log p(x) of what the model sees.
+    bits_per_dim: NaN for data that is not discrete.
+    standard_error, trace_error, solver_error: bits/dim for discrete data, nats otherwise; NaN where not known.
+    evaluations, products: of the score and with its Jacobian, for the batch that the row was in.
+    seed: of dequantisation and probes. failed: 1 where there is no number.
+    """
+
+    index: int
+    draw: int
+    nats: float
+    bits_per_dim: float
+    standard_error: float
+    trace_error: float
+    solver_error: float
+    evaluations: int
+    products: int
+    seed: int
+    failed: int
+
+    @property
+    def key(self) -> Key:
+        """(index, draw)."""
+        return self.index, self.draw
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that were computed together. seconds: how long that took. device: where."""
+
+    rows: tuple[Row, ...]
+    seconds: float
+    device: str
+
+    def to_line(self) -> bytes:
+        """One line of JSON."""
+        content = {"rows": [astuple(row) for row in self.rows], "seconds": self.seconds, "device": self.device}
+        return json.dumps(content).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Batch:
+        """The batch of a line. Raises ValueError where it is none."""
+        try:
+            content = json.loads(line)
+            rows = tuple(Row(*values) for values in content["rows"])
+            return cls(rows, float(content["seconds"]), str(content["device"]))
+        except (KeyError, TypeError) as problem:
+            raise ValueError(f"not a batch of rows: {problem}") from problem
+
+
+class RowStore:
+    """The shards of one setting.
+
+    folder: where the settings' folders are. settings: what the numbers depend on, plain JSON. Nothing is written before the
+    first batch.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        self.folder, self.settings, self._text = folder, settings, text
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path = folder / f"rows-{self.fingerprint}"
+        self._shard: TextIO | None = None
+
+    def read(self) -> dict[Key, tuple[Row, Batch]]:
+        """Every whole row, by its key, with the batch that it came in. Lines that are not whole are passed over."""
+        found: dict[Key, tuple[Row, Batch]] = {}
+        for shard in sorted(self.path.glob("*.jsonl")):
+            for line in shard.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    continue
+                try:
+                    batch = Batch.from_line(line)
+                except ValueError:
+                    continue
+                for row in batch.rows:
+                    found.setdefault(row.key, (row, batch))
+        return found
+
+    def append(self, batch: Batch) -> None:
+        """Write a batch to this process's shard; it is on the disk when this returns."""
+        if self._shard is None:
+            self._shard = self._new_shard()
+        self._shard.write(batch.to_line().decode())
+        self._shard.flush()
+        os.fsync(self._shard.fileno())
+
+    def close(self) -> None:
+        """Close the shard."""
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+
+    def others(self) -> list[dict[str, Any]]:
+        """The settings of the other folders beside this one, the last one written last."""
+        found = []
+        for file in sorted(self.folder.glob("rows-*/settings.json"), key=lambda f: f.stat().st_mtime):
+            if file.parent != self.path:
+                found.append(json.loads(file.read_text()))
+        return found
+
+    def _new_shard(self) -> TextIO:
+        write_atomic(self.path / "settings.json", self._text.encode())
+        number = len(list(self.path.glob("*.jsonl")))
+        while True:
+            number += 1
+            try:
+                return open(self.path / f"{number:04d}.jsonl", "x")
+            except FileExistsError:  # another process was faster
+                continue
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """The CSV file of rows, sorted by (draw, index), at once or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in sorted(rows, key=lambda row: (row.draw, row.index)))
+    write_atomic(path, text.getvalue().encode())

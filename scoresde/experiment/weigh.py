@@ -1,0 +1,392 @@
+"""The likelihood of a whole data set: batch by batch, by one process or several, stopped at any time and gone on with.
+
+The plan is a function of the config: draw 0 of all events, then draw 1, ..., in numbered batches of ``batch_size``. What is there
+already is not computed again, and what is missing of a batch is computed together: a run that was killed goes on with the batches
+that it would have made, and its rows are those of an unbroken one to the last bit. Another batch size or number of processes
+changes rounding only (a `ScipyODE` holds its tolerance by the batch: there it changes what the tolerance allows).
+
+Several processes: local ones, which are dealt the batches that are left; or a launcher's, which know themselves by RANK and
+WORLD_SIZE (torchrun): batch b belongs to rank b mod world, and the last to finish makes the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+from tqdm import tqdm
+
+from scoresde._validation import check_count
+from scoresde.data import Dataset
+from scoresde.data.dataset import permutation
+from scoresde.experiment.checkpoint import Checkpoint, write_atomic
+from scoresde.experiment.experiment import Experiment, Solver
+from scoresde.experiment.rows import Batch, Key, Row, RowStore, write_table
+from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
+from scoresde.experiment.workdir import Workdir, config_digest
+from scoresde.likelihood import FlowGrid, Multistep, bits_per_dim, bits_per_dim_error, fit_grid, log_likelihood
+from scoresde.noise import NoiseSource
+from scoresde.score import ScoreModel
+from scoresde.solvers import SolverError
+from scoresde.version import __version__
+
+
+class WorkerError(RuntimeError):
+    """A process died before its rows were done; the message says which, and what is kept."""
+
+
+def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
+    """Log-likelihood of a split with EMA weights: a row for each event and draw, and a summary, in likelihood/.
+
+    processes: local processes that share the work.
+
+    Returns the summary; None in a launcher's process that is not the last to finish. Raises WorkdirError where another likelihood
+    is at work in the folder, WorkerError where a local process died, SolverError where no row has a number.
+    """
+    check_count("processes", processes)
+    rank, world = launched()
+    if world > 1 and processes > 1:
+        raise ValueError(f"processes={processes} under a launcher with WORLD_SIZE={world}: give one of the two")
+    workdir.check(experiment)
+    experiment.use_threads()
+    if world == 1:
+        with workdir.lock("likelihood"):
+            job = Job.of(experiment, workdir)
+            left = job.left()
+            if processes > 1 and len(left) > 1:
+                _share(job, left, min(processes, len(left)))
+            else:
+                job.work_with_bar(left)
+            return job.finish(processes)
+    with workdir.lock("likelihood", shared=True), workdir.lock(f"likelihood-{rank}"):
+        job = Job.of(experiment, workdir, int(os.environ.get("LOCAL_RANK", rank)))
+        job.work_with_bar([part for part in job.left() if part.number % world == rank])
+        with workdir.lock("likelihood-end", wait=True):
+            left = job.left()
+            if not left:
+                return job.finish(world)
+        workdir.log(f"{workdir.path}: rank {rank} of {world} is done, {len(left)} batches are with the others")
+        return None
+
+
+def launched() -> tuple[int, int]:
+    """(rank, world) as a launcher says them, (0, 1) without one. Raises ValueError for what makes no sense."""
+    try:
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    except ValueError as problem:
+        raise ValueError(f"RANK and WORLD_SIZE in the environment must be whole numbers: {problem}") from problem
+    if not 0 <= rank < world:
+        raise ValueError(f"RANK={rank} and WORLD_SIZE={world} in the environment: give 0 <= RANK < WORLD_SIZE")
+    return rank, world
+
+
+@dataclass(frozen=True)
+class Part:
+    """Events of one draw that are computed together. number: of the batch in the plan."""
+
+    number: int
+    draw: int
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is needed to compute rows; the same in every process."""
+
+    experiment: Experiment
+    workdir: Workdir
+    model: ScoreModel
+    checkpoint: Checkpoint
+    device: torch.device
+    data: Dataset
+    solver: Solver
+    store: RowStore
+
+    @classmethod
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Job:
+        """The job of a config with the folder's last checkpoint. local: number of this process on its machine."""
+        device = experiment.device
+        if device.type == "cuda" and experiment.config.get("device", "auto") in ("auto", "cuda"):
+            device = torch.device("cuda", local % torch.cuda.device_count())
+        model, checkpoint = workdir.model(replace(experiment, device=device))
+        plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
+        digest = hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()[:16]
+        solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
+        if isinstance(solver, Multistep):
+            if solver.grid is None and plan.pilot:
+                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, digest, device))
+            if solver.grid is not None:
+                grid = hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
+        settings = {
+            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
+            "split": plan.split, "data digest": data.digest(), "transform": repr(data.transform),
+            "solver": repr(solver), "grid digest": grid, "divergence": repr(plan.divergence),
+            "t_min": plan.t_min, "seed": plan.seed,
+        }  # fmt: skip
+        return cls(experiment, workdir, model, checkpoint, device, data, solver, RowStore(workdir.likelihood, settings))
+
+    @property
+    def count(self) -> int:
+        """Events to be weighed."""
+        limit = self.experiment.likelihood.limit
+        return min(limit, len(self.data)) if limit else len(self.data)
+
+    def plan(self) -> list[Part]:
+        """All batches."""
+        plan, starts = self.experiment.likelihood, range(0, self.count, self.experiment.likelihood.batch_size)
+        firsts = [(draw, first) for draw in range(plan.draws) for first in starts]
+        return [
+            Part(number, draw, tuple(range(first, min(first + plan.batch_size, self.count))))
+            for number, (draw, first) in enumerate(firsts)
+        ]
+
+    def left(self) -> list[Part]:
+        """The batches that are not done, without the rows that are."""
+        done = self.store.read()
+        parts = [replace(p, index=tuple(i for i in p.index if (i, p.draw) not in done)) for p in self.plan()]
+        return [part for part in parts if part.index]
+
+    def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
+        """Compute parts and keep their rows. tell: called with the number of rows of each, once they are on the disk."""
+        try:
+            for part in parts:
+                started = time.perf_counter()
+                found = self.rows(part.draw, torch.tensor(part.index))
+                self.store.append(Batch(tuple(found), time.perf_counter() - started, str(self.device)))
+                tell(len(found))
+        finally:
+            self.store.close()
+
+    def work_with_bar(self, parts: Sequence[Part]) -> None:
+        """The same, said and shown."""
+        self.announce(parts)
+        with self.bar(parts) as bar:
+            self.work(parts, bar.update)
+
+    def bar(self, parts: Sequence[Part]) -> tqdm:
+        """Progress over the rows of parts, with the time that is left."""
+        rows, split = sum(len(part.index) for part in parts), self.experiment.likelihood.split
+        return tqdm(total=rows, desc=f"likelihood {split}", unit="row", dynamic_ncols=True, smoothing=0.1)
+
+    def rows(self, draw: int, index: Tensor) -> list[Row]:
+        """The rows of events ``index`` (B,). Where the solver gives the batch up, each event is tried alone, and may fail."""
+        plan = self.experiment.likelihood
+        x = self.data.encode(index, seed=plan.seed, draw=draw).to(self.device)
+        # probes are keyed like the dequantisation, by event; each draw has its own
+        noise = NoiseSource((plan.seed + draw) % 2**64, index.to(self.device))
+        try:
+            found = log_likelihood(
+                self.model.sde, self.model, x, solver=self.solver, divergence=plan.divergence, t_min=plan.t_min, noise=noise
+            )  # fmt: skip
+        except SolverError:
+            if len(index) > 1:
+                return [row for one in index.split(1) for row in self.rows(draw, one)]
+            lost = math.nan
+            return [Row(int(index), draw, lost, lost, lost, lost, lost, 0, 0, plan.seed, 1)]
+        shape, transform = self.data.event_shape, self.data.transform
+        discrete = transform.discrete
+        errors = (found.standard_error, found.trace_error, found.solver_error)
+        columns = (
+            found.log_prob,
+            bits_per_dim(found.log_prob, shape, transform) if discrete else torch.full_like(found.log_prob, math.nan),
+            *(bits_per_dim_error(error, shape) if discrete else error for error in errors),
+        )
+        failed = (found.failed | ~torch.isfinite(found.log_prob)).tolist()
+        figures = torch.stack([column.double().cpu() for column in columns], 1).tolist()
+        return [
+            Row(i, draw, nats, bits, error, trace, solver, found.nfe, found.vjps, plan.seed, int(bad))
+            for i, (nats, bits, error, trace, solver), bad in zip(index.tolist(), figures, failed, strict=True)
+        ]
+
+    def announce(self, parts: Sequence[Part]) -> None:
+        """Say what will be done, and why it starts anew where there are rows of other settings only."""
+        total, rows = self.count * self.experiment.likelihood.draws, sum(len(part.index) for part in parts)
+        others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
+        line = f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {self.solver!r}"
+        if others and not self.store.path.exists():
+            changed = [
+                f"{key}: {others[-1].get(key)} -> {value}"
+                for key, value in self.store.settings.items()
+                if others[-1].get(key) != value
+            ]
+            line += "; rows of other settings are not used, this starts anew. " + "; ".join(changed)
+        self.workdir.log(line)
+
+    def finish(self, processes: int) -> dict[str, Any]:
+        """The table and the summary, of rows that are all there. Raises SolverError where all of them failed."""
+        plan = self.experiment.likelihood
+        done = self.store.read()
+        keys: list[Key] = [(i, part.draw) for part in self.plan() for i in part.index]
+        rows = [done[key][0] for key in keys]
+        batches = {id(batch): batch for _, batch in (done[key] for key in keys)}.values()
+        write_table(self.workdir.likelihood / f"{plan.split}.csv", rows)
+        failed = sum(row.failed for row in rows)
+        if failed == len(rows):
+            raise SolverError(
+                f"all {failed} rows failed, there is no mean: see {plan.split}.csv in {self.workdir.likelihood}"
+            )
+        bounds = ["uniform dequantisation"] if self.data.transform.discrete else []
+        if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
+            bounds.append("the state's other part is drawn")
+        summary = {
+            **statistics(rows, self.data.transform.discrete),
+            "unit": "bits/dim" if self.data.transform.discrete else "nats",
+            "bound by": bounds,
+            "events": self.count, "draws": plan.draws, "rows": len(rows), "failed": failed,
+            "known biases": biases(
+                self.model, self.data, count=min(BIAS_EVENTS, self.count), t_min=plan.t_min, seed=plan.seed,
+                device=self.device, batch_size=plan.batch_size,
+            ),
+            **self.store.settings,
+            "probes": plan.divergence.products or "exact",
+            "tolerance": getattr(self.solver, "tolerance", getattr(self.solver, "rtol", None)),
+            "data": self.data.name, "event shape": list(self.data.event_shape), "process": repr(self.model.sde),
+            "mean nfe": sum(row.evaluations for row in rows) / len(rows),
+            "mean products": sum(row.products for row in rows) / len(rows),
+            "batch size": plan.batch_size, "processes": processes,
+            "seconds": round(sum(batch.seconds for batch in batches), 2),
+            "devices": sorted({batch.device for batch in batches}),
+            "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step, "weights": "ema",
+            "rows in": self.store.path.name,
+        }  # fmt: skip
+        write_atomic(
+            self.workdir.likelihood / f"{plan.split}.json",
+            (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode(),
+        )
+        if failed:
+            self.workdir.log(
+                f"{self.workdir.path}: WARNING: {failed} of {len(rows)} rows FAILED and are not in the mean"
+            )
+        self.workdir.log(
+            f"{self.workdir.path}: {describe(summary)}, {summary['mean nfe']:.0f} evaluations, {summary['seconds']:.1f} s"
+        )
+        return summary
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """One line: the figure with its standard error and unit."""
+    names = ("bits_per_dim", "standard_error") if summary["unit"] == "bits/dim" else ("nats", "nats_error")
+    value, error = (summary[name] for name in names)
+    error = "unknown" if error is None else f"{error:.4f}"
+    return f"{value:.4f} +- {error} {summary['unit']} on {summary['events']} {summary['split']} events"
+
+
+def pilot_grid(
+    experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
+) -> FlowGrid:
+    """`fit_grid` on training examples, kept beside the checkpoint: every process and every restart uses the same.
+
+    A file that does not fit, or cannot be read, is fitted again.
+    """
+    plan, train = experiment.likelihood, experiment.data.train
+    count = min(plan.pilot, len(train))
+    file = workdir.checkpoints / f"grid-{digest}-{plan.t_min:g}.json"
+    head = {
+        "scoresde": __version__, "checkpoint digest": digest, "t_min": plan.t_min, "data digest": train.digest(),
+        "events": count,
+    }  # fmt: skip
+    with workdir.lock("grid", wait=True):
+        if file.exists():
+            try:
+                content = json.loads(file.read_text())
+                if content["for"] == head:
+                    return FlowGrid.from_json(content["grid"])
+                problem = "is of other settings"
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as found:
+                problem = f"cannot be read ({type(found).__name__}: {found})"
+            workdir.log(f"{workdir.path}: {file.name} {problem}: fitted again")
+        started = time.perf_counter()
+        x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
+        grid = fit_grid(model.sde, model, x, t_min=plan.t_min)
+        write_atomic(file, (json.dumps({"for": head, "grid": grid.to_json()}) + "\n").encode())
+        workdir.log(
+            f"{workdir.path}: nodes placed by a pilot on {count} training events, {time.perf_counter() - started:.1f} s"
+        )
+        return grid
+
+
+def _share(job: Job, parts: Sequence[Part], processes: int) -> None:
+    """Deal parts to local processes and wait for them. Raises WorkerError where one died, when the others have finished."""
+    job.announce(parts)
+    context, config = multiprocessing.get_context("spawn"), job.experiment.config.to_dict()
+    workers: dict[Connection, tuple[int, SpawnProcess]] = {}
+    died: list[str] = []
+    try:
+        for rank in range(processes):
+            ours, theirs = context.Pipe(duplex=False)
+            arguments = (
+                config,
+                str(job.workdir.path),
+                job.store.fingerprint,
+                parts[rank::processes],
+                rank,
+                processes,
+                theirs,
+            )
+            worker = context.Process(target=_worker, args=arguments, daemon=True)
+            worker.start()
+            theirs.close()
+            workers[ours] = rank, worker
+        with job.bar(parts) as bar:
+            while workers:
+                for pipe in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
+                    try:
+                        bar.update(pipe.recv())
+                    except EOFError:  # the process has ended, one way or another
+                        rank, worker = workers.pop(pipe)
+                        worker.join()
+                        if worker.exitcode:
+                            died.append(f"process {rank} of {processes} ended with code {worker.exitcode}")
+                            job.workdir.log(f"{job.workdir.path}: {died[-1]}; {len(workers)} go on")
+    finally:
+        for _, worker in workers.values():
+            worker.terminate()
+    if died:
+        left = sum(len(part.index) for part in job.left())
+        raise WorkerError(
+            f"{'; '.join(died)}. {left} rows are left, the others are kept: the same command goes on from there"
+        )
+
+
+def _worker(
+    config: dict[str, Any],
+    workdir: str,
+    fingerprint: str,
+    parts: Sequence[Part],
+    rank: int,
+    processes: int,
+    pipe: Connection,
+) -> None:
+    """What a local process does: compute its parts and tell of each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started it decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    experiment = Experiment.from_config(ConfigDict(config))
+    if not experiment.threads:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    experiment.use_threads()
+    job = Job.of(experiment, Workdir(workdir), rank)
+    if job.store.fingerprint != fingerprint:
+        raise WorkerError("the folder's last checkpoint has changed since the start: start again")
+    job.work(parts, pipe.send)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has gone, by whatever way."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,261 @@
+"""scoresde likelihood: rows that are kept, gone on with, shared out and summed up."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from scoresde.experiment import Workdir
+from scoresde.experiment.rows import COLUMNS, Row
+from scoresde.experiment.summary import statistics
+from scoresde.likelihood import log_likelihood
+from tests.experiment.conftest import HereCommand
+
+FEW = {
+    "training__steps": 2,
+    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
+    "network__channels": None,
+    "network__blocks": None,
+    "likelihood__solver": "{'name': 'Multistep', 'nodes': 4}",
+    "likelihood__pilot": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained folder, with the likelihood of 5 events in batches of 3."""
+    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
+    assert command("train", **FEW).returncode == 0
+    done = command("likelihood", **FEW)
+    assert done.returncode == 0, done.stderr
+    return command
+
+
+@pytest.fixture
+def weigh(trained, tmp_path):
+    """``scoresde likelihood`` in a copy of that folder, with a few nodes."""
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    command = HereCommand(tmp_path / "run")
+
+    def run(*extra, code=0, **overrides):
+        done = command("likelihood", "vp", *extra, **{**FEW, **overrides})
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    run.folder = command.workdir / "likelihood"
+    run.table = lambda split="test": (run.folder / f"{split}.csv").read_text().splitlines()
+    run.summary = lambda: json.loads((run.folder / "test.json").read_text())
+    run.lines = lambda: sum(f.read_bytes().count(b"\n") for f in run.folder.glob("rows-*/*.jsonl"))
+    run.command = command
+    return run
+
+
+def numbers(lines):
+    """The columns that do not count work, as floats."""
+    return np.array([[float(v) for v in line.split(",")[2:7]] for line in lines[1:]])
+
+
+class TestRows:
+    def test_what_the_files_hold(self, weigh):
+        lines = weigh.table()
+        assert tuple(lines[0].split(",")) == COLUMNS
+        assert [line.split(",")[:2] for line in lines[1:]] == [[str(i), "0"] for i in range(5)]
+        summary = weigh.summary()
+        for key in ("t_min", "solver", "tolerance", "probes", "draws", "data digest", "transform", "checkpoint digest"):
+            assert key in summary
+        assert summary["known biases"]["events"] == 5 and summary["known biases"]["prior, at most"] > 0
+        values = numbers(lines)[:, 1]
+        assert summary["bits_per_dim"] == pytest.approx(values.mean())
+        assert summary["standard_error"] == pytest.approx(values.std(ddof=1) / math.sqrt(5))
+
+    def test_nothing_is_computed_twice(self, weigh):
+        before, lines = weigh.table(), weigh.lines()
+        assert "0 of them to compute" in weigh().stdout
+        assert weigh.table() == before and weigh.lines() == lines == 2
+        weigh("--draws", "2")
+        after = weigh.table()
+        assert after[:6] == before and [line.split(",")[1] for line in after[6:]] == ["1"] * 5
+        assert weigh.lines() == 4
+        assert weigh.summary()["parts of the error"]["dequantisation"] is not None
+
+    def test_batch_size_changes_rounding_only(self, weigh):
+        ours = numbers(weigh.table())
+        shutil.rmtree(weigh.folder)
+        weigh(likelihood__batch_size=2)
+        assert np.abs(numbers(weigh.table()) / ours - 1.0)[:, :2].max() < 1e-6
+
+    # two more processes that import torch; tests/faults has a shared run by default, one of whose processes dies
+    @pytest.mark.long
+    def test_two_processes_make_the_same_table(self, weigh):
+        before = weigh.table()
+        shutil.rmtree(weigh.folder)
+        weigh("--processes", "2")
+        assert weigh.table() == before
+        assert len(list(weigh.folder.glob("rows-*/*.jsonl"))) == 2 and weigh.lines() == 2
+
+    def test_the_last_of_a_launchers_processes_makes_the_table(self, weigh, monkeypatch):
+        before = weigh.table()
+        shutil.rmtree(weigh.folder)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        for rank in ("1", "0"):
+            monkeypatch.setenv("RANK", rank)
+            assert not (weigh.folder / "test.csv").exists()
+            done = weigh()
+            assert ("rank 1 of 2 is done, 1 batches are with the others" in done.stdout) == (rank == "1")
+        assert weigh.table() == before
+        monkeypatch.setenv("RANK", "2")
+        assert "give 0 <= RANK < WORLD_SIZE" in weigh(code=2).stderr
+
+    def test_a_torn_line_is_a_batch_that_was_not_computed(self, weigh):
+        before = weigh.table()
+        (shard,) = weigh.folder.glob("rows-*/*.jsonl")
+        content = shard.read_bytes()
+        for torn in (content[:-1], content[: content.index(b"\n") + 20], content[:5], b""):
+            shutil.rmtree(shard.parent)
+            shard.parent.mkdir()
+            shard.write_bytes(torn)
+            (weigh.folder / "test.csv").unlink()
+            left = 5 if torn.count(b"\n") == 0 else 2
+            assert f"{left} of them to compute" in weigh().stdout
+            assert weigh.table() == before
+
+    def test_other_settings_start_anew_and_do_not_mix(self, weigh):
+        before = weigh.table()
+        done = weigh(likelihood__seed=7)
+        assert "this starts anew. seed: 0 -> 7" in done.stdout and "5 of them to compute" in done.stdout
+        assert np.abs(numbers(weigh.table()) - numbers(before))[:, 0].min() > 0
+        assert len(list(weigh.folder.glob("rows-*"))) == 2
+        assert "0 of them to compute" in weigh().stdout
+        assert weigh.table() == before
+        change_weights(weigh.folder.parent / "checkpoints")
+        done = weigh()
+        assert "this starts anew. checkpoint digest: " in done.stdout and "5 of them to compute" in done.stdout
+
+    def test_two_at_a_time_are_refused(self, weigh):
+        with Workdir(weigh.folder.parent).lock("likelihood"):
+            assert "another process is at work on this" in weigh(code=2).stderr
+        weigh()
+
+    def test_flags(self, weigh):
+        assert "--drawz=2 is not known; did you mean '--draws'" in weigh("--drawz=2", code=2).stderr
+        assert "draws='two'" in weigh("--draws=two", code=2).stderr
+        assert "did you mean 'test'" in weigh("--split=tset", code=2).stderr
+        assert "give it to the solver" in weigh("--tolerance=0.1", code=2).stderr
+        assert "say the same" in weigh("--draws=2", code=2, likelihood__draws=2).stderr
+        assert "processes=0" in weigh("--processes=0", code=2).stderr
+        done = weigh.command("sample", "vp", "--draws=2")
+        assert done.returncode == 2 and "--draws is of scoresde likelihood" in done.stderr
+        weigh("--split=train", likelihood__limit=2)
+        assert len(weigh.table("train")) == 3
+
+
+def change_weights(folder):
+    """Other EMA weights in the last checkpoint, as more training would leave them."""
+    (path,) = folder.glob("step-*.safetensors")
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path.write_bytes(save({k: 1.01 * v if k.startswith("ema.") else v for k, v in tensors.items()}, header))
+
+
+class TestFailures:
+    @pytest.fixture
+    def lose(self, weigh, monkeypatch):
+        """``lose({3})``: the score of event 3 is NaN from now on."""
+        shutil.rmtree(weigh.folder)
+
+        def now(events):
+            def bent(sde, score, x, *, noise, **settings):
+                lost = torch.tensor([int(i) in events for i in noise.indices])[:, None, None, None]
+                return log_likelihood(
+                    sde, lambda y, t: torch.where(lost, math.nan, score(y, t)), x, noise=noise, **settings
+                )
+
+            monkeypatch.setattr("scoresde.experiment.weigh.log_likelihood", bent)
+
+        return now
+
+    # in a batch of 3 the solver goes on without it; alone, and where the whole batch is lost, it gives up
+    @pytest.mark.filterwarnings("ignore:the score is not finite")
+    @pytest.mark.parametrize(("lost", "size"), [({3}, 3), ({3}, 1), ({3, 4}, 3)])
+    def test_a_failed_row_is_marked_and_not_in_the_mean(self, weigh, trained, lose, lost, size):
+        lose(lost)
+        assert f"WARNING: {len(lost)} of 5 rows FAILED" in weigh(likelihood__batch_size=size).stdout
+        lines = weigh.table()
+        assert {int(line.split(",")[0]) for line in lines[1:] if line.endswith(",1")} == lost
+        whole = numbers((trained.workdir / "likelihood" / "test.csv").read_text().splitlines())
+        summary = weigh.summary()
+        kept = [i for i in range(5) if i not in lost]
+        assert summary["failed"] == len(lost)
+        assert summary["bits_per_dim"] == pytest.approx(whole[kept, 1].mean(), rel=1e-6)
+        assert weigh.command("report", "vp", **FEW).returncode == 0
+        assert f"{len(lost)} of 5 rows failed" in (weigh.folder.parent / "report.html").read_text()
+
+    def test_where_all_failed_there_is_no_summary(self, weigh, lose):
+        lose(set(range(5)))
+        assert "all 5 rows failed" in weigh(code=2).stderr
+        assert not (weigh.folder / "test.json").exists()
+        assert all(line.endswith(",1") for line in weigh.table()[1:])
+
+
+PILOT = {"likelihood__pilot": 2, "likelihood__limit": 2}
+
+
+class TestGrid:
+    """The pilot's grid is kept beside the checkpoint."""
+
+    def test_one_grid_for_all_and_a_new_one_for_a_bad_file(self, weigh):
+        assert "nodes placed by a pilot on 2 training events" in weigh(**PILOT).stdout
+        (file,) = (weigh.folder.parent / "checkpoints").glob("grid-*.json")
+        good, before = file.read_text(), weigh.table()
+        assert "nodes placed" not in weigh(**PILOT).stdout
+        stale = json.loads(good)
+        stale["for"]["checkpoint digest"] = "0" * 16
+        for bad, why in ((json.dumps(stale), "is of other settings"), (good[:100], "cannot be read")):
+            file.write_text(bad)
+            assert why in weigh(**PILOT).stdout
+            assert file.read_text() == good and weigh.table() == before
+
+
+class TestStatistics:
+    def rows(self, n, m, event, draw, probe, seed=0):
+        """Figures with known standard deviations between events, between draws, and by the probes, which report theirs."""
+        g = np.random.default_rng(seed)
+        events = g.normal(0, event, (n, 1))
+        y = 2.0 + events + g.normal(0, draw, (n, m)) + g.normal(0, probe, (n, m))
+        return [
+            Row(i, j, -y[i, j], y[i, j], probe, probe, 0.25, 1, 1, 0, 0) for j in range(m) for i in range(n)
+        ]  # fmt: skip
+
+    def test_the_parts_are_what_was_put_in(self):
+        n, m = 4000, 3
+        found = statistics(self.rows(n, m, 0.5, 0.3, 0.2), discrete=True)
+        parts = found["parts of the error"]
+        assert parts["sampling of events"] == pytest.approx(0.5 / math.sqrt(n), rel=0.05)
+        assert parts["dequantisation"] == pytest.approx(0.3 / math.sqrt(n * m), rel=0.05)
+        assert parts["trace"] == pytest.approx(0.2 / math.sqrt(n * m), rel=1e-12)
+        assert parts["solver"] == pytest.approx(0.25)
+        whole = sum(parts[k] ** 2 for k in ("sampling of events", "dequantisation", "trace"))
+        assert whole == pytest.approx(found["standard_error"] ** 2, rel=1e-12)
+
+    def test_the_error_is_the_spread_of_the_mean(self):
+        means, errors = [], []
+        for seed in range(400):
+            found = statistics(self.rows(20, 2, 0.5, 0.3, 0.2, seed), discrete=True)
+            means.append(found["bits_per_dim"])
+            errors.append(found["standard_error"])
+        assert np.std(means) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.1)
+
+    def test_one_draw_does_not_know_the_dequantisation(self):
+        parts = statistics(self.rows(50, 1, 0.5, 0.3, 0.2), discrete=True)["parts of the error"]
+        assert parts["dequantisation"] is None and parts["sampling of events"] > 0.4 / math.sqrt(50)
+
+    def test_one_event_has_no_error(self):
+        found = statistics(self.rows(1, 2, 0.5, 0.3, 0.2), discrete=True)
+        assert found["standard_error"] is None and found["parts of the error"]["sampling of events"] is None
