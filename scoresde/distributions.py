@@ -103,7 +103,8 @@ class GaussianMixture:
         z = source.normal(self.means.shape[1:], step=0, purpose="mixture noise", dtype=torch.float64)
         z = z * self.variances[k].sqrt()
         if self.rotations is not None:
-            z = torch.einsum("bij,bj->bi", self.rotations[k], z)
+            for one in k.unique():  # a component at a time: their rotations side by side would fill the memory
+                z[k == one] = z[k == one] @ self.rotations[one].mT
         return (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
