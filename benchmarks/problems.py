@@ -182,8 +182,13 @@ class Problem:
 
 
 def suite(names: tuple[str, ...] = LAWS) -> list[Problem]:
-    """Every law under every process, with the exact and with the rough score."""
-    return [Problem(name, process, size) for name in names for size in (0.0, 0.03) for process in PROCESSES]
+    """Every law with the exact and with the rough score under every process; in 768 dimensions under VP alone, for time."""
+    return [
+        Problem(name, process, size)
+        for name in names
+        for size in (0.0, 0.03)
+        for process in (PROCESSES if name != "gmm768" else ("VP",))
+    ]
 
 
 @dataclass(frozen=True)
