@@ -1,7 +1,24 @@
 """Data sets and the transforms that make tensors of them."""
 
 from scoresde.data.dataset import Dataset, permutation
-from scoresde.data.sources import Arrays, Digits, Splits
+from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
+from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
+from scoresde.data.stored import Stored
 from scoresde.data.transforms import Affine, Quantized, Transform
 
-__all__ = ["Affine", "Arrays", "Dataset", "Digits", "Quantized", "Splits", "Transform", "permutation"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Affine",
+    "Arrays",
+    "Dataset",
+    "Digits",
+    "ImageFolder",
+    "LazySplits",
+    "Quantized",
+    "Splits",
+    "Stored",
+    "TorchDataset",
+    "Transform",
+    "permutation",
+]

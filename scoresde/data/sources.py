@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from abc import abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +41,61 @@ class Splits:
         return f"{type(self).__name__}(train={self.train!r}, test={self.test!r})"
 
 
-def split(raw: Tensor, transform: Transform, test_fraction: float, seed: int, name: str) -> tuple[Dataset, Dataset]:
-    """Cut ``raw`` at random, by a permutation that depends on ``seed`` alone."""
+class LazySplits(Splits):
+    """Splits whose files are read when a set is first asked for: to draw samples takes the declaration alone.
+
+    A subclass gives `read`.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], transform: Transform) -> None:
+        self._event_shape, self._transform = event_shape, transform
+
+    @abstractmethod
+    def read(self) -> tuple[Dataset, Dataset]:
+        """The training and the test set. Raises FileNotFoundError naming the files wanted, ValueError for broken ones."""
+
+    @cached_property
+    def _read(self) -> Splits:
+        return Splits(*self.read())
+
+    @property
+    def train(self) -> Dataset:  # type: ignore[override]
+        """The training set."""
+        return self._read.train
+
+    @property
+    def test(self) -> Dataset:  # type: ignore[override]
+        """The test set."""
+        return self._read.test
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self._event_shape
+
+    @property
+    def transform(self) -> Transform:
+        return self._transform
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(events of shape {self.event_shape}, {self.transform!r})"
+
+
+def cut(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the test set, at random by a permutation that depends on ``seed`` alone."""
     check_number("test_fraction", test_fraction, above=0.0)
-    count = round(len(raw) * test_fraction)
-    if not 0 < count < len(raw):
-        raise ValueError(
-            f"test_fraction={test_fraction} leaves {count} of {len(raw)} for the test set: 0 < fraction < 1"
-        )
-    order = permutation(len(raw), seed, 0)
-    test, train = order[:count], order[count:]
-    return Dataset(raw[train], transform, f"{name}/train"), Dataset(raw[test], transform, f"{name}/test")
+    count = round(n * test_fraction)
+    if not 0 < count < n:
+        raise ValueError(f"test_fraction={test_fraction} leaves {count} of {n} for the test set: 0 < fraction < 1")
+    order = permutation(n, seed, 0)
+    return order[count:], order[:count]
+
+
+def split(
+    raw: Tensor, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
+) -> tuple[Dataset, Dataset]:
+    """Cut ``raw`` at random."""
+    train, test = cut(len(raw), test_fraction, seed)
+    return Dataset(raw[train], transform, f"{name}/train", flip), Dataset(raw[test], transform, f"{name}/test")
 
 
 class Digits(Splits):
@@ -73,6 +119,7 @@ class Arrays(Splits):
     train: file of an array (n, *event); .npz files are given as ``file.npz:key``.
     test: the same for the test set; where empty, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
     levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
+    flip: mirror images at random in training.
 
     Object arrays, which hold pickles, are refused.
     """
@@ -89,13 +136,14 @@ class Arrays(Splits):
         scale: float = 1.0,
         test_fraction: float = 0.1,
         split_seed: int = 0,
+        flip: bool = False,
     ) -> None:
         transform: Transform = Quantized(levels, low, high) if levels else Affine(shift, scale)
         raw = read_array(train)
         if test:
-            super().__init__(Dataset(raw, transform, train), Dataset(read_array(test), transform, test))
+            super().__init__(Dataset(raw, transform, train, flip), Dataset(read_array(test), transform, test))
         else:
-            super().__init__(*split(raw, transform, test_fraction, split_seed, train))
+            super().__init__(*split(raw, transform, test_fraction, split_seed, train, flip))
 
 
 def read_array(spec: str) -> Tensor:
@@ -118,4 +166,6 @@ def read_array(spec: str) -> Tensor:
         )
     if content.dtype == np.uint64 and content.size and content.max() >= 2**63:
         raise ValueError(f"{spec} holds whole numbers of 2**63 and more, which torch has not")
-    return torch.from_numpy(np.ascontiguousarray(content.astype("int64" if content.dtype.kind in "iub" else "float64")))
+    kept = {"uint8": "uint8", "bool": "uint8", "float32": "float32"}  # bytes stay bytes; float32 loses nothing
+    kind = kept.get(content.dtype.name, "float64" if content.dtype.kind == "f" else "int64")
+    return torch.from_numpy(np.ascontiguousarray(content.astype(kind)))

@@ -53,6 +53,14 @@ class Quantized:
         """The levels + 1 edges of the boxes."""
         return torch.linspace(self.low, self.high, self.levels + 1, dtype=dtype, device=device)
 
+    def check(self, raw: Tensor) -> None:
+        """Raise ValueError for integers outside 0 .. levels - 1."""
+        low, high = int(raw.min()), int(raw.max())
+        if low < 0 or high >= self.levels:
+            raise ValueError(
+                f"raw data holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}"
+            )
+
     def encode(self, raw: Tensor, noise: NoiseSource | None, *, step: int = 0, dtype: torch.dtype) -> Tensor:
         """Integers (B, *event) to x (B, *event). Without ``noise`` u = 1/2, the middle of the box.
 
@@ -68,11 +76,7 @@ class Quantized:
 
         Raises ValueError for values outside 0 .. levels - 1.
         """
-        low, high = int(raw.min()), int(raw.max())
-        if low < 0 or high >= self.levels:
-            raise ValueError(
-                f"raw data holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}"
-            )
+        self.check(raw)
         k = raw.to(torch.float64)
         x = (self.low + self.width * (k + u)).to(dtype)
         # the last bit of a rounding must not put x into the next box: stay strictly inside
