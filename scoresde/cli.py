@@ -3,6 +3,7 @@
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
     scoresde check --config FILE [--config.KEY=VALUE ...]
+    scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
 
 Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one message on standard error; 3 one of
 several processes died, and what the others finished is kept; 130 interrupted, with all finished work saved; anything else is a
@@ -24,6 +25,7 @@ COMMANDS = {
     "likelihood": "log-likelihood (bits/dim for discrete data) of a split",
     "report": "write report.html of what the folder holds",
     "check": "hold the config's process to its own mathematics, without a folder",
+    "convert": "make a work folder of another project's checkpoint",
 }
 _OVERRIDE = "--config."
 SHORT = {
@@ -51,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = room.check(config)
             print(report)
             return 0 if report.passed else 1
+        if options.command == "convert":
+            from scoresde.interop.convert import convert
+
+            project, file = getattr(options, "from")
+            print(convert(project, file, room.Experiment.from_config(config), options.workdir))
+            return 0
         made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
         if options.command == "train":
             room.train(made, workdir)
@@ -87,6 +95,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     for flag, text in SHORT.items():
         parser.add_argument(f"--{flag}", help=text)
     parser.add_argument("--processes", metavar="N", type=int, help="likelihood: local processes that share the work")
+    parser.add_argument("--from", nargs=2, metavar=("PROJECT", "FILE"), help="convert: whose checkpoint, and where")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
         if not argument.startswith(_OVERRIDE):
@@ -101,9 +110,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         overrides[key] = value
     options, unknown = parser.parse_known_args(plain)
     if unknown:
-        flags = ["--config", "--workdir", "--help", "--version", "--processes", *(f"--{flag}" for flag in SHORT)]
+        flags = ["--config", "--workdir", "--help", "--version", "--from", "--processes", *(f"--{flag}" for flag in SHORT)]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
     needed = ["--config"] if options.command == "check" else ["--config", "--workdir"]
+    if options.command == "convert":
+        needed.append("--from")
+    elif getattr(options, "from"):
+        parser.error(f"--from belongs to convert, not to {options.command}")
     missing = [flag for flag in needed if getattr(options, flag.lstrip("-")) is None]
     if missing:
         parser.error(f"the following arguments are required by {options.command}: {', '.join(missing)}")

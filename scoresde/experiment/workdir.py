@@ -54,8 +54,11 @@ class Workdir:
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
 
-    def claim(self, experiment: Experiment) -> None:
-        """Make the folder this experiment's, or raise WorkdirError where it is another's."""
+    def claim(self, experiment: Experiment, *, data: bool = True) -> None:
+        """Make the folder this experiment's, or raise WorkdirError where it is another's.
+
+        data: whether the data is read, for its digest in environment.json.
+        """
         if self.config_file.exists():
             self.check(experiment)
             return
@@ -65,8 +68,9 @@ class Workdir:
             raise WorkdirError(
                 f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
             )
+        content = json.dumps(environment(experiment, data=data), indent=2) + "\n"
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / "environment.json", (json.dumps(environment(experiment), indent=2) + "\n").encode())
+        write_atomic(self.path / "environment.json", content.encode())
         write_atomic(self.config_file, to_json(experiment.config).encode())
 
     def check(self, experiment: Experiment) -> None:
@@ -120,8 +124,9 @@ def config_digest(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def environment(experiment: Experiment) -> dict[str, Any]:
-    """Versions, platform, command and data of a run."""
+def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
+    """Versions, platform, command and data of a run; of the data its declaration alone unless ``data``."""
+    sets = {"train": experiment.data.train.digest(), "test": experiment.data.test.digest()} if data else "not read"
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "command": " ".join(["scoresde", *sys.argv[1:]]),
@@ -131,7 +136,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         **versions,
         "torch threads": torch.get_num_threads(),
         "device": str(experiment.device),
-        "data": repr(experiment.data.train),
-        "data digest": {"train": experiment.data.train.digest(), "test": experiment.data.test.digest()},
+        "data": repr(experiment.data.train if data else experiment.data),
+        "data digest": sets,
         "parameters": sum(p.numel() for p in experiment.model.parameters()),
     }
