@@ -1,0 +1,122 @@
+"""EDM's denoisers (Karras et al. 2022, arXiv:2206.00364): D(x; sigma) = E[x_0 | x_0 + sigma z = x], as scores.
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                                                       (eq. 7)
+
+                c_skip                        c_out                                  c_in                           c_noise
+    VP          1                             -sigma                                 1 / sqrt(sigma^2 + 1)          999 t(sigma)
+    VE          1                             sigma                                  1                              ln(sigma / 2)
+    EDM         s^2 / (sigma^2 + s^2)         sigma s / sqrt(sigma^2 + s^2)          1 / sqrt(sigma^2 + s^2)        ln(sigma) / 4
+
+(table 1), s the standard deviation of the data and t(sigma) the time at which VP has the noise sigma / alpha. Any process
+x_t = alpha x_0 + sigma z is theirs after a division by alpha, so a denoiser is a score model under all of them:
+
+    E[x_0 | x_t] = D(x_t / alpha; sigma / alpha)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde._validation import check_batch, check_number, expand
+from scoresde.score import ScoreModel
+from scoresde.sde import VPSDE, LinearSDE, ScalarSDE
+
+
+@dataclass(frozen=True)
+class NoiseRatioLabel:
+    """sigma / alpha."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        kernel = sde.kernel(t)
+        return kernel.level() / kernel.signal()
+
+
+class Precondition(nn.Module, ABC):
+    """A raw network F made a denoiser D, called as ``D(x, sigma, **condition)``.
+
+    network: called as ``network(c_in x, c_noise, **condition)`` with c_noise (B,); returns the shape of x.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in, c_noise, each the shape of sigma."""
+
+    def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        """(B, *event), sigma of shape (B,) or () to (B, *event)."""
+        c_skip, c_out, c_in, c_noise = (expand(c, x) for c in self.coefficients(sigma.expand(len(x))))
+        return c_skip * x + c_out * self.network(c_in * x, c_noise.flatten(), **condition)
+
+
+class VPPrecondition(Precondition):
+    """DDPM's: F predicts the noise and is told 999 t.
+
+    beta_min, beta_max: of the process that F was trained under; EDM's own files have 0.1 and 20. steps: the label at t = 1 is
+    steps - 1.
+    """
+
+    def __init__(self, network: nn.Module, beta_min: float = 0.1, beta_max: float = 20.0, steps: int = 1000) -> None:
+        super().__init__(network)
+        self.sde, self.steps = VPSDE(beta_min, beta_max), steps
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1.0).rsqrt(), (self.steps - 1.0) * self._time(sigma)
+
+    def _time(self, sigma: Tensor) -> Tensor:
+        """t with ln(1 + sigma^2) = B(t) = beta_min t + (beta_max - beta_min) t^2 / 2."""
+        b0, rise = self.sde.beta_min, self.sde.beta_max - self.sde.beta_min
+        integral = torch.log1p(sigma**2)
+        return 2.0 * integral / (b0 + (b0**2 + 2.0 * rise * integral).sqrt())
+
+
+class VEPrecondition(Precondition):
+    """NCSN++'s: F predicts minus the noise and is told ln(sigma / 2)."""
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (0.5 * sigma).log()
+
+
+class EDMPrecondition(Precondition):
+    """EDM's own: input and target of F have variance 1 at every sigma.
+
+    data_std: of the data, > 0; EDM's files have 0.5.
+    """
+
+    def __init__(self, network: nn.Module, data_std: float = 0.5) -> None:
+        super().__init__(network)
+        check_number("data_std", data_std, above=0.0)
+        self.data_std = data_std
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        total = sigma.square() + self.data_std**2
+        return self.data_std**2 / total, sigma * self.data_std * total.rsqrt(), total.rsqrt(), 0.25 * sigma.log()
+
+
+class DenoiserScore(ScoreModel):
+    """A denoiser as a score model, for every sampler and likelihood.
+
+    denoiser: module called as ``denoiser(x, sigma, **condition)``, sigma (B,), whatever it is made of: one of EDM's networks with
+        ``class_labels=...`` for a condition, or a `Precondition`. It may compute and return a lower precision than that of x.
+    sde: a process with a number for every time, such as ``EDMSDE()``, which is the one that EDM is trained under.
+    """
+
+    def __init__(self, denoiser: nn.Module, sde: ScalarSDE) -> None:
+        if not isinstance(sde, ScalarSDE):
+            raise TypeError(f"sde={sde!r} is not allowed: a denoiser knows x_0 + sigma z, sigma a number")
+        super().__init__(denoiser, sde, "data", label=NoiseRatioLabel(), data_std=None)
+
+    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """D, an estimate of x_0."""
+        check_batch("x", x)
+        self.sde.check_time(t, len(x))
+        scaled = x / expand(self.sde.kernel(t).signal(), x)
+        return self.network(scaled, self.label(self.sde, t), **condition).to(x.dtype)
