@@ -1,0 +1,194 @@
+"""Folders of diffusers (huggingface/diffusers): an unconditional or class-conditional ``UNet2DModel`` and its noise schedule.
+
+    config.json, diffusion_pytorch_model.safetensors, scheduler_config.json, or the same in unet/ and scheduler/
+
+The schedule is a table beta_0 ... beta_(N-1), alpha_i^2 = prod_(j <= i) (1 - beta_j), and the network is told the index i:
+
+    linear               beta_i evenly from beta_start to beta_end
+    scaled_linear        sqrt beta_i evenly from sqrt beta_start to sqrt beta_end
+    squaredcos_cap_v2    Nichol and Dhariwal's, clipped at 0.999
+
+`load` gives a model on the chain of that table. The chain is that of a process, `TabulatedVP`, which has the table's values at
+the times (i + 1) / N; `in_continuous_time` puts the model on it.
+
+diffusers itself is needed for some networks only, see `unet2d`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from scoresde._validation import check_choice, check_count, check_finite
+from scoresde.interop.unet2d import network_of
+from scoresde.score import ScoreModel
+from scoresde.sde import Chain, CosineVPSDE, LinearSDE, ScalarKernel, ScalarSDE, TableChain
+
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load(folder: str | Path) -> ScoreModel:
+    """The model of a folder on its own chain, in evaluation mode; events are images in [-1, 1] as a rule.
+
+    A class-conditional one is called as ``model(x, t, class_labels=...)``.
+
+    Raises FileNotFoundError where a file is missing, ValueError for what does not fit or is not known, ImportError where
+    diffusers itself is needed and not installed.
+    """
+    weights = _file(folder, "unet", "diffusion_pytorch_model.safetensors")
+    network = network_of(json.loads(_file(folder, "unet", "config.json").read_text()))
+    try:
+        state = load_file(weights)
+        network.load_state_dict({_current(name): tensor for name, tensor in state.items()}, strict=True)
+    except (SafetensorError, RuntimeError) as problem:
+        raise ValueError(f"{weights} does not fit its config.json: {problem}") from problem
+    schedule = json.loads(_file(folder, "scheduler", "scheduler_config.json").read_text())
+    kind = schedule.get("prediction_type", "epsilon")
+    check_choice("prediction_type", kind, PREDICTIONS)
+    chain = process_of(schedule).chain()
+    model = ScoreModel(network, chain, PREDICTIONS[kind], label=IndexLabel(), data_std=None)
+    return model.eval().requires_grad_(False)
+
+
+def in_continuous_time(model: ScoreModel) -> ScoreModel:
+    """A model of `load` on the process that its chain belongs to: for the likelihood, and for samplers on any grid."""
+    return ScoreModel(model.network, model.sde.continuous, model.prediction, label=IndexLabel(), data_std=None)
+
+
+def process_of(schedule: Mapping[str, Any]) -> TabulatedVP:
+    """The process of a scheduler_config.json. Raises ValueError for a schedule that is none."""
+    if schedule.get("rescale_betas_zero_snr"):
+        raise ValueError("rescale_betas_zero_snr=True leaves no data in the last step, which has no score then")
+    if (given := schedule.get("trained_betas")) is not None:
+        return TabulatedVP(torch.tensor(given, dtype=torch.float64))
+    check_choice("beta_schedule", schedule.get("beta_schedule"), SCHEDULES)
+    steps, ends = (
+        schedule.get("num_train_timesteps", 1000),
+        (schedule.get("beta_start", 1e-4), schedule.get("beta_end", 0.02)),
+    )
+    check_count("num_train_timesteps", steps, least=2)
+    if schedule["beta_schedule"] == "squaredcos_cap_v2":
+        chain = CosineVPSDE().discretize(steps)
+        assert isinstance(chain, TableChain)
+        return TabulatedVP(chain.step_std**2)
+    if schedule["beta_schedule"] == "linear":
+        return TabulatedVP(torch.linspace(*ends, steps, dtype=torch.float64))
+    return TabulatedVP(torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, steps, dtype=torch.float64) ** 2)
+
+
+class TabulatedVP(ScalarSDE):
+    """The variance-preserving process through a table.
+
+    betas: (N,) in (0, 1), N >= 2: alpha((i + 1) / N)^2 = prod_(j <= i) (1 - beta_j), alpha(0) = 1. In between ln alpha is a cubic
+        that falls (Fritsch and Carlson 1980) with continuous slope, F.
+    """
+
+    T = 1.0
+
+    def __init__(self, betas: Tensor) -> None:
+        check_finite("betas", betas[:, None])
+        if len(betas) < 2 or not bool(((betas > 0.0) & (betas < 1.0)).all()):
+            raise ValueError(f"betas from {float(betas.min()):g} to {float(betas.max()):g}: give two or more in (0, 1)")
+        self.steps = len(betas)
+        log_alphas = 0.5 * torch.log1p(-betas.to(torch.float64)).cumsum(0)
+        knots = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
+        values = torch.cat((torch.zeros(1, dtype=torch.float64), log_alphas))
+        self.cubics = torch.from_numpy(PchipInterpolator(knots.numpy(), values.numpy()).c)
+
+    def __repr__(self) -> str:
+        return f"TabulatedVP({self.steps} steps, alpha(1)={float(self.alpha(torch.ones(()))):.3g})"
+
+    def _cubic(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients (4, ...) of the interval in which t lies, highest first, and how far t is into it."""
+        self.check_time(t)
+        t = t.to(torch.float64).clamp(0.0, 1.0)
+        k = (t * self.steps).floor().clamp(max=self.steps - 1)
+        return self.cubics.to(t.device)[:, k.long()], t - k / self.steps
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """ln alpha(t), float64."""
+        (a, b, c, d), u = self._cubic(t)
+        return ((a * u + b) * u + c) * u + d
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.log_alpha(t).exp().to(t.dtype)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return _root_of_rest(self.log_alpha(t)).to(t.dtype)
+
+    def drift_coefficient(self, t: Tensor) -> Tensor:
+        (a, b, c, _), u = self._cubic(t)
+        return ((3.0 * a * u + 2.0 * b) * u + c).to(t.dtype)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return (-2.0 * self.drift_coefficient(t)).clamp(min=0.0).sqrt()
+
+    def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
+        change = self.log_alpha(t) - self.log_alpha(s)
+        return ScalarKernel(change.exp().to(t.dtype), _root_of_rest(change).to(t.dtype))
+
+    def prior_std(self) -> float:
+        """1: the limit of a longer table."""
+        return 1.0
+
+    def chain(self) -> Chain:
+        """The chain of the table itself."""
+        return self.discretize(self.steps)
+
+    def discretize(self, steps: int) -> Chain:
+        """The process's own transitions between the times i / steps: for N steps the table, for fewer the table thinned out."""
+        check_count("steps", steps, least=2)
+        logs = self.log_alpha(torch.arange(steps + 1, dtype=torch.float64) / steps)
+        change = logs.diff()
+        return TableChain(
+            self, steps, alpha=logs[1:].exp(), sigma=_root_of_rest(logs[1:]), step_a=change.exp(),
+            step_std=_root_of_rest(change),
+        )  # fmt: skip
+
+
+def _root_of_rest(log_a: Tensor) -> Tensor:
+    """sqrt(1 - a^2)."""
+    return (-torch.expm1(2.0 * log_a)).clamp(min=0.0).sqrt()
+
+
+@dataclass(frozen=True)
+class IndexLabel:
+    """The index of the table: that of the chain, or N t - 1 of its process, at least 0."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        if isinstance(sde, Chain):
+            assert isinstance(sde.sde, TabulatedVP)
+            # a chain of fewer steps: where its step lies in the table
+            return ((sde.index(t) + 1) * (sde.sde.steps / sde.steps) - 1.0).to(t.dtype)
+        assert isinstance(sde, TabulatedVP)
+        return (t * sde.steps - 1.0).clamp(min=0.0)
+
+
+def _current(name: str) -> str:
+    """Today's name of a weight: attention had others until 2023."""
+    *path, layer, kind = name.split(".")
+    return ".".join((*path, _OLD_NAMES.get(layer, layer) if "attentions" in path else layer, kind))
+
+
+def _file(folder: str | Path, part: str, name: str) -> Path:
+    places = [Path(folder) / name, Path(folder) / part / name]
+    for place in places:
+        if place.is_file():
+            return place
+    there = sorted(p.name for place in {p.parent for p in places} if place.is_dir() for p in place.iterdir())
+    raise FileNotFoundError(
+        f"no {name} in {str(folder)!r} or its folder {part}, which hold {there or 'nothing'}; weights in other formats than "
+        "safetensors are not read, since they may execute code"
+    )
