@@ -265,15 +265,20 @@ def test_a_hostile_file_is_refused_and_not_executed(run, content, form):
         assert mark.exists()
 
 
-def test_stand_ins_are_not_numpy(run, content):
-    """The names that are let in lead nowhere: numpy's dtype would refuse this one."""
-    file = saved(content | {"more": np.float64(1.0)}, run.place)
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(run.place / "odd.pth", "w") as new:
-        for name in old.namelist():
-            part = old.read(name)
-            new.writestr(
-                name, part.replace(b"X\x02\x00\x00\x00f8", b"X\x02\x00\x00\x00??") if name.endswith("pkl") else part
-            )
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"X\x02\x00\x00\x00f8", b"X\x02\x00\x00\x00??"), (b"numpy._core.multiarray", b"numpy.core.multiarray")],
+    ids=["a dtype that there is not", "as numpy 1 wrote it"],
+)
+def test_stand_ins_are_not_numpy(run, content, old, new):
+    """The names that are let in lead nowhere: numpy's dtype would refuse the first of these files."""
+    with zipfile.ZipFile(saved(content, run.place)) as whole, zipfile.ZipFile(run.place / "odd.pth", "w") as odd:
+        for name in whole.namelist():
+            part = whole.read(name)
+            if name.endswith("pkl"):
+                assert old in part
+                part = part.replace(old, new)
+            odd.writestr(name, part)
     assert run.convert(run.place / "odd.pth")[0] == 0
 
 
@@ -356,5 +361,11 @@ def test_folders_and_flags(run, content):
     code, _, err = run("sample", "--from", "score_sde_pytorch", str(file))
     assert code == 2 and "--from belongs to convert, not to sample" in err
     run.workdir.mkdir(parents=True)
+    torch.save(content, file, _use_new_zipfile_serialization=False)  # as torch wrote before 1.6
     assert run.convert(file)[0] == 0  # an empty folder is taken
     run.refuses(file, "is in use: give a new or empty folder")
+
+
+def test_training_without_its_data_leaves_no_folder(run):
+    code, _, err = run("train")
+    assert code == 2 and "'nowhere' holds no images" in err and not run.workdir.parent.exists()
