@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Splits:
         return f"{type(self).__name__}(train={self.train!r}, test={self.test!r})"
 
 
-class LazySplits(Splits):
+class LazySplits(Splits, ABC):
     """Splits whose files are read when a set is first asked for: to draw samples takes the declaration alone.
 
     A subclass gives `read`.

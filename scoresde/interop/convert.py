@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_choice
+from scoresde._validation import check_choice, check_count
 from scoresde.ema import EMA
 from scoresde.experiment.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from scoresde.experiment.experiment import Experiment
@@ -34,6 +34,8 @@ from scoresde.interop.score_sde import averages_from_reference, from_reference, 
 
 PROJECTS = ("score_sde_pytorch",)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOST_STEPS = 10**9 - 1
+"""What the name of a checkpoint holds."""
 
 
 class ConvertError(ValueError):
@@ -119,12 +121,12 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
             model={name: _tensor(tensor) for name, tensor in model.items()},
             averages=[_tensor(tensor) for tensor in averages["shadow_params"]],
             ema_decay=float(averages["decay"]),
-            ema_updates=int(averages["num_updates"]),
+            ema_updates=_count("num_updates", averages["num_updates"]),
             moments={
                 int(k): {"step": torch.as_tensor(float(m["step"])), **{n: _tensor(m[n]) for n in _MOMENTS}}
                 for k, m in state.items()
             },
-            step=int(content["step"]),
+            step=_count("step", content["step"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
         there = list(content) if isinstance(content, dict) else type(content).__name__
@@ -162,6 +164,13 @@ _STAND_INS: list[Any] = [
     )
 ]
 """The parts of a numpy scalar, by the names that numpy 1 and 2 write."""
+
+
+def _count(name: str, value: Any) -> int:
+    check_count(name, value, least=0)
+    if value > _MOST_STEPS:
+        raise ValueError(f"{name}={value} is no number of steps")
+    return int(value)
 
 
 def _tensor(value: Any) -> Tensor:
