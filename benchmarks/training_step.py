@@ -1,0 +1,158 @@
+"""What a training step costs, part by part, and what an evaluation of the network costs.
+
+    .venv/bin/python benchmarks/training_step.py --rounds 5 --threads 1
+
+Networks are those of configs/vp/cifar10_ddpmpp_continuous.py and configs/ve/cifar10_ncsnpp_continuous.py, narrower unless
+``--channels 128 --blocks 4``. A step is what `scoresde train` does: a batch of bytes dequantised and mirrored, times and noise
+drawn, loss, gradient, its norm clipped, Adam, averaged weights. Ways to run it take turns, so that what else the machine does
+falls on all of them; a figure is the median over rounds, in milliseconds: of processor time on a CPU, all threads together, and
+of wall clock on a GPU. ``--profile`` lists operations in place of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scoresde.data import Dataset, Quantized
+from scoresde.ema import EMA
+from scoresde.experiment.build import build
+from scoresde.experiment.config import load_config
+from scoresde.experiment.experiment import build_model
+from scoresde.losses import DenoisingScoreMatching
+from scoresde.sde import LinearSDE
+
+CONFIGS = {"DDPM++": "vp/cifar10_ddpmpp_continuous", "NCSN++": "ve/cifar10_ncsnpp_continuous"}
+WAYS = ("plain", "channels_last", "checkpoint", "compile")
+PARTS = ("batch", "draw", "forward", "backward", "update")
+
+
+class Data:
+    """Stands for CIFAR-10: random bytes of its shape."""
+
+    def __init__(self, low: float, high: float) -> None:
+        raw = torch.randint(0, 256, (5000, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        self.train = Dataset(raw, Quantized(256, low, high), flip=True)
+        self.event_shape, self.transform = self.train.event_shape, self.train.transform
+
+
+class Run:
+    """One network trained in one way."""
+
+    def __init__(self, name: str, way: str, options: argparse.Namespace) -> None:
+        config = load_config(Path(__file__).parents[1] / "configs" / f"{CONFIGS[name]}.py")
+        config.network.update({"channels": options.channels, "blocks": options.blocks})
+        if way == "checkpoint":
+            config.network.checkpoint = True
+        content = config.to_dict()
+        self.size, self.way, self.step, self.device = options.batch_size, way, 0, torch.device(options.device)
+        self.data = Data(config.data.low, config.data.high)
+        sde = build(content["sde"], "sde", LinearSDE)
+        self.model = build_model(content, self.data, sde, 0).to(self.device).train()  # type: ignore[arg-type]
+        self.objective = DenoisingScoreMatching(sde, reduction=config.objective.reduction)
+        self.ema = EMA(self.model.network, 0.9999)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-4)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        if way == "channels_last":
+            self.model.to(memory_format=torch.channels_last)
+        if way == "compile":
+            self.model.network.compile()
+
+    def seconds(self) -> dict[str, float]:
+        """A step, by parts."""
+        marks = [self._now()]
+        x, position = self.data.train.batch(self.step, self.size, seed=0)
+        x = x.to(self.device)
+        x = x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x
+        marks.append(self._now())
+        draw = self.objective.draw(x, step=self.step, indices=position.to(self.device))
+        marks.append(self._now())
+        loss = self.objective.evaluate(self.model, draw).mean()
+        marks.append(self._now())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        marks.append(self._now())
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.update(self.model.network)
+        marks.append(self._now())
+        self.step += 1
+        found = dict(zip(PARTS, (b - a for a, b in pairwise(marks)), strict=True))
+        return found | {"step": marks[-1] - marks[0]}
+
+    def inference(self) -> float:
+        """An evaluation of the network on one batch."""
+        x = torch.zeros(self.size, 3, 32, 32, device=self.device)
+        x = x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x
+        self.model.eval()
+        started = self._now()
+        with torch.no_grad():
+            self.model.network(x, torch.zeros(self.size, device=self.device))
+        seconds = self._now() - started
+        self.model.train()
+        return seconds
+
+    def _now(self) -> float:
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def table(options: argparse.Namespace) -> str:
+    """Rows of medians, one for each network and way."""
+    runs = {(name, way): Run(name, way, options) for name in options.networks for way in options.ways}
+    found: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in runs}
+    for number in range(options.rounds + 2):
+        for key, run in runs.items():
+            row = run.seconds() | {"inference": run.inference()}
+            if number >= 2:  # the first two warm up, and compile
+                found[key].append(row)
+    columns = (*PARTS, "step", "inference")
+    lines = ["| network | parameters | way | " + " | ".join(columns) + " |", "|---|---:|---|" + "---:|" * len(columns)]
+    for (name, way), rows in found.items():
+        medians = [f"{1e3 * statistics.median(row[c] for row in rows):.0f}" for c in columns]
+        lines.append(f"| {name} | {runs[name, way].parameters:,} | {way} | " + " | ".join(medians) + " |")
+    return "\n".join(lines)
+
+
+def profile(options: argparse.Namespace) -> None:
+    """The operations of three plain steps by their own time."""
+    for name in options.networks:
+        run = Run(name, "plain", options)
+        run.seconds()
+        with torch.profiler.profile() as found:
+            for _ in range(3):
+                run.seconds()
+        print(name)
+        print(found.key_averages(group_by_input_shape=options.shapes).table("self_cpu_time_total", row_limit=25))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--networks", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--shapes", action="store_true", help="with --profile: operations by the shapes that they see")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.profile:
+        profile(options)
+    else:
+        print(table(options))
+
+
+if __name__ == "__main__":
+    main()
