@@ -110,7 +110,15 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         overrides[key] = value
     options, unknown = parser.parse_known_args(plain)
     if unknown:
-        flags = ["--config", "--workdir", "--help", "--version", "--from", "--processes", *(f"--{flag}" for flag in SHORT)]
+        flags = [
+            "--config",
+            "--workdir",
+            "--help",
+            "--version",
+            "--from",
+            "--processes",
+            *(f"--{flag}" for flag in SHORT),
+        ]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
     needed = ["--config"] if options.command == "check" else ["--config", "--workdir"]
     if options.command == "convert":
