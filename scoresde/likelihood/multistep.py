@@ -34,11 +34,11 @@ from scoresde._validation import check_batch, check_count, check_finite, check_n
 from scoresde.likelihood.divergence import Divergence, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
 from scoresde.likelihood.grid import FlowGrid, grid_from, standard_grid
-from scoresde.likelihood.quadrature import Increments, adams
 from scoresde.noise import NoiseSource
 from scoresde.sde import LinearSDE, Score, check_same_process
 from scoresde.sde.whitening import WhitePoint, white_points
 from scoresde.solvers import SolverError
+from scoresde.solvers.quadrature import Increments, adams
 
 _ORDER = 2
 _POINTS = 4

@@ -8,7 +8,10 @@ one. Sample i depends on (seed, first + i) alone, to rounding: not on the batch,
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +19,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._validation import check_count
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a sampler went through, every so many steps, start and end included.
+
+    times: (K,). states: (K, B, *state). data: (K, B, *event), E[x_0 | x] by the first evaluation made from there on; the last
+    is the sample. None for a process without it.
+    """
+
+    times: Tensor
+    states: Tensor
+    data: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,11 @@ class SampleResult:
     nfe: evaluations of the score, each for the whole batch.
     times: (N + 1,) the grid, descending; empty where a solver chose its steps.
     seed, first: the key of the draws: sample i is (seed, first + i).
+    failed: (B,) bool, samples that are not finite.
+    spent: (B,) evaluations that each sample needed; nfe for all where they go in step.
+    interrupted: whether the run was ended from the keyboard; then ``state`` is that after the last step, ``times`` ends where
+        it stands, and samples are E[x_0 | x] of the last evaluation.
+    trajectory: a `Trajectory` where one was asked for.
     """
 
     samples: Tensor
@@ -40,23 +62,92 @@ class SampleResult:
     times: Tensor
     seed: int
     first: int
+    failed: Tensor
+    spent: Tensor
+    interrupted: bool = False
+    trajectory: Trajectory | None = None
 
     def __repr__(self) -> str:
-        return f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed})"
+        stopped = ", interrupted" if self.interrupted else ""
+        lost = f", {int(self.failed.sum())} failed" if bool(self.failed.any()) else ""
+        return (
+            f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed}{lost}{stopped})"
+        )
 
 
 class CountedScore:
-    """A score that counts its calls and refuses to pass on a wrong shape."""
+    """A score that counts its calls, refuses to pass on a wrong shape, and keeps its first and last call since `mark`.
+
+    spent: evaluations of each sample, set by a sampler whose samples do not go in step.
+    """
 
     def __init__(self, score: Score) -> None:
         self.score, self.calls = score, 0
+        self.spent: Tensor | None = None
+        self.first: tuple[Tensor, Tensor, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         value = self.score(x, t)
         if value.shape != x.shape:
             raise ValueError(f"score returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+        self.last = (x, t, value)
+        if self.first is None:
+            self.first = self.last
         return value
+
+    def mark(self) -> None:
+        """The next call is the first."""
+        self.first = None
+
+
+class Record:
+    """The callback that a sampler is run with: it keeps what the result is made of, and passes on to the user's."""
+
+    def __init__(self, sde: SDE, score: CountedScore, every: int, progress: bool, callback: Callback | None) -> None:
+        self.sde, self.score, self.every, self.callback = sde, score, every, callback
+        self.step, self.t, self.x = 0, torch.empty(0), torch.empty(0)
+        self.times: list[float] = []
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.data: list[Tensor] = []
+        self.printed = time.monotonic() if progress else math.inf
+
+    def __call__(self, step: int, t: Tensor, x: Tensor) -> None:
+        self.step, self.t, self.x = step, t, x
+        if self.every:
+            self._predict()
+            if step % self.every == 0:
+                self.kept.append((t, x))
+            self.score.mark()
+        if self.printed < math.inf and time.monotonic() > self.printed + 0.2:
+            self.printed = time.monotonic()
+            print(f"\rstep {step}, t = {float(t):.4g} ", end="", file=sys.stderr, flush=True)
+        if self.callback is not None:
+            self.callback(step, t, x)
+
+    def end(self, state: Tensor, samples: Tensor) -> Trajectory | None:
+        """The trajectory, once the run is over."""
+        if self.printed < math.inf:
+            print(file=sys.stderr)
+        if not self.every:
+            return None
+        if self.step % self.every:
+            self.kept.append((self.t, self.x))
+        self.data.append(samples)
+        times, states = zip(*self.kept, strict=True)
+        whole = len(self.data) == len(states)
+        return Trajectory(torch.stack(times), torch.stack(states), torch.stack(self.data) if whole else None)
+
+    def prediction(self, call: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The data's mean by a call of the score; the data of the state where the process knows no mean."""
+        x, t, value = call
+        return self.sde.project(self.sde.data_from_score(x, t, value)) if isinstance(self.sde, LinearSDE) else x
+
+    def _predict(self) -> None:
+        """E[x_0 | x] for the state that was kept last, once the score was called there."""
+        if self.score.first is not None and len(self.data) < len(self.kept) and isinstance(self.sde, LinearSDE):
+            self.data.append(self.prediction(self.score.first))
 
 
 class Sampler(ABC):
@@ -76,6 +167,9 @@ class Sampler(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         callback: Callback | None = None,
+        keep_every: int = 0,
+        allow_failed: bool = False,
+        progress: bool = False,
     ) -> SampleResult:
         """Draw samples.
 
@@ -85,9 +179,14 @@ class Sampler(ABC):
         noise: replaces (seed, first) by a source of one's own.
         start: (B, *state) at T; a draw from the prior unless given.
         callback: called with (0, T, start), then after every step with its number, the time reached and the state there.
+        keep_every: keep the state and E[x_0 | x] every so many steps in ``result.trajectory``; 0 keeps nothing.
+        allow_failed: mark samples that are not finite in ``result.failed`` in place of an exception.
+        progress: print the step and the time to stderr, five times a second.
 
-        Raises ValueError for a shape that does not fit, a sampler that does not fit the process, or a non-finite state.
+        An interrupt from the keyboard ends the run and returns what there is, see `SampleResult`. Raises ValueError for a shape
+        that does not fit or a sampler that does not fit the process, FloatingPointError for a non-finite sample.
         """
+        check_count("keep_every", keep_every, least=0)
         shape = _whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
@@ -100,18 +199,31 @@ class Sampler(ABC):
             if tuple(start.shape) != wanted:
                 raise ValueError(f"start has shape {tuple(start.shape)}: shape={shape} needs a state of {wanted}")
         counted = CountedScore(score)
-        if callback is not None:
-            callback(0, torch.tensor(sde.T, dtype=start.dtype), start)
-        state, times = self.run(sde, counted, start, noise, callback)
-        check_samples(state, noise)
-        samples = sde.project(state)
-        return SampleResult(samples, state, counted.calls, times, noise.seed, int(noise.indices[0]))
+        record = Record(sde, counted, keep_every, progress, callback)
+        interrupted = False
+        try:
+            record(0, torch.tensor(sde.T, dtype=start.dtype), start)
+            state, times = self.run(sde, counted, start, noise, record)
+            samples = sde.project(state)
+        except KeyboardInterrupt:
+            if counted.last is None:
+                raise
+            interrupted, state, samples = True, record.x, record.prediction(counted.last)
+            times = torch.tensor([sde.T, float(record.t)], dtype=torch.float64)
+        finite = torch.isfinite(state).reshape(len(state), -1).all(1)
+        if not allow_failed:
+            check_samples(finite, noise)
+        spent = torch.full((len(state),), counted.calls) if counted.spent is None else counted.spent
+        return SampleResult(
+            samples, state, counted.calls, times, noise.seed, int(noise.indices[0]), ~finite, spent, interrupted,
+            record.end(state, samples),
+        )  # fmt: skip
 
     @abstractmethod
     def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        """(samples, times) from the state x at T."""
+        """(samples, times) from the state x at T; the callback is to be called after every step."""
 
 
 def _whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -124,12 +236,11 @@ def _whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return whole
 
 
-def check_samples(samples: Tensor, noise: NoiseSource) -> None:
-    """Raise FloatingPointError naming the samples that are not finite."""
-    finite = torch.isfinite(samples).reshape(len(samples), -1).all(1)
+def check_samples(finite: Tensor, noise: NoiseSource) -> None:
+    """Raise FloatingPointError naming the samples that are not ``finite`` (B,)."""
     if not bool(finite.all()):
-        bad = noise.indices[~finite].tolist()
+        bad = noise.indices[~finite.to(noise.indices.device)].tolist()
         raise FloatingPointError(
-            f"{len(bad)} of {len(samples)} samples are not finite, with indices {bad[:8]}: the score returned a "
-            "non-finite value, or the steps are too large (more steps, a smaller snr)"
+            f"{len(bad)} of {len(finite)} samples are not finite, with indices {bad[:8]}: the score returned a "
+            "non-finite value, or the steps are too large (more steps, a smaller snr); allow_failed=True returns the others"
         )

@@ -60,7 +60,7 @@ class PredictorCorrector(Sampler):
         )
 
     def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
@@ -75,8 +75,7 @@ class PredictorCorrector(Sampler):
                 z = self._draw(self.predictor, step, x, noise)
                 x = self.predictor.approach(sde, step, x, z)
                 x, mean = self.predictor.step(sde, step, x, score(x, t), z)
-            if callback is not None:
-                callback(step.index + 1, step.s, x)
+            callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), walk.times
 
     @staticmethod

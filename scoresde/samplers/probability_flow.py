@@ -36,7 +36,7 @@ class ProbabilityFlowODE(Sampler):
         return f"ProbabilityFlowODE(solver={self.solver!r}, t_min={self.t_min}, denoise={self.denoise})"
 
     def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         x = self._integrate(sde, score, x, sde.T, self.t_min, callback)
         if self.denoise:
@@ -62,7 +62,7 @@ class ProbabilityFlowODE(Sampler):
             return sde.flow_drift(y, times, score(y, times))
 
         def accepted(step: int, t: float, y: Tensor) -> None:
-            if callback is not None:
+            if callback is not None:  # `encode` has none
                 callback(step, torch.tensor(t, dtype=x.dtype), y.to(x))
 
         solution = self.solver.solve(slope, x.double(), t_start, t_end, accepted)

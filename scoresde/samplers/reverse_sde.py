@@ -42,7 +42,7 @@ class ReverseSDESampler(Sampler):
         return f"ReverseSDESampler(solver={self.solver!r}, steps={self.steps}, t_min={self.t_min})"
 
     def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback | None
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         if self.solver.stratonovich and not sde.additive:
             raise ValueError(f"solver={self.solver!r} is of Stratonovich's kind, and {sde!r} has an Ito diffusion of x")
@@ -56,7 +56,7 @@ class ReverseSDESampler(Sampler):
 
         def drift(x: Tensor, t: Tensor) -> Tensor:
             nonlocal count
-            if callback is not None and count > 0:  # the first state is the start
+            if count > 0:  # the first state is the start
                 callback(count, t, x)
             count += 1
             return sde.reverse_drift(x, times(x, t), score(x, times(x, t)))
@@ -68,8 +68,7 @@ class ReverseSDESampler(Sampler):
 
         dt = (sde.T - self.t_min) / self.steps
         x = self.solver.solve(drift, diffusion, x, sde.T, self.t_min, dt, noise, additive=sde.additive)
-        if callback is not None:
-            callback(count, end[0], x)
+        callback(count, end[0], x)
         if self.denoise:
             x = sde.data_from_score(x, end, score(x, end))
         return x, torch.empty(0)

@@ -94,13 +94,18 @@ class ExactSteps(Stepping):
             function = function.func
         return f"ExactSteps({self.steps}, {getattr(function, '__name__', repr(function))}{given})"
 
-    def walk(self, sde: LinearSDE) -> Walk:
+    def times(self, sde: LinearSDE) -> Tensor:
+        """The grid, (steps + 1,) float64."""
         times = self.grid(sde, self.steps).to(torch.float64)
         if times.ndim != 1 or len(times) != self.steps + 1 or not bool((times.diff() < 0).all()):
             raise ValueError(
                 f"grid gave times of shape {tuple(times.shape)}: {self.steps + 1} descending times are needed"
             )
         sde.check_time(times)
+        return times
+
+    def walk(self, sde: LinearSDE) -> Walk:
+        times = self.times(sde)
         t, s = times[:-1], times[1:]
         kernels = sde.transition(s, t)
         return Walk(times, t - s, sde.noise_level(t), kernels, kernels.bridged(sde.kernel(t), sde.kernel(s)))
@@ -115,6 +120,15 @@ class GivenTimes:
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
         """The times."""
         return self.times
+
+
+def stepping(steps: int | Tensor | ExactSteps, grid: Callable[[LinearSDE, int], Tensor]) -> ExactSteps:
+    """What ``steps`` says: a number of steps on ``grid``, the descending times themselves, or both."""
+    if isinstance(steps, Tensor):
+        return ExactSteps(len(steps) - 1, GivenTimes(steps))
+    if isinstance(steps, Stepping) and not isinstance(steps, ExactSteps):
+        raise TypeError(f"steps={steps!r} is a chain's: give a number, a tensor of times, or ExactSteps(N, grid)")
+    return steps if isinstance(steps, ExactSteps) else ExactSteps(steps, grid)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Weights of interpolation on a grid of unequal steps: what multistep methods and quadratures are made of; float64.
 
 With Lagrange's polynomials l_k through nodes u_k,  int_a^b f du ~ sum_k f(u_k) int_a^b l_k du.
+Under a weight there is no closed form: Gauss and Legendre's rule, and the polynomials at its points.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,21 @@ def lagrange_integrals(nodes: Tensor, a: Tensor, b: Tensor) -> Tensor:
     half = (0.5 * (b - a) / unit)[..., None]
     moments = torch.where(powers % 2 == 0, 2.0 * half ** (powers + 1) / (powers + 1), 0.0)
     return torch.linalg.solve(vandermonde, moments[..., None])[..., 0] * unit[..., None]
+
+
+def lagrange(nodes: Tensor, used: Tensor, at: Tensor) -> Tensor:
+    """l_k at points ``at`` (n,) for n sets of nodes (n, m), of which ``used`` (n, m) bool count: (n, m), 0 for the others."""
+    m = nodes.shape[-1]
+    both = used[:, :, None] & used[:, None, :] & ~torch.eye(m, dtype=torch.bool)
+    apart = torch.where(both, nodes[:, :, None] - nodes[:, None, :], 1.0)
+    offset = torch.where(both, at[:, None, None] - nodes[:, None, :], 1.0)
+    return torch.where(used, (offset / apart).prod(-1), 0.0)
+
+
+def gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
+    """Points and weights of the rule on (0, 1), float64: exact for polynomials of degree 2 points - 1."""
+    x, w = np.polynomial.legendre.leggauss(points)
+    return torch.from_numpy(0.5 * (1.0 + x)), torch.from_numpy(0.5 * w)
 
 
 @dataclass(frozen=True)

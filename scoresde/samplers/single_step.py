@@ -1,0 +1,199 @@
+"""Exponential Runge-Kutta methods: several evaluations for a step, none carried over from the steps before.
+
+A step from a to b goes through stages. Each is reached from a by the polynomial through the predictions of earlier ones, and so is b:
+
+    order   stages at (of the way in u)     each by the predictions of              known as
+    1       1                               0                                       DDIM, EDM's Euler
+    2       1/2, 1                          0;  0 and 1/2                           DPM-Solver++(2S), DPM-Solver-2
+    2       1, 1                            0;  0 and 1                             EDM's Heun
+    3       1/3, 2/3, 1                     0;  0 and 1/3;  0 and 2/3               DPM-Solver++(3S), DPM-Solver-3
+
+(Lu et al. 2022, arXiv:2206.00927 and 2211.01095; Karras et al. 2022, arXiv:2206.00364)
+
+`Churn` puts noise in before each step: forward from t to the time whose level sigma / alpha is 1 + gamma times as large, by the
+process's own transition, then the flow from there. Both keep the marginals, so it costs no order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_choice, check_number
+from scoresde.noise import NoiseSource
+from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.exponential import (
+    Evaluation,
+    Factor,
+    Instants,
+    Rule,
+    centres,
+    combine,
+    evaluations,
+    factors,
+    finish,
+    integrate,
+    linear,
+)
+from scoresde.samplers.forms import Data, Form, Noise, level
+from scoresde.samplers.grids import karras, log_noise
+from scoresde.samplers.walk import ExactSteps, stepping
+from scoresde.sde import LinearSDE
+
+Tableau = tuple[tuple[float, tuple[int, ...]], ...]
+"""For each stage and the end: the share of the way, and the numbers of the predictions that lead there, 0 being that at the start."""
+
+TABLEAUS: dict[int, Tableau] = {
+    1: ((1.0, (0,)),),
+    2: ((0.5, (0,)), (1.0, (0, 1))),
+    3: ((1 / 3, (0,)), (2 / 3, (0, 1)), (1.0, (0, 2))),
+}
+HEUN: Tableau = ((1.0, (0,)), (1.0, (0, 1)))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A tableau on n intervals: the rule of each stage, and the evaluations there."""
+
+    tableau: Tableau
+    rules: list[Rule]
+    places: list[list[Evaluation]]
+
+    @classmethod
+    def of(cls, sde: LinearSDE, form: Form, tableau: Tableau, start: Instants, end: Instants, like: Tensor) -> Stages:
+        """The stages on the intervals from ``start`` (n) to ``end``."""
+        at = [start, *(start.towards(sde, end, share) for share, _ in tableau)]
+        rules, places = [], []
+        for stop, (_, chosen) in zip(at[1:], tableau, strict=True):
+            used = torch.ones(len(start.t), len(chosen), dtype=torch.bool)
+            rules.append(integrate(sde, form, 0.0, start, stop, [at[k] for k in chosen], used, like))
+            places.append(evaluations(sde, form, stop.t, like))
+        return cls(tableau, rules, places)
+
+    def __call__(self, score: CountedScore, i: int, y: Tensor, first: Tensor) -> Tensor:
+        """The end of interval i from its start y, with the prediction there."""
+        known = [first]
+        for rule, places, (_, chosen) in zip(self.rules[:-1], self.places, self.tableau, strict=False):
+            known.append(places[i](score, rule(i, y, [known[k] for k in chosen])))
+        return self.rules[-1](i, y, [known[k] for k in self.tableau[-1][1]])
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Noise put in before each step: gamma = min(amount / N, sqrt(2) - 1) (Karras et al. 2022, algorithm 2).
+
+    amount: S_churn >= 0. low, high: where, in sigma / alpha: S_min, S_max. inflate: S_noise, the factor on the noise.
+    """
+
+    amount: float = 40.0
+    low: float = 0.0
+    high: float = math.inf
+    inflate: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("amount", self.amount, least=0.0)
+        check_number("low", self.low, least=0.0)
+        check_number("inflate", self.inflate, above=0.0)
+        if not self.high > self.low:
+            raise ValueError(f"high={self.high!r} is not allowed: give a number > low={self.low!r}")
+
+    def times(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The times that steps from t (N,) start at: none above T."""
+        level = sde.log_noise(t)
+        gamma = min(self.amount / len(t), math.sqrt(2.0) - 1.0)
+        inside = (level.exp() >= self.low) & (level.exp() <= self.high)
+        return torch.where(inside, sde.time_of_log_noise(level + math.log1p(gamma)), t).maximum(t)
+
+
+class ExponentialRungeKutta(Sampler):
+    """Single-step method for any linear process, on any grid.
+
+    steps: number of steps N on the grid `log_noise`, a tensor of N + 1 descending times, or ``ExactSteps(N, grid)``.
+    order: 1, 2 or 3, the number of evaluations for each step.
+    form: `Data`, `Noise` or `Whitened`.
+    heun: take the stage of order 2 at the end of the step in place of its middle.
+    churn: a `Churn`, or None for the flow alone.
+    denoise: return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    """
+
+    def __init__(
+        self,
+        steps: int | Tensor | ExactSteps = 10,
+        order: int = 2,
+        form: Form = Data(),  # noqa: B008  (frozen)
+        heun: bool = False,
+        churn: Churn | None = None,
+        denoise: bool = True,
+    ) -> None:
+        check_choice("order", order, (1, 2, 3))
+        check_choice("denoise", denoise, (True, False))
+        if not isinstance(form, Form):
+            raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
+        if heun and order != 2:
+            raise ValueError(f"heun=True with order={order!r} is not allowed: Heun's method has order 2")
+        self.stepping, self.order, self.form, self.heun = stepping(steps, log_noise), order, form, heun
+        self.churn, self.denoise = churn, denoise
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.stepping!r}, order={self.order}, form={self.form!r}, heun={self.heun}, "
+            f"churn={self.churn!r}, denoise={self.denoise})"
+        )
+
+    def run(
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
+        process = linear(sde, self)
+        times = self.stepping.times(process)
+        grid = Instants.at(process, times)
+        start, kicks = grid[:-1], None
+        if self.churn is not None:
+            start = Instants.at(process, self.churn.times(process, times[:-1]))
+            kicks = _kicks(process, self.churn, times[:-1], start.t, x)
+        stages = Stages.of(process, self.form, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
+        first, ends = evaluations(process, self.form, start.t, x), stages.places[-1]
+        told = times.to(x).unbind()
+        centre = centres(process, times[:1], x)[0]
+        y = x if centre is None else x - centre
+        for i in range(len(times) - 1):
+            if kicks is not None:
+                z = noise.normal(x.shape[1:], step=i, purpose="churn", dtype=x.dtype)
+                y = combine(((kicks[0][i], y), (kicks[1][i], z)))
+            y = stages(score, i, y, first[i](score, y))
+            callback(i + 1, told[i + 1], ends[i].state(y))
+        return finish(sde, score, ends[-1].state(y), told[-1], self.denoise), times
+
+
+def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor) -> tuple[list[Factor], list[Factor]]:
+    """Factors on the state and on the noise of the way from t up."""
+    kernel = sde.transition(t, raised)
+    kick = kernel.noise_map().times(torch.full_like(t, churn.inflate))
+    return factors(kernel.signal_map(), like, len(t)), factors(kick, like, len(t))
+
+
+class DPMSolverSingleStep(ExponentialRungeKutta):
+    """DPM-Solver++(2S), and (3S) with order 3 (Lu et al. 2022, arXiv:2211.01095)."""
+
+    def __init__(self, steps: int | Tensor | ExactSteps = 10, order: int = 2, denoise: bool = True) -> None:
+        super().__init__(steps, order, Data(), denoise=denoise)
+
+
+class EDM(ExponentialRungeKutta):
+    """The sampler of Karras et al. 2022 (arXiv:2206.00364): Heun's method in sigma / alpha on their grid, noise churned in.
+
+    steps: number of steps N on the grid `karras`, a tensor of times, or ``ExactSteps(N, grid)``.
+    heun: False for Euler's method.
+    churn: a `Churn`; None for the deterministic sampler.
+    """
+
+    def __init__(
+        self,
+        steps: int | Tensor | ExactSteps = 18,
+        heun: bool = True,
+        churn: Churn | None = None,
+        denoise: bool = True,
+    ) -> None:
+        super().__init__(stepping(steps, karras), 2 if heun else 1, Noise(level), heun, churn, denoise)
