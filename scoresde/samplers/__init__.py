@@ -1,25 +1,46 @@
 """Samplers: what runs a process backwards."""
 
 from scoresde.samplers import grids
-from scoresde.samplers.base import Sampler, SampleResult
+from scoresde.samplers.adaptive_sde import AdaptiveSDE
+from scoresde.samplers.base import Sampler, SampleResult, Trajectory
 from scoresde.samplers.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
+from scoresde.samplers.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
+from scoresde.samplers.pilot import PilotGrid, pilot_grid
+from scoresde.samplers.posterior import DDIM, ConsistentAnnealed
 from scoresde.samplers.predictor_corrector import PredictorCorrector
 from scoresde.samplers.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
 from scoresde.samplers.probability_flow import ProbabilityFlowODE
 from scoresde.samplers.reverse_sde import ReverseSDESampler
 from scoresde.samplers.selfcheck import check
+from scoresde.samplers.single_step import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
 from scoresde.samplers.splitting import SymmetricSplitting
 from scoresde.samplers.walk import ExactSteps, PaperSteps, Step, Stepping, Walk
 
 __all__ = [
+    "AdamsBashforth",
+    "AdaptiveSDE",
     "Ancestral",
     "AnnealedLangevin",
     "BatchLangevin",
+    "Churn",
+    "ConsistentAnnealed",
     "Corrector",
+    "DDIM",
+    "DEIS",
+    "DPMSolverPlusPlus",
+    "DPMSolverSingleStep",
+    "Data",
+    "EDM",
     "EulerMaruyama",
     "ExactSteps",
+    "ExponentialMultistep",
+    "ExponentialRungeKutta",
+    "Form",
     "Langevin",
+    "Noise",
     "PaperSteps",
+    "PilotGrid",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowODE",
@@ -30,7 +51,14 @@ __all__ = [
     "Step",
     "Stepping",
     "SymmetricSplitting",
+    "Trajectory",
+    "UniPC",
     "Walk",
+    "Whitened",
     "check",
+    "diffusion_time",
     "grids",
+    "level",
+    "log_level",
+    "pilot_grid",
 ]

@@ -70,9 +70,7 @@ class SampleResult:
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
         lost = f", {int(self.failed.sum())} failed" if bool(self.failed.any()) else ""
-        return (
-            f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed}{lost}{stopped})"
-        )
+        return f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed}{lost}{stopped})"
 
 
 class CountedScore:

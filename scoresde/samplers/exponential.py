@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.forms import Form
-from scoresde.sde import LinearMap, LinearSDE, ScalarMap
+from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.solvers.quadrature import gauss_legendre, lagrange
 
 _POINTS = 20
@@ -57,7 +57,9 @@ class Instants:
         """The places of times. Raises ValueError for one without noise."""
         u = sde.log_spread(t)
         if not bool(torch.isfinite(u).all()):
-            raise ValueError(f"the grid ends at t={float(t[-1]):g}, where {sde!r} has no noise: end it above, at t_min > 0")
+            raise ValueError(
+                f"the grid ends at t={float(t[-1]):g}, where {sde!r} has no noise: end it above, at t_min > 0"
+            )
         return cls(u, t)
 
     def __getitem__(self, k: slice) -> Instants:
@@ -85,7 +87,14 @@ class Rule:
 
 
 def integrate(
-    sde: LinearSDE, form: Form, eta: float, start: Instants, end: Instants, nodes: list[Instants], used: Tensor, like: Tensor
+    sde: LinearSDE,
+    form: Form,
+    eta: float,
+    start: Instants,
+    end: Instants,
+    nodes: list[Instants],
+    used: Tensor,
+    like: Tensor,
 ) -> Rule:
     """The rule of n steps from ``start`` to ``end`` by the polynomials through ``nodes``, of which ``used`` (n, m) count."""
     n, m = used.shape
@@ -94,7 +103,7 @@ def integrate(
     u = start.u + x[:, None] * width
     t = sde.time_of_log_spread(u.flatten()).reshape(u.shape)
     places = torch.stack([form.variable(v.u, v.t) for v in nodes], -1)
-    carries = form.propagators(sde, eta, [start.u, *u, end.u], [start.t, *t, end.t])
+    carries = form.propagators(sde, eta, [start.t, *t, end.t])
     sums: list[LinearMap | None] = [None] * m
     for j, carry in enumerate(carries[1:]):
         whole = carry.compose(form.slope(sde, t[j])).times((1.0 + eta**2) * w[j] * width)
@@ -120,9 +129,11 @@ class Evaluation:
     on_score: Factor
     centre: Tensor | None
 
-    def __call__(self, score: CountedScore, y: Tensor) -> Tensor:
+    def __call__(self, score: Score, y: Tensor) -> Tensor:
         value = score(self.state(y), self.t)
-        return combine(((self.on_score, value),) if self.on_state is None else ((self.on_state, y), (self.on_score, value)))
+        return combine(
+            ((self.on_score, value),) if self.on_state is None else ((self.on_state, y), (self.on_score, value))
+        )
 
     def state(self, y: Tensor) -> Tensor:
         """m + y."""

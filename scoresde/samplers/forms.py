@@ -18,8 +18,8 @@ where P is the propagator of M and the bracket is written as K N for a predictio
     Noise     c -> infinity  N = E[z | x_t]                         K = B B^T L^-T               DPM-Solver, DEIS, EDM
     Whitened  c between      N = -U^-1 B B^T (score + S^-1 y)       K = U,  U U^T = S            nothing moves for Gaussian data
 
-For numbers alpha, sigma they are y_s = (sigma_s / sigma_t) y_t - sigma_s int e^-u N du, (alpha_s / alpha_t) y_t + alpha_s int e^u N
-du, and sqrt(S_s / S_t) y_t + sqrt(S_s) int N du (Lu et al. 2022, arXiv:2206.00927 and 2211.01095; Zhang & Chen 2023, 2204.13902).
+For numbers alpha, sigma they are y_s = (sigma_s / sigma_t) y_t - sigma_s int e^-u N du, (alpha_s / alpha_t) y_t + alpha_s int e^u
+N du, and sqrt(S_s / S_t) y_t + sqrt(S_s) int N du (Lu et al. 2022, arXiv:2206.00927, 2211.01095; Zhang & Chen 2023, 2204.13902).
 
 The propagator is R(s) R(t)^-1. Where maps commute R = U (U A^-1)^(eta^2); for eta = 1 it is S A^-T for any maps, which is Bayes's
 rule; with c infinite it is A; what is left, the flow of blocks, is integrated by Runge and Kutta's method.
@@ -75,24 +75,22 @@ class Form(ABC):
     def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         """K."""
 
-    def propagators(self, sde: LinearSDE, eta: float, clocks: Sequence[Tensor], times: Sequence[Tensor]) -> list[LinearMap]:
-        """P(last, k) for each but the last of a sequence of falling clocks and their times, each (n,)."""
+    def propagators(self, sde: LinearSDE, eta: float, times: Sequence[Tensor]) -> list[LinearMap]:
+        """P(last, k) for each but the last of a sequence of falling times, each (n,)."""
         roots = [self._root(sde, eta, t) for t in times]
         if roots[-1] is not None:
             return [roots[-1].compose(root.inverse()) for root in roots[:-1]]  # type: ignore[union-attr]
         if eta != 0.0:
             raise ValueError(f"eta={eta!r} is not allowed for {sde!r}, whose maps do not commute: give 0 or 1")
 
-        def field(u: Tensor) -> LinearMap:
-            t = sde.time_of_log_spread(u)
+        def precision(t: Tensor) -> LinearMap:
             covariance = self.covariance(sde, t)
             assert covariance is not None
-            pull = spread_square(sde, t).compose(covariance.inverse())
-            return pull.add(sde.drift_map(t).times(1.0 / sde.log_spread_slope(t)))
+            return covariance.inverse()
 
-        whole = [flow_maps(clocks[-2], clocks[-1], field)]
-        for k in range(len(clocks) - 3, -1, -1):
-            whole.insert(0, whole[0].compose(flow_maps(clocks[k], clocks[k + 1], field)))
+        whole = [flow_maps(sde, times[-2], times[-1], precision)]
+        for k in range(len(times) - 3, -1, -1):
+            whole.insert(0, whole[0].compose(flow_maps(sde, times[k], times[k + 1], precision)))
         return whole
 
     def noise(self, sde: LinearSDE, eta: float, t: Tensor, s: Tensor, propagator: LinearMap) -> LinearMap | None:
@@ -134,7 +132,7 @@ def noise_square(sde: LinearSDE, t: Tensor) -> LinearMap:
 
 def _power(positive: LinearMap, exponent: float) -> LinearMap:
     """A power of a map that is numbers, one or one for each mode."""
-    return replace(positive, c=positive.c**exponent)  # type: ignore[attr-defined]
+    return replace(positive, c=positive.c**exponent)  # type: ignore[type-var, attr-defined]
 
 
 @dataclass(frozen=True)

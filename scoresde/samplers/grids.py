@@ -3,6 +3,9 @@
     uniform      equal steps in t
     log_noise    equal steps in ln(sigma / alpha)
     karras       (sigma / alpha)^(1 / rho) equally spaced (Karras et al. 2022, eq. 5; arXiv:2206.00364)
+    subsequence  instants of DDPM's chain, evenly or by squares (Song et al. 2020, appendix D.2; arXiv:2010.02502)
+
+`pilot_grid` makes one for a model, where its steps have equal errors. The reference implementation's grid is `PaperSteps`.
 
 To fix an argument: ``functools.partial(karras, rho=5.0)``.
 """
@@ -36,6 +39,23 @@ def karras(sde: LinearSDE, steps: int, t_min: float = T_MIN, rho: float = 7.0) -
     check_number("rho", rho, above=0.0)
     power = 1.0 / rho
     return _in_noise(sde, steps, t_min, lambda a, b, w: rho * ((1 - w) * a**power + w * b**power).log())
+
+
+def subsequence(sde: LinearSDE, steps: int, of: int = 1000, power: float = 1.0) -> Tensor:
+    """Of the instants T i / of, i = 1 .. of, those nearest to (i / of) = w^power for even w, (steps + 1,), the ends included.
+
+    power: 1 for an even spacing, 2 for DDIM's quadratic one. Raises ValueError where two of them fall together.
+    """
+    check_count("steps", steps)
+    check_count("of", of, least=2)
+    check_number("power", power, above=0.0)
+    w = torch.linspace(1.0, of ** (-1.0 / power), steps + 1, dtype=torch.float64)
+    index = (of * w**power).round()
+    if not bool((index.diff() < 0).all()):
+        raise ValueError(
+            f"steps={steps} with power={power!r} is not allowed: instants of {of} fall together, give fewer"
+        )
+    return sde.T * index / of
 
 
 def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  # type: ignore[no-untyped-def]

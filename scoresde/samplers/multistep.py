@@ -10,7 +10,7 @@
     DDIM, EDM's Euler          order 1
 
 With the corrector, y_i is taken anew once N_i is known, by the polynomial that contains it, for no further evaluation; the order
-rises by one. The order is that of the flow: noise leaves at most weak order 2, since one evaluation sees no more of a step's path.
+rises by one. The order is that of the flow: noise leaves weak order 2 at most, since one evaluation sees no more of a path.
 
 The first step has one prediction only and with it a local error of second order, which stays in the result: a method of third
 order opens with a step by Runge and Kutta's, at one evaluation more (see ``opening``).
@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_count, check_number
+from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.exponential import Instants, Rule, combine, evaluations, finish, integrate, linear
@@ -43,6 +43,8 @@ class ExponentialMultistep(Sampler):
     form: `Data`, `Noise` or `Whitened`.
     eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
     corrector: take each state anew with the evaluation made at it.
+    cell: width in u of the cells of a fixed Brownian path from which the noise is taken, e.g. 0.01: then runs with any number of
+        steps follow the same path. None: a draw for each step.
     opening: order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with a
         corrector, at most 3; with noise 1.
     denoise: return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
@@ -56,6 +58,7 @@ class ExponentialMultistep(Sampler):
         eta: float = 0.0,
         corrector: bool = False,
         opening: int | None = None,
+        cell: float | None = None,
         denoise: bool = True,
     ) -> None:
         check_choice("order", order, (1, 2, 3, 4))
@@ -64,13 +67,17 @@ class ExponentialMultistep(Sampler):
         check_choice("denoise", denoise, (True, False))
         if not isinstance(form, Form):
             raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
+        if cell is not None:
+            check_number("cell", cell, above=0.0)
         if opening is None:
             opening = 1 if eta else min(3, max(1, order - 1 - corrector))
         check_choice("opening", opening, (1, 2, 3))
         if eta and opening > 1:
-            raise ValueError(f"opening={opening!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more")
+            raise ValueError(
+                f"opening={opening!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
+            )
         self.stepping, self.order, self.form, self.eta = stepping(steps, log_noise), order, form, float(eta)
-        self.corrector, self.opening, self.denoise = corrector, opening, denoise
+        self.corrector, self.opening, self.cell, self.denoise = corrector, opening, cell, denoise
 
     def __repr__(self) -> str:
         return (
@@ -90,7 +97,11 @@ class ExponentialMultistep(Sampler):
         if self.opening > 1:
             opening = Stages.of(process, self.form, TABLEAUS[self.opening], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
-        told, kick = times.to(x).unbind(), None
+        told, kick, draws = (
+            times.to(x).unbind(),
+            None,
+            Draws(noise, x, None if self.cell is None else grid.u, self.cell),
+        )
         y = before = x if places[0].centre is None else x - places[0].centre
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
@@ -100,8 +111,7 @@ class ExponentialMultistep(Sampler):
             before = y
             y = predict(i, y, past) if opening is None or i > 0 else opening(score, 0, y, past[0])
             if predict.kick is not None:
-                z = noise.normal(x.shape[1:], step=i, purpose="multistep", dtype=x.dtype)
-                kick = combine(((predict.kick[i], z),))
+                kick = combine(((predict.kick[i], draws(i)),))
                 y.add_(kick)
             callback(i + 1, told[i + 1], places[i + 1].state(y))
         return finish(sde, score, places[-1].state(y), told[-1], self.denoise), times
@@ -123,6 +133,32 @@ class ExponentialMultistep(Sampler):
             return predict, None
         used = torch.cat((torch.ones(n, 1, dtype=torch.bool), used), 1)
         return predict, integrate(sde, self.form, self.eta, start, end, [end, *nodes], used, like)
+
+
+class Draws:
+    """The standard normals of the steps of a grid u (n + 1,), falling: one for each, or sums over the cells of a fixed path.
+
+    Cell j reaches from u_0 - j cell to u_0 - (j + 1) cell, and belongs to the step that holds its middle. A step without one has
+    a draw of its own: whatever the grid, the draws are independent and standard normal.
+    """
+
+    def __init__(self, noise: NoiseSource, like: Tensor, u: Tensor | None, cell: float | None) -> None:
+        self.noise, self.shape, self.dtype, self.bounds = noise, like.shape[1:], like.dtype, None
+        if u is not None and cell is not None:
+            self.bounds = ((u[0] - u) / cell + 0.5).floor().long().tolist()
+
+    def __call__(self, i: int) -> Tensor:
+        """z of step i, (B, *state)."""
+        cells = range(0) if self.bounds is None else range(self.bounds[i], self.bounds[i + 1])
+        if not cells:
+            return self.noise.normal(self.shape, step=i, purpose="multistep", dtype=self.dtype)
+        total = self._cell(cells[0])
+        for j in cells[1:]:
+            total.add_(self._cell(j))
+        return total.mul_(len(cells) ** -0.5)
+
+    def _cell(self, j: int) -> Tensor:
+        return self.noise.normal(self.shape, step=j, purpose="brownian path", dtype=self.dtype)
 
 
 class DPMSolverPlusPlus(ExponentialMultistep):

@@ -64,17 +64,20 @@ class PredictorCorrector(Sampler):
     ) -> tuple[Tensor, Tensor]:
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
-        if self.predictor is not None:
-            self.predictor.check(sde)
+        predictor = self.predictor
+        if predictor is not None:
+            predictor.check(sde)
         walk = self.stepping.walk(sde)
+        if predictor is not None:
+            predictor = predictor.prepare(sde, walk, x)
         mean = x
         for step in walk.steps(like=x):
             t = step.t.expand(len(x))
             x, mean = self._correct(score, step, t, x, noise)
-            if self.predictor is not None:
-                z = self._draw(self.predictor, step, x, noise)
-                x = self.predictor.approach(sde, step, x, z)
-                x, mean = self.predictor.step(sde, step, x, score(x, t), z)
+            if predictor is not None:
+                z = self._draw(predictor, step, x, noise)
+                x = predictor.approach(sde, step, x, z)
+                x, mean = predictor.step(sde, step, x, score(x, t), z)
             callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), walk.times
 

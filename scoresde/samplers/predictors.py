@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scoresde._validation import check_choice
-from scoresde.samplers.walk import Step
+from scoresde.samplers.walk import Step, Walk
 from scoresde.sde import LinearSDE
 
 
@@ -33,6 +33,10 @@ class Predictor(ABC):
 
     def check(self, sde: LinearSDE) -> None:  # noqa: B027  (most fit any process)
         """Raise ValueError, before the first step, for a process that the predictor does not fit."""
+
+    def prepare(self, sde: LinearSDE, walk: Walk, like: Tensor) -> Predictor:
+        """What steps along ``walk`` for states like ``like``: itself, unless there is something to compute once for all steps."""
+        return self
 
     def approach(self, sde: LinearSDE, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
         """The state at which `step` wants the score: x, unless part of the step goes before it."""

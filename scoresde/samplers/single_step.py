@@ -1,6 +1,6 @@
 """Exponential Runge-Kutta methods: several evaluations for a step, none carried over from the steps before.
 
-A step from a to b goes through stages. Each is reached from a by the polynomial through the predictions of earlier ones, and so is b:
+A step from a to b goes through stages. Each is reached from a by the polynomial through predictions of earlier ones, and so is b:
 
     order   stages at (of the way in u)     each by the predictions of              known as
     1       1                               0                                       DDIM, EDM's Euler
@@ -44,7 +44,7 @@ from scoresde.samplers.walk import ExactSteps, stepping
 from scoresde.sde import LinearSDE
 
 Tableau = tuple[tuple[float, tuple[int, ...]], ...]
-"""For each stage and the end: the share of the way, and the numbers of the predictions that lead there, 0 being that at the start."""
+"""For each stage and the end: the share of the way, and the numbers of the predictions that lead there, 0 at the start."""
 
 TABLEAUS: dict[int, Tableau] = {
     1: ((1.0, (0,)),),

@@ -46,13 +46,14 @@ class Step:
 @dataclass(frozen=True)
 class Walk:
     """All N steps. times: (N + 1,) descending, scores are evaluated at all but the last; widths, sigmas: (N,); kernels,
-    bridged: N of each."""
+    bridged, marginals x_t | x_0: N of each."""
 
     times: Tensor
     widths: Tensor
     sigmas: Tensor
     kernels: GaussianKernel
     bridged: GaussianKernel
+    marginals: GaussianKernel
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -107,8 +108,8 @@ class ExactSteps(Stepping):
     def walk(self, sde: LinearSDE) -> Walk:
         times = self.times(sde)
         t, s = times[:-1], times[1:]
-        kernels = sde.transition(s, t)
-        return Walk(times, t - s, sde.noise_level(t), kernels, kernels.bridged(sde.kernel(t), sde.kernel(s)))
+        kernels, marginals = sde.transition(s, t), sde.kernel(t)
+        return Walk(times, t - s, sde.noise_level(t), kernels, kernels.bridged(marginals, sde.kernel(s)), marginals)
 
 
 @dataclass(frozen=True)
@@ -153,4 +154,5 @@ class PaperSteps(Stepping):
         kernels = chain.step(times)
         # the reference's annealed Langevin corrector takes the process's sigma on a chain too
         ends = torch.cat((times, (times[-1:] - widths[-1:]).clamp(min=0.0)))
-        return Walk(ends, widths, sde.continuous.noise_level(times), kernels, kernels.bridged(chain.kernel(times)))
+        marginals = chain.kernel(times)
+        return Walk(ends, widths, sde.continuous.noise_level(times), kernels, kernels.bridged(marginals), marginals)

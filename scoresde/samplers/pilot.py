@@ -1,0 +1,91 @@
+"""A grid for one model: the steps of a multistep method of second order have equal errors on a pilot batch.
+
+Over the clock u (`log_spread`) with the prediction f of `Whitened`, whose bend d^2 f / du^2 is what such a method leaves out,
+nodes are equally spaced in the integral of
+
+    m(u) = ( rms over samples and coordinates of d^2 f / du^2 )^(1/3),    smoothed, plus a share of its mean
+
+The share guards against what the pilot did not see, and few steps against step ratios that are too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number
+from scoresde.samplers.exponential import Evaluation, evaluations, linear
+from scoresde.samplers.forms import Whitened
+from scoresde.samplers.multistep import ExponentialMultistep
+from scoresde.sde import LinearSDE, Score
+from scoresde.solvers.density import cumulative, smooth
+
+
+@dataclass(frozen=True)
+class PilotGrid:
+    """A density of nodes, and a grid function: ``ExactSteps(12, grid)``.
+
+    t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
+    """
+
+    t_min: float
+    u: tuple[float, ...] = field(repr=False)
+    share: tuple[float, ...] = field(repr=False)
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
+        """(steps + 1,) descending times from T to t_min."""
+        check_count("steps", steps)
+        u = torch.from_numpy(np.interp(np.linspace(1.0, 0.0, steps + 1), self.share, self.u))
+        times = sde.continuous.time_of_log_spread(u)
+        times[0], times[-1] = sde.T, self.t_min
+        return times
+
+
+@torch.no_grad()
+def pilot_grid(
+    sde: LinearSDE,
+    score: Score,
+    shape: Sequence[int],
+    *,
+    t_min: float = 1e-3,
+    fine: int = 200,
+    floor: float = 0.15,
+    data_std: float = 0.5,
+    seed: int = 0,
+    start: Tensor | None = None,
+) -> PilotGrid:
+    """A grid from a pilot batch of ``shape`` (B, *event), 32 to 96 samples, at a cost of ``fine`` evaluations, once for a model.
+
+    t_min: where sampling will stop. fine: steps of the pilot, at least 40. floor: share of the mean that is added.
+    data_std: of the data, about zero. start: (B, *state) at T in place of a draw from the prior.
+    """
+    check_count("fine", fine, least=40)
+    check_number("floor", floor, above=0.0)
+    form = Whitened(data_std=data_std)
+    process = linear(sde, "pilot_grid")
+    ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()
+    even = PilotGrid(t_min, tuple(ends), (0.0, 1.0))
+    sampler = ExponentialMultistep(even(process, fine), 2, form, corrector=True)
+    slopes: list[Tensor] = []
+    places: list[Evaluation] = []
+
+    def watched(x: Tensor, t: Tensor) -> Tensor:
+        value = score(x, t)
+        if not places:
+            places.extend(evaluations(process, form, sampler.stepping.times(process), x))
+        place = places[len(slopes)]
+        y = x if place.centre is None else x - place.centre
+        slopes.append(place(lambda *_: value, y).to(torch.float64))
+        return value
+
+    sampler(sde, watched, shape, seed=seed, start=start)
+    f = torch.stack(slopes).flatten(1)
+    bend = (f[2:] - 2.0 * f[1:-1] + f[:-2]).square().mean(1).sqrt().flip(0).cpu()
+    density = smooth(bend ** (1.0 / 3.0), fine // 20)
+    density = torch.cat((density[:1], density, density[-1:]))
+    u = torch.linspace(ends[0], ends[1], fine + 1, dtype=torch.float64)
+    return PilotGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density + floor * density.mean()).tolist()))
