@@ -27,7 +27,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.exponential import Instants, Rule, combine, evaluations, finish, integrate, linear
+from scoresde.samplers.exponential import Instants, Intervals, Rule, combine, evaluations, finish, linear
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time
 from scoresde.samplers.grids import log_noise
 from scoresde.samplers.single_step import TABLEAUS, Stages
@@ -128,11 +128,12 @@ class ExponentialMultistep(Sampler):
 
         nodes = [back(k) for k in range(self.order)]
         used = step[:, None] >= torch.arange(self.order)
-        predict = integrate(sde, self.form, self.eta, start, end, nodes, used, like)
+        intervals = Intervals.of(sde, self.form, self.eta, start, end)
+        predict = intervals.rule(nodes, used, like)
         if not self.corrector:
             return predict, None
         used = torch.cat((torch.ones(n, 1, dtype=torch.bool), used), 1)
-        return predict, integrate(sde, self.form, self.eta, start, end, [end, *nodes], used, like)
+        return predict, intervals.rule([end, *nodes], used, like)
 
 
 class Draws:

@@ -29,13 +29,13 @@ from scoresde.samplers.exponential import (
     Evaluation,
     Factor,
     Instants,
+    Intervals,
     Rule,
     centres,
     combine,
     evaluations,
     factors,
     finish,
-    integrate,
     linear,
 )
 from scoresde.samplers.forms import Data, Form, Noise, level
@@ -69,7 +69,7 @@ class Stages:
         rules, places = [], []
         for stop, (_, chosen) in zip(at[1:], tableau, strict=True):
             used = torch.ones(len(start.t), len(chosen), dtype=torch.bool)
-            rules.append(integrate(sde, form, 0.0, start, stop, [at[k] for k in chosen], used, like))
+            rules.append(Intervals.of(sde, form, 0.0, start, stop).rule([at[k] for k in chosen], used, like))
             places.append(evaluations(sde, form, stop.t, like))
         return cls(tableau, rules, places)
 
