@@ -24,8 +24,11 @@ import torch
 from scoresde import Exact, GaussianMixture, log_likelihood
 from scoresde.losses import DenoisingScoreMatching, SlicedScoreMatching, UniformLogNoise
 from scoresde.samplers import (
+    DDIM,
+    EDM,
     Ancestral,
     AnnealedLangevin,
+    DPMSolverPlusPlus,
     EulerMaruyama,
     Langevin,
     PredictorCorrector,
@@ -33,6 +36,7 @@ from scoresde.samplers import (
     ReverseDiffusion,
     ReverseSDESampler,
     SymmetricSplitting,
+    UniPC,
 )
 from scoresde.sde import (
     EDMSDE,
@@ -135,6 +139,10 @@ SAMPLERS: dict[str, Callable[[], object]] = {
     "symmetric splitting": lambda: PredictorCorrector(SymmetricSplitting(), steps=STEPS),
     "with Langevin": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=STEPS),
     "with annealed Langevin": lambda: PredictorCorrector(ReverseDiffusion(), AnnealedLangevin(0.1), steps=STEPS),
+    "DDIM": lambda: PredictorCorrector(DDIM(), steps=STEPS),
+    "UniPC": lambda: UniPC(STEPS // 4),
+    "SDE-DPM-Solver++(2M)": lambda: DPMSolverPlusPlus(STEPS // 2, eta=1.0),
+    "EDM": lambda: EDM(STEPS // 4),
     "flow by SciPy": lambda: ProbabilityFlowODE(),
     "reverse SDE by torchsde": lambda: ReverseSDESampler(steps=STEPS, denoise=False),
     "the same, SRK": lambda: ReverseSDESampler(TorchSDE("srk"), steps=STEPS, denoise=False),

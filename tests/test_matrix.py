@@ -14,7 +14,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import matrix
 from benchmarks.matrix import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row
-from scoresde.samplers import PredictorCorrector
+from scoresde.samplers import ExponentialMultistep, PredictorCorrector
+from scoresde.samplers.single_step import ExponentialRungeKutta
 from scoresde.samplers.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
 
@@ -41,7 +42,8 @@ def applies(sde, name):
     """By the mathematics: kernels need a linear process, chains one with numbers, splitting one at rest in its prior."""
     if name == "denoising, chain":
         return isinstance(sde, ScalarSDE)
-    if name.startswith("denoising") or (name in SAMPLERS and isinstance(SAMPLERS[name](), PredictorCorrector)):
+    of_kernels = PredictorCorrector | ExponentialMultistep | ExponentialRungeKutta
+    if name.startswith("denoising") or (name in SAMPLERS and isinstance(SAMPLERS[name](), of_kernels)):
         return isinstance(sde, LinearSDE) and (name != "symmetric splitting" or drift_of_covariance(sde) < 1e-4)
     return True
 

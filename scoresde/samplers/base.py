@@ -32,7 +32,7 @@ class Trajectory:
     """What a sampler went through, every so many steps, start and end included.
 
     times: (K,). states: (K, B, *state). data: (K, B, *event), E[x_0 | x] by the first evaluation made from there on; the last
-    is the sample. None for a process without it.
+    is the sample. None for a process without it, and where samples go through times of their own.
     """
 
     times: Tensor
@@ -138,14 +138,19 @@ class Record:
         return Trajectory(torch.stack(times), torch.stack(states), torch.stack(self.data) if whole else None)
 
     def prediction(self, call: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The data's mean by a call of the score; the data of the state where the process knows no mean."""
-        x, t, value = call
-        return self.sde.project(self.sde.data_from_score(x, t, value)) if isinstance(self.sde, LinearSDE) else x
+        """The data's mean by a call of the score; the data of the last state where the process knows no mean, or the call was of
+        a part of the batch."""
+        mean = self.sde.data_from_score(*call) if isinstance(self.sde, LinearSDE) and self._whole(call) else self.x
+        return self.sde.project(mean)
 
     def _predict(self) -> None:
-        """E[x_0 | x] for the state that was kept last, once the score was called there."""
-        if self.score.first is not None and len(self.data) < len(self.kept) and isinstance(self.sde, LinearSDE):
-            self.data.append(self.prediction(self.score.first))
+        """E[x_0 | x] for the state that was kept last, once the score was called there for the whole batch."""
+        call = self.score.first
+        if call is not None and len(self.data) < len(self.kept) and self._whole(call):
+            self.data.append(self.prediction(call))
+
+    def _whole(self, call: tuple[Tensor, Tensor, Tensor]) -> bool:
+        return isinstance(self.sde, LinearSDE) and call[0].shape == self.x.shape
 
 
 class Sampler(ABC):

@@ -1,0 +1,343 @@
+"""Exponential integrators: coefficients against closed forms, orders of convergence strong and weak, any linear process."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scoresde.distributions import GaussianMixture
+from scoresde.noise import NoiseSource
+from scoresde.samplers import (
+    DEIS,
+    EDM,
+    AdamsBashforth,
+    Churn,
+    Data,
+    DPMSolverPlusPlus,
+    DPMSolverSingleStep,
+    ExactSteps,
+    ExponentialMultistep,
+    ExponentialRungeKutta,
+    Noise,
+    PaperSteps,
+    ProbabilityFlowODE,
+    UniPC,
+    Whitened,
+    check,
+    grids,
+    level,
+)
+from scoresde.samplers.exponential import Instants, Intervals
+from scoresde.samplers.selfcheck.moments import Case, distance, exact_law, targets
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
+from scoresde.sde.basis import fourier
+from scoresde.solvers import ScipyODE
+
+# mild processes, so that the counts below are in the asymptotic range
+SDES = {"vp": VPSDE(0.1, 8.0), "subvp": SubVPSDE(0.1, 8.0), "ve": VESDE(0.1, 5.0)}
+COUNTS = (16, 24, 36, 54, 81)
+T_MIN = 0.05
+
+
+def slope(errors, counts=COUNTS):
+    """Least-squares slope of -ln(error) over ln(steps)."""
+    k, y = (torch.tensor(v, dtype=torch.float64).log() for v in (counts, errors))
+    return float(-((k - k.mean()) * (y - y.mean())).sum() / ((k - k.mean()) ** 2).sum())
+
+
+def on(steps, grid=grids.log_noise):
+    return ExactSteps(steps, lambda sde, n: grid(sde, n, T_MIN))
+
+
+# --- coefficients -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("eta", [0.0, 1.0, 0.6])
+def test_first_order_weights_are_the_closed_forms(eta, steps):
+    """Data: (sigma_s e^-(eta^2 h) / sigma_t, alpha_s (1 - e^-(1 + eta^2) h)), noise: (alpha_s / alpha_t, ...), 10 units of u."""
+    sde, one = VESDE(1e-3, 50.0), torch.ones(steps, 1, dtype=torch.bool)
+    grid = Instants.at(sde, sde.time_of_log_noise(torch.linspace(3.8, -6.2, steps + 1, dtype=torch.float64)))
+    a, b = grid.u[:-1], grid.u[1:]
+    h = a - b
+    exact = {
+        Data(): (torch.exp(-(1 + eta**2) * h), -torch.expm1(-(1 + eta**2) * h), b.exp() * (-torch.expm1(-2 * eta**2 * h)).sqrt()),
+        Noise(): (1 + 0 * h, (1 + eta**2) * (b.exp() - a.exp()), eta * ((2 * a).exp() - (2 * b).exp()).sqrt()),
+    }  # fmt: skip
+    for form, wanted in exact.items():
+        rule = Intervals.of(sde, form, eta, grid[:-1], grid[1:]).rule([grid[:-1]], one, a)
+        found = [rule.carry, [w[0] for w in rule.weights], rule.kick or [0.0] * steps]
+        for value, right in zip(found, wanted, strict=True):
+            assert torch.allclose(torch.tensor(value, dtype=torch.float64), right, rtol=1e-10, atol=0.0)
+
+
+def test_edm_is_heuns_method_in_its_own_words():
+    """d = (x - D) / sigma, x + (sigma' - sigma) d, then the mean of both slopes: on a process whose alpha is 1."""
+    sde, law = VESDE(0.05, 5.0), mixture()
+    score = law.score(sde)
+    times = grids.karras(sde, 9, T_MIN)
+    start = sde.prior_sample((4, 2), seed=3, dtype=torch.float64)
+    x = start
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        width = sde.sigma(s) - sde.sigma(t)
+        first = -sde.sigma(t) * score(x, t.expand(4))
+        second = -sde.sigma(s) * score(x + width * first, s.expand(4))
+        x = x + 0.5 * width * (first + second)
+    found = EDM(times, denoise=False)(sde, score, (4, 2), start=start)
+    assert torch.allclose(found.samples, x, rtol=1e-12, atol=1e-12)
+    assert found.nfe == 18
+
+
+def test_first_order_is_one_method_in_data_and_in_noise():
+    sde, score = SDES["subvp"], mixture().score(SDES["subvp"])
+    found = [
+        ExponentialMultistep(on(10), 1, form)(sde, score, (5, 2), seed=1, dtype=torch.float64).samples
+        for form in (Data(), Noise(), Noise(level))
+    ]
+    assert torch.allclose(found[0], found[1], rtol=1e-11) and torch.allclose(found[0], found[2], rtol=1e-11)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_whitened_is_exact_for_gaussian_data_in_one_step(eta):
+    for sde in (*SDES.values(), CriticallyDampedLangevin()):
+        state = sde.state_shape((1,))
+        kernel = sde.kernel(torch.tensor(sde.T, dtype=torch.float64))
+
+        def score(x, t, sde=sde):
+            s = Whitened(data_std=0.7).covariance(sde, t[:1].double())
+            return -s.inverse()(x)
+
+        start = kernel.scale(torch.ones(1, *state, dtype=torch.float64))
+        runs = [
+            ExponentialMultistep(on(n), 1, Whitened(data_std=0.7), eta, denoise=False)(
+                sde, score, (1, 1), start=start, noise=Silent.of(0, 1)
+            ).state
+            for n in (1, 16)
+        ]
+        assert torch.allclose(runs[0], runs[1], rtol=1e-6, atol=1e-9), sde
+
+
+class Silent(NoiseSource):
+    """Draws of zero."""
+
+    def normal(self, event_shape, *, step, purpose, dtype):
+        return torch.zeros(1, *event_shape, dtype=dtype)
+
+
+# --- orders -------------------------------------------------------------------------------------------------------
+
+
+def mixture(event_shape=(2,)):
+    d = math.prod(event_shape)
+    means = torch.stack([torch.full((d,), 0.5), torch.full((d,), -0.6)]).reshape(2, *event_shape)
+    return GaussianMixture(means, torch.tensor([0.5, 0.4]), torch.tensor([0.4, 0.6]))
+
+
+def path_errors(make, sde, truth={}):  # noqa: B006  (a cache)
+    """Root mean square distance at t_min to the exact flow, nonlinear score, for each of the counts."""
+    score, shape = mixture().score(sde), (24, 2)
+    start = sde.prior_sample(shape, seed=5, dtype=torch.float64)
+    if sde not in truth:
+        exact = ProbabilityFlowODE(ScipyODE("DOP853", 1e-11, 1e-11), t_min=T_MIN)
+        truth[sde] = exact(sde, score, shape, start=start).samples
+    runs = [make(on(n))(sde, score, shape, start=start).samples for n in COUNTS]
+    return [float((x - truth[sde]).square().mean().sqrt()) for x in runs]
+
+
+def quiet(kind, *args, **kwargs):
+    return lambda steps: kind(steps, *args, **kwargs, denoise=False)
+
+
+STRONG = {
+    "DDIM": (quiet(ExponentialMultistep, 1), 1),
+    "DPM-Solver++(2M)": (quiet(DPMSolverPlusPlus), 2),
+    "DPM-Solver++(3M)": (quiet(DPMSolverPlusPlus, 3), 3),
+    "order 4": (quiet(ExponentialMultistep, 4), 4),
+    "UniPC-2": (quiet(UniPC, 2), 3),
+    "UniPC-3": (quiet(UniPC, 3), 3),
+    "DEIS-2": (quiet(DEIS, 2), 2),
+    "DEIS-3": (quiet(DEIS, 3), 3),
+    "rho-DEIS-3": (quiet(DEIS, 3, level), 3),
+    "Adams-Bashforth 2": (quiet(AdamsBashforth, 2), 2),
+    "Adams-Bashforth 2, corrected": (quiet(AdamsBashforth, 2, corrector=True), 3),
+    "DPM-Solver++(2S)": (quiet(DPMSolverSingleStep, 2), 2),
+    "DPM-Solver++(3S)": (quiet(DPMSolverSingleStep, 3), 3),
+    "EDM's Heun": (quiet(EDM), 2),
+    "Whitened, third order single step": (quiet(ExponentialRungeKutta, 3, Whitened()), 3),
+}
+
+
+@pytest.mark.parametrize("method", STRONG)
+@pytest.mark.parametrize("name", SDES)
+def test_strong_order(name, method):
+    make, order = STRONG[method]
+    found = slope(path_errors(make, SDES[name]))
+    assert found > order - 0.35, found
+
+
+def test_an_order_too_high_is_not_measured():
+    """Planted: methods of one order less, and a third order whose second-difference term is half of what it must be."""
+    for name, sde in SDES.items():
+        assert slope(path_errors(STRONG["DPM-Solver++(2M)"][0], sde)) < 2.75, name
+        assert slope(path_errors(STRONG["DDIM"][0], sde)) < 1.75, name
+
+
+def test_half_a_second_difference_is_second_order(monkeypatch):
+    """Planted: what makes third order methods of second order in use."""
+    rule = Intervals.rule
+
+    def halved(self, nodes, used, like):
+        made = rule(self, nodes, used, like)
+        if len(nodes) < 3:
+            return made
+        weights = [[a - 0.5 * c, b + c, 0.5 * c] for a, b, c in made.weights]
+        return replace(made, weights=weights)
+
+    monkeypatch.setattr(Intervals, "rule", halved)
+    assert 1.6 < slope(path_errors(STRONG["DPM-Solver++(3M)"][0], SDES["ve"])) < 2.5
+
+
+def weak_errors(make, sde, counts=COUNTS, event_shape=(1,)):
+    """Errors of the law at t_min for Gaussian data, exact to rounding."""
+    case = Case(lambda n: make(on(n)), sde, event_shape, (8,), None, T_MIN, None, 0.05, 10, 0)
+    laws = [exact_law(case, n) for n in counts]
+    target = targets(case, T_MIN)[0]
+    return [distance(law.mean, law.covariance, target) for law in laws]
+
+
+WEAK = {
+    "SDE-DPM-Solver++(1)": (quiet(ExponentialMultistep, 1, Data(), 1.0), 1),
+    "SDE-DPM-Solver++(2M)": (quiet(DPMSolverPlusPlus, 2, 1.0), 2),
+    "half of its noise": (quiet(DPMSolverPlusPlus, 2, 0.5), 2),
+    "SDE, noise form": (quiet(ExponentialMultistep, 2, Noise(), 1.0), 2),
+    "SDE, whitened": (quiet(ExponentialMultistep, 2, Whitened(), 1.0), 2),
+    "SDE, corrected first order": (quiet(ExponentialMultistep, 1, Data(), 1.0, True), 2),
+    "EDM, churned": (quiet(EDM, churn=Churn(4.0)), 2),
+}
+
+
+@pytest.mark.parametrize("method", WEAK)
+@pytest.mark.parametrize("name", SDES)
+def test_weak_order(name, method):
+    make, order = WEAK[method]
+    found = slope(weak_errors(make, SDES[name]))
+    assert found > order - 0.35, found
+    assert method != "SDE-DPM-Solver++(1)" or found < 1.5
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("form", [Data(), Noise(), Whitened()], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["langevin", "blurring", pytest.param("modes", marks=pytest.mark.long), "shifted", "moving"]
+)
+def test_any_linear_process(name, form, eta):
+    """Blocks, modes, both, and shifts, converge with second order: 1.7 and more between the last two counts."""
+    basis = fourier((2,))
+    rate = (3.0 + basis.frequencies().square().sum(0))[..., None, None]
+    f, g = torch.tensor([[0.0, 4.0], [-1.0, -4.0]]).double(), torch.tensor([[0.0, 0.0], [0.0, 2.0**0.5]]).double()
+    spread = torch.tensor([1.0, 0.25]).diag()
+    sde, event = {
+        "langevin": (CriticallyDampedLangevin(), (1,)),
+        "blurring": (BlurringSDE((3,)), (3,)),
+        "modes": (MatrixSDE(f * rate, g * rate.sqrt(), basis=basis, aux_std=0.1, prior_covariance=spread), (2,)),
+        "shifted": (Shifted(SDES["vp"], torch.full((2,), 3.0)), (2,)),
+        "moving": (Shifted(SDES["vp"], lambda t: torch.stack((t, 1.0 + t**2), -1)), (2,)),
+    }[name]
+    errors = weak_errors(quiet(ExponentialMultistep, 2, form, eta), sde, (80, 160), event)
+    assert errors[1] < 0.1 and slope(errors, (80, 160)) > 1.6, errors
+
+
+# --- conduct ------------------------------------------------------------------------------------------------------
+
+CHECKED = {
+    "2M": (DPMSolverPlusPlus, 2),
+    "SDE 2M": (lambda n: DPMSolverPlusPlus(n, eta=1.0), 2),
+    "UniPC": (UniPC, 3),
+    "DEIS": (DEIS, 3),
+    "2S": (DPMSolverSingleStep, 2),
+    "EDM": (EDM, 2),
+    "EDM, churned": (lambda n: EDM(n, churn=Churn(10.0)), 2),
+}
+
+
+@pytest.mark.parametrize("sampler", CHECKED)
+def test_the_selfcheck_passes(sampler):
+    make, order = CHECKED[sampler]
+    report = check(make, VPSDE(), order=order, denoised=True, samples=500, counts=(10, 20, 40, 80, 160))
+    assert report.passed, f"\n{report}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", CHECKED)
+@pytest.mark.parametrize("sde", [SubVPSDE(), VESDE(0.01, 10.0)], ids=repr)
+def test_the_selfcheck_passes_elsewhere(sde, sampler):
+    make, order = CHECKED[sampler]
+    report = check(make, sde, order=order, denoised=True, samples=500, counts=(10, 20, 40, 80, 160))
+    assert report.passed, f"\n{report}"
+
+
+def test_evaluations_are_what_the_method_says():
+    score = mixture().score(VPSDE())
+    counts = {
+        DPMSolverPlusPlus(7): 8,
+        DPMSolverPlusPlus(7, denoise=False): 7,
+        DPMSolverPlusPlus(7, 3): 9,
+        UniPC(7): 8,
+        EDM(7): 15,
+        DPMSolverSingleStep(7, 3): 22,
+    }
+    for sampler, nfe in counts.items():
+        assert sampler(VPSDE(), score, (2, 2)).nfe == nfe, sampler
+
+
+def test_one_path_for_any_number_of_steps():
+    """On a fixed Brownian path runs of 5, 10, 20, 40 steps come closer to one another; with draws of their own they do not."""
+    sde = SDES["vp"]
+    score = mixture().score(sde)
+
+    def apart(cell):
+        runs = [
+            ExponentialMultistep(on(n), 2, Data(), 1.0, cell=cell)(
+                sde, score, (16, 2), seed=2, dtype=torch.float64
+            ).samples
+            for n in (5, 10, 20, 40)
+        ]
+        return [float((a - b).square().mean().sqrt()) for a, b in zip(runs[:-1], runs[1:], strict=True)]
+
+    coupled, free = apart(0.002), apart(None)
+    assert coupled[2] < 0.5 * coupled[0] and coupled[2] < 0.2 * free[2]
+    assert free[2] > 0.7 * free[0]
+
+
+class TestRefusals:
+    score = staticmethod(lambda x, t: -x)
+
+    def test_no_noise_at_the_end(self):
+        times = torch.linspace(1.0, 0.0, 5, dtype=torch.float64)
+        with pytest.raises(ValueError, match="end it above"):
+            DPMSolverPlusPlus(times)(VPSDE(), self.score, (2, 2))
+
+    def test_maps_that_do_not_commute(self):
+        with pytest.raises(ValueError, match=r"eta=0.5 .* do not commute: give 0 or 1"):
+            DPMSolverPlusPlus(5, eta=0.5)(CriticallyDampedLangevin(), self.score, (2, 2))
+
+    def test_process_without_kernel(self):
+        sde = NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=10)
+        for sampler in (UniPC(5), EDM(5)):
+            with pytest.raises(TypeError, match="no closed-form kernel"):
+                sampler(sde, self.score, (2, 2))
+
+    def test_arguments(self):
+        for make, words in (
+            (lambda: ExponentialMultistep(5, order=5), "order=5"),
+            (lambda: ExponentialMultistep(5, form="data"), "is not a Form"),
+            (lambda: ExponentialMultistep(5, eta=1.0, opening=2), "opening=2"),
+            (lambda: ExponentialRungeKutta(5, 3, heun=True), "heun=True"),
+            (lambda: UniPC(PaperSteps(5)), "is a chain's"),
+            (lambda: Churn(low=2.0, high=1.0), "high=1.0"),
+        ):
+            with pytest.raises((ValueError, TypeError), match=words):
+                make()
