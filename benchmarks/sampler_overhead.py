@@ -2,10 +2,11 @@
 
     python benchmarks/sampler_overhead.py
 
-A small MLP of 25 k parameters on a batch of 16 x 192 in float32, as a bare score: what a call takes is the network's time. The bare
-call and every sampler take turns, 15 rounds of 40 steps; CPU time of this thread, medians, the ratio of each sampler's time per call
-to the bare call's in the same round. "no draws" has the keyed noise replaced by one fixed tensor, to tell the loop from the generator.
-The coefficients made before the loop, once for a run, are timed apart: a run of 80 steps less one of 40 is 40 steps.
+A small MLP of 25 k parameters on a batch of 16 x 192 in float32, as a bare score: what a call takes is the network's time.
+The bare call and every sampler take turns, 15 rounds of 40 steps; CPU time of this thread, medians, the ratio of each
+sampler's time per call to the bare call's in the same round. "no draws" has the keyed noise replaced by one fixed tensor,
+to tell the loop from the generator. The coefficients made before the loop, once for a run, are timed apart: a run of 80
+steps less one of 40 is 40 steps.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the noise by a map P and adds as much anew as the law of x_s given x_0 needs, S_
     x_s = A_s E[x_0 | x_t] + P (x_t - A_t E[x_0 | x_t]) + (S_s - P S_t P^T)^(1/2) z
         = A^-1 x_t + (A^-1 - P) S_t score + ...
 
-    DDIM(eta)                  P = (S_s - eta^2 Q)^(1/2) S_t^(-1/2), Q the bridge's covariance   Song et al. 2020, arXiv:2010.02502
-    ConsistentAnnealed(eta)    P = (1 - eta) A^-1                    Jolicoeur-Martineau et al. 2020, arXiv:2009.05475
+    DDIM(eta)                  P = (S_s - eta^2 Q)^(1/2) S_t^(-1/2), Q the bridge's covariance  Song et al. 2020, arXiv:2010.02502
+    ConsistentAnnealed(eta)    P = (1 - eta) A^-1                   Jolicoeur-Martineau et al. 2020, arXiv:2009.05475
 
 Any P is exact for data in one point. DDIM converges with the first order: to the flow for eta = 0, to the reverse SDE for
 eta = 1, where it is `Ancestral("lower")`. Roots of blocks are Cholesky's: other paths than the flow's, with the same marginals.
@@ -47,8 +47,8 @@ class Posterior(Predictor):
         clamped = root.compose(root.transpose()).add(fresh.times(minus)).mean_square()
         if bool((clamped > 1e-12 * before.mean_square()).any()):
             raise ValueError(
-                f"{self!r} would carry more noise than x_s may hold, at {int((clamped > 0).sum())} of {n} steps: give more steps, "
-                "or an eta nearer to 1"
+                f"{self!r} would carry more noise than x_s may hold, at {int((clamped > 0).sum())} of {n} steps: give more "
+                "steps, or an eta nearer to 1"
             )
         on_score = back.add(carried.times(minus)).compose(covariance)
         return _Prepared(factors(on_score, like, n), factors(root, like, n) if self.stochastic else None)
