@@ -67,13 +67,13 @@ def test_ddim_without_noise_is_the_first_order_flow(name):
     assert torch.allclose(found.samples, flow.samples, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.long)])
 def test_ddim_passes_the_selfcheck(eta):
     def make(n):
         return PredictorCorrector(DDIM(eta), steps=ExactSteps(n, grids.log_noise))
 
     for sde in (SDES["vp"], SDES["ve"]):
-        report = check(make, sde, order=1, denoised=True, samples=300)
+        report = check(make, sde, order=1, denoised=True, samples=300, counts=(20, 40, 80, 160, 240))
         assert report.passed, f"\n{report}"
 
 
@@ -125,7 +125,7 @@ def test_posterior_refusals():
 # --- adaptive steps of the reverse SDE ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vp", "ve"])
+@pytest.mark.parametrize("name", [pytest.param("vp", marks=pytest.mark.long), "ve"])
 def test_adaptive_steps_pass_the_selfcheck(name):
     report = check(lambda n: AdaptiveSDE(0.05), SDES[name], denoised=True, samples=1000, counts=(10, 20, 40, 80, 160))
     assert report.passed, f"\n{report}"
