@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoresde.likelihood.quadrature import Increments, adams, lagrange_integrals
+from scoresde.solvers.quadrature import Increments, adams, lagrange_integrals
 
 F64 = torch.float64
 LIGHT = settings(max_examples=60, deadline=None, derandomize=True)
