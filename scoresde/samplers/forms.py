@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -57,11 +57,16 @@ def diffusion_time(u: Tensor, t: Tensor) -> Tensor:
     return t
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Form(ABC):
     """A linear part and a prediction. variable: what the polynomials are of: `log_level`, `level`, `diffusion_time`."""
 
     variable: Variable = log_level
+
+    def __repr__(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = (f"{name}={getattr(value, '__name__', value)}" for name, value in values.items())
+        return f"{type(self).__name__}({', '.join(given)})"
 
     @abstractmethod
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap | None:
@@ -135,7 +140,7 @@ def _power(positive: LinearMap, exponent: float) -> LinearMap:
     return replace(positive, c=positive.c**exponent)  # type: ignore[type-var, attr-defined]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Data(Form):
     """The data's mean given x_t; exact for data in one point."""
 
@@ -151,7 +156,7 @@ class Data(Form):
         return pull.times(torch.full_like(t, -1.0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Noise(Form):
     """The noise's mean given x_t; exact where the score is constant."""
 
@@ -165,7 +170,7 @@ class Noise(Form):
         return spread_square(sde, t).compose(sde.kernel(t).noise_map().transpose().inverse())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Whitened(Form):
     """By how much the score differs from that of data N(0, data_std^2 I), in whitened coordinates; exact for such data.
 
