@@ -225,7 +225,7 @@ def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centr
         slope = -point.push(h.double() + point.pull(w))
         spoilt = 0.0 * slope.reshape(len(x), -1).sum(1)  # NaN where the score is not finite, and 0 elsewhere
         least = trace.mean(0).double().abs() + d * point.gaussian_trace
-        trust = (_TRUST * least / _dot(h, h).double().clamp(min=1e-30)).clamp(max=1.0).detach()
+        trust = (_TRUST * least / _dot(h, h).double().clamp(min=1e-30)).clamp(max=1.0)
         return slope, -trace.double() + spoilt, point.root.transpose()(expand(trust, score) * score)
 
     if not problem.differentiable:

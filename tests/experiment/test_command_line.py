@@ -16,8 +16,10 @@ from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
 from .conftest import ROOT
 
+LONG = pytest.mark.long
 
-@pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
+
+@pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
 def test_the_whole_path(command, process):
     for verb in ("train", "sample", "likelihood", "report"):
         done = command(verb, process)
@@ -182,7 +184,7 @@ class TestCheck:
         config.write_text(
             "import sys\nfrom pathlib import Path\n\nimport ml_collections\n\n"
             "sys.path.insert(0, str(Path(__file__).parent))\n\n\n"
-            "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'mine:Mine'}})\n"
+            "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'mine:Mine', 'beta_max': 4.0}})\n"
         )
         done = self.run(config)
         assert done.returncode == 1, done.stderr

@@ -254,6 +254,7 @@ class TestLikelihood:
         assert self.table(command.workdir) == self.table(whole)
         assert self.lines(command) == 20, "no batch is computed twice"
 
+    @pytest.mark.long
     def test_a_process_that_dies_is_named_and_the_rest_is_kept(self, command, whole):
         with ThreadPoolExecutor() as pool:
             running = pool.submit(command, "likelihood", "vp", "--processes", "2", **self.WEIGH)

@@ -22,7 +22,7 @@ PROCESSES = [
     (CriticallyDampedLangevin(), (2,)),
     (CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2)),
     (BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4)),
-    (BlurringSDE((5,)), (5,)),
+    pytest.param(BlurringSDE((5,)), (5,), marks=pytest.mark.long),
 ]
 
 
