@@ -619,8 +619,8 @@ def test_lengths_at_neighbouring_levels_overlap(overlap, event, beta):
 
 
 def test_in_many_dimensions_gaussian_levels_are_ncsnv2s():
-    """Its technique 2 in 3 x 32 x 32: half of the draws within three standard deviations, sqrt(2 d) (r - 1) = 3 r. From 50 to
-    0.01 that is 232 levels in their table, 219 by the formula."""
+    """Its technique 2 in 3 x 32 x 32: half of the draws within three standard deviations, sqrt(2 d) (r - 1) = 3 r, levels of
+    that ratio from 50 to 0.01."""
     levels = len(overlapping_scales(2.0, 50.0, 0.01, (3, 32, 32), 2 * stats.norm.cdf(-1.5)))
     r = 1 / (1 - 3 / math.sqrt(2 * 3072))
     assert abs(levels - math.log(5000) / math.log(r)) < 0.03 * levels

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from scoresde._validation import check_number
 from scoresde.sde import LinearSDE
+from scoresde.solvers.density import cumulative, smooth
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGr
 
 
 def _grid(t_min: float, u: Tensor, density: Tensor, spread: tuple[float, ...], data_std: float) -> FlowGrid:
-    share = torch.cat((torch.zeros(1, dtype=torch.float64), (0.5 * (density[1:] + density[:-1]) * u.diff()).cumsum(0)))
-    return FlowGrid(t_min, tuple(u.tolist()), tuple((share / share[-1]).tolist()), spread, data_std)
+    return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), spread, data_std)
 
 
 def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: float, floor: float) -> FlowGrid:
@@ -146,13 +146,6 @@ def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: f
     """
     density = bend**0.25
     density = torch.cat((density[:1], density, density[-1:]))
-    density = _smooth(density, len(u) // 20)
+    density = smooth(density, len(u) // 20)
     share = floor * density.mean().clamp(min=1e-12)  # a score that is a Gaussian's own has no bend at all
-    return _grid(t_min, u, density + share, tuple(_smooth(spread, len(u) // 20).tolist()), data_std)
-
-
-def _smooth(values: Tensor, width: int) -> Tensor:
-    """A running mean with Hann's window."""
-    window = torch.hann_window(2 * width + 1, periodic=False, dtype=torch.float64)[1:-1]
-    padded = torch.nn.functional.pad(values[None, None], (width - 1, width - 1), mode="replicate")
-    return torch.nn.functional.conv1d(padded, (window / window.sum())[None, None])[0, 0]
+    return _grid(t_min, u, density + share, tuple(smooth(spread, len(u) // 20).tolist()), data_std)
