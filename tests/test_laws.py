@@ -522,6 +522,7 @@ def test_the_gamma_schedule_is_the_papers(theta_0):
     assert float(CentredGamma.standard(schedule.total(40).k).variance) == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_entry_24_a_gamma_chain_of_100_steps_is_its_closed_form():
     """KS p > .01 (false alarm 1 % each), mean and variance within .01 (false alarm .2 % and 3 % with 1e5 chains).
     theta_0 = 2 leaves a skewness of .3 at the end, so that a Gaussian would not do."""

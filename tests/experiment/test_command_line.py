@@ -77,6 +77,7 @@ def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(
     assert "trained to step 6 of 6 already" in done.stdout
 
 
+@LONG
 def test_batch_size_of_evaluation_does_not_matter(command):
     assert command("train").returncode == 0
     found = []
