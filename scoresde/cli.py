@@ -1,6 +1,7 @@
 """The command line.
 
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             project, file = getattr(options, "from")
             print(convert(project, file, room.Experiment.from_config(config), options.workdir))
             return 0
+        if options.dry_run:
+            needs = room.dry_run(room.Experiment.from_config(config))
+            print(needs or "", end="\n" if needs else "")
+            return 0
         made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
         if options.command == "train":
             room.train(made, workdir)
@@ -95,6 +100,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     for flag, text in SHORT.items():
         parser.add_argument(f"--{flag}", help=text)
     parser.add_argument("--processes", metavar="N", type=int, help="likelihood: local processes that share the work")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="train: say memory and hours, measured; nothing is written"
+    )
     parser.add_argument("--from", nargs=2, metavar=("PROJECT", "FILE"), help="convert: whose checkpoint, and where")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
@@ -117,10 +125,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             "--version",
             "--from",
             "--processes",
+            "--dry-run",
             *(f"--{flag}" for flag in SHORT),
         ]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
-    needed = ["--config"] if options.command == "check" else ["--config", "--workdir"]
+    if options.dry_run and options.command != "train":
+        parser.error(f"--dry-run is of scoresde train, not of {options.command}")
+    needed = ["--config"] if options.command == "check" or options.dry_run else ["--config", "--workdir"]
     if options.command == "convert":
         needed.append("--from")
     elif getattr(options, "from"):

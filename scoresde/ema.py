@@ -1,20 +1,37 @@
-"""Exponential moving average of a network's weights, with warm-up.
+"""Averages of a network's weights over training.
 
-    average <- d average + (1 - d) weight,      d = min(decay, (1 + n) / (10 + n)) at the n-th update, n = 1, 2, ...
+    average <- d average + (1 - d) weight                          at the n-th update, n = 1, 2, ...
 
-so that the first thousand updates are not dragged down by the initial weights (the reference implementation's rule).
+    EMA         d = min(decay, (1 + n) / (10 + n))                 exponential, warmed up as the reference implementation's,
+                                                                   so that the initial weights do not drag the first thousands
+    PowerEMA    d = (1 - 1 / n)^(gamma + 1)                        weight tau of the n so far counts as tau^gamma
+
+A power-function average (Karras et al. 2024, arXiv:2312.02696, section 3) is as wide as the run is long: its profile
+
+    p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),  0 <= tau <= t,
+
+and is named by its relative width, std / t = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^-(1/2). Of snapshots of two such
+averages any other is made after the run: the combination of stored profiles that is nearest to the wanted one in L2, by their
+inner products, for t_a <= t_b (appendix C):
+
+    <p_a, p_b> = (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1)  (t_a / t_b)^gamma_b / t_b
+
 Buffers are copied, never averaged: a counter or a table has no mean.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_number
+
+WIDEST = 12.0**-0.5
+"""Relative width of the power function with gamma = 0: a plain mean."""
 
 
 class EMA:
@@ -31,6 +48,10 @@ class EMA:
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 
+    def kept(self, n: int) -> float:
+        """What is kept of the average at the n-th update."""
+        return min(self.decay, (1 + n) / (10 + n))
+
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards ``module``, which must have the same parameter and buffer names."""
@@ -39,11 +60,65 @@ class EMA:
         _check_alike("parameters", theirs, ours)
         _check_alike("buffers", their_buffers, our_buffers)
         self.updates += 1
-        d = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        d = self.kept(self.updates)
         names = list(ours)
         torch._foreach_lerp_([ours[n] for n in names], [theirs[n].detach() for n in names], 1.0 - d)
         for name, buffer in our_buffers.items():
             buffer.copy_(their_buffers[name])
+
+    @torch.no_grad()
+    def distance(self, module: nn.Module) -> float:
+        """||weights - average|| / ||weights||, over all parameters."""
+        ours, theirs = list(self.module.parameters()), list(module.parameters())
+        apart = torch.stack(
+            [(a - b).square().sum(dtype=torch.float64) for a, b in zip(ours, theirs, strict=True)]
+        ).sum()
+        size = torch.stack([b.square().sum(dtype=torch.float64) for b in theirs]).sum()
+        return float((apart / size).sqrt())
+
+
+class PowerEMA(EMA):
+    """A power-function average.
+
+    std: its width relative to the length of the run, in (0, 0.288]; the paper keeps 0.05 and 0.1.
+    """
+
+    def __init__(self, module: nn.Module, std: float) -> None:
+        self.std, self.exponent = std, power_exponent(std)
+        super().__init__(module, 0.0)
+
+    def kept(self, n: int) -> float:
+        return (1.0 - 1.0 / n) ** (self.exponent + 1.0)
+
+
+def power_exponent(std: float) -> float:
+    """gamma >= 0 of the power function whose relative width is ``std``, in (0, 12^(-1/2)]."""
+    check_number("std", std, above=0.0, most=WIDEST)
+    roots = np.roots([1.0, 7.0, 16.0 - std**-2, 12.0 - std**-2])
+    return max(0.0, float(roots.real.max()))
+
+
+def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, std: float) -> Tensor:
+    """How to combine stored averages into the one of width ``std`` after ``updates``: (K,) in float64.
+
+    stored: (updates, std) of each of K averages.
+    """
+    if not stored:
+        raise ValueError("stored=() is not allowed: give (updates, std) of one average at least")
+    t = torch.tensor([a for a, _ in stored], dtype=torch.float64)
+    gamma = torch.tensor([power_exponent(s) for _, s in stored], dtype=torch.float64)
+    end, wanted = torch.tensor([float(updates)]).double(), torch.tensor([power_exponent(std)]).double()
+    products = _products(t, gamma, t, gamma)
+    aims = _products(t, gamma, end, wanted)
+    return torch.linalg.lstsq(products, aims, driver="gelsd").solution[:, 0]
+
+
+def _products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:
+    """Inner products of power-function profiles, (len(a), len(b))."""
+    t_a, gamma_a = t_a[:, None], gamma_a[:, None]
+    first, last = torch.minimum(t_a, t_b), torch.maximum(t_a, t_b)
+    later = torch.where(t_a < t_b, gamma_b, gamma_a)
+    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (first / last) ** later / last
 
 
 def _check_alike(kind: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:

@@ -72,17 +72,22 @@ class Dataset:
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         return self.transform.encode(self._read(index), NoiseSource(seed, index), step=draw, dtype=dtype)
 
-    def batch(self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """The training batch of a step: x (size, *event) and the positions (size,) that key its draws."""
+    def batch(
+        self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32, part: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """The training batch of a step: x (size, *event) and the positions (size,) that key its draws.
+
+        part: what of it is wanted.
+        """
         check_count("size", size)
-        position = torch.arange(step * size, (step + 1) * size)
+        position = torch.arange(step * size, (step + 1) * size)[part]
         epoch = position // len(self)
         index = torch.empty_like(position)
         for e in epoch.unique().tolist():
             here = epoch == e
             index[here] = _order(len(self), seed, e)[position[here] % len(self)]
         # a position has its own draw, whatever the batch that it came in
-        turn, position = int(position[0]) >> 32, position % 2**32
+        turn, position = (step * size) >> 32, position % 2**32
         noise, raw = NoiseSource(seed, position), self._read(index)
         if self.flip:
             u = noise.uniform((), step=turn, purpose="flip", dtype=torch.float64)

@@ -4,8 +4,10 @@ from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
+from scoresde.experiment.dry_run import Needs, dry_run
 from scoresde.experiment.evaluate import sample
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.posthoc import posthoc
 from scoresde.experiment.report import report
 from scoresde.experiment.train import train
 from scoresde.experiment.weigh import WorkerError, likelihood
@@ -15,14 +17,17 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "Experiment",
+    "Needs",
     "Workdir",
     "WorkdirError",
     "WorkerError",
     "apply_overrides",
     "build",
     "check",
+    "dry_run",
     "likelihood",
     "load_config",
+    "posthoc",
     "read_checkpoint",
     "report",
     "sample",

@@ -14,6 +14,7 @@ from scoresde._validation import check_choice, check_count, check_number, sugges
 from scoresde.data import Splits
 from scoresde.experiment.build import ConfigError, build, settings
 from scoresde.experiment.config import SECTIONS
+from scoresde.experiment.plan import Training
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
@@ -23,38 +24,6 @@ from scoresde.sde import LinearSDE
 
 Solver = Engine | ODESolver
 """What integrates the flow of a likelihood."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """config.training.
-
-    steps: parameter updates. batch_size: events in each. learning_rate, beta2: Adam's. warmup: steps of linear rise.
-    schedule: "constant", or "cosine" down to 2 % of the rate at the last step. grad_clip: largest global norm of the gradient.
-    ema_decay: of the averaged weights. log_every, checkpoint_every: in steps. keep: checkpoints kept.
-    """
-
-    steps: int = 1000
-    batch_size: int = 128
-    learning_rate: float = 2e-4
-    beta2: float = 0.999
-    warmup: int = 100
-    schedule: str = "constant"
-    grad_clip: float = 1.0
-    ema_decay: float = 0.9999
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
-            check_count(name, getattr(self, name))
-        check_count("warmup", self.warmup, least=0)
-        for name in ("learning_rate", "grad_clip"):
-            check_number(name, getattr(self, name), above=0.0)
-        for name in ("beta2", "ema_decay"):
-            check_number(name, getattr(self, name), least=0.0, most=1.0)
-        check_choice("schedule", self.schedule, ("constant", "cosine"))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 config.json              the config, compared on every later command
 environment.json         versions, command, data digest
 log.txt  metrics.csv     what was printed; one row for each logged step
-checkpoints/             step-000001000.safetensors, the last few
+checkpoints/             step-000001000.safetensors, the last few; averages/  snapshots for averages made afterwards
+previews/  quarantine/   pictures of samples while it trains; batches whose loss or gradient was not finite
 samples/NAME.npz .png .json      likelihood/SPLIT.csv .json      report.html
 likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes
 """
@@ -32,12 +33,13 @@ from scoresde.experiment.checkpoint import (
 )
 from scoresde.experiment.config import difference, to_json
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.plan import HOW
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood")
-"""Sections that may change after training: they do not touch the weights."""
+"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `HOW`."""
 
 
 class WorkdirError(RuntimeError):
@@ -51,6 +53,8 @@ class Workdir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.samples, self.likelihood = self.path / "samples", self.path / "likelihood"
+        self.previews, self.quarantine = self.path / "previews", self.path / "quarantine"
+        self.averages = self.path / "averages"
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
 
@@ -78,7 +82,7 @@ class Workdir:
         if not self.config_file.exists():
             raise WorkdirError(f"--workdir {self.path} holds no run (no config.json): train first")
         lines = difference(to_json(experiment.config), self.config_file.read_text())
-        lines = [line for line in lines if line.split(":")[0].split(".")[0] not in EVALUATION]
+        lines = [line for line in lines if not _may_change(line.split(":")[0])]
         if lines:
             shown = "\n  ".join(lines)
             raise WorkdirError(
@@ -119,9 +123,16 @@ class Workdir:
 
 
 def config_digest(experiment: Experiment) -> str:
-    """The first 16 hex digits of the SHA-256 of the config without the evaluation's sections."""
+    """The first 16 hex digits of the SHA-256 of the config without what may change."""
     config = {k: v for k, v in json.loads(to_json(experiment.config)).items() if k not in EVALUATION}
+    if isinstance(config.get("training"), dict):
+        config["training"] = {k: v for k, v in config["training"].items() if k not in HOW}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _may_change(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    return section in EVALUATION or (section == "training" and rest in HOW)
 
 
 def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:

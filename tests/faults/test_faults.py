@@ -171,10 +171,13 @@ def test_data_with_nan_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_times_and_keeps_the_last_checkpoint(tmp_path):
+    """Where no such step is allowed; tests/faults/test_training_faults.py has what happens where some are."""
     command = HereCommand(tmp_path / "run")
-    done = command("train", **MANY, objective__name="tests.faults.test_faults:BreaksAtStepFive")
+    done = command(
+        "train", **MANY, training__max_bad_steps=1, objective__name="tests.faults.test_faults:BreaksAtStepFive"
+    )
     assert done.returncode == 2
-    assert "the loss is not finite at step 5 for 2 of 8 examples, t in [" in done.stderr
+    assert "the loss is not finite for 2 of 8 examples at step 5, t in [" in done.stderr
     assert "positions [42, 45]" in done.stderr
     assert [path.name for path in list_checkpoints(command.workdir / "checkpoints")] == [
         "step-000000002.safetensors",

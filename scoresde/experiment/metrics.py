@@ -1,0 +1,120 @@
+"""What a run says of itself: metrics.csv, and TensorBoard where it is installed.
+
+step, loss, grad_norm, learning_rate, seconds     means since the last row; seconds of training so far
+images_per_second                                 events, over all processes
+ema_distance                                      ||weights - average|| / ||weights||
+memory_mb                                         most that was held: on the GPU, or by the process
+skipped                                           steps without an update, so far
+loss_t1 ... loss_t8                               loss by eighths of the time law, small t first; nan where none was drawn
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from scoresde.experiment.checkpoint import write_atomic
+from scoresde.experiment.plan import learning_rate
+from scoresde.experiment.trainer import BUCKETS, Step, Trainer
+from scoresde.experiment.workdir import Workdir
+
+COLUMNS = (
+    "step", "loss", "grad_norm", "learning_rate", "seconds", "images_per_second", "ema_distance", "memory_mb", "skipped",
+    *(f"loss_t{k}" for k in range(1, BUCKETS + 1)),
+)  # fmt: skip
+
+Row = dict[str, float]
+
+
+class Meter:
+    """Gathers steps and makes rows of them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._sums, self._counts = (torch.zeros(BUCKETS, dtype=torch.float64) for _ in range(2))
+        self._norms: list[float] = []
+        self._steps, self._since = 0, trainer.seconds
+
+    def add(self, step: Step) -> None:
+        """Take a step in. One that was skipped counts for the speed alone."""
+        self._steps += 1
+        if not step.skipped:
+            self._sums += step.sums
+            self._counts += step.counts
+            self._norms.append(step.norm)
+
+    def row(self) -> Row:
+        """The row of the steps since the last one; a mean of none is NaN."""
+        trainer, events = self.trainer, self._steps * self.trainer.plan.batch_size
+        row = {
+            "step": trainer.step,
+            "loss": _ratio(float(self._sums.sum()), float(self._counts.sum())),
+            "grad_norm": _ratio(math.fsum(self._norms), len(self._norms)),
+            "learning_rate": learning_rate(trainer.plan, trainer.step - 1),
+            "seconds": round(trainer.seconds, 3),
+            "images_per_second": round(_ratio(events, trainer.seconds - self._since), 2),
+            "ema_distance": trainer.averages[0].distance(trainer.network),
+            "memory_mb": round(memory(trainer.group.device) / 2**20, 1),
+            "skipped": trainer.skipped,
+        }
+        by_time = zip(self._sums.tolist(), self._counts.tolist(), strict=True)
+        row |= {f"loss_t{k}": _ratio(total, count) for k, (total, count) in enumerate(by_time, start=1)}
+        self._sums.zero_()
+        self._counts.zero_()
+        self._norms.clear()
+        self._steps, self._since = 0, trainer.seconds
+        return row
+
+
+def memory(device: torch.device) -> int:
+    """Bytes that this process has held at most, on the GPU where it computes on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row. Rows after ``step``, of a part that is run again, are dropped."""
+    rows: list[dict[str, str]] = []
+    if workdir.metrics_file.exists():
+        with open(workdir.metrics_file, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+    board: Any = None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(workdir.path / "tensorboard"))
+    except ImportError:
+        pass
+    text = io.StringIO()
+    before = csv.DictWriter(text, COLUMNS, restval="nan")
+    before.writeheader()
+    before.writerows(rows)
+    write_atomic(workdir.metrics_file, text.getvalue().encode())
+    with open(workdir.metrics_file, "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+
+        def write(row: Row) -> None:
+            writer.writerow(row)
+            file.flush()
+            if board is not None:
+                for key in COLUMNS[1:]:
+                    board.add_scalar(key, row[key], int(row["step"]))
+
+        try:
+            yield write
+        finally:
+            if board is not None:
+                board.close()
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan

@@ -1,0 +1,76 @@
+"""Pictures of samples while a run trains, of raw and of averaged weights: a broken average is seen within minutes.
+
+    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers
+
+Drawn with the config's first sampler at `STEPS` steps where it counts its steps, with keyed noise and a copy of the weights: the
+run is what it would be without them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+
+import numpy as np
+import torch
+from torch import nn
+
+from scoresde.experiment.checkpoint import write_atomic
+from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.pictures import event_picture
+from scoresde.experiment.trainer import Trainer
+from scoresde.experiment.workdir import Workdir
+from scoresde.samplers import Sampler
+from scoresde.score import ScoreModel
+from scoresde.solvers import SolverError
+
+COUNT, STEPS = 16, 20
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether a preview belongs after ``step`` steps: every so many, and early at a 25th and a 5th of that."""
+    return bool(every) and (step % every == 0 or step in (every // 25, every // 5))
+
+
+def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
+    """Draw and write the pictures of a step. What cannot be drawn yet is said, and training goes on."""
+    if not experiment.samplers:
+        return
+    sampler = next(iter(experiment.samplers.values()))
+    for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
+        try:
+            x = _draw(experiment, trainer, sampler, network)
+        except (FloatingPointError, SolverError) as problem:
+            workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
+            continue
+        raw = experiment.data.transform.decode(x)
+        place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
+        file = io.BytesIO()
+        np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())
+        write_atomic(place.with_suffix(".npz"), file.getvalue())
+        write_atomic(place, event_picture(raw, experiment.data.transform))
+
+
+def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:
+    model: ScoreModel = copy.copy(trainer.model)
+    model._modules = {**trainer.model._modules, "network": copy.deepcopy(network)}
+    model.eval().requires_grad_(False)
+    shape, plan = (COUNT, *experiment.data.event_shape), experiment.sampling
+    for made in (with_steps(sampler, STEPS), sampler):
+        try:
+            return made(model.sde, model, shape, seed=plan.seed, device=trainer.group.device).samples.cpu()
+        except ValueError:  # a grid that has its own number of steps
+            if made is sampler:
+                raise
+    raise AssertionError("unreachable")
+
+
+def with_steps(sampler: Sampler, steps: int) -> Sampler:
+    """The sampler with at most so many steps, where it has a number of them."""
+    stepping = getattr(sampler, "stepping", None)
+    if not dataclasses.is_dataclass(stepping) or getattr(stepping, "steps", 0) <= steps:
+        return sampler
+    made = copy.copy(sampler)
+    object.__setattr__(made, "stepping", dataclasses.replace(stepping, steps=steps))  # type: ignore[type-var]
+    return made
