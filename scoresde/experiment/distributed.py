@@ -10,10 +10,12 @@ so it must be one that all see. Tensors travel by nccl on GPUs and by gloo on CP
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -62,7 +64,11 @@ class Group:
         if self.world == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        # buffers are the same everywhere: made from the seed, and no network here changes one
+        known = inspect.signature(DistributedDataParallel).parameters
+        key = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {"device_ids": devices, key: False}
+        return DistributedDataParallel(module, **options)
 
     def silent(self, module: nn.Module) -> AbstractContextManager[object]:
         """Inside, gradients of `wrap`'s module are kept to this process."""

@@ -1,0 +1,129 @@
+"""`scoresde train` in real processes that can be killed, limited and launched together; they start from a server that has
+imported everything, in tens of milliseconds. For benchmarks/faults.py and the tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from scoresde.cli import main
+from scoresde.experiment.checkpoint import list_checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "training.steps": 40, "training.batch_size": 8, "training.checkpoint_every": 2, "training.keep": 30,
+    "training.log_every": 2, "training.preview_every": 0, "network.channels": 8, "network.blocks": 1,
+}  # fmt: skip
+"""A network on the digits that trains in a second, with dropout, so that its draws are seen too."""
+SMALL |= {"network.dropout": 0.1}
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["scoresde.experiment", "scoresde.cli"])
+
+
+class Child:
+    """One process.
+
+    folder: its work folder. options: of the config. environment: added to this process's. file_size: most bytes that it may write
+    to a file. obeys: without root's right to write anywhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, object] | None = None,
+        *,
+        command: str = "train",
+        environment: Mapping[str, str] | None = None,
+        file_size: int = 0,
+        obeys: bool = False,
+    ) -> None:
+        self.folder = folder
+        rank = (environment or {}).get("RANK", "")
+        self.log = folder.parent / f"{folder.name}{rank}.out"
+        arguments = [command, *flags(folder, options)]
+        self.process = _CONTEXT.Process(
+            target=_run, args=(arguments, str(self.log), dict(environment or {}), file_size, obeys), daemon=True
+        )
+        self.process.start()
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those in its folder."""
+        return list_checkpoints(self.folder / "checkpoints")
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+        """Wait until ``condition()`` holds. Raises AssertionError where the process ends before, or takes too long."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), f"ended before {what}: {self.output()}"
+            assert time.monotonic() < end, f"no {what} in {seconds} s"
+            time.sleep(0.001)
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it is alive."""
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def end(self, seconds: float = 120.0) -> int:
+        """Wait for it; its exit code, negative for a signal."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"did not end in {seconds} s: {self.output()}")
+        return self.process.exitcode
+
+    def output(self) -> str:
+        """What it printed, errors too."""
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def train(folder: Path, options: Mapping[str, object] | None = None, **more: object) -> Child:
+    """Train to the end."""
+    child = Child(folder, options, **more)  # type: ignore[arg-type]
+    assert child.end() == 0, child.output()
+    return child
+
+
+def together(folder: Path, world: int, options: Mapping[str, object] | None = None) -> list[Child]:
+    """So many processes on one model, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Child(folder, options, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+
+
+def flags(folder: Path, options: Mapping[str, object] | None = None) -> list[str]:
+    """Arguments of the command line."""
+    head = ["--config", str(ROOT / "configs" / "vp" / "digits.py"), "--workdir", str(folder)]
+    return head + [f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items()]
+
+
+def _run(arguments: Sequence[str], log: str, environment: dict[str, str], file_size: int, obeys: bool) -> None:
+    with open(log, "w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    os.environ.update(environment)
+    if file_size:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if obeys and os.getuid() == 0:
+        _give_up_override()
+    sys.exit(main(list(arguments)))
+
+
+def _give_up_override() -> None:
+    """Take Linux's CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from this process, so that permissions hold for root too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(head, sets) == 0
+    sets[0] &= ~0b110
+    assert libc.capset(head, sets) == 0

@@ -1,0 +1,336 @@
+"""Faults put in on purpose while `scoresde train` runs in real processes, and what became of each: a table.
+
+    .venv/bin/python benchmarks/faults.py --times 10
+
+A trial ends with training carried on to its end by the same command, and the weights, averages and moments compared, bit for
+bit, with those of a run by as many processes that nothing happened to; but for the three about NaN and other data, which are
+over before. A trial that fails is counted and shown, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.children import Child, flags, together, train
+from scoresde.experiment.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where trials happen. random: says when."""
+
+    folder: Path
+    random: random.Random
+
+    def whole(self, world: int) -> Path:
+        """The folder of an unbroken run by so many processes."""
+        place = self.folder / f"whole-{world}"
+        if not place.exists():
+            assert [rank.end() for rank in together(place, world)] == [0] * world
+        return place
+
+    def same(self, folder: Path, world: int = 1) -> None:
+        """Raise AssertionError unless the last checkpoint is that of the unbroken run."""
+        ours, theirs = (read_checkpoint(list_checkpoints(f / "checkpoints")[-1]) for f in (folder, self.whole(world)))
+        assert ours.step == theirs.step and ours.tensors.keys() == theirs.tensors.keys()
+        differ = [name for name, tensor in theirs.tensors.items() if not tensor.equal(ours.tensors[name])]
+        assert not differ, f"{len(differ)} tensors differ, {differ[:3]}"
+
+    def go_on(self, folder: Path, world: int = 1) -> None:
+        """Train to the end, and compare."""
+        ranks = together(folder, world)
+        assert [rank.end() for rank in ranks] == [0] * world, [rank.output() for rank in ranks]
+        self.same(folder, world)
+
+    def begun(self, folder: Path, checkpoints: int = 3) -> Path:
+        """A folder with a run that was killed after so many checkpoints."""
+        child = Child(folder)
+        child.until(lambda: len(child.checkpoints) >= checkpoints, "checkpoints")
+        child.signal(signal.SIGKILL)
+        child.end()
+        return folder
+
+
+def intact(folder: Path) -> None:
+    """Raise AssertionError unless every checkpoint reads and no temporary file is left."""
+    for path in list_checkpoints(folder / "checkpoints"):
+        read_checkpoint(path)
+    left = [p.name for p in folder.rglob("*.tmp")]
+    assert not left, f"left behind: {left}"
+
+
+def killed_at_random(bench: Bench, folder: Path) -> None:
+    """kill -9 at a random moment, three times over"""
+    for _ in range(3):
+        child = Child(folder)
+        time.sleep(bench.random.uniform(0.0, 1.5))
+        child.signal(signal.SIGKILL)
+        child.end()
+        for path in list_checkpoints(folder / "checkpoints"):
+            read_checkpoint(path)
+    bench.go_on(folder)
+
+
+def killed_while_saving(bench: Bench, folder: Path) -> None:
+    """kill -9 while a checkpoint is being written, twice"""
+    for number in (1, 2):
+        child = Child(folder)
+        at_least = bench.random.randint(2, 5) * number
+
+        def saving(child: Child = child, at_least: int = at_least) -> bool:
+            return len(child.checkpoints) >= at_least and any((folder / "checkpoints").glob(".step-*.tmp"))
+
+        child.until(saving, "a temporary file")
+        child.signal(signal.SIGKILL)
+        child.end()
+        for path in child.checkpoints:
+            read_checkpoint(path)
+    bench.go_on(folder)
+
+
+def stopped_once(bench: Bench, folder: Path) -> None:
+    """SIGTERM or SIGINT: finishes the step, saves, exit code 130"""
+    child = Child(folder)
+    child.until(lambda: child.checkpoints, "a checkpoint")
+    time.sleep(bench.random.uniform(0.0, 0.2))
+    child.signal(bench.random.choice([signal.SIGTERM, signal.SIGINT]))
+    assert child.end() in (0, 130), child.output()
+    assert "Traceback" not in child.output()
+    intact(folder)
+    bench.go_on(folder)
+
+
+def stopped_twice(bench: Bench, folder: Path) -> None:
+    """two signals: stops at once, exit code 130, no file torn"""
+    child = Child(folder)
+    child.until(lambda: child.checkpoints, "a checkpoint")
+    child.signal(signal.SIGTERM)
+    time.sleep(bench.random.uniform(0.0, 0.01))
+    child.signal(signal.SIGTERM)
+    assert child.end() in (130, -signal.SIGTERM), child.output()
+    intact(folder)
+    bench.go_on(folder)
+
+
+def disk_full(bench: Bench, folder: Path) -> None:
+    """no room for a checkpoint: exit code 2, earlier ones stay"""
+    bench.begun(folder)
+    before = list_checkpoints(folder / "checkpoints")
+    child = Child(folder, file_size=before[-1].stat().st_size // 2)
+    assert child.end() == 2, child.output()
+    assert "File too large" in child.output() and "Traceback" not in child.output()
+    assert list_checkpoints(folder / "checkpoints") == before
+    intact(folder)
+    bench.go_on(folder)
+
+
+def truncated(bench: Bench, folder: Path) -> None:
+    """last checkpoint cut short: passed over for the one before"""
+    last = list_checkpoints(bench.begun(folder) / "checkpoints")[-1]
+    content = last.read_bytes()
+    last.write_bytes(content[: bench.random.randrange(len(content))])
+    _refuses(last)
+    bench.go_on(folder)
+
+
+def flipped(bench: Bench, folder: Path) -> None:
+    """one bit of the last checkpoint flipped: passed over for the one before"""
+    last = list_checkpoints(bench.begun(folder) / "checkpoints")[-1]
+    content = bytearray(last.read_bytes())
+    content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
+    last.write_bytes(content)
+    _refuses(last)
+    bench.go_on(folder)
+
+
+def hostile(bench: Bench, folder: Path) -> None:
+    """a pickle in place of the last checkpoint: not executed, passed over"""
+    last, mark = list_checkpoints(bench.begun(folder) / "checkpoints")[-1], folder / "executed"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(mark),)
+
+    last.write_bytes(pickle.dumps(Trap()))
+    bench.go_on(folder)
+    assert not mark.exists()
+
+
+def read_only(bench: Bench, folder: Path) -> None:
+    """a folder that may not be written: exit code 2, nothing changed"""
+    bench.begun(folder)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    child = Child(folder, obeys=True)
+    assert child.end() == 2, child.output()
+    assert "Permission denied" in child.output() and "Traceback" not in child.output()
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    bench.go_on(folder)
+
+
+def two_runs(bench: Bench, folder: Path) -> None:
+    """a second run in the folder: exit code 2, the first goes on"""
+    first = Child(folder)
+    first.until(lambda: first.checkpoints, "a checkpoint")
+    first.signal(signal.SIGSTOP)
+    shutil.copy(first.log, folder.parent / "first.out")
+    second = Child(folder)
+    assert second.end() == 2, second.output()
+    assert "another process is at work" in second.output()
+    first.signal(signal.SIGCONT)
+    assert first.end() == 0, first.output()
+    bench.same(folder)
+
+
+def data_changed(bench: Bench, folder: Path) -> None:
+    """other data than before in the same file: exit code 2, naming it"""
+    points, file = (
+        np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype("float32"),
+        folder.parent / f"{folder.name}.npy",
+    )
+    np.save(file, points)
+    options = {"data": f"{{'name': 'Arrays', 'train': {str(file)!r}}}", "model.prediction": "noise"}
+    child = Child(folder, options)
+    child.until(lambda: child.checkpoints, "a checkpoint")
+    child.signal(signal.SIGTERM)
+    child.end()
+    points[7, 0, 3, 3] += 1e-6
+    np.save(file, points)
+    again = Child(folder, options)
+    assert again.end() == 2, again.output()
+    assert "the training data" in again.output() and str(file) in again.output() and "has changed" in again.output()
+    intact(folder)
+
+
+def nan_in_data(bench: Bench, folder: Path) -> None:
+    """NaN in a file of data: exit code 2 before anything is written"""
+    points, file = np.zeros((60, 1, 8, 8)), folder.parent / f"{folder.name}.npy"
+    points[bench.random.randrange(60), 0, 1, 1] = np.nan
+    np.save(file, points)
+    child = Child(folder, {"data": f"{{'name': 'Arrays', 'train': {str(file)!r}}}", "model.prediction": "noise"})
+    assert child.end() == 2 and "non-finite values in 1 of" in child.output(), child.output()
+    assert not folder.exists()
+
+
+def nan_in_losses(bench: Bench, folder: Path) -> None:
+    """NaN losses: the batch is skipped and kept; after max_bad_steps in a row exit code 2"""
+    options = {"objective.name": "benchmarks.bad_losses:Bad", "objective.steps": "(5, 6, 20, 21, 22)"}
+    child = Child(folder, {**options, "training.max_bad_steps": 3})
+    assert child.end() == 2, child.output()
+    assert "the loss is not finite for 2 of 8 examples at step 22, t in [" in child.output()
+    kept = sorted((folder / "quarantine").glob("*.safetensors"))
+    assert [int(p.stem.removeprefix("step-")) for p in kept] == [5, 6, 20, 21, 22]
+    tensors, header = read_tensors(kept[0])
+    assert tensors["position"].tolist() == list(range(40, 48)) and not tensors["loss"][2].isfinite(), header
+    assert list_checkpoints(folder / "checkpoints")[-1].name == "step-000000022.safetensors"
+    intact(folder)
+    train(folder, {**options, "training.max_bad_steps": 4})
+
+
+def rank_killed(bench: Bench, folder: Path) -> None:
+    """one of torchrun's two processes killed: the other ends with code 3, what was saved stays"""
+    ranks = together(folder, 2)
+    ranks[0].until(lambda: len(ranks[0].checkpoints) >= 2, "checkpoints")
+    time.sleep(bench.random.uniform(0.0, 0.2))
+    victim = bench.random.randrange(2)
+    ranks[victim].signal(signal.SIGKILL)
+    codes = [rank.end() for rank in ranks]
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 3, (codes, ranks[1 - victim].output())
+    assert "another process has gone" in ranks[1 - victim].output() and "Traceback" not in ranks[1 - victim].output()
+    bench.go_on(folder, 2)
+
+
+def ranks_stopped(bench: Bench, folder: Path) -> None:
+    """SIGTERM to one of two processes: both stop at the same step, saved, exit code 130"""
+    ranks = together(folder, 2)
+    ranks[0].until(lambda: ranks[0].checkpoints, "a checkpoint")
+    ranks[bench.random.randrange(2)].signal(signal.SIGTERM)
+    assert [rank.end() for rank in ranks] == [130, 130], [rank.output() for rank in ranks]
+    intact(folder)
+    bench.go_on(folder, 2)
+
+
+def torchrun(bench: Bench, folder: Path) -> None:
+    """kill -9 of a process under torchrun itself: torchrun ends with code 1, what was saved stays"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    launcher = subprocess.Popen(
+        [*command, "-m", "scoresde", "train", *flags(folder)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while len(list_checkpoints(folder / "checkpoints")) < 2:
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.005)
+    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True).stdout
+    os.kill(bench.random.choice([int(pid) for pid in workers.split()]), signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1, output
+    assert "another process has gone" in output, output
+    bench.go_on(folder, 2)
+
+
+def _refuses(path: Path) -> None:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return
+    raise AssertionError(f"{path} was taken for intact")
+
+
+FAULTS: tuple[Callable[[Bench, Path], None], ...] = (
+    killed_at_random, killed_while_saving, stopped_once, stopped_twice, disk_full, truncated, flipped, hostile, read_only,
+    two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun,
+)  # fmt: skip
+
+
+def attempt(fault: Callable[[Bench, Path], None], times: int, folder: Path, seed: int = 0) -> list[str]:
+    """Try a fault so many times; what went wrong in those that failed."""
+    wrong = []
+    for number in range(times):
+        place = folder / f"{fault.__name__}-{number}"
+        try:
+            fault(Bench(folder, random.Random(seed + number)), place)
+            shutil.rmtree(place, ignore_errors=True)
+        except AssertionError as problem:
+            wrong.append(f"{fault.__name__} {number}: {problem}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--only", nargs="+", choices=[f.__name__ for f in FAULTS])
+    options = parser.parse_args()
+    failures = []
+    print("| fault, and what is held to happen | tried | as it should be |\n|---|---:|---:|")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        for fault in FAULTS:
+            if options.only is None or fault.__name__ in options.only:
+                wrong = attempt(fault, options.times, Path(name))
+                print(f"| {fault.__doc__} | {options.times} | {options.times - len(wrong)} |", flush=True)
+                failures += wrong
+    print("\n".join(failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
