@@ -52,10 +52,11 @@ class Bench:
         assert not differ, f"{len(differ)} tensors differ, {differ[:3]}"
 
     def go_on(self, folder: Path, world: int = 1) -> None:
-        """Train to the end, and compare."""
+        """Train to the end, and compare; nothing is left under a temporary name."""
         ranks = together(folder, world)
         assert [rank.end() for rank in ranks] == [0] * world, [rank.output() for rank in ranks]
         self.same(folder, world)
+        intact(folder)
 
     def begun(self, folder: Path, checkpoints: int = 3) -> Path:
         """A folder with a run that was killed after so many checkpoints."""
@@ -311,6 +312,7 @@ def attempt(fault: Callable[[Bench, Path], None], times: int, folder: Path, seed
             shutil.rmtree(place, ignore_errors=True)
         except AssertionError as problem:
             wrong.append(f"{fault.__name__} {number}: {problem}")
+            print(wrong[-1], file=sys.stderr, flush=True)
     return wrong
 
 
@@ -319,7 +321,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--only", nargs="+", choices=[f.__name__ for f in FAULTS])
     options = parser.parse_args()
-    failures = []
+    failures: list[str] = []
     print("| fault, and what is held to happen | tried | as it should be |\n|---|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
@@ -328,7 +330,6 @@ def main() -> int:
                 wrong = attempt(fault, options.times, Path(name))
                 print(f"| {fault.__doc__} | {options.times} | {options.times - len(wrong)} |", flush=True)
                 failures += wrong
-    print("\n".join(failures), file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -41,6 +41,7 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
         def claim() -> None:
             workdir.claim(experiment)
             held.enter_context(workdir.lock("train"))
+            workdir.sweep()
 
         group.lead(claim)
         _Run(experiment, workdir, group).go()

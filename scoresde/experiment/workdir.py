@@ -16,6 +16,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,9 @@ class Workdir:
             return
         if self.path.exists() and not self.path.is_dir():
             raise WorkdirError(f"--workdir {self.path} is a file: give a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # a start that was killed leaves the first of the two files, or one under its temporary name
+        ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp")
+        if self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir()):
             raise WorkdirError(
                 f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
             )
@@ -76,6 +79,15 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "environment.json", content.encode())
         write_atomic(self.config_file, to_json(experiment.config).encode())
+
+    def sweep(self) -> None:
+        """Remove what a training that was killed left under temporary names; for who holds the lock of ``train``."""
+        for folder in (self.checkpoints, self.averages, self.quarantine, self.previews):
+            for left in folder.glob(".step-*.tmp"):
+                left.unlink()
+        for name in ("metrics.csv", "config.json", "environment.json"):
+            for left in self.path.glob(f".{name}.*.tmp"):
+                left.unlink()
 
     def check(self, experiment: Experiment) -> None:
         """Raise WorkdirError unless the folder was trained with this experiment's config (evaluation apart)."""

@@ -80,12 +80,20 @@ class TestCutting:
         for one, two in zip(*tables, strict=True):
             for column in ("loss", "grad_norm", "loss_t3"):
                 assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-5, nan_ok=True)
-        start = trainer().network.state_dict()
         one, two = (last_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("one", "two"))
         for prefix in ("model.", "ema."):
-            way = sum(float((one[f"{prefix}{k}"] - v).square().sum()) for k, v in start.items()) ** 0.5
-            apart = sum(float((one[f"{prefix}{k}"] - two[f"{prefix}{k}"]).square().sum()) for k in start) ** 0.5
-            assert way > 0 and apart < 1e-3 * way
+            assert apart(one, two, prefix) < 1e-3
+        deaf = trainer(training__steps=4)
+        for step in range(4):  # a process that hears nothing of the other
+            deaf.update(*deaf.experiment.data.train.batch(step, 8, seed=0, part=slice(0, 4)))
+        assert apart(one, {f"model.{k}": v for k, v in deaf.network.state_dict().items()}, "model.") > 1e-2
+
+
+def apart(a, b, prefix):
+    """How far two runs lie apart, in units of the way that the first has come from the initial weights."""
+    start = trainer().network.state_dict()
+    way = sum(float((a[f"{prefix}{k}"] - v).square().sum()) for k, v in start.items()) ** 0.5
+    return sum(float((a[f"{prefix}{k}"] - b[f"{prefix}{k}"]).square().sum()) for k in start) ** 0.5 / way
 
 
 class TestGoingOn:

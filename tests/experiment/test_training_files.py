@@ -1,0 +1,228 @@
+"""What training leaves in its folder: checkpoints, averages, pictures, rows; and a dry run, which leaves nothing."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from scoresde.ema import PowerEMA, _products, posthoc_coefficients, power_exponent
+from scoresde.experiment import Workdir, dry_run, posthoc
+from scoresde.experiment import train as train_here
+from scoresde.experiment.checkpoint import (
+    CheckpointError,
+    last_checkpoint,
+    list_checkpoints,
+    read_checkpoint,
+    read_tensors,
+    write_tensors,
+)
+from scoresde.experiment.dry_run import Activations
+from scoresde.experiment.metrics import COLUMNS
+from scoresde.experiment.previews import is_due
+from scoresde.experiment.trainer import BUCKETS
+from tests.experiment.training import experiment, same, trainer
+
+
+def run(folder, **overrides):
+    made = experiment(**overrides)
+    workdir = Workdir(folder)
+    train_here(made, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("plain") / "run", network__dropout=0.1)
+
+
+class TestCheckpoints:
+    def test_every_bit_is_watched(self, tmp_path):
+        tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "c": torch.ones(2, dtype=torch.bfloat16)}
+        path, rng = tmp_path / "file", random.Random(0)
+        write_tensors(path, tensors, {"format": 2, "step": 12})
+        content = path.read_bytes()
+        found, header = read_tensors(path)
+        assert same(tensors, found) and header == {"format": 2, "step": 12}
+        for _ in range(200):
+            broken = bytearray(content)
+            broken[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(broken)
+            try:  # what a name of the JSON's padding may be turned into is not seen by anybody
+                found, header = read_tensors(path)
+            except CheckpointError:
+                continue
+            assert same(tensors, found) and header == {"format": 2, "step": 12}
+
+    def test_the_header_says_what_was_trained_how(self, plain):
+        facts = last_checkpoint(plain.checkpoints).facts
+        assert json.loads(facts["config"])["training"]["steps"] == 6
+        assert facts["environment"]["torch"] and facts["data"] == experiment().data.train.digest()
+
+    def test_format_1_is_read(self, plain, tmp_path):
+        checkpoint = last_checkpoint(plain.checkpoints)
+        header = {"format": 1, "step": 6, "ema_updates": 6, "ema_decay": 0.998, "config": checkpoint.config_digest}
+        path = tmp_path / "step-000000006.safetensors"
+        path.write_bytes(save(dict(checkpoint.tensors), {"scoresde": json.dumps(header)}))
+        old = read_checkpoint(path)
+        assert old.step == 6 and old.facts == {} and same(old.tensors, checkpoint.tensors)
+        path.write_bytes(save(dict(checkpoint.tensors), {"scoresde": json.dumps(header | {"format": 3})}))
+        with pytest.raises(CheckpointError, match="format 3: this version reads format 1 and 2"):
+            read_checkpoint(path)
+
+    def test_the_last_ones_and_every_nth_stay(self, tmp_path):
+        workdir = run(tmp_path / "run", training__checkpoint_every=1, training__keep=2, training__keep_every=3)
+        assert [int(p.stem[5:]) for p in list_checkpoints(workdir.checkpoints)] == [3, 5, 6]
+
+    def test_a_start_that_was_killed_is_no_obstacle(self, tmp_path):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        names = (".environment.json.7.tmp", ".config.json.7.tmp", "environment.json")
+        for name in names:
+            (folder / name).write_text("torn")
+        workdir = run(folder, training__steps=1)
+        left = workdir.checkpoints / ".step-000000001.safetensors.7.tmp"
+        left.write_text("torn")
+        run(folder, training__steps=1)
+        assert not left.exists() and last_checkpoint(workdir.checkpoints).step == 1
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "environment.json.bak").write_text("mine")
+        with pytest.raises(RuntimeError, match="holds other files"):
+            run(tmp_path / "other")
+
+    def test_other_data_is_refused(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.zeros((20, 1, 8, 8), dtype="float32"))
+        options = {"data": {"name": "Arrays", "train": str(tmp_path / "x.npy")}, "model__prediction": "noise"}
+        run(tmp_path / "run", **options)
+        np.save(tmp_path / "x.npy", np.ones((20, 1, 8, 8), dtype="float32"))
+        with pytest.raises(RuntimeError, match=r"the training data '.*x\.npy/train' has changed"):
+            run(tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"training__prefetch": True}, {"training__preview_every": 3, "training__prefetch": True}]
+)
+def test_reading_ahead_and_pictures_change_no_bit(plain, tmp_path, options):
+    workdir = run(tmp_path / "run", network__dropout=0.1, **options)
+    ours, theirs = last_checkpoint(workdir.checkpoints), last_checkpoint(plain.checkpoints)
+    assert same(ours.tensors, theirs.tensors)
+    assert not plain.previews.exists()
+    if "training__preview_every" in options:
+        names = {p.name for p in workdir.previews.iterdir()}
+        assert names == {f"step-00000000{n}-{w}.{k}" for n in (3, 6) for w in ("raw", "ema") for k in ("png", "npz")}
+        arrays = [np.load(workdir.previews / f"step-000000006-{w}.npz")["x"] for w in ("raw", "ema")]
+        assert arrays[0].shape == (16, 1, 8, 8) and not np.array_equal(*arrays)
+
+
+def test_when_pictures_come():
+    assert [n for n in range(1, 60_00) if is_due(n, 2500)] == [100, 500, 2500, 5000]
+    assert not any(is_due(n, 0) for n in range(100))
+
+
+def test_rows(plain):
+    with open(plain.metrics_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [2, 4, 6] and tuple(rows[0]) == COLUMNS
+    for row in rows:
+        assert float(row["images_per_second"]) > 0 and float(row["memory_mb"]) > 50 and row["skipped"] == "0"
+        assert 0 < float(row["ema_distance"]) < 1
+        parts = [float(row[f"loss_t{k}"]) for k in range(1, BUCKETS + 1)]
+        assert min(p for p in parts if p == p) <= float(row["loss"]) <= max(p for p in parts if p == p)
+
+
+class TestDryRun:
+    def test_figures(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        made = experiment()
+        before = copy.deepcopy(made.model.state_dict())
+        needs = dry_run(made)
+        parameters = sum(p.numel() for p in made.model.parameters())
+        assert needs.parameters == parameters and needs.gradients == 4 * parameters
+        assert 8 * parameters <= needs.optimizer < 8.1 * parameters
+        assert 4 * parameters <= needs.averages == needs.weights < 4.1 * parameters
+        assert needs.steps == 6 and 0 < needs.seconds < 10
+        assert "hours" in str(needs) and f"{parameters:,}" in str(needs)
+        half = dry_run(experiment(training__micro_batch=4))
+        assert half.activations == pytest.approx(needs.activations / 2, rel=0.1)
+        assert same(before, made.model.state_dict()) and not list(tmp_path.iterdir())
+
+    def test_activations_are_what_the_graph_keeps(self):
+        x = torch.randn(1000, requires_grad=True)
+        kept = Activations([x])
+        with kept:
+            y = (x.sin().exp() * 2.0).sum()  # sin keeps x, a parameter; exp its result of 4000 bytes
+        assert kept.bytes == 4000
+        y.backward()
+        assert torch.allclose(x.grad, 2 * x.cos() * x.sin().exp())
+
+
+class TestAverages:
+    def test_several_at_once(self, tmp_path):
+        workdir = run(tmp_path / "run", training__ema_decays=[0.5, 0.9])
+        checkpoint = last_checkpoint(workdir.checkpoints)
+        names = {name.split(".")[0] for name in checkpoint.tensors}
+        assert names == {"model", "ema", "ema1", "optimizer"}
+        far = [
+            float((checkpoint.tensors[f"{n}.position"] - checkpoint.tensors["model.position"]).norm())
+            for n in ("ema", "ema1")
+        ]
+        assert 0 < far[0] <= far[1]
+        model, _ = workdir.model(experiment(training__ema_decays=[0.5, 0.9]))
+        assert torch.equal(model.network.position, checkpoint.tensors["ema.position"])
+
+    @pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.25])
+    def test_exponent_gives_the_width(self, std):
+        gamma = power_exponent(std)
+        tau = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+        density = (gamma + 1) * tau**gamma
+        mean = (tau * density).mean()
+        assert float(((tau - mean) ** 2 * density).mean().sqrt()) == pytest.approx(std, rel=1e-4)
+
+    def test_inner_products_are_integrals(self):
+        t, gamma = torch.tensor([3.0, 5.0, 4.0]).double(), torch.tensor([2.0, 6.9, 17.0]).double()
+        tau = (torch.arange(500_000, dtype=torch.float64) + 0.5) / 100_000
+        p = torch.where(
+            tau <= t[:, None], (gamma[:, None] + 1) * tau ** gamma[:, None] / t[:, None] ** (gamma[:, None] + 1), 0.0
+        )
+        assert torch.allclose(_products(t, gamma, t, gamma), p @ p.T / 100_000, rtol=1e-3)
+
+    def test_any_width_is_made_of_two(self):
+        """A smooth path with noise, 4000 updates, 16 snapshots of widths 0.05 and 0.1: widths between are made to a few
+        thousandths of how far averages lie apart; the nearest that was kept is ten times further off."""
+        module, generator = nn.Linear(64, 1, bias=False), torch.Generator().manual_seed(0)
+        kept = [PowerEMA(module, std) for std in (0.05, 0.1)]
+        wanted = PowerEMA(module, 0.07)
+        direction, stored, parts = torch.randn(64, generator=generator), [], []
+        for n in range(1, 4001):
+            with torch.no_grad():
+                module.weight.copy_(direction * (n / 4000) ** 0.5 + 0.3 * torch.randn(1, 64, generator=generator))
+            for average in (*kept, wanted):
+                average.update(module)
+            if n % 250 == 0:
+                stored += [(n, average.std) for average in kept]
+                parts += [average.module.weight.clone() for average in kept]
+        made = (posthoc_coefficients(stored, 4000, 0.07)[:, None, None] * torch.stack(parts).double()).sum(0)
+        truth = wanted.module.weight.double()
+        nearest = min(float((part.double() - truth).norm()) for part in parts)
+        assert float((made - truth).norm()) < 0.1 * nearest
+
+    def test_snapshots_in_a_folder(self, tmp_path):
+        options = {"training__posthoc": [0.05, 0.1], "training__posthoc_every": 2}
+        workdir = run(tmp_path / "run", **options)
+        assert [int(p.stem[5:]) for p in list_checkpoints(workdir.averages)] == [2, 4, 6]
+        tensors, _ = read_tensors(list_checkpoints(workdir.averages)[-1])
+        back = posthoc(workdir, 0.1)
+        for name, tensor in back.items():
+            assert torch.allclose(tensor, tensors[f"power1.{name}"], atol=1e-6), name
+        trainer(**options).network.load_state_dict(back)
+        with pytest.raises(CheckpointError, match="no snapshots in"):
+            posthoc(workdir, 0.1, updates=1)
+        with pytest.raises(ValueError, match=r"std=0\.3"):
+            posthoc(workdir, 0.3)
