@@ -94,7 +94,7 @@ class Group:
         if float(self.sum((first != value).float())):
             raise WorkerError(
                 f"rank {self.rank} of {self.world}: {what} {value} here and {int(first)} with rank 0: "
-                "the processes do not see the same folder"
+                "the processes do not see the same files"
             )
 
 

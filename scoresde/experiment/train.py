@@ -8,6 +8,7 @@ docs/training.md says what is saved, what a fault leaves, and with which exit co
 
 from __future__ import annotations
 
+import zlib
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class _Run:
         self.experiment, self.workdir, self.group, self.plan = experiment, workdir, group, experiment.training
         self.trainer = Trainer(experiment, group)
         self.digest, self.data = config_digest(experiment), experiment.data.train.digest()
+        group.agree("the training data's digest has the checksum", zlib.crc32(self.data.encode()))
         checkpoint = last_checkpoint(workdir.checkpoints)
         group.agree("the step of the last checkpoint is", -1 if checkpoint is None else checkpoint.step)
         if checkpoint is not None:

@@ -153,6 +153,13 @@ class TestDryRun:
         assert half.activations == pytest.approx(needs.activations / 2, rel=0.1)
         assert same(before, made.model.state_dict()) and not list(tmp_path.iterdir())
 
+    def test_by_the_command_line(self, here):
+        done = here("train", "vp", "--dry-run")
+        assert done.returncode == 0 and "for 6 steps" in done.stdout, done.stderr
+        assert not here.workdir.exists()
+        done = here("sample", "vp", "--dry-run")
+        assert done.returncode == 2 and "--dry-run is of scoresde train, not of sample" in done.stderr
+
     def test_activations_are_what_the_graph_keeps(self):
         x = torch.randn(1000, requires_grad=True)
         kept = Activations([x])
