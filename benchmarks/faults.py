@@ -247,7 +247,7 @@ def nan_in_losses(bench: Bench, folder: Path) -> None:
 
 
 def rank_killed(bench: Bench, folder: Path) -> None:
-    """one of torchrun's two processes killed: the other ends with code 3, what was saved stays"""
+    """one of two processes killed: the other ends with code 3, what was saved stays"""
     ranks = together(folder, 2)
     ranks[0].until(lambda: len(ranks[0].checkpoints) >= 2, "checkpoints")
     time.sleep(bench.random.uniform(0.0, 0.2))

@@ -50,9 +50,9 @@ class Needs:
     def __str__(self) -> str:
         lines = [self.text, f"parameters         {self.parameters:>14,}"]
         parts = ("weights", "gradients", "optimizer", "averages", "activations")
-        lines += [f"{name:<19}{getattr(self, name) / 2**20:>14,.1f} MB" for name in parts]
-        lines.append(f"{'together':<19}{sum(getattr(self, name) for name in parts) / 2**20:>14,.1f} MB")
-        lines.append(f"{'most at once':<19}{self.most / 2**20:>14,.1f} MB, with the data and what torch itself holds")
+        lines += [f"{name:<19}{getattr(self, name) / 2**20:>14,.1f} MiB" for name in parts]
+        lines.append(f"{'together':<19}{sum(getattr(self, name) for name in parts) / 2**20:>14,.1f} MiB")
+        lines.append(f"{'most at once':<19}{self.most / 2**20:>14,.1f} MiB, with the data and what torch itself holds")
         lines.append(f"{'seconds per step':<19}{self.seconds:>14.4f}")
         lines.append(f"{'hours':<19}{self.seconds * self.steps / 3600:>14.3f} for {self.steps:,} steps")
         return "\n".join(lines)

@@ -3,7 +3,7 @@
 step, loss, grad_norm, learning_rate, seconds     means since the last row; seconds of training so far
 images_per_second                                 events, over all processes
 ema_distance                                      ||weights - average|| / ||weights||
-memory_mb                                         most that was held: on the GPU, or by the process
+memory_mib                                         most that was held: on the GPU, or by the process
 skipped                                           steps without an update, so far
 loss_t1 ... loss_t8                               loss by eighths of the time law, small t first; nan where none was drawn
 """
@@ -27,7 +27,7 @@ from scoresde.experiment.trainer import BUCKETS, Step, Trainer
 from scoresde.experiment.workdir import Workdir
 
 COLUMNS = (
-    "step", "loss", "grad_norm", "learning_rate", "seconds", "images_per_second", "ema_distance", "memory_mb", "skipped",
+    "step", "loss", "grad_norm", "learning_rate", "seconds", "images_per_second", "ema_distance", "memory_mib", "skipped",
     *(f"loss_t{k}" for k in range(1, BUCKETS + 1)),
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ class Meter:
             "seconds": round(trainer.seconds, 3),
             "images_per_second": round(_ratio(events, trainer.seconds - self._since), 2),
             "ema_distance": trainer.averages[0].distance(trainer.network),
-            "memory_mb": round(memory(trainer.group.device) / 2**20, 1),
+            "memory_mib": round(memory(trainer.group.device) / 2**20, 1),
             "skipped": trainer.skipped,
         }
         by_time = zip(self._sums.tolist(), self._counts.tolist(), strict=True)

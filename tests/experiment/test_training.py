@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.children import together, train
+from benchmarks.children import together
 from scoresde.experiment import Workdir
 from scoresde.experiment import train as train_here
 from scoresde.experiment.checkpoint import last_checkpoint, read_tensors, save_checkpoint
@@ -71,7 +71,7 @@ class TestCutting:
         ranks = together(tmp_path / "two", 2, options)
         assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
         assert "by 2 processes" in ranks[0].output() and "trained to" not in ranks[1].output()
-        train(tmp_path / "one", options)
+        train_here(experiment(**{k.replace(".", "__"): v for k, v in options.items()}), Workdir(tmp_path / "one"))
         tables = []
         for name in ("one", "two"):
             with open(tmp_path / name / "metrics.csv", newline="") as file:

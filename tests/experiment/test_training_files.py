@@ -131,7 +131,7 @@ def test_rows(plain):
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [2, 4, 6] and tuple(rows[0]) == COLUMNS
     for row in rows:
-        assert float(row["images_per_second"]) > 0 and float(row["memory_mb"]) > 50 and row["skipped"] == "0"
+        assert float(row["images_per_second"]) > 0 and float(row["memory_mib"]) > 50 and row["skipped"] == "0"
         assert 0 < float(row["ema_distance"]) < 1
         parts = [float(row[f"loss_t{k}"]) for k in range(1, BUCKETS + 1)]
         assert min(p for p in parts if p == p) <= float(row["loss"]) <= max(p for p in parts if p == p)

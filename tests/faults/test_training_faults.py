@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from benchmarks.faults import FAULTS, attempt
+from benchmarks.children import together, train
+from benchmarks.faults import FAULTS, Bench, attempt, random
+from scoresde.experiment.checkpoint import last_checkpoint
 
-SHORT = ("flipped", "rank_killed")
-"""Tried in the default suite too; tests/faults/test_faults.py has short ones of the others."""
 
-
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f.__name__ in SHORT], ids=lambda f: f.__name__)
-def test_once(fault, tmp_path):
-    assert attempt(fault, 1, tmp_path, seed=1) == []
+def test_a_process_that_loses_the_other_says_so(tmp_path):
+    """Short ones of the other faults are in test_faults.py."""
+    ranks = together(tmp_path / "run", 2, {"training.steps": 4000})
+    ranks[0].until(lambda: ranks[0].checkpoints, "a checkpoint")
+    ranks[1].signal(signal.SIGKILL)
+    assert ranks[0].end() == 3, ranks[0].output()
+    assert "rank 0 of 2: another process has gone" in ranks[0].output() and "Traceback" not in ranks[0].output()
+    assert last_checkpoint(tmp_path / "run" / "checkpoints") is not None
 
 
 @pytest.mark.long
@@ -27,3 +33,11 @@ def test_a_bench_sees_a_checkpoint_without_a_checksum(tmp_path, monkeypatch):
     monkeypatch.setattr("scoresde.experiment.checkpoint._checksum", lambda tensors, header: header.get("sha256"))
     flipped = next(f for f in FAULTS if f.__name__ == "flipped")
     assert any("was taken for intact" in line for line in attempt(flipped, 4, tmp_path))
+
+
+@pytest.mark.long
+def test_a_bench_sees_other_weights(tmp_path):
+    bench = Bench(tmp_path, random.Random(0))
+    train(tmp_path / "other", {"seed": 1})
+    with pytest.raises(AssertionError, match="tensors differ"):
+        bench.same(tmp_path / "other")
