@@ -60,12 +60,14 @@ class Child:
         """Those in its folder."""
         return list_checkpoints(self.folder / "checkpoints")
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-        """Wait until ``condition()`` holds. Raises AssertionError where the process ends before, or takes too long."""
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
+        """Wait until ``condition()`` holds. Raises AssertionError where the process ends before, or takes too long: it is ended."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.is_alive(), f"ended before {what}: {self.output()}"
-            assert time.monotonic() < end, f"no {what} in {seconds} s"
+            if time.monotonic() > end:
+                self.process.kill()
+                raise AssertionError(f"no {what} in {seconds} s: {self.output()}")
             time.sleep(0.001)
 
     def signal(self, number: int) -> None:
@@ -73,7 +75,7 @@ class Child:
         if self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, number)
 
-    def end(self, seconds: float = 120.0) -> int:
+    def end(self, seconds: float = 300.0) -> int:
         """Wait for it; its exit code, negative for a signal."""
         self.process.join(seconds)
         if self.process.exitcode is None:
