@@ -61,7 +61,7 @@ class Child:
         return list_checkpoints(self.folder / "checkpoints")
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
-        """Wait until ``condition()`` holds. Raises AssertionError where the process ends before, or takes too long: it is ended."""
+        """Wait until ``condition()`` holds. Raises AssertionError where it ends before, or takes too long: it is ended."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.is_alive(), f"ended before {what}: {self.output()}"
