@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import event_picture
 from scoresde.experiment.workdir import Workdir

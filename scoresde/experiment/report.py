@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from scoresde._files import write_atomic
 from scoresde.data import Quantized
-from scoresde.experiment.checkpoint import list_checkpoints, write_atomic
+from scoresde.experiment.checkpoint import list_checkpoints
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import curve_picture, event_picture, histogram_picture
 from scoresde.experiment.workdir import Workdir

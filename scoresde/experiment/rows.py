@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
 
 Key = tuple[int, int]
 """(index, draw)."""

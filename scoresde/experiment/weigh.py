@@ -30,10 +30,11 @@ from ml_collections import ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde._files import write_atomic
 from scoresde._validation import check_count
 from scoresde.data import Dataset
 from scoresde.data.dataset import permutation
-from scoresde.experiment.checkpoint import Checkpoint, write_atomic
+from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment, Solver
 from scoresde.experiment.rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
