@@ -44,7 +44,9 @@ class Peer:
     nodes: Callable[[int], int] = lambda calls: calls
 
 
-def _diffusers(kind: str, scaled: bool, lands: bool = False, **options: Any) -> Callable[[Flow, Tensor, Tensor], Tensor]:
+def _diffusers(
+    kind: str, scaled: bool, lands: bool = False, **options: Any
+) -> Callable[[Flow, Tensor, Tensor], Tensor]:
     """A scheduler by the name of its class. scaled: its state is y / sqrt(1 + s^2), else y itself. lands: it cannot step to 0, and
     the last node's E[x_0 | x] is taken here."""
 
@@ -68,7 +70,9 @@ def _diffusers(kind: str, scaled: bool, lands: bool = False, **options: Any) -> 
         for k in range(count - lands):
             at = float(sigmas[k])
             x = scheduler.step(flow(state(x, at), at).float(), scheduler.timesteps[k], x.float(), return_dict=False)[0]
-        return x.to(y) if not lands else state(x, float(s[-1])) - float(s[-1]) * flow(state(x, float(s[-1])), float(s[-1]))
+        return (
+            x.to(y) if not lands else state(x, float(s[-1])) - float(s[-1]) * flow(state(x, float(s[-1])), float(s[-1]))
+        )
 
     return run
 

@@ -51,7 +51,7 @@ from scoresde.solvers import TorchSDE
 CALLS = (5, 8, 10, 15, 20, 30, 50)
 FITTED = {5: 20, 8: 20, 10: 20, 15: 8, 20: 8}
 """Evaluations for which a sampler is fitted, and the iterations of its search."""
-LAWS = ("gmm2", "gmm16", "digits")
+LAWS = ("gmm16", "digits", "gmm2")
 GRIDS = {"uniform": grids.uniform, "log s": grids.log_noise, "Karras": grids.karras}
 STARTS, PILOT, COUNT = 128, 256, 2048
 CHECKED = ("gmm16 VP", "gmm16~ VP", "gmm16 VE", "digits VP", "digits~ VP", "digits VE")
@@ -85,18 +85,32 @@ def ours(problem: Problem, pilot: Pilot, calls: int) -> Iterator[tuple[str, Samp
         yield "fit", made, {**facts, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def paths(problem: Problem, pilot: Pilot, test: Pilot) -> Iterator[dict[str, Any]]:
+Ours = dict[int, list[tuple[str, Sampler, dict[str, Any]]]]
+"""Our samplers, by evaluations."""
+
+
+def paths(problem: Problem, mine: Ours, test: Pilot) -> Iterator[dict[str, Any]]:
     """Distances from the accurate end points."""
     for calls in CALLS:
-        for name, sampler, facts in ours(problem, pilot, calls):
-            yield {"calls": calls, "ours": name, "error": test.error(ends(problem, sampler, test.starts, calls)), **facts}
+        for name, sampler, facts in mine[calls]:
+            yield {
+                "calls": calls,
+                "ours": name,
+                "error": test.error(ends(problem, sampler, test.starts, calls)),
+                **facts,
+            }
         for peer in PEERS:
             for grid in GRIDS:
                 if grid == "uniform" and problem.process == "VE":
                     continue  # the same as log s
                 reached, made = peer_ends(problem, peer.name, grid, calls, test.starts)
                 assert made <= calls, (peer, made)
-                yield {"calls": calls, "peer": peer.name, "grid": grid, "error": test.error(reached.reshape(test.ends.shape))}
+                yield {
+                    "calls": calls,
+                    "peer": peer.name,
+                    "grid": grid,
+                    "error": test.error(reached.reshape(test.ends.shape)),
+                }
 
 
 def energy(x: Tensor, y: Tensor) -> float:
@@ -113,7 +127,7 @@ def sliced(x: Tensor, y: Tensor) -> float:
     return float(((x @ v.mT).sort(0).values - (y @ v.mT).sort(0).values).square().mean().sqrt())
 
 
-def laws(problem: Problem, pilot: Pilot) -> Iterator[dict[str, Any]]:
+def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
     """Distances of laws, and their floor."""
     sde, score, event = problem.sde, problem.score, problem.law.event_shape
 
@@ -129,7 +143,7 @@ def laws(problem: Problem, pilot: Pilot) -> Iterator[dict[str, Any]]:
     start = sde.prior_sample((COUNT, *event), seed=11, dtype=torch.float64)
     for calls in CALLS:
         samplers: dict[str, Callable[[], Tensor]] = {}
-        for name, sampler, _ in ours(problem, pilot, calls):
+        for name, sampler, _ in mine[calls]:
             samplers[name] = partial(ends, problem, sampler, start, calls)
         for name, grid in (
             ("diffusers DPM++(2M)", "log s"), ("diffusers UniPC-2", "log s"), ("diffusers Euler (DDIM)", "uniform"),
@@ -141,7 +155,7 @@ def laws(problem: Problem, pilot: Pilot) -> Iterator[dict[str, Any]]:
         stochastic = {
             "SDE-DPM-Solver++(2M)": DPMSolverPlusPlus(calls - 1, eta=1.0),
             "ancestral, uniform": PredictorCorrector(Ancestral(), steps=ExactSteps(calls - 1, grids.uniform)),
-            "torchsde Euler": ReverseSDESampler(TorchSDE(steps=calls - 1)),
+            "torchsde Euler": ReverseSDESampler(TorchSDE(), steps=calls - 1),
         }
         for name, sampler in stochastic.items():
             samplers[name] = partial(ends, problem, sampler, start, calls)
@@ -169,9 +183,10 @@ def measure(file: Path, names: list[str]) -> None:
                 event = problem.law.event_shape
                 make = partial(Pilot.of, problem.sde, problem.score, dtype=torch.float64)
                 pilot, test = make((PILOT, *event)), make((STARTS, *event), seed=7)
-                rows = list(paths(problem, pilot, test))
+                mine = {calls: list(ours(problem, pilot, calls)) for calls in CALLS}
+                rows = list(paths(problem, mine, test))
                 if str(problem) in CHECKED:
-                    rows += laws(problem, pilot)
+                    rows += laws(problem, mine)
                 with open(file, "a") as out:
                     out.writelines(json.dumps({"problem": str(problem), **row}) + "\n" for row in rows)
                 print(f"{problem}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -199,7 +214,11 @@ def tables(file: Path) -> None:
         cells = []
         for calls in CALLS:
             peer = best(mine, "peer", calls)
-            own = next(r for r in mine if r.get("ours") == ("fit" if calls in FITTED else "UniPC-3, pilot grid") and r["calls"] == calls)
+            own = next(
+                r
+                for r in mine
+                if r.get("ours") == ("fit" if calls in FITTED else "UniPC-3, pilot grid") and r["calls"] == calls
+            )
             ratio = peer["error"] / own["error"]
             if calls in few:
                 ratios["rough" if "~" in problem else "exact"].append(ratio)
@@ -252,7 +271,10 @@ def picture(file: Path) -> None:
         for name, colour in (("UniPC-3, pilot grid", "#8c1c13"), ("fit", "#e4572e")):
             own = {r["calls"]: r["error"] for r in mine if r.get("ours") == name}
             axes.loglog(list(own), list(own.values()), color=colour, lw=2.0, marker="o", ms=3)
-        axes.set_title(f"{titles[problem.split('~')[0].split()[0]]}\n{'score with 3 % error' if '~' in problem else 'exact score'}", fontsize=9)
+        axes.set_title(
+            f"{titles[problem.split('~')[0].split()[0]]}\n{'score with 3 % error' if '~' in problem else 'exact score'}",
+            fontsize=9,
+        )
         axes.set_xticks(CALLS, [str(c) for c in CALLS], fontsize=7)
         axes.minorticks_off()
         axes.tick_params(labelsize=7)
@@ -261,8 +283,20 @@ def picture(file: Path) -> None:
             axes.set_ylabel("distance from the flow's end point", fontsize=8)
     from matplotlib.lines import Line2D
 
-    keys = [("#e4572e", "scoresde fit"), ("#8c1c13", "scoresde UniPC, pilot grid"), ("#7a9cc6", "diffusers, each method on its best grid"), ("#c6a27a", "azula, the same")]
-    figure.legend([Line2D([], [], color=c, lw=2) for c, _ in keys], [n for _, n in keys], loc="lower center", ncol=4, fontsize=8, frameon=False)
+    keys = [
+        ("#e4572e", "scoresde fit"),
+        ("#8c1c13", "scoresde UniPC, pilot grid"),
+        ("#7a9cc6", "diffusers, each method on its best grid"),
+        ("#c6a27a", "azula, the same"),
+    ]
+    figure.legend(
+        [Line2D([], [], color=c, lw=2) for c, _ in keys],
+        [n for _, n in keys],
+        loc="lower center",
+        ncol=4,
+        fontsize=8,
+        frameon=False,
+    )
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     where = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "samplers.png"
     figure.savefig(where, dpi=110)

@@ -4,9 +4,9 @@ In the coordinates w of `sde/whitening.py`, about the data's mean, where nothing
 
     x_i = m_i + R_i w_i        f_i = dw/du by the score at (x_i, t_i)        w_(i+1) = a_i w_i + sum_(j < K) b_ij f_(i-j)
 
-with numbers a_i, b_ij and times t_i of its own for each step: the non-stationary methods of Shaul et al. 2024
-(arXiv:2403.01329), of which every linear multistep method is one, with few coefficients. The first time may be below T, since w hardly moves
-where there is nothing but noise; the last w belongs to E[x_0 | x_(t_min)], so that N steps are N evaluations.
+with numbers a_i, b_ij and times t_i of its own for each step: the non-stationary methods of Shaul et al. 2024 (arXiv:2403.01329),
+of which every linear multistep method is one, with few coefficients. The first time may be below T, since w hardly moves where
+there is nothing but noise; the last w belongs to E[x_0 | x_(t_min)], so that N steps are N evaluations.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class FittedMultistep(Sampler):
 class Expectation:
     """What a sampler does on starts that it was not fitted to.
 
-    error: mean over samples of the root mean square over coordinates, in units of the data, of its end points' distance from E[x_0 |
-        x_(t_min)] of the flow from the same starts, solved accurately.
+    error: mean over samples of the root mean square over coordinates, in units of the data, of its end points less
+        E[x_0 | x_(t_min)] of the flow from the same starts, solved accurately.
     plain_error, plain: the same of the best method without a fit at as many evaluations, and its repr.
     starts: how many. evaluations: of the score, each for a batch, that the pilot and the fit took.
     """

@@ -3,10 +3,10 @@
 A `FittedMultistep` of N steps is N times and about four numbers a step. They are found in two stages on one half of a pilot
 batch, and judged by the other half:
 
-1. Step by step, the a_i and b_ij by linear least squares: from where the method so far has come to, to where the accurate path is
-   at the next time; the last to E[x_0 | x] at its end. The times are the pilot grid's, from T or from where noise is nearly all.
-2. All times and numbers at once, by Gauss and Newton's method with a trust region (scipy) on the distances e_k of the end points of
-   starts k, with the loss sum_k (|e_k|^2 + delta^2)^(1/2): in a sum of squares a few paths that pass between two modes would
+1. Step by step, the a_i and b_ij by linear least squares: from where the method so far has come to, to where the accurate path
+   is at the next time; the last to E[x_0 | x] at its end. The times are the pilot grid's, from T or from where noise is nearly all.
+2. All times and numbers at once, by Gauss and Newton's method with a trust region (scipy) on the distances e_k of the end points
+   of starts k, with the loss sum_k (|e_k|^2 + delta^2)^(1/2): in a sum of squares a few paths that pass between two modes would
    drown the others. The score is differenced, not differentiated, and a change of step i evaluates the steps after i alone.
 
 Where the best of the methods without a fit (`plain`) does better on the half that was not fitted to, it is what is returned.
@@ -131,8 +131,8 @@ def fit(
     """A sampler for ``score`` with ``steps`` evaluations, best of a fit and of the methods without one.
 
     steps: 2 and more; above 15 or so a fit gains little and costs much.
-    pilot: a `Pilot`, or the shape (B, *event) of one that is made here with ``seed``, ``dtype`` and ``device``. Half of its starts
-        are fitted to.
+    pilot: a `Pilot`, or the shape (B, *event) of one that is made here with ``seed``, ``dtype`` and ``device``. Half of its
+        starts are fitted to.
     search: iterations of the second stage, 0 for none. One takes about 2 steps^2 evaluations of the half pilot and as many
         evaluations again as it tries; there are two searches.
     reach: slopes that a step takes in.
@@ -213,7 +213,9 @@ class _Numbers:
         u, above = row[:n].tolist(), high + _GAP
         for i in range(n):
             above = u[i] = min(max(u[i], low + (n - 1 - i) * _GAP), above - _GAP)
-        return _Numbers(torch.tensor(u, dtype=torch.float64), row[n : 2 * n], self.b.masked_scatter(self.used, row[2 * n :]))
+        return _Numbers(
+            torch.tensor(u, dtype=torch.float64), row[n : 2 * n], self.b.masked_scatter(self.used, row[2 * n :])
+        )
 
 
 class _Walk:
