@@ -2,10 +2,10 @@
 
     pip install -c constraints.txt -e ".[peers]"
 
-The probability flow of any of our scalar processes is dy/ds = eps(y, s) with y = x / alpha and s = sigma / alpha; every peer is given
-that: s_0 > ... > s_(n-1), the last that of t_min, where it takes E[x_0 | x] as its last step. diffusers' schedulers are run with
-their ``sigmas`` replaced by those nodes and a zero, as they do themselves after `set_timesteps`; azula's samplers with a schedule
-that goes through the nodes, and its denoiser's mean at the last. `Flow.calls` counts evaluations of the score.
+The probability flow of any of our scalar processes is dy/ds = eps(y, s) with y = x / alpha and s = sigma / alpha; every peer is
+given that: s_0 > ... > s_(n-1), the last that of t_min, where it takes E[x_0 | x] as its last step. diffusers' schedulers are run
+with their ``sigmas`` replaced by those nodes and a zero, as they do themselves after `set_timesteps`; azula's samplers with a
+schedule that goes through the nodes, and its denoiser's mean at the last. `Flow.calls` counts evaluations of the score.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Peer:
 def _diffusers(
     kind: str, scaled: bool, lands: bool = False, **options: Any
 ) -> Callable[[Flow, Tensor, Tensor], Tensor]:
-    """A scheduler by the name of its class. scaled: its state is y / sqrt(1 + s^2), else y itself. lands: it cannot step to 0, and
-    the last node's E[x_0 | x] is taken here."""
+    """A scheduler by the name of its class. scaled: its state is y / sqrt(1 + s^2), else y itself. lands: it cannot step to 0,
+    and the last node's E[x_0 | x] is taken here."""
 
     def run(flow: Flow, s: Tensor, y: Tensor) -> Tensor:
         import diffusers

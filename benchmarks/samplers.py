@@ -5,15 +5,16 @@
     python benchmarks/samplers.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/samplers.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 
-Problems: `problems.py`'s mixtures of 25 and 10 Gaussians in 2 and 16 dimensions and the smoothed digits, with the exact score and with a
-smooth error of 3 % of the noise, under VP, sub-VP and VE. All samplers start from the same 128 states at T, with the same score, and end
-with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
+Problems: `problems.py`'s mixtures of 25 and 10 Gaussians in 2 and 16 dimensions and the smoothed digits, with the exact score and
+with a smooth error of 3 % of the noise, under VP, sub-VP and VE. All samplers start from the same 128 states at T, with the same
+score, and end with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
 
-paths   the mean over starts of the root mean square distance a coordinate from where the accurate flow (UniPC-3, 200 steps on the pilot
-        grid) ends. Peers: each method on each of three grids (uniform in t, uniform in ln s, Karras). Ours: UniPC-3 as it comes, the
-        same on the pilot grid, and `fit`, whose pilot (256 other starts) also chooses, on its own held-out half, what it returns.
-laws    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128 directions); the floor is six
-        other exact sets.
+paths   the mean over starts of the root mean square distance a coordinate from where the accurate flow (UniPC-3, 200 steps on
+        the pilot grid) ends. Peers: each method on each of three grids (uniform in t, uniform in ln s, Karras). Ours: UniPC-3 as
+        it comes, the same on the pilot grid, and `fit`, whose pilot (256 other starts) also chooses, on its own held-out half,
+        what it returns.
+laws    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128 directions); the floor is
+        six other exact sets.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def sliced(x: Tensor, y: Tensor) -> float:
 
 def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
     """Distances of laws, and their floor."""
-    sde, score, event = problem.sde, problem.score, problem.law.event_shape
+    sde, event = problem.sde, problem.law.event_shape
 
     def exact(k: int) -> Tensor:
         return problem.law.sample(COUNT, seed=100 + k, dtype=torch.float64).flatten(1)
@@ -227,7 +228,8 @@ def tables(file: Path) -> None:
     for kind, values in ratios.items():
         if values:
             print(
-                f"\n{kind}: geometric mean of the ratios at {few[0]} to {few[-1]} evaluations {statistics.geometric_mean(values):.1f}, "
+                f"\n{kind}: geometric mean of the ratios at {few[0]} to {few[-1]} evaluations "
+                f"{statistics.geometric_mean(values):.1f}, "
                 f"least {min(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1"
             )
     for problem in problems:
@@ -236,8 +238,8 @@ def tables(file: Path) -> None:
             continue
         floor = next(r for r in mine if r["law"] == "floor")
         print(
-            f"\n**{problem}**: squared energy distance, floor {floor['energy']:.1e} +- {floor['energy_sd']:.1e}; in brackets sliced "
-            f"Wasserstein, floor {floor['sliced']:.3f} +- {floor['sliced_sd']:.3f}\n"
+            f"\n**{problem}**: squared energy distance, floor {floor['energy']:.1e} +- {floor['energy_sd']:.1e}; in brackets "
+            f"sliced Wasserstein, floor {floor['sliced']:.3f} +- {floor['sliced_sd']:.3f}\n"
         )
         print("| sampler | " + " | ".join(f"{c}" for c in CALLS) + " |\n|---|" + "---|" * len(CALLS))
         for name in dict.fromkeys(r["law"] for r in mine if r["law"] != "floor"):
@@ -265,7 +267,7 @@ def picture(file: Path) -> None:
         axes = figure.add_subplot(1, len(shown), k + 1)
         mine = [r for r in rows if r["problem"] == problem and "error" in r]
         for peer in PEERS:
-            at = [min((r["error"] for r in mine if r.get("peer") == peer.name and r["calls"] == c)) for c in CALLS]
+            at = [min(r["error"] for r in mine if r.get("peer") == peer.name and r["calls"] == c) for c in CALLS]
             colour = "#7a9cc6" if peer.name.startswith("diffusers") else "#c6a27a"
             axes.loglog(CALLS, at, color=colour, lw=0.9, alpha=0.8)
         for name, colour in (("UniPC-3, pilot grid", "#8c1c13"), ("fit", "#e4572e")):

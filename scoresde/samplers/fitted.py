@@ -126,11 +126,13 @@ class Expectation:
 
     error: mean over samples of the root mean square over coordinates, in units of the data, of its end points less
         E[x_0 | x_(t_min)] of the flow from the same starts, solved accurately.
+    standard_error: of that mean; a few paths between two modes make most of it.
     plain_error, plain: the same of the best method without a fit at as many evaluations, and its repr.
     starts: how many. evaluations: of the score, each for a batch, that the pilot and the fit took.
     """
 
     error: float
+    standard_error: float
     plain_error: float
     plain: str
     starts: int
@@ -151,8 +153,8 @@ class FittedSampler(Sampler):
         e = self.expected
         kept = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
         return (
-            f"FittedSampler({self.sampler!r}: expects an error of {e.error:.2g} a coordinate on {e.starts} new starts, "
-            f"plain {e.plain_error:.2g} by {e.plain}{kept})"
+            f"FittedSampler({self.sampler!r}: expects an error of {e.error:.2g} +- {e.standard_error:.1g} a coordinate on "
+            f"{e.starts} new starts, plain {e.plain_error:.2g} by {e.plain}{kept})"
         )
 
     def run(

@@ -4,7 +4,7 @@ A `FittedMultistep` of N steps is N times and about four numbers a step. They ar
 batch, and judged by the other half:
 
 1. Step by step, the a_i and b_ij by linear least squares: from where the method so far has come to, to where the accurate path
-   is at the next time; the last to E[x_0 | x] at its end. The times are the pilot grid's, from T or from where noise is nearly all.
+   is at the next time; the last to E[x_0 | x] at its end. The times are the pilot grid's, from T or from where noise is all.
 2. All times and numbers at once, by Gauss and Newton's method with a trust region (scipy) on the distances e_k of the end points
    of starts k, with the loss sum_k (|e_k|^2 + delta^2)^(1/2): in a sum of squares a few paths that pass between two modes would
    drown the others. The score is differenced, not differentiated, and a change of step i evaluates the steps after i alone.
@@ -104,15 +104,13 @@ class Pilot:
         """The paths from some of the starts."""
         return replace(self, states=self.states[:, rows], ends=self.ends[rows])
 
+    def distances(self, ends: Tensor) -> Tensor:
+        """(B,) the root mean square over coordinates of ``ends`` (B, *state) less the paths' ends; inf where it is not finite."""
+        return (ends - self.ends).double().flatten(1).square().mean(1).sqrt().nan_to_num(nan=float("inf"))
+
     def error(self, ends: Tensor) -> float:
-        """The mean over samples of the root mean square over coordinates of ``ends`` (B, *state) less the paths' ends; inf where
-        one is not finite."""
-        each = _distances(ends, self.ends)
-        return float(each.mean()) if bool(torch.isfinite(each).all()) else float("inf")
-
-
-def _distances(ends: Tensor, wanted: Tensor) -> Tensor:
-    return (ends - wanted).double().flatten(1).square().mean(1).sqrt()
+        """The mean of `distances`."""
+        return float(self.distances(ends).mean())
 
 
 @torch.no_grad()
@@ -149,24 +147,26 @@ def fit(
     half, counted = len(pilot.starts) // 2, CountedScore(score)
     ours, unseen = pilot.part(slice(half)), pilot.part(slice(half, None))
 
-    def error(sampler: Sampler, part: Pilot) -> float:
+    def distances(sampler: Sampler, part: Pilot) -> Tensor:
         shape = (len(part.starts), *part.mean.shape)
-        drawn = sampler(pilot.process, counted, shape, start=part.starts, allow_failed=True)
-        return part.error(drawn.state)
+        return part.distances(sampler(pilot.process, counted, shape, start=part.starts, allow_failed=True).state)
 
     against = plain(pilot, steps)
-    errors = {name: error(sampler, unseen) for name, sampler in against.items()}
-    best = min(errors, key=errors.__getitem__)
+    errors = {name: distances(sampler, unseen) for name, sampler in against.items()}
+    best = min(errors, key=lambda name: float(errors[name].mean()))
     fits = []
     for top in (float("inf"), _NOISE_IS_ALL):
         first = _stepwise(counted, ours, _nodes(pilot, steps, top), reach)
         fits.append(_sampler(ours, _searched(counted, ours, first, search) if search else first))
-    fitted = min(fits, key=lambda sampler: error(sampler, ours))
-    reached = error(fitted, unseen)
+    fitted = min(fits, key=lambda sampler: float(distances(sampler, ours).mean()))
+    reached = distances(fitted, unseen)
+    better = bool(reached.mean() < errors[best].mean())
+    kept = reached if better else errors[best]
     expected = Expectation(
-        min(reached, errors[best]), errors[best], best, len(unseen.starts), pilot.evaluations + counted.calls
-    )
-    return FittedSampler(fitted if reached < errors[best] else against[best], expected, repr(pilot.process))
+        float(kept.mean()), float(kept.std()) * len(kept) ** -0.5, float(errors[best].mean()), best, len(kept),
+        pilot.evaluations + counted.calls,
+    )  # fmt: skip
+    return FittedSampler(fitted if better else against[best], expected, repr(pilot.process))
 
 
 def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
@@ -298,7 +298,7 @@ def _searched(score: Score, pilot: Pilot, first: _Numbers, iterations: int) -> _
     low, high = pilot.grid.u[0], pilot.grid.u[-1]
     kind = torch.finfo(pilot.starts.dtype)
     h = float(kind.eps) ** (1.0 / 3.0)
-    delta = _SOFT * float(_distances(_Walk(score, pilot, first).ends(), pilot.ends).median()) + kind.eps
+    delta = _SOFT * float(pilot.distances(_Walk(score, pilot, first).ends()).median()) + kind.eps
     size = pilot.ends.numel()
     chosen = torch.arange(size)
     if size > _RESIDUALS:
