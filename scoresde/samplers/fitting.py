@@ -157,7 +157,7 @@ def fit(
     fits = []
     for top in (float("inf"), _NOISE_IS_ALL):
         first = _stepwise(counted, ours, _nodes(pilot, steps, top), reach)
-        fits.append(_sampler(ours, _searched(counted, ours, first, search) if search else first))
+        fits.append(_sampler(ours, _Search(counted, ours, first)(search) if search else first))
     fitted = min(fits, key=lambda sampler: float(distances(sampler, ours).mean()))
     reached = distances(fitted, unseen)
     better = bool(reached.mean() < errors[best].mean())
@@ -217,41 +217,16 @@ class _Numbers:
             torch.tensor(u, dtype=torch.float64), row[n : 2 * n], self.b.masked_scatter(self.used, row[2 * n :])
         )
 
-
-class _Walk:
-    """A method's way from the pilot's starts: w and f at every step, to go on from."""
-
-    def __init__(self, score: Score, pilot: Pilot, numbers: _Numbers) -> None:
-        self.score, self.pilot, self.numbers = score, pilot, numbers
-        self.start, *self.way = self.places(numbers.u)
-        self.w, self.f = [self.start.whiten(pilot.starts)], []
-        for i, place in enumerate(self.way[:-1]):
-            self.f.append(place.slope(score, self.w[i]))
-            self.w.append(self.step(i, self.w[i], self.f))
-
-    def places(self, u: Tensor) -> list[Place]:
-        """At T, at each of u and at the end."""
-        process, pilot = self.pilot.process, self.pilot
-        ends = torch.tensor([process.T, pilot.grid.t_min], dtype=torch.float64)
-        times = torch.cat((ends[:1], process.time_of_log_spread(u), ends[1:]))
-        return places(process, times, pilot.mean, pilot.data_std, pilot.starts)
-
     def step(self, i: int, w: Tensor, f: Sequence[Tensor]) -> Tensor:
         """Step i from w, with the slopes f_0, ..., f_i."""
-        numbers = self.numbers
-        return combine([(float(numbers.a[i]), w), *zip(numbers.b[i].tolist(), reversed(f), strict=False)])
+        return combine([(float(self.a[i]), w), *zip(self.b[i].tolist(), reversed(f), strict=False)])
 
-    def ends(self) -> Tensor:
-        """(B, *state)."""
-        return self.way[-1].state(self.w[-1])
 
-    def onward(self, i: int, w: Tensor, place: Place | None = None) -> Tensor:
-        """The end points from w at step i, which is evaluated at ``place`` where it is given."""
-        f = self.f[:i]
-        for k in range(i, len(self.way) - 1):
-            f.append((place if place is not None and k == i else self.way[k]).slope(self.score, w))
-            w = self.step(k, w, f)
-        return self.way[-1].state(w)
+def _way(pilot: Pilot, u: Tensor) -> list[Place]:
+    """At T, at each of u and at the end."""
+    ends = torch.tensor([pilot.process.T, pilot.grid.t_min], dtype=torch.float64)
+    times = torch.cat((ends[:1], pilot.process.time_of_log_spread(u), ends[1:]))
+    return places(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
 
 
 def _nodes(pilot: Pilot, steps: int, top: float) -> Tensor:
@@ -267,12 +242,9 @@ def _nodes(pilot: Pilot, steps: int, top: float) -> Tensor:
 
 def _stepwise(score: Score, pilot: Pilot, u: Tensor, reach: int) -> _Numbers:
     """The first stage."""
-    n = len(u)
+    n, along = len(u), _white_paths(pilot)
     numbers = _Numbers(u, torch.ones(n, dtype=torch.float64), torch.zeros(n, reach, dtype=torch.float64))
-    walk = _Walk.__new__(_Walk)
-    walk.score, walk.pilot, walk.numbers = score, pilot, numbers
-    start, *way = walk.places(u)
-    along = _white_paths(pilot)
+    start, *way = _way(pilot, u)
     wanted = [torch.from_numpy(along(float(v))).to(pilot.starts) for v in u[1:]] + [way[-1].whiten(pilot.ends)]
     w, f = start.whiten(pilot.starts), []
     for i in range(n):
@@ -281,7 +253,7 @@ def _stepwise(score: Score, pilot: Pilot, u: Tensor, reach: int) -> _Numbers:
         gram, right = columns @ columns.mT, columns @ wanted[i].flatten().double()
         found = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ right).cpu()
         numbers.a[i], numbers.b[i, : len(found) - 1] = found[0], found[1:]
-        w = walk.step(i, w, f)
+        w = numbers.step(i, w, f)
     return numbers
 
 
@@ -293,51 +265,85 @@ def _white_paths(pilot: Pilot) -> CubicSpline:
     return CubicSpline(pilot.u.flip(0).numpy(), white.flip(0).numpy())
 
 
-def _searched(score: Score, pilot: Pilot, first: _Numbers, iterations: int) -> _Numbers:
-    """The second stage."""
-    low, high = pilot.grid.u[0], pilot.grid.u[-1]
-    kind = torch.finfo(pilot.starts.dtype)
-    h = float(kind.eps) ** (1.0 / 3.0)
-    delta = _SOFT * float(pilot.distances(_Walk(score, pilot, first).ends()).median()) + kind.eps
-    size = pilot.ends.numel()
-    chosen = torch.arange(size)
-    if size > _RESIDUALS:
-        chosen = NoiseSource.of(0, 1).integers(size, (_RESIDUALS,), step=0, purpose="residuals")[0]
-    chosen = chosen.to(pilot.ends.device)
+class _Walk:
+    """A method's way from the pilot's starts: w and f at every step, to go on from."""
 
-    def residuals(ends: Tensor) -> np.ndarray:
-        away = (ends - pilot.ends).double().flatten(1)
-        softened = away * (away.square().mean(1, keepdim=True) + delta**2) ** -0.25
-        return (softened.flatten()[chosen] * len(chosen) ** -0.5).cpu().numpy()
+    def __init__(self, score: Score, pilot: Pilot, numbers: _Numbers) -> None:
+        self.score, self.numbers = score, numbers
+        start, *self.way = _way(pilot, numbers.u)
+        self.w, self.f = [start.whiten(pilot.starts)], []
+        for i, place in enumerate(self.way[:-1]):
+            self.f.append(place.slope(score, self.w[i]))
+            self.w.append(numbers.step(i, self.w[i], self.f))
 
-    last: list[_Walk] = []
+    def ends(self) -> Tensor:
+        """(B, *state)."""
+        return self.way[-1].state(self.w[-1])
 
-    def walk(vector: np.ndarray) -> _Walk:
-        numbers = first.of(vector, low, high)
-        if not last or not torch.equal(torch.from_numpy(last[0].numbers.vector()), torch.from_numpy(numbers.vector())):
-            last[:] = [_Walk(score, pilot, numbers)]
-        return last[0]
+    def onward(self, i: int, w: Tensor, place: Place | None = None) -> Tensor:
+        """The end points from w at step i, which is evaluated at ``place`` where it is given."""
+        f = self.f[:i]
+        for k in range(i, len(self.way) - 1):
+            f.append((place if place is not None and k == i else self.way[k]).slope(self.score, w))
+            w = self.numbers.step(k, w, f)
+        return self.way[-1].state(w)
 
-    def jacobian(vector: np.ndarray) -> np.ndarray:
-        here = walk(vector)
-        base, moved = residuals(here.ends()), here.places(here.numbers.u - h)[1:]
+
+class _Search:
+    """The second stage: residuals of the end points, and their derivatives, as functions of all numbers in one row."""
+
+    def __init__(self, score: Score, pilot: Pilot, first: _Numbers) -> None:
+        self.score, self.pilot, self.first = score, pilot, first
+        self.low, self.high = pilot.grid.u[0], pilot.grid.u[-1]
+        kind = torch.finfo(pilot.starts.dtype)
+        self.h = float(kind.eps) ** (1.0 / 3.0)
+        self.at, self.walk = first.vector(), _Walk(score, pilot, first)
+        self.delta = _SOFT * float(pilot.distances(self.walk.ends()).median()) + kind.eps
+        size = pilot.ends.numel()
+        chosen = torch.arange(size)
+        if size > _RESIDUALS:
+            chosen = NoiseSource.of(0, 1).integers(size, (_RESIDUALS,), step=0, purpose="residuals")[0]
+        self.chosen = chosen.to(pilot.ends.device)
+
+    def __call__(self, iterations: int) -> _Numbers:
+        """The numbers that are found."""
+        start, n = self.first.vector(), len(self.first.u)
+        bounds = np.full((2, len(start)), np.inf) * np.array([[-1.0], [1.0]])
+        bounds[:, :n] = [[self.low], [self.high]]
+        inside = np.clip(start, bounds[0] + 1e-9, bounds[1] - 1e-9)
+        found = least_squares(self.residuals, inside, self.jacobian, bounds=bounds, x_scale="jac", max_nfev=iterations)
+        return self.first.of(found.x, self.low, self.high)
+
+    def residuals(self, vector: np.ndarray) -> np.ndarray:
+        """Whose sum of squares is the loss."""
+        self._go(vector)
+        return self._softened(self.walk.ends())
+
+    def jacobian(self, vector: np.ndarray) -> np.ndarray:
+        """(residuals, numbers), by differences."""
+        self._go(vector)
+        here, h = self.walk, self.h
+        base, moved = self._softened(here.ends()), _way(self.pilot, here.numbers.u - h)[1:]
         nodes, scales, slopes = [], [], []
-        for i in range(len(first.u)):
-            nodes.append((base - residuals(here.onward(i, here.w[i], moved[i]))) / h)
-            changes = [here.w[i], *(here.f[i - j] for j in range(min(i + 1, first.b.shape[1])))]
-            moves = [(residuals(here.onward(i + 1, here.w[i + 1] + h * change)) - base) / h for change in changes]
+        for i in range(len(self.first.u)):
+            nodes.append((base - self._softened(here.onward(i, here.w[i], moved[i]))) / h)
+            changes = [here.w[i], *(here.f[i - j] for j in range(min(i + 1, self.first.b.shape[1])))]
+            moves = [(self._softened(here.onward(i + 1, here.w[i + 1] + h * change)) - base) / h for change in changes]
             scales.append(moves[0])
             slopes += moves[1:]
         return np.stack(nodes + scales + slopes, 1)
 
-    start = first.vector()
-    bounds = np.full((2, len(start)), np.inf) * np.array([[-1.0], [1.0]])
-    bounds[:, : len(first.u)] = [[low], [high]]
-    inside = np.clip(start, bounds[0] + 1e-9, bounds[1] - 1e-9)
-    found = least_squares(
-        lambda v: residuals(walk(v).ends()), inside, jacobian, bounds=bounds, x_scale="jac", max_nfev=iterations
-    )
-    return first.of(found.x, low, high)
+    def _go(self, vector: np.ndarray) -> None:
+        """Be at ``vector``."""
+        if not np.array_equal(vector, self.at):
+            numbers = self.first.of(vector, self.low, self.high)
+            self.at, self.walk = vector.copy(), _Walk(self.score, self.pilot, numbers)
+
+    def _softened(self, ends: Tensor) -> np.ndarray:
+        """The distances of each coordinate, those of a start times (|e|^2 + delta^2)^(-1/4)."""
+        away = (ends - self.pilot.ends).double().flatten(1)
+        softened = away * (away.square().mean(1, keepdim=True) + self.delta**2) ** -0.25
+        return (softened.flatten()[self.chosen] * len(self.chosen) ** -0.5).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _sampler(pilot: Pilot, numbers: _Numbers) -> FittedMultistep:
