@@ -1,7 +1,8 @@
 """Quality of samplers against evaluations of the score, beside other libraries'.
 
     pip install -c constraints.txt -e ".[peers]"
-    python benchmarks/samplers.py measure runs/samplers.jsonl     hours on two cores; goes on where it was stopped
+    python benchmarks/samplers.py measure runs/samplers.jsonl     an hour of one core; goes on where it was stopped
+    python benchmarks/samplers.py network runs/samplers.jsonl     the same for the runs of ``make demo``, digits-vp and digits-ve
     python benchmarks/samplers.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/samplers.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 
@@ -13,6 +14,9 @@ paths   the mean over starts of the root mean square distance a coordinate from 
         the pilot grid) ends. Peers: each method on each of three grids (uniform in t, uniform in ln s, Karras). Ours: UniPC-3 as
         it comes, the same on the pilot grid, and `fit`, whose pilot (256 other starts) also chooses, on its own held-out half,
         what it returns.
+network paths as above, by the trained network's own accurate flow; and predictors and correctors as in the paper's table 1 at 200
+        evaluations (P; 400 for P2x, C, PC), 720 samples against the held-out digits, whose distance from 720 training digits is
+        given too.
 laws    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128 directions); the floor is
         six other exact sets.
 """
@@ -25,6 +29,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +39,15 @@ from peers import PEERS, Flow
 from problems import Problem
 from torch import Tensor
 
+from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.noise import NoiseSource
 from scoresde.samplers import (
     Ancestral,
     DPMSolverPlusPlus,
     ExactSteps,
+    Langevin,
     PredictorCorrector,
+    ReverseDiffusion,
     ReverseSDESampler,
     Sampler,
     UniPC,
@@ -47,6 +55,8 @@ from scoresde.samplers import (
     grids,
 )
 from scoresde.samplers.fitting import Pilot
+from scoresde.score import ScoreModel
+from scoresde.sde import ScalarSDE
 from scoresde.solvers import TorchSDE
 
 CALLS = (5, 8, 10, 15, 20, 30, 50)
@@ -59,15 +69,24 @@ CHECKED = ("gmm16 VP", "gmm16~ VP", "gmm16 VE", "digits VP", "digits~ VP", "digi
 """Problems whose laws are compared."""
 
 
-def peer_ends(problem: Problem, name: str, grid: str, calls: int, start: Tensor) -> tuple[Tensor, int]:
+@dataclass(frozen=True)
+class Network:
+    """A trained model in the place of a `Problem`."""
+
+    sde: ScalarSDE
+    score: ScoreModel
+    process: str
+
+
+def peer_ends(problem: Problem | Network, name: str, grid: str, calls: int, start: Tensor) -> tuple[Tensor, int]:
     """Where a peer comes to from ``start`` at T, and the evaluations that it made."""
     sde, peer = problem.sde, next(p for p in PEERS if p.name == name)
     s = sde.log_noise(GRIDS[grid](sde, peer.nodes(calls) - 1)).exp()
-    flow = Flow(sde, problem.score, torch.float64)
+    flow = Flow(sde, problem.score, start.dtype)
     return peer.run(flow, s, start / float(sde.alpha(torch.tensor(sde.T, dtype=torch.float64)))), flow.calls
 
 
-def ends(problem: Problem, sampler: Sampler, start: Tensor, calls: int) -> Tensor:
+def ends(problem: Problem | Network, sampler: Sampler, start: Tensor, calls: int) -> Tensor:
     """Where one of our samplers comes to."""
     result = sampler(problem.sde, problem.score, tuple(start.shape), start=start, allow_failed=True)
     if result.nfe > calls:
@@ -75,7 +94,7 @@ def ends(problem: Problem, sampler: Sampler, start: Tensor, calls: int) -> Tenso
     return result.state
 
 
-def ours(problem: Problem, pilot: Pilot, calls: int) -> Iterator[tuple[str, Sampler, dict[str, Any]]]:
+def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple[str, Sampler, dict[str, Any]]]:
     """Our samplers at a number of evaluations."""
     yield "UniPC-3", UniPC(calls - 1), {}
     yield "UniPC-3, pilot grid", UniPC(ExactSteps(calls - 1, pilot.grid)), {}
@@ -90,7 +109,7 @@ Ours = dict[int, list[tuple[str, Sampler, dict[str, Any]]]]
 """Our samplers, by evaluations."""
 
 
-def paths(problem: Problem, mine: Ours, test: Pilot) -> Iterator[dict[str, Any]]:
+def paths(problem: Problem | Network, mine: Ours, test: Pilot) -> Iterator[dict[str, Any]]:
     """Distances from the accurate end points."""
     for calls in CALLS:
         for name, sampler, facts in mine[calls]:
@@ -193,6 +212,53 @@ def measure(file: Path, names: list[str]) -> None:
                 print(f"{problem}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
+def network(file: Path, runs: Path) -> None:
+    """The rows of the trained runs."""
+    configs = Path(__file__).resolve().parents[1] / "configs"
+    for name, process in (("vp", "VP"), ("ve", "VE")):
+        experiment = Experiment.from_config(load_config(str(configs / name / "digits.py")))
+        model, _ = Workdir(runs / f"digits-{name}").model(experiment)
+        problem, event = Network(model.sde, model, process), experiment.data.event_shape
+        make = partial(Pilot.of, model.sde, model)
+        pilot, test = make((STARTS, *event)), make((STARTS // 2, *event), seed=7)
+        mine = {calls: list(ours(problem, pilot, calls)) for calls in CALLS}
+        rows = [*paths(problem, mine, test), *correctors(experiment, model)]
+        with open(file, "a") as out:
+            out.writelines(json.dumps({"problem": f"network {process}", **row}) + "\n" for row in rows)
+
+
+def correctors(
+    experiment: Experiment, model: ScoreModel, steps: int = 200, count: int = 720
+) -> Iterator[dict[str, Any]]:
+    """Predictors and correctors at equal evaluations."""
+    data = experiment.data
+    held, seen = (
+        d.encode(torch.arange(min(count, len(d))), seed=0).double().flatten(1) for d in (data.test, data.train)
+    )
+    yield {"pc": "training digits", "energy": energy(seen, held)}
+    predictors = {
+        "ancestral": Ancestral(),
+        "reverse diffusion": ReverseDiffusion(),
+        "probability flow": ReverseDiffusion(flow=True),
+    }
+    langevin = Langevin(snr=0.16)
+    for name, predictor in predictors.items():
+        for kind, sampler in {
+            "P": PredictorCorrector(predictor, None, steps),
+            "P2x": PredictorCorrector(predictor, None, 2 * steps),
+            "PC": PredictorCorrector(predictor, langevin, steps),
+        }.items():
+            yield {"pc": name, "kind": kind, **_distance(sampler, model, data.event_shape, count, held)}
+    alone = PredictorCorrector(None, langevin, 2 * steps)
+    yield {"pc": "corrector alone", "kind": "C", **_distance(alone, model, data.event_shape, count, held)}
+
+
+def _distance(sampler: Sampler, model: ScoreModel, event: tuple[int, ...], count: int, held: Tensor) -> dict[str, Any]:
+    """Evaluations and squared energy distance."""
+    result = sampler(model.sde, model, (count, *event), seed=3)
+    return {"calls": result.nfe, "energy": energy(result.samples.double().flatten(1), held)}
+
+
 def read(file: Path) -> list[dict[str, Any]]:
     """The rows."""
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -208,7 +274,7 @@ def tables(file: Path) -> None:
     rows = read(file)
     problems = list(dict.fromkeys(r["problem"] for r in rows))
     few = [c for c in CALLS if c in FITTED]
-    ratios: dict[str, list[float]] = {"exact": [], "rough": []}
+    ratios: dict[str, list[float]] = {"exact score": [], "score with 3 % error": [], "trained network": []}
     print("| problem | " + " | ".join(f"{c}" for c in CALLS) + " |\n|---|" + "---|" * len(CALLS))
     for problem in problems:
         mine = [r for r in rows if r["problem"] == problem and "error" in r]
@@ -222,7 +288,7 @@ def tables(file: Path) -> None:
             )
             ratio = peer["error"] / own["error"]
             if calls in few:
-                ratios["rough" if "~" in problem else "exact"].append(ratio)
+                ratios[_kind(problem)].append(ratio)
             cells.append(f"{own['error']:.2g} / {peer['error']:.2g} ({ratio:.1f})")
         print(f"| {problem} | " + " | ".join(cells) + " |")
     for kind, values in ratios.items():
@@ -232,6 +298,25 @@ def tables(file: Path) -> None:
                 f"{statistics.geometric_mean(values):.1f}, "
                 f"least {min(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1"
             )
+    _laws_tables(rows, problems)
+    _corrector_tables(rows, problems)
+
+
+def _corrector_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
+    for problem in problems:
+        mine = [r for r in rows if r["problem"] == problem and "pc" in r]
+        if not mine:
+            continue
+        print(f"\n**{problem}**: squared energy distance from the held-out digits (evaluations)\n")
+        kinds = ("P", "P2x", "C", "PC")
+        print("| | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
+        for name in dict.fromkeys(r["pc"] for r in mine if "kind" in r):
+            at = {r["kind"]: f"{r['energy']:.4f} ({r['calls']})" for r in mine if r["pc"] == name}
+            print(f"| {name} | " + " | ".join(at.get(k, "") for k in kinds) + " |")
+        print(f"\nTraining digits: {next(r['energy'] for r in mine if r['pc'] == 'training digits'):.4f}")
+
+
+def _laws_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
     for problem in problems:
         mine = [r for r in rows if r["problem"] == problem and "law" in r]
         if not mine:
@@ -248,6 +333,10 @@ def tables(file: Path) -> None:
             print(f"| {name} | " + " | ".join(cells) + " |")
 
 
+def _kind(problem: str) -> str:
+    return "trained network" if "network" in problem else "score with 3 % error" if "~" in problem else "exact score"
+
+
 def _law(row: dict[str, Any], floor: dict[str, Any]) -> str:
     """A cell, bold where both distances are within two standard deviations of the floor."""
     within = all(row[k] <= floor[k] + 2.0 * floor[f"{k}_sd"] for k in ("energy", "sliced"))
@@ -260,9 +349,9 @@ def picture(file: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = read(file)
-    shown = ["gmm16 VP", "gmm16~ VP", "digits VP", "digits~ VP"]
+    shown = ["gmm16 VP", "digits VP", "digits~ VP", "network VP"]
     figure = Figure(figsize=(11, 3.0))
-    titles = {"gmm16": "10 Gaussians in 16 dimensions", "digits": "smoothed 8 x 8 digits"}
+    titles = {"gmm16": "10 Gaussians in 16 dimensions", "digits": "smoothed 8 x 8 digits", "network": "8 x 8 digits"}
     for k, problem in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), k + 1)
         mine = [r for r in rows if r["problem"] == problem and "error" in r]
@@ -274,7 +363,7 @@ def picture(file: Path) -> None:
             own = {r["calls"]: r["error"] for r in mine if r.get("ours") == name}
             axes.loglog(list(own), list(own.values()), color=colour, lw=2.0, marker="o", ms=3)
         axes.set_title(
-            f"{titles[problem.split('~')[0].split()[0]]}\n{'score with 3 % error' if '~' in problem else 'exact score'}",
+            f"{titles[problem.split('~')[0].split()[0]]}\n{_kind(problem)}",
             fontsize=9,
         )
         axes.set_xticks(CALLS, [str(c) for c in CALLS], fontsize=7)
@@ -309,12 +398,15 @@ def main() -> None:
     """The command line."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["measure", "tables", "picture"])
+    parser.add_argument("command", choices=["measure", "network", "tables", "picture"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--laws", default=",".join(LAWS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     if options.command == "measure":
         measure(options.file, options.laws.split(","))
+    elif options.command == "network":
+        network(options.file, options.runs)
     else:
         {"tables": tables, "picture": picture}[options.command](options.file)
 
