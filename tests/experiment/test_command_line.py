@@ -1,4 +1,7 @@
-"""scoresde train | sample | likelihood | report in real processes: what they leave, and what they refuse."""
+"""scoresde train | sample | likelihood | report: what they leave, and what they refuse.
+
+`command` is a process of its own, `here` the same command line in this one, without the seconds of a new process.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,21 @@ import csv
 import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
-from .conftest import ROOT
+from .conftest import ROOT, called
 
 LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
-def test_the_whole_path(command, process):
-    for verb in ("train", "sample", "likelihood", "report"):
-        done = command(verb, process)
+def test_the_whole_path(command, here, process):
+    for verb, call in (("train", command), ("sample", here), ("likelihood", here), ("report", here)):
+        done = call(verb, process)
         assert done.returncode == 0, done.stderr
     run = command.workdir
     with open(run / "metrics.csv", newline="") as file:
@@ -56,11 +57,11 @@ def test_the_whole_path(command, process):
     assert not re.search(r"(src|href)='(?!data:)", page), "the page must not need any other file"
 
 
-def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(command, tmp_path):
+def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(here, tmp_path):
     """Killed after 4 of 6 steps: the checkpoint of step 6 equals that of a run that was not, bit for bit."""
-    assert command("train").returncode == 0
-    whole = read_checkpoint(list_checkpoints(command.workdir / "checkpoints")[-1])
-    broken = type(command)(tmp_path / "broken")
+    assert here("train").returncode == 0
+    whole = read_checkpoint(list_checkpoints(here.workdir / "checkpoints")[-1])
+    broken = type(here)(tmp_path / "broken")
     assert broken("train").returncode == 0
     list_checkpoints(broken.workdir / "checkpoints")[-1].unlink()
     again = broken("train")
@@ -70,9 +71,9 @@ def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(
     assert whole.tensors.keys() == resumed.tensors.keys()
     for name, tensor in whole.tensors.items():
         assert tensor.equal(resumed.tensors[name]), name
-    assert (command.workdir / "metrics.csv").read_text().count("\n") == (
-        broken.workdir / "metrics.csv"
-    ).read_text().count("\n")
+    assert (here.workdir / "metrics.csv").read_text().count("\n") == (broken.workdir / "metrics.csv").read_text().count(
+        "\n"
+    )
     done = broken("train")
     assert "trained to step 6 of 6 already" in done.stdout
 
@@ -121,8 +122,7 @@ class TestRefusals:
 
     def test_unknown_flag(self, here):
         self.refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
-        done = subprocess.run([sys.executable, "-m", "scoresde", "train", "--confg=x"], capture_output=True, text=True)
-        self.refused(done, "--confg=x is not known", "did you mean '--config'")
+        self.refused(called("train", "--confg=x"), "--confg=x is not known", "did you mean '--config'")
 
     def test_missing_config(self, here):
         self.refused(here("train", "/nonexistent.py"), "no such file")
@@ -159,21 +159,15 @@ class TestRefusals:
         assert here("sample", sampling__seed=7).returncode == 0
 
     def test_too_few_arguments(self):
-        done = subprocess.run([sys.executable, "-m", "scoresde", "train"], capture_output=True, text=True)
-        self.refused(done, "--config", "--workdir")
-        done = subprocess.run([sys.executable, "-m", "scoresde", "tarin"], capture_output=True, text=True)
-        self.refused(done, "train")
+        self.refused(called("train"), "--config", "--workdir")
+        self.refused(called("tarin"), "train")
 
 
 class TestCheck:
     """scoresde check: no folder, no training, an exit code."""
 
-    def run(self, config, *overrides):
-        call = [sys.executable, "-m", "scoresde", "check", "--config", str(config), *overrides]
-        return subprocess.run(call, capture_output=True, text=True, timeout=120)
-
-    def test_a_process_that_holds(self, here):
-        done = self.run(ROOT / "configs" / "vp" / "digits.py")
+    def test_a_process_that_holds(self):
+        done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py")
         assert done.returncode == 0, done.stderr
         assert "kernel covariance from the SDE" in done.stdout and "FAIL" not in done.stdout
 
@@ -187,12 +181,12 @@ class TestCheck:
             "sys.path.insert(0, str(Path(__file__).parent))\n\n\n"
             "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'mine:Mine', 'beta_max': 4.0}})\n"
         )
-        done = self.run(config)
+        done = called("check", "--config", config)
         assert done.returncode == 1, done.stderr
         assert "is a square root missing in diffusion?" in done.stdout
 
-    def test_what_cannot_be_built(self, here):
-        done = self.run(ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
+    def test_what_cannot_be_built(self):
+        done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
         assert done.returncode == 2
         assert "did you mean 'VPSDE'" in done.stderr
 
@@ -212,7 +206,7 @@ def test_a_report_of_an_unfinished_run_says_what_is_missing(here):
     assert "not computed yet: scoresde likelihood" in page
 
 
-def test_real_data_is_reported_in_nats(command, tmp_path):
+def test_real_data_is_reported_in_nats(tmp_path):
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
     config = tmp_path / "points.py"
     config.write_text(
@@ -234,10 +228,9 @@ def get_config():
 """
     )
     for verb in ("train", "sample", "likelihood", "report"):
-        head = [sys.executable, "-m", "scoresde", verb, "--config", str(config), "--workdir", str(command.workdir)]
-        done = subprocess.run(head, capture_output=True, text=True)
+        done = called(verb, "--config", config, "--workdir", tmp_path / "run")
         assert done.returncode == 0, done.stderr
-    summary = json.loads((command.workdir / "likelihood" / "test.json").read_text())
+    summary = json.loads((tmp_path / "run" / "likelihood" / "test.json").read_text())
     assert "bits_per_dim" not in summary
     assert math.isfinite(summary["nats"])
-    assert "nats" in (command.workdir / "report.html").read_text()
+    assert "nats" in (tmp_path / "run" / "report.html").read_text()
