@@ -434,6 +434,13 @@ def test_times_out_of_range_are_refused(bad):
         loss(gaussian_score(VPSDE()), normal((2, 1)), t=torch.tensor([0.5], dtype=F64))
 
 
+@pytest.mark.parametrize("cut", [lambda x: x[:, :1], lambda x: x[:1], lambda x: x[0]])
+def test_a_score_of_another_shape_is_refused(cut):
+    """Each of them broadcasts against the noise."""
+    with pytest.raises(ValueError, match=r"model returned shape \(.*\) for x of shape \(3, 2\)"):
+        DenoisingScoreMatching(VPSDE())(lambda x, t: cut(-x), normal((3, 2)))
+
+
 def test_whole_numbers_are_no_data():
     with pytest.raises(TypeError, match="x0 has dtype"):
         DenoisingScoreMatching(VPSDE())(gaussian_score(VPSDE()), torch.zeros(3, 2, dtype=torch.int64))

@@ -305,7 +305,9 @@ def test_a_condition_reaches_the_model():
 
 def test_a_chain_takes_its_instants():
     chain = VPSDE().discretize(100)
-    draw = SlicedScoreMatching(chain, times=ChainTimes()).draw(normal((50, 2)), step=0)
+    loss = SlicedScoreMatching(chain)
+    assert loss.times == ChainTimes()
+    draw = loss.draw(normal((50, 2)), step=0)
     assert torch.allclose(draw.t, chain.time(chain.index(draw.t)))
 
 
