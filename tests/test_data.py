@@ -655,6 +655,15 @@ def test_image_folder(tmp_path):
     assert data.train.digest() != before
 
 
+def test_test_images_inside_the_folder_are_not_trained_on(tmp_path):
+    (tmp_path / "all" / "held-out").mkdir(parents=True)
+    for name in ("a.png", "b.png", "held-out/c.png"):
+        picture(tmp_path / "all" / name, 8, 8)
+    data = ImageFolder(str(tmp_path / "all"), 8, test=str(tmp_path / "all" / "held-out"))
+    assert [file.name for file in data.train.raw.files] == ["a.png", "b.png"]
+    assert [file.name for file in data.test.raw.files] == ["c.png"]
+
+
 def test_pictures_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no images: put PNG or JPEG files there, of 8 x 8 pixels"):
         _ = ImageFolder(str(tmp_path), 8).train
