@@ -95,63 +95,67 @@ def test_batch_size_of_evaluation_does_not_matter(command):
 class TestRefusals:
     """Exit code 2, one message, no traceback, nothing left behind."""
 
-    def refused(self, done, *wanted):
+    def assert_refused(self, done, *wanted):
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         for text in wanted:
             assert text in done.stderr, done.stderr
 
     def test_unknown_key(self, here):
-        self.refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
-        self.refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
-        self.refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
+        self.assert_refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
+        self.assert_refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
+        self.assert_refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
         assert not here.workdir.exists()
 
     def test_unknown_class(self, here):
-        self.refused(here("train", sde__name="VPSED"), "config.sde.name='VPSED'", "SubVPSDE", "did you mean 'VPSDE'")
-        self.refused(here("train", sde__name="MLP"), "config.sde: MLP")
+        self.assert_refused(
+            here("train", sde__name="VPSED"), "config.sde.name='VPSED'", "SubVPSDE", "did you mean 'VPSDE'"
+        )
+        self.assert_refused(here("train", sde__name="MLP"), "config.sde: MLP")
 
     def test_bad_value(self, here):
-        self.refused(here("train", sde__beta_min=-1), "beta_min=-1.0 is not allowed: give a finite number > 0.0")
-        self.refused(here("train", training__batch_size="many"), "batch_size='many'", "whole number >= 1")
-        self.refused(here("train", objective__weighting="likelyhood"), "did you mean 'likelihood'")
-        self.refused(here("train", likelihood__split="tset"), "did you mean 'test'")
-        self.refused(here("train", device="gpu"), "config.device='gpu' cannot be used")
-        self.refused(here("train", network__channels=12), "channels=12", "multiple of 8")
+        self.assert_refused(here("train", sde__beta_min=-1), "beta_min=-1.0 is not allowed: give a finite number > 0.0")
+        self.assert_refused(here("train", training__batch_size="many"), "batch_size='many'", "whole number >= 1")
+        self.assert_refused(here("train", objective__weighting="likelyhood"), "did you mean 'likelihood'")
+        self.assert_refused(here("train", likelihood__split="tset"), "did you mean 'test'")
+        self.assert_refused(here("train", device="gpu"), "config.device='gpu' cannot be used")
+        self.assert_refused(here("train", network__channels=12), "channels=12", "multiple of 8")
         assert not here.workdir.exists()
 
     def test_unknown_flag(self, here):
-        self.refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
-        self.refused(called("train", "--confg=x"), "--confg=x is not known", "did you mean '--config'")
+        self.assert_refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
+        self.assert_refused(called("train", "--confg=x"), "--confg=x is not known", "did you mean '--config'")
 
     def test_missing_config(self, here):
-        self.refused(here("train", "/nonexistent.py"), "no such file")
+        self.assert_refused(here("train", "/nonexistent.py"), "no such file")
 
     def test_config_that_raises(self, here, tmp_path):
         bad = tmp_path / "bad.py"
         bad.write_text("def get_config():\n    return 1 / 0\n")
-        self.refused(here("train", bad), "ZeroDivisionError")
+        self.assert_refused(here("train", bad), "ZeroDivisionError")
 
     def test_missing_checkpoint(self, here):
         for verb in ("sample", "likelihood"):
-            self.refused(here(verb), "holds no run", "train first")
+            self.assert_refused(here(verb), "holds no run", "train first")
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
-        self.refused(here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used")
+        self.assert_refused(
+            here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
+        )
 
     def test_folder_of_another_config(self, here):
         assert here("train").returncode == 0
         before = sorted(p.name for p in here.workdir.rglob("*"))
         done = here("train", network__channels=16)
-        self.refused(done, "belongs to another config", "network.channels: 8 -> 16")
-        self.refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
+        self.assert_refused(done, "belongs to another config", "network.channels: 8 -> 16")
+        self.assert_refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
         assert sorted(p.name for p in here.workdir.rglob("*")) == before
 
     def test_folder_with_other_files(self, here):
         here.workdir.mkdir()
         (here.workdir / "thesis.tex").write_text("mine")
-        self.refused(here("train"), "holds other files and no config.json")
+        self.assert_refused(here("train"), "holds other files and no config.json")
         assert (here.workdir / "thesis.tex").read_text() == "mine"
 
     def test_evaluation_settings_may_change(self, here):
@@ -159,8 +163,8 @@ class TestRefusals:
         assert here("sample", sampling__seed=7).returncode == 0
 
     def test_too_few_arguments(self):
-        self.refused(called("train"), "--config", "--workdir")
-        self.refused(called("tarin"), "train")
+        self.assert_refused(called("train"), "--config", "--workdir")
+        self.assert_refused(called("tarin"), "train")
 
 
 class TestCheck:

@@ -28,7 +28,7 @@ ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "
 
 
 @pytest.fixture
-def agrees(worst):
+def assert_agrees(worst):
     def check(ours, key):
         error = deviation(ours.detach(), DATA[key])
         worst("network layers", error)
@@ -38,16 +38,16 @@ def agrees(worst):
 
 
 @pytest.mark.parametrize("size", [4, 15, 16, 128])
-def test_sinusoidal_embedding(size, agrees):
+def test_sinusoidal_embedding(size, assert_agrees):
     ours = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"]))
-    agrees(ours, f"emb/dim{size}")
+    assert_agrees(ours, f"emb/dim{size}")
     # float32 rounds phases of hundreds
     exact = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"], torch.float64))
     assert exact.dtype == torch.float64 and 0.0 < float((exact - ours).abs().max()) < 1e-4
 
 
-def test_sinusoidal_embedding_of_whole_numbers(agrees):
-    agrees(SinusoidalEmbedding(16)(tensor(DATA["emb/int_labels"], torch.float32)), "emb/int_dim16")
+def test_sinusoidal_embedding_of_whole_numbers(assert_agrees):
+    assert_agrees(SinusoidalEmbedding(16)(tensor(DATA["emb/int_labels"], torch.float32)), "emb/int_dim16")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,25 +62,25 @@ def test_fourier_embedding(dtype, worst):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("kernel", ["1331", "121", "11", "1234", "124"])
-def test_filters(kernel, direction, dtype, agrees):
+def test_filters(kernel, direction, dtype, assert_agrees):
     fir = FIR([int(k) for k in kernel]).to(dtype)
-    agrees(getattr(fir, direction)(tensor(DATA["fir/x"], dtype)), f"fir/{kernel}/{direction}")
+    assert_agrees(getattr(fir, direction)(tensor(DATA["fir/x"], dtype)), f"fir/{kernel}/{direction}")
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_averaging(direction, agrees):
-    agrees(getattr(Averaging(), direction)(tensor(DATA["fir/x"])), f"naive/{direction}")
+def test_averaging(direction, assert_agrees):
+    assert_agrees(getattr(Averaging(), direction)(tensor(DATA["fir/x"])), f"naive/{direction}")
 
 
-def test_averaging_of_blocks(agrees):
-    agrees(Averaging().down(tensor(DATA["block/x"])), "block/downsample_avg/out")
+def test_averaging_of_blocks(assert_agrees):
+    assert_agrees(Averaging().down(tensor(DATA["block/x"])), "block/downsample_avg/out")
 
 
 @pytest.mark.parametrize("kernel", ["1331", "1234", "121"])
-def test_filtered_convolution(kernel, agrees):
+def test_filtered_convolution(kernel, assert_agrees):
     module = Downsample(2, 3, 4, FIR([int(k) for k in kernel]))
     module.conv.load_state_dict({"weight": tensor(DATA["fir/conv_w"]), "bias": tensor(DATA["fir/conv_b"])})
-    agrees(module(tensor(DATA["fir/x"])), f"fir/{kernel}/conv_down")
+    assert_agrees(module(tensor(DATA["fir/x"])), f"fir/{kernel}/conv_down")
 
 
 def load(module, name, parts, like):
@@ -121,26 +121,26 @@ BLOCKS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_residual_blocks(name, dtype, agrees):
+def test_residual_blocks(name, dtype, assert_agrees):
     after, how = BLOCKS[name]
     block = load(ResidualBlock(2, 8, after, 12, **how), name, PARTS, dtype)
-    agrees(block(tensor(DATA["block/x"], dtype), F.silu(tensor(DATA["block/temb"], dtype))), f"block/{name}/out")
+    assert_agrees(block(tensor(DATA["block/x"], dtype), F.silu(tensor(DATA["block/temb"], dtype))), f"block/{name}/out")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["attn_rescale", "attn_plain"])
-def test_attention(name, dtype, agrees):
+def test_attention(name, dtype, assert_agrees):
     module = load(Attention(8, rescale=name == "attn_rescale"), name, ATTENTION, dtype)
-    agrees(module(tensor(DATA["block/x"], dtype)), f"block/{name}/out")
+    assert_agrees(module(tensor(DATA["block/x"], dtype)), f"block/{name}/out")
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("downsample_conv_nofir", Downsample), ("ddpm_downsample_conv", Downsample), ("ddpm_upsample_conv", Upsample)],
 )
-def test_resampling_by_convolution(name, kind, agrees):
+def test_resampling_by_convolution(name, kind, assert_agrees):
     module = load(kind(2, 8, 8, Averaging()), name, {"conv": "Conv_0"}, torch.float32)
-    agrees(module(tensor(DATA["block/x"])), f"block/{name}/out")
+    assert_agrees(module(tensor(DATA["block/x"])), f"block/{name}/out")
 
 
 def test_all_of_the_data_is_tested():
