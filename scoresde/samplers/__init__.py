@@ -4,6 +4,7 @@ from scoresde.samplers import grids
 from scoresde.samplers.adaptive_sde import AdaptiveSDE
 from scoresde.samplers.base import Sampler, SampleResult, Trajectory
 from scoresde.samplers.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.fast import Fast
 from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler
 from scoresde.samplers.fitting import Pilot, fit
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
@@ -39,6 +40,7 @@ __all__ = [
     "ExponentialMultistep",
     "ExponentialRungeKutta",
     "Expectation",
+    "Fast",
     "FittedMultistep",
     "FittedSampler",
     "Form",

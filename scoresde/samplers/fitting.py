@@ -120,7 +120,7 @@ def fit(
     steps: int = 5,
     *,
     pilot: Pilot | Sequence[int],
-    search: int = 20,
+    search: int | None = None,
     reach: int = 3,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -131,13 +131,15 @@ def fit(
     steps: 2 and more; above 15 or so a fit gains little and costs much.
     pilot: a `Pilot`, or the shape (B, *event) of one that is made here with ``seed``, ``dtype`` and ``device``. Half of its
         starts are fitted to.
-    search: iterations of the second stage, 0 for none. One takes about 2 steps^2 evaluations of the half pilot and as many
-        evaluations again as it tries; there are two searches.
+    search: iterations of the second stage, 0 for none. One takes about 2 steps^2 evaluations of the half pilot; there are two
+        searches. None: 20 up to 10 steps, 8 up to 20, then none.
     reach: slopes that a step takes in.
 
     Raises TypeError for a process that is not linear, ValueError for what is not allowed or a pilot of another process.
     """
     check_count("steps", steps, least=2)
+    if search is None:
+        search = 20 if steps <= 10 else 8 if steps <= 20 else 0
     check_count("search", search, least=0)
     check_count("reach", reach)
     if not isinstance(pilot, Pilot):

@@ -10,10 +10,12 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.samplers import (
     ExponentialMultistep,
+    Fast,
     FittedMultistep,
     FittedSampler,
     Pilot,
     ProbabilityFlowODE,
+    UniPC,
     Whitened,
     fit,
     fitting,
@@ -162,6 +164,20 @@ def test_a_saved_sampler_is_the_same(case, tmp_path):
     assert again.expected == made.expected
     assert torch.equal(made(sde, score, (8, 2)).samples, again(sde, score, (8, 2)).samples)
     assert [p.name for p in tmp_path.iterdir()] == ["four.safetensors"]
+
+
+def test_fast_is_the_fit_prepared_once_or_at_every_call():
+    sde = VPSDE()
+    score = mixture().score(sde)
+    fast = Fast(4, pilot=32, search=2)
+    ready = fast.prepared(sde, score, (2,))
+    whole, once = fast(sde, score, (8, 2), seed=1), ready(sde, score, (8, 2), seed=1)
+    assert torch.equal(whole.samples, once.samples)
+    assert whole.nfe == once.nfe == 4
+    plain = UniPC(4)
+    assert plain.prepared(sde, score, (2,)) is plain
+    with pytest.raises(ValueError, match="pilot=8"):
+        Fast(pilot=8)
 
 
 def test_files_that_are_no_fitted_samplers(case, tmp_path):
