@@ -177,6 +177,7 @@ def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
         "2M": lambda times: ExponentialMultistep(times, 2, Data()),
         "UniPC-2": lambda times: ExponentialMultistep(times, 2, Data(), corrector=True),
         "UniPC-3": lambda times: ExponentialMultistep(times, 3, Data(), corrector=True, opening=1),
+        "3M": lambda times: ExponentialMultistep(times, 3, Data(), opening=1),
         "Adams-2, corrected": lambda times: ExponentialMultistep(
             times, 2, Whitened(data_std=pilot.data_std), corrector=True
         ),
