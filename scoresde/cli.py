@@ -1,6 +1,7 @@
 """The command line.
 
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde sample ... [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
@@ -60,12 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(convert(project, file, room.Experiment.from_config(config), options.workdir))
             return 0
         made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
+        processes = 1 if options.processes is None else options.processes
         if options.command == "train":
             room.train(made, workdir)
         elif options.command == "sample":
-            room.sample(made, workdir)
+            room.sample(made, workdir, processes=processes)
         elif options.command == "likelihood":
-            room.likelihood(made, workdir, processes=1 if options.processes is None else options.processes)
+            room.likelihood(made, workdir, processes=processes)
         else:
             print(room.report(made, workdir))
     except refusals as problem:
@@ -94,7 +96,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--workdir", metavar="DIR", help="the folder of this run")
     for flag, text in SHORT.items():
         parser.add_argument(f"--{flag}", help=text)
-    parser.add_argument("--processes", metavar="N", type=int, help="likelihood: local processes that share the work")
+    parser.add_argument(
+        "--processes", metavar="N", type=int, help="sample, likelihood: local processes that share the work"
+    )
     parser.add_argument("--from", nargs=2, metavar=("PROJECT", "FILE"), help="convert: whose checkpoint, and where")
     plain, overrides, rest = [], {}, iter(arguments)
     for argument in rest:
@@ -132,7 +136,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         value = getattr(options, flag)
         if value is None:
             continue
-        if options.command != "likelihood":
+        if options.command != "likelihood" and (options.command, flag) != ("sample", "processes"):
             parser.error(f"--{flag} is of scoresde likelihood, not of {options.command}")
         if flag in SHORT:
             key = f"likelihood.{flag}"

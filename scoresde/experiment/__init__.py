@@ -4,11 +4,12 @@ from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
-from scoresde.experiment.evaluate import sample
+from scoresde.experiment.evaluate import read_samples, sample
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.report import report
+from scoresde.experiment.sharing import WorkerError
 from scoresde.experiment.train import train
-from scoresde.experiment.weigh import WorkerError, likelihood
+from scoresde.experiment.weigh import likelihood
 from scoresde.experiment.workdir import Workdir, WorkdirError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "likelihood",
     "load_config",
     "read_checkpoint",
+    "read_samples",
     "report",
     "sample",
     "train",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +16,11 @@ from scoresde.data import Quantized, Transform
 
 SCALE = 4
 """Screen pixels for each pixel of an image event."""
+
+
+def pictured(event_shape: Sequence[int]) -> int:
+    """How many events a picture shows: points of a plane are many."""
+    return 4096 if math.prod(event_shape) == 2 else 64
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
