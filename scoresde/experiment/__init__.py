@@ -6,6 +6,7 @@ from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
 from scoresde.experiment.evaluate import read_samples, sample
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.inspect import inspect
 from scoresde.experiment.report import report
 from scoresde.experiment.sharing import WorkerError
 from scoresde.experiment.train import train
@@ -22,6 +23,7 @@ __all__ = [
     "apply_overrides",
     "build",
     "check",
+    "inspect",
     "likelihood",
     "load_config",
     "read_checkpoint",
