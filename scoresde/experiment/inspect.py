@@ -9,11 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from scoresde._files import write_atomic
 from scoresde.data import Quantized
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts, farthest, survey
 from scoresde.data.inspect_sources import Source, find
 from scoresde.experiment.build import ConfigError
-from scoresde.experiment.checkpoint import write_atomic
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.inspect_advice import Section, advise
 
