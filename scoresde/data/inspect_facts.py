@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from scoresde.data.dataset import permutation
 from scoresde.data.inspect_sources import Source
@@ -72,8 +73,10 @@ class Facts:
 def survey(source: Source) -> Facts:
     """One pass over all events. Raises ValueError where none can be read."""
     seen = _Seen(source)
-    for first, events in _chunks(source.events, seen.broken, source.name):
-        seen.add(first, events)
+    with tqdm(total=len(source.events), desc="inspect", unit="event", dynamic_ncols=True) as bar:
+        for numbers, events in _chunks(source.events, seen.broken, source.name):
+            seen.add(numbers, events)
+            bar.update(len(numbers))
     if not seen.count:
         raise ValueError(f"no event of {source.what} can be read: {'; '.join(seen.broken[:3])}")
     return seen.facts()
@@ -98,7 +101,9 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _chunks(events: Tensor | Stored, broken: list[str], name: object) -> Iterator[tuple[list[int], Tensor]]:
+def _chunks(
+    events: Tensor | Stored, broken: list[str], name: Callable[[int], str]
+) -> Iterator[tuple[list[int], Tensor]]:
     """(numbers, events) in order; what cannot be read is named in ``broken`` and left out."""
     size = max(1, AT_ONCE // max(1, math.prod(events.shape[1:])))
     for first in range(0, len(events), size):
@@ -111,9 +116,17 @@ def _chunks(events: Tensor | Stored, broken: list[str], name: object) -> Iterato
                 try:
                     whole.append((k, events[k : k + 1]))
                 except Exception as problem:
-                    broken.append(f"{name(k)}: {problem}" if not str(problem).startswith(name(k)) else str(problem))  # type: ignore[operator]
+                    said = str(problem)
+                    broken.append(said if said.startswith(name(k)) else f"{name(k)}: {said}")
             if whole:
                 yield [k for k, _ in whole], torch.cat([event for _, event in whole])
+
+
+def _distinct(events: Tensor) -> Tensor:
+    """The values that occur, float64. Bytes are counted, not sorted."""
+    if events.dtype == torch.uint8:
+        return torch.bincount(events.flatten(), minlength=256).nonzero().flatten().double()
+    return events.unique().double()
 
 
 class _Seen:
@@ -149,7 +162,7 @@ class _Seen:
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         self.whole = self.whole and bool((x == x.round()).all())
         if self.values is not None:
-            values = torch.cat([self.values, x.unique()]).unique()
+            values = torch.cat([self.values, _distinct(events[finite])]).unique()
             self.values = values if len(values) <= MOST_LEVELS else None
         if self.origin is None:
             self.origin = x[0].clone()

@@ -111,7 +111,9 @@ class Sampling(Job):
             "seed": experiment.sampling.seed,
         }  # fmt: skip
         stores = {
-            name: ShardStore(workdir.samples / name, {**common, "sampler": json.dumps(node, sort_keys=True)})
+            name: ShardStore(
+                workdir.samples / name, {**common, "sampler": json.dumps(node, sort_keys=True, default=str)}
+            )
             for name, node in nodes.items()
         }
         return cls(experiment, workdir, model, checkpoint, device, stores)
@@ -162,6 +164,8 @@ class Sampling(Job):
             self.workdir.log(line)
 
     def finish(self, processes: int) -> dict[str, Path]:
+        for store in self.stores.values():
+            store.sweep()
         return {name: self._result(name, processes) for name in self.stores}
 
     def _result(self, name: str, processes: int) -> Path:

@@ -122,6 +122,11 @@ class ShardStore(Kept):
             found.append(Entry(path.name, shard.first, shard.end, shard.digest, shard.nfe, shard.seconds, shard.device))
         return found, problems
 
+    def sweep(self) -> None:
+        """Remove what a kill left half-written; for when no process writes."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def front(self, entries: list[Entry], count: int) -> np.ndarray:
         """x of the first ``count`` samples, (count, *event), of entries that have them all."""
         parts = [self.read(entry.file).x for entry in entries if entry.first < count]
