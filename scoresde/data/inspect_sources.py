@@ -100,11 +100,7 @@ def _array(data: str) -> Source:
     raw = read_array(data)
     if raw.ndim < 2 or 0 in raw.shape:
         raise ValueError(f"{data} has shape {tuple(raw.shape)}: give (n, *event), n >= 1, e.g. (n, 1) for scalars")
-    problems: tuple[str, ...] = ()
-    shape = tuple(raw.shape[1:])
-    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
-        problems = (f"channels come last in {shape}: save a.transpose(0, 3, 1, 2) in place of a",)
-    return Source(f"an array of {raw.dtype}", {"name": "Arrays", "train": data}, raw, problems=problems)
+    return Source("an array", {"name": "Arrays", "train": data}, raw)
 
 
 def _torch(data: str) -> Source:

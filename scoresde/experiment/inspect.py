@@ -108,6 +108,9 @@ def faults(source: Source, facts: Facts) -> list[str]:
     """What must be mended before training, a line for each."""
     found = [*source.problems, *facts.broken]
     found = found[:SHOWN] + ([f"and {len(found) - SHOWN} more of this kind"] if len(found) > SHOWN else [])
+    shape = facts.shape
+    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
+        found.append(f"channels come last in {shape}: save a.transpose(0, 3, 1, 2) in place of a")
     if facts.unfinite:
         found.append(f"{len(facts.unfinite)} events hold NaN or infinities: {_named(facts.unfinite)}")
     if facts.std == 0.0 or facts.count < 2:
@@ -163,11 +166,13 @@ def _comment(text: str) -> str:
 
 def _literal(key: str, value: Any, indent: int) -> list[str]:
     """Lines of ``"key": value,``; a mapping over several where it is long."""
-    line = f"{' ' * indent}{json.dumps(key)}: {value!r},".replace("'", '"') if not isinstance(value, str | dict) else ""
     if isinstance(value, str):
-        return [f"{' ' * indent}{json.dumps(key)}: {json.dumps(value)},"]
+        text = (
+            json.dumps(value) if value.isascii() else ascii(value)
+        )  # JSON writes letters above U+FFFF as no Python string
+        return [f"{' ' * indent}{json.dumps(key)}: {text},"]
     if not isinstance(value, dict):
-        return [line]
+        return [f"{' ' * indent}{json.dumps(key)}: {value!r},"]
     inner = [text for name, part in value.items() for text in _literal(name, part, indent + 4)]
     flat = " ".join(text.strip() for text in inner).rstrip(",")
     if len(flat) + indent + len(key) + 8 <= _WIDTH:

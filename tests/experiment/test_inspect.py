@@ -317,7 +317,7 @@ def test_cifar_batches(tmp_path, monkeypatch):
 
 def test_a_name_cannot_write_code(run):
     """What a folder is called stays a string and a comment."""
-    name = "x\"\n        }))  # '''"
+    name = "x\"\n        }))  # ''' \N{TULIP}"
     pictures(run.folder / name, count=6, grey=True)
     done = run("inspect", name, "--output", "mine.py")
     assert done.code == 0, done.err
