@@ -13,7 +13,7 @@ h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d5d9e0; }
 h3 { font-size: 1rem; margin: 1.2rem 0 0; }
 table { border-collapse: collapse; margin: .6rem 0; }
 td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { overflow-wrap: normal; white-space: nowrap; } #likelihood td:first-child { white-space: normal; }
+td:first-child { overflow-wrap: normal; white-space: nowrap; }
 th { font-weight: 600; border-bottom: 1px solid #d5d9e0; } .n { text-align: right; font-variant-numeric: tabular-nums; }
 tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; overflow-x: auto; } img { max-width: 100%; }
 figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 18.5rem; }
