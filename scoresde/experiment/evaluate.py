@@ -7,6 +7,7 @@ long as each has as many threads; another batch size, or a larger ``sampling.cou
 (`ProbabilityFlowODE` shares its steps over a batch: there it changes what the tolerance allows).
 
     samples/NAME/shards-FINGERPRINT/    the shards: of another checkpoint, sampler or seed in another folder, never mixed
+                                        with `Fast`'s fit to the model, sampler.safetensors
     samples/NAME.json                   how they came about, and the index of the shards
     samples/NAME.npz                    x and raw of all of them, where they are few
     samples/NAME.png                    the first ones
@@ -20,7 +21,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count as numbers
 from math import prod
 from pathlib import Path
@@ -37,6 +38,7 @@ from scoresde.experiment.pictures import event_picture, pictured
 from scoresde.experiment.shards import Shard, ShardStore, compact, gaps
 from scoresde.experiment.sharing import Job, local_device, share
 from scoresde.experiment.workdir import Workdir, config_digest
+from scoresde.samplers import Fast, FittedSampler, Sampler
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
@@ -99,6 +101,7 @@ class Sampling(Job):
     checkpoint: Checkpoint
     device: torch.device
     stores: dict[str, ShardStore]
+    fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
     @classmethod
     def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Sampling:
@@ -142,7 +145,7 @@ class Sampling(Job):
         """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
         started, plan = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
-        result = self.experiment.samplers[part.name](
+        result = self.sampler(part.name)(
             self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device
         )  # fmt: skip
         if result.interrupted:
@@ -151,6 +154,22 @@ class Sampling(Job):
         raw = compact(data.transform.decode(x), data.transform)
         seconds = time.perf_counter() - started
         return Shard(part.first, part.end, x.numpy(), raw, result.nfe, seconds, str(self.device))
+
+    def sampler(self, name: str) -> Sampler:
+        """A sampler of the config. One that fits itself to the model does so once, for all processes and later runs."""
+        chosen = self.experiment.samplers[name]
+        if not isinstance(chosen, Fast):
+            return chosen
+        if name not in self.fitted:
+            file = self.stores[name].path / "sampler.safetensors"
+            with self.workdir.lock(f"sampler-{name}", wait=True):
+                if not file.exists():
+                    event = self.experiment.data.event_shape
+                    made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
+                    made.save(file)
+                    self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
+            self.fitted[name] = FittedSampler.load(file)
+        return self.fitted[name]
 
     def announce(self, parts: Sequence[Part]) -> None:
         plan = self.experiment.sampling
@@ -183,7 +202,7 @@ class Sampling(Job):
         seen = torch.from_numpy(store.front(entries, min(plan.count, pictured(data.event_shape))))
         write_atomic(base / f"{name}.png", event_picture(data.transform.decode(seen), data.transform))
         facts = {
-            "sampler": repr(self.experiment.samplers[name]), "count": plan.count, "seed": plan.seed,
+            "sampler": repr(self.sampler(name)), "count": plan.count, "seed": plan.seed,
             "nfe": max(entry.nfe for entry in entries),
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),

@@ -273,3 +273,18 @@ def test_killed_at_random_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path, tr
     assert digests(folder) == digests(whole / "samples")
     assert (folder / "pc.npz").read_bytes() == (whole / "samples" / "pc.npz").read_bytes()
     assert all((next(folder.glob(f"pc/shards-*/{name}"))).stat().st_mtime_ns == stamp for name, stamp in seen.items())
+
+
+FAST = "{'pc': {'name': 'Fast', 'steps': 4, 'pilot': 16, 'search': 0}}"
+
+
+def test_a_sampler_that_fits_itself_does_so_once(draw):
+    """The fit is kept with the shards: lost shards are drawn again with it, not with another one."""
+    draw(samplers=FAST)
+    kept = next((draw.folder / "pc").glob("shards-*/sampler.safetensors"))
+    before, x = kept.stat().st_mtime_ns, x_of(draw.folder)
+    assert "FittedSampler" in draw.facts()["sampler"] and draw.facts()["nfe"] == 4
+    next(kept.parent.glob("*.npz")).unlink()
+    assert "expects an error" not in draw(samplers=FAST).stdout
+    assert kept.stat().st_mtime_ns == before
+    assert np.array_equal(x_of(draw.folder), x)
