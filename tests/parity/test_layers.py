@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,26 +39,36 @@ def assert_agrees(worst):
     return check
 
 
-@pytest.mark.parametrize("size", [4, 15, 16, 128])
-def test_sinusoidal_embedding(size, assert_agrees):
-    ours = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"]))
-    assert_agrees(ours, f"emb/dim{size}")
-    # float32 rounds phases of hundreds
-    exact = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"], torch.float64))
-    assert exact.dtype == torch.float64 and 0.0 < float((exact - ours).abs().max()) < 1e-4
+def assert_waves(phase, stretch, key, ours):
+    """Features against their definition, sin and cos of phases in float64: ours are within the rounding of a feature, 2^-24.
 
-
-def test_sinusoidal_embedding_of_whole_numbers(assert_agrees):
-    assert_agrees(SinusoidalEmbedding(16)(tensor(DATA["emb/int_labels"], torch.float32)), "emb/int_dim16")
+    The reference computes phases p in float32, and is off by up to ``stretch`` p / 2^24, which is 4e-5 here.
+    """
+    truth, theirs = torch.cat((phase.sin(), phase.cos()), 1), tensor(DATA[key], torch.float64)[:, : 2 * phase.shape[1]]
+    rounding = 1e-11 if ours.dtype == torch.float64 else 2**-24
+    assert float((ours[:, : truth.shape[1]] - truth).abs().max()) < rounding
+    assert not ours[:, truth.shape[1] :].any()
+    allowed = stretch * phase.abs() / 2**24 + 2**-23
+    assert bool(((theirs - truth).abs() <= torch.cat((allowed, allowed), 1)).all())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fourier_embedding(dtype, worst):
+@pytest.mark.parametrize("key", ["dim4", "dim15", "dim16", "dim128", "int_dim16"])
+def test_sinusoidal_embedding(key, dtype):
+    size, labels = int(key.rsplit("dim", 1)[1]), tensor(DATA["emb/int_labels" if "int" in key else "emb/labels"], dtype)
+    j = torch.arange(size // 2, dtype=torch.float64)
+    phase = labels.double()[:, None] * 10_000.0 ** (-j / (size // 2 - 1))
+    # rounded are the product, the frequency w, and ln w before it
+    assert_waves(phase, 2.0 + 9.21 * j / (size // 2 - 1), f"emb/{key}", SinusoidalEmbedding(size)(labels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fourier_embedding(dtype):
     embedding = FourierEmbedding(5)
     embedding.frequencies.copy_(tensor(DATA["fourier/W"]))
-    ours = embedding.to(dtype)(tensor(DATA["fourier/log_sigma"], dtype))
-    # float32 rounds phases of hundreds to 3e-5
-    assert deviation(ours, DATA["fourier/out"]) < (TOLERANCE if dtype == torch.float32 else 5e-5)
+    label = tensor(DATA["fourier/log_sigma"], torch.float64)
+    phase = 2 * math.pi * label[:, None] * tensor(DATA["fourier/W"], torch.float64)
+    assert_waves(phase, 3.0, "fourier/out", embedding.to(dtype)(label))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
