@@ -172,6 +172,12 @@ def test_a_planted_mistake_is_caught_and_named(wrong):
     assert "FAIL" in str(report)
 
 
+def test_a_signal_of_1e_9_is_held_to_its_own_size():
+    """The solver's absolute tolerance, 1e-12, is not for it."""
+    assert float(VPSDE(0.1, 80.0).alpha(torch.ones(()))) < 3e-9
+    assert check(VPSDE(0.1, 80.0)).passed
+
+
 def test_a_process_without_a_kernel_has_nothing_to_compare():
     with pytest.raises(TypeError, match="states no kernel"):
         check(Bare())

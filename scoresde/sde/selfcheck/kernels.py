@@ -77,8 +77,11 @@ def _integrated(s: Subject, slip: Slip, root: float = 1.0, mean_power: float = 1
 
     state, at, worst = together(s.t0), s.t0, [0.0, 0.0, 0.0]
     for t in s.times:
-        state, at = SOLVER.solve(slope, state, at, t).y, t
         a, b, c = stated(t)
+        # A in units of its end, which may be 1e-5: the solver's absolute tolerance is for numbers about 1
+        units = torch.ones(2 * n + 1, dtype=torch.float64)
+        units[:n] = a.abs().max().clamp(min=1e-300)
+        state, at = SOLVER.solve(slope, state / units, at, t).y * units, t
         errors = relative(state[:, :n], a), off(state[:, n], b, a), relative(state[:, n + 1 :], c)
         worst = [max(pair) for pair in zip(worst, errors, strict=True)]
     return worst[0], worst[1], worst[2]
