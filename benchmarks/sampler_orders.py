@@ -7,6 +7,10 @@ Strong: root mean square distance of 24 paths of a two-mode mixture, whose score
 1e-11). Weak: error of mean and variance for Gaussian data, exact to rounding (`samplers/selfcheck/moments.py`). Processes
 are mild, VP and sub-VP with beta up to 8 and VE from 0.1 to 5, so that these counts show the order and not how it is come
 by.
+
+The reverse SDE by torchsde's methods, equal steps in t, is measured for Gaussian data without a single draw: such a sampler is
+linear in its start and in its draws, so one run over unit vectors tells all of its law, and what its path has in common with
+the exact one, x = P x_T + int phi dw. Strong: root mean square distance to that, on the same Brownian path. Weak: variance.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from scoresde.distributions import GaussianMixture
+from scoresde.noise import NoiseSource
 from scoresde.samplers import (
     DEIS,
     EDM,
@@ -30,6 +35,7 @@ from scoresde.samplers import (
     ExponentialRungeKutta,
     Noise,
     ProbabilityFlowODE,
+    ReverseSDESampler,
     Sampler,
     UniPC,
     Whitened,
@@ -38,7 +44,8 @@ from scoresde.samplers import (
 )
 from scoresde.samplers.selfcheck.moments import Case, distance, exact_law, targets
 from scoresde.sde import VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
-from scoresde.solvers import ScipyODE
+from scoresde.solvers import ScipyODE, TorchSDE
+from scoresde.solvers.quadrature import gauss_legendre
 
 # mild processes, so that the counts below are in the asymptotic range
 SDES = {"vp": VPSDE(0.1, 8.0), "subvp": SubVPSDE(0.1, 8.0), "ve": VESDE(0.1, 5.0)}
@@ -123,6 +130,71 @@ WEAK = {
 }
 
 
+class UnitDraws(NoiseSource):
+    """Row 2 + 2 k has 1 for step k's normal of w, row 3 + 2 k for that of its time integral; rows 0 and 1 have no noise."""
+
+    def normal(self, event_shape, *, step, purpose, dtype):  # type: ignore[no-untyped-def]
+        z = torch.zeros(len(self.indices), *event_shape, dtype=dtype)
+        z[2 + 2 * step + (purpose == "brownian area")] = 1.0
+        return z
+
+
+STD = 0.4
+"""Of the data whose reverse SDE is solved."""
+
+
+def reverse_errors(method: str, sde: ScalarSDE, steps: int) -> tuple[float, float]:
+    """Strong and weak error of `ReverseSDESampler`, exact to rounding: of the path, and of the variance, at t_min."""
+
+    def variance(t: torch.Tensor) -> torch.Tensor:
+        return sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2
+
+    rows = 2 + 2 * steps
+    start = torch.zeros(rows, 1, dtype=torch.float64)
+    start[1] = 1.0
+    sampler = ReverseSDESampler(TorchSDE(method), steps, T_MIN, denoise=False)
+    x = sampler(
+        sde, lambda x, t: -x / variance(t)[:, None], (rows, 1), start=start, noise=UnitDraws(0, torch.arange(rows))
+    ).samples[:, 0]
+
+    end, first = torch.tensor([T_MIN], dtype=torch.float64), torch.tensor([sde.T], dtype=torch.float64)
+
+    def propagator(t: torch.Tensor) -> torch.Tensor:
+        return variance(end) / variance(t) * sde.alpha(t) / sde.alpha(end)
+
+    h = (sde.T - T_MIN) / steps
+    nodes, weights = gauss_legendre(12)
+    r = h * (torch.arange(steps)[:, None] + nodes)  # the time gone by
+    phi = propagator((sde.T - r).flatten()).reshape(r.shape) * sde.diffusion((sde.T - r).flatten()).reshape(r.shape)
+    whole = h * (phi**2 @ weights)
+    with_w = h**0.5 * (phi @ weights)
+    with_area = (12.0 * h) ** 0.5 * (phi * (0.5 - nodes) @ weights)
+    found = x[2:].reshape(steps, 2)
+    exact = torch.stack((with_w, with_area), 1)
+    apart = ((found - exact) ** 2).sum() + (whole - (exact**2).sum(1)).sum()
+    strong = (x[1] - propagator(first)) ** 2 * variance(first) + apart
+    weak = x[1] ** 2 * variance(first) + (found**2).sum() - variance(end)
+    return float(strong.sqrt()), float(weak.abs())
+
+
+REVERSE = {
+    "euler": (1, 1),
+    "milstein": (1, 1),
+    "srk": (2, 2),
+    "heun": (1, 2),
+    "midpoint": (1, 2),
+    "euler_heun": (1, 1),
+}
+"""Strong and weak order for a diffusion of t alone and a linear drift; SRK's strong order is 1.5 for another."""
+REVERSE_COUNTS = (81, 122, 183, 274)
+
+
+def reverse_slopes(method: str, sde: ScalarSDE) -> tuple[float, float]:
+    """Strong and weak order found."""
+    strong, weak = zip(*(reverse_errors(method, sde, n) for n in REVERSE_COUNTS), strict=True)
+    return slope(strong, REVERSE_COUNTS), slope(weak, REVERSE_COUNTS)
+
+
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
@@ -131,6 +203,13 @@ def main() -> None:
         for name, (make, order) in methods.items():
             found = " | ".join(f"{slope(errors(make, sde)):.2f}" for sde in SDES.values())
             print(f"| {name} | {kind} | {order} | {found} |", flush=True)
+    for method, orders in REVERSE.items():
+        columns = zip(*(reverse_slopes(method, sde) for sde in SDES.values()), strict=True)
+        for kind, order, found in zip(("strong", "weak"), orders, columns, strict=True):
+            print(
+                f"| reverse SDE, {method} | {kind} | {order} | " + " | ".join(f"{k:.2f}" for k in found) + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ Networks are those of configs/vp/cifar10_ddpmpp_continuous.py and configs/ve/cif
 ``--channels 128 --blocks 4``. A step is what `scoresde train` does: a batch of bytes dequantised and mirrored, times and noise
 drawn, loss, gradient, its norm clipped, Adam, averaged weights. Ways to run it take turns, so that what else the machine does
 falls on all of them; a figure is the median over rounds, in milliseconds: of processor time on a CPU, all threads together, and
-of wall clock on a GPU. ``--profile`` lists operations in place of the table.
+of wall clock on a GPU. ``first`` is the wall clock of the first step and evaluation, in seconds: what compiling takes.
+``--profile`` lists operations in place of the table, ``--fused`` times a norm and its SiLU, one after the other and compiled into
+one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scoresde.data import Dataset, Quantized
 from scoresde.ema import EMA
@@ -26,10 +28,11 @@ from scoresde.experiment.build import build
 from scoresde.experiment.config import load_config
 from scoresde.experiment.experiment import build_model
 from scoresde.losses import DenoisingScoreMatching
+from scoresde.networks.blocks import group_norm
 from scoresde.sde import LinearSDE
 
 CONFIGS = {"DDPM++": "vp/cifar10_ddpmpp_continuous", "NCSN++": "ve/cifar10_ncsnpp_continuous"}
-WAYS = ("plain", "channels_last", "checkpoint", "compile")
+WAYS = ("plain", "channels_last", "bf16", "checkpoint", "compile")
 PARTS = ("batch", "draw", "forward", "backward", "update")
 
 
@@ -73,7 +76,8 @@ class Run:
         marks.append(self._now())
         draw = self.objective.draw(x, step=self.step, indices=position.to(self.device))
         marks.append(self._now())
-        loss = self.objective.evaluate(self.model, draw).mean()
+        with self._precision():
+            loss = self.objective.evaluate(self.model, draw).mean()
         marks.append(self._now())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -92,11 +96,14 @@ class Run:
         x = x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x
         self.model.eval()
         started = self._now()
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             self.model.network(x, torch.zeros(self.size, device=self.device))
         seconds = self._now() - started
         self.model.train()
         return seconds
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.way == "bf16")
 
     def _now(self) -> float:
         if self.device.type == "cpu":
@@ -109,16 +116,21 @@ def table(options: argparse.Namespace) -> str:
     """Rows of medians, one for each network and way."""
     runs = {(name, way): Run(name, way, options) for name in options.networks for way in options.ways}
     found: dict[tuple[str, str], list[dict[str, float]]] = {key: [] for key in runs}
+    first = dict.fromkeys(runs, 0.0)
     for number in range(options.rounds + 2):
         for key, run in runs.items():
+            started = time.perf_counter()
             row = run.seconds() | {"inference": run.inference()}
+            if number == 0:
+                first[key] = time.perf_counter() - started
             if number >= 2:  # the first two warm up, and compile
                 found[key].append(row)
-    columns = (*PARTS, "step", "inference")
+    columns = (*PARTS, "step", "inference", "first")
     lines = ["| network | parameters | way | " + " | ".join(columns) + " |", "|---|---:|---|" + "---:|" * len(columns)]
     for (name, way), rows in found.items():
-        medians = [f"{1e3 * statistics.median(row[c] for row in rows):.0f}" for c in columns]
-        lines.append(f"| {name} | {runs[name, way].parameters:,} | {way} | " + " | ".join(medians) + " |")
+        medians = [f"{1e3 * statistics.median(row[c] for row in rows):.0f}" for c in columns[:-1]]
+        cells = [name, f"{runs[name, way].parameters:,}", way, *medians, f"{first[name, way]:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -134,6 +146,32 @@ def profile(options: argparse.Namespace) -> None:
         print(found.key_averages(group_by_input_shape=options.shapes).table("self_cpu_time_total", row_limit=25))
 
 
+def fused(options: argparse.Namespace) -> str:
+    """Milliseconds of a group norm and its SiLU, there and back, at each resolution: eager and compiled, medians."""
+
+    def activated(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+        return nn.functional.silu(norm(x))
+
+    lines = ["| shape | eager | compiled |", "|---|---:|---:|"]
+    for side, factor in ((32, 1), (16, 2), (8, 2)):
+        norm, channels = group_norm(options.channels * factor), options.channels * factor
+        x = torch.randn(
+            options.batch_size, channels, side, side, generator=torch.Generator().manual_seed(0)
+        ).requires_grad_()
+        up = torch.ones_like(x)
+        ways = {"eager": activated, "compiled": torch.compile(activated, dynamic=False)}
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(20 * options.rounds):
+            for name, way in ways.items():
+                started = time.process_time()
+                way(x, norm).backward(up)
+                if number >= 5:
+                    found[name].append(1e3 * (time.process_time() - started))
+        cells = [f"{statistics.median(times):.2f}" for times in found.values()]
+        lines.append(f"| {tuple(x.shape)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, default=32)
@@ -145,10 +183,13 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--networks", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--fused", action="store_true")
     parser.add_argument("--shapes", action="store_true", help="with --profile: operations by the shapes that they see")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.profile:
+    if options.fused:
+        print(fused(options))
+    elif options.profile:
         profile(options)
     else:
         print(table(options))

@@ -2,7 +2,9 @@
 
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
+    scoresde sample ... [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
+    scoresde inspect DATA [--output FILE] [--force] [--side PIXELS]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
 
@@ -25,6 +27,7 @@ COMMANDS = {
     "sample": "draw samples with every sampler of the config",
     "likelihood": "log-likelihood (bits/dim for discrete data) of a split",
     "report": "write report.html of what the folder holds",
+    "inspect": "look at data, and write a config that trains on it",
     "check": "hold the config's process to its own mathematics, without a folder",
     "convert": "make a work folder of another project's checkpoint",
 }
@@ -35,6 +38,16 @@ SHORT = {
     "tolerance": "likelihood: of the default solver, bits/dim, as --config.likelihood.tolerance",
 }
 """Short flags for keys of the config's likelihood section."""
+NEEDED = {"check": ("config",), "convert": ("config", "workdir", "from"), "inspect": ("data",)}
+"""What a command needs; the others a config and a folder."""
+OWNERS = {
+    **dict.fromkeys(SHORT, ("likelihood",)),
+    "processes": ("likelihood", "sample"),
+    "dry_run": ("train",),
+    "from": ("convert",),
+    **dict.fromkeys(("data", "output", "force", "side"), ("inspect",)),
+}
+"""Flags that belong to some commands only."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         room.ConfigError, room.CheckpointError, room.WorkdirError, SolverError, FloatingPointError, OSError, ValueError,
     )  # fmt: skip
     try:
+        if options.command == "inspect":
+            said, good = room.inspect(options.data, options.output, side=options.side or 0, force=bool(options.force))
+            print(said)
+            return 0 if good else 1
         config = room.load_config(options.config)
         room.apply_overrides(config, overrides)
         if options.command == "check":
@@ -65,12 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(needs or "", end="\n" if needs else "")
             return 0
         made, workdir = room.Experiment.from_config(config), room.Workdir(options.workdir)
+        processes = 1 if options.processes is None else options.processes
         if options.command == "train":
             room.train(made, workdir)
         elif options.command == "sample":
-            room.sample(made, workdir)
+            room.sample(made, workdir, processes=processes)
         elif options.command == "likelihood":
-            room.likelihood(made, workdir, processes=1 if options.processes is None else options.processes)
+            room.likelihood(made, workdir, processes=processes)
         else:
             print(room.report(made, workdir))
     except refusals as problem:
@@ -95,13 +113,21 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     parser.add_argument("--version", action="version", version=f"scoresde {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), help="; ".join(f"{k}: {v}" for k, v in COMMANDS.items()))
+    parser.add_argument("data", nargs="?", metavar="DATA", help="inspect: a folder, an array's file, or module:class")
     parser.add_argument("--config", metavar="FILE", help="Python file with get_config()")
     parser.add_argument("--workdir", metavar="DIR", help="the folder of this run")
     for flag, text in SHORT.items():
         parser.add_argument(f"--{flag}", help=text)
-    parser.add_argument("--processes", metavar="N", type=int, help="likelihood: local processes that share the work")
     parser.add_argument(
-        "--dry-run", action="store_true", help="train: say memory and hours, measured; nothing is written"
+        "--dry-run", action="store_true", default=None, help="train: say memory and hours, measured; nothing is written"
+    )
+    parser.add_argument(
+        "--processes", metavar="N", type=int, help="sample, likelihood: local processes that share the work"
+    )
+    parser.add_argument("--output", metavar="FILE", help="inspect: where the config is written")
+    parser.add_argument("--force", action="store_true", default=None, help="inspect: replace a file that is there")
+    parser.add_argument(
+        "--side", metavar="PIXELS", type=int, help="inspect: side to which a folder's images are shrunk"
     )
     parser.add_argument("--from", nargs=2, metavar=("PROJECT", "FILE"), help="convert: whose checkpoint, and where")
     plain, overrides, rest = [], {}, iter(arguments)
@@ -118,39 +144,34 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         overrides[key] = value
     options, unknown = parser.parse_known_args(plain)
     if unknown:
-        flags = [
-            "--config",
-            "--workdir",
-            "--help",
-            "--version",
-            "--from",
-            "--processes",
-            "--dry-run",
-            *(f"--{flag}" for flag in SHORT),
-        ]
+        flags = ["--help", "--version", *(_shown(name) for name in vars(options) if name not in ("command", "data"))]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
-    if options.dry_run and options.command != "train":
-        parser.error(f"--dry-run is of scoresde train, not of {options.command}")
-    needed = ["--config"] if options.command == "check" or options.dry_run else ["--config", "--workdir"]
-    if options.command == "convert":
-        needed.append("--from")
-    elif getattr(options, "from"):
-        parser.error(f"--from belongs to convert, not to {options.command}")
-    missing = [flag for flag in needed if getattr(options, flag.lstrip("-")) is None]
-    if missing:
-        parser.error(f"the following arguments are required by {options.command}: {', '.join(missing)}")
-    for flag in [*SHORT, "processes"]:
-        value = getattr(options, flag)
-        if value is None:
-            continue
-        if options.command != "likelihood":
-            parser.error(f"--{flag} is of scoresde likelihood, not of {options.command}")
-        if flag in SHORT:
-            key = f"likelihood.{flag}"
-            if key in overrides:
-                parser.error(f"--{flag} and --config.{key} say the same: give one")
-            overrides[key] = value
+    _check_flags(parser, options, overrides)
     return options, overrides
+
+
+def _shown(flag: str) -> str:
+    return "DATA" if flag == "data" else f"--{flag.replace('_', '-')}"
+
+
+def _check_flags(parser: argparse.ArgumentParser, options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Flags that a command needs, and those of other commands; short ones are put among the overrides."""
+    command = options.command
+    needed = ("config",) if options.dry_run else NEEDED.get(command, ("config", "workdir"))
+    missing = [flag for flag in needed if getattr(options, flag) is None]
+    if missing:
+        shown = ", ".join(map(_shown, missing))
+        parser.error(f"the following arguments are required by {command}: {shown}")
+    for flag, owners in OWNERS.items():
+        if getattr(options, flag) is not None and command not in owners:
+            parser.error(f"{_shown(flag)} belongs to {' and '.join(owners)}, not to {command}")
+    for flag in SHORT:
+        if (value := getattr(options, flag)) is None:
+            continue
+        key = f"likelihood.{flag}"
+        if key in overrides:
+            parser.error(f"--{flag} and --config.{key} say the same: give one")
+        overrides[key] = value
 
 
 if __name__ == "__main__":

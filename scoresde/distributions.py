@@ -168,16 +168,27 @@ class GaussianMixture:
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the distribution's is {self.event_shape}")
         flat = x.flatten(1).to(torch.float64)
-        alpha, sigma = alpha.expand(len(x)), sigma.expand(len(x))
-        rows = max(1, _CHUNK // self.means.numel())
-        parts = [
-            self._chunk(flat[i : i + rows], alpha[i : i + rows, None, None], sigma[i : i + rows, None, None])
-            for i in range(0, len(x), rows)
-        ]
+        alpha, sigma = alpha.expand(len(x))[:, None], sigma.expand(len(x))[:, None]
+        isotropic = self.rotations is None and self.variances.shape[1] == 1
+        part, size = (self._isotropic, len(self.means)) if isotropic else (self._general, self.means.numel())
+        rows = max(1, _CHUNK // size)
+        parts = [part(flat[i : i + rows], alpha[i : i + rows], sigma[i : i + rows]) for i in range(0, len(x), rows)]
         log_prob, score = (torch.cat(part).to(x.dtype) for part in zip(*parts, strict=True))
         return log_prob, score.reshape(x.shape)
 
-    def _chunk(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """One variance for each component: distances by a matrix product, nothing of size B K d."""
+        variance = alpha**2 * self.variances[:, 0] + sigma**2  # (B, K)
+        inner = x @ self.means.mT
+        squares = x.square().sum(1, keepdim=True) - 2.0 * alpha * inner + alpha**2 * self.means.square().sum(1)
+        norm = x.shape[1] * (2.0 * math.pi * variance).log()
+        log_joint = self.weights.log() - 0.5 * (squares.clamp(min=0.0) / variance + norm)
+        log_prob = log_joint.logsumexp(-1)
+        share = (log_joint - log_prob[:, None]).exp() / variance
+        return log_prob, alpha * (share @ self.means) - share.sum(1, keepdim=True) * x
+
+    def _general(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = alpha[..., None], sigma[..., None]
         offset = x[:, None] - alpha * self.means  # (B, K, d)
         if self.rotations is not None:
             offset = torch.einsum("kij,bki->bkj", self.rotations, offset)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
-    {"_validation", "version"},
+    {"_validation", "_files", "version"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema"},
     {"sde"},
     {"score", "predictions", "levels", "distributions", "subspace"},

@@ -1,6 +1,7 @@
 """Everything with everything, on small events: figures within bounds, or a refusal with a reason; never wrong silently.
 
-The default suite takes vectors, `make test-all` images and series too. docs/matrix.md has the figures of a full run.
+The default suite takes vectors under one process of each kind; `make test-all` takes the schedules that differ in their numbers
+alone, and images and series. docs/matrix.md has the figures of a full run.
 """
 
 from __future__ import annotations
@@ -56,7 +57,13 @@ def judge(process, kind):
         assert len(reason) > 20 if reason else error(name, value) < bound(process, name), (process, name, value)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+OF_A_KIND = ("VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean")
+"""Scalar schedules, beside VP, sub-VP, VE and a `Schedule`; tests/sde samples and weighs each of them too."""
+
+
+@pytest.mark.parametrize(
+    "process", [pytest.param(name, marks=pytest.mark.long) if name in OF_A_KIND else name for name in PROCESSES]
+)
 def test_vectors(process):
     judge(process, "vector")
 

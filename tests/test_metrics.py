@@ -87,3 +87,18 @@ def test_mixtures_take_any_event_shape():
     candidates = ((1, "diag", 1e-6),)
     shaped = gaussian_mixtures(train, test, 0.1, candidates)
     assert shaped == gaussian_mixtures(train.flatten(1), test.flatten(1), 0.1, candidates)
+
+
+def test_histogram_of_many_levels_fits_in_memory(monkeypatch):
+    """65536 levels of 2000 events of 64 numbers: one number for each level of each event would take 67 GB."""
+    train, test = (NoiseSource.of(s, 2000).integers(65536, (64,), step=0, purpose="raw") for s in (0, 1))
+    assert 16.0 < pixel_histogram(train, test, 65536).bits_per_dim < 20.0
+    whole = pixel_histogram(train % 5, test % 5, 5)
+    monkeypatch.setattr("scoresde.metrics.baselines.AT_ONCE", 1000)
+    assert pixel_histogram(train % 5, test % 5, 5) == whole
+
+
+def test_more_components_than_events_are_refused():
+    events = torch.zeros(9, 2)
+    with pytest.raises(ValueError, match="9 training events: 10 components"):
+        gaussian_mixtures(events, events, 1.0, ((10, "full", 1e-3),))

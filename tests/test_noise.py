@@ -6,6 +6,7 @@ a change of the code. Each is shown to fail on a planted error of a few per cent
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 
@@ -51,6 +52,52 @@ def test_the_counter_is_block_index_step_purpose():
         counter = tuple(torch.tensor(w) for w in (block, 9, 3, zlib.crc32(b"p")))
         words += [int(w) for w in philox(counter, (5, 2**8))]
     assert found.tolist() == [(w + 0.5) / 2**32 for w in words]
+
+
+def test_known_normals():
+    """Values fixed for ever, to the last bits: who keeps a seed keeps his samples."""
+    source = NoiseSource(2**40 + 7, torch.tensor([3, 2**32 - 1]))
+    kept = [
+        [[0.21679948088458928, -0.3585894545267524, 0.10731171579903281]],
+        [[-0.8981558071362955, -0.7754814401589256, -0.2785697741057308]],
+        [[2.13577199809389, 0.939910721918481, 1.232717068030361]],
+        [[0.09506385479651873, -1.1376286418238315, -0.2737454785054967]],
+    ]
+    found = [source.normal((1, 3), step=step, purpose="pinned", dtype=F64) for step in (0, 2**32 - 1)]
+    assert torch.allclose(torch.cat(found), torch.tensor(kept, dtype=F64), rtol=4e-16, atol=0.0)
+    low = source.normal((1, 3), step=0, purpose="pinned", dtype=torch.float32)
+    assert torch.equal(low, torch.tensor(kept[:2]))
+
+
+@pytest.mark.parametrize("ahead", [1, 7, 100, 2**14])
+@pytest.mark.parametrize("event_shape", [(), (7,), (2, 9)])
+def test_normals_ahead_are_those_of_each_step(monkeypatch, ahead, event_shape):
+    """Whatever is drawn at once, and never more than that, unless one step needs it."""
+    sizes = []
+
+    def counted(counter, key):
+        words = philox(counter, key)
+        sizes.append(words[0].numel())
+        return words
+
+    monkeypatch.setattr(scoresde.noise, "philox", counted)
+    monkeypatch.setattr(scoresde.noise, "_AHEAD", ahead)
+    source, steps = NoiseSource.of(4, 5, first=3), [*range(20), 2**32 - 1, 4]
+    found = list(source.normals(event_shape, steps=steps, purpose="p", dtype=F64))
+    assert max(sizes) <= max(ahead, 5 * -(-math.prod(event_shape) // 4))
+    assert len(found) == len(steps)
+    for step, z in zip(steps, found, strict=True):
+        assert torch.equal(z, source.normal(event_shape, step=step, purpose="p", dtype=F64))
+
+
+def test_normals_ask_a_source_with_draws_of_its_own():
+    class Opposite(NoiseSource):
+        def normal(self, event_shape, **key):
+            return -super().normal(event_shape, **key)
+
+    key = {"purpose": "p", "dtype": F64}
+    plain, own = (list(kind.of(0, 3).normals((2,), steps=range(3), **key)) for kind in (NoiseSource, Opposite))
+    assert torch.equal(torch.stack(plain), -torch.stack(own))
 
 
 @pytest.mark.parametrize("size", [1, 6, 7])
@@ -262,3 +309,5 @@ def test_an_index_outside_the_counter_is_refused(index):
 def test_bad_steps(kind, step):
     with pytest.raises(ValueError, match="step="):
         draw(NoiseSource.of(0, 2), kind, step=step)
+    with pytest.raises(ValueError, match="step="):
+        list(NoiseSource.of(0, 2).normals((3,), steps=[0, step], purpose="p", dtype=F64))

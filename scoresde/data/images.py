@@ -105,8 +105,10 @@ class MNIST(LazySplits):
 class ImageFolder(LazySplits):
     """The PNG and JPEG files below a folder: the largest square of their middle, shrunk to ``side``, 256 levels.
 
-    folder: looked through with all folders in it. test: a folder of test images; where empty, ``test_fraction`` of the images is
-    cut off by ``split_seed``. side: of the events (channels, side, side). channels: 3 for colours, 1 for grey.
+    folder: looked through with all folders in it.
+    test: a folder of test images, not trained on where it lies in ``folder``; where empty, ``test_fraction`` of the images is cut
+        off by ``split_seed``.
+    side, channels: of the events (channels, side, side); 3 channels for colours, 1 for grey.
     low, high: range of x. flip: mirror images at random in training.
 
     Images are decoded when a batch asks for them, so the folder may be larger than memory.
@@ -134,9 +136,11 @@ class ImageFolder(LazySplits):
     def read(self) -> tuple[Dataset, Dataset]:
         files = self._files(self.folder)
         if self.test_folder is not None:
-            return self._set(self.folder, files, "train"), self._set(
-                self.test_folder, self._files(self.test_folder), "test"
-            )
+            test = self._files(self.test_folder)
+            if self.folder.resolve() in self.test_folder.resolve().parents:
+                held_out = {file.resolve() for file in test}
+                files = [file for file in files if file.resolve() not in held_out]
+            return self._set(self.folder, files, "train"), self._set(self.test_folder, test, "test")
         train, test = (
             [files[k] for k in index.tolist()] for index in cut(len(files), self.test_fraction, self.split_seed)
         )

@@ -5,12 +5,14 @@ from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
 from scoresde.experiment.dry_run import Needs, dry_run
-from scoresde.experiment.evaluate import sample
+from scoresde.experiment.evaluate import read_samples, sample
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.inspect import inspect
 from scoresde.experiment.posthoc import posthoc
 from scoresde.experiment.report import report
+from scoresde.experiment.sharing import WorkerError
 from scoresde.experiment.train import train
-from scoresde.experiment.weigh import WorkerError, likelihood
+from scoresde.experiment.weigh import likelihood
 from scoresde.experiment.workdir import Workdir, WorkdirError
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "build",
     "check",
     "dry_run",
+    "inspect",
     "likelihood",
     "load_config",
     "posthoc",
     "read_checkpoint",
+    "read_samples",
     "report",
     "sample",
     "train",

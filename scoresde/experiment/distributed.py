@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.weigh import WorkerError, launched
+from scoresde.experiment.sharing import WorkerError, launched
 
 
 @dataclass(frozen=True)

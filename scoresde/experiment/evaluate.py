@@ -1,56 +1,218 @@
-"""Samples of a trained model, with all that is needed to say how they came about. Likelihoods: weigh.py."""
+"""Samples of a trained model, batch by batch, with all that is needed to say how they came about. Likelihoods: weigh.py.
+
+Sample i is a function of (weights, sampler, seed, i). Batch b holds samples b B .. (b + 1) B - 1, B the config's
+``sampling.batch_size``, and is a shard (shards.py); what is there is not drawn again, so a command that was killed goes on where
+it was and ends with the bytes of one that was not. Processes share the batches (sharing.py): their number changes nothing, as
+long as each has as many threads; another batch size, or a larger ``sampling.count`` later, changes rounding only
+(`ProbabilityFlowODE` shares its steps over a batch: there it changes what the tolerance allows).
+
+    samples/NAME/shards-FINGERPRINT/    the shards: of another checkpoint, sampler or seed in another folder, never mixed
+                                        with `Fast`'s fit to the model, sampler.safetensors
+    samples/NAME.json                   how they came about, and the index of the shards
+    samples/NAME.npz                    x and raw of all of them, where they are few
+    samples/NAME.png                    the first ones
+
+Memory holds a batch; for ``samples/NAME.npz`` up to `GATHERED_UP_TO` numbers, above which the shards are the result.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count as numbers
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
+from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.pictures import event_picture
-from scoresde.experiment.workdir import Workdir
+from scoresde.experiment.kept import changes, file_digest
+from scoresde.experiment.pictures import event_picture, pictured
+from scoresde.experiment.shards import Shard, ShardStore, compact, gaps
+from scoresde.experiment.sharing import Job, local_device, share
+from scoresde.experiment.workdir import Workdir, config_digest
+from scoresde.samplers import Fast, FittedSampler, Sampler
+from scoresde.score import ScoreModel
+from scoresde.version import __version__
+
+GATHERED_UP_TO = 2**24
+"""Numbers in all samples up to which they are also written as one file: 5461 CIFAR-10 images, 262,144 digits."""
 
 
-def sample(experiment: Experiment, workdir: Workdir) -> dict[str, Path]:
-    """Draw ``sampling.count`` samples with every sampler of the config, EMA weights; files in samples/. Returns the pictures."""
-    experiment.use_threads()
-    model, checkpoint = workdir.model(experiment)
-    plan, pictures = experiment.sampling, {}
-    for name, sampler in experiment.samplers.items():
-        started, parts, nfe = time.perf_counter(), [], 0
-        for first in tqdm(
-            range(0, plan.count, plan.batch_size), desc=f"sample {name}", unit="batch", dynamic_ncols=True
-        ):
-            size = min(plan.batch_size, plan.count - first)
-            result = sampler(
-                model.sde, model, (size, *experiment.data.event_shape), seed=plan.seed, first=first,
-                device=experiment.device,
-            )  # fmt: skip
-            parts.append(result.samples.cpu())
-            nfe = max(nfe, result.nfe)
-        x = torch.cat(parts)
-        seconds = time.perf_counter() - started
-        raw = experiment.data.transform.decode(x)
-        file = io.BytesIO()
-        np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())
-        write_atomic(workdir.samples / f"{name}.npz", file.getvalue())
-        pictures[name] = workdir.samples / f"{name}.png"
-        write_atomic(pictures[name], event_picture(raw, experiment.data.transform))
-        facts = {
-            "sampler": repr(sampler), "count": plan.count, "seed": plan.seed, "nfe": nfe, "seconds": round(seconds, 2),
-            "checkpoint": checkpoint.path.name, "weights": "ema",
+def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Path] | None:
+    """Draw ``sampling.count`` samples with every sampler of the config, EMA weights; files in samples/.
+
+    processes: local processes that share the work.
+
+    Returns the pictures; None in a launcher's process that is not the last to finish. Raises WorkdirError where another process
+    draws in the folder, WorkerError where a local process died, FloatingPointError for a sample that is not finite.
+    """
+    return share(Sampling, experiment, workdir, processes)
+
+
+def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
+    """Samples of an index ``samples/NAME.json``, shard by shard: ``x`` and ``raw``, (B, *event), in order.
+
+    Raises ValueError for a shard that is not what was written.
+    """
+    path = Path(index)
+    facts = json.loads(path.read_text())
+    folder = path.parent / facts["shards in"]
+    store = ShardStore(folder.parent, json.loads((folder / "settings.json").read_text()))
+    for entry in facts["shards"]:
+        shard, kept = store.read(entry["file"]), facts["count"] - entry["first"]
+        if shard.digest != entry["sha256"]:
+            raise ValueError(f"{entry['file']} is not the shard that {path} names")
+        yield {"x": shard.x[:kept], "raw": shard.raw[:kept]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples ``first`` .. ``end`` - 1 of a sampler. number: of the batch that they are in."""
+
+    number: int
+    name: str
+    first: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Samples in it."""
+        return self.end - self.first
+
+
+@dataclass(frozen=True)
+class Sampling(Job):
+    """All that is needed to draw samples."""
+
+    kind: ClassVar[str] = "sample"
+    unit: ClassVar[str] = "sample"
+
+    experiment: Experiment
+    workdir: Workdir
+    model: ScoreModel
+    checkpoint: Checkpoint
+    device: torch.device
+    stores: dict[str, ShardStore]
+    fitted: dict[str, FittedSampler] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Sampling:
+        device = local_device(experiment, local)
+        model, checkpoint = workdir.model(replace(experiment, device=device))
+        nodes = experiment.config.to_dict().get("samplers", {})
+        common = {
+            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
+            file_digest(checkpoint.path), "weights": "ema", "event shape": list(experiment.data.event_shape),
+            "seed": experiment.sampling.seed,
         }  # fmt: skip
-        _write_json(workdir.samples / f"{name}.json", facts)
-        workdir.log(f"{workdir.path}: {plan.count} samples by {name}, {nfe} evaluations, {seconds:.1f} s")
-    return pictures
+        stores = {
+            name: ShardStore(
+                workdir.samples / name, {**common, "sampler": json.dumps(node, sort_keys=True, default=str)}
+            )
+            for name, node in nodes.items()
+        }
+        return cls(experiment, workdir, model, checkpoint, device, stores)
 
+    @property
+    def fingerprint(self) -> str:
+        return " ".join(store.fingerprint for store in self.stores.values())
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    def left(self) -> list[Part]:
+        plan, number, found = self.experiment.sampling, numbers(), []
+        for name, store in self.stores.items():
+            entries, problems = store.entries(plan.count)
+            for problem in problems:
+                self.workdir.log(f"{self.workdir.path}: {name}: {problem}: it is drawn again")
+            for first in range(0, plan.count, plan.batch_size):
+                k, end = next(number), min(first + plan.batch_size, plan.count)
+                found += [Part(k, name, *gap) for gap in gaps(entries, first, end)]
+        return found
+
+    def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
+        for part in parts:
+            self.stores[part.name].write(self.draw(part))
+            tell(part.size)
+
+    def draw(self, part: Part) -> Shard:
+        """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
+        started, plan = time.perf_counter(), self.experiment.sampling
+        data = self.experiment.data
+        result = self.sampler(part.name)(
+            self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device
+        )  # fmt: skip
+        if result.interrupted:
+            raise KeyboardInterrupt
+        x = result.samples.float().cpu()
+        raw = compact(data.transform.decode(x), data.transform)
+        seconds = time.perf_counter() - started
+        return Shard(part.first, part.end, x.numpy(), raw, result.nfe, seconds, str(self.device))
+
+    def sampler(self, name: str) -> Sampler:
+        """A sampler of the config. One that fits itself to the model does so once, for all processes and later runs."""
+        chosen = self.experiment.samplers[name]
+        if not isinstance(chosen, Fast):
+            return chosen
+        if name not in self.fitted:
+            file = self.stores[name].path / "sampler.safetensors"
+            with self.workdir.lock(f"sampler-{name}", wait=True):
+                if not file.exists():
+                    event = self.experiment.data.event_shape
+                    made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
+                    made.save(file)
+                    self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
+            self.fitted[name] = FittedSampler.load(file)
+        return self.fitted[name]
+
+    def announce(self, parts: Sequence[Part]) -> None:
+        plan = self.experiment.sampling
+        for name, store in self.stores.items():
+            here = sum(part.size for part in parts if part.name == name)
+            line = f"{self.workdir.path}: {plan.count} samples by {name}, {here} of them to draw here"
+            others = store.others()
+            if others and not store.path.exists():
+                changed = changes(others[-1], store.settings)
+                line += f"; samples of other settings are not used, this starts anew. {changed}"
+            self.workdir.log(line)
+
+    def finish(self, processes: int) -> dict[str, Path]:
+        for store in self.stores.values():
+            store.sweep()
+        return {name: self._result(name, processes) for name in self.stores}
+
+    def _result(self, name: str, processes: int) -> Path:
+        """Index, picture, and one file of all samples where they are few. Returns the picture."""
+        plan, data, store = self.experiment.sampling, self.experiment.data, self.stores[name]
+        base, (entries, _) = self.workdir.samples, store.entries(plan.count)
+        few = plan.count * prod(data.event_shape) <= GATHERED_UP_TO
+        if few:
+            x = torch.from_numpy(store.front(entries, plan.count))
+            file = io.BytesIO()
+            np.savez_compressed(file, x=x.numpy(), raw=data.transform.decode(x).numpy())
+            write_atomic(base / f"{name}.npz", file.getvalue())
+        else:
+            (base / f"{name}.npz").unlink(missing_ok=True)  # of fewer samples
+        seen = torch.from_numpy(store.front(entries, min(plan.count, pictured(data.event_shape))))
+        write_atomic(base / f"{name}.png", event_picture(data.transform.decode(seen), data.transform))
+        facts = {
+            "sampler": repr(self.sampler(name)), "count": plan.count, "seed": plan.seed,
+            "nfe": max(entry.nfe for entry in entries),
+            "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
+            "devices": sorted({entry.device for entry in entries}),
+            "checkpoint": self.checkpoint.path.name, "weights": "ema",
+            "shards in": f"{name}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
+        }  # fmt: skip
+        write_atomic(base / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
+        where = f"{name}.npz" if few else f"{len(entries)} shards named in {name}.json"
+        self.workdir.log(
+            f"{self.workdir.path}: {plan.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
+            f"{facts['seconds']:.1f} s"
+        )
+        return base / f"{name}.png"

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.trainer import BUCKETS, Step, Trainer
 from scoresde.experiment.workdir import Workdir

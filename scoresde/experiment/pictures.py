@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -15,6 +17,11 @@ from scoresde.data import Quantized, Transform
 
 SCALE = 4
 """Screen pixels for each pixel of an image event."""
+
+
+def pictured(event_shape: Sequence[int]) -> int:
+    """How many events a picture shows: points of a plane are many."""
+    return 4096 if math.prod(event_shape) == 2 else 64
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
@@ -55,17 +62,26 @@ def _vector_picture(raw: Tensor) -> bytes:
     return png(figure)
 
 
-def curve_picture(steps: list[int], losses: list[float]) -> bytes:
-    """The loss over steps, on a logarithmic scale where it spans more than a decade."""
-    figure = Figure(figsize=(7, 3))
+def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) -> bytes:
+    """Lines over steps, on a logarithmic scale where they span more than a decade; what is not finite is left out."""
+    figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(steps, losses, linewidth=1.2)
-    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+    x, seen = np.asarray(steps, dtype=float), []
+    colours = colormaps["viridis"](np.linspace(0.0, 0.9, len(lines))) if len(lines) > 1 else ["C0"]
+    for (name, values), colour in zip(lines.items(), colours, strict=True):
+        y = np.asarray(values, dtype=float)
+        kept = np.isfinite(y)
+        seen.append(y[kept])
+        marker = "." if kept.sum() < 3 else None
+        axes.plot(x[kept], y[kept], linewidth=1.2, color=colour, label=name, marker=marker)
+    every = np.concatenate(seen)
+    if every.size and every.min() > 0 and every.max() > 10 * every.min():
         axes.set_yscale("log")
+    if len(lines) > 1:
+        figure.legend(fontsize=7, loc="outside right center", frameon=False)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    return png(figure)
+    return png(figure, tight=False)
 
 
 def histogram_picture(values: np.ndarray, label: str) -> bytes:
@@ -78,8 +94,8 @@ def histogram_picture(values: np.ndarray, label: str) -> bytes:
     return png(figure)
 
 
-def png(figure: Figure) -> bytes:
-    """A matplotlib figure as PNG bytes."""
+def png(figure: Figure, tight: bool = True) -> bytes:
+    """A matplotlib figure as PNG bytes. tight: without its margins; otherwise as large as it was made."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight" if tight else None)
     return file.getvalue()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import event_picture
 from scoresde.experiment.trainer import Trainer

@@ -1,6 +1,5 @@
-"""Rows of a likelihood, kept as they are computed: a folder of shards for each setting, and the table that they end in.
+"""Rows of a likelihood, kept as they are computed: a folder of shards for each setting (kept.py), and the table that they end in.
 
-    rows-FINGERPRINT/settings.json    everything that the numbers depend on; the name is its digest
     rows-FINGERPRINT/NNNN.jsonl       a shard: one process's batches, one line of JSON each, written and synced whole
 
 A line is a batch: one torn by a kill has no end and is not read, so a batch is there with all of its rows or not at all. Every
@@ -10,16 +9,16 @@ process writes a shard of its own, which no later one goes on with. Rows are kno
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
-from scoresde.experiment.checkpoint import write_atomic
+from scoresde._files import write_atomic
+from scoresde.experiment.kept import Kept
 
 Key = tuple[int, int]
 """(index, draw)."""
@@ -81,18 +80,13 @@ class Batch:
             raise ValueError(f"not a batch of rows: {problem}") from problem
 
 
-class RowStore:
-    """The shards of one setting.
+class RowStore(Kept):
+    """The shards of one setting."""
 
-    folder: where the settings' folders are. settings: what the numbers depend on, plain JSON. Nothing is written before the
-    first batch.
-    """
+    kind: ClassVar[str] = "rows"
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        self.folder, self.settings, self._text = folder, settings, text
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.path = folder / f"rows-{self.fingerprint}"
+        super().__init__(folder, settings)
         self._shard: TextIO | None = None
 
     def read(self) -> dict[Key, tuple[Row, Batch]]:
@@ -124,16 +118,8 @@ class RowStore:
             self._shard.close()
             self._shard = None
 
-    def others(self) -> list[dict[str, Any]]:
-        """The settings of the other folders beside this one, the last one written last."""
-        found = []
-        for file in sorted(self.folder.glob("rows-*/settings.json"), key=lambda f: f.stat().st_mtime):
-            if file.parent != self.path:
-                found.append(json.loads(file.read_text()))
-        return found
-
     def _new_shard(self) -> TextIO:
-        write_atomic(self.path / "settings.json", self._text.encode())
+        self.write_settings()
         number = len(list(self.path.glob("*.jsonl")))
         while True:
             number += 1

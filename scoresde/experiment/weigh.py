@@ -5,8 +5,7 @@ already is not computed again, and what is missing of a batch is computed togeth
 that it would have made, and its rows are those of an unbroken one to the last bit. Another batch size or number of processes
 changes rounding only (a `ScipyODE` holds its tolerance by the batch: there it changes what the tolerance allows).
 
-Several processes: local ones, which are dealt the batches that are left; or a launcher's, which know themselves by RANK and
-WORLD_SIZE (torchrun): batch b belongs to rank b mod world, and the last to finish makes the table.
+How processes share the batches: sharing.py.
 """
 
 from __future__ import annotations
@@ -14,28 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
-from tqdm import tqdm
 
-from scoresde._validation import check_count
+from scoresde._files import write_atomic
 from scoresde.data import Dataset
 from scoresde.data.dataset import permutation
-from scoresde.experiment.checkpoint import Checkpoint, write_atomic
+from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment, Solver
+from scoresde.experiment.kept import changes, file_digest
 from scoresde.experiment.rows import Batch, Key, Row, RowStore, write_table
+from scoresde.experiment.sharing import Job, local_device, share
 from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
 from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.likelihood import FlowGrid, Multistep, bits_per_dim, bits_per_dim_error, fit_grid, log_likelihood
@@ -43,10 +36,6 @@ from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 from scoresde.version import __version__
-
-
-class WorkerError(RuntimeError):
-    """A process died before its rows were done; the message says which, and what is kept."""
 
 
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
@@ -57,41 +46,7 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
     Returns the summary; None in a launcher's process that is not the last to finish. Raises WorkdirError where another likelihood
     is at work in the folder, WorkerError where a local process died, SolverError where no row has a number.
     """
-    check_count("processes", processes)
-    rank, world = launched()
-    if world > 1 and processes > 1:
-        raise ValueError(f"processes={processes} under a launcher with WORLD_SIZE={world}: give one of the two")
-    workdir.check(experiment)
-    experiment.use_threads()
-    if world == 1:
-        with workdir.lock("likelihood"):
-            job = Job.of(experiment, workdir)
-            left = job.left()
-            if processes > 1 and len(left) > 1:
-                _share(job, left, min(processes, len(left)))
-            else:
-                job.work_with_bar(left)
-            return job.finish(processes)
-    with workdir.lock("likelihood", shared=True), workdir.lock(f"likelihood-{rank}"):
-        job = Job.of(experiment, workdir, int(os.environ.get("LOCAL_RANK", rank)))
-        job.work_with_bar([part for part in job.left() if part.number % world == rank])
-        with workdir.lock("likelihood-end", wait=True):
-            left = job.left()
-            if not left:
-                return job.finish(world)
-        workdir.log(f"{workdir.path}: rank {rank} of {world} is done, {len(left)} batches are with the others")
-        return None
-
-
-def launched() -> tuple[int, int]:
-    """(rank, world) as a launcher says them, (0, 1) without one. Raises ValueError for what makes no sense."""
-    try:
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    except ValueError as problem:
-        raise ValueError(f"RANK and WORLD_SIZE in the environment must be whole numbers: {problem}") from problem
-    if not 0 <= rank < world:
-        raise ValueError(f"RANK={rank} and WORLD_SIZE={world} in the environment: give 0 <= RANK < WORLD_SIZE")
-    return rank, world
+    return share(Weighing, experiment, workdir, processes)
 
 
 @dataclass(frozen=True)
@@ -102,10 +57,18 @@ class Part:
     draw: int
     index: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Events in it."""
+        return len(self.index)
+
 
 @dataclass(frozen=True)
-class Job:
-    """All that is needed to compute rows; the same in every process."""
+class Weighing(Job):
+    """All that is needed to compute rows."""
+
+    kind: ClassVar[str] = "likelihood"
+    unit: ClassVar[str] = "row"
 
     experiment: Experiment
     workdir: Workdir
@@ -117,14 +80,11 @@ class Job:
     store: RowStore
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Job:
-        """The job of a config with the folder's last checkpoint. local: number of this process on its machine."""
-        device = experiment.device
-        if device.type == "cuda" and experiment.config.get("device", "auto") in ("auto", "cuda"):
-            device = torch.device("cuda", local % torch.cuda.device_count())
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Weighing:
+        device = local_device(experiment, local)
         model, checkpoint = workdir.model(replace(experiment, device=device))
         plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
-        digest = hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()[:16]
+        digest = file_digest(checkpoint.path)
         solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and plan.pilot:
@@ -138,6 +98,10 @@ class Job:
             "t_min": plan.t_min, "seed": plan.seed,
         }  # fmt: skip
         return cls(experiment, workdir, model, checkpoint, device, data, solver, RowStore(workdir.likelihood, settings))
+
+    @property
+    def fingerprint(self) -> str:
+        return self.store.fingerprint
 
     @property
     def count(self) -> int:
@@ -161,7 +125,6 @@ class Job:
         return [part for part in parts if part.index]
 
     def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
-        """Compute parts and keep their rows. tell: called with the number of rows of each, once they are on the disk."""
         try:
             for part in parts:
                 started = time.perf_counter()
@@ -170,17 +133,6 @@ class Job:
                 tell(len(found))
         finally:
             self.store.close()
-
-    def work_with_bar(self, parts: Sequence[Part]) -> None:
-        """The same, said and shown."""
-        self.announce(parts)
-        with self.bar(parts) as bar:
-            self.work(parts, bar.update)
-
-    def bar(self, parts: Sequence[Part]) -> tqdm:
-        """Progress over the rows of parts, with the time that is left."""
-        rows, split = sum(len(part.index) for part in parts), self.experiment.likelihood.split
-        return tqdm(total=rows, desc=f"likelihood {split}", unit="row", dynamic_ncols=True, smoothing=0.1)
 
     def rows(self, draw: int, index: Tensor) -> list[Row]:
         """The rows of events ``index`` (B,). Where the solver gives the batch up, each event is tried alone, and may fail."""
@@ -214,16 +166,13 @@ class Job:
 
     def announce(self, parts: Sequence[Part]) -> None:
         """Say what will be done, and why it starts anew where there are rows of other settings only."""
-        total, rows = self.count * self.experiment.likelihood.draws, sum(len(part.index) for part in parts)
+        total, rows = self.count * self.experiment.likelihood.draws, sum(part.size for part in parts)
         others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
         line = f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {self.solver!r}"
         if others and not self.store.path.exists():
-            changed = [
-                f"{key}: {others[-1].get(key)} -> {value}"
-                for key, value in self.store.settings.items()
-                if others[-1].get(key) != value
-            ]
-            line += "; rows of other settings are not used, this starts anew. " + "; ".join(changed)
+            line += (
+                f"; rows of other settings are not used, this starts anew. {changes(others[-1], self.store.settings)}"
+            )
         self.workdir.log(line)
 
     def finish(self, processes: int) -> dict[str, Any]:
@@ -317,76 +266,3 @@ def pilot_grid(
             f"{workdir.path}: nodes placed by a pilot on {count} training events, {time.perf_counter() - started:.1f} s"
         )
         return grid
-
-
-def _share(job: Job, parts: Sequence[Part], processes: int) -> None:
-    """Deal parts to local processes and wait for them. Raises WorkerError where one died, when the others have finished."""
-    job.announce(parts)
-    context, config = multiprocessing.get_context("spawn"), job.experiment.config.to_dict()
-    workers: dict[Connection, tuple[int, SpawnProcess]] = {}
-    died: list[str] = []
-    try:
-        for rank in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
-            arguments = (
-                config,
-                str(job.workdir.path),
-                job.store.fingerprint,
-                parts[rank::processes],
-                rank,
-                processes,
-                theirs,
-            )
-            worker = context.Process(target=_worker, args=arguments, daemon=True)
-            worker.start()
-            theirs.close()
-            workers[ours] = rank, worker
-        with job.bar(parts) as bar:
-            while workers:
-                for pipe in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
-                    try:
-                        bar.update(pipe.recv())
-                    except EOFError:  # the process has ended, one way or another
-                        rank, worker = workers.pop(pipe)
-                        worker.join()
-                        if worker.exitcode:
-                            died.append(f"process {rank} of {processes} ended with code {worker.exitcode}")
-                            job.workdir.log(f"{job.workdir.path}: {died[-1]}; {len(workers)} go on")
-    finally:
-        for _, worker in workers.values():
-            worker.terminate()
-    if died:
-        left = sum(len(part.index) for part in job.left())
-        raise WorkerError(
-            f"{'; '.join(died)}. {left} rows are left, the others are kept: the same command goes on from there"
-        )
-
-
-def _worker(
-    config: dict[str, Any],
-    workdir: str,
-    fingerprint: str,
-    parts: Sequence[Part],
-    rank: int,
-    processes: int,
-    pipe: Connection,
-) -> None:
-    """What a local process does: compute its parts and tell of each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started it decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    experiment = Experiment.from_config(ConfigDict(config))
-    if not experiment.threads:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    experiment.use_threads()
-    job = Job.of(experiment, Workdir(workdir), rank)
-    if job.store.fingerprint != fingerprint:
-        raise WorkerError("the folder's last checkpoint has changed since the start: start again")
-    job.work(parts, pipe.send)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it has gone, by whatever way."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

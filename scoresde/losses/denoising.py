@@ -19,13 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_choice
-from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
-from scoresde.noise import NoiseSource
-from scoresde.sde import Chain, LinearSDE, check_same_process
+from scoresde._validation import check_choice
+from scoresde.losses.base import Objective
+from scoresde.losses.times import TimeLaw
+from scoresde.sde import Chain, LinearSDE
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
@@ -40,7 +39,7 @@ class Draw:
     x_t: Tensor
 
 
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(Objective[LinearSDE]):
     """``loss(model, x0)`` -> (B,), one unbiased estimate of the objective for each example.
 
     sde: a `LinearSDE`; a chain of one for the discrete objectives.
@@ -67,9 +66,8 @@ class DenoisingScoreMatching:
         check_choice("reduction", reduction, REDUCTIONS)
         if isinstance(sde, Chain) and weighting != "variance":
             raise ValueError(f"weighting={weighting!r} is defined in continuous time only: a chain allows 'variance'")
-        self.sde, self.weighting, self.reduction, self.seed = sde, weighting, reduction, seed
-        self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
-        self._calls = 0
+        super().__init__(sde, times, seed)
+        self.weighting, self.reduction = weighting, reduction
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.sde!r}, weighting={self.weighting!r}, times={self.times!r})"
@@ -105,22 +103,14 @@ class DenoisingScoreMatching:
         indices: Tensor | None = None,
     ) -> Draw:
         """Times, noise and noisy data for a batch."""
-        check_batch("x0", x0)
-        if step is None:
-            step, self._calls = self._calls, self._calls + 1
-        if indices is None:
-            indices = torch.arange(len(x0), device=x0.device)
-        source = NoiseSource(self.seed, indices)
-        if t is None:
-            t = self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=x0.dtype))
+        source, step, t = self._keyed(x0, t, step, indices)
         if noise is None:
             noise = source.normal(self.sde.state_shape(x0.shape[1:]), step=step, purpose="perturb", dtype=x0.dtype)
         return Draw(t, noise, self.sde.perturb(x0, t, noise))
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """The loss of each example, (B,), for a given draw."""
-        check_same_process(self.sde, model)
-        score = model(draw.x_t, draw.t, **condition)
+        score = self._score(model, draw.x_t, draw.t, condition)
         residual = draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)
         if self.weighting == "likelihood":
             residual = self.sde.in_diffusion_units(residual, draw.t)

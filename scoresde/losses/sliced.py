@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from scoresde._validation import check_batch, check_choice, check_count
-from scoresde.losses.times import TimeLaw, UniformTime
-from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, check_same_process
+from scoresde._validation import check_choice, check_count
+from scoresde.losses.base import Objective
+from scoresde.losses.times import TimeLaw
+from scoresde.sde import SDE
 
 WEIGHTINGS = ("uniform", "likelihood")
 
@@ -45,13 +45,13 @@ class SlicedDraw:
     directions: Tensor
 
 
-class SlicedScoreMatching:
+class SlicedScoreMatching(Objective[SDE]):
     """``loss(model, x0)`` -> (B,), one unbiased estimate of the objective for each example.
 
-    sde: any process, linear or not; a chain with ``times=ChainTimes()``.
+    sde: any process, linear or not, or a chain.
     projections: number of directions v for each example, averaged; each costs a vector-Jacobian product.
     variance_reduced: take ||s||^2 in place of (v^T s)^2.
-    times: the law of t; ``UniformTime()`` unless given.
+    times: the law of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
     weighting: "uniform", "likelihood", or a function of t (B,) -> (B,).
     seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
 
@@ -71,9 +71,8 @@ class SlicedScoreMatching:
         check_count("projections", projections)
         if not callable(weighting):
             check_choice("weighting", weighting, WEIGHTINGS)
-        self.sde, self.projections, self.variance_reduced = sde, projections, variance_reduced
-        self.times, self.weighting, self.seed = times or UniformTime(), weighting, seed
-        self._calls = 0
+        super().__init__(sde, times, seed)
+        self.projections, self.variance_reduced, self.weighting = projections, variance_reduced, weighting
 
     def __repr__(self) -> str:
         return (
@@ -109,15 +108,7 @@ class SlicedScoreMatching:
         indices: Tensor | None = None,
     ) -> SlicedDraw:
         """Times, noisy data and directions for a batch; those of a linear process are those of the denoising loss."""
-        check_batch("x0", x0)
-        if step is None:
-            step, self._calls = self._calls, self._calls + 1
-        if indices is None:
-            indices = torch.arange(len(x0), device=x0.device)
-        source = NoiseSource(self.seed, indices)
-        if t is None:
-            u = source.uniform((), step=step, purpose="time", dtype=x0.dtype)
-            t = self.times.times(self.sde, u)
+        source, step, t = self._keyed(x0, t, step, indices)
         x_t = self.sde.marginal_sample(x0, t, source, step=step)
         shape = (self.projections, *x_t.shape[1:])
         signs = source.rademacher(shape, step=step, purpose="projection", dtype=x_t.dtype)
@@ -125,14 +116,11 @@ class SlicedScoreMatching:
 
     def evaluate(self, model: Callable[..., Tensor], draw: SlicedDraw, **condition: Any) -> Tensor:
         """The loss of each example, (B,), for a given draw."""
-        check_same_process(self.sde, model)
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = draw.x_t.detach().requires_grad_(True)
             with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
-                score = model(x, draw.t, **condition)
-            if score.shape != x.shape:
-                raise ValueError(f"model returned shape {tuple(score.shape)} for x of shape {tuple(x.shape)}")
+                score = self._score(model, x, draw.t, condition)
             weighted = self._weighted(score, draw.t, x)
             trace = torch.stack([_dot(v, _product(weighted, x, v, graph)) for v in draw.directions]).mean(0)
             if self.variance_reduced:

@@ -1,5 +1,5 @@
 """Figures of merit, and the yardsticks beside them."""
 
-from scoresde.metrics.baselines import Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 
-__all__ = ["Baseline", "gaussian_mixtures", "pixel_histogram"]
+__all__ = ["CANDIDATES", "Baseline", "gaussian_mixtures", "pixel_histogram"]

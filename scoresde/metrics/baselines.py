@@ -12,10 +12,15 @@ import torch
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
+CANDIDATES = ((1, "full", 1e-3), (10, "full", 1e-3), (20, "diag", 1e-4), (50, "diag", 1e-4), (100, "diag", 1e-3))
+"""Mixtures that are tried: components, kind of covariance, what is added to its diagonal."""
+AT_ONCE = 2**22
+"""Numbers whose levels are counted at a time."""
+
 
 @dataclass(frozen=True)
 class Baseline:
-    """name, and the mean and standard error over events of the bits per dimension of the test set."""
+    """name, and the mean and standard error over events, NaN for one, of the bits per dimension of the test set."""
 
     name: str
     bits_per_dim: float
@@ -25,12 +30,17 @@ class Baseline:
 def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float = 0.1) -> Baseline:
     """Every coordinate independent, its levels by their frequency in ``train`` plus a pseudocount.
 
-    train, test: (n, *event) levels 0 .. levels - 1. Exact for discrete data: no dequantisation.
+    train, test: (n, *event) levels 0 .. levels - 1. Exact for discrete data: no dequantisation. Beside the data, memory holds the
+    counts, levels for each coordinate.
     """
-    flat = train.flatten(1).long()
-    counts = torch.nn.functional.one_hot(flat, levels).sum(0).double() + pseudocount
-    log_p = (counts / counts.sum(1, keepdim=True)).log2()
-    bits = -log_p.gather(1, test.flatten(1).long().mT).mean(0)
+    d = math.prod(train.shape[1:])
+    shift = levels * torch.arange(d)
+    counts = torch.zeros(d * levels, dtype=torch.float64)
+    for part in train.reshape(-1, d).split(max(1, AT_ONCE // d)):
+        counts += torch.bincount((part + shift).flatten(), minlength=d * levels)
+    p = (counts + pseudocount) / (len(train) + levels * pseudocount)
+    log_p = p.log2()
+    bits = torch.cat([-log_p[part + shift].mean(1) for part in test.reshape(-1, d).split(max(1, AT_ONCE // d))])
     return _summary("independent pixel histogram", bits)
 
 
@@ -38,19 +48,16 @@ def gaussian_mixtures(
     train: Tensor,
     test: Tensor,
     width: float,
-    candidates: tuple[tuple[int, str, float], ...] = (
-        (1, "full", 1e-3),
-        (10, "full", 1e-3),
-        (20, "diag", 1e-4),
-        (50, "diag", 1e-4),
-        (100, "diag", 1e-3),
-    ),
+    candidates: tuple[tuple[int, str, float], ...] = CANDIDATES,
 ) -> Baseline:
     """The best of scikit-learn's Gaussian mixtures, chosen on the test set (which favours the baseline).
 
     train, test: (n, *event) dequantised data. width: of one level, for the volume. candidates: (components, covariance
-    type, regularisation).
+    type, regularisation). Raises ValueError where there are fewer events than components.
     """
+    most = max(count for count, _, _ in candidates)
+    if len(train) < max(2, most):
+        raise ValueError(f"{len(train)} training events: {most} components need as many, and at least 2")
     fit_on, judge = train.flatten(1).double().numpy(), test.flatten(1).double().numpy()
     found = []
     for count, kind, floor in candidates:
@@ -62,4 +69,5 @@ def gaussian_mixtures(
 
 
 def _summary(name: str, bits: Tensor) -> Baseline:
-    return Baseline(name, float(bits.mean()), float(bits.std() / math.sqrt(len(bits))))
+    error = float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else math.nan
+    return Baseline(name, float(bits.mean()), error)

@@ -4,6 +4,9 @@ from scoresde.samplers import grids
 from scoresde.samplers.adaptive_sde import AdaptiveSDE
 from scoresde.samplers.base import Sampler, SampleResult, Trajectory
 from scoresde.samplers.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.fast import Fast
+from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler
+from scoresde.samplers.fitting import Pilot, fit
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
 from scoresde.samplers.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid
@@ -36,10 +39,15 @@ __all__ = [
     "ExactSteps",
     "ExponentialMultistep",
     "ExponentialRungeKutta",
+    "Expectation",
+    "Fast",
+    "FittedMultistep",
+    "FittedSampler",
     "Form",
     "Langevin",
     "Noise",
     "PaperSteps",
+    "Pilot",
     "PilotGrid",
     "Predictor",
     "PredictorCorrector",
@@ -57,6 +65,7 @@ __all__ = [
     "Whitened",
     "check",
     "diffusion_time",
+    "fit",
     "grids",
     "level",
     "log_level",

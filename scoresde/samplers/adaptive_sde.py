@@ -77,14 +77,13 @@ class AdaptiveSDE(Sampler):
         x, before, slowest = x.clone(), x.clone(), sde.T
         score.spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         paths = Paths(x)
+        draws = noise.normals(x.shape[1:], steps=range(self.max_steps), purpose="adaptive", dtype=x.dtype)
         for k in range(self.max_steps):
             rows = (t > self.t_min).nonzero().flatten()
             if not len(rows):
                 break
-            source = NoiseSource(noise.seed, noise.indices.to(rows.device)[rows])
-            z = source.normal(x.shape[1:], step=k, purpose="adaptive", dtype=x.dtype)
             wanted = h[rows]
-            width, rise = paths.propose(rows, wanted, z)
+            width, rise = paths.propose(rows, wanted, next(draws)[rows])
             low, high, error = self._step(sde, score, x[rows], t[rows], width, rise, before[rows])
             score.spent[rows] += 2
             lost = ~torch.isfinite(error)

@@ -222,6 +222,18 @@ class Sampler(ABC):
             record.end(state, samples),
         )  # fmt: skip
 
+    def prepared(
+        self,
+        sde: LinearSDE,
+        score: Score,
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Sampler:
+        """The sampler to keep for many batches of one model: itself, unless it first finds out something about the model."""
+        return self
+
     @abstractmethod
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback

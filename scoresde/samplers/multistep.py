@@ -19,7 +19,8 @@ order opens with a step by Runge and Kutta's, at one evaluation more (see ``open
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -97,11 +98,7 @@ class ExponentialMultistep(Sampler):
         if self.opening > 1:
             opening = Stages.of(process, self.form, TABLEAUS[self.opening], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
-        told, kick, draws = (
-            times.to(x).unbind(),
-            None,
-            Draws(noise, x, None if self.cell is None else grid.u, self.cell),
-        )
+        told, kick, draws = times.to(x).unbind(), None, kicks(noise, x, grid.u, self.cell)
         y = before = x if places[0].centre is None else x - places[0].centre
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
@@ -111,7 +108,7 @@ class ExponentialMultistep(Sampler):
             before = y
             y = predict(i, y, past) if opening is None or i > 0 else opening(score, 0, y, past[0])
             if predict.kick is not None:
-                kick = combine(((predict.kick[i], draws(i)),))
+                kick = combine(((predict.kick[i], next(draws)),))
                 y.add_(kick)
             callback(i + 1, told[i + 1], places[i + 1].state(y))
         return finish(sde, score, places[-1].state(y), told[-1], self.denoise), times
@@ -136,30 +133,23 @@ class ExponentialMultistep(Sampler):
         return predict, intervals.rule([end, *nodes], used, like)
 
 
-class Draws:
-    """The standard normals of the steps of a grid u (n + 1,), falling: one for each, or sums over the cells of a fixed path.
+def kicks(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> Iterator[Tensor]:
+    """The standard normals of the steps of a grid u (n + 1,), falling, each (B, *state): one for each, or sums over the cells of
+    a fixed path.
 
     Cell j reaches from u_0 - j cell to u_0 - (j + 1) cell, and belongs to the step that holds its middle. A step without one has
     a draw of its own: whatever the grid, the draws are independent and standard normal.
     """
-
-    def __init__(self, noise: NoiseSource, like: Tensor, u: Tensor | None, cell: float | None) -> None:
-        self.noise, self.shape, self.dtype, self.bounds = noise, like.shape[1:], like.dtype, None
-        if u is not None and cell is not None:
-            self.bounds = ((u[0] - u) / cell + 0.5).floor().long().tolist()
-
-    def __call__(self, i: int) -> Tensor:
-        """z of step i, (B, *state)."""
-        cells = range(0) if self.bounds is None else range(self.bounds[i], self.bounds[i + 1])
-        if not cells:
-            return self.noise.normal(self.shape, step=i, purpose="multistep", dtype=self.dtype)
-        total = self._cell(cells[0])
-        for j in cells[1:]:
-            total.add_(self._cell(j))
-        return total.mul_(len(cells) ** -0.5)
-
-    def _cell(self, j: int) -> Tensor:
-        return self.noise.normal(self.shape, step=j, purpose="brownian path", dtype=self.dtype)
+    bounds = [0] * len(u) if cell is None else ((u[0] - u) / cell + 0.5).floor().long().tolist()
+    counts = [b - a for a, b in pairwise(bounds)]
+    alone = [i for i, count in enumerate(counts) if count == 0]
+    own = noise.normals(like.shape[1:], steps=alone, purpose="multistep", dtype=like.dtype)
+    path = noise.normals(like.shape[1:], steps=range(bounds[-1]), purpose="brownian path", dtype=like.dtype)
+    for count in counts:
+        total = next(path if count else own)
+        for _ in range(count - 1):
+            total.add_(next(path))
+        yield total if count < 2 else total.mul_(count**-0.5)
 
 
 class DPMSolverPlusPlus(ExponentialMultistep):

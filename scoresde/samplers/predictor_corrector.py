@@ -13,6 +13,8 @@ corrector mends the prior. Either part may be left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -68,36 +70,44 @@ class PredictorCorrector(Sampler):
         if predictor is not None:
             predictor.check(sde)
         walk = self.stepping.walk(sde)
+        draws = self._draws(len(walk), x, noise)
         if predictor is not None:
             predictor = predictor.prepare(sde, walk, x)
         mean = x
         for step in walk.steps(like=x):
             t = step.t.expand(len(x))
-            x, mean = self._correct(score, step, t, x, noise)
+            x, mean = self._correct(score, step, t, x, draws)
             if predictor is not None:
-                z = self._draw(predictor, step, x, noise)
+                z = self._draw(predictor, draws)
                 x = predictor.approach(sde, step, x, z)
                 x, mean = predictor.step(sde, step, x, score(x, t), z)
             callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), walk.times
 
+    def _draws(self, steps: int, x: Tensor, noise: NoiseSource) -> dict[str, Iterator[Tensor]]:
+        """The standard normals of each part, one after the other: draw k of step i has the key i * (draws a step) + k."""
+        each = {
+            "predictor": 0 if self.predictor is None else self.predictor.draws,
+            "corrector": 0 if self.corrector is None else self.corrector.steps,
+        }
+        return {
+            purpose: noise.normals(x.shape[1:], steps=range(steps * draws), purpose=purpose, dtype=x.dtype)
+            for purpose, draws in each.items()
+        }
+
     @staticmethod
-    def _draw(predictor: Predictor, step: Step, x: Tensor, noise: NoiseSource) -> Tensor | None:
-        """The noise of a step: draw k of it has the key index * draws + k."""
+    def _draw(predictor: Predictor, draws: dict[str, Iterator[Tensor]]) -> Tensor | None:
+        """The noise of a step."""
         if not predictor.stochastic:
             return None
-        first = step.index * predictor.draws
-        keys = range(first, first + predictor.draws)
-        z = [noise.normal(x.shape[1:], step=key, purpose="predictor", dtype=x.dtype) for key in keys]
+        z = [next(draws["predictor"]) for _ in range(predictor.draws)]
         return z[0] if predictor.draws == 1 else torch.stack(z)
 
     def _correct(
-        self, score: CountedScore, step: Step, t: Tensor, x: Tensor, noise: NoiseSource
+        self, score: CountedScore, step: Step, t: Tensor, x: Tensor, draws: dict[str, Iterator[Tensor]]
     ) -> tuple[Tensor, Tensor]:
         mean = x
         if self.corrector is not None:
-            for k in range(self.corrector.steps):
-                key = step.index * self.corrector.steps + k
-                z = noise.normal(x.shape[1:], step=key, purpose="corrector", dtype=x.dtype)
-                x, mean = self.corrector.step(step, x, score(x, t), z)
+            for _ in range(self.corrector.steps):
+                x, mean = self.corrector.step(step, x, score(x, t), next(draws["corrector"]))
         return x, mean

@@ -2,8 +2,10 @@
 
     dx = [f - g^2 score] dt + g dw'        from T down to t_min
 
-With `Ito` Euler steps this is Euler-Maruyama again; Milstein and SRK agree with it in law for a g that depends on t only,
-but SRK is of strong order 1.5.
+Euler's steps are Euler-Maruyama again. For a diffusion of t alone Milstein's are Euler's, of strong and weak order 1; SRK, Heun's
+and the midpoint method take two evaluations a step for weak order 2, and SRK has strong order 1.5, the others 1
+(`benchmarks/sampler_orders.py` measures them). A diffusion of the state takes Euler, strong order 1/2, Milstein, 1, or SRK, 1.5.
+With ``adaptive`` each method chooses its steps.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ class ReverseSDESampler(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        if self.solver.stratonovich and not sde.additive:
-            raise ValueError(f"solver={self.solver!r} is of Stratonovich's kind, and {sde!r} has an Ito diffusion of x")
+        self.solver.check(sde.additive)
+        if not self.t_min < sde.T:
+            raise ValueError(f"t_min={self.t_min!r} is not allowed: {sde!r} goes to T={sde.T:g}, give less")
         end = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
         if self.denoise:  # a process without a mean of x_0 says so now
             sde.data_from_score(x, end, torch.zeros_like(x))

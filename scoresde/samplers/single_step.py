@@ -158,10 +158,10 @@ class ExponentialRungeKutta(Sampler):
         told = times.to(x).unbind()
         centre = centres(process, times[:1], x)[0]
         y = x if centre is None else x - centre
+        draws = noise.normals(x.shape[1:], steps=range(len(told) - 1), purpose="churn", dtype=x.dtype)
         for i in range(len(times) - 1):
             if kicks is not None:
-                z = noise.normal(x.shape[1:], step=i, purpose="churn", dtype=x.dtype)
-                y = combine(((kicks[0][i], y), (kicks[1][i], z)))
+                y = combine(((kicks[0][i], y), (kicks[1][i], next(draws))))
             y = stages(score, i, y, first[i](score, y))
             callback(i + 1, told[i + 1], ends[i].state(y))
         return finish(sde, score, ends[-1].state(y), told[-1], self.denoise), times

@@ -22,7 +22,7 @@ from torch import Tensor
 from scoresde._validation import check_number
 from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
-from scoresde.sde.schedule import value_and_slope
+from scoresde.sde.slopes import value_and_slope
 
 
 class LogSNRSDE(ScalarSDE):

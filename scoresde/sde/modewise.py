@@ -20,6 +20,7 @@ from scoresde.sde.basis import Basis, dct
 from scoresde.sde.kernel import MapKernel
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import DiagonalMap
+from scoresde.sde.slopes import values_and_slopes
 
 
 class ModewiseSDE(LinearSDE):
@@ -52,19 +53,12 @@ class ModewiseSDE(LinearSDE):
         return MapKernel(DiagonalMap(a, self.basis), DiagonalMap(variance.clamp(min=0.0).sqrt(), self.basis))
 
     def drift_map(self, t: Tensor) -> DiagonalMap:
-        value, slope = self._with_slope(lambda at: self.alphas(at).log(), t)
-        return DiagonalMap(slope.to(value), self.basis)
+        return DiagonalMap(values_and_slopes(lambda at: self.alphas(at).log(), t)[1], self.basis)
 
     def diffusion_map(self, t: Tensor) -> DiagonalMap:
-        variance, slope = self._with_slope(lambda at: self.sigmas(at) ** 2, t)
+        variance, slope = values_and_slopes(lambda at: self.sigmas(at) ** 2, t)
         square = slope - 2.0 * self.drift_map(t).c * variance
         return DiagonalMap(square.clamp(min=0.0).sqrt(), self.basis)
-
-    def _with_slope(self, function, t: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        """function(t) and its derivative in t, (*t, *event): forward differentiation, one pass for all modes."""
-        t = t.contiguous()  # forward differentiation writes to it
-        value, slope = torch.func.jvp(function, (t,), (torch.ones_like(t),))[:2]
-        return value, slope
 
 
 class BlurringSDE(ModewiseSDE):

@@ -16,7 +16,6 @@ and g are then those of t = 1e-7 T.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +24,7 @@ from torch import Tensor
 
 from scoresde._validation import check_number
 from scoresde.sde.scalar import ScalarSDE
-
-Coefficient = Callable[[Tensor], Tensor]
-"""t -> a value for each time, the shape of t."""
+from scoresde.sde.slopes import Coefficient, value_and_slope
 
 _FIRST = 1e-7
 """Fraction of T at which F and g of a time without noise are taken."""
@@ -35,22 +32,6 @@ _SINGULAR = 1e8
 """|F| T beyond which alpha counts as having reached 0."""
 _ROUNDING = 1e-6
 """What g^2 may be below 0, as a fraction of the terms whose difference it is."""
-
-
-def value_and_slope(f: Coefficient, t: Tensor) -> tuple[Tensor, Tensor]:
-    """f(t) and df/dt for an elementwise f, both the shape of t, by reverse differentiation.
-
-    Both can be differentiated in t and in the parameters of f where f(t) can; under ``torch.no_grad`` they cannot.
-    """
-    differentiable = torch.is_grad_enabled() and f(t).requires_grad
-    with torch.inference_mode(False), torch.enable_grad():
-        at = t if differentiable and t.requires_grad else t.detach().clone().requires_grad_()
-        value = f(at)
-        slope = None
-        if value.requires_grad:
-            (slope,) = torch.autograd.grad(value.sum(), at, create_graph=differentiable, allow_unused=True)
-    slope = torch.zeros_like(value) if slope is None else slope
-    return (value, slope) if differentiable else (value.detach(), slope.detach())
 
 
 class ScheduleSDE(ScalarSDE):

@@ -19,13 +19,14 @@ from scoresde.noise import NoiseSource
 from scoresde.sde.kernel import ShiftedKernel
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import LinearMap
+from scoresde.sde.slopes import values_and_slopes
 
 
 class Shifted(LinearSDE):
     """``process`` acting on x - mean.
 
     process: a `LinearSDE`.
-    mean: m, (*event) in float64 where kernels shall be; or a function of times (B,) to (B, *event) that torch.func.jvp takes.
+    mean: m, (*event) in float64 where kernels shall be; or a function of times (B,) to (B, *event), differentiable by torch.
 
     It has no chain and no velocity of its own. Raises TypeError or ValueError naming the argument, and ValueError for data of
     another event shape than the mean's.
@@ -109,9 +110,7 @@ class Shifted(LinearSDE):
         """m(t) and m'(t) as states."""
         if isinstance(self.mean, Tensor):
             return self._origin(t), t.new_zeros(1)
-        at = t.reshape(-1).contiguous()  # forward differentiation writes to it
-        origin, slope = torch.func.jvp(self._origin, (at,), (torch.ones_like(at),))[:2]
-        return origin, slope
+        return values_and_slopes(self._origin, t.reshape(-1))
 
     def _check_event(self, event_shape: Sequence[int]) -> None:
         if tuple(event_shape) != self.event_shape:

@@ -48,6 +48,19 @@ class TorchSDE:
         check_number("atol", self.atol, above=0.0)
         check_number("dt_min", self.dt_min, above=0.0)
 
+    def check(self, additive: bool) -> None:
+        """Raise ValueError for a method that does not take a diffusion free of the state, or one that is not."""
+        if not additive and self.stratonovich:
+            raise ValueError(
+                f"method={self.method!r} is of Stratonovich's kind, and a diffusion of x is meant as Ito's: give 'euler', "
+                "'milstein' or 'srk'"
+            )
+        if additive and self.method == "reversible_heun":
+            raise ValueError(
+                "method='reversible_heun' wants the matrix of a diffusion, which is known by its product with a vector: "
+                "give 'heun' or 'midpoint', of the same order"
+            )
+
     @property
     def stratonovich(self) -> bool:
         """Whether it reads the SDE as Stratonovich's: another process than Ito's where the diffusion depends on x."""
@@ -70,8 +83,12 @@ class TorchSDE:
         drift(x, t) -> the shape of x; t is ().
         diffusion: (x, t) -> the shape of x, a number for every coordinate; where ``additive``, the map (v, t) -> G(t) v of
             any matrix that does not depend on x.
-        dt: step size > 0, or the first one where adaptive.
+        dt: step size > 0, or the first one where adaptive. A whole number of them in the span are as many steps.
+
+        Raises ValueError as `check` does, SolverError for a result that is not finite.
         """
+        if additive:
+            self.check(additive)
 
         def drift_back(x: Tensor, r: Tensor) -> Tensor:
             return -drift(x, t_start - r)
@@ -110,7 +127,9 @@ class TorchSDE:
     ) -> Tensor:
         problem_kind = _Additive if additive else _Diagonal
         problem = problem_kind(drift, diffusion, tuple(x.shape[1:]), self.stratonovich)
-        span = torch.tensor([start, end], dtype=x.dtype, device=x.device)
+        # times in float64, and dt a trifle longer: sums of dt that end short of the span would leave a step of rounding's width
+        span = torch.tensor([start, end], dtype=torch.float64, device=x.device)
+        dt = dt if self.adaptive else dt * (1.0 + 1e-11)
         flat = x.reshape(len(x), -1)
         kind = _TreeBrownian if self.adaptive else _StepBrownian
         brownian = kind(span, flat, noise, "space-time" if self.method == "srk" else "none")
@@ -149,7 +168,7 @@ class _Problem(torch.nn.Module):
         # torchsde looks at the drift once before its first step: that evaluation is kept and used
         if self._last is not None and self._last[0] == float(r) and self._last[1] is y:
             return self._last[2]
-        value = self.drift(y.reshape(len(y), *self.event_shape), r).reshape(y.shape)
+        value = self.drift(y.reshape(len(y), *self.event_shape), r.to(y)).reshape(y.shape)
         self._last = (float(r), y, value)
         return value
 
@@ -160,7 +179,7 @@ class _Diagonal(_Problem):
     noise_type = "diagonal"
 
     def g(self, r: Tensor, y: Tensor) -> Tensor:
-        return self.diffusion(y.reshape(len(y), *self.event_shape), r).reshape(y.shape)
+        return self.diffusion(y.reshape(len(y), *self.event_shape), r.to(y)).reshape(y.shape)
 
 
 class _Additive(_Problem):
@@ -169,7 +188,7 @@ class _Additive(_Problem):
     noise_type = "additive"
 
     def g_prod(self, r: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return self.diffusion(v.reshape(len(v), *self.event_shape), r).reshape(y.shape)
+        return self.diffusion(v.reshape(len(v), *self.event_shape), r.to(y)).reshape(y.shape)
 
 
 class _KeyedBrownian(torchsde.BaseBrownian):

@@ -50,17 +50,22 @@ class Command:
         return subprocess.run(call, capture_output=True, text=True, timeout=180, env=environment)
 
 
+def called(*arguments):
+    """``scoresde *arguments`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
+
+
 class HereCommand(Command):
-    """The command line in this process: for what ends before any work."""
+    """The command line in this process."""
 
     def __call__(self, command, config="vp", *extra, **overrides):
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                code = main([*self.arguments(command, config, **overrides)[3:], *extra])
-            except SystemExit as end:
-                code = end.code
-        return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
+        return called(*self.arguments(command, config, **overrides)[3:], *extra)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""scoresde train | sample | likelihood | report in real processes: what they leave, and what they refuse."""
+"""scoresde train | sample | likelihood | report: what they leave, and what they refuse.
+
+`command` is a process of its own, `here` the same command line in this one, without the seconds of a new process.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,21 @@ import csv
 import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
-from .conftest import ROOT
+from .conftest import ROOT, called
 
 LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
-def test_the_whole_path(command, process):
-    for verb in ("train", "sample", "likelihood", "report"):
-        done = command(verb, process)
+def test_the_whole_path(command, here, process):
+    for verb, call in (("train", command), ("sample", here), ("likelihood", here), ("report", here)):
+        done = call(verb, process)
         assert done.returncode == 0, done.stderr
     run = command.workdir
     with open(run / "metrics.csv", newline="") as file:
@@ -56,11 +57,11 @@ def test_the_whole_path(command, process):
     assert not re.search(r"(src|href)='(?!data:)", page), "the page must not need any other file"
 
 
-def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(command, tmp_path):
+def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(here, tmp_path):
     """Killed after 4 of 6 steps: the checkpoint of step 6 equals that of a run that was not, bit for bit."""
-    assert command("train").returncode == 0
-    whole = read_checkpoint(list_checkpoints(command.workdir / "checkpoints")[-1])
-    broken = type(command)(tmp_path / "broken")
+    assert here("train").returncode == 0
+    whole = read_checkpoint(list_checkpoints(here.workdir / "checkpoints")[-1])
+    broken = type(here)(tmp_path / "broken")
     assert broken("train").returncode == 0
     list_checkpoints(broken.workdir / "checkpoints")[-1].unlink()
     again = broken("train")
@@ -70,9 +71,9 @@ def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(
     assert whole.tensors.keys() == resumed.tensors.keys()
     for name, tensor in whole.tensors.items():
         assert tensor.equal(resumed.tensors[name]), name
-    assert (command.workdir / "metrics.csv").read_text().count("\n") == (
-        broken.workdir / "metrics.csv"
-    ).read_text().count("\n")
+    assert (here.workdir / "metrics.csv").read_text().count("\n") == (broken.workdir / "metrics.csv").read_text().count(
+        "\n"
+    )
     done = broken("train")
     assert "trained to step 6 of 6 already" in done.stdout
 
@@ -94,64 +95,67 @@ def test_batch_size_of_evaluation_does_not_matter(command):
 class TestRefusals:
     """Exit code 2, one message, no traceback, nothing left behind."""
 
-    def refused(self, done, *wanted):
+    def assert_refused(self, done, *wanted):
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         for text in wanted:
             assert text in done.stderr, done.stderr
 
     def test_unknown_key(self, here):
-        self.refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
-        self.refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
-        self.refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
+        self.assert_refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
+        self.assert_refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
+        self.assert_refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
         assert not here.workdir.exists()
 
     def test_unknown_class(self, here):
-        self.refused(here("train", sde__name="VPSED"), "config.sde.name='VPSED'", "SubVPSDE", "did you mean 'VPSDE'")
-        self.refused(here("train", sde__name="MLP"), "config.sde: MLP")
+        self.assert_refused(
+            here("train", sde__name="VPSED"), "config.sde.name='VPSED'", "SubVPSDE", "did you mean 'VPSDE'"
+        )
+        self.assert_refused(here("train", sde__name="MLP"), "config.sde: MLP")
 
     def test_bad_value(self, here):
-        self.refused(here("train", sde__beta_min=-1), "beta_min=-1.0 is not allowed: give a finite number > 0.0")
-        self.refused(here("train", training__batch_size="many"), "batch_size='many'", "whole number >= 1")
-        self.refused(here("train", objective__weighting="likelyhood"), "did you mean 'likelihood'")
-        self.refused(here("train", likelihood__split="tset"), "did you mean 'test'")
-        self.refused(here("train", device="gpu"), "config.device='gpu' cannot be used")
-        self.refused(here("train", network__channels=12), "channels=12", "multiple of 8")
+        self.assert_refused(here("train", sde__beta_min=-1), "beta_min=-1.0 is not allowed: give a finite number > 0.0")
+        self.assert_refused(here("train", training__batch_size="many"), "batch_size='many'", "whole number >= 1")
+        self.assert_refused(here("train", objective__weighting="likelyhood"), "did you mean 'likelihood'")
+        self.assert_refused(here("train", likelihood__split="tset"), "did you mean 'test'")
+        self.assert_refused(here("train", device="gpu"), "config.device='gpu' cannot be used")
+        self.assert_refused(here("train", network__channels=12), "channels=12", "multiple of 8")
         assert not here.workdir.exists()
 
     def test_unknown_flag(self, here):
-        self.refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
-        done = subprocess.run([sys.executable, "-m", "scoresde", "train", "--confg=x"], capture_output=True, text=True)
-        self.refused(done, "--confg=x is not known", "did you mean '--config'")
+        self.assert_refused(here("train", "vp", "--worker=3"), "--worker=3 is not known", "did you mean '--workdir'")
+        self.assert_refused(called("train", "--confg=x"), "--confg=x is not known", "did you mean '--config'")
 
     def test_missing_config(self, here):
-        self.refused(here("train", "/nonexistent.py"), "no such file")
+        self.assert_refused(here("train", "/nonexistent.py"), "no such file")
 
     def test_config_that_raises(self, here, tmp_path):
         bad = tmp_path / "bad.py"
         bad.write_text("def get_config():\n    return 1 / 0\n")
-        self.refused(here("train", bad), "ZeroDivisionError")
+        self.assert_refused(here("train", bad), "ZeroDivisionError")
 
     def test_missing_checkpoint(self, here):
         for verb in ("sample", "likelihood"):
-            self.refused(here(verb), "holds no run", "train first")
+            self.assert_refused(here(verb), "holds no run", "train first")
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
-        self.refused(here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used")
+        self.assert_refused(
+            here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
+        )
 
     def test_folder_of_another_config(self, here):
         assert here("train").returncode == 0
         before = sorted(p.name for p in here.workdir.rglob("*"))
         done = here("train", network__channels=16)
-        self.refused(done, "belongs to another config", "network.channels: 8 -> 16")
-        self.refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
+        self.assert_refused(done, "belongs to another config", "network.channels: 8 -> 16")
+        self.assert_refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
         assert sorted(p.name for p in here.workdir.rglob("*")) == before
 
     def test_folder_with_other_files(self, here):
         here.workdir.mkdir()
         (here.workdir / "thesis.tex").write_text("mine")
-        self.refused(here("train"), "holds other files and no config.json")
+        self.assert_refused(here("train"), "holds other files and no config.json")
         assert (here.workdir / "thesis.tex").read_text() == "mine"
 
     def test_evaluation_settings_may_change(self, here):
@@ -159,21 +163,15 @@ class TestRefusals:
         assert here("sample", sampling__seed=7).returncode == 0
 
     def test_too_few_arguments(self):
-        done = subprocess.run([sys.executable, "-m", "scoresde", "train"], capture_output=True, text=True)
-        self.refused(done, "--config", "--workdir")
-        done = subprocess.run([sys.executable, "-m", "scoresde", "tarin"], capture_output=True, text=True)
-        self.refused(done, "train")
+        self.assert_refused(called("train"), "--config", "--workdir")
+        self.assert_refused(called("tarin"), "train")
 
 
 class TestCheck:
     """scoresde check: no folder, no training, an exit code."""
 
-    def run(self, config, *overrides):
-        call = [sys.executable, "-m", "scoresde", "check", "--config", str(config), *overrides]
-        return subprocess.run(call, capture_output=True, text=True, timeout=120)
-
-    def test_a_process_that_holds(self, here):
-        done = self.run(ROOT / "configs" / "vp" / "digits.py")
+    def test_a_process_that_holds(self):
+        done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py")
         assert done.returncode == 0, done.stderr
         assert "kernel covariance from the SDE" in done.stdout and "FAIL" not in done.stdout
 
@@ -187,12 +185,12 @@ class TestCheck:
             "sys.path.insert(0, str(Path(__file__).parent))\n\n\n"
             "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'mine:Mine', 'beta_max': 4.0}})\n"
         )
-        done = self.run(config)
+        done = called("check", "--config", config)
         assert done.returncode == 1, done.stderr
         assert "is a square root missing in diffusion?" in done.stdout
 
-    def test_what_cannot_be_built(self, here):
-        done = self.run(ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
+    def test_what_cannot_be_built(self):
+        done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
         assert done.returncode == 2
         assert "did you mean 'VPSDE'" in done.stderr
 
@@ -212,7 +210,7 @@ def test_a_report_of_an_unfinished_run_says_what_is_missing(here):
     assert "not computed yet: scoresde likelihood" in page
 
 
-def test_real_data_is_reported_in_nats(command, tmp_path):
+def test_real_data_is_reported_in_nats(tmp_path):
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
     config = tmp_path / "points.py"
     config.write_text(
@@ -234,10 +232,9 @@ def get_config():
 """
     )
     for verb in ("train", "sample", "likelihood", "report"):
-        head = [sys.executable, "-m", "scoresde", verb, "--config", str(config), "--workdir", str(command.workdir)]
-        done = subprocess.run(head, capture_output=True, text=True)
+        done = called(verb, "--config", config, "--workdir", tmp_path / "run")
         assert done.returncode == 0, done.stderr
-    summary = json.loads((command.workdir / "likelihood" / "test.json").read_text())
+    summary = json.loads((tmp_path / "run" / "likelihood" / "test.json").read_text())
     assert "bits_per_dim" not in summary
     assert math.isfinite(summary["nats"])
-    assert "nats" in (command.workdir / "report.html").read_text()
+    assert "nats" in (tmp_path / "run" / "report.html").read_text()

@@ -151,7 +151,7 @@ class TestRows:
         assert "say the same" in weigh("--draws=2", code=2, likelihood__draws=2).stderr
         assert "processes=0" in weigh("--processes=0", code=2).stderr
         done = weigh.command("sample", "vp", "--draws=2")
-        assert done.returncode == 2 and "--draws is of scoresde likelihood" in done.stderr
+        assert done.returncode == 2 and "--draws belongs to likelihood, not to sample" in done.stderr
         weigh("--split=train", likelihood__limit=2)
         assert len(weigh.table("train")) == 3
 

@@ -158,7 +158,7 @@ class TestDryRun:
         assert done.returncode == 0 and "for 6 steps" in done.stdout, done.stderr
         assert not here.workdir.exists()
         done = here("sample", "vp", "--dry-run")
-        assert done.returncode == 2 and "--dry-run is of scoresde train, not of sample" in done.stderr
+        assert done.returncode == 2 and "--dry-run belongs to train, not to sample" in done.stderr
 
     def test_activations_are_what_the_graph_keeps(self):
         x = torch.randn(1000, requires_grad=True)

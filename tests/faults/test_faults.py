@@ -58,7 +58,7 @@ def same(a, b):
     return a.tensors.keys() == b.tensors.keys() and all(t.equal(b.tensors[name]) for name, t in a.tensors.items())
 
 
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.long), 4])
 def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path, unbroken, after):
     command = HereCommand(tmp_path / "run")
     process = start(command, **MANY)
@@ -75,7 +75,7 @@ def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path, unbroken
     assert steps == [str(n) for n in range(2, 41, 2)], "no step logged twice, none lost"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupted_it_saves_the_step_in_hand(tmp_path, unbroken, number):
     command = HereCommand(tmp_path / "run")
     overrides = {**MANY, "training__checkpoint_every": 1000}
@@ -277,6 +277,7 @@ class TestLikelihood:
         assert self.lines(command) == 20
 
 
+@pytest.mark.long
 def test_two_folders_do_not_know_each_other(tmp_path):
     """The same command in two folders at once gives the same weights."""
     commands = [Command(tmp_path / name) for name in "ab"]

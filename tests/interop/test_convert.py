@@ -80,7 +80,7 @@ class Run:
     def convert(self, file, *flags):
         return self("convert", "--from", "score_sde_pytorch", str(file), *flags)
 
-    def refuses(self, file, *wanted, flags=()):
+    def assert_refused(self, file, *wanted, flags=()):
         before = sorted(self.place.rglob("*"))
         code, out, err = self.convert(file, *flags)
         assert code == 2 and not out and "Traceback" not in err, (out, err)
@@ -257,7 +257,9 @@ def test_a_hostile_file_is_refused_and_not_executed(run, content, form):
         file.write_bytes(pickle.dumps(hostile, protocol=2))
     else:
         torch.save(hostile, file, _use_new_zipfile_serialization=form == "zip")
-    run.refuses(file, "hostile.pth is torn or no checkpoint", *([] if form == "plain" else ["which was not executed"]))
+    run.assert_refused(
+        file, "hostile.pth is torn or no checkpoint", *([] if form == "plain" else ["which was not executed"])
+    )
     assert not mark.exists()
     # the trap works: what a careless reader would have done
     if form != "plain":
@@ -287,7 +289,7 @@ def test_a_torn_file_is_refused(run, content, share):
     file = saved(content, run.place)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    run.refuses(file, "checkpoint.pth is torn or no checkpoint of score_sde_pytorch")
+    run.assert_refused(file, "checkpoint.pth is torn or no checkpoint of score_sde_pytorch")
 
 
 def test_other_files_are_refused(run, content):
@@ -297,13 +299,13 @@ def test_other_files_are_refused(run, content):
         ("zip.pth", b"PK\x05\x06" + bytes(18)),
     ):
         (run.place / name).write_bytes(part)
-        run.refuses(run.place / name, f"{name} is torn or no checkpoint")
-    run.refuses(run.place / "none.pth", "No such file")
-    run.refuses(run.place, "Is a directory")
-    run.refuses(
+        run.assert_refused(run.place / name, f"{name} is torn or no checkpoint")
+    run.assert_refused(run.place / "none.pth", "No such file")
+    run.assert_refused(run.place, "Is a directory")
+    run.assert_refused(
         saved({"state_dict": {}}, run.place), "no checkpoint of score_sde_pytorch: KeyError('ema')", "['state_dict']"
     )
-    run.refuses(saved(torch.ones(3), run.place), "no checkpoint of score_sde_pytorch", "it holds Tensor")
+    run.assert_refused(saved(torch.ones(3), run.place), "no checkpoint of score_sde_pytorch", "it holds Tensor")
 
 
 def changed(content, part, **values):
@@ -334,9 +336,11 @@ def test_what_does_not_fit_the_network_is_refused(run, content):
         (content | {"optimizer": {"state": state | {1: {"step": 3}}}}, "KeyError('exp_avg')"),
     ]  # fmt: skip
     for case, why in cases:
-        run.refuses(saved(case, run.place), why)
-    run.refuses(saved(content, run.place), "is not of the config's network", flags=["--config.network.channels=8"])
-    run.refuses(
+        run.assert_refused(saved(case, run.place), why)
+    run.assert_refused(
+        saved(content, run.place), "is not of the config's network", flags=["--config.network.channels=8"]
+    )
+    run.assert_refused(
         saved(content, run.place), "MLP has no counterpart in the reference", flags=["--config.network.name=MLP"]
     )
 
@@ -351,12 +355,14 @@ def test_a_wrong_write_is_seen(run, content, monkeypatch):
             next(module.parameters()).add_(1e-6)
 
     monkeypatch.setattr(EMA, "__init__", swapped)
-    run.refuses(saved(content, run.place), "the model weights that were written are not the file's: ['all_modules.")
+    run.assert_refused(
+        saved(content, run.place), "the model weights that were written are not the file's: ['all_modules."
+    )
 
 
 def test_folders_and_flags(run, content):
     file = saved(content, run.place)
-    run.refuses(file, "config.network.chanels", flags=["--config.network.chanels=8"])
+    run.assert_refused(file, "config.network.chanels", flags=["--config.network.chanels=8"])
     code, _, err = run("convert", "--from", "score_sde", str(file))
     assert code == 2 and "--from='score_sde' is not known" in err and "did you mean 'score_sde_pytorch'" in err
     code, _, err = run("convert")
@@ -366,7 +372,7 @@ def test_folders_and_flags(run, content):
     run.workdir.mkdir(parents=True)
     torch.save(content, file, _use_new_zipfile_serialization=False)  # as torch wrote before 1.6
     assert run.convert(file)[0] == 0  # an empty folder is taken
-    run.refuses(file, "is in use: give a new or empty folder")
+    run.assert_refused(file, "is in use: give a new or empty folder")
 
 
 def test_training_without_its_data_leaves_no_folder(run):

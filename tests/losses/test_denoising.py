@@ -10,44 +10,23 @@ compared by statistics, at a stated number of standard errors.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from scoresde.distributions import GaussianMixture
-from scoresde.losses import ChainTimes, DenoisingScoreMatching, TimeLaw, UniformLogNoise, UniformTime
-from scoresde.noise import NoiseSource
+from scoresde.losses import ChainTimes, DenoisingScoreMatching, UniformLogNoise, UniformTime
 from scoresde.score import ScoreModel
-from scoresde.sde import SDE, VESDE, VPSDE, SubVPSDE
-
-F32, F64 = torch.float32, torch.float64
-SDES = [VPSDE(), SubVPSDE(), VESDE()]
-C = 0.6
-
-
-def normal(shape, purpose="x", dtype=F64):
-    return NoiseSource.of(2, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
-
-
-def per_event(coefficient, x):
-    return coefficient.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def gaussian_score(sde, mean=0.0, std=C, factor=1.0):
-    """The score of data N(mean, std^2) in every coordinate, times a factor."""
-
-    def score(x, t):
-        alpha, variance = sde.alpha(t), sde.alpha(t) ** 2 * std**2 + sde.sigma(t) ** 2
-        return -factor * (x - per_event(alpha * mean, x)) / per_event(variance, x)
-
-    return score
-
+from scoresde.sde import VESDE, VPSDE
+from tests.bare import Bare
+from tests.losses.common import F32, F64, SDES, C, U, gaussian_score, normal, per_event
 
 # --- expectations by quadrature ----------------------------------------------------------------------------------
 
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(4))
+
+
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
@@ -201,130 +180,6 @@ def test_a_condition_reaches_the_model():
     DenoisingScoreMatching(VPSDE())(model, normal((5, 2)), wanted=3)
 
 
-# --- laws of t ---------------------------------------------------------------------------------------------------
-
-U = NoiseSource.of(8, 40000).uniform((), step=0, purpose="u", dtype=F64)
-LAWS = [UniformTime(), UniformTime(1e-3), UniformLogNoise(), UniformLogNoise(0.02, 3.0), UniformLogNoise(t_min=1e-3)]
-
-
-@pytest.mark.parametrize("sde", SDES, ids=repr)
-@pytest.mark.parametrize("law", LAWS, ids=repr)
-def test_a_law_s_density_is_the_slope_of_its_times(law, sde):
-    """times(u) inverts the distribution function: dt / du = (T - t_min) / density, by central differences."""
-    u, h = torch.linspace(0.05, 0.95, 19, dtype=F64), 1e-5
-    slope = (law.times(sde, u + h) - law.times(sde, u - h)) / (2 * h)
-    assert torch.allclose(slope, (sde.T - law.t_min) / law.density(sde, law.times(sde, u)), rtol=1e-6)
-    ends = law.times(sde, torch.tensor([1e-12, 1 - 1e-12], dtype=F64))
-    assert float(ends[0]) >= law.t_min * (1 - 1e-9) and float(ends[1]) <= 1.0
-
-
-@pytest.mark.parametrize("sde", SDES, ids=repr)
-def test_log_noise_is_uniform_where_it_says(sde):
-    law, u = UniformLogNoise(0.02, 3.0), torch.linspace(0.01, 0.99, 9, dtype=F64)
-    t = law.times(sde, u)
-    ratio = (sde.sigma(t) / sde.alpha(t)).log()
-    assert torch.allclose(ratio, math.log(0.02) + u * math.log(150.0), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("sde", SDES, ids=repr)
-def test_log_noise_gives_every_example_the_same_likelihood_weight(sde):
-    law = UniformLogNoise()
-    t = law.times(sde, U[:50])
-    weight = (sde.diffusion(t) / sde.sigma(t)) ** 2 / law.density(sde, t)
-    assert torch.allclose(weight, weight[0].expand(50), rtol=1e-9)
-
-
-@dataclass(frozen=True)
-class Early(TimeLaw):
-    """t_min + (T - t_min) u^2: a law of one's own, with twice the square root's slope as density."""
-
-    t_min: float
-
-    def times(self, sde, u):
-        return self.t_min + (sde.T - self.t_min) * u**2
-
-    def density(self, sde, t):
-        return 0.5 / ((t - self.t_min) / (sde.T - self.t_min)).sqrt()
-
-
-@dataclass(frozen=True)
-class Forgets(TimeLaw):
-    """A law whose density is forgotten: the planted error."""
-
-    law: TimeLaw
-
-    def times(self, sde, u):
-        return self.law.times(sde, u)
-
-    def density(self, sde, t):
-        return torch.ones_like(t)
-
-
-@pytest.mark.parametrize("weighting", ["variance", "likelihood"])
-@pytest.mark.parametrize(
-    ("sde", "law"),
-    [
-        (VPSDE(), UniformLogNoise(1e-6, 1e6, t_min=0.01)),
-        (SubVPSDE(), UniformLogNoise(1e-6, 1e6, t_min=0.01)),
-        (VESDE(), Early(0.01)),  # VE's ln sigma is linear in t: there UniformLogNoise is UniformTime
-    ],
-    ids=repr,
-)
-def test_the_laws_estimate_the_same_integral(sde, law, weighting):
-    """Two means of 20000 losses differ by less than 5 standard errors of their difference (by chance 6e-7).
-
-    Both laws cover all that the process reaches from t_min = 0.01 on: the integrals are over the same times.
-    """
-    x0, z, score = C * normal((40000, 1), "x_0"), normal((40000, 1), "z"), gaussian_score(sde, factor=0.7)
-
-    def estimate(times, rows):
-        loss = DenoisingScoreMatching(sde, weighting, times=times)
-        found = loss(score, x0[rows], t=times.times(sde, U[rows]), noise=z[rows])
-        return float(found.mean()), float(found.std()) / len(found) ** 0.5
-
-    (a, error_a), (b, error_b) = estimate(UniformTime(0.01), slice(0, 20000)), estimate(law, slice(20000, 40000))
-    assert abs(a - b) < 5 * math.hypot(error_a, error_b)
-    assert max(error_a, error_b) < 0.05 * a  # a comparison that could not see 25 % would be none
-    c, error_c = estimate(Forgets(law), slice(20000, 40000))
-    assert abs(a - c) > 5 * math.hypot(error_a, error_c)
-
-
-def test_log_noise_under_ve_is_uniform_time():
-    law = UniformLogNoise(1e-6, 1e6, t_min=0.01)
-    assert torch.allclose(law.times(VESDE(), U), UniformTime(0.01).times(VESDE(), U), rtol=1e-12)
-    assert torch.allclose(law.density(VESDE(), U), torch.ones_like(U), rtol=1e-12)
-
-
-@pytest.mark.parametrize("steps", [2, 10, 1000])
-def test_chain_times_are_the_instants_alike(steps):
-    chain = VPSDE(0.1, 1.5).discretize(steps)
-    u = (torch.arange(steps, dtype=F64) + 0.5) / steps
-    t = ChainTimes().times(chain, u)
-    assert torch.equal(chain.index(t), torch.arange(steps)) and torch.equal(t, chain.time(torch.arange(steps)))
-    assert torch.equal(ChainTimes().density(chain, t), torch.ones(steps, dtype=F64))
-    # the last float32 below 1, and the ends of every part
-    for dtype in (F32, F64):
-        last = torch.tensor([1.0], dtype=dtype) - torch.finfo(dtype).eps / 2
-        assert int(chain.index(ChainTimes().times(chain, last))) == steps - 1
-    parts = torch.cat([u - 0.499 / steps, u + 0.499 / steps])
-    assert torch.equal(chain.index(ChainTimes().times(chain, parts)), torch.arange(steps).repeat(2))
-
-
-def test_a_chain_s_loss_is_its_own_simple_loss():
-    """E over the N instants of || z_theta - z ||^2 at the chain's own alpha_i, sigma_i (Ho et al. 2020, eq. 14)."""
-    chain = VPSDE().discretize(1000)
-    loss = DenoisingScoreMatching(chain)
-    assert isinstance(loss.times, ChainTimes)
-    x0, index = normal((6, 2)), torch.tensor([0, 1, 10, 400, 998, 999])
-    z = normal((6, 2), "z")
-    found = loss(lambda x, t: 0.1 * x, x0, t=chain.time(index), noise=z)
-    alpha, sigma = chain.alphas[index, None], chain.sigmas[index, None]
-    wanted = ((sigma * 0.1 * (alpha * x0 + sigma * z) + z) ** 2).mean(1)
-    assert torch.allclose(found, wanted, rtol=1e-12)
-    drawn = chain.index(loss.draw(x0.repeat(300, 1)).t)
-    assert len(drawn.unique()) > 500
-
-
 # --- together ----------------------------------------------------------------------------------------------------
 
 
@@ -361,28 +216,9 @@ def test_nothing_is_nan_down_to_t_min(sde, dtype):
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 
-class Nonlinear(SDE):
-    """dx = -x^3 dt + dw."""
-
-    def drift(self, x, t):
-        return -(x**3)
-
-    def diffusion(self, t):
-        return torch.ones_like(t)
-
-    def prior_sample(self, shape, **_):
-        raise NotImplementedError
-
-    def marginal_sample(self, x0, t, noise, *, step=0):
-        raise NotImplementedError
-
-    def prior_log_prob(self, x):
-        raise NotImplementedError
-
-
 def test_a_process_without_a_kernel_is_refused():
     with pytest.raises(TypeError, match="no closed-form kernel"):
-        DenoisingScoreMatching(Nonlinear())
+        DenoisingScoreMatching(Bare())
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
@@ -432,6 +268,13 @@ def test_times_out_of_range_are_refused(bad):
         loss(gaussian_score(VPSDE()), normal((2, 1)), t=torch.tensor([0.5, bad], dtype=F64))
     with pytest.raises(ValueError, match="give shape"):
         loss(gaussian_score(VPSDE()), normal((2, 1)), t=torch.tensor([0.5], dtype=F64))
+
+
+@pytest.mark.parametrize("cut", [lambda x: x[:, :1], lambda x: x[:1], lambda x: x[0]])
+def test_a_score_of_another_shape_is_refused(cut):
+    """Each of them broadcasts against the noise."""
+    with pytest.raises(ValueError, match=r"model returned shape \(.*\) for x of shape \(3, 2\)"):
+        DenoisingScoreMatching(VPSDE())(lambda x, t: cut(-x), normal((3, 2)))
 
 
 def test_whole_numbers_are_no_data():

@@ -20,28 +20,35 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.losses import ChainTimes, DenoisingScoreMatching, SlicedDraw, SlicedScoreMatching, TimeLaw, UniformTime
 from scoresde.noise import NoiseSource
-from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE, SubVPSDE
-from tests.sde import fokker_planck
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE
+from tests.losses.common import F32, F64, SDES, normal
 
-F32, F64 = torch.float32, torch.float64
-SDES = [VPSDE(), SubVPSDE(), VESDE()]
 CUBIC = NonlinearSDE(lambda x, t: -(x**3), lambda t: torch.ones_like(t), steps=40)
-
-
-def normal(shape, purpose="x", dtype=F64):
-    return NoiseSource.of(2, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
 
 
 # --- expectations by quadrature ----------------------------------------------------------------------------------
 
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(4))
+
+
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
 SIGNS = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=2)), dtype=F64)
+
+
 PLANE = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+
+
 """Nodes of a standard normal of two coordinates."""
+
+
 STANDARD, MASS = NODES[PLANE], WEIGHTS[PLANE].prod(1)
 
+
 MEAN = torch.tensor([0.4, -0.7], dtype=F64)
+
+
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=F64)
 
 
@@ -305,7 +312,9 @@ def test_a_condition_reaches_the_model():
 
 def test_a_chain_takes_its_instants():
     chain = VPSDE().discretize(100)
-    draw = SlicedScoreMatching(chain, times=ChainTimes()).draw(normal((50, 2)), step=0)
+    loss = SlicedScoreMatching(chain)
+    assert loss.times == ChainTimes()
+    draw = loss.draw(normal((50, 2)), step=0)
     assert torch.allclose(draw.t, chain.time(chain.index(draw.t)))
 
 
@@ -336,74 +345,6 @@ def test_the_laws_of_time_estimate_the_same_integral():
     (a, error_a), (b, error_b), (c, error_c) = (estimate(times, k) for k, times in enumerate(laws))
     assert abs(a - b) < 5 * math.hypot(error_a, error_b)
     assert abs(a - c) > 5 * math.hypot(error_a, error_c)
-
-
-# --- networks trained by it --------------------------------------------------------------------------------------
-
-
-def train(model, loss, pool, steps, batch, rate=1e-2):
-    """Adam on a pool of draws, the rate down to 0 by a cosine."""
-    parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(parameters, rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for k in range(steps):
-        rows = torch.arange(k * batch, (k + 1) * batch) % len(pool.t)
-        part = SlicedDraw(pool.t[rows], pool.x_t[rows], pool.directions[:, rows])
-        value = loss.evaluate(model, part).mean()
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        schedule.step()
-
-
-class Net(torch.nn.Module):
-    """x and, where ``timed``, t and its logarithm, through two hidden layers."""
-
-    def __init__(self, d, width, timed):
-        super().__init__()
-        torch.manual_seed(0)
-        self.timed, sizes = timed, (d + 2 * timed, width, width)
-        layers = [torch.nn.Linear(sizes[0], width), torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU()]
-        self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(width, d))
-
-    def forward(self, x, t):
-        return self.layers(torch.cat((x, t[:, None], 0.5 * t[:, None].log()), 1) if self.timed else x)
-
-
-def test_a_score_from_noised_samples_alone():
-    """Four modes in the plane with noise of .5: E ||s - score||^2 / E ||score||^2 at most .02, .0065 when written."""
-    sde = VESDE(0.01, 10.0)
-    means = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
-    data = GaussianMixture(means, 0.3, torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    time = math.log(0.5 / 0.01) / math.log(1000.0)
-    loss, model = SlicedScoreMatching(sde, seed=1), Net(2, 64, timed=False)
-    pool = loss.draw(data.sample(131072, seed=3), t=torch.full((131072,), time), step=0)
-    train(model, loss, pool, steps=1500, batch=512)
-
-    t = torch.full((20000,), time)
-    x = sde.perturb(data.sample(20000, seed=77), t, normal((20000, 2), "test", F32))
-    exact = data.score(sde)(x, t)
-    with torch.no_grad():
-        error = float(((model(x, t) - exact) ** 2).sum() / (exact**2).sum())
-    assert error < 0.02
-
-
-def test_a_score_where_there_is_no_kernel():
-    """dx = -x^3 dt + dw from two modes: the density-weighted squared error over the squared score, against the Fokker-Planck
-    equation, at most .03 at every time; .011, .003, .004 when written. Half the score, which the loss without its half would
-    give, is .25 off."""
-    sde = NonlinearSDE(lambda x, t: -(x**3), lambda t: torch.ones_like(t), steps=100)
-    loss, model = SlicedScoreMatching(sde, times=UniformTime(0.05), seed=1), Net(1, 48, timed=True)
-    train(model, loss, loss.draw(fokker_planck.START.sample(262144, seed=3), step=0), steps=2000, batch=1024)
-
-    x = torch.from_numpy(fokker_planck.GRID).float()[:, None]
-    for t in (0.1, 0.3, 1.0):
-        p = fokker_planck.density(t)
-        exact = fokker_planck.score(p)
-        with torch.no_grad():
-            found = model(x, torch.full((len(x),), t)).numpy()[:, 0]
-        errors = [(p * (k * found - exact) ** 2).sum() / (p * exact**2).sum() for k in (1.0, 0.5)]
-        assert errors[0] < 0.03 and errors[1] > 0.15
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

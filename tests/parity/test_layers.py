@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": "
 
 
 @pytest.fixture
-def agrees(worst):
+def assert_agrees(worst):
     def check(ours, key):
         error = deviation(ours.detach(), DATA[key])
         worst("network layers", error)
@@ -37,50 +39,60 @@ def agrees(worst):
     return check
 
 
-@pytest.mark.parametrize("size", [4, 15, 16, 128])
-def test_sinusoidal_embedding(size, agrees):
-    ours = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"]))
-    agrees(ours, f"emb/dim{size}")
-    # float32 rounds phases of hundreds
-    exact = SinusoidalEmbedding(size)(tensor(DATA["emb/labels"], torch.float64))
-    assert exact.dtype == torch.float64 and 0.0 < float((exact - ours).abs().max()) < 1e-4
+def assert_waves(phase, stretch, key, ours):
+    """Features against their definition, sin and cos of phases in float64: ours are within the rounding of a feature, 2^-24.
 
-
-def test_sinusoidal_embedding_of_whole_numbers(agrees):
-    agrees(SinusoidalEmbedding(16)(tensor(DATA["emb/int_labels"], torch.float32)), "emb/int_dim16")
+    The reference computes phases p in float32, and is off by up to ``stretch`` p / 2^24, which is 4e-5 here.
+    """
+    truth, theirs = torch.cat((phase.sin(), phase.cos()), 1), tensor(DATA[key], torch.float64)[:, : 2 * phase.shape[1]]
+    rounding = 1e-11 if ours.dtype == torch.float64 else 2**-24
+    assert float((ours[:, : truth.shape[1]] - truth).abs().max()) < rounding
+    assert not ours[:, truth.shape[1] :].any()
+    allowed = stretch * phase.abs() / 2**24 + 2**-23
+    assert bool(((theirs - truth).abs() <= torch.cat((allowed, allowed), 1)).all())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fourier_embedding(dtype, worst):
+@pytest.mark.parametrize("key", ["dim4", "dim15", "dim16", "dim128", "int_dim16"])
+def test_sinusoidal_embedding(key, dtype):
+    size, labels = int(key.rsplit("dim", 1)[1]), tensor(DATA["emb/int_labels" if "int" in key else "emb/labels"], dtype)
+    j = torch.arange(size // 2, dtype=torch.float64)
+    phase = labels.double()[:, None] * 10_000.0 ** (-j / (size // 2 - 1))
+    # rounded are the product, the frequency w, and ln w before it
+    assert_waves(phase, 2.0 + 9.21 * j / (size // 2 - 1), f"emb/{key}", SinusoidalEmbedding(size)(labels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fourier_embedding(dtype):
     embedding = FourierEmbedding(5)
     embedding.frequencies.copy_(tensor(DATA["fourier/W"]))
-    ours = embedding.to(dtype)(tensor(DATA["fourier/log_sigma"], dtype))
-    # float32 rounds phases of hundreds to 3e-5
-    assert deviation(ours, DATA["fourier/out"]) < (TOLERANCE if dtype == torch.float32 else 5e-5)
+    label = tensor(DATA["fourier/log_sigma"], torch.float64)
+    phase = 2 * math.pi * label[:, None] * tensor(DATA["fourier/W"], torch.float64)
+    assert_waves(phase, 3.0, "fourier/out", embedding.to(dtype)(label))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("kernel", ["1331", "121", "11", "1234", "124"])
-def test_filters(kernel, direction, dtype, agrees):
+def test_filters(kernel, direction, dtype, assert_agrees):
     fir = FIR([int(k) for k in kernel]).to(dtype)
-    agrees(getattr(fir, direction)(tensor(DATA["fir/x"], dtype)), f"fir/{kernel}/{direction}")
+    assert_agrees(getattr(fir, direction)(tensor(DATA["fir/x"], dtype)), f"fir/{kernel}/{direction}")
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_averaging(direction, agrees):
-    agrees(getattr(Averaging(), direction)(tensor(DATA["fir/x"])), f"naive/{direction}")
+def test_averaging(direction, assert_agrees):
+    assert_agrees(getattr(Averaging(), direction)(tensor(DATA["fir/x"])), f"naive/{direction}")
 
 
-def test_averaging_of_blocks(agrees):
-    agrees(Averaging().down(tensor(DATA["block/x"])), "block/downsample_avg/out")
+def test_averaging_of_blocks(assert_agrees):
+    assert_agrees(Averaging().down(tensor(DATA["block/x"])), "block/downsample_avg/out")
 
 
 @pytest.mark.parametrize("kernel", ["1331", "1234", "121"])
-def test_filtered_convolution(kernel, agrees):
+def test_filtered_convolution(kernel, assert_agrees):
     module = Downsample(2, 3, 4, FIR([int(k) for k in kernel]))
     module.conv.load_state_dict({"weight": tensor(DATA["fir/conv_w"]), "bias": tensor(DATA["fir/conv_b"])})
-    agrees(module(tensor(DATA["fir/x"])), f"fir/{kernel}/conv_down")
+    assert_agrees(module(tensor(DATA["fir/x"])), f"fir/{kernel}/conv_down")
 
 
 def load(module, name, parts, like):
@@ -121,26 +133,26 @@ BLOCKS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_residual_blocks(name, dtype, agrees):
+def test_residual_blocks(name, dtype, assert_agrees):
     after, how = BLOCKS[name]
     block = load(ResidualBlock(2, 8, after, 12, **how), name, PARTS, dtype)
-    agrees(block(tensor(DATA["block/x"], dtype), F.silu(tensor(DATA["block/temb"], dtype))), f"block/{name}/out")
+    assert_agrees(block(tensor(DATA["block/x"], dtype), F.silu(tensor(DATA["block/temb"], dtype))), f"block/{name}/out")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["attn_rescale", "attn_plain"])
-def test_attention(name, dtype, agrees):
+def test_attention(name, dtype, assert_agrees):
     module = load(Attention(8, rescale=name == "attn_rescale"), name, ATTENTION, dtype)
-    agrees(module(tensor(DATA["block/x"], dtype)), f"block/{name}/out")
+    assert_agrees(module(tensor(DATA["block/x"], dtype)), f"block/{name}/out")
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("downsample_conv_nofir", Downsample), ("ddpm_downsample_conv", Downsample), ("ddpm_upsample_conv", Upsample)],
 )
-def test_resampling_by_convolution(name, kind, agrees):
+def test_resampling_by_convolution(name, kind, assert_agrees):
     module = load(kind(2, 8, 8, Averaging()), name, {"conv": "Conv_0"}, torch.float32)
-    agrees(module(tensor(DATA["block/x"])), f"block/{name}/out")
+    assert_agrees(module(tensor(DATA["block/x"])), f"block/{name}/out")
 
 
 def test_all_of_the_data_is_tested():

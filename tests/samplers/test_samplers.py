@@ -14,6 +14,7 @@ from scoresde.samplers import (
     Ancestral,
     AnnealedLangevin,
     BatchLangevin,
+    DPMSolverPlusPlus,
     EulerMaruyama,
     ExactSteps,
     Langevin,
@@ -242,3 +243,19 @@ def test_global_random_state_is_neither_read_nor_changed():
     for sampler in SAMPLERS.values():
         sampler(VPSDE(), mixture().score(VPSDE()), (2, 2))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.long
+def test_a_compiled_score_gives_the_same_samples():
+    """Traced and differentiated as `torch.compile` does, without a compiler of C++."""
+    network = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.SiLU(), torch.nn.Linear(16, 6))
+
+    def score(x, t):
+        return -x / (0.1 + t[:, None]) + 0.1 * network(x)
+
+    compiled, sampler = torch.compile(score, backend="aot_eager"), DPMSolverPlusPlus(6, eta=1.0)
+    plain, found = (sampler(VPSDE(), f, (4, 6), seed=1).samples for f in (score, compiled))
+    assert torch.allclose(found, plain, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(
+        sampler(VPSDE(), lambda x, t: 0.999 * score(x, t), (4, 6), seed=1).samples, plain, rtol=1e-5
+    )

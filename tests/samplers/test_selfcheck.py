@@ -22,7 +22,8 @@ from scoresde.samplers import (
     Sampler,
 )
 from scoresde.samplers.selfcheck import check
-from scoresde.sde import SDE, VESDE, VPSDE, BlurringSDE, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
+from tests.bare import Bare
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
 
@@ -212,25 +213,6 @@ def test_a_mistake_in_steps_that_follow_the_score_is_caught():
     report = quick(stepped(Planted(noise=0.5), Langevin(snr=0.02)), order=0, counts=COARSE)
     row = next(r for r in report.rows if r.name == "law of Gaussian data")
     assert not row.passed, f"\n{report}"
-
-
-class Bare(SDE):
-    """A process without a kernel."""
-
-    def drift(self, x, t):
-        return -(x**3)
-
-    def diffusion(self, t):
-        return torch.ones_like(t)
-
-    def prior_sample(self, shape, **_):
-        raise AssertionError
-
-    def prior_log_prob(self, x):
-        raise AssertionError
-
-    def marginal_sample(self, x0, t, noise, *, step=0):
-        raise AssertionError
 
 
 def test_refusals():

@@ -9,33 +9,19 @@ planted error.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
 
 from scoresde.distributions import GaussianMixture
-from scoresde.likelihood import Exact, Hutchinson, log_likelihood
+from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
 from scoresde.samplers import ProbabilityFlowODE, ReverseSDESampler
 from scoresde.sde import VPSDE, NonlinearSDE
 from scoresde.solvers import ScipyODE, SolverError, TorchSDE
-from tests.sde import fokker_planck
-from tests.sde.fokker_planck import GRID, WIDTH
+from tests.sde.nonlinear import CUBIC, EVENTS, F32, F64, geometric, normal, per_event
 
-F32, F64 = torch.float32, torch.float64
 VP = VPSDE(0.1, 8.0)
-EVENTS = [(), (2,), (2, 3)]
-
-
-def normal(shape, purpose="x", dtype=F64, seed=2):
-    return NoiseSource.of(seed, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
-
-
-def per_event(coefficient, x):
-    return coefficient.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def as_functions(g=1.0, f=1.0, **given):
@@ -133,11 +119,6 @@ def test_simulated_moments_approach_the_kernel():
     assert torch.allclose(errors[0] / errors[1], torch.full_like(errors[0], 2.0), rtol=0.1)
 
 
-# --- paths belong to samples -------------------------------------------------------------------------------------
-
-CUBIC = NonlinearSDE(lambda x, t: -(x**3), lambda t: torch.ones_like(t), steps=50)
-
-
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk", "heun"])
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_a_path_is_its_own(dtype, method):
@@ -193,164 +174,6 @@ def test_an_adaptive_solver_meets_the_same_law():
     x = sde.simulate(torch.zeros(300, 1, dtype=F64), torch.tensor(0.5, dtype=F64))
     variance = (1 - math.exp(-1.0)) / 2
     assert abs(float((x**2).mean()) / variance - 1) < 5 * (2 / 300) ** 0.5
-
-
-# --- geometric Brownian motion: log-normal at every time ---------------------------------------------------------
-
-MU, NU, M0, S0 = 0.3, 0.5, 0.2, 0.4
-
-
-@dataclass(frozen=True)
-class LogNormal:
-    """The law of x_t for dx = MU x dt + NU x dw and ln x_0 ~ N(M0, S0^2), coordinates independent; a `Prior` too."""
-
-    t: torch.Tensor
-    event: tuple[int, ...] = (1,)
-
-    def moments(self):
-        return M0 + (MU - 0.5 * NU**2) * self.t, S0**2 + NU**2 * self.t
-
-    def score(self, x):
-        m, v = (per_event(torch.as_tensor(k, dtype=x.dtype), x) for k in self.moments())
-        return -(1 + (x.log() - m) / v) / x
-
-    def log_prob(self, x):
-        m, v = (per_event(torch.as_tensor(k, dtype=x.dtype), x) for k in self.moments())
-        each = -0.5 * (x.log() - m) ** 2 / v - 0.5 * (2 * math.pi * v).log() - x.log()
-        return each.reshape(len(x), -1).sum(1)
-
-    def at(self, z):
-        m, v = (per_event(torch.as_tensor(k, dtype=z.dtype), z) for k in self.moments())
-        return (m + v.sqrt() * z).exp()
-
-    def sample(self, n, seed=0, dtype=F32, first=0):
-        return self.at(NoiseSource.of(seed, n, first).normal(self.event, step=0, purpose="log-normal", dtype=dtype))
-
-
-def geometric(event=(1,), **given):
-    """T = 1, the law at T as prior."""
-    prior = LogNormal(torch.tensor(1.0, dtype=F64), event)
-    return NonlinearSDE(lambda x, t: MU * x, lambda x, t: NU * x, prior=prior, **given)
-
-
-def score(x, t):
-    return LogNormal(t).score(x)
-
-
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_the_flow_carries_quantiles(by_hand, event):
-    """x(t) = exp(m_t + sqrt(v_t) z), so the flow is x (m' + v' z / (2 sqrt v)); with none or all of D it is another."""
-    sde = geometric(divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None)
-    t, z = torch.linspace(0.0, 1.0, 5, dtype=F64), normal((5, *event))
-    law = LogNormal(t)
-    x, v = law.at(z), per_event(law.moments()[1], z)
-    wanted = x * (MU - 0.5 * NU**2 + 0.5 * NU**2 * z / v.sqrt())
-    flow, d = sde.flow_drift(x, t, law.score(x)), sde.diffusion_divergence(x, t)
-    assert flow.shape == x.shape and torch.allclose(flow, wanted, rtol=1e-12)
-    assert torch.allclose(d, 2 * NU**2 * x, rtol=1e-13)
-    for planted in (flow + 0.5 * d, flow - 0.5 * d):
-        assert not torch.allclose(planted, wanted, rtol=0.1)
-    # the reverse drift is what the flow and half a forward's noise make of it
-    assert torch.allclose(sde.reverse_drift(x, t, law.score(x)), 2 * wanted - MU * x, rtol=1e-12)
-
-
-def test_the_flow_sampler_keeps_the_law():
-    """ProbabilityFlowODE from T to t_min takes each quantile to itself, and encodes it back."""
-    sde, z = geometric((2,)), normal((6, 2))
-    start, end = (LogNormal(torch.tensor(t, dtype=F64)).at(z) for t in (1.0, 0.1))
-    sampler = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8), t_min=0.1)
-    found = sampler(sde, score, (6, 2), start=start).samples
-    assert torch.allclose(found, end, rtol=1e-6)
-    assert torch.allclose(sampler.encode(sde, score, end), start, rtol=1e-6)
-
-
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_likelihood_with_a_diffusion_of_x(by_hand):
-    """log p of the log-normal law at t_min: the flow's divergence passes through D, a second derivative of g."""
-    sde, x = (
-        geometric((2,), divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None),
-        LogNormal(0.1).at(normal((6, 2))),
-    )
-    for divergence in (Exact(), Hutchinson(count=2)):  # of a diagonal Jacobian signs see the whole
-        found = log_likelihood(sde, score, x, t_min=0.1, divergence=divergence, tolerance=1e-8)
-        assert torch.allclose(found.log_prob, LogNormal(0.1).log_prob(x), atol=1e-6)
-
-
-def log_moments(draws, t):
-    """Mean and variance of ln x in standard errors from the log-normal law's."""
-    m, v = LogNormal(torch.tensor(t, dtype=F64)).moments()
-    u = (draws.log() - m) / v.sqrt()
-    return [float(u.mean()) * u.numel() ** 0.5, float((u**2).mean() - 1) * (u.numel() / 2) ** 0.5]
-
-
-def euler_bias(steps):
-    """Of one path's ln x, in standard deviations of the law: Euler's leading error is of order h in both moments."""
-    return 2.0 * NU**2 / steps
-
-
-def test_simulated_paths_are_log_normal():
-    """Mean and variance of ln x_t, 20000 draws, 5 standard errors (a false alarm in 1.7e6 for each) beyond Euler's bias."""
-    n, t = 20000, 0.7
-    x0 = LogNormal(0.0).sample(n, dtype=F64)
-    draws = geometric(steps=100).simulate(x0, torch.tensor(t, dtype=F64))
-    assert max(map(abs, log_moments(draws, t))) < 5 + euler_bias(100) * n**0.5
-    other = NonlinearSDE(lambda x, t: MU * x, lambda x, t: 1.1 * NU * x, steps=100)
-    assert max(map(abs, log_moments(other.simulate(x0, torch.tensor(t, dtype=F64)), t))) > 10
-
-
-REVERSE_STEPS = 100
-
-
-def reverse_draws(sde, n, change=lambda drift, x, t: drift):
-    """The reverse SDE from T = 1 to 0.1, by torchsde, its drift perhaps changed."""
-
-    def drift(x, t):
-        t = t.expand(len(x))
-        return change(sde.reverse_drift(x, t, score(x, t)), x, t)
-
-    def diffusion(x, t):
-        return sde.diffuse(torch.ones_like(x), t.expand(len(x)), x)
-
-    start, noise = sde.prior_sample((n, 1), seed=3, dtype=F64), NoiseSource.of(3, n)
-    with torch.no_grad():
-        return TorchSDE("milstein").solve(drift, diffusion, start, 1.0, 0.1, 0.9 / REVERSE_STEPS, noise)
-
-
-def test_the_reverse_process_keeps_the_law():
-    """As above, 20000 draws of ln x_0.1; with half of D, or none, it is another law."""
-    n, sde, allowed = 20000, geometric(), 5 + euler_bias(REVERSE_STEPS) * 20000**0.5
-    assert max(map(abs, log_moments(reverse_draws(sde, n), 0.1))) < allowed
-    for share in (0.5, 1.0):
-        planted = reverse_draws(sde, n, lambda drift, x, t, k=share: drift + k * sde.diffusion_divergence(x, t))
-        assert max(map(abs, log_moments(planted, 0.1))) > 3 * allowed
-
-
-def test_the_reverse_sampler_keeps_the_law():
-    n = 20000
-    sampler = ReverseSDESampler(TorchSDE("milstein"), steps=REVERSE_STEPS, t_min=0.1, denoise=False)
-    draws = sampler(geometric(), score, (n, 1), seed=3, dtype=F64).samples
-    assert max(map(abs, log_moments(draws, 0.1))) < 5 + euler_bias(REVERSE_STEPS) * n**0.5
-
-
-ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}
-
-
-@pytest.mark.parametrize("method", ORDERS)
-def test_forward_solves_have_their_strong_order(method):
-    """Against x_0 exp((MU - NU^2 / 2) t + NU w) on the same Brownian path, which f = 0, g = 1 shows; times differ."""
-    n, order = 2000, ORDERS[method]
-    t, x0 = torch.linspace(0.5, 1.0, n, dtype=F64), torch.ones(n, 1, dtype=F64)
-    sde = geometric(solver=TorchSDE(method))
-    brownian = NonlinearSDE(lambda x, t: 0 * x, lambda t: torch.ones_like(t))
-
-    def error(steps):
-        w = brownian.simulate(0 * x0, t, steps=steps)
-        exact = ((MU - 0.5 * NU**2) * t[:, None] + NU * w).exp()
-        return float(((sde.simulate(x0, t, steps=steps) - exact) ** 2).mean().sqrt())
-
-    found = math.log(error(16) / error(64), 4)
-    assert order - 0.15 < found < order + 0.25
 
 
 # --- the divergence of g g^T, and laws at rest -------------------------------------------------------------------
@@ -466,49 +289,6 @@ def test_the_prior_is_a_normal_or_an_object():
     assert torch.equal(whole, MIXTURE.sample(9, seed=5))
     rows = torch.tensor([7, 8, 2, 3, 4, 0])
     assert torch.allclose(mixed.prior_sample((6, 2), noise=NoiseSource(5, rows)), whole[rows])
-
-
-# --- the Fokker-Planck equation of dx = -x^3 dt + dw -------------------------------------------------------------
-
-
-def chi_square(sde, t, n=65536):
-    """Of the histogram of x_t from two modes against the Fokker-Planck density; and its value for a false alarm in 1e6."""
-    p = fokker_planck.density(t)
-    draws = sde.simulate(fokker_planck.START.sample(n, seed=9), torch.tensor(t), seed=5)[:, 0].numpy()
-    edges = GRID[::30] + 0.5 * WIDTH  # whole cells
-    inside = np.add.reduceat(p, np.arange(1, len(GRID) - 1, 30)) * WIDTH
-    expected, counts = n * inside[: len(edges) - 1], np.histogram(draws, edges)[0]
-    kept = expected > 20
-    statistic = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
-    return statistic, chi2.isf(1e-6, kept.sum())
-
-
-def test_the_fokker_planck_solution():
-    """It keeps mass, begins at the start, ends at the law at rest; and solves its equation, by differences in t."""
-    start = fokker_planck.START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
-    rest = np.exp(-0.5 * GRID**4)
-    assert np.allclose(fokker_planck.density(0.0), start, atol=1e-9)
-    assert np.allclose(fokker_planck.density(50.0), rest / rest.sum() / WIDTH, atol=1e-6)
-    p, h = fokker_planck.density(0.3), 1e-4
-    assert p.sum() * WIDTH == pytest.approx(1.0, abs=1e-9)
-    change = (fokker_planck.density(0.3 + h) - fokker_planck.density(0.3 - h)) / (2 * h)
-    inside = slice(2, -2)
-    flux = np.gradient(GRID**3 * p + 0.5 * np.gradient(p, GRID), GRID)
-    assert np.allclose(change[inside], flux[inside], atol=1e-3 * np.abs(flux).max())
-
-
-@pytest.mark.parametrize("t", [0.1, 1.0])
-def test_simulated_paths_follow_the_fokker_planck_equation(t):
-    """A false alarm in 1e6; a drift of 1.1 x^3, or noise of 1.05 in place of 1, is seen below."""
-    statistic, critical = chi_square(NonlinearSDE(CUBIC.f, CUBIC.g, steps=200), t)
-    assert statistic < critical
-
-
-@pytest.mark.parametrize(("f", "g"), [(1.1, 1.0), (1.0, 1.05)])
-def test_the_histogram_sees_an_error(f, g):
-    planted = NonlinearSDE(lambda x, t: -f * x**3, lambda t: torch.full_like(t, g), steps=200)
-    statistic, critical = chi_square(planted, 1.0)
-    assert statistic > critical
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

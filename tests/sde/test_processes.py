@@ -12,58 +12,41 @@ import math
 import mpmath as mp
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, VESDE, VPSDE, EulerChain, LinearSDE, ScalarKernel, ScalarSDE, SubVPSDE
+from tests.sde.processes import (
+    DEFAULTS,
+    F32,
+    F64,
+    LIGHT,
+    composed,
+    derivative,
+    events,
+    near,
+    normal,
+    processes,
+    relative,
+    scalar,
+    uniform_times,
+)
 
-F32, F64 = torch.float32, torch.float64
-DEFAULTS = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 OTHERS = {"vp fast": VPSDE(0.5, 40.0), "vp falling": VPSDE(5.0, 0.3), "subvp slow": SubVPSDE(0.01, 3.0)}
+
+
 OTHERS |= {"ve wide": VESDE(0.001, 348.0)}
+
+
 ALL = DEFAULTS | OTHERS
-
-LIGHT = settings(max_examples=150, deadline=None, derandomize=True)
-
-
-@st.composite
-def processes(draw):
-    """A process of any of the three kinds with parameters of any reasonable size."""
-    kind = draw(st.sampled_from([VPSDE, SubVPSDE, VESDE]))
-    if kind is VESDE:
-        low = draw(st.floats(1e-4, 1.0))
-        return VESDE(low, low * draw(st.floats(1.5, 1e5)))
-    return kind(draw(st.floats(0.01, 10.0)), draw(st.floats(0.01, 50.0)))
-
-
-@st.composite
-def events(draw):
-    """(B, *event) with events of rank 0 to 4."""
-    return (draw(st.integers(1, 5)), *draw(st.lists(st.integers(1, 3), max_size=4)))
 
 
 TIMES = st.floats(1e-6, 1.0)
+
+
 SMALL = st.floats(-8.0, -3.0).map(lambda e: 10.0**e)
-
-
-def scalar(value, dtype=F64):
-    return torch.tensor(value, dtype=dtype)
-
-
-def normal(shape, purpose="x", dtype=F64):
-    return NoiseSource.of(7, shape[0]).normal(shape[1:], step=0, purpose=purpose, dtype=dtype)
-
-
-def uniform_times(count, low=1e-3, dtype=F64):
-    u = NoiseSource.of(7, count).uniform((), step=0, purpose="t", dtype=dtype)
-    return low + (1 - low) * u
-
-
-def near(found, wanted, rtol):
-    """|found - wanted| <= rtol |wanted|, nothing absolute."""
-    return torch.allclose(found.double(), wanted.double(), rtol=rtol, atol=0.0)
 
 
 # --- 50 digits ---------------------------------------------------------------------------------------------------
@@ -106,10 +89,6 @@ def exact(sde, t, s=None):
     return found
 
 
-def relative(found, wanted):
-    return float(abs(mp.mpf(float(found)) / wanted - 1))
-
-
 def largest_deviation(sde, t, s, dtype):
     """Of everything that has a closed form, at the times as rounded to dtype."""
     t, s = scalar(t, dtype), scalar(s, dtype)
@@ -142,14 +121,6 @@ def test_the_naive_formula_would_fail():
     t = scalar(1e-6, F32)
     naive = (1 - torch.exp(2 * torch.log(VPSDE().alpha(t)))).sqrt()
     assert relative(naive, exact(VPSDE(), t)["sigma"]) > 1e-3
-
-
-# --- the process's own equations ---------------------------------------------------------------------------------
-
-
-def derivative(f, t):
-    t = t.clone().requires_grad_()
-    return torch.autograd.grad(f(t).sum(), t)[0]
 
 
 @LIGHT
@@ -284,49 +255,6 @@ def test_prior_sample(name, dtype):
     assert abs((1.15**2 * (off * (2 / x.numel()) ** 0.5 + 1) - 1) / (2 / x.numel()) ** 0.5) > 6  # a std of 1.15
 
 
-# --- reverse process and flow ------------------------------------------------------------------------------------
-
-
-def gaussian_score(sde, c):
-    """The exact score of data N(0, c^2)."""
-
-    def score(x, t):
-        return -x / (sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2).reshape(-1, *[1] * (x.ndim - 1))
-
-    return score
-
-
-@LIGHT
-@given(sde=processes(), shape=events(), c=st.floats(0.1, 3.0))
-def test_reverse_drift_and_flow(sde, shape, c):
-    x, t = normal(shape), uniform_times(shape[0])
-    score = gaussian_score(sde, c)
-    f, reverse, flow = sde.drift(x, t), sde.reverse(score), sde.probability_flow(score)
-    g = sde.diffusion(t).reshape(-1, *[1] * (len(shape) - 1))
-    assert f.shape == reverse.drift(x, t).shape == flow.drift(x, t).shape == shape
-    assert torch.allclose(reverse.drift(x, t), f - g**2 * score(x, t), rtol=1e-13, atol=1e-13)
-    assert torch.allclose(flow.drift(x, t), f - g**2 * score(x, t) / 2, rtol=1e-12, atol=1e-12)
-    assert torch.equal(reverse.diffusion(t), sde.diffusion(t))
-    assert torch.equal(flow.diffusion(t), torch.zeros_like(t))
-    assert torch.equal(sde.diffuse(x, t), g * x)
-
-
-@LIGHT
-@given(sde=processes(), t=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=4), c=st.floats(0.1, 3.0))
-def test_reverse_and_flow_keep_the_marginals(sde, t, c):
-    """Data N(0, c^2) has variance v = alpha^2 c^2 + sigma^2. With drift b x the flow's obeys v' = 2 b v, and the reverse
-    process's, whose noise enters as t falls, v' = 2 b v - g^2."""
-    t = scalar(t)
-    v = sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2
-    slope = derivative(lambda t: sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2, t)
-    one, score = torch.ones_like(t), gaussian_score(sde, c)
-    size = 2 * sde.drift_coefficient(t).abs() * v + sde.diffusion(t) ** 2
-    flow = 2 * sde.probability_flow(score).drift(one, t) * v
-    assert ((flow - slope).abs() <= 1e-12 * size).all()
-    reverse = 2 * sde.reverse(score).drift(one, t) * v - sde.diffusion(t) ** 2
-    assert ((reverse - slope).abs() <= 1e-12 * size).all()
-
-
 # --- four names of one quantity ----------------------------------------------------------------------------------
 
 
@@ -373,218 +301,6 @@ def test_one_time_for_all_is_the_same_time_for_each(sde, shape):
     for f in (sde.perturb, sde.reverse_drift, sde.noise_from_score, sde.score_from_data, sde.velocity_from_score):
         # a vector's exp and a scalar's may differ in the last bit
         assert torch.allclose(f(x, one, z), f(x, each, z), rtol=1e-13, atol=1e-13)
-
-
-# --- simulated paths ---------------------------------------------------------------------------------------------
-
-PATHS, STEPS, END = 20000, 200, 0.5
-
-
-def simulate(sde, x0, g_factor=1.0):
-    """Euler-Maruyama from drift and diffusion alone, coefficients at the middle of the step; one coordinate."""
-    x, h = torch.full((PATHS,), x0, dtype=F64), END / STEPS
-    source = NoiseSource.of(5, PATHS)
-    for k in range(STEPS // 2):
-        pair = source.normal((2,), step=k, purpose="path", dtype=F64)
-        for j in (0, 1):
-            t = scalar((2 * k + j + 0.5) * h)
-            x = x + sde.drift(x, t) * h + (g_factor * h) ** 0.5 * sde.diffuse(pair[:, j], t)
-    return x
-
-
-def moments_off(x, mean, std):
-    """The sample's mean and variance, in their standard deviations from those of N(mean, std^2)."""
-    x = (x - mean) / std
-    return abs(float(x.mean())) * PATHS**0.5, abs(float(x.square().mean()) - 1) * (PATHS / 2) ** 0.5
-
-
-# the integrator's own error is below 0.3 of these units at these steps; beyond 5.2 a fresh seed goes with probability 5e-7
-THRESHOLD = 5.5
-
-
-@pytest.mark.parametrize("sde", [VPSDE(0.1, 6.0), SubVPSDE(0.1, 6.0), VESDE(0.1, 5.0)], ids=repr)
-def test_simulated_paths_have_the_kernel_s_moments(sde):
-    """From x_0 = 1.5 to t = 1/2; twice the g^2 must show."""
-    kernel = sde.transition(scalar(0.0), scalar(END))
-    mean, std = 1.5 * kernel.a, kernel.std
-    off_mean, off_variance = moments_off(simulate(sde, 1.5), mean, std)
-    assert off_mean < THRESHOLD and off_variance < THRESHOLD
-    assert moments_off(simulate(sde, 1.5, g_factor=2.0), mean, std)[1] > 10 * THRESHOLD
-
-
-# --- chains ------------------------------------------------------------------------------------------------------
-
-
-def test_ddpm_tables_by_their_definition():
-    """Ho et al. 2020, section 2: beta_i linear, alpha_bar their product, in 50 digits."""
-    chain = VPSDE().discretize(1000)
-    with mp.workdps(50):
-        product = mp.mpf(1)
-        for i in range(1000):
-            beta = (mp.mpf("0.1") + (mp.mpf(20) - mp.mpf("0.1")) * i / 999) / 1000
-            product *= 1 - beta
-            wanted = (mp.sqrt(1 - beta), mp.sqrt(beta), mp.sqrt(product), mp.sqrt(1 - product))
-            found = (chain.step_a[i], chain.step_std[i], chain.alphas[i], chain.sigmas[i])
-            # the linspace of betas is rounded at each, and the product multiplies a thousand of them
-            assert max(map(relative, found, wanted)) < 1e-13
-
-
-def composed(chain):
-    """alpha and sigma after every step, by the recursion x_i = A_i x_(i-1) + L_i z from x_(-1) = x_0."""
-    kernel = chain.step(chain.time(torch.arange(chain.steps)))
-    alpha, variance, found = scalar(1.0), scalar(0.0), []
-    for a, std in zip(kernel.a.expand(chain.steps), kernel.std, strict=True):
-        alpha, variance = a * alpha, a**2 * variance + std**2
-        found.append((alpha, variance.sqrt()))
-    return tuple(torch.stack(v) for v in zip(*found, strict=True))
-
-
-@pytest.mark.parametrize("name", ["vp", "ve"])
-def test_a_chain_s_marginals_are_its_steps_composed(name):
-    chain = DEFAULTS[name].discretize(1000)
-    t = chain.time(torch.arange(1000))
-    alpha, sigma = composed(chain)
-    assert near(chain.alpha(t), alpha, 1e-11) and near(chain.sigma(t), sigma, 1e-11)
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_chains_converge_to_their_process_as_1_over_n(name):
-    """Twice the steps, half the error, at t in [1/2, 1]; VE's marginals are the process's at every N, its steps not."""
-    sde = DEFAULTS[name]
-    errors = []
-    for steps in (1001, 2001, 4001):
-        chain = sde.discretize(steps)
-        t = chain.time(torch.arange(steps))
-        alpha, sigma = composed(chain)
-        late = t >= 0.5
-        if name == "ve":
-            assert near(sigma, sde.sigma(t), 1e-12)
-            rate = chain.step(t).std[late] ** 2 * steps
-            errors.append(float((rate / sde.diffusion(t[late]) ** 2 - 1).abs().max()))
-        else:
-            off = (alpha / sde.alpha(t) - 1).abs() + (sigma / sde.sigma(t) - 1).abs()
-            errors.append(float(off[late].max()))
-    assert errors[0] < 0.1
-    assert errors[0] / errors[1] == pytest.approx(2.0, abs=0.15)
-    assert errors[1] / errors[2] == pytest.approx(2.0, abs=0.08)
-
-
-def test_what_a_chain_takes_from_its_process():
-    for sde in DEFAULTS.values():
-        chain, t = sde.discretize(100), scalar([0.2, 0.7])
-        assert chain.continuous is sde and chain.steps == 100 and sde.continuous is sde
-        assert chain.discretize(100) is chain and chain.discretize(50).steps == 50
-        assert torch.equal(chain.drift_coefficient(t), sde.drift_coefficient(t))
-        assert torch.equal(chain.diffusion(t), sde.diffusion(t))
-        assert chain.prior_std() == sde.prior_std()
-    assert isinstance(SubVPSDE().discretize(10), EulerChain)
-
-
-@pytest.mark.parametrize("steps", [2, 3, 1000, 2000])
-def test_index_and_time_of_a_chain(steps):
-    chain = VESDE().discretize(steps)
-    index = torch.arange(steps)
-    assert torch.equal(chain.index(chain.time(index)), index)
-    assert torch.equal(chain.index(chain.time(index).float()), index)
-    # between two instants the earlier counts
-    assert torch.equal(chain.index((index[:-1] + 0.99) / (steps - 1)), index[:-1])
-
-
-@pytest.mark.parametrize("steps", [4000, 10000])
-def test_index_of_a_long_chain_in_float32(steps):
-    """t (N - 1) of a float32 t is off by up to 3e-8 N: an index must survive the rounding at these N too."""
-    chain = VESDE().discretize(steps)
-    index = torch.arange(steps)
-    assert torch.equal(chain.index(chain.time(index).float()), index)
-
-
-# --- refusals ----------------------------------------------------------------------------------------------------
-
-T_METHODS = {
-    "alpha": lambda sde, t: sde.alpha(t),
-    "sigma": lambda sde, t: sde.sigma(t),
-    "diffusion": lambda sde, t: sde.diffusion(t),
-    "kernel": lambda sde, t: sde.kernel(t),
-    "drift": lambda sde, t: sde.drift(torch.ones(3, 2), t),
-    "marginal": lambda sde, t: sde.marginal(torch.ones(3, 2), t),
-    "perturb": lambda sde, t: sde.perturb(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "reverse_drift": lambda sde, t: sde.reverse_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "flow_drift": lambda sde, t: sde.flow_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "bridge": lambda sde, t: sde.bridge(torch.ones(3, 2), torch.ones(3, 2), 0.5 * t, t),
-    "noise_from_score": lambda sde, t: sde.noise_from_score(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "score_from_data": lambda sde, t: sde.score_from_data(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "transition": lambda sde, t: sde.transition(torch.tensor(0.0), t),
-    "chain index": lambda sde, t: sde.discretize(100).index(t),
-    "chain step": lambda sde, t: sde.discretize(100).step(t),
-}
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-@pytest.mark.parametrize("method", T_METHODS)
-def test_times_out_of_range_are_refused(method, name):
-    """base.py: "Times lie in [0, T]; a time outside raises ValueError"; NaN is outside."""
-    call, sde = T_METHODS[method], DEFAULTS[name]
-    call(sde, torch.tensor([0.1, 0.2, 1.0]))
-    call(sde, torch.tensor([0.1, 0.2, 1.0000001]))  # what float32 makes of a grid's end
-    for bad in (-0.01, 1.001, 999.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="allowed is"):
-            call(sde, torch.tensor([0.1, bad, 0.2]))
-
-
-@pytest.mark.parametrize("shape", [(2,), (4,), (1,), (3, 1), (1, 3)])
-@pytest.mark.parametrize("method", ["drift", "marginal", "perturb", "reverse_drift", "flow_drift"])
-def test_misshapen_times_are_refused(method, shape):
-    with pytest.raises(ValueError, match="give shape"):
-        T_METHODS[method](VPSDE(), torch.full(shape, 0.5))
-
-
-def test_just_below_0_nothing_turns_negative():
-    """The slack of a millionth below 0, which rounding may use, must not make a negative standard deviation."""
-    t = torch.tensor(-5e-7)
-    for sde in DEFAULTS.values():
-        assert float(sde.sigma(t)) >= 0.0 and float(sde.diffusion(t)) >= 0.0, sde
-
-
-def test_a_transition_back_in_time_is_refused():
-    """s <= t is the contract; s > t has no kernel, and a standard deviation of 0 is no answer."""
-    for sde in DEFAULTS.values():
-        with pytest.raises(ValueError):
-            sde.transition(torch.tensor(0.9), torch.tensor(0.1))
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, "1", None, True])
-@pytest.mark.parametrize("field", ["beta_min", "beta_max", "sigma_min", "sigma_max"])
-def test_bad_parameters_are_named(field, bad):
-    for kind in (VESDE,) if field.startswith("sigma") else (VPSDE, SubVPSDE):
-        with pytest.raises(ValueError, match=f"{field}={bad!r} is not allowed"):
-            kind(**{field: bad})
-
-
-def test_a_sigma_max_below_sigma_min_is_refused():
-    with pytest.raises(ValueError, match=r"sigma_max=0\.5 is not allowed: give a finite number > 1\.0"):
-        VESDE(1.0, 0.5)
-
-
-@pytest.mark.parametrize("steps", [1, 0, -3, 2.5, True, "10"])
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_bad_numbers_of_steps_are_named(name, steps):
-    with pytest.raises(ValueError, match="steps="):
-        DEFAULTS[name].discretize(steps)
-
-
-@pytest.mark.parametrize("sde", [VPSDE(0.1, 20.0), VPSDE(20.0, 0.1)], ids=repr)
-def test_a_chain_whose_beta_reaches_1_is_refused(sde):
-    with pytest.raises(ValueError, match="steps=20 is too few"):
-        sde.discretize(20)
-
-
-@pytest.mark.parametrize(("x", "error"), [(torch.ones(3, dtype=torch.int64), TypeError), ([1.0], TypeError)])
-def test_data_that_is_no_floating_point_tensor_is_refused(x, error):
-    for call in (VPSDE().drift, VPSDE().marginal):
-        with pytest.raises(error, match=r"floating-point|torch\.Tensor"):
-            call(x, torch.tensor(0.5))
-    with pytest.raises(ValueError, match=r"shape \(\)"):
-        VPSDE().drift(torch.tensor(1.0), torch.tensor(0.5))
 
 
 # --- global state, extension -------------------------------------------------------------------------------------

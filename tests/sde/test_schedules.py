@@ -7,26 +7,18 @@ likelihood-weighted objective for Gaussian data (Kingma et al. 2021). `scoresde.
 
 from __future__ import annotations
 
-import copy
 import math
-from functools import partial
 
 import mpmath as mp
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Normal
 
-from scoresde.data import Digits
-from scoresde.distributions import GaussianMixture, SmoothedEmpirical
-from scoresde.likelihood import Exact, log_likelihood
+from scoresde.distributions import GaussianMixture
 from scoresde.losses import DenoisingScoreMatching
-from scoresde.networks import MLP
-from scoresde.noise import NoiseSource
-from scoresde.samplers import ExactSteps, Langevin, PredictorCorrector, ProbabilityFlowODE, grids
-from scoresde.score import ScoreModel
 from scoresde.sde import (
     EDMSDE,
     VESDE,
@@ -40,41 +32,7 @@ from scoresde.sde import (
     SubVPSDE,
     check,
 )
-from scoresde.solvers import ScipyODE
-
-F32, F64 = torch.float32, torch.float64
-LIGHT = settings(max_examples=100, deadline=None, derandomize=True)
-
-
-def bent():
-    """A learned schedule away from its linear beginning, the same at each call."""
-    sde = LearnedSNRSDE(12.0, -14.0, hidden=16)
-    with torch.no_grad():
-        sde.a += 4.0 + 3.0 * torch.cos(torch.arange(16.0))
-        sde.b -= 10.0
-    return sde
-
-
-CLOSED = {
-    "cosine": CosineVPSDE(),
-    "cosine s=0": CosineVPSDE(0.0, 50.0),
-    "edm": EDMSDE(),
-    "interpolant": LinearInterpolantSDE(),
-    "interpolant short": LinearInterpolantSDE(0.1),
-    "log snr": LogSNRLinearSDE(),
-    "log snr wide": LogSNRLinearSDE(10.0, -14.0),
-}
-LEARNED = {"learned": LearnedSNRSDE(), "learned bent": bent()}
-GIVEN = {
-    "given pair": Schedule(lambda t: torch.exp(-t), lambda t: t * (2.0 + torch.sin(t)), T=6.0),
-    "given vp": Schedule.from_log_snr(lambda t: -2.0 * torch.log(torch.expm1(t + 3 * t**2)), T=2.0),
-    "given ve": Schedule.from_log_snr(lambda t: -4.0 * torch.log(0.1 + 3 * t), variance_preserving=False),
-}
-ALL = CLOSED | LEARNED | GIVEN
-
-
-def scalar(value, dtype=F64):
-    return torch.tensor(value, dtype=dtype)
+from tests.sde.schedules import ALL, CLOSED, F32, F64, GIVEN, LEARNED, LIGHT, bent, scalar
 
 
 def interior(sde, count=41):
@@ -436,201 +394,3 @@ def test_the_objective_depends_on_the_ends_alone(name, worst):
     wanted = 0.5 * math.log((1 + c**2 * math.exp(-low)) / (1 + c**2 * math.exp(-high)))
     worst(f"1/2 int MMSE dSNR, {name} schedule", abs(found - wanted))
     assert abs(found - wanted) < 1e-5
-
-
-# --- the learned schedule ------------------------------------------------------------------------------------------
-
-
-def trainable(sde):
-    return [p for p in sde.parameters() if p.requires_grad]
-
-
-def test_a_learned_schedule_is_part_of_its_model():
-    sde = LearnedSNRSDE(hidden=8)
-    model = ScoreModel(MLP((2,), width=16, depth=1), sde)
-    assert {id(p) for p in sde.parameters()} <= {id(p) for p in model.parameters()}
-    assert model.sde is sde and "sde.a" in model.state_dict() and "LearnedSNRSDE" in repr(model)
-    nn.init.normal_(model.network.last.weight, generator=torch.Generator().manual_seed(0))
-    x0 = NoiseSource.of(0, 8).normal((2,), step=0, purpose="x", dtype=F32)
-    DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")(model, x0).mean().backward()
-    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in trainable(sde))
-    assert all(p.grad is not None for p in model.network.parameters())
-    assert sde.gamma_0.grad is None and sde.log_rise.grad is None
-
-
-def test_a_learned_schedule_is_no_value():
-    one, other = LearnedSNRSDE(), LearnedSNRSDE()
-    assert one == one and one != other and len({one, other}) == 2
-    twin = copy.deepcopy(one)
-    with torch.no_grad():
-        twin.a += 1.0
-    t = torch.tensor([0.3])
-    assert not torch.equal(twin.sigma(t), one.sigma(t))
-    twin.load_state_dict(one.state_dict())
-    assert torch.equal(twin.sigma(t), one.sigma(t))
-
-
-@pytest.mark.parametrize("method", ["alpha", "sigma", "drift_coefficient", "diffusion", "log_noise", "log_noise_slope"])
-def test_everything_of_a_learned_schedule_trains_it(method):
-    """The gradient against central differences, in float64."""
-    sde, t = LearnedSNRSDE(hidden=4, train_ends=True).double(), scalar([0.2, 0.5, 0.9])
-    with torch.no_grad():
-        sde.b -= 5.0  # away from 20, where torch's softplus becomes the identity
-    call = getattr(sde, method)
-    call(t).sum().backward()
-    for p in sde.parameters():
-        flat, found = p.data.reshape(-1), torch.zeros_like(p) if p.grad is None else p.grad
-        found = found.reshape(-1)
-        for k in range(len(flat)):
-            values = []
-            for step in (1e-5, -2e-5):
-                flat[k] += step
-                values.append(float(call(t).detach().sum()))
-            flat[k] += 1e-5
-            assert float(found[k]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-9)
-    with torch.no_grad():
-        assert not call(t).requires_grad
-
-
-@LIGHT
-@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 5.0), dtype=st.sampled_from([F32, F64]))
-def test_gamma_rises_between_its_ends_whatever_the_parameters(seed, scale, dtype):
-    sde = LearnedSNRSDE(9.0, -4.0, hidden=8)
-    with torch.no_grad():
-        for p in trainable(sde):
-            p += scale * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
-    t = torch.linspace(0, 1, 200, dtype=dtype)
-    gamma = sde.gamma(t).detach()
-    assert gamma.dtype == dtype and sde(t).shape == t.shape and sde.gamma(t[5]).shape == ()
-    assert torch.allclose(gamma[[0, -1]], torch.tensor([-9.0, 4.0], dtype=dtype), atol=1e-5)
-    assert bool((gamma.diff() >= (0.0 if dtype == F64 else -1e-5)).all())
-
-
-def test_the_global_dtype_does_not_matter():
-    torch.set_default_dtype(F64)
-    try:
-        sde = LearnedSNRSDE()
-        assert {p.dtype for p in sde.parameters()} == {F32} and sde.sigma(torch.ones(2, dtype=F32)).dtype == F32
-        assert Schedule(lambda t: torch.exp(-t), lambda t: t).diffusion(torch.ones(2, dtype=F32)).dtype == F32
-    finally:
-        torch.set_default_dtype(F32)
-
-
-def test_gamma_begins_linear():
-    t = torch.linspace(0, 1, 101)
-    assert float((LearnedSNRSDE().gamma(t).detach() - (-13.3 + 18.3 * t)).abs().max()) < 0.01 * 18.3
-
-
-def test_ends_that_train_and_ends_that_do_not():
-    t = torch.tensor([0.0, 1.0])
-    for train_ends in (True, False):
-        sde = LearnedSNRSDE(6.0, -4.0, train_ends=train_ends)
-        optimiser = torch.optim.SGD(trainable(sde), lr=0.1)
-        sde.gamma(t).square().sum().backward() if train_ends else sde.gamma(t / 2).square().sum().backward()
-        optimiser.step()
-        moved = (sde.gamma(t) - torch.tensor([-6.0, 4.0])).abs().min()
-        assert (float(moved) > 0.1) == train_ends
-
-
-def test_learning_by_the_variance_keeps_the_mean(worst):
-    """Entry 31 of the field: on digits, the exact score of 100 of them blurred by 0.05, VDM's ends.
-
-    The mean is taken at stratified times, the variance at independent ones; both on draws that training never saw.
-    """
-    data = SmoothedEmpirical(Digits().train.encode(slice(100), seed=0), 0.05)
-    sde = LearnedSNRSDE()
-
-    def figures():
-        loss, n = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum", seed=9), 4000
-        x0, t = data.sample(n, seed=3), (torch.randperm(n, generator=torch.Generator().manual_seed(0)) + 0.5) / n
-        with torch.no_grad():
-            mean = float(loss(data.score(sde), x0, t=t, step=0).mean())
-            return mean, float(loss(data.score(sde), x0, step=1).reshape(-1, 50).mean(1).var())
-
-    before = figures()
-    loss = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")
-    optimiser = torch.optim.Adam(trainable(sde), lr=0.05)
-    for k in range(100):
-        optimiser.zero_grad()
-        (loss(data.score(sde), data.sample(48, seed=1, first=48 * k)) ** 2).mean().backward()
-        optimiser.step()
-    after = figures()
-    worst("learned schedule on digits: variance left per batch", after[1] / before[1])
-    worst("learned schedule on digits: change of the mean", abs(after[0] / before[0] - 1))
-    assert after[1] < before[1] / 4 and abs(after[0] / before[0] - 1) < 0.01
-
-
-# --- sampling and likelihood ---------------------------------------------------------------------------------------
-
-LINE = GaussianMixture(
-    torch.tensor([[-1.5], [-0.3], [1.02]]), torch.tensor([0.3, 0.1, 0.4]), torch.tensor([0.3, 0.2, 0.5])
-)
-PLANE = GaussianMixture(torch.tensor([[-0.9, 0.3], [0.6, -0.2]]), torch.tensor([0.3, 0.5]), torch.tensor([0.4, 0.6]))
-# both are centred
-RUN = {
-    "cosine": CosineVPSDE(),
-    "edm": EDMSDE(),
-    "interpolant": LinearInterpolantSDE(),
-    "log snr": LogSNRLinearSDE(13.3, -14.0),
-    "learned": LEARNED["learned bent"],
-    "given": GIVEN["given vp"],
-}
-MISMATCHED = {"log snr to -5": LogSNRLinearSDE(), "learned to -5": LEARNED["learned"]}
-
-
-def share_below(sde, x, t):
-    """The distribution function of LINE under ``sde`` at time t."""
-    alpha, sigma = sde.alpha(scalar(t)), sde.sigma(scalar(t))
-    stds = (alpha**2 * LINE.variances + sigma**2).sqrt()[:, 0]
-    return (LINE.weights * Normal(alpha * LINE.means[:, 0], stds).cdf(x)).sum(-1)
-
-
-@pytest.mark.parametrize("name", RUN)
-@torch.no_grad()
-def test_the_flow_carries_quantiles_to_quantiles(name, worst):
-    """On the line a flow keeps ranks: prior quantiles arrive at the mixture's. No random number in it."""
-    sde, n, t_min = RUN[name], 200, 1e-3
-    u = (torch.arange(n, dtype=F64) + 0.5) / n
-    start = sde.prior_std() * Normal(0.0, 1.0).icdf(u)[:, None]
-    sampler = ProbabilityFlowODE(ScipyODE(rtol=1e-7, atol=1e-9), t_min=t_min)
-    found = sampler(sde, LINE.score(sde), (n, 1), start=start, dtype=F64).samples
-    error = float((share_below(sde, found, t_min) - u).abs().max())
-    worst("quantiles under the flow of a scheduled process", error)
-    assert error < 1e-3
-
-
-@pytest.mark.parametrize("name", RUN)
-@torch.no_grad()
-def test_predictor_corrector_samples_the_mixture(name):
-    """Kolmogorov-Smirnov: sqrt(n) D > 2.5 has probability 2 exp(-12.5) = 7e-6 at each; a score 1.5 times too large shows."""
-    sde, n = RUN[name], 3000
-    t_min = 1e-3 * sde.T if name != "edm" else sde.t_min
-    sampler = PredictorCorrector(corrector=Langevin(0.1), steps=ExactSteps(150, partial(grids.log_noise, t_min=t_min)))
-    exact = LINE.score(sde)
-
-    def distance(score):
-        x = sampler(sde, score, (n, 1), seed=1, dtype=F64).samples
-        u = share_below(sde, x, t_min).sort().values
-        return float((u - (torch.arange(n) + 0.5) / n).abs().max()) * n**0.5
-
-    assert distance(exact) < 2.5
-    assert distance(lambda x, t: 1.5 * exact(x, t)) > 3.0
-
-
-@pytest.mark.parametrize("name", RUN | MISMATCHED)
-def test_log_likelihood_is_the_mixture_s(name, worst):
-    """log p at t_min within 1e-3 bits/dim for every sample, of centred data.
-
-    With lambda(T) = -5, VDM's beginning, the prior does not allow that for a single sample (0.02 found), only for their mean.
-    EDM's prior is off by the data's mean over 80 too: 2.2e-3 for a mean of 0.08.
-    """
-    sde, t_min = (RUN | MISMATCHED)[name], 1e-4
-    x = PLANE.sample(40, seed=2, dtype=F64)
-    found = log_likelihood(sde, PLANE.score(sde), x, divergence=Exact(), tolerance=1e-7, t_min=t_min).log_prob
-    errors = (found - PLANE.log_prob_at(sde, x, scalar(t_min))) / (2 * math.log(2))
-    bits = errors.abs().max()
-    if name in MISMATCHED:
-        assert 0.005 < float(bits) < 0.05 and abs(float(errors.mean())) < 1e-3
-    else:
-        worst("log-likelihood under a scheduled process, bits/dim", float(bits))
-        assert float(bits) < 1e-3

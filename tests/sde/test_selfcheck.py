@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 
-from scoresde.sde import SDE, VESDE, VPSDE, ScalarKernel, ScalarSDE, SubVPSDE, check
+from scoresde.sde import VESDE, VPSDE, ScalarKernel, ScalarSDE, SubVPSDE, check
 from scoresde.sde.basis import haar
 from scoresde.sde.langevin import CriticallyDampedLangevin
 from scoresde.sde.modewise import BlurringSDE
+from tests.bare import Bare
 
 PROCESSES = [
     (VPSDE(), (2,)),
@@ -171,23 +172,10 @@ def test_a_planted_mistake_is_caught_and_named(wrong):
     assert "FAIL" in str(report)
 
 
-class Bare(SDE):
-    """A process without a kernel."""
-
-    def drift(self, x, t):
-        return -(x**3)
-
-    def diffusion(self, t):
-        return torch.ones_like(t)
-
-    def prior_sample(self, shape, **_):
-        raise AssertionError
-
-    def prior_log_prob(self, x):
-        raise AssertionError
-
-    def marginal_sample(self, x0, t, noise, *, step=0):
-        raise AssertionError
+def test_a_signal_of_1e_9_is_held_to_its_own_size():
+    """The solver's absolute tolerance, 1e-12, is not for it."""
+    assert float(VPSDE(0.1, 80.0).alpha(torch.ones(()))) < 3e-9
+    assert check(VPSDE(0.1, 80.0)).passed
 
 
 def test_a_process_without_a_kernel_has_nothing_to_compare():

@@ -23,8 +23,8 @@ from scoresde.sde import (
 )
 from scoresde.sde.whitening import white_points
 from scoresde.solvers import ScipyODE
+from tests.sde.schedules import ALL as SCHEDULES
 from tests.sde.test_matrix import PROCESSES as MATRICES
-from tests.sde.test_schedules import ALL as SCHEDULES
 
 F64 = torch.float64
 MU = torch.tensor([1.0, -2.0], dtype=F64)

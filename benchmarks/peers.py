@@ -1,0 +1,138 @@
+"""Samplers of other libraries on the same score, the same start and the same nodes.
+
+    pip install -c constraints.txt -e ".[peers]"
+
+The probability flow of any of our scalar processes is dy/ds = eps(y, s) with y = x / alpha and s = sigma / alpha; every peer is
+given that: s_0 > ... > s_(n-1), the last that of t_min, where it takes E[x_0 | x] as its last step. diffusers' schedulers are run
+with their ``sigmas`` replaced by those nodes and a zero, as they do themselves after `set_timesteps`; azula's samplers with a
+schedule that goes through the nodes, and its denoiser's mean at the last. `Flow.calls` counts evaluations of the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.sde import ScalarSDE, Score
+
+
+class Flow:
+    """eps(y, s) of a score under a process, counted. s is a number."""
+
+    def __init__(self, sde: ScalarSDE, score: Score, dtype: torch.dtype) -> None:
+        self.sde, self.score, self.dtype, self.calls = sde, score, dtype, 0
+
+    def __call__(self, y: Tensor, s: float) -> Tensor:
+        self.calls += 1
+        t = self.sde.time_of_log_noise(torch.tensor(s, dtype=torch.float64).log())
+        alpha, sigma = float(self.sde.alpha(t)), float(self.sde.sigma(t))
+        x = (y * alpha).to(self.dtype)
+        return self.score(x, t.to(self.dtype).expand(len(x))).to(y.dtype) * -sigma
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A sampler of another library. nodes: how many nodes a budget of evaluations pays for. run: (flow, s (n,), y) -> E[x_0]."""
+
+    name: str
+    run: Callable[[Flow, Tensor, Tensor], Tensor]
+    nodes: Callable[[int], int] = lambda calls: calls
+
+
+def _diffusers(
+    kind: str, scaled: bool, lands: bool = False, **options: Any
+) -> Callable[[Flow, Tensor, Tensor], Tensor]:
+    """A scheduler by the name of its class. scaled: its state is y / sqrt(1 + s^2), else y itself. lands: it cannot step to 0,
+    and the last node's E[x_0 | x] is taken here."""
+
+    def run(flow: Flow, s: Tensor, y: Tensor) -> Tensor:
+        import diffusers
+
+        scheduler = getattr(diffusers, kind)(prediction_type="epsilon", **options)
+        scheduler.set_timesteps(len(s))
+        sigmas = torch.cat((s, torch.zeros(1, dtype=s.dtype))).float()
+        if kind.startswith("Heun"):  # a node is visited twice, all but the first and the last
+            sigmas = torch.cat((sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]))
+        count = len(sigmas) - 1
+        scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(count, dtype=torch.float32)
+        scheduler.set_begin_index(0)
+        scheduler.is_scale_input_called = True
+
+        def state(x: Tensor, at: float) -> Tensor:
+            return x.to(y) * (1.0 + at**2) ** 0.5 if scaled else x.to(y)
+
+        x = y / (1.0 + float(s[0]) ** 2) ** 0.5 if scaled else y
+        for k in range(count - lands):
+            at = float(sigmas[k])
+            x = scheduler.step(flow(state(x, at), at).float(), scheduler.timesteps[k], x.float(), return_dict=False)[0]
+        return (
+            x.to(y) if not lands else state(x, float(s[-1])) - float(s[-1]) * flow(state(x, float(s[-1])), float(s[-1]))
+        )
+
+    return run
+
+
+def _azula(kind: str, **options: Any) -> Callable[[Flow, Tensor, Tensor], Tensor]:
+    """A sampler by the name of its class; the last node's denoiser is the last evaluation."""
+
+    def run(flow: Flow, s: Tensor, y: Tensor) -> Tensor:
+        from azula import denoise, noise, sample
+
+        class Nodes(noise.Schedule):  # type: ignore[misc]
+            """alpha = (1 + s^2)^(-1/2), sigma = s alpha, through the nodes at even times."""
+
+            def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+                place = (1.0 - t.double().numpy()) * (len(s) - 1)
+                level = torch.as_tensor(np.exp(np.interp(place, np.arange(len(s)), s.log().numpy()))).to(t)
+                alpha = (1.0 + level**2).rsqrt()
+                return alpha, level * alpha
+
+        class Denoiser(denoise.Denoiser):  # type: ignore[misc]
+            """E[x_0 | x]."""
+
+            schedule = Nodes()
+
+            def __init__(self) -> None:
+                super().__init__()
+
+            def forward(self, x: Tensor, t: Tensor) -> Any:
+                alpha, sigma = (float(v) for v in self.schedule(t))
+                level = sigma / alpha
+                state = x / alpha
+                return denoise.DiracPosterior(state - level * flow(state, level))
+
+        denoiser = Denoiser()
+        sampler = getattr(sample, kind)(denoiser, steps=len(s) - 1, silent=True, dtype=torch.float64, **options)
+        alpha = (1.0 + float(s[0]) ** 2) ** -0.5
+        x = sampler(y * alpha)
+        return denoiser(x, torch.tensor(0.0, dtype=torch.float64)).mean  # type: ignore[no-any-return]
+
+    return run
+
+
+def half(calls: int) -> int:
+    """Nodes of a method with two evaluations a step and one for the last."""
+    return (calls + 1) // 2
+
+
+PEERS = [
+    Peer("diffusers Euler (DDIM)", _diffusers("EulerDiscreteScheduler", False)),
+    Peer("diffusers Heun", _diffusers("HeunDiscreteScheduler", False), half),
+    Peer("diffusers LMS-4", _diffusers("LMSDiscreteScheduler", False)),
+    Peer("diffusers DPM++(2M)", _diffusers("DPMSolverMultistepScheduler", True, solver_order=2)),
+    Peer("diffusers DPM++(3M)", _diffusers("DPMSolverMultistepScheduler", True, solver_order=3)),
+    Peer("diffusers DPM++(3S)", _diffusers("DPMSolverSinglestepScheduler", True, solver_order=3)),
+    Peer("diffusers UniPC-2", _diffusers("UniPCMultistepScheduler", True, solver_order=2)),
+    Peer("diffusers UniPC-3", _diffusers("UniPCMultistepScheduler", True, solver_order=3)),
+    Peer("diffusers DEIS-3", _diffusers("DEISMultistepScheduler", True, True, solver_order=3)),
+    Peer("azula zAB-2", _azula("zABSampler", order=2)),
+    Peer("azula zEAB-2", _azula("zEABSampler", order=2)),
+    Peer("azula xEAB-2", _azula("xEABSampler", order=2)),
+    Peer("azula xEAB-3", _azula("xEABSampler", order=3)),
+    Peer("azula REAB-2", _azula("REABSampler", order=2)),
+]

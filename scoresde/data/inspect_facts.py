@@ -1,0 +1,190 @@
+"""What there is to know of data before training: one pass over all events, in bounded memory, and distances on a subset.
+
+The largest distance between two events is what the largest noise of a variance-exploding process should be: from sigma_max, a
+sampler must reach any event from any other (Song & Ermon 2020, arXiv:2006.09011, technique 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scoresde.data.dataset import permutation
+from scoresde.data.inspect_sources import Source
+from scoresde.data.stored import Stored
+from scoresde.data.transforms import Affine, Quantized, Transform
+
+AT_ONCE = 2**22
+"""Numbers in memory during the pass."""
+PAIRED, PAIRED_NUMBERS = 2000, 2**25
+"""Events between which distances are taken, and numbers in all of them: the least of both counts."""
+MOST_LEVELS = 65536
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen.
+
+    count: events that can be read. shape: of an event. dtype: as stored. low, high: smallest and largest finite value.
+    mean, std: over all finite values. spread: largest by smallest standard deviation of a coordinate, those that never vary left
+    out. constant: coordinates that never vary. whole: whether all are whole numbers. distinct: values that occur, 0 for more than
+    65536. smooth: correlation of neighbours along the last axis. broken, unfinite: events that cannot be trained on, by name.
+    duplicates: pairs of names of equal events, the first of its kind first; ``twins`` counts them all.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    mean: float
+    std: float
+    spread: float
+    constant: int
+    whole: bool
+    distinct: int
+    smooth: float
+    broken: tuple[str, ...]
+    unfinite: tuple[str, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    twins: int
+
+    @property
+    def levels(self) -> int:
+        """Levels of discrete data: 256 for bytes up to 128 or more, else one more than the largest; 0 for real data."""
+        if not self.whole or self.low < 0 or self.high >= MOST_LEVELS or self.high < 1:
+            return 0
+        return 256 if 128 <= self.high < 256 else int(self.high) + 1
+
+    @property
+    def transform(self) -> Transform:
+        """Levels to [-1, 1], real data to mean 0 and standard deviation 1."""
+        if self.levels:
+            return Quantized(self.levels)
+        return Affine(_short(self.mean), _short(self.std))
+
+
+def survey(source: Source) -> Facts:
+    """One pass over all events. Raises ValueError where none can be read."""
+    seen = _Seen(source)
+    with tqdm(total=len(source.events), desc="inspect", unit="event", dynamic_ncols=True) as bar:
+        for numbers, events in _chunks(source.events, seen.broken, source.name):
+            seen.add(numbers, events)
+            bar.update(len(numbers))
+    if not seen.count:
+        raise ValueError(f"no event of {source.what} can be read: {'; '.join(seen.broken[:3])}")
+    return seen.facts()
+
+
+def farthest(source: Source, transform: Transform) -> tuple[float, int]:
+    """The largest distance between two events as the model sees them, and the number of events looked at.
+
+    All of them, or where they are more than `PAIRED` a random subset that is the same on every call.
+    """
+    n = len(source.events)
+    size = math.prod(source.events.shape[1:])
+    chosen = permutation(n, 0, 0)[: max(2, min(PAIRED, PAIRED_NUMBERS // size))].sort().values
+    if len(chosen) < 2:
+        return 0.0, len(chosen)
+    raw = source.events[chosen]
+    x = transform.encode(raw.long() if isinstance(transform, Quantized) else raw, None, dtype=torch.float32).flatten(1)
+    return max(float(torch.cdist(part, x).max()) for part in x.split(256)), len(chosen)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _chunks(
+    events: Tensor | Stored, broken: list[str], name: Callable[[int], str]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """(numbers, events) in order; what cannot be read is named in ``broken`` and left out."""
+    size = max(1, AT_ONCE // max(1, math.prod(events.shape[1:])))
+    for first in range(0, len(events), size):
+        numbers = list(range(first, min(first + size, len(events))))
+        try:
+            yield numbers, events[first : first + size]
+        except Exception:  # a data set of someone's may raise anything: find which event it is
+            whole = []
+            for k in numbers:
+                try:
+                    whole.append((k, events[k : k + 1]))
+                except Exception as problem:
+                    said = str(problem)
+                    broken.append(said if said.startswith(name(k)) else f"{name(k)}: {said}")
+            if whole:
+                yield [k for k, _ in whole], torch.cat([event for _, event in whole])
+
+
+def _distinct(events: Tensor) -> Tensor:
+    """The values that occur, float64. Bytes are counted, not sorted."""
+    if events.dtype == torch.uint8:
+        return torch.bincount(events.flatten(), minlength=256).nonzero().flatten().double()
+    return events.unique().double()
+
+
+class _Seen:
+    """Sums over what has been read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.count, self.dtype = source, 0, ""
+        self.broken: list[str] = []
+        self.unfinite: list[str] = []
+        self.first: dict[bytes, int] = {}
+        self.twins: list[tuple[int, int]] = []
+        self.low, self.high, self.whole = math.inf, -math.inf, True
+        self.values: Tensor | None = torch.empty(0, dtype=torch.float64)
+        # about the first event, lest digits cancel
+        self.origin: Tensor | None = None
+        self.sum, self.square = torch.zeros(()), torch.zeros(())
+        self.along = torch.zeros(2, dtype=torch.float64)
+
+    def add(self, numbers: list[int], events: Tensor) -> None:
+        """Take events (B, *event) with these numbers."""
+        self.dtype = str(events.dtype).removeprefix("torch.")
+        for k, event in zip(numbers, events, strict=True):
+            digest = hashlib.sha256(event.contiguous().numpy().tobytes()).digest()[:16]
+            if self.first.setdefault(digest, k) != k:
+                self.twins.append((self.first[digest], k))
+        x = events.double()
+        finite = torch.isfinite(x).flatten(1).all(1)
+        self.unfinite += [self.source.name(k) for k, good in zip(numbers, finite.tolist(), strict=True) if not good]
+        self.count += len(x)
+        x = x[finite]
+        if not len(x):
+            return
+        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        self.whole = self.whole and bool((x == x.round()).all())
+        if self.values is not None:
+            values = torch.cat([self.values, _distinct(events[finite])]).unique()
+            self.values = values if len(values) <= MOST_LEVELS else None
+        if self.origin is None:
+            self.origin = x[0].clone()
+        d = x - self.origin
+        self.sum, self.square = self.sum + d.sum(0), self.square + d.square().sum(0)
+        if x.shape[-1] > 1:
+            d = x - x.mean()
+            self.along += torch.stack([(d[..., 1:] * d[..., :-1]).mean(), d.square().mean()]) * len(x)
+
+    def facts(self) -> Facts:
+        """What it all comes to."""
+        n = max(1, self.count - len(self.unfinite))
+        origin = torch.zeros(()) if self.origin is None else self.origin
+        mean = origin + self.sum / n
+        variance = (self.square / n - (self.sum / n).square()).clamp(min=0.0)
+        total = float((variance + (mean - mean.mean()).square()).mean())
+        moving = variance[variance > 0].sqrt()
+        name = self.source.name
+        return Facts(
+            self.count, tuple(self.source.events.shape[1:]), self.dtype, self.low, self.high, float(mean.mean()),
+            math.sqrt(total), float(moving.max() / moving.min()) if len(moving) else 1.0,
+            int((variance == 0).sum()), self.whole, 0 if self.values is None else len(self.values),
+            float(self.along[0] / self.along[1]) if self.along[1] > 0 else 0.0, tuple(self.broken), tuple(self.unfinite),
+            tuple((name(a), name(b)) for a, b in self.twins[:8]), len(self.twins),
+        )  # fmt: skip

@@ -1,0 +1,162 @@
+"""Data that someone points at: what it is, and the config node that reads it. Nothing is trained on yet, nothing is executed.
+
+folder      of CIFAR-10's batches, of MNIST's idx files, or of PNG and JPEG images, in this order
+file        an array: .npy, .npz, file.npz:key; or one of CIFAR-10's or MNIST's files, which stands for its folder
+module:name a class that is a torch data set, made without arguments
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from scoresde._validation import check_count
+from scoresde.data.images import CIFAR10, MNIST, ImageFolder
+from scoresde.data.sources import read_array
+from scoresde.data.stored import ImageFiles, Items, Stored
+
+MOST_SIDE = 64
+"""Side to which larger images are shrunk unless another is asked for: what one machine trains in days."""
+ALLOWED = (
+    "give a folder of PNG or JPEG images, an array in .npy or .npz (file.npz:key), the folder of CIFAR-10's or MNIST's files, "
+    "or a torch data set as module:class"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that was found.
+
+    what: in words. node: the config's ``data`` without its transform. events: all events, (n, *event) when read; of the training
+    set where the data is split already. name: of an event, for messages. notes: what one should know. problems: what must be
+    mended before training, naming files.
+    """
+
+    what: str
+    node: dict[str, Any]
+    events: Tensor | Stored
+    name: Callable[[int], str] = str
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def find(data: str, side: int = 0) -> Source:
+    """The source that ``data`` names. side: of the events of an image folder; 0 chooses it.
+
+    Raises FileNotFoundError or ValueError, saying what is there and what is allowed.
+    """
+    check_count("side", side, least=0)
+    path = Path(data)
+    if ".npz:" in data or path.suffix in (".npy", ".npz"):
+        source = _array(data)
+    elif path.is_dir():
+        return _folder(path, side)
+    elif path.is_file():
+        source = _file(path)
+    elif re.fullmatch(r"[\w.]+:\w+", data):
+        source = _torch(data)
+    else:
+        raise FileNotFoundError(f"{data!r} is no file, folder or module:class: {ALLOWED}")
+    if side:
+        raise ValueError(f"side={side} is for folders of images, and {data!r} is {source.what}")
+    return source
+
+
+def _folder(folder: Path, side: int) -> Source:
+    names = {file.name for place in (folder, *folder.glob("cifar-10-batches-*")) for file in place.glob("*")}
+    if names & {"data_batch_1", "data_batch_1.bin"}:
+        data = CIFAR10(str(folder))
+        return Source("CIFAR-10's batches", {"name": "CIFAR10", "folder": str(folder)}, data.train.raw)
+    if any("idx3" in name for name in names):
+        node = {"name": "MNIST", "folder": str(folder), "side": 32}
+        return Source(
+            "idx files of MNIST's family", node, MNIST(str(folder), side=32).train.raw,
+            notes=("28 pixels are set in a black square of 32, which a network can halve thrice",),
+        )  # fmt: skip
+    return _images(folder, side)
+
+
+def _file(path: Path) -> Source:
+    if re.fullmatch(r"(data_batch_[1-5]|test_batch)(\.bin)?", path.name) or "idx3" in path.name:
+        return _folder(path.parent, 0)
+    raise ValueError(f"{str(path)!r} is of no kind that is read: {ALLOWED}")
+
+
+def _array(data: str) -> Source:
+    path = Path(data)
+    if path.suffix == ".npz" and path.is_file():
+        with np.load(path, allow_pickle=False) as content:
+            if len(content.files) == 1:
+                data = f"{data}:{content.files[0]}"
+    raw = read_array(data)
+    if raw.ndim < 2 or 0 in raw.shape:
+        raise ValueError(f"{data} has shape {tuple(raw.shape)}: give (n, *event), n >= 1, e.g. (n, 1) for scalars")
+    return Source("an array", {"name": "Arrays", "train": data}, raw)
+
+
+def _torch(data: str) -> Source:
+    module, _, name = data.partition(":")
+    try:
+        target = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as problem:
+        raise ValueError(
+            f"{data!r} cannot be imported: {problem}; is the module's folder on PYTHONPATH, or the package installed?"
+        ) from problem
+    if not inspect.isclass(target):
+        raise ValueError(f"{data!r} is no class: give a class whose data set is made without arguments")
+    try:
+        events = Items(target())
+    except Exception as problem:  # a class of someone's may raise anything
+        raise ValueError(
+            f"{data!r} cannot be made a data set without arguments (a subclass may fill them in): "
+            f"{type(problem).__name__}: {problem}"
+        ) from problem
+    return Source(f"torch data set {name}", {"name": "TorchDataset", "train": {"name": data}}, events)
+
+
+def _images(folder: Path, side: int) -> Source:
+    """Headers alone are read here: they say sizes and kinds of pixels."""
+    files = ImageFolder(str(folder), side=1)._files(folder)
+    whole, shorts, grey, problems = [], [], True, []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                shorts.append(min(image.size))
+                grey = grey and image.mode in ("1", "L", "LA")
+            whole.append(file)
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
+            problems.append(f"{file} cannot be read: {problem}")
+    if not whole:
+        raise ValueError(f"none of the {len(files)} images in {str(folder)!r} can be read: {'; '.join(problems[:3])}")
+    least = min(shorts)
+    smallest = whole[shorts.index(least)]
+    side, note = (side, "as asked for") if side else _side(least)
+    if side > least:
+        small = sum(short < side for short in shorts)
+        problems.append(f"{small} images are smaller than side={side}, {smallest} has {least}: they are not enlarged")
+    channels = 1 if grey else 3
+    node = {"name": "ImageFolder", "folder": str(folder), "side": side, "channels": channels}
+    sizes = f"shorter sides from {least} ({smallest.name}) to {max(shorts)} pixels; side {side}: {note}"
+    return Source(
+        "a folder of images", node, ImageFiles(folder, whole, side, channels), lambda k: str(whole[k]), (sizes,),
+        tuple(problems),
+    )  # fmt: skip
+
+
+def _side(least: int) -> tuple[int, str]:
+    """The side of the events, and why."""
+    if least > MOST_SIDE:
+        return MOST_SIDE, f"shrunk to {MOST_SIDE} for a first run, --side takes any up to {least}"
+    for step in (8, 4, 2):
+        if least >= 2 * step:
+            return least - least % step, f"the largest multiple of {step} that all have"
+    return least, "what all have"

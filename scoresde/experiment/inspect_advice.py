@@ -1,0 +1,214 @@
+"""A first config for data that was looked at: every number with its reason.
+
+    sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1); for events of few coordinates more:
+                    the prior leaves out the data's spread s, which costs about d (s / sigma_max)^4 / 4 nats, here 0.001 at most
+    sigma_min       noise that nobody sees: a quarter of a level, a hundredth of the spread at most (256 levels in [-1, 1]: 0.002)
+    sigma_data      the data's standard deviation: the network is given x / sqrt(sigma_data^2 + sigma^2)
+    snr             of the Langevin corrector: 0.16, and 0.075 from 256 pixels on, as configs/ve has the paper's
+    network         a UNet for what has sides, a multilayer perceptron for what has none; its width by the number of events
+    steps           `PASSES` through the data, within bounds
+
+What the paper's authors tuned by hand is a first guess here; the reasons say so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from scoresde.data import Quantized
+from scoresde.data.inspect_facts import Facts
+from scoresde.data.inspect_sources import Source
+
+PASSES, LEAST_STEPS, MOST_STEPS = 200, 2000, 400_000
+PRIOR_STDS = 4.0
+"""Least sigma_max in units of sigma_data d^(1/4): 1 / (4 * 4^4) is 0.001 nats."""
+SPLIT_ALREADY = ("CIFAR10", "MNIST")
+"""Data whose makers say what is for test."""
+FEW_LEVELS = 32
+"""Levels up to which the network says how likely each of them is."""
+MANY_EVENTS = 20_000
+"""Events from which the paper's width of 128 channels is worth its time."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A key of the config, its value, and why."""
+
+    key: str
+    value: Any
+    reasons: tuple[str, ...]
+
+
+def advise(source: Source, facts: Facts, distance: float, paired: int) -> list[Section]:
+    """The sections of a config. distance: the largest between two events of ``paired``, as the model sees them."""
+    std = _round(_std(facts))
+    least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
+    sigma_max = _round(max(distance, least), up=True)
+    why = f"the largest distance between two events, {_of(facts.count, paired)} (Song & Ermon 2020, technique 1)"
+    if least > distance:
+        why = f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by {distance:.3g} at most, for which the prior would show"
+    network = _network(facts)
+    return [
+        _data(source, facts),
+        _process(facts, std, sigma_max, why),
+        network,
+        _model(facts, std),
+        _objective(facts, sigma_max),
+        _training(_held_in(source, facts), network.value["name"]),
+        Section("sampling", {"count": 64, "batch_size": 64, "seed": 0}, ("more: --config.sampling.count=50000",)),
+        _samplers(facts),
+        Section("likelihood", {"split": "test", "batch_size": 64}, ("scoresde likelihood: of the events held out",)),
+    ]  # fmt: skip
+
+
+def _std(facts: Facts) -> float:
+    """The standard deviation of x."""
+    if isinstance(facts.transform, Quantized):
+        return facts.std * facts.transform.width
+    return facts.std / facts.transform.scale
+
+
+def _data(source: Source, facts: Facts) -> Section:
+    transform, node = facts.transform, dict(source.node)
+    if isinstance(transform, Quantized):
+        if node["name"] in ("Arrays", "TorchDataset"):
+            node["levels"] = transform.levels
+        reason = (
+            f"whole numbers from {facts.low:g} to {facts.high:g}: {transform.levels} levels, dequantised and mapped to [-1, 1]; "
+            "bits/dim mean something"
+        )
+    else:
+        node |= {"levels": 0, "shift": transform.shift, "scale": transform.scale}
+        reason = f"real numbers from {facts.low:g} to {facts.high:g}, brought to mean 0 and standard deviation 1"
+    reasons = [f"{source.what}, {facts.count} events of shape {facts.shape}", reason]
+    if node["name"] not in SPLIT_ALREADY:
+        reasons.append("one event in ten is held out for test; where there is a test set, name it: test")
+    if len(facts.shape) == 3:
+        reasons.append("where mirror images are as likely: flip = True")
+    return Section("data", node, tuple(reasons))
+
+
+def _process(facts: Facts, std: float, sigma_max: float, largest: str) -> Section:
+    transform = facts.transform
+    finest = transform.width / 4 if isinstance(transform, Quantized) else math.inf
+    sigma_min = float(f"{min(finest, std / 100):.1g}")
+    why = "a quarter of a level" if finest < std / 100 else "a hundredth of sigma_data"
+    return Section(
+        "sde",
+        {"name": "VESDE", "sigma_min": sigma_min, "sigma_max": sigma_max},
+        (
+            "variance exploding: its range of noise is read off the data",
+            f"sigma_max: {largest}",
+            f"sigma_min: {why}, which nobody sees",
+            'instead, without a range to choose: {"name": "VPSDE"}',
+        ),
+    )
+
+
+def _network(facts: Facts) -> Section:
+    shape, sides = facts.shape, facts.shape[1:]
+    if not 1 <= len(sides) <= 3:
+        width = min(1024, max(128, 2 ** math.ceil(math.log2(4 * math.prod(shape)))))
+        return Section(
+            "network",
+            {"name": "MLP", "width": width, "depth": 4},
+            ("no sides: a perceptron, four times as wide as an event, 128 to 1024",),
+        )
+    if len(sides) == 2 and max(sides) <= 16 and not any(side % 2 for side in sides):
+        return Section(
+            "network",
+            {"name": "SmallUNet", "channels": 32, "blocks": 2},
+            ("up to 16 pixels: two resolutions and attention are enough",),
+        )
+    levels = 1
+    while levels < 4 and all(side % 2**levels == 0 and side >= 4 * 2**levels for side in sides):
+        levels += 1
+    channels = 128 if facts.count >= MANY_EVENTS else 64 if facts.count >= MANY_EVENTS // 10 else 32
+    node = {
+        "name": "NCSNpp", "channels": channels, "multipliers": (1, 2, 2, 2)[:levels], "blocks": 2,
+        "attention": (16,), "dropout": 0.1,
+    }  # fmt: skip
+    reasons = [
+        f"sides {sides}: a UNet of {levels} resolutions, each side halved as long as it is even and 4 are left",
+        f"{facts.count} events: {channels} channels (128, the paper's, from {MANY_EVENTS} on)",
+    ]
+    if levels < 3:
+        reasons.append("sides that are multiples of 8 give a better network: cut or pad the events")
+    return Section("network", node, tuple(reasons))
+
+
+def _model(facts: Facts, std: float) -> Section:
+    if 0 < facts.levels <= FEW_LEVELS:
+        return Section(
+            "model",
+            {"prediction": {"name": "Levels"}, "data_std": std},
+            (f"{facts.levels} levels are few: the network says how likely each of them is", f"sigma_data = {std:g}"),
+        )
+    return Section("model", {"prediction": "noise", "data_std": std}, (f"sigma_data = {std:g}, the spread of x",))
+
+
+def _objective(facts: Facts, sigma_max: float) -> Section:
+    node: dict[str, Any] = {"name": "DenoisingScoreMatching", "weighting": "variance", "reduction": "mean"}
+    if 0 < facts.levels <= FEW_LEVELS:
+        low = _round(0.4 * Quantized(facts.levels).width)
+        node["times"] = {"name": "UniformLogNoise", "low": low, "high": sigma_max}
+        return Section("objective", node, ("below 0.4 of a level the number says itself: no examples there",))
+    return Section("objective", node, ("the paper's for good samples",))
+
+
+def _held_in(source: Source, facts: Facts) -> int:
+    """Training events."""
+    return facts.count if source.node["name"] in SPLIT_ALREADY else max(1, round(0.9 * facts.count))
+
+
+def _training(held_in: int, network: str) -> Section:
+    batch = min(128, max(8, 2 ** math.floor(math.log2(max(8, held_in // 8)))))
+    steps = min(MOST_STEPS, max(LEAST_STEPS, round(PASSES * held_in / batch / 100) * 100))
+    passes = steps * batch / held_in
+    small = network in ("MLP", "SmallUNet")
+    value = {
+        "steps": steps, "batch_size": batch, "learning_rate": 1e-3 if small else 2e-4, "warmup": min(5000, steps // 20),
+        "schedule": "cosine" if small else "constant", "grad_clip": 1.0,
+        "ema_decay": float(f"{min(0.9999, 1 - 20 / steps):.4g}"), "checkpoint_every": max(100, min(5000, steps // 10)),
+        "log_every": 50,
+    }  # fmt: skip
+    return Section(
+        "training",
+        value,
+        (
+            f"{passes:.0f} passes through {held_in} events ({PASSES}, at least {LEAST_STEPS} steps and at most {MOST_STEPS})",
+            "batch_size: at most 128 and an eighth of the events, at least 8",
+            "learning_rate: " + ("a small network bears more than the paper's 2e-4" if small else "the paper's"),
+            "ema_decay: weights are averaged over the last twentieth of the steps, at most 10,000 of them",
+        ),
+    )
+
+
+def _samplers(facts: Facts) -> Section:
+    large = len(facts.shape) > 1 and max(facts.shape[1:]) >= 256
+    snr = 0.075 if large else 0.16
+    node = {
+        "predictor-corrector": {
+            "name": "PredictorCorrector",
+            "predictor": {"name": "ReverseDiffusion"},
+            "corrector": {"name": "Langevin", "snr": snr},
+            "steps": 500,
+        },
+        "probability-flow": {"name": "ProbabilityFlowODE"},
+    }
+    tuned = "snr: the paper's authors tuned 0.16 for 32 pixels, 0.17 for 64, 0.075 for 256, 0.15 for 1024"
+    return Section("samplers", node, (tuned, "try half and twice of it, and look at the samples"))
+
+
+def _of(count: int, paired: int) -> str:
+    return f"all {count}" if paired == count else f"{paired} random ones of {count}"
+
+
+def _round(value: float, up: bool = False) -> float:
+    """Three digits, not below ``value`` where ``up``."""
+    if value <= 0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{(math.ceil(value / unit - 1e-9) if up else round(value / unit)) * unit:.3g}")

@@ -1,0 +1,67 @@
+"""One self-contained HTML page: headings, tables, pictures in the text itself. No script, and no other file is needed."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d5d9e0; }
+h3 { font-size: 1rem; margin: 1.2rem 0 0; }
+table { border-collapse: collapse; margin: .6rem 0; }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: normal; white-space: nowrap; }
+th { font-weight: 600; border-bottom: 1px solid #d5d9e0; } .n { text-align: right; font-variant-numeric: tabular-nums; }
+tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; overflow-x: auto; } img { max-width: 100%; }
+figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 18.5rem; }
+figcaption { overflow-wrap: anywhere; font-size: .85rem; color: #555c68; }
+figure.wide { max-width: 46rem; } figure.half { max-width: 28.5rem; margin-right: .8rem; }
+.missing { color: #9a3412; } .note { color: #555c68; font-size: .9rem; }
+progress { width: 18rem; vertical-align: middle; }
+"""
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """The whole page."""
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        f"<link rel='icon' href='data:,'><style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
+    )
+
+
+def table(
+    name: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), ours: int = -1
+) -> str:
+    """A table, its cells escaped. numbers: columns set to the right. ours: row that is set in bold."""
+
+    def line(cells: Sequence[str], tag: str, bold: bool = False) -> str:
+        inner = "".join(
+            f"<{tag}{' class=n' if k in numbers else ''}>{html.escape(str(cell))}</{tag}>"
+            for k, cell in enumerate(cells)
+        )
+        return f"<tr{' class=ours' if bold else ''}>{inner}</tr>"
+
+    body = "".join(line(cells, "td", k == ours) for k, cells in enumerate(rows))
+    return f"<table id='{html.escape(name)}'>{line(head, 'th') if head else ''}{body}</table>"
+
+
+def figure(picture: bytes, caption: str, size: str = "") -> str:
+    """A PNG picture. size: "" for a third of the page, "half", or "wide"."""
+    data, alt = base64.b64encode(picture).decode(), html.escape(caption or "figure", quote=True)
+    return (
+        f"<figure{f' class={size}' if size else ''}><img alt='{alt}' src='data:image/png;base64,{data}'>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def missing(text: str) -> str:
+    """Something that is not there, or broken."""
+    return f"<p class='missing'>{html.escape(text)}</p>"
+
+
+def note(text: str) -> str:
+    """Something to know."""
+    return f"<p class='note'>{html.escape(text)}</p>"

@@ -1,0 +1,51 @@
+"""What the objectives share: whose process, which times, keys of the draws, and a score that is held to its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_batch
+from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
+from scoresde.noise import NoiseSource
+from scoresde.sde import SDE, Chain, check_same_process
+
+Process = TypeVar("Process", bound=SDE)
+
+
+class Objective(Generic[Process]):
+    """A loss by draws of times and noisy data.
+
+    times: the law of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
+    seed: of the draws. Call k without a step uses step k, so that a loop draws afresh each time.
+    """
+
+    def __init__(self, sde: Process, times: TimeLaw | None, seed: int) -> None:
+        self.sde, self.seed = sde, seed
+        self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
+        self._calls = 0
+
+    def _keyed(
+        self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None
+    ) -> tuple[NoiseSource, int, Tensor]:
+        """The source of the draws for a batch, their step, and the times (B,)."""
+        check_batch("x0", x0)
+        if step is None:
+            step, self._calls = self._calls, self._calls + 1
+        if indices is None:
+            indices = torch.arange(len(x0), device=x0.device)
+        source = NoiseSource(self.seed, indices)
+        if t is None:
+            t = self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=x0.dtype))
+        return source, step, t
+
+    def _score(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        """The model's score; ValueError where it is of another process or shape, lest it broadcasts."""
+        check_same_process(self.sde, model)
+        score = model(x, t, **condition)
+        if score.shape != x.shape:
+            raise ValueError(f"model returned shape {tuple(score.shape)} for x of shape {tuple(x.shape)}")
+        return score

@@ -1,0 +1,212 @@
+"""A multistep method whose times and coefficients were fitted to a model (`fit`).
+
+In the coordinates w of `sde/whitening.py`, about the data's mean, where nothing moves for Gaussian data,
+
+    x_i = m_i + R_i w_i        f_i = dw/du by the score at (x_i, t_i)        w_(i+1) = a_i w_i + sum_(j < K) b_ij f_(i-j)
+
+with numbers a_i, b_ij and times t_i of its own for each step: the non-stationary methods of Shaul et al. 2024 (arXiv:2403.01329),
+of which every linear multistep method is one, with few coefficients. The first time may be below T, since w hardly moves where
+there is nothing but noise; the last w belongs to E[x_0 | x_(t_min)], so that N steps are N evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from scoresde._files import write_atomic
+from scoresde.noise import NoiseSource
+from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.exponential import Factor, combine, linear
+from scoresde.samplers.forms import Data, Form, Whitened
+from scoresde.samplers.multistep import ExponentialMultistep
+from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
+from scoresde.sde.whitening import WhitePoint, white_points
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """One time: x = centre + root w, and f = on_state w + on_score score(x, t). t: (B,). centre: (1, *state)."""
+
+    t: Tensor
+    centre: Tensor
+    root: Factor
+    unroot: Factor
+    on_state: Factor
+    on_score: Factor
+
+    def state(self, w: Tensor) -> Tensor:
+        """x."""
+        return combine(((self.root, w),)).add_(self.centre)
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """w."""
+        return combine(((self.unroot, x - self.centre),))
+
+    def slope(self, score: Score, w: Tensor) -> Tensor:
+        """f."""
+        return combine(((self.on_state, w), (self.on_score, score(self.state(w), self.t))))
+
+
+def places(sde: LinearSDE, times: Tensor, mean: Tensor, data_std: float, like: Tensor) -> list[Place]:
+    """A place for each of the times (n,), falling, for data about ``mean`` (*event) and states like ``like`` (B, *state)."""
+    points = white_points(sde, times.flip(0).cpu(), data_std)[::-1]
+    origin = sde.augment(mean[None].to("cpu", torch.float64))
+    return [_place(sde, point, origin, like) for point in points]
+
+
+def _place(sde: LinearSDE, point: WhitePoint, origin: Tensor, like: Tensor) -> Place:
+    minus = torch.tensor(-1.0, dtype=torch.float64)
+    on_state, on_score = point.push.compose(point.pull), point.push.compose(point.spread.transpose())
+    maps = point.root, point.unroot, on_state.times(minus), on_score.times(minus)
+    centre = sde.kernel(point.t).mean(origin).to(like)
+    return Place(point.t.to(like).expand(len(like)), centre, *(_factor(m, like) for m in maps))
+
+
+def _factor(one: LinearMap, like: Tensor) -> Factor:
+    return float(one.c) if isinstance(one, ScalarMap) else one.to(like)
+
+
+@dataclass(frozen=True)
+class FittedMultistep(Sampler):
+    """The method above, one evaluation for each step.
+
+    times: (N,) falling, where the score is evaluated. t_min: < times[-1] or equal; the time that the end was fitted for.
+    a: (N,). b: (N, K), b[i, j] the factor of f_(i-j). mean: (*event) and data_std: of the data.
+    """
+
+    times: Tensor
+    t_min: float
+    a: Tensor
+    b: Tensor
+    mean: Tensor
+    data_std: float
+
+    def __post_init__(self) -> None:
+        n = len(self.times)
+        if self.a.shape != (n,) or self.b.ndim != 2 or len(self.b) != n or not bool((self.times.diff() < 0).all()):
+            raise ValueError(
+                f"times {self.times.tolist()}, a of shape {tuple(self.a.shape)}, b of shape {tuple(self.b.shape)} do not fit: "
+                "give (N,) falling times, (N,) and (N, K)"
+            )
+
+    def __repr__(self) -> str:
+        return f"FittedMultistep({len(self.times)} steps from t={float(self.times[0]):.3g} to {self.t_min:g})"
+
+    def run(
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
+        process = linear(sde, self)
+        top, end = (torch.tensor([t], dtype=torch.float64) for t in (process.T, self.t_min))
+        start, *way = places(process, torch.cat((top, self.times, end)), self.mean, self.data_std, x)
+        told = torch.cat((self.times, end)).to(x).unbind()
+        a, b = self.a.tolist(), self.b.tolist()
+        past: deque[Tensor] = deque(maxlen=self.b.shape[1])
+        w = start.whiten(x)
+        for i in range(len(a)):
+            past.appendleft(way[i].slope(score, w))
+            w = combine([(a[i], w), *zip(b[i], past, strict=False)])
+            callback(i + 1, told[i + 1], way[i + 1].state(w))
+        return way[-1].state(w), torch.cat((self.times, end))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a sampler does on starts that it was not fitted to.
+
+    error: mean over samples of the root mean square over coordinates, in units of the data, of its end points less
+        E[x_0 | x_(t_min)] of the flow from the same starts, solved accurately.
+    standard_error: of that mean; a few paths between two modes make most of it.
+    plain_error, plain: the same of the best method without a fit at as many evaluations, and its repr.
+    starts: how many. evaluations: of the score, each for a batch, that the pilot and the fit took.
+    """
+
+    error: float
+    standard_error: float
+    plain_error: float
+    plain: str
+    starts: int
+    evaluations: int
+
+
+class FittedSampler(Sampler):
+    """What `fit` returns: a sampler for one model, and what it expects of itself.
+
+    sampler: a `FittedMultistep`, or the plain method where the fit was no better. expected: an `Expectation`.
+    process: repr of the process that it was fitted to; another one is refused.
+    """
+
+    def __init__(self, sampler: FittedMultistep | ExponentialMultistep, expected: Expectation, process: str) -> None:
+        self.sampler, self.expected, self.process = sampler, expected, process
+
+    def __repr__(self) -> str:
+        e = self.expected
+        kept = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
+        return (
+            f"FittedSampler({self.sampler!r}: expects an error of {e.error:.2g} +- {e.standard_error:.1g} a coordinate on "
+            f"{e.starts} new starts, plain {e.plain_error:.2g} by {e.plain}{kept})"
+        )
+
+    def run(
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
+        if repr(linear(sde, self)) != self.process:
+            raise ValueError(f"sde={sde!r} is not the process that this sampler was fitted to, {self.process}")
+        return self.sampler.run(sde, score, x, noise, callback)
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file, whole or not at all."""
+        tensors, kind = _tensors(self.sampler)
+        header = {"format": _FORMAT, "process": self.process, "expected": asdict(self.expected), **kind}
+        content = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        write_atomic(Path(path), save(content, {"scoresde.sampler": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: Path | str) -> FittedSampler:
+        """Read what `save` wrote. Raises ValueError for a file that is torn or something else."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {})["scoresde.sampler"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            if header["format"] != _FORMAT:
+                raise ValueError(f"format {header['format']}, this version reads {_FORMAT}")
+            return cls(_sampler(tensors, header), Expectation(**header["expected"]), header["process"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"{path} is torn or no fitted sampler of scoresde: {problem}") from problem
+
+
+def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """What is saved of a sampler: tensors, and entries of the header."""
+    if isinstance(sampler, FittedMultistep):
+        tensors = {"times": sampler.times, "a": sampler.a, "b": sampler.b, "mean": sampler.mean}
+        return tensors, {"t_min": sampler.t_min, "data_std": sampler.data_std}
+    whitened = sampler.form.data_std if isinstance(sampler.form, Whitened) else None
+    return {"times": given_times(sampler)}, {
+        "order": sampler.order, "corrector": sampler.corrector, "opening": sampler.opening, "whitened": whitened,
+    }  # fmt: skip
+
+
+def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMultistep | ExponentialMultistep:
+    if "a" in tensors:
+        return FittedMultistep(**tensors, t_min=header["t_min"], data_std=header["data_std"])  # type: ignore[arg-type]
+    whitened = header["whitened"]
+    form: Form = Data() if whitened is None else Whitened(data_std=whitened)  # type: ignore[arg-type]
+    return ExponentialMultistep(
+        tensors["times"], header["order"], form, corrector=header["corrector"], opening=header["opening"],  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def given_times(sampler: ExponentialMultistep) -> Tensor:
+    """The times of a sampler that was made from them."""
+    times: Sequence[float] | Tensor = sampler.stepping.grid.times  # type: ignore[attr-defined]
+    return torch.as_tensor(times, dtype=torch.float64)

@@ -1,0 +1,117 @@
+"""The prior, the names of one quantity, and Gaussian data carried back from T."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import expand
+from scoresde.sde.scalar import ScalarSDE
+from scoresde.sde.selfcheck.report import PRIOR_LIMIT, TOLERANCE, CheckRow
+from scoresde.sde.selfcheck.subject import SOLVER, Subject, relative
+
+
+def prior(s: Subject) -> list[CheckRow]:
+    """KL(law at T of centred unit-variance data || prior), nats per coordinate; the prior's density and draws."""
+    a, b, c = s.kernel(s.sde.T)
+    lifted = s.lifted()
+    law = a @ lifted @ lifted.mT @ a.mT + c
+    root = s.matrix(s.sde.prior_root()(s.unit))
+    prior, mean = root @ root.mT, (s.zero + expand(s.sde.prior_mean(), s.zero)).reshape(s.size)
+    ratio, off = torch.linalg.solve(prior, law), b - mean
+    apart = float(off @ torch.linalg.solve(prior, off)) / (2 * s.size)
+    kl = 0.5 * float(ratio.trace() - s.size - torch.linalg.slogdet(ratio)[1]) / s.size + apart
+    at = mean + 0.5 * root.sum(1)
+    stated = float(s.sde.prior_log_prob(at.reshape(1, *s.shape))[0])
+    drawn = s.sde.prior_sample((512, *s.event_shape), dtype=torch.float64).reshape(512, s.size)
+    white = torch.linalg.solve(root, (drawn - mean).mT)
+    hint = "is prior_std the kernel's standard deviation at T (not its square), and T late enough?"
+    if apart > 0.5 * PRIOR_LIMIT:
+        hint = "is the prior's mean the kernel's shift at T, and T late enough?"
+    return [
+        CheckRow("prior, nats per coordinate", kl, PRIOR_LIMIT, "" if kl <= PRIOR_LIMIT else hint),
+        CheckRow("prior's density fits", abs(stated - _normal_log_prob(at, mean, prior)), TOLERANCE),
+        CheckRow("prior's draws fit, standard errors", float(white.mean(1).abs().max()) * 512**0.5, 6.0),
+    ]
+
+
+def conversions(s: Subject) -> list[CheckRow]:
+    """Each quantity turned into another and back, and the score of the kernel itself."""
+    sde, worst, own = s.sde, 0.0, 0.0
+    x0 = torch.linspace(-1.0, 1.0, math.prod(s.event_shape), dtype=torch.float64).reshape(1, *s.event_shape)
+    z = torch.cos(torch.arange(s.size, dtype=torch.float64)).reshape(1, *s.shape)
+    pairs = [(sde.noise_from_score, sde.score_from_noise), (sde.data_from_score, sde.score_from_data)]
+    if isinstance(sde, ScalarSDE):
+        pairs.append((sde.velocity_from_score, sde.score_from_velocity))
+    for t in s.times[:3]:
+        time = torch.tensor([t], dtype=torch.float64)
+        x = sde.perturb(x0, time, z)
+        c = s.kernel(t)[2]
+        offset = (x - sde.kernel(time).mean(sde.augment(x0))).reshape(-1)
+        wanted = -torch.linalg.solve(c, offset).reshape(x.shape)
+        own = max(own, relative(sde.score_from_noise(x, time, z), wanted))
+        own = max(own, relative(sde.score_from_data(x, time, sde.augment(x0)), wanted))
+        own = max(own, relative(offset @ torch.linalg.solve(c, offset), (z**2).sum()))
+        for there, back in pairs:
+            worst = max(worst, relative(back(x, time, there(x, time, wanted)), wanted))
+    return [
+        CheckRow("conversions invert each other", worst, TOLERANCE),
+        CheckRow(
+            "conversions agree with the kernel", own, TOLERANCE,
+            "" if own <= TOLERANCE else "is it -noise / sigma and (alpha x_0 - x) / sigma^2?",
+        ),
+    ]  # fmt: skip
+
+
+def gaussian(s: Subject) -> list[CheckRow]:
+    """Gaussian data: flow and reverse SDE back from T, and the log-likelihood along the flow."""
+    n, end = s.size, s.times[-1]
+    mean_T, law_T = s.law(end)
+    spread = torch.linalg.cholesky(law_T)
+    points = torch.cat((mean_T[None], mean_T + spread.mT)).reshape(n + 1, *s.shape)
+
+    def times(t: float, count: int) -> Tensor:
+        return torch.full((count,), t, dtype=torch.float64)
+
+    def flow(t: float, x: Tensor) -> Tensor:
+        return s.sde.flow_drift(x, times(t, len(x)), s.score(x, t))
+
+    back = SOLVER.solve(flow, points, end, s.t0).y.reshape(n + 1, n)
+    mean_0, law_0 = s.law(s.t0)
+    moved = (back[1:] - back[:1]).mT
+    error = max(relative(back[0], mean_0), relative(moved @ moved.mT, law_0))
+
+    def reverse(t: float, state: Tensor) -> Tensor:
+        m, p = state[:1], state[1:]
+        lift = torch.cat((m, m + torch.eye(n, dtype=torch.float64))).reshape(n + 1, *s.shape)
+        drift = s.sde.reverse_drift(lift, times(t, n + 1), s.score(lift, t)).reshape(n + 1, n)
+        r = (drift[1:] - drift[:1]).mT
+        return torch.cat((drift[:1], r @ p + p @ r.mT - s.gg(t)))
+
+    moments = SOLVER.solve(reverse, torch.cat((mean_T[None], law_T)), end, s.t0).y
+    by_sde = max(relative(moments[0], mean_0), relative(moments[1:], law_0))
+
+    def with_divergence(t: float, state: Tensor) -> Tensor:
+        x = state[:, :n].reshape(1, *s.shape)
+        around = torch.cat((x, x + s.unit))
+        drift = flow(t, around).reshape(n + 1, n)
+        return torch.cat((drift[:1], (drift[1:] - drift[:1]).trace().reshape(1, 1)), dim=1)
+
+    start = (mean_0 + 0.7 * torch.linalg.cholesky(law_0).sum(1)).reshape(1, n)
+    state = SOLVER.solve(with_divergence, torch.cat((start, torch.zeros(1, 1)), dim=1), s.t0, end).y
+    found = _normal_log_prob(state[0, :n], mean_T, law_T) + float(state[0, n])
+    wanted = _normal_log_prob(start[0], mean_0, law_0)
+    return [
+        CheckRow("Gaussian data back by the flow", error, 10 * TOLERANCE),
+        CheckRow("Gaussian data back by the reverse SDE", by_sde, 10 * TOLERANCE),
+        CheckRow("log-likelihood of Gaussian data", abs(found - wanted), 10 * TOLERANCE),
+    ]
+
+
+def _normal_log_prob(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
+    factor = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(factor, (x - mean)[:, None], upper=False)
+    log_det = factor.diagonal().log().sum()
+    return float(-0.5 * (white**2).sum() - log_det - 0.5 * len(x) * math.log(2.0 * math.pi))

@@ -1,0 +1,32 @@
+"""`check`: every part, one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scoresde.sde.base import SDE
+from scoresde.sde.linear import LinearSDE
+from scoresde.sde.selfcheck.conduct import edges, noise_rises, shapes
+from scoresde.sde.selfcheck.kernels import kernel, transitions
+from scoresde.sde.selfcheck.laws import conversions, gaussian, prior
+from scoresde.sde.selfcheck.report import CheckReport, CheckRow
+from scoresde.sde.selfcheck.subject import Subject
+
+
+def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
+    """Hold a process to its own mathematics, in seconds on one core.
+
+    sde: a `LinearSDE`; a process without a kernel in closed form raises TypeError, as there is nothing to compare with.
+    event_shape: of the events to check on; small, and the process's own where it takes only one.
+    """
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"{sde!r} states no kernel: its drift and diffusion have nothing to be compared with")
+    subject = Subject(sde, tuple(event_shape))
+    rows: list[CheckRow] = []
+    for part in (kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
+        try:
+            rows += part(subject)
+        except Exception as problem:  # a check reports; it does not die of what it found
+            rows.append(CheckRow(part.__name__, math.inf, 0.0, f"raised {type(problem).__name__}: {problem}"))
+    return CheckReport(f"{sde!r} on events of shape {tuple(event_shape)}", tuple(rows))

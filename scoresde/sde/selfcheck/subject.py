@@ -1,0 +1,93 @@
+"""A linear process as matrices on flattened states, read through its public methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde.sde.kernel import GaussianKernel
+from scoresde.sde.linear import LinearSDE
+from scoresde.solvers import ScipyODE
+
+SOLVER = ScipyODE("DOP853", 1e-10, 1e-12)
+
+
+class Subject:
+    """The process as matrices on flattened states."""
+
+    def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
+        self.sde, self.event_shape = sde, event_shape
+        self.shape = sde.state_shape(event_shape)
+        self.size = math.prod(self.shape)
+        self.unit = torch.eye(self.size, dtype=torch.float64).reshape(self.size, *self.shape)
+        self.zero = torch.zeros(1, *self.shape, dtype=torch.float64)
+        self.t0 = 0.01 * sde.T
+        self.times = [0.1 * sde.T, 0.4 * sde.T, 0.8 * sde.T, sde.T * (1.0 - 1e-6)]
+
+    def matrix(self, images: Tensor) -> Tensor:
+        """The matrix whose columns are the images of the unit vectors."""
+        return images.detach().reshape(self.size, self.size).mT
+
+    def time(self, t: float) -> Tensor:
+        return torch.full((self.size,), t, dtype=torch.float64)
+
+    def affine(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Matrix (D, D) and shift (D,) of an affine function of states."""
+        images = function(torch.cat((self.zero, self.unit))).detach().reshape(self.size + 1, self.size)
+        return (images[1:] - images[0]).mT, images[0]
+
+    def f(self, t: float) -> Tensor:
+        return self.drift(t)[0]
+
+    def drift(self, t: float) -> tuple[Tensor, Tensor]:
+        """F (D, D) and c (D,)."""
+        return self.affine(lambda x: self.sde.drift(x, torch.full((len(x),), t, dtype=torch.float64)))
+
+    def gg(self, t: float) -> Tensor:
+        return self.matrix(self.sde.diffuse_twice(self.unit, self.time(t)))
+
+    def kernel(self, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parts(self.sde.kernel(torch.tensor(t, dtype=torch.float64)))
+
+    def step(self, s: float, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parts(
+            self.sde.transition(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
+        )
+
+    def parts(self, kernel: GaussianKernel) -> tuple[Tensor, Tensor, Tensor]:
+        """A (D, D), b (D,) and C (D, D) of N(A x + b, C)."""
+        return *self.affine(kernel.mean), self.matrix(kernel.covariance(self.unit))
+
+    def lifted(self) -> Tensor:
+        """The matrix from data to the state's mean at t = 0, (D, d)."""
+        event = math.prod(self.event_shape)
+        unit = torch.eye(event, dtype=torch.float64).reshape(event, *self.event_shape)
+        return self.sde.augment(unit).reshape(event, self.size).mT
+
+    def law(self, t: float) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of x_t for data N(m, diag(p))."""
+        event = math.prod(self.event_shape)
+        m = torch.linspace(0.2, 0.6, event, dtype=torch.float64)
+        p = torch.linspace(0.3, 0.9, event, dtype=torch.float64)
+        forward = self.lifted()
+        a, b, c = self.kernel(t)
+        return a @ forward @ m + b, a @ forward @ (p[:, None] * forward.mT) @ a.mT + c
+
+    def score(self, x: Tensor, t: float) -> Tensor:
+        """The exact score of the Gaussian data at states (B, *state)."""
+        mean, covariance = self.law(t)
+        flat = x.reshape(len(x), self.size)
+        return -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    found, wanted = found.detach(), wanted.detach()
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
+
+
+def off(found: Tensor, wanted: Tensor, a: Tensor) -> float:
+    """The error of a shift, relative to the largest entry of the shift and of the matrix beside it."""
+    return float((found - wanted).abs().max() / torch.maximum(wanted.abs().max(), a.abs().max()))

@@ -1,0 +1,250 @@
+"""scoresde report: of runs that are whole, at work, or broken; and the page in a real browser."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from scoresde.experiment import Experiment, apply_overrides, load_config
+from scoresde.experiment.checkpoint import list_checkpoints
+from scoresde.experiment.page import figure, table
+from scoresde.experiment.pictures import curve_picture
+from scoresde.experiment.report import baselines
+from scoresde.experiment.report_training import read_metrics, speed
+from tests.experiment.conftest import ROOT, HereCommand
+
+FEW = {
+    "training__steps": 6,
+    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
+    "network__channels": None,
+    "network__blocks": None,
+}
+PICTURE = curve_picture([1, 2, 3], {"a": [1.0, 2.0, 3.0]})
+BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Six steps, and samples."""
+    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
+    for verb in ("train", "sample"):
+        done = command(verb, **FEW)
+        assert done.returncode == 0, done.stderr
+    return command.workdir
+
+
+@pytest.fixture
+def report(trained, tmp_path):
+    """``report()`` is the page of a copy of that run, which lies in ``report.folder``."""
+    shutil.copytree(trained, tmp_path / "run")
+    command = HereCommand(tmp_path / "run")
+
+    def page():
+        done = command("report", **FEW)
+        assert done.returncode == 0, done.stderr
+        return (command.workdir / "report.html").read_text()
+
+    page.folder = command.workdir
+    return page
+
+
+def pictures(page):
+    return page.count("<img ")
+
+
+def preview(folder, step, kind):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:09d}-{kind}.png"
+    path.write_bytes(PICTURE)
+    return path
+
+
+def test_what_a_page_holds(report):
+    page = report()
+    assert "step 6 of 6, last checkpoint step-000000006" in page
+    for wanted in (
+        "id='plan'",
+        "id='timings'",
+        "id='settings'",
+        "id='environment'",
+        "MLP with",
+        "learning rate",
+        "VPSDE",
+    ):
+        assert wanted in page
+    assert pictures(page) == 1 + 2 + 4, "held-out data, two samplers, four curves"
+    assert "not computed yet: scoresde likelihood" in page
+    assert not re.search(r"(src|href)='(?!data:)", page) and "<script" not in page
+
+
+class TestBrokenRuns:
+    def test_no_checkpoint(self, report):
+        shutil.rmtree(report.folder / "checkpoints")
+        assert "no checkpoint yet" in report()
+
+    def test_a_torn_last_checkpoint(self, report):
+        *_, last = list_checkpoints(report.folder / "checkpoints")
+        last.write_bytes(last.read_bytes()[:200])
+        page = report()
+        assert f"torn, and passed over: {last.name}" in page and "last checkpoint step-000000004" in page
+
+    def test_torn_checkpoints_only(self, report):
+        for path in list_checkpoints(report.folder / "checkpoints"):
+            path.write_bytes(b"torn")
+        assert "no checkpoint can be read" in report()
+
+    @pytest.mark.parametrize("content", ["", "step", "step,loss\n", "loss\n1\n", "\0\0\0", "step,loss\nx,y\n", None])
+    def test_no_metrics(self, report, content):
+        (report.folder / "metrics.csv").unlink()
+        if content is not None:
+            (report.folder / "metrics.csv").write_text(content)
+        assert "no step logged yet" in report()
+
+    def test_half_written_files(self, report):
+        """Whatever JSON or picture is torn, the rest of the page is there."""
+        for name in ("environment.json", "samples/predictor-corrector.json"):
+            path = report.folder / name
+            path.write_text(path.read_text()[:40])
+        (report.folder / "likelihood").mkdir()
+        (report.folder / "likelihood" / "test.json").write_text('{"split": "test", ')
+        preview(report.folder / "previews", 2, "raw").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+        page = report()
+        for wanted in (
+            "environment.json is not there, or cannot be read",
+            "predictor-corrector: being drawn, 2 batches",
+            "test.json cannot be shown",
+            "step-000000002-raw.png is no whole picture",
+            "probability-flow: 5 samples",
+        ):
+            assert wanted in page, wanted
+
+    def test_a_run_that_has_just_begun(self, report):
+        for name in ("samples", "checkpoints"):
+            shutil.rmtree(report.folder / name)
+        (report.folder / "metrics.csv").unlink()
+        page = report()
+        for wanted in ("step 0 of 6", "no step logged yet", "predictor-corrector: not drawn yet", "held-out data"):
+            assert wanted in page
+
+
+class TestTraining:
+    def test_metrics_as_they_were_written(self, tmp_path):
+        file = tmp_path / "metrics.csv"
+        file.write_text("step,loss,seconds\n10,2.5,1.0\n20,nan,2.0\n30,1.5\nx,1,1\n40,1.25,4.0\n50,1.0,5.")
+        found = read_metrics(file)
+        assert found["step"] == [10, 20, 40] and found["seconds"] == [1.0, 2.0, 4.0]
+        assert found["loss"][0] == 2.5 and math.isnan(found["loss"][1]) and found["loss"][2] == 1.25
+        # a line that is whole
+        file.write_text(file.read_text() + "5\n")
+        assert read_metrics(file)["seconds"][-1] == 5.5
+
+    def test_speed_over_a_restart(self):
+        """The clock of a run that was started again begins at 0."""
+        config = load_config(ROOT / "configs" / "vp" / "digits.py")
+        apply_overrides(config, {"training.batch_size": "10"})
+        found = speed(
+            Experiment.from_config(config), {"step": [10.0, 20.0, 30.0, 40.0], "seconds": [2.0, 4.0, 1.0, 2.0]}
+        )
+        assert found[:2] == [50.0, 50.0] and math.isnan(found[2]) and found[3] == 100.0
+
+    def test_columns_that_are_not_known_and_losses_over_t(self, report):
+        file = report.folder / "metrics.csv"
+        head, *rows = file.read_text().splitlines()
+        extra = ",".join(f"loss_t{k}" for k in range(4)) + ",temperature,skipped"
+        file.write_text("\n".join([f"{head},{extra}", *(f"{row},4,3,nan,1,300,0" for row in rows)]) + "\n")
+        page = report()
+        assert "loss over t, in 4 parts" in page and "temperature" in page
+        assert pictures(page) == 3 + 6, "a curve that is 0 throughout is left out"
+
+    def test_previews(self, report):
+        for step in range(1, 21):
+            preview(report.folder / "previews", step, "ema")
+        preview(report.folder / "previews", 7, "raw")
+        (report.folder / "quarantine").mkdir()
+        (report.folder / "quarantine" / "step-000000003.safetensors").write_bytes(b"")
+        page = report()
+        assert "averaged weights" in page and "weights as they are" in page and "6 of 20 in previews/" in page
+        assert "step 1<" in page and "step 20<" in page and "step 2<" not in page
+        assert pictures(page) == 7 + 7 and "1 batches whose loss or gradient was not finite" in page
+
+
+class TestBaselines:
+    def of(self, tmp_path, raw):
+        np.save(tmp_path / "x.npy", raw)
+        config = load_config(ROOT / "configs" / "vp" / "digits.py")
+        config.data = {"name": "Arrays", "train": str(tmp_path / "x.npy"), "levels": 17, "test_fraction": 0.5}
+        return baselines(Experiment.from_config(config))
+
+    @pytest.mark.parametrize(("events", "fitted"), [(2, 0), (4, 1), (16, 1), (24, 2)])
+    def test_few_events_are_said(self, tmp_path, events, fitted):
+        raw = np.random.default_rng(0).integers(0, 17, (events, 1, 4, 4)).astype(np.uint8)
+        found, said = self.of(tmp_path, raw)
+        assert len(found) == 1 + (fitted > 0) and "histogram" in found[-1].name
+        assert said.count("few events") == 5 - fitted
+
+    def test_large_ones_are_said(self, tmp_path, monkeypatch):
+        raw = np.random.default_rng(0).integers(0, 17, (240, 1, 8, 8)).astype(np.uint8)
+        room = importlib.import_module("scoresde.experiment.report")
+        monkeypatch.setattr(room, "MIXTURES_UP_TO", 120 * 20 * 64)
+        found, said = self.of(tmp_path, raw)
+        assert "20 diag" in found[0].name
+        assert said.count("large events") == 4 and said.count("few events") == 0
+        monkeypatch.setattr(room, "BASELINES_UP_TO", 120 * 64 - 1)
+        assert self.of(tmp_path, raw)[0] == [] and "no baselines: 120" in self.of(tmp_path, raw)[1]
+
+    def test_they_reach_the_page(self, report):
+        rows = ["index,draw,bits_per_dim,failed", "0,0,2.0,0", "1,0,3.0,0"]
+        summary = {
+            "split": "test", "bits_per_dim": 2.5, "standard_error": None, "events": 2, "failed": 0, "rows": 2,
+            "parts of the error": {"trace": 0.1}, "known biases": {"prior": None},
+            **dict.fromkeys(("draws", "solver", "divergence", "t_min", "transform", "data digest"), "x"),
+            **dict.fromkeys(("checkpoint", "weights", "seed"), "x"),
+        }  # fmt: skip
+        (report.folder / "likelihood").mkdir()
+        (report.folder / "likelihood" / "test.json").write_text(json.dumps(summary))
+        (report.folder / "likelihood" / "test.csv").write_text("\n".join(rows) + "\n")
+        page = report()
+        for wanted in ("id='likelihood-test'", "2.500", "unknown", "GaussianMixture", "independent pixel histogram"):
+            assert wanted in page, wanted
+
+
+def test_nothing_is_markup():
+    assert "<b>" not in table("x", ("<b>",), [("<b>", "1")]) and "<b>" not in figure(b"", "<b>'")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
+def test_in_a_browser(report, tmp_path):
+    """All pictures are decoded, all tables stand, and the console says nothing."""
+
+    def visit(content):
+        (tmp_path / "page.html").write_text(content)
+        call = [
+            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
+            f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "page.html").as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    preview(report.folder / "previews", 2, "ema")
+    page = report()
+    look = (
+        "<script>onload = () => { document.body.dataset.whole = [...document.images].filter(i => i.naturalWidth > 1).length; "
+        "document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth; }</script></body>"
+    )
+    seen, console = visit(page.replace("</body>", look))
+    assert console == []
+    assert f'data-whole="{pictures(page)}"' in seen and 'data-wide="false"' in seen
+    for name in ("plan", "timings", "environment"):
+        assert f'<table id="{name}"><tbody><tr>' in seen
+    # planted: a picture that is none, and a script that fails
+    broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")
+    seen, console = visit(broken)
+    assert f'data-whole="{pictures(page) - 1}"' in seen and len(console) == 1

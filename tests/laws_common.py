@@ -1,0 +1,68 @@
+"""The laws that are tested, draws of them, and their tests of fit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy import stats
+
+from scoresde.laws import (
+    CentredGamma,
+    NormalMixture,
+)
+from scoresde.noise import NoiseSource
+
+F64 = torch.float64
+
+
+FALSE_ALARM = 1e-6
+
+
+SKEWED = NormalMixture.standardised([0.3, 0.7], [-1.5, 0.2], [0.3, 1.0])
+
+
+HEAVY = NormalMixture.standardised([0.9, 0.1], [0.0, 0.0], [0.5, 2.8])
+
+
+def gamma(k, theta):
+    return CentredGamma(k, theta), stats.gamma(k, loc=-k * theta, scale=theta)
+
+
+class Mixed:
+    """scipy's normals, mixed."""
+
+    def __init__(self, law):
+        self.parts = [(w, stats.norm(m, s)) for w, m, s in zip(law.weights, law.means, law.stds, strict=True)]
+
+    def cdf(self, x):
+        return sum(w * part.cdf(x) for w, part in self.parts)
+
+    def logpdf(self, x):
+        return np.log(sum(w * part.pdf(x) for w, part in self.parts))
+
+
+def draw(noise, count=1000, event_shape=(200,), seed=1, first=0, step=0, purpose="test", dtype=F64):
+    source = NoiseSource.of(seed, count, first)
+    return noise.sample(source, event_shape, step=step, purpose=purpose, dtype=dtype)
+
+
+def ks(values, reference):
+    return stats.kstest(values.flatten().numpy(), reference.cdf).pvalue
+
+
+def moments_pvalue(values, variance, kurtosis):
+    """Smaller two-sided p-value of mean 0 and of the variance; the latter's error follows from the kurtosis."""
+    x = values.flatten().numpy()
+    errors = (
+        x.mean() / math.sqrt(variance / x.size),
+        (np.mean(x**2) / variance - 1) / math.sqrt((kurtosis + 2) / x.size),
+    )
+    return min(2 * stats.norm.sf(abs(e)) for e in errors)
+
+
+# the published checks
+
+
+BETAS = torch.linspace(1e-3, 0.1, 100, dtype=F64)

@@ -1,0 +1,209 @@
+"""Samplers fitted to a model: their equation, what a fit gains and says of itself, files, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scoresde.distributions import GaussianMixture
+from scoresde.samplers import (
+    ExponentialMultistep,
+    Fast,
+    FittedMultistep,
+    FittedSampler,
+    Pilot,
+    ProbabilityFlowODE,
+    UniPC,
+    Whitened,
+    fit,
+    fitting,
+    grids,
+)
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
+from scoresde.solvers import RungeKutta
+from scoresde.solvers.quadrature import adams
+
+WIDE = {"dtype": torch.float64}
+
+
+def mixture(event_shape=(2,), away=0.0):
+    means = torch.tensor([[0.6, 0.5], [-0.6, 0.1], [0.2, -0.7]], dtype=torch.float64).reshape(3, *event_shape)
+    return GaussianMixture(means + away, torch.tensor([0.08, 0.12, 0.05], dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def case():
+    """(process, score, pilot, what a fit of four steps makes of it)."""
+    sde = VPSDE()
+    score = mixture().score(sde)
+    pilot = Pilot.of(sde, score, (128, 2), fine=100, **WIDE)
+    return sde, score, pilot, fit(sde, score, 4, pilot=pilot, search=8)
+
+
+def drawn(sampler, sde, score, pilot):
+    shape = (len(pilot.starts), *pilot.mean.shape)
+    return sampler(sde, score, shape, start=pilot.starts)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.01, 10.0)], ids=["vp", "subvp", "ve"])
+def test_adams_weights_make_it_adams_and_bashforths_method(sde):
+    """The equation of the module, against the exponential integrator of the same method, on a grid that starts at T."""
+    score, times = mixture().score(sde), grids.log_noise(sde, 7)
+    weights, _ = adams(sde.log_spread(times), 2)
+    b = torch.zeros(7, 2, dtype=torch.float64)
+    for i, row in enumerate(weights):
+        b[i, : len(row)] = row.flip(0)
+    ours = FittedMultistep(times[:-1], float(times[-1]), torch.ones(7).double(), b, torch.zeros(2).double(), 0.5)
+    plain = ExponentialMultistep(times, 2, Whitened(data_std=0.5), denoise=False)
+    one, two = (s(sde, score, (16, 2), seed=3, **WIDE) for s in (ours, plain))
+    torch.testing.assert_close(one.samples, two.samples, rtol=1e-9, atol=1e-9)
+    assert one.nfe == 7
+    torch.testing.assert_close(one.times, times)
+
+
+def test_a_fit_of_four_steps_is_many_times_nearer_than_any_plain_method(case):
+    sde, score, _, made = case
+    assert isinstance(made.sampler, FittedMultistep)
+    new = Pilot.of(sde, score, (128, 2), fine=100, seed=1, **WIDE)
+    result = drawn(made, sde, score, new)
+    assert result.nfe == 4
+    error = new.error(result.state)
+    others = [new.error(drawn(s, sde, score, new).state) for s in fitting.plain(new, 4).values()]
+    assert error < min(others) / 4.0
+    assert 0.0 < made.expected.standard_error < made.expected.error
+    assert abs(error - made.expected.error) < 3.0 * made.expected.standard_error
+
+
+def test_what_it_expects_is_of_starts_that_it_was_not_fitted_to(case):
+    """A fit of as many numbers as the fitted half has coordinates knows that half by heart; what it says is of the other."""
+    sde, score, pilot, made = case
+    unseen = pilot.part(slice(64, None))
+    assert made.expected.error == pytest.approx(unseen.error(drawn(made, sde, score, unseen).state), rel=1e-9)
+    assert made.expected.starts == 64
+    few = pilot.part(slice(0, 16))
+    heart = fit(sde, score, 5, pilot=few, search=30, reach=4)
+    on_fitted = few.part(slice(0, 8))
+    assert on_fitted.error(drawn(heart, sde, score, on_fitted).state) < 0.5 * heart.expected.error
+
+
+def test_the_pilots_ends_are_the_flows(case):
+    """Against Runge and Kutta's method at 1e-9, and the paths' start against the prior's draw."""
+    sde, score, pilot, _ = case
+    exact = drawn(ProbabilityFlowODE(RungeKutta(rtol=1e-9, atol=1e-9), denoise=True), sde, score, pilot)
+    assert pilot.error(exact.state) < 2e-4
+    torch.testing.assert_close(pilot.starts, sde.prior_sample((128, 2), seed=0, **WIDE))
+    assert len(pilot.u) == len(pilot.states)
+    assert bool((pilot.u.diff() < 0).all())
+
+
+def test_where_the_fit_is_worse_the_plain_method_is_returned_and_said(case, monkeypatch, tmp_path):
+    sde, score, pilot, _ = case
+    stepwise = fitting._stepwise
+
+    def spoilt(*arguments):
+        numbers = stepwise(*arguments)
+        return replace(numbers, b=3.0 * numbers.b)
+
+    monkeypatch.setattr(fitting, "_stepwise", spoilt)
+    made = fit(sde, score, 6, pilot=pilot, search=0)
+    assert isinstance(made.sampler, ExponentialMultistep)
+    assert made.expected.error == made.expected.plain_error
+    assert "no fit was better" in repr(made)
+    made.save(tmp_path / "plain.safetensors")
+    again = FittedSampler.load(tmp_path / "plain.safetensors")
+    assert torch.equal(drawn(again, sde, score, pilot).samples, drawn(made, sde, score, pilot).samples)
+
+
+PROCESSES = {
+    "langevin": (CriticallyDampedLangevin(), (2,), 0),
+    "shifted": (Shifted(VPSDE(), torch.tensor([2.0, -1.0])), (2,), 2),
+    "blurring": (BlurringSDE((1, 2)), (1, 2), 2),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param("langevin", marks=pytest.mark.long), "shifted", "blurring"])
+def test_any_linear_process(name):
+    sde, event, search = PROCESSES[name]
+    score = mixture(event).score(sde)
+    pilot = Pilot.of(sde, score, (32, *event), fine=60, **WIDE)
+    made = fit(sde, score, 5, pilot=pilot, search=search)
+    assert isinstance(made.sampler, FittedMultistep)
+    assert made.expected.error < 0.7 * made.expected.plain_error
+    assert drawn(made, sde, score, pilot).samples.shape == (32, *event)
+
+
+def test_data_far_from_zero_cost_nothing():
+    """The data's mean is in the coordinates: the same law 20 away is sampled as well."""
+    sde = VPSDE()
+    errors = []
+    for away in (0.0, 20.0):
+        score = mixture(away=away).score(sde)
+        pilot = Pilot.of(sde, score, (64, 2), fine=60, **WIDE)
+        errors.append(fit(sde, score, 5, pilot=pilot, search=2).expected.error)
+    assert errors[1] < 2.0 * errors[0]
+
+
+def test_single_precision_and_a_sample_that_is_alone(case):
+    sde, score, _, made = case
+    whole = made(sde, score, (32, 2), seed=4)
+    alone = made(sde, score, (1, 2), seed=4, first=7)
+    torch.testing.assert_close(whole.samples[7:8], alone.samples, rtol=1e-5, atol=1e-5)
+    assert made.sampler.times.dtype == torch.float64
+    single = fit(sde, score, 4, pilot=(128, 2), search=8)
+    assert single.expected.error < 2.0 * made.expected.error
+
+
+def test_a_saved_sampler_is_the_same(case, tmp_path):
+    sde, score, _, made = case
+    path = tmp_path / "four.safetensors"
+    made.save(path)
+    again = FittedSampler.load(path)
+    assert repr(again) == repr(made)
+    assert again.expected == made.expected
+    assert torch.equal(made(sde, score, (8, 2)).samples, again(sde, score, (8, 2)).samples)
+    assert [p.name for p in tmp_path.iterdir()] == ["four.safetensors"]
+
+
+def test_fast_is_the_fit_prepared_once_or_at_every_call():
+    sde = VPSDE()
+    score = mixture().score(sde)
+    fast = Fast(4, pilot=32, search=2)
+    ready = fast.prepared(sde, score, (2,))
+    whole, once = fast(sde, score, (8, 2), seed=1), ready(sde, score, (8, 2), seed=1)
+    assert torch.equal(whole.samples, once.samples)
+    assert whole.nfe == once.nfe == 4
+    plain = UniPC(4)
+    assert plain.prepared(sde, score, (2,)) is plain
+    with pytest.raises(ValueError, match="pilot=8"):
+        Fast(pilot=8)
+
+
+def test_files_that_are_no_fitted_samplers(case, tmp_path):
+    path = tmp_path / "file"
+    case[3].save(path)
+    for content in (path.read_bytes()[:100], b"", b"\x80\x04K\x01."):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="torn or no fitted sampler"):
+            FittedSampler.load(path)
+    with pytest.raises(FileNotFoundError):
+        FittedSampler.load(tmp_path / "none")
+
+
+def test_refusals(case):
+    sde, score, pilot, made = case
+    other = VPSDE(beta_max=10.0)
+    with pytest.raises(ValueError, match="not the process that this sampler was fitted to"):
+        made(other, mixture().score(other), (4, 2))
+    with pytest.raises(ValueError, match="not the process of the pilot"):
+        fit(other, mixture().score(other), 4, pilot=pilot)
+    with pytest.raises(ValueError, match="steps=1"):
+        fit(sde, score, 1, pilot=pilot)
+    with pytest.raises(ValueError, match=r"shape\[0\]=8"):
+        fit(sde, score, 4, pilot=(8, 2))
+    with pytest.raises(ValueError, match="falling times"):
+        FittedMultistep(torch.tensor([0.1, 0.2]), 1e-3, torch.ones(2), torch.ones(2, 1), torch.zeros(2), 0.5)
+    bistable = NonlinearSDE(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
+    with pytest.raises(TypeError, match="closed-form kernel"):
+        fit(bistable, lambda x, t: -x, 4, pilot=(32, 2))
