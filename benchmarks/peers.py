@@ -136,3 +136,70 @@ PEERS = [
     Peer("azula xEAB-3", _azula("xEABSampler", order=3)),
     Peer("azula REAB-2", _azula("REABSampler", order=2)),
 ]
+
+Loop = Callable[[Callable[[Tensor], Tensor], Tensor, int], object]
+"""(network, x, steps): a sampler's loop around bare calls of a network, for its time."""
+
+
+def _diffusers_loop(kind: str, **options: Any) -> Loop:
+    def run(network: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> object:
+        import diffusers
+
+        scheduler = getattr(diffusers, kind)(**options)
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(scheduler.scale_model_input(x, t)), t, x, return_dict=False)[0]
+        return x
+
+    return run
+
+
+def _azula_loop(kind: str, **options: Any) -> Loop:
+    def run(network: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> object:
+        from azula import denoise, noise, sample
+
+        class Denoiser(denoise.Denoiser):  # type: ignore[misc]
+            """The network as it is."""
+
+            schedule = noise.VPSchedule()
+
+            def __init__(self) -> None:
+                super().__init__()
+
+            def forward(self, x: Tensor, t: Tensor) -> Any:
+                return denoise.DiracPosterior(network(x))
+
+        return getattr(sample, kind)(Denoiser(), steps=steps, silent=True, **options)(x)
+
+    return run
+
+
+def _torchsde_loop(method: str) -> Loop:
+    def run(network: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> object:
+        import torchsde
+
+        class Equation(torch.nn.Module):
+            noise_type, sde_type = "diagonal", "ito"
+
+            def f(self, t: Tensor, y: Tensor) -> Tensor:
+                return network(y)
+
+            def g(self, t: Tensor, y: Tensor) -> Tensor:
+                return torch.ones_like(y)
+
+        return torchsde.sdeint(Equation(), x, torch.tensor([0.0, 1.0]), dt=1.0 / steps, method=method)
+
+    return run
+
+
+LOOPS: dict[str, Loop] = {
+    "diffusers Euler": _diffusers_loop("EulerDiscreteScheduler"),
+    "diffusers DDIM": _diffusers_loop("DDIMScheduler"),
+    "diffusers DPM++(2M)": _diffusers_loop("DPMSolverMultistepScheduler"),
+    "diffusers SDE-DPM++(2M)": _diffusers_loop("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
+    "diffusers UniPC": _diffusers_loop("UniPCMultistepScheduler"),
+    "azula DDIM": _azula_loop("DDIMSampler"),
+    "azula zAB-2": _azula_loop("zABSampler", order=2),
+    "azula xEAB-2": _azula_loop("xEABSampler", order=2),
+    "torchsde Euler": _torchsde_loop("euler"),
+}

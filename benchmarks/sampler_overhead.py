@@ -6,7 +6,8 @@ A small MLP of 25 k parameters on a batch of 16 x 192 in float32, as a bare scor
 The bare call and every sampler take turns, 15 rounds of 40 steps; CPU time of this thread, medians, the ratio of each
 sampler's time per call to the bare call's in the same round. "no draws" has the keyed noise replaced by one fixed tensor,
 to tell the loop from the generator. The coefficients made before the loop, once for a run, are timed apart: a run of 80
-steps less one of 40 is 40 steps.
+steps less one of 40 is 40 steps. Where diffusers and azula are installed (``pip install -e ".[peers]"``) their loops around the
+same network take their turns.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 
 import torch
+from peers import LOOPS
 from torch import Tensor, nn
 
 from scoresde import VPSDE
@@ -25,6 +29,7 @@ from scoresde.samplers import (
     EDM,
     DPMSolverPlusPlus,
     ExponentialMultistep,
+    FittedMultistep,
     PredictorCorrector,
     ReverseDiffusion,
     Sampler,
@@ -33,6 +38,12 @@ from scoresde.samplers import (
 
 STEPS, ROUNDS = 40, 15
 SHAPE = (16, 192)
+
+
+def fitted(steps: int) -> FittedMultistep:
+    """A fitted method's shape: its numbers do not matter for its time."""
+    times, ones = torch.linspace(1.0, 0.01, steps, dtype=torch.float64), torch.ones(steps, dtype=torch.float64)
+    return FittedMultistep(times, 1e-3, ones, 0.1 * ones[:, None].expand(steps, 3), torch.zeros(SHAPE[1]), 0.5)
 
 
 class FixedNoise(NoiseSource):
@@ -48,6 +59,7 @@ SAMPLERS: dict[str, tuple[Callable[[int], Sampler], bool]] = {
     "DPM-Solver++(2M)": (lambda n: DPMSolverPlusPlus(n, denoise=False), False),
     "DPM-Solver++(3M)": (lambda n: ExponentialMultistep(n, 3, opening=1, denoise=False), False),
     "UniPC-3": (lambda n: UniPC(n, denoise=False), False),
+    "fitted, three slopes": (lambda n: fitted(n), False),
     "EDM's Heun (two calls a step)": (lambda n: EDM(n, denoise=False), False),
     "SDE-DPM-Solver++(2M), no draws": (lambda n: DPMSolverPlusPlus(n, eta=1.0, denoise=False), True),
     "SDE-DPM-Solver++(2M)": (lambda n: DPMSolverPlusPlus(n, eta=1.0, denoise=False), False),
@@ -75,35 +87,31 @@ def main() -> None:
     def score(x: Tensor, t: Tensor) -> Tensor:
         return network(x)  # type: ignore[no-any-return]
 
-    def run(make: Callable[[int], Sampler], steps: int, fixed: bool) -> float:
+    def ours(make: Callable[[int], Sampler], fixed: bool, steps: int) -> object:
         noise = (FixedNoise if fixed else NoiseSource).of(0, SHAPE[0])
-        sampler = make(steps)
-        return cpu(lambda: sampler(VPSDE(), score, SHAPE, start=x, noise=noise, allow_failed=True))
+        return make(steps)(VPSDE(), score, SHAPE, start=x, noise=noise, allow_failed=True)
 
+    rows: dict[str, Callable[[int], object]] = {n: partial(ours, make, fixed) for n, (make, fixed) in SAMPLERS.items()}
+    if find_spec("diffusers") and find_spec("azula"):
+        rows |= {name: partial(loop, network, x) for name, loop in LOOPS.items()}
     t = torch.ones(SHAPE[0])
     bare: list[float] = []
-    extra: dict[str, list[float]] = {name: [] for name in SAMPLERS}
-    ratio: dict[str, list[float]] = {name: [] for name in SAMPLERS}
-    before: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rows}
     for round_ in range(ROUNDS + 1):
-        for name, (make, fixed) in SAMPLERS.items():
+        for name, run in rows.items():
             calls = STEPS * (2 if "two calls" in name else 1)
             one = cpu(lambda calls=calls: [score(x, t) for _ in range(calls)]) / calls
-            short, long = run(make, STEPS, fixed), run(make, 2 * STEPS, fixed)
+            short, long = cpu(partial(run, STEPS)), cpu(partial(run, 2 * STEPS))
             if round_ == 0:  # warm-up
                 continue
             each = (long - short) / calls
             bare.append(one)
-            extra[name].append(each - one)
-            ratio[name].append(each / one)
-            before[name].append(2 * short - long)
+            found[name].append((each - one, each / one, 2 * short - long))
     print(f"bare call: {statistics.median(bare) * 1e6:.0f} us of CPU time")
-    print(f"{'sampler':34s} {'extra us a call':>16s} {'ratio':>6s} {'before, ms':>11s}")
-    for name in SAMPLERS:
-        print(
-            f"{name:34s} {statistics.median(extra[name]) * 1e6:16.0f} {statistics.median(ratio[name]):6.2f} "
-            f"{statistics.median(before[name]) * 1e3:11.1f}"
-        )
+    print("| sampler | extra us a call | ratio | before, ms |\n|---|---:|---:|---:|")
+    for name, values in found.items():
+        extra, ratio, before = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"| {name} | {extra * 1e6:.0f} | {ratio:.2f} | {before * 1e3:.1f} |")
 
 
 if __name__ == "__main__":
