@@ -59,6 +59,10 @@ def pictures(page):
     return page.count("<img ")
 
 
+CURVES = 7
+"""Loss, its parts over t, gradient, learning rate, images per second, distance of the average, memory."""
+
+
 def preview(folder, step, kind):
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:09d}-{kind}.png"
@@ -79,7 +83,7 @@ def test_what_a_page_holds(report):
         "VPSDE",
     ):
         assert wanted in page
-    assert pictures(page) == 1 + 2 + 4, "held-out data, two samplers, four curves"
+    assert pictures(page) == 1 + 2 + CURVES, "held-out data, two samplers, curves"
     assert "not computed yet: scoresde likelihood" in page
     assert not re.search(r"(src|href)='(?!data:)", page) and "<script" not in page
 
@@ -156,7 +160,7 @@ class TestTraining:
 
     def test_columns_that_are_not_known_and_losses_over_t(self, report):
         file = report.folder / "metrics.csv"
-        head, *rows = file.read_text().splitlines()
+        head, *rows = (",".join(line.split(",")[:5]) for line in file.read_text().splitlines())
         extra = ",".join(f"loss_t{k}" for k in range(4)) + ",temperature,skipped"
         file.write_text("\n".join([f"{head},{extra}", *(f"{row},4,3,nan,1,300,0" for row in rows)]) + "\n")
         page = report()
@@ -172,7 +176,7 @@ class TestTraining:
         page = report()
         assert "averaged weights" in page and "weights as they are" in page and "6 of 20 in previews/" in page
         assert "step 1<" in page and "step 20<" in page and "step 2<" not in page
-        assert pictures(page) == 7 + 7 and "1 batches whose loss or gradient was not finite" in page
+        assert pictures(page) == 7 + 3 + CURVES and "1 batches whose loss or gradient was not finite" in page
 
 
 class TestBaselines:
