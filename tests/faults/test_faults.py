@@ -243,8 +243,9 @@ class TestLikelihood:
     def table(folder):
         return (folder / "likelihood" / "test.csv").read_bytes()
 
-    def test_killed_twice_it_gives_the_table_of_an_unbroken_run(self, command, whole):
-        for more in (2, 4):
+    @pytest.mark.parametrize("kills", [(3,), pytest.param((2, 4), marks=pytest.mark.long)])
+    def test_killed_it_gives_the_table_of_an_unbroken_run(self, command, whole, kills):
+        for more in kills:
             before = self.lines(command)
             process = start(command, "likelihood", **self.WEIGH)
             self.until(command, process, before + more)

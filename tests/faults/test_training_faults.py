@@ -11,6 +11,7 @@ from benchmarks.faults import FAULTS, Bench, attempt, random
 from scoresde.experiment.checkpoint import last_checkpoint
 
 
+@pytest.mark.long
 def test_a_process_that_loses_the_other_says_so(tmp_path):
     """Short ones of the other faults are in test_faults.py."""
     ranks = together(tmp_path / "run", 2, {"training.steps": 4000})
