@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import io
 
 import numpy as np
@@ -21,7 +22,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import event_picture
 from scoresde.experiment.trainer import Trainer
 from scoresde.experiment.workdir import Workdir
-from scoresde.samplers import Sampler
+from scoresde.samplers import ExactSteps, Fast, Sampler, UniPC, grids
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 
@@ -67,7 +68,9 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
-    """The sampler with at most so many steps, where it has a number of them."""
+    """The sampler with at most so many steps, where it has a number of them; one that would fit itself first is not waited for."""
+    if isinstance(sampler, Fast):
+        return UniPC(ExactSteps(steps, functools.partial(grids.log_noise, t_min=sampler.t_min)))
     stepping = getattr(sampler, "stepping", None)
     if not dataclasses.is_dataclass(stepping) or getattr(stepping, "steps", 0) <= steps:
         return sampler

@@ -26,8 +26,10 @@ from scoresde.experiment.checkpoint import (
 )
 from scoresde.experiment.dry_run import Activations
 from scoresde.experiment.metrics import COLUMNS
-from scoresde.experiment.previews import is_due
+from scoresde.experiment.previews import is_due, with_steps
 from scoresde.experiment.trainer import BUCKETS
+from scoresde.samplers import Fast, UniPC
+from scoresde.sde import VPSDE
 from tests.experiment.training import experiment, same, trainer
 
 
@@ -233,3 +235,9 @@ class TestAverages:
             posthoc(workdir, 0.1, updates=1)
         with pytest.raises(ValueError, match=r"std=0\.3"):
             posthoc(workdir, 0.3)
+
+
+def test_a_preview_does_not_wait_for_a_fit():
+    sampler = with_steps(Fast(5, t_min=1e-2), 20)
+    assert isinstance(sampler, UniPC) and sampler.stepping.steps == 20
+    assert float(sampler.stepping.times(VPSDE())[-1]) == pytest.approx(1e-2)
