@@ -30,6 +30,8 @@ SECTIONS = (
 def load_config(file: str | Path) -> ConfigDict:
     """The config of a Python file's ``get_config()``. Raises ConfigError where there is none."""
     path = Path(file)
+    if path.is_dir():
+        raise ConfigError(f"--config {str(file)!r} is a folder: give a Python file with get_config()")
     if not path.is_file():
         there = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"--config {str(file)!r}: no such file{suggestion(str(file), there)}")

@@ -76,7 +76,10 @@ class Workdir:
                 f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
             )
         content = json.dumps(environment(experiment, data=data), indent=2) + "\n"
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise WorkdirError(f"--workdir {self.path} cannot be made: {problem.strerror}") from problem
         write_atomic(self.path / "environment.json", content.encode())
         write_atomic(self.config_file, to_json(experiment.config).encode())
 

@@ -128,6 +128,9 @@ class TestRefusals:
 
     def test_missing_config(self, here):
         self.assert_refused(here("train", "/nonexistent.py"), "no such file")
+        folder = here.workdir.parent
+        done = called("train", "--config", folder, "--workdir", here.workdir)
+        self.assert_refused(done, "is a folder: give a Python file")
 
     def test_config_that_raises(self, here, tmp_path):
         bad = tmp_path / "bad.py"
