@@ -40,9 +40,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
-from scoresde.sde import GaussianKernel, LinearSDE, Score, check_same_process
+from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
+from scoresde.sde.maps import BlockMap, DiagonalMap
 
 _CELLS = 256
 
@@ -234,26 +235,31 @@ class _Cells:
 
 def _log_noise(sde: LinearSDE, t: Tensor, like: Tensor) -> Tensor:
     """u = -ln det(W^T W) / 2 for each coordinate of the data, the shape of t (N,); ``like`` is data (B, *event)."""
-    kernel = sde.kernel(t)
-    if sde.state_shape(like.shape[1:]) == like.shape[1:]:
-        return kernel.log_det() - 0.5 * kernel.contraction().log()
-    one = torch.ones(len(t), *like.shape[1:], dtype=torch.float64, device=like.device)
-    return -0.5 * (_square(_forward(sde, kernel, one)) / one[0].numel()).log()
+    return -0.5 * _precision(sde, sde.kernel(t), like).log_det()
 
 
 def _seen(sde: LinearSDE, kernel: GaussianKernel, like: Tensor, z: Tensor) -> Tensor:
     """The part of z in the range of W, W (W^T W)^-1 W^T z: what smooth data leaves unknown of the noise."""
     if z.shape == like.shape:
         return z
-    one = torch.ones_like(like, dtype=torch.float64)
-    image, pull = torch.func.vjp(lambda x0: _forward(sde, kernel, x0), one)[:2]
-    precision = expand(_square(image) / one[0].numel(), one)
-    return _forward(sde, kernel, pull(z)[0] / precision)
+    origin = torch.zeros_like(like, dtype=torch.float64)
+    pull = torch.func.vjp(lambda x0: _forward(sde, kernel, x0), origin)[1]
+    return _forward(sde, kernel, _precision(sde, kernel, like).inverse()(pull(z)[0]))
+
+
+def _precision(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> LinearMap:
+    """W^T W: a number for all coordinates of the data, or one for each mode of the process's basis."""
+    white = kernel.noise_map().inverse().compose(kernel.signal_map())
+    if not isinstance(white, BlockMap):
+        return white.transpose().compose(white)
+    data = sde.augment(torch.ones_like(like[:1], dtype=torch.float64))
+    square = (white.m @ data.reshape(data.shape[1], -1)[:, 0]).square().sum(-1)
+    return ScalarMap(square) if white.basis is None else DiagonalMap(square, white.basis)
 
 
 def _forward(sde: LinearSDE, kernel: GaussianKernel, x0: Tensor) -> Tensor:
-    """W x_0 = L^-1 A x_0."""
-    return kernel.whiten(kernel.mean(sde.augment(x0)))
+    """W x_0 = L^-1 A x_0, linear in x_0 where the kernel is shifted too."""
+    return kernel.whiten(kernel.centred.mean(sde.augment(x0)))
 
 
 def _square(v: Tensor) -> Tensor:

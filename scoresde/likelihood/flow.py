@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number
+from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem
@@ -220,7 +220,8 @@ def known_biases(
     cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - d * log_det - moved
     root = sde.prior_root()
     shrunk = root.inverse().compose(end.noise_map())
-    mean = root.inverse()(end.mean(sde.augment(x).double()) - sde.prior_mean().to(x.device))
+    mean = end.mean(sde.augment(x).double())
+    mean = root.inverse()(mean - expand(sde.prior_mean(), mean).to(mean))
     prior = 0.5 * (d * float(shrunk.mean_square()) - d + _dot(mean, mean)) - d * float(shrunk.log_det())
     return KnownBiases(cutoff, prior)
 

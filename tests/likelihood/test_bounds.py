@@ -9,9 +9,10 @@ import torch
 
 from scoresde import GaussianMixture
 from scoresde.likelihood import elbo
-from scoresde.likelihood.bounds import _Cells, _Path
+from scoresde.likelihood.bounds import _Cells, _log_noise, _Path, _seen
 from scoresde.noise import NoiseSource
-from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, Shifted, SubVPSDE
+from scoresde.sde.basis import dct
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 100.0)}
 
@@ -237,6 +238,45 @@ def test_cells_and_control_leave_the_mean(name):
     one, two = scoreless(0.1), scoreless(3.0)
     error = float((one - two).std()) / math.sqrt(1000)
     assert abs(float((one - two).mean())) < 4 * error
+
+
+PULL = torch.tensor([[0.0, 2.0], [-2.0, -4.0]], dtype=torch.float64)
+PUSH = torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+RATES = torch.tensor([0.6, 1.0, 1.5], dtype=torch.float64)[:, None, None]
+LARGER = {
+    "cld": CriticallyDampedLangevin(),
+    "shifted cld": Shifted(CriticallyDampedLangevin(), lambda t: 2.0 + t[:, None] * torch.ones(3).to(t)),
+    "shifted matrix": MatrixSDE(PULL, PUSH, aux_std=0.3, shift=torch.tensor([0.5, 1.0])),
+    "modes": MatrixSDE(RATES * PULL, RATES.sqrt() * PUSH, aux_std=0.3, basis=dct((3,))),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_what_the_data_leaves_open_by_dense_matrices(name):
+    """Where the state is more than the data: W = L^-1 A as a matrix, its projection W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d."""
+    sde, t, like = LARGER[name], torch.tensor(0.3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64)
+    kernel = sde.kernel(t)
+    data = sde.augment(torch.eye(3, dtype=torch.float64))
+    w = kernel.whiten(kernel.signal_map()(data)).reshape(3, 6).mT
+    unit = torch.eye(6, dtype=torch.float64).reshape(6, 2, 3)
+    assert torch.allclose(_seen(sde, kernel, like, unit).reshape(6, 6), w @ torch.linalg.pinv(w), atol=1e-9)
+    assert torch.allclose(_log_noise(sde, t[None], like), -(w.mT @ w).logdet() / 6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["shifted cld", "shifted matrix"])
+def test_a_shift_leaves_the_bound(name):
+    """Data, score and state moved together: the terms are those of the process without its shift."""
+    sde, x = LARGER[name], torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)
+    plain = sde.process if name == "shifted cld" else MatrixSDE(PULL, PUSH, aux_std=0.3)
+
+    def moved(y, t):
+        kernel = sde.kernel(t)
+        return -0.5 * (y - kernel.mean(sde.augment(torch.zeros(len(y), 3, dtype=y.dtype))))
+
+    there = elbo(sde, moved, x, draws=1, replicates=2, t_min=T_MIN)
+    here = elbo(plain, lambda y, t: -0.5 * y, x, draws=1, replicates=2, t_min=T_MIN)
+    assert torch.allclose(there.reconstruction, here.reconstruction, atol=1e-8)
+    assert torch.allclose(there.diffusion, here.diffusion, atol=1e-8)
 
 
 def test_a_bound_belongs_to_its_sample():

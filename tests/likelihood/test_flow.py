@@ -9,9 +9,9 @@ import torch
 
 from scoresde import GaussianMixture, Quantized, bits_per_dim, log_likelihood
 from scoresde.data import Affine
-from scoresde.likelihood import Exact, Hutchinson, Multistep, bits_per_dim_error
+from scoresde.likelihood import Exact, Hutchinson, Multistep, bits_per_dim_error, known_biases
 from scoresde.noise import NoiseSource
-from scoresde.sde import VESDE, VPSDE, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, MatrixSDE, SubVPSDE
 from scoresde.solvers import RungeKutta, ScipyODE, SolverError
 
 # VE with sigma_max a hundred times the data: the prior then differs from p_T by less than the tolerance
@@ -201,3 +201,15 @@ class TestRefusals:
     def test_a_solver_that_runs_away(self):
         with pytest.raises(SolverError, match="max_nfe=10"):
             log_likelihood(VPSDE(), mixture(2).score(VPSDE()), torch.ones(3, 2), solver=ScipyODE(max_nfe=10))
+
+
+def test_known_biases_of_a_shifted_matrix_process():
+    """The prior's mean is a state's leading dimensions, not its last: (1, k) against (B, k, *event)."""
+    pull = torch.tensor([[0.0, 4.0], [-4.0, -8.0]], dtype=torch.float64)
+    push = torch.tensor([[0.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    x = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(3, 2)
+    found = [
+        known_biases(MatrixSDE(pull, push, shift=shift), lambda y, t: -y, x, t_min=1e-3).prior
+        for shift in (None, torch.tensor([0.5, 1.0]))
+    ]
+    assert torch.allclose(*found, rtol=1e-6)
