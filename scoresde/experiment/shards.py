@@ -92,7 +92,16 @@ class ShardStore(Kept):
                 float(content["seconds"]), str(content["device"]),
             )  # fmt: skip
             fingerprint, digest = str(content["fingerprint"]), str(content["sha256"])
-        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as problem:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            RuntimeError,
+        ) as problem:  # RuntimeError: a header that says encrypted, or a compression that there is not
             raise ValueError(f"{file} is torn or no shard: {type(problem).__name__}: {problem}") from problem
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to other settings (fingerprint {fingerprint})")

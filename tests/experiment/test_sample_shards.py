@@ -162,6 +162,12 @@ def flipped(content):
     return out.getvalue()
 
 
+def encrypted(content):
+    """The bit that says so in the archive's first entry."""
+    at = content.index(b"PK\x01\x02") + 8
+    return content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
+
+
 def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
     """Torn, empty, changed, of other settings, or under another's name: drawn again, to the same bytes."""
     first, second, _ = draw.shards()
@@ -171,7 +177,7 @@ def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
     bad = {
         "torn": whole[: len(whole) // 2], "empty": b"", "a changed byte": whole[:300] + b"\xff\xfe" + whole[302:],
         "a changed bit": flipped(whole), "of another seed": stranger.read_bytes(), "another's": other,
-        "no archive": b"\x80\x04",
+        "no archive": b"\x80\x04", "said to be encrypted": encrypted(whole),
     }  # fmt: skip
     for name, content in bad.items():
         first.write_bytes(content)
