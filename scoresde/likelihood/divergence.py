@@ -125,7 +125,7 @@ class Divergence(ABC):
     @staticmethod
     def _quadratic(product: Field, probes: Tensor) -> Tensor:
         """v^T J v for each probe, (P, B)."""
-        return (product(probes) * probes).reshape(*probes.shape[:2], -1).sum(-1)
+        return _flat(product(probes) * probes).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ class Hadamard(Divergence):
 
     def variance(self, estimates: Tensor, d: int) -> Tensor:
         size = 1 << (d - 1).bit_length()
-        left = max(0.0, 1.0 - len(estimates) / size)  # drawn without replacement: a whole set knows the trace
+        # drawn without replacement: a whole set knows the trace, and of more than one set the rest alone errs
+        count, rest = len(estimates), len(estimates) % size
+        left = rest * (1.0 - rest / size) / count
         return super().variance(estimates, d) * left if left else torch.zeros_like(estimates[0])
 
 
@@ -255,14 +257,19 @@ class HutchPlusPlus(Divergence):
         y, product = self._linearise(f, x, differentiable)
         third = len(probes) // 3
         columns = min(third, x[0].numel())
-        sketch = product(probes[:columns]).flatten(2).permute(1, 2, 0)
+        sketch = _flat(product(probes[:columns])).permute(1, 2, 0)
         basis = torch.linalg.qr(sketch.detach())[0].permute(2, 0, 1)  # (columns, B, d)
-        rest = probes[third : 2 * third].flatten(2)
+        rest = _flat(probes[third : 2 * third])
         rest = rest - torch.einsum("kbd,kbe,pbe->pbd", basis, basis, rest)
         both = torch.cat((basis, rest)).reshape(-1, *x.shape)
         parts = self._quadratic(product, both)
         estimates = parts[:columns].sum(0) + parts[columns:]
         return (y, estimates) if differentiable else (y.detach(), estimates.detach())
+
+
+def _flat(v: Tensor) -> Tensor:
+    """(P, B, *event) to (P, B, d)."""
+    return v.reshape(*v.shape[:2], -1)
 
 
 def _differentiable_attention(needed: bool) -> AbstractContextManager[None]:

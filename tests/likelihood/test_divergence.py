@@ -111,6 +111,16 @@ class TestHadamard:
         assert told == pytest.approx(true, rel=0.15)
         assert true < independent
 
+    def test_more_probes_than_a_set_err_by_the_rest(self):
+        """6 probes in 3 dimensions, where 4 are a set: two of them come twice, and the trace is not known."""
+        told = true = 0.0
+        for seed in range(60):
+            found = estimates(Hadamard(count=6), matrix(3, seed), count=200)
+            told += float(Hadamard().variance(found, 3).mean())
+            true += float(found.mean(0).var())
+        assert true > 0.1
+        assert told == pytest.approx(true, rel=0.25)
+
     @pytest.mark.parametrize("d", [12, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_neighbours_cancel_first(self, d, count):
@@ -156,6 +166,12 @@ class TestHutchPlusPlus:
         plus = float(estimates(HutchPlusPlus(count=12), j, count=400).mean(0).var())
         plain = float(estimates(Hutchinson(count=12), j, count=400).mean(0).var())
         assert plus < 0.1 * plain
+
+    def test_events_that_are_scalars(self):
+        x = torch.linspace(0.0, 1.0, 4, dtype=F64)
+        divergence = HutchPlusPlus(count=6)
+        found = divergence(torch.sin, x, divergence.stream(x, NoiseSource.of(0, 4))(0, 6))[1]
+        assert torch.allclose(found, x.cos().expand(2, 4))
 
     def test_other_counts_are_refused(self):
         with pytest.raises(ValueError, match="count=4 is not allowed: give a multiple of 3"):
