@@ -158,8 +158,8 @@ def evaluations(sde: LinearSDE, form: Form, times: Tensor, like: Tensor) -> list
 
 def centres(sde: LinearSDE, times: Tensor, like: Tensor) -> list[Tensor] | list[None]:
     """m at each of the times (n,), (1, *state); None where the process has no shift."""
-    rest = sde.prior_mean()
-    if rest.ndim == 1 and not bool(rest.any()):
+    kernel = sde.kernel(times)
+    if kernel.centred is kernel:
         return [None] * len(times)
     origin = torch.zeros(1, *like.shape[1:], dtype=torch.float64)
     return [sde.kernel(t).mean(origin).to(like) for t in times]

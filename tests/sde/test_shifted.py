@@ -20,6 +20,7 @@ from scoresde.samplers import (
     ReverseDiffusion,
     ReverseSDESampler,
     SymmetricSplitting,
+    UniPC,
 )
 from scoresde.sde import (
     VESDE,
@@ -156,6 +157,20 @@ def test_samples_are_the_process_s_own_moved(name, sampler):
     plain = SAMPLERS[sampler](own, DATA.score(own), (4, 2), seed=3, dtype=F64).samples
     tolerance = 1e-3 if sampler == "flow" else 1e-9  # the solver's own steps
     assert torch.allclose(moved, plain + MU, atol=tolerance)
+
+
+def test_a_mean_that_ends_at_nought_moves_scalar_events_too():
+    """Events of shape (), where a prior mean of 0 looks like that of a process without a shift."""
+    x = []
+    for event in ((), (1,)):
+        sde = Shifted(VPSDE(), lambda t, event=event: 3.0 * (1.0 - t).reshape(-1, *event))
+
+        def score(y, t, sde=sde, event=event):
+            kernel = sde.kernel(t)
+            return -(y - kernel.mean(torch.zeros(1, *event, dtype=y.dtype)))
+
+        x.append(UniPC(6)(sde, score, (4, *event), dtype=F64).samples.flatten())
+    assert torch.allclose(*x)
 
 
 def test_one_time_s_kernels_are_those_of_a_batch():
