@@ -163,7 +163,9 @@ class MixedPrediction(Prediction):
         if sde.project(x).shape == x.shape:
             return ScalarMap(std)
         fields = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        return BlockMap(std * sde.augment(sde.project(fields)).mT)
+        fields = fields.reshape(*fields.shape, *(1,) * (x.ndim - 2)).expand(-1, *x.shape[1:])
+        of_data = sde.augment(sde.project(fields)).reshape(*fields.shape[:2], -1)[..., 0]
+        return BlockMap(std * of_data.mT)
 
 
 PREDICTIONS: dict[str, type[Prediction]] = {

@@ -23,7 +23,7 @@ from scoresde.score import (
     SigmaLabel,
     TimeLabel,
 )
-from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, Shifted, SubVPSDE
 from tests.score_common import F32, F64, SHAPE, TIMES, Zero, normal
 
 SDES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -155,6 +155,8 @@ LINEAR = {
     "langevin": CriticallyDampedLangevin(),
     "three fields, data in the second": MatrixSDE(_TURN, torch.eye(3), aux_std=(0.3, 0.6), data_component=1),
     "blurring": BlurringSDE((1, 3), blur=1.0),
+    "shifted langevin": Shifted(CriticallyDampedLangevin(), torch.tensor([[0.5, -1.0, 2.0]], dtype=F64)),
+    "shifted fields": MatrixSDE(_TURN, torch.eye(3), shift=torch.tensor([0.5, 1.0, -1.0])),
 }
 
 

@@ -291,7 +291,7 @@ class ShiftedKernel(GaussianKernel):
         return ShiftedKernel(self.kernel.bridged(marginal, before), self.before, self.after)
 
     def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
-        return self.kernel.gaussian_score(x - self.mean(torch.zeros_like(x[:1])), root)
+        return self.kernel.gaussian_score(x - self.mean(torch.zeros_like(x)), root)
 
     def to(self, x: Tensor) -> ShiftedKernel:
         return ShiftedKernel(self.kernel.to(x), self.before.to(x), self.after.to(x))
