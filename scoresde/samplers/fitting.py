@@ -90,7 +90,9 @@ class Pilot:
         rough = draw(UniPC(ExactSteps(20, partial(grids.log_noise, t_min=t_min)))).samples
         mean = rough.mean(0)
         data_std = float((rough - mean).double().square().mean().sqrt())
-        grid = pilot_grid(process, counted, shape, t_min=t_min, fine=fine, data_std=data_std, seed=seed)
+        grid = pilot_grid(
+            process, counted, shape, t_min=t_min, fine=fine, data_std=data_std, seed=seed, dtype=dtype, device=device
+        )
         path = draw(UniPC(ExactSteps(fine, grid)), max(1, fine // _KEPT))
         u = process.log_spread(path.times[:: max(1, fine // _KEPT)])
         return cls(process, grid, mean, data_std, u, path.trajectory.states[: len(u)], path.state, counted.calls)

@@ -57,11 +57,14 @@ def pilot_grid(
     data_std: float = 0.5,
     seed: int = 0,
     start: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> PilotGrid:
     """A grid from a pilot batch of ``shape`` (B, *event), 32 to 96 samples, at a cost of ``fine`` evaluations, once for a model.
 
     t_min: where sampling will stop. fine: steps of the pilot, at least 40. floor: share of the mean that is added.
-    data_std: of the data, about zero. start: (B, *state) at T in place of a draw from the prior.
+    data_std: of the data, about zero. start: (B, *state) at T in place of a draw from the prior in
+    ``dtype`` on ``device``.
     """
     check_count("fine", fine, least=40)
     check_number("floor", floor, above=0.0)
@@ -82,7 +85,7 @@ def pilot_grid(
         slopes.append(place(lambda *_: value, y).to(torch.float64))
         return value
 
-    sampler(sde, watched, shape, seed=seed, start=start)
+    sampler(sde, watched, shape, seed=seed, start=start, dtype=dtype, device=device)
     f = torch.stack(slopes).flatten(1)
     bend = (f[2:] - 2.0 * f[1:-1] + f[:-2]).square().mean(1).sqrt().flip(0).cpu()
     density = smooth(bend ** (1.0 / 3.0), fine // 20)

@@ -174,6 +174,14 @@ def test_fast_is_the_fit_prepared_once_or_at_every_call():
     whole, once = fast(sde, score, (8, 2), seed=1), ready(sde, score, (8, 2), seed=1)
     assert torch.equal(whole.samples, once.samples)
     assert whole.nfe == once.nfe == 4
+    seen = set()
+
+    def strict(x, t):
+        seen.add((x.dtype, t.dtype))
+        return score(x, t)
+
+    Pilot.of(sde, strict, (16, 2), fine=40, dtype=torch.float64)
+    assert seen == {(torch.float64, torch.float64)}
     plain = UniPC(4)
     assert plain.prepared(sde, score, (2,)) is plain
     with pytest.raises(ValueError, match="pilot=8"):
