@@ -253,7 +253,7 @@ LARGER = {
 
 @pytest.mark.parametrize("name", LARGER)
 def test_what_the_data_leaves_open_by_dense_matrices(name):
-    """Where the state is more than the data: W = L^-1 A as a matrix, its projection W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d."""
+    """Where the state is more than the data: with W = L^-1 A as a matrix, W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d."""
     sde, t, like = LARGER[name], torch.tensor(0.3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64)
     kernel = sde.kernel(t)
     data = sde.augment(torch.eye(3, dtype=torch.float64))
