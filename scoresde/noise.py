@@ -92,6 +92,17 @@ class NoiseSource:
         """The source of samples ``first``, ..., ``first + count - 1``."""
         return cls(seed, torch.arange(first, first + count, device=device))
 
+    @classmethod
+    def for_batch(
+        cls, noise: NoiseSource | None, count: int, seed: int, first: int, device: torch.device | str | None
+    ) -> NoiseSource:
+        """``noise``, or `of` where it is None. Raises ValueError where it is of another number of samples than ``count``."""
+        if noise is None:
+            return cls.of(seed, count, first, device)
+        if len(noise.indices) != count:
+            raise ValueError(f"noise has {len(noise.indices)} indices for a batch of {count}: give one for each sample")
+        return noise
+
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Uniform draws in (0, 1), shape (B, *event_shape)."""
         u = self._uniforms(math.prod(event_shape), step, purpose)

@@ -16,7 +16,9 @@ import torch
 from scipy import stats
 
 import scoresde.noise
+from scoresde import VPSDE, GaussianMixture, log_likelihood
 from scoresde.noise import NoiseSource, philox
+from scoresde.samplers import UniPC
 
 F64 = torch.float64
 FALSE_ALARM = 1e-6
@@ -311,3 +313,13 @@ def test_bad_steps(kind, step):
         draw(NoiseSource.of(0, 2), kind, step=step)
     with pytest.raises(ValueError, match="step="):
         list(NoiseSource.of(0, 2).normals((3,), steps=[0, step], purpose="p", dtype=F64))
+
+
+def test_a_source_of_another_number_of_samples_is_refused():
+    """It would broadcast: the same probes, or as many samples as it has indices."""
+    sde, one = VPSDE(), NoiseSource.of(0, 1)
+    score = GaussianMixture(torch.zeros(1, 2), 1.0).score(sde)
+    with pytest.raises(ValueError, match="1 indices for a batch of 4"):
+        log_likelihood(sde, score, torch.zeros(4, 2), noise=one)
+    with pytest.raises(ValueError, match="1 indices for a batch of 4"):
+        UniPC(4)(sde, score, (4, 2), noise=one)

@@ -9,6 +9,7 @@ process writes a shard of its own, which no later one goes on with. Rows are kno
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -65,19 +66,27 @@ class Batch:
     device: str
 
     def to_line(self) -> bytes:
-        """One line of JSON."""
+        """One line: JSON, and its digest, lest a flipped bit makes another number of it."""
         content = {"rows": [astuple(row) for row in self.rows], "seconds": self.seconds, "device": self.device}
-        return json.dumps(content).encode() + b"\n"
+        text = json.dumps(content).encode()
+        return text + b" " + _digest(text) + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Batch:
         """The batch of a line. Raises ValueError where it is none."""
+        text, _, digest = line.rstrip(b"\n").rpartition(b" ")
+        if digest != _digest(text):
+            raise ValueError("not a whole line")
         try:
-            content = json.loads(line)
+            content = json.loads(text)
             rows = tuple(Row(*values) for values in content["rows"])
             return cls(rows, float(content["seconds"]), str(content["device"]))
         except (KeyError, TypeError) as problem:
             raise ValueError(f"not a batch of rows: {problem}") from problem
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
 
 
 class RowStore(Kept):

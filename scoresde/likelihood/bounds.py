@@ -102,7 +102,7 @@ def elbo(
     Raises TypeError for a process without kernels, ValueError for other bad input and for a score that is not finite.
     """
     _check(sde, score, x, draws, replicates, t_min, data_std)
-    noise = noise or NoiseSource.of(seed, len(x), first, x.device)
+    noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     path = _Path(sde, score, x, data_std, _Cells.of(sde, t_min, x))
     shape = sde.state_shape(x.shape[1:])
 

@@ -186,7 +186,7 @@ def importance_weighted_bound(
     Raises ValueError for data that is not discrete, levels out of range, and a log_prob that is not finite or of wrong shape.
     """
     check_count("draws", draws)
-    noise = noise or NoiseSource.of(seed, len(levels), first, levels.device)
+    noise = NoiseSource.for_batch(noise, len(levels), seed, first, levels.device)
     dequantizer = dequantizer or UniformDequantizer()
     kind = _discrete(transform)
     log_w = torch.stack([_weights(log_prob, levels, kind, dequantizer, noise, j, dtype) for j in range(draws)])

@@ -80,7 +80,8 @@ def log_likelihood(
 ) -> LikelihoodResult:
     """log p(x) in nats under the probability flow of ``score``.
 
-    sde: the process of the score.
+    sde: the process of the score. A chain stands for its process in continuous time, whose flow it is then, with the score of the
+        nearest instant: the paper's practice for models of discrete time.
     score: (x, t) -> the shape of x.
     x: (B, *event) finite data.
     solver: `Multistep()` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process without
@@ -103,6 +104,7 @@ def log_likelihood(
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
+    sde = getattr(sde, "continuous", sde)
     check_number("t_min", t_min, least=0.0)
     if t_min >= sde.T:
         raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")
@@ -113,7 +115,7 @@ def log_likelihood(
         divergence = _divergence(engine, x[0].numel())
     if probes is not None:
         divergence = _with_probes(divergence, probes)
-    noise = noise or NoiseSource.of(seed, len(x), first, x.device)
+    noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     state, drawn = sde.lift(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
         found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
@@ -197,7 +199,7 @@ def known_biases(
     """
     check_batch("x", x)
     check_finite("x", x)
-    noise = noise or NoiseSource.of(0, len(x), device=x.device)
+    noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
     divergence = divergence or Exact()
     state, _ = sde.lift(x, noise)
     d = state[0].numel()

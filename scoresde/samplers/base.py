@@ -194,7 +194,7 @@ class Sampler(ABC):
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
         check_same_process(sde, score)
-        noise = noise or NoiseSource.of(seed, shape[0], first, device)
+        noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
         if start is None:
             start = sde.prior_sample(shape, noise=noise, dtype=dtype, device=device)
         else:

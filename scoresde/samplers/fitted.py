@@ -12,11 +12,13 @@ there is nothing but noise; the last w belongs to E[x_0 | x_(t_min)], so that N 
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -143,11 +145,13 @@ class FittedSampler(Sampler):
     """What `fit` returns: a sampler for one model, and what it expects of itself.
 
     sampler: a `FittedMultistep`, or the plain method where the fit was no better. expected: an `Expectation`.
-    process: repr of the process that it was fitted to; another one is refused.
+    process: repr of the process that it was fitted to. mark: `mark_of` it; another process or kind of event is refused.
     """
 
-    def __init__(self, sampler: FittedMultistep | ExponentialMultistep, expected: Expectation, process: str) -> None:
-        self.sampler, self.expected, self.process = sampler, expected, process
+    def __init__(
+        self, sampler: FittedMultistep | ExponentialMultistep, expected: Expectation, process: str, mark: list[float]
+    ) -> None:
+        self.sampler, self.expected, self.process, self.mark = sampler, expected, process, mark
 
     def __repr__(self) -> str:
         e = self.expected
@@ -160,14 +164,19 @@ class FittedSampler(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        if repr(linear(sde, self)) != self.process:
-            raise ValueError(f"sde={sde!r} is not the process that this sampler was fitted to, {self.process}")
+        event = sde.project(x[:1]).shape[1:]
+        mark = mark_of(linear(sde, self), event)
+        if len(mark) != len(self.mark) or not np.allclose(mark, self.mark, rtol=1e-6, atol=1e-9):
+            raise ValueError(
+                f"sde={sde!r} with events of shape {tuple(event)} is not what this sampler was fitted to, {self.process}"
+            )
         return self.sampler.run(sde, score, x, noise, callback)
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, whole or not at all."""
         tensors, kind = _tensors(self.sampler)
-        header = {"format": _FORMAT, "process": self.process, "expected": asdict(self.expected), **kind}
+        header = {"format": _FORMAT, "process": self.process, "mark": self.mark, **kind}
+        header["expected"] = asdict(self.expected)
         content = {name: value.cpu().contiguous() for name, value in tensors.items()}
         write_atomic(Path(path), save(content, {"scoresde.sampler": json.dumps(header)}))
 
@@ -180,9 +189,24 @@ class FittedSampler(Sampler):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']}, this version reads {_FORMAT}")
-            return cls(_sampler(tensors, header), Expectation(**header["expected"]), header["process"])
+            expected = Expectation(**header["expected"])
+            return cls(_sampler(tensors, header), expected, header["process"], header["mark"])
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"{path} is torn or no fitted sampler of scoresde: {problem}") from problem
+
+
+def mark_of(sde: LinearSDE, event_shape: Sequence[int]) -> list[float]:
+    """Numbers by which a process on events of a shape is known again: what drift, diffusion and kernel make of a state."""
+    shape = (1, *sde.state_shape(tuple(event_shape)))
+    place = torch.arange(math.prod(shape), dtype=torch.float64)
+    x, weights = (place + 1.0).cos().reshape(shape), (1.0 + place.sqrt()).sin().reshape(shape)
+    found = [float(sde.T), *map(float, shape)]
+    for share in (0.1, 0.5, 0.9):
+        t = torch.tensor([share * sde.T], dtype=torch.float64)
+        kernel = sde.kernel(t)
+        made = sde.drift(x, t), sde.diffuse(x, t), kernel.mean(x), kernel.scale(x)
+        found += [float((weights * part).mean()) for part in made]
+    return found
 
 
 def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str, Tensor], dict[str, object]]:

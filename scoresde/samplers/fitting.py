@@ -29,7 +29,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
 from scoresde.samplers.exponential import combine, linear
-from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler, Place, places
+from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler, Place, mark_of, places
 from scoresde.samplers.forms import Data, Whitened
 from scoresde.samplers.multistep import ExponentialMultistep, UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid
@@ -123,7 +123,7 @@ def fit(
     *,
     pilot: Pilot | Sequence[int],
     search: int | None = None,
-    reach: int = 3,
+    reach: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -135,13 +135,15 @@ def fit(
         starts are fitted to.
     search: iterations of the second stage, 0 for none. One takes about 2 steps^2 evaluations of the half pilot; there are two
         searches. None: 20 up to 10 steps, 8 up to 20, then none.
-    reach: slopes that a step takes in.
+    reach: slopes that a step takes in. None: 3 up to 10 steps, then 4.
 
     Raises TypeError for a process that is not linear, ValueError for what is not allowed or a pilot of another process.
     """
     check_count("steps", steps, least=2)
     if search is None:
         search = 20 if steps <= 10 else 8 if steps <= 20 else 0
+    if reach is None:
+        reach = 3 if steps <= 10 else 4
     check_count("search", search, least=0)
     check_count("reach", reach)
     if not isinstance(pilot, Pilot):
@@ -170,7 +172,8 @@ def fit(
         float(kept.mean()), float(kept.std()) * len(kept) ** -0.5, float(errors[best].mean()), best, len(kept),
         pilot.evaluations + counted.calls,
     )  # fmt: skip
-    return FittedSampler(fitted if better else against[best], expected, repr(pilot.process))
+    kept_one = fitted if better else against[best]
+    return FittedSampler(kept_one, expected, repr(pilot.process), mark_of(pilot.process, pilot.mean.shape))
 
 
 def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:

@@ -12,7 +12,7 @@ import torch
 
 from scoresde.experiment import Workdir
 from scoresde.experiment.checkpoint import read_tensors, write_tensors
-from scoresde.experiment.rows import COLUMNS, Row
+from scoresde.experiment.rows import COLUMNS, Batch, Row
 from scoresde.experiment.summary import statistics
 from scoresde.likelihood import log_likelihood
 from tests.experiment.conftest import HereCommand
@@ -124,6 +124,17 @@ class TestRows:
             left = 5 if torn.count(b"\n") == 0 else 2
             assert f"{left} of them to compute" in weigh().stdout
             assert weigh.table() == before
+
+    def test_a_changed_byte_is_a_torn_line(self, weigh):
+        """Whichever it is: a number would be another number."""
+        store = next(weigh.folder.glob("rows-*"))
+        (shard,) = store.glob("*.jsonl")
+        line = shard.read_bytes().splitlines(keepends=True)[0]
+        assert len(Batch.from_line(line).rows) == 3
+        for place in range(len(line) - 1):
+            changed = line[:place] + bytes([line[place] ^ 1]) + line[place + 1 :]
+            with pytest.raises(ValueError):
+                Batch.from_line(changed)
 
     def test_other_settings_start_anew_and_do_not_mix(self, weigh):
         before = weigh.table()

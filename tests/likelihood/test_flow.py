@@ -213,3 +213,16 @@ def test_known_biases_of_a_shifted_matrix_process():
         for shift in (None, torch.tensor([0.5, 1.0]))
     ]
     assert torch.allclose(*found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE(0.01, 20.0)], ids=["vp", "ve"])
+def test_a_chain_is_weighed_by_the_flow_of_its_process(sde):
+    """Its tables are no flow: both engines take the process's own kernels, and the chain's score as it is."""
+    mixture = GaussianMixture(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([0.3, 0.2]))
+    x, chain = mixture.sample(4, dtype=torch.float64), sde.discretize(1000)
+    score = mixture.score(chain)
+    grid, adaptive = (
+        log_likelihood(chain, score, x, divergence=Exact(), solver=solver).log_prob for solver in (None, ScipyODE())
+    )
+    torch.testing.assert_close(grid, adaptive, rtol=0.0, atol=5e-3)
+    torch.testing.assert_close(adaptive, mixture.log_prob(x), rtol=0.0, atol=0.13)

@@ -202,8 +202,10 @@ def test_files_that_are_no_fitted_samplers(case, tmp_path):
 def test_refusals(case):
     sde, score, pilot, made = case
     other = VPSDE(beta_max=10.0)
-    with pytest.raises(ValueError, match="not the process that this sampler was fitted to"):
+    with pytest.raises(ValueError, match="not what this sampler was fitted to"):
         made(other, mixture().score(other), (4, 2))
+    with pytest.raises(ValueError, match=r"events of shape \(2, 1\)"):
+        made(sde, mixture((2, 1)).score(sde), (4, 2, 1))
     with pytest.raises(ValueError, match="not the process of the pilot"):
         fit(other, mixture().score(other), 4, pilot=pilot)
     with pytest.raises(ValueError, match="steps=1"):
@@ -215,3 +217,13 @@ def test_refusals(case):
     bistable = NonlinearSDE(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
     with pytest.raises(TypeError, match="closed-form kernel"):
         fit(bistable, lambda x, t: -x, 4, pilot=(32, 2))
+
+
+def test_processes_that_are_called_the_same_are_told_apart():
+    """Two shifts have one repr."""
+    here, there = (Shifted(VPSDE(), torch.tensor([m, 1.0])) for m in (2.0, 2.01))
+    assert repr(here) == repr(there)
+    made = fit(here, mixture().score(here), 3, pilot=(16, 2), search=0)
+    assert made(here, mixture().score(here), (4, 2)).nfe == 3
+    with pytest.raises(ValueError, match="not what this sampler was fitted to"):
+        made(there, mixture().score(there), (4, 2))
