@@ -74,7 +74,12 @@ class EMA:
             [(a - b).square().sum(dtype=torch.float64) for a, b in zip(ours, theirs, strict=True)]
         ).sum()
         size = torch.stack([b.square().sum(dtype=torch.float64) for b in theirs]).sum()
-        return float((apart / size).sqrt())
+        return float((gathered(apart) / gathered(size)).sqrt())
+
+
+def gathered(value: Tensor) -> Tensor:
+    """A tensor that several processes hold parts of (a DTensor), made whole in each; any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 class PowerEMA(EMA):

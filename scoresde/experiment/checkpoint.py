@@ -2,6 +2,12 @@
 
     temporary name in the same folder -> write -> fsync -> rename -> fsync of the folder
 
+    step-000001000.safetensors      whole tensors; written by one process
+    step-000001000/                 rank-00000.safetensors, ... and index.json; written by all processes of a sharded run
+
+Of a folder, a tensor is what the files have under its name, one below the other in the order of the ranks; what every process has
+alike (buffers, counts) is in the first alone. index.json has the header that a single file has, and the checksum of each file.
+
 Names in the file: ``model.*`` (network weights and buffers), ``ema.*``, ``ema1.*``, ... (averages, in the order of the config)
 and ``optimizer.<parameter>.<state>``. The header's JSON has format version, step, EMA updates, the digest of the config that they
 belong to, and facts of the run; and a SHA-256 of itself and of every tensor's name, shape, type and bytes, so that a flipped bit
@@ -12,22 +18,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from scoresde._files import write_atomic
+from scoresde._files import sync_folder, write_atomic
 from scoresde.ema import EMA
 
 FORMAT = 2
-_NAME = re.compile(r"step-(\d{9})\.safetensors")
+INDEX = "index.json"
+_NAME = re.compile(r"step-(\d{9})(\.safetensors)?")
 
 
 class CheckpointError(RuntimeError):
@@ -45,6 +54,39 @@ class Checkpoint:
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def seal(self) -> Path:
+        """The file whose bytes say what all of it is."""
+        return self.path / INDEX if self.path.is_dir() else self.path
+
+
+class Files(Protocol):
+    """How the processes of a run write."""
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+        """Write what `read_tensors` reads; where it lies."""
+
+    def together(self, action: Callable[[], object]) -> None:
+        """Each process that writes acts; all refuse where one does."""
+
+    def lead(self, action: Callable[[], object]) -> None:
+        """One process acts, and the others wait."""
+
+
+class OneFile:
+    """One process writes one file."""
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+        """`write_tensors`."""
+        write_tensors(path, tensors, header)
+        return path
+
+    def together(self, action: Callable[[], object]) -> None:
+        """Act."""
+        action()
+
+    lead = together
+
 
 def save_checkpoint(
     folder: Path,
@@ -57,33 +99,76 @@ def save_checkpoint(
     *,
     keep_every: int = 0,
     facts: Mapping[str, Any] | None = None,
+    files: Files | None = None,
 ) -> Path:
     """Write the checkpoint of ``step`` and remove all but the last ``keep`` and, where it is not 0, those of every
     ``keep_every`` steps.
 
-    averages: the one that samples are drawn with first. facts: plain JSON for the header. Raises CheckpointError for non-finite
-    weights, OSError where they cannot be written: earlier checkpoints stay.
+    averages: the one that samples are drawn with first. facts: plain JSON for the header. files: who writes; this process alone
+    unless given. Raises CheckpointError for non-finite weights, OSError where they cannot be written: earlier checkpoints stay.
     """
-    averages = [averages] if isinstance(averages, EMA) else list(averages)
+    averages, files = [averages] if isinstance(averages, EMA) else list(averages), files or OneFile()
+    tensors = _state(network, averages, optimizer)
+    files.together(lambda: _check_finite(tensors, step))
+    header = {
+        "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,
+        "facts": dict(facts or {}),
+    }  # fmt: skip
+    path = files.write(folder / f"step-{step:09d}.safetensors", tensors, header)
+    files.lead(lambda: _prune(folder, keep, keep_every))
+    return path
+
+
+def _state(network: nn.Module, averages: Sequence[EMA], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors of a run, by their names in a checkpoint."""
     tensors = {f"model.{k}": v for k, v in network.state_dict().items()}
     for number, average in enumerate(averages):
         tensors |= {f"{average_name(number)}.{k}": v for k, v in average.module.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(here(tensor)).all()):
             raise CheckpointError(f"{name} is not finite at step {step}: nothing was written, earlier checkpoints stay")
-    header = {
-        "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,
-        "facts": dict(facts or {}),
-    }  # fmt: skip
-    path = folder / f"step-{step:09d}.safetensors"
-    write_tensors(path, tensors, header)
+
+
+def _prune(folder: Path, keep: int, keep_every: int) -> None:
     for old in list_checkpoints(folder)[:-keep]:
         if not keep_every or _step(old) % keep_every:
-            old.unlink()
-    return path
+            remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder, which loses its name first."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    os.replace(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its rows where it is sharded (a DTensor), else all."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def held_as(whole: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor as ``like`` is held: a DTensor with a copy of this process's rows where ``like`` is one."""
+    if not hasattr(like, "device_mesh"):
+        return whole
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(like, DTensor)
+    mesh = like.device_mesh
+    parts = whole.chunk(mesh.size()) if whole.ndim else (whole,)
+    rows = parts[mesh.get_rank()] if mesh.get_rank() < len(parts) else whole[:0]
+    rows = rows.to(like.device, copy=True).contiguous()
+    return DTensor.from_local(rows, mesh, like.placements, run_check=False, shape=whole.shape, stride=whole.stride())
 
 
 def average_name(number: int) -> str:
@@ -98,9 +183,54 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomic(path, save(plain, {"scoresde": json.dumps(sealed)}))
 
 
+def rank_file(folder: Path, rank: int) -> Path:
+    """Where a process writes its rows."""
+    return folder / f"rank-{rank:05d}.safetensors"
+
+
+def write_index(folder: Path, world: int, header: Mapping[str, Any]) -> None:
+    """Write what makes a folder of one file from each of ``world`` processes whole. Raises CheckpointError for a torn file."""
+    sealed = {**header, "files": [_read_file(rank_file(folder, rank))[2] for rank in range(world)]}
+    write_atomic(folder / INDEX, json.dumps({**sealed, "sha256": _checksum({}, sealed)}).encode())
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a folder that is whole its name. One of the same name, which is torn, goes before."""
+    if path.exists():
+        remove(path)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON of a file by `write_tensors`, or of a checkpoint of format 1. Raises CheckpointError where it is torn or
-    not ours."""
+    """Tensors and JSON of a file by `write_tensors` or of a folder with an index, or of a checkpoint of format 1. Raises
+    CheckpointError where it is torn or not ours."""
+    return _read_folder(path) if path.is_dir() else _read_file(path)[:2]
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        header = dict(json.loads((path / INDEX).read_text()))
+        seal, files = header.pop("sha256"), list(header["files"])
+    except (OSError, KeyError, ValueError, TypeError) as problem:
+        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
+    if seal != _checksum({}, header):
+        raise CheckpointError(
+            f"{path / INDEX} is torn or no checkpoint of scoresde: its content does not have its checksum"
+        )
+    pieces: dict[str, list[Tensor]] = {}
+    for rank, expected in enumerate(files):
+        tensors, _, found = _read_file(rank_file(path, rank))
+        if found != expected:
+            raise CheckpointError(f"{rank_file(path, rank)} is of another checkpoint: its checksum is not the index's")
+        for name, tensor in tensors.items():
+            pieces.setdefault(name, []).append(tensor)
+    del header["files"]
+    return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}, header
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None]:
+    """Tensors, JSON and checksum."""
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads((file.metadata() or {})["scoresde"]))
@@ -112,7 +242,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     seal = header.pop("sha256", None)
     if header["format"] != 1 and seal != _checksum(tensors, header):
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: its content does not have its checksum")
-    return tensors, header
+    return tensors, header, seal
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
@@ -130,11 +260,11 @@ def _step(path: Path) -> int:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*.safetensors") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+    return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one file. Raises CheckpointError where it is torn or not ours."""
+    """Read one file, or the folder of a sharded run. Raises CheckpointError where it is torn or not ours."""
     tensors, header = read_tensors(path)
     try:
         step, updates, digest = int(header["step"]), int(header["ema_updates"]), str(header["config"])
@@ -159,8 +289,9 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
 def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None:
     """Load ``model`` or ``ema`` weights; names and shapes must agree exactly."""
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
+    own = network.state_dict()
     try:
-        network.load_state_dict(found, strict=True)
+        network.load_state_dict({k: held_as(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
     except RuntimeError as problem:
         raise CheckpointError(f"{checkpoint.path} is of another network: {problem}") from problem
 
@@ -172,5 +303,6 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpo
         state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
         if state:
             optimizer.state[parameter] = {
-                k: v if k == "step" else v.to(parameter.device, parameter.dtype) for k, v in state.items()
+                k: v if k == "step" else held_as(v, parameter).to(parameter.device, parameter.dtype)
+                for k, v in state.items()
             }

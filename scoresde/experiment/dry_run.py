@@ -62,6 +62,10 @@ def dry_run(experiment: Experiment) -> Needs | None:
     """Take a few steps with a copy of the model and say what they needed; None in a launcher's process that is not the first."""
     experiment.use_threads()
     with processes(experiment) as group:
+        if experiment.training.sharded and group.world > 1:
+            raise ValueError(
+                "--dry-run and training.sharded=True exclude each other: gathered weights would count as activations"
+            )
         needs = _measure(replace(experiment, model=copy.deepcopy(experiment.model)), group)
         return needs if group.leads else None
 

@@ -110,7 +110,7 @@ class Sampling(Job):
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
-            file_digest(checkpoint.path), "weights": "ema", "event shape": list(experiment.data.event_shape),
+            file_digest(checkpoint.seal), "weights": "ema", "event shape": list(experiment.data.event_shape),
             "seed": experiment.sampling.seed,
         }  # fmt: skip
         stores = {

@@ -9,7 +9,7 @@ from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-HOW = ("keep_every", "micro_batch", "compile", "channels_last", "prefetch", "max_bad_steps", "preview_every")
+HOW = ("keep_every", "micro_batch", "compile", "channels_last", "prefetch", "max_bad_steps", "preview_every", "sharded")
 """Keys that may change when a run goes on: they change its weights by rounding at most."""
 
 
@@ -30,6 +30,8 @@ class Training:
     prefetch: read the next batch while this one is computed.
     max_bad_steps: steps in a row without a finite loss and gradient, after which training stops.
     preview_every: steps between pictures of samples; 0: none. The first two come at a 25th and a 5th of it.
+    sharded: of several processes, each holds its part of weights, gradients, moments and averages; without previews, compile
+    and channels_last.
     """
 
     steps: int = 1000
@@ -54,6 +56,7 @@ class Training:
     prefetch: bool = False
     max_bad_steps: int = 10
     preview_every: int = 2500
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -73,8 +76,13 @@ class Training:
             check_number("ema_decays", decay, least=0.0, most=1.0)
         for std in self.posthoc:
             power_exponent(std)
-        for name in ("compile", "channels_last", "prefetch"):
+        for name in ("compile", "channels_last", "prefetch", "sharded"):
             check_choice(name, getattr(self, name), (False, True))
+        for name, off in (("compile", False), ("channels_last", False), ("preview_every", 0)):
+            if self.sharded and getattr(self, name):
+                raise ValueError(
+                    f"sharded=True and {name}={getattr(self, name)!r} exclude each other: give {name}={off}"
+                )
         check_choice("schedule", self.schedule, ("constant", "cosine"))
         check_choice("precision", self.precision, PRECISIONS)
 

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from scoresde.ema import EMA, PowerEMA, posthoc_coefficients
-from scoresde.experiment.checkpoint import FORMAT, CheckpointError, list_checkpoints, read_tensors, write_tensors
+from scoresde.experiment.checkpoint import FORMAT, CheckpointError, Files, list_checkpoints, read_tensors
 from scoresde.experiment.workdir import Workdir
 
 
-def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int) -> None:
+def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files) -> None:
     """Write the power-function averages of a step; nothing where there are none."""
     kept = [average for average in averages if isinstance(average, PowerEMA)]
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
     header = {"format": FORMAT, "step": step, "updates": kept[0].updates, "stds": [a.std for a in kept]}
-    write_tensors(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
+    files.write(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
 
 
 def posthoc(workdir: Workdir, std: float, updates: int | None = None) -> dict[str, Tensor]:

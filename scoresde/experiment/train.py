@@ -93,7 +93,7 @@ class _Run:
                     row = meter.row()
                     write(row)
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
-                if self.group.leads:
+                if self.trainer.layout.writes:
                     self._keep(step.stop)
                 if step.stop:
                     self.say(f"stopped at step {trainer.step}, saved; the same command goes on from there")
@@ -113,7 +113,7 @@ class _Run:
         }  # fmt: skip
         return save_checkpoint(
             self.workdir.checkpoints, self.trainer.network, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
-            self.digest, self.plan.keep, keep_every=self.plan.keep_every, facts=facts,
+            self.digest, self.plan.keep, keep_every=self.plan.keep_every, facts=facts, files=self.trainer.layout,
         )  # fmt: skip
 
     def _keep(self, stop: bool) -> None:
@@ -122,7 +122,7 @@ class _Run:
         if step % self.plan.checkpoint_every == 0 or end or stop:
             self.save()
         if step % self.plan.posthoc_every == 0 or end:
-            snapshot(self.workdir, self.trainer.averages, step)
+            snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout)
         if is_due(step, self.plan.preview_every):
             preview(self.experiment, self.workdir, self.trainer)
 
@@ -150,8 +150,9 @@ def describe(trainer: Trainer) -> str:
     """One line: what is trained on what, and how."""
     experiment, plan, world = trainer.experiment, trainer.plan, trainer.group.world
     parameters = sum(p.numel() for p in trainer.parameters)
+    name = type(trainer.network).__name__.removeprefix("FSDP")
+    how = f" by {world} processes{', sharded' if plan.sharded else ''}" if world > 1 else ""
     return (
-        f"{type(trainer.network).__name__} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train!r}, "
-        f"steps {trainer.step} to {plan.steps} of {plan.batch_size} on {trainer.group.device}"
-        f"{f' by {world} processes' if world > 1 else ''}"
+        f"{name} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train!r}, "
+        f"steps {trainer.step} to {plan.steps} of {plan.batch_size} on {trainer.group.device}{how}"
     )

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde.ema import EMA, PowerEMA
+from scoresde.ema import EMA, PowerEMA, gathered
 from scoresde.experiment.checkpoint import Checkpoint, average_name, load_optimizer, load_weights
-from scoresde.experiment.distributed import Group
+from scoresde.experiment.distributed import Group, layout
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.precision import lay_out, tuned
@@ -77,18 +77,26 @@ class Trainer:
     def __init__(self, experiment: Experiment, group: Group) -> None:
         self.experiment, self.group, self.plan = experiment, group, experiment.training
         plan = self.plan
-        self.model = experiment.model.to(group.device).train()
+        self.layout = layout(group, plan)
+        self.model = experiment.model.train()
         self.network: nn.Module = self.model.network
         self.averages = [EMA(self.network, decay) for decay in plan.decays]
         self.averages += [PowerEMA(self.network, std) for std in plan.posthoc]
+        for module in (self.network, *(average.module for average in self.averages)):
+            self.layout.place(module)
+        self.model.to(group.device)
         called = tuned(self.model, plan)
         if plan.channels_last:
             for average in self.averages:
                 lay_out(average.module)
         self.parameters = list(self.model.parameters())
+        if plan.sharded and len(self.parameters) > len(list(self.network.parameters())):
+            raise ValueError(
+                "sharded=True and a process with parameters of its own exclude each other: only the network is shared"
+            )
         self.optimizer = torch.optim.Adam(self.parameters, lr=plan.learning_rate, betas=(0.9, plan.beta2))
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=plan.precision == "float16")
-        self.losses = group.wrap(_Losses(called, experiment.objective))
+        self.losses = self.layout.wrap(_Losses(called, experiment.objective))
         self.edges = time_edges(experiment.objective, group.device)
         self.step, self.skipped, self.bad, self.seconds = 0, 0, 0, 0.0
 
@@ -98,7 +106,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses, t = self._gradient(x, position)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.grad_clip).detach()
+        norm = gathered(nn.utils.clip_grad_norm_(self.parameters, self.plan.grad_clip).detach())
         heard = torch.cat(
             [self._by_bucket(losses, t), torch.stack([(~torch.isfinite(losses)).sum(), norm.new_tensor(stop())])]
         )
@@ -124,7 +132,7 @@ class Trainer:
             there = position_part.to(self.group.device)
             x_part = x_part.to(self.group.device, non_blocking=True)
             draw = self.experiment.objective.draw(x_part, step=self.step, indices=there)
-            more = self.group.silent(self.losses) if number < len(parts) else nullcontext()
+            more = self.layout.silent(self.losses) if number < len(parts) else nullcontext()
             with more:
                 with own_generator(self.group.device, self.experiment.seed, self.step, int(position_part[0])):
                     losses = self.losses(draw)

@@ -84,7 +84,7 @@ class Weighing(Job):
         device = local_device(experiment, local)
         model, checkpoint = workdir.model(replace(experiment, device=device))
         plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
-        digest = file_digest(checkpoint.path)
+        digest = file_digest(checkpoint.seal)
         solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and plan.pilot:

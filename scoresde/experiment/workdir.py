@@ -30,6 +30,7 @@ from scoresde.experiment.checkpoint import (
     CheckpointError,
     last_checkpoint,
     load_weights,
+    remove,
     write_atomic,
 )
 from scoresde.experiment.config import difference, to_json
@@ -87,7 +88,7 @@ class Workdir:
         """Remove what a training that was killed left under temporary names; for who holds the lock of ``train``."""
         for folder in (self.checkpoints, self.averages, self.quarantine, self.previews):
             for left in folder.glob(".step-*.tmp"):
-                left.unlink()
+                remove(left)
         for name in ("metrics.csv", "config.json", "environment.json"):
             for left in self.path.glob(f".{name}.*.tmp"):
                 left.unlink()
