@@ -3,7 +3,8 @@
 config.json              the config, compared on every later command
 environment.json         versions, command, data digest
 log.txt  metrics.csv     what was printed; one row for each logged step
-checkpoints/             step-000001000.safetensors, the last few; averages/  snapshots for averages made afterwards
+checkpoints/             step-000001000.safetensors, the last few; averages/  snapshots for averages made afterwards; of a
+                         sharded run each is a folder, step-000001000/
 previews/  quarantine/   pictures of samples while it trains; batches whose loss or gradient was not finite
 samples/NAME.npz .png .json, with shards in samples/NAME/shards-*/      likelihood/SPLIT.csv .json      report.html
 likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes

@@ -76,6 +76,9 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     parts = [read_tensors(rank_file(two.path, rank))[0] for rank in (0, 1)]
     weights = [sum(v.numel() for k, v in part.items() if k.startswith("model.")) for part in parts]
     assert min(weights) > 0.3 * sum(weights)
+    made = experiment(**{k.replace(".", "__"): v for k, v in {**SMALL, **SHARDED}.items()})
+    model, _ = Workdir(tmp_path / "two").model(made)
+    assert all(torch.equal(v, two.tensors[f"ema.{k}"]) for k, v in model.network.state_dict().items())
     averages = [posthoc(Workdir(tmp_path / name), 0.1) for name in ("one", "two")]
     assert all(torch.allclose(averages[0][k], v, atol=1e-5) for k, v in averages[1].items())
     remove(two.path)
