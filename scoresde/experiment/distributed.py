@@ -8,9 +8,8 @@ mean, and gradients are added up.
     Replicated      every process holds everything, rank 0 writes one file           DistributedDataParallel
     Sharded         every process holds and writes its rows of every tensor          fully_shard (FSDP2)
 
-What one process knows and all must act on, a loss that is not
-finite or a signal, is added up once a step, so that all skip, save and stop at the same one. All read the folder, so it must be
-one that all see. Tensors travel by nccl on GPUs and by gloo on CPUs.
+What one process knows and all must act on, a loss that is not finite or a signal, is added up once a step, so that all skip, save
+and stop at the same one. All read the folder, so it must be one that all see. Tensors travel by nccl on GPUs and by gloo on CPUs.
 """
 
 from __future__ import annotations

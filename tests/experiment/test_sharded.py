@@ -166,6 +166,17 @@ class TestFolder:
         file.write_bytes(content)
         assert last_checkpoint(folder).step == 2
 
+    def test_without_checksums_a_flipped_bit_would_pass(self, run, monkeypatch):
+        folder, whole = run
+        monkeypatch.setattr("scoresde.experiment.checkpoint._checksum", lambda tensors, header: None)
+        folded(folder, whole, {"format": 2, "step": 3, "ema_updates": 1, "config": ""})
+        file = rank_file(folder / "step-000000003", 1)
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+        found = read_checkpoint(folder / "step-000000003").tensors
+        assert any(not torch.equal(v, whole[k]) for k, v in found.items())
+
     def test_a_part_of_another_checkpoint_is_noticed(self, run):
         folder, whole = run
         folded(folder, {k: v + 1 for k, v in whole.items()}, {"format": 2, "step": 3, "ema_updates": 1, "config": ""})
