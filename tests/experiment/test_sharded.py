@@ -59,6 +59,7 @@ def alike(one, many):
     return all(apart(one.tensors, many.tensors, prefix) < 1e-3 for prefix in ("model.", "ema.", "ema1."))
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     """Losses, gradient norms and distances to 1e-5, a hundred times the rounding of a float32 sum."""
     one, two = here(tmp_path / "one", OPTIONS), ranks_end(tmp_path / "two", 2, SHARDED)
