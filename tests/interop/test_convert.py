@@ -150,12 +150,13 @@ def test_official_checkpoints(name, tmp_path, worst):
         model, checkpoint = Workdir(run.workdir).model(experiment, which)
         ve = config is VE
         with torch.no_grad():
-            said = model.network(x, labels.log() if ve else labels)
+            said = model.network(x, labels.double().log() if ve else labels)
         said = said / labels.reshape(-1, 1, 1, 1) if ve else said
         wanted = tensor(data[key])
         off = float(((said - wanted).abs().flatten(1).amax(1) / wanted.flatten(1).std(1)).max())
-        worst("converted checkpoints", off)
-        assert off < 2e-4
+        worst(f"converted checkpoints, {'Fourier features' if ve else 'sines'}", off)
+        # the reference's Fourier features have phases in float32, off by 1e-4 and more
+        assert off < (2e-4 if ve else 1e-5)
         assert (checkpoint.step, checkpoint.ema_updates) == (int(data["step"]), int(data["ema_num_updates"]))
     digests = {"ncsnpp_highres_ve": ("3f6a395fcbf108a4", "a5c0439d8792d8f0")}
     if expected in digests:
