@@ -250,9 +250,7 @@ def whole(tmp_path_factory, trained):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("kills", "processes"), [(1, 2), pytest.param(6, 1, marks=LONG), pytest.param(3, 2, marks=LONG)]
-)
+@pytest.mark.parametrize(("kills", "processes"), [pytest.param(6, 1, marks=LONG), pytest.param(3, 2, marks=LONG)])
 def test_killed_at_random_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path, trained, whole, kills, processes):
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("samples"))
     command, seen = Command(tmp_path / "run"), {}

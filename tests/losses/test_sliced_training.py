@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from scoresde.distributions import GaussianMixture
@@ -60,6 +61,7 @@ def test_a_score_from_noised_samples_alone():
     assert error < 0.02
 
 
+@pytest.mark.long
 def test_a_score_where_there_is_no_kernel():
     """dx = -x^3 dt + dw from two modes: the density-weighted squared error over the squared score, against the Fokker-Planck
     equation, at most .03 at every time; .011, .003, .004 when written. Half the score, which the loss without its half would

@@ -125,7 +125,8 @@ def test_posterior_refusals():
 # --- adaptive steps of the reverse SDE ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param("vp", marks=pytest.mark.long), "ve"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["vp", "ve"])
 def test_adaptive_steps_pass_the_selfcheck(name):
     report = check(lambda n: AdaptiveSDE(0.05), SDES[name], denoised=True, samples=1000, counts=(10, 20, 40, 80, 160))
     assert report.passed, f"\n{report}"
