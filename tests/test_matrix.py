@@ -57,8 +57,11 @@ def judge(process, kind):
         assert len(reason) > 20 if reason else error(name, value) < bound(process, name), (process, name, value)
 
 
-OF_A_KIND = ("VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean")
-"""Scalar schedules, beside VP, sub-VP, VE and a `Schedule`; tests/sde samples and weighs each of them too."""
+OF_A_KIND = (
+    "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean",
+    "VP by its schedule alone", "VP as matrices", "blurring",
+)  # fmt: skip
+"""Beside VP, sub-VP, VE, Langevin diffusion and the non-linear ones; tests/sde samples and weighs each of them too."""
 
 
 @pytest.mark.parametrize(

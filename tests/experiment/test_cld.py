@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
 import torch
 
 from scoresde.experiment.config import load_config
@@ -32,6 +33,7 @@ def test_config_says_what_it_claims():
     assert centres.min() < float(sde.log_noise(t)) < centres.max()
 
 
+@pytest.mark.long
 def test_end_to_end(here):
     for command in ("train", "sample", "likelihood", "report"):
         done = here(command, "cld", **FEW)

@@ -30,7 +30,15 @@ class Frequencies(torch.nn.Module):
         return self.logits.expand(len(x), *self.logits.shape)
 
 
-@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.0005, 50.0)], ids=["vp", "subvp", "ve"])
+@pytest.mark.parametrize(
+    "sde",
+    [
+        VPSDE(),
+        pytest.param(SubVPSDE(), marks=pytest.mark.long),
+        pytest.param(VESDE(0.0005, 50.0), marks=pytest.mark.long),
+    ],
+    ids=["vp", "subvp", "ve"],
+)
 def test_flow_of_independent_pixels_has_the_bits_of_their_histogram(sde, worst):
     data = Digits()
     levels = data.transform.levels

@@ -83,7 +83,7 @@ def nodes_of(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.long) if n in ("blur", "subvp") else n for n in PROCESSES]
+    "name", [pytest.param(n, marks=pytest.mark.long) if n in ("blur", "subvp", "cld") else n for n in PROCESSES]
 )
 def test_order_four_with_the_score_s_correction(name, worst):
     """At least 3.5 over a factor of four in nodes; where the cubics are not yet in their element it falls faster."""
@@ -94,10 +94,10 @@ def test_order_four_with_the_score_s_correction(name, worst):
     assert found[-1] < 5e-4
 
 
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in PROCESSES if name not in ("vp", "ve")]
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in PROCESSES if name != "vp"]
 
 
-@pytest.mark.parametrize("name", ["vp", "ve", *LONG])
+@pytest.mark.parametrize("name", ["vp", *LONG])
 def test_order_three_without_it(name, monkeypatch):
     """Step 1 alone is Adams-Moulton's third order, and the correction is what takes the error down from there."""
     nodes = (256, 384, 512, 768, 1024) if name == "cld" else (64, 96, 128, 192, 256)

@@ -43,6 +43,7 @@ class Net(torch.nn.Module):
         return self.layers(torch.cat((x, t[:, None], 0.5 * t[:, None].log()), 1) if self.timed else x)
 
 
+@pytest.mark.long
 def test_a_score_from_noised_samples_alone():
     """Four modes in the plane with noise of .5: E ||s - score||^2 / E ||score||^2 at most .02, .0065 when written."""
     sde = VESDE(0.01, 10.0)

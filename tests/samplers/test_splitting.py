@@ -61,7 +61,7 @@ def error(sde, predictor, steps, mean=0.6, std=0.4):
     return float((m - true_m).abs().sum() + (v - true_v).abs().sum())
 
 
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "cld" else n for n in SDES])
 def test_first_order(name):
     """Euler's method for the score part leaves first order, however exact the rest."""
     counts = [100, 200, 400, 800]
