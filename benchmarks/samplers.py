@@ -1,7 +1,7 @@
 """Quality of samplers against evaluations of the score, beside other libraries'.
 
     pip install -c constraints.txt -e ".[peers]"
-    python benchmarks/samplers.py measure runs/samplers.jsonl     an hour of one core; goes on where it was stopped
+    python benchmarks/samplers.py measure runs/samplers.jsonl     over an hour of one core; goes on where it was stopped
     python benchmarks/samplers.py network runs/samplers.jsonl     the same for the runs of ``make demo``, digits-vp and digits-ve
     python benchmarks/samplers.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/samplers.py picture runs/samplers.jsonl     docs/pictures/samplers.png

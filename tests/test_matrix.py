@@ -49,7 +49,7 @@ def applies(sde, name):
     return True
 
 
-def judge(process, kind):
+def assert_right(process, kind):
     cells, sde = row(process, EVENTS[kind], count=600), PROCESSES[process](EVENTS[kind])
     assert set(cells) == {*OBJECTIVES, *SAMPLERS, "likelihood"}
     for name, (value, reason) in cells.items():
@@ -68,14 +68,14 @@ OF_A_KIND = (
     "process", [pytest.param(name, marks=pytest.mark.long) if name in OF_A_KIND else name for name in PROCESSES]
 )
 def test_vectors(process):
-    judge(process, "vector")
+    assert_right(process, "vector")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [k for k in EVENTS if k != "vector"])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_images_and_series(process, kind):
-    judge(process, kind)
+    assert_right(process, kind)
 
 
 def test_a_wrong_score_is_seen(monkeypatch):

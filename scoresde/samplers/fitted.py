@@ -129,7 +129,7 @@ class Expectation:
     error: mean over samples of the root mean square over coordinates, in units of the data, of its end points less
         E[x_0 | x_(t_min)] of the flow from the same starts, solved accurately.
     standard_error: of that mean; a few paths between two modes make most of it.
-    plain_error, plain: the same of the best method without a fit at as many evaluations, and its repr.
+    plain_error, plain: the same of the best method without a fit at as many evaluations, and its name.
     starts: how many. evaluations: of the score, each for a batch, that the pilot and the fit took.
     """
 

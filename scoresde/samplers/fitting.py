@@ -130,7 +130,7 @@ def fit(
 ) -> FittedSampler:
     """A sampler for ``score`` with ``steps`` evaluations, best of a fit and of the methods without one.
 
-    steps: 2 and more; above 15 or so a fit gains little and costs much.
+    steps: 2 and more; above 20 the first stage alone is done unless ``search`` says so.
     pilot: a `Pilot`, or the shape (B, *event) of one that is made here with ``seed``, ``dtype`` and ``device``. Half of its
         starts are fitted to.
     search: iterations of the second stage, 0 for none. One takes about 2 steps^2 evaluations of the half pilot; there are two
@@ -160,9 +160,9 @@ def fit(
     against = plain(pilot, steps)
     errors = {name: distances(sampler, unseen) for name, sampler in against.items()}
     best = min(errors, key=lambda name: float(errors[name].mean()))
-    fits = []
+    fits, along = [], _white_paths(ours)
     for top in (float("inf"), _NOISE_IS_ALL):
-        first = _stepwise(counted, ours, _nodes(pilot, steps, top), reach)
+        first = _stepwise(counted, ours, along, _nodes(pilot, steps, top), reach)
         fits.append(_sampler(ours, _Search(counted, ours, first)(search) if search else first))
     fitted = min(fits, key=lambda sampler: float(distances(sampler, ours).mean()))
     reached = distances(fitted, unseen)
@@ -172,8 +172,8 @@ def fit(
         float(kept.mean()), float(kept.std()) * len(kept) ** -0.5, float(errors[best].mean()), best, len(kept),
         pilot.evaluations + counted.calls,
     )  # fmt: skip
-    kept_one = fitted if better else against[best]
-    return FittedSampler(kept_one, expected, repr(pilot.process), mark_of(pilot.process, pilot.mean.shape))
+    mark = mark_of(pilot.process, pilot.mean.shape)
+    return FittedSampler(fitted if better else against[best], expected, repr(pilot.process), mark)
 
 
 def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
@@ -248,9 +248,9 @@ def _nodes(pilot: Pilot, steps: int, top: float) -> Tensor:
     return torch.from_numpy(np.interp(share, pilot.grid.share, pilot.grid.u))
 
 
-def _stepwise(score: Score, pilot: Pilot, u: Tensor, reach: int) -> _Numbers:
-    """The first stage."""
-    n, along = len(u), _white_paths(pilot)
+def _stepwise(score: Score, pilot: Pilot, along: CubicSpline, u: Tensor, reach: int) -> _Numbers:
+    """The first stage. along: u -> w of the pilot's paths."""
+    n = len(u)
     numbers = _Numbers(u, torch.ones(n, dtype=torch.float64), torch.zeros(n, reach, dtype=torch.float64))
     start, *way = _way(pilot, u)
     wanted = [torch.from_numpy(along(float(v))).to(pilot.starts) for v in u[1:]] + [way[-1].whiten(pilot.ends)]

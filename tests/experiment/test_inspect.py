@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import pickle
 import types
-from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scoresde.cli import main
 from scoresde.data import CIFAR10, MNIST
 from scoresde.data.inspect_facts import Facts, farthest, survey
 from scoresde.data.inspect_sources import Source, find
@@ -26,7 +23,7 @@ from scoresde.experiment.checkpoint import list_checkpoints
 from scoresde.experiment.inspect import inspect
 from scoresde.experiment.inspect_advice import advise
 
-from .conftest import ROOT
+from .conftest import ROOT, called
 
 
 @pytest.fixture
@@ -35,13 +32,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                code = main([str(a) for a in arguments])
-            except SystemExit as end:
-                code = end.code
-        return types.SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+        done = called(*arguments)
+        return types.SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     call.folder = tmp_path
     return call
@@ -127,7 +119,7 @@ class TestTrainsAsItIs:
 class TestFaults:
     """Exit code 1, the fault named, and no config."""
 
-    def faulty(self, run, data, *wanted):
+    def assert_faulty(self, run, data, *wanted):
         done = run("inspect", data, "--output", "mine.py")
         assert done.code == 1, done.out + done.err
         for text in (*wanted, "PROBLEM", "no config"):
@@ -139,24 +131,24 @@ class TestFaults:
         whole = (run.folder / "mine" / "03.png").read_bytes()
         (run.folder / "mine" / "03.png").write_bytes(whole[: len(whole) // 2])  # its header is whole
         (run.folder / "mine" / "05.png").write_bytes(b"not a picture")
-        self.faulty(run, "mine", "03.png cannot be read", "05.png cannot be read", "broken       2")
+        self.assert_faulty(run, "mine", "03.png cannot be read", "05.png cannot be read", "broken       2")
 
     def test_nan_is_named(self, run):
         x = np.random.default_rng(0).normal(size=(30, 2))
         x[7, 1], x[11, 0] = np.nan, np.inf
         np.save(run.folder / "mine.npy", x)
-        self.faulty(run, "mine.npy", "2 events hold NaN or infinities: 7, 11", "not finite   2")
+        self.assert_faulty(run, "mine.npy", "2 events hold NaN or infinities: 7, 11", "not finite   2")
 
     def test_channels_last(self, run):
         np.save(
             run.folder / "mine.npy",
             np.zeros((5, 8, 8, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None],
         )
-        self.faulty(run, "mine.npy", "channels come last in (8, 8, 3)", "transpose(0, 3, 1, 2)")
+        self.assert_faulty(run, "mine.npy", "channels come last in (8, 8, 3)", "transpose(0, 3, 1, 2)")
 
     def test_nothing_to_learn(self, run):
         np.save(run.folder / "mine.npy", np.ones((30, 2)))
-        self.faulty(run, "mine.npy", "there is nothing to learn")
+        self.assert_faulty(run, "mine.npy", "there is nothing to learn")
 
     def test_too_large_a_side(self, run):
         pictures(run.folder / "mine")

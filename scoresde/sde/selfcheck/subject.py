@@ -84,6 +84,7 @@ class Subject:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
+    """The largest error, relative to the largest entry that is wanted."""
     found, wanted = found.detach(), wanted.detach()
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
 
