@@ -290,6 +290,11 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def passed_over(checkpoint: Checkpoint) -> list[str]:
+    """Names of the checkpoints after one that `last_checkpoint` returned: they are torn."""
+    return [path.name for path in list_checkpoints(checkpoint.path.parent) if path.name > checkpoint.path.name]
+
+
 def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None:
     """Load ``model`` or ``ema`` weights; names and shapes must agree exactly."""
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}

@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints
+from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.page import figure, missing, note
 from scoresde.experiment.pictures import curve_picture
@@ -60,7 +60,7 @@ def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
         parts.append(missing(f"no checkpoint can be read: {problem}"))
     if last is not None:
         at = max(at, last.step)
-        torn = [file.name for file in files if file.name > last.path.name]
+        torn = passed_over(last)
         if torn:
             parts.append(missing(f"torn, and passed over: {', '.join(torn)}"))
         said = f"last checkpoint {last.path.name}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.experiment.batches import Batches
-from scoresde.experiment.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
+from scoresde.experiment.checkpoint import Checkpoint, last_checkpoint, passed_over, save_checkpoint
 from scoresde.experiment.config import to_json
 from scoresde.experiment.distributed import Group, processes
 from scoresde.experiment.experiment import Experiment
@@ -61,6 +61,8 @@ class _Run:
         if checkpoint is not None:
             self._check(checkpoint)
             self.trainer.load(checkpoint)
+            for torn in passed_over(checkpoint):
+                self.say(f"{torn} is torn, and passed over")
             self.say(f"goes on from {checkpoint.path.name}")
 
     def go(self) -> None:

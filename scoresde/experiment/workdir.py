@@ -31,6 +31,7 @@ from scoresde.experiment.checkpoint import (
     CheckpointError,
     last_checkpoint,
     load_weights,
+    passed_over,
     remove,
     write_atomic,
 )
@@ -113,6 +114,8 @@ class Workdir:
         checkpoint = last_checkpoint(self.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"no checkpoint in {self.checkpoints}: train first (random weights are never used)")
+        for torn in passed_over(checkpoint):
+            self.log(f"{self.path}: {torn} is torn, and passed over for {checkpoint.path.name}")
         model = experiment.model.to(experiment.device)
         load_weights(model.network, checkpoint, which)
         return model.eval().requires_grad_(False), checkpoint

@@ -107,8 +107,11 @@ class TestTornCheckpoints:
         with pytest.raises(CheckpointError, match="torn"):
             read_checkpoint(last)
         assert last_checkpoint(run.workdir / "checkpoints").path == before
+        drawn = run("sample")
+        assert drawn.returncode == 0 and f"{last.name} is torn, and passed over for {before.name}" in drawn.stdout
         done = run("train")
         assert done.returncode == 0 and f"goes on from {before.name}" in done.stdout
+        assert f"{last.name} is torn, and passed over" in done.stdout
 
     def test_only_torn_ones_are_refused(self, run):
         for path in list_checkpoints(run.workdir / "checkpoints"):
