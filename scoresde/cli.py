@@ -2,8 +2,8 @@
 
     scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
-    scoresde sample ... [--processes N]
-    scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
+    scoresde sample ... [--weights NAME] [--processes N]
+    scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
@@ -36,12 +36,16 @@ SHORT = {
     "split": "likelihood: test or train, as --config.likelihood.split",
     "draws": "likelihood: dequantisations of each event, as --config.likelihood.draws",
     "tolerance": "likelihood: of the default solver, bits/dim, as --config.likelihood.tolerance",
+    "weights": "sample, likelihood: ema, ema1, ..., model, or the width of a post-hoc average, as --config.sampling.weights",
 }
-"""Short flags for keys of the config's likelihood section."""
+"""Short flags for keys of the config."""
+SECTION = {"likelihood": "likelihood", "sample": "sampling"}
+"""Whose keys they are."""
 NEEDED = {"check": ("config",), "convert": ("config", "workdir", "from"), "inspect": ("data",)}
 """What a command needs; the others a config and a folder."""
 OWNERS = {
     **dict.fromkeys(SHORT, ("likelihood",)),
+    "weights": ("likelihood", "sample"),
     "processes": ("likelihood", "sample"),
     "dry_run": ("train",),
     "from": ("convert",),
@@ -168,7 +172,7 @@ def _check_flags(parser: argparse.ArgumentParser, options: argparse.Namespace, o
     for flag in SHORT:
         if (value := getattr(options, flag)) is None:
             continue
-        key = f"likelihood.{flag}"
+        key = f"{SECTION[command]}.{flag}"
         if key in overrides:
             parser.error(f"--{flag} and --config.{key} say the same: give one")
         overrides[key] = value

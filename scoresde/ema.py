@@ -108,14 +108,27 @@ def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, 
 
     stored: (updates, std) of each of K averages.
     """
+    products, aims, _ = _equations(stored, updates, std)
+    return torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
+
+
+def profile_error(stored: Sequence[tuple[float, float]], updates: float, std: float) -> float:
+    """How far the combined profile is from the wanted one: ||p - sum_k w_k p_k|| / ||p||, in L2."""
+    products, aims, size = _equations(stored, updates, std)
+    weights = posthoc_coefficients(stored, updates, std)
+    square = size - 2.0 * weights @ aims + weights @ products @ weights
+    return float((square / size).clamp(min=0.0).sqrt())
+
+
+def _equations(stored: Sequence[tuple[float, float]], updates: float, std: float) -> tuple[Tensor, Tensor, Tensor]:
+    """<p_i, p_j> (K, K), <p_i, p> (K,) and <p, p> of stored profiles and the wanted one."""
     if not stored:
         raise ValueError("stored=() is not allowed: give (updates, std) of one average at least")
     t = torch.tensor([a for a, _ in stored], dtype=torch.float64)
     gamma = torch.tensor([power_exponent(s) for _, s in stored], dtype=torch.float64)
     end, wanted = torch.tensor([float(updates)]).double(), torch.tensor([power_exponent(std)]).double()
-    products = _products(t, gamma, t, gamma)
-    aims = _products(t, gamma, end, wanted)
-    return torch.linalg.lstsq(products, aims, driver="gelsd").solution[:, 0]
+    size = _products(end, wanted, end, wanted)[0, 0]
+    return _products(t, gamma, t, gamma), _products(t, gamma, end, wanted)[:, 0], size
 
 
 def _products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:

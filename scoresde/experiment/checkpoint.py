@@ -33,6 +33,8 @@ from torch import Tensor, nn
 
 from scoresde._files import sync_folder, write_atomic
 from scoresde.ema import EMA
+from scoresde.experiment.kept import file_digest
+from scoresde.experiment.weights import average_name
 
 FORMAT = 2
 INDEX = "index.json"
@@ -45,7 +47,8 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors by name, and the header's JSON. facts: what the run itself put there."""
+    """tensors by name, and the header's JSON. facts: what the run itself put there. made_of: a digest of the files that tensors
+    were made of, where they are those of no single one."""
 
     tensors: dict[str, Tensor]
     step: int
@@ -53,6 +56,19 @@ class Checkpoint:
     config_digest: str
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    made_of: str = ""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that are others where any tensor is another."""
+        return self.made_of or file_digest(self.seal)
+
+    def said(self, which: str) -> str:
+        """A few words on its weights of a name; of an average made of snapshots, how near it is to the one that is meant."""
+        if not self.made_of:
+            return f"weights {which}"
+        count, off = self.facts["snapshots"], self.facts["off"]
+        return f"weights {which} of {count} snapshots (profile off by {off:.2g} of its norm)"
 
     @property
     def seal(self) -> Path:
@@ -171,11 +187,6 @@ def held_as(whole: Tensor, like: Tensor) -> Tensor:
     return DTensor.from_local(rows, mesh, like.placements, run_check=False, shape=whole.shape, stride=whole.stride())
 
 
-def average_name(number: int) -> str:
-    """The name of an average in a checkpoint."""
-    return f"ema{number}" if number else "ema"
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and JSON to one file, whole or not at all, with the checksum of both in the header."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -212,12 +223,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _read_folder(path) if path.is_dir() else _read_file(path)[:2]
 
 
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON of what `read_tensors` reads, with its checksum under ``sha256``, without a look at the tensors. Raises
+    CheckpointError where there is none."""
     try:
-        header = dict(json.loads((path / INDEX).read_text()))
-        seal, files = header.pop("sha256"), list(header["files"])
-    except (OSError, KeyError, ValueError, TypeError) as problem:
+        if path.is_dir():
+            return dict(json.loads((path / INDEX).read_text()))
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["scoresde"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = read_header(path)
+    try:
+        seal, files = header.pop("sha256"), list(header["files"])
+    except (KeyError, TypeError) as problem:
+        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem!r} in its index") from problem
     if seal != _checksum({}, header):
         raise CheckpointError(
             f"{path / INDEX} is torn or no checkpoint of scoresde: its content does not have its checksum"
@@ -235,11 +258,11 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None]:
     """Tensors, JSON and checksum."""
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(json.loads((file.metadata() or {})["scoresde"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
+    except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
     if header.get("format") not in (1, FORMAT):
         raise CheckpointError(f"{path} has format {header.get('format')!r}: this version reads format 1 and {FORMAT}")
@@ -296,7 +319,7 @@ def passed_over(checkpoint: Checkpoint) -> list[str]:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None:
-    """Load ``model`` or ``ema`` weights; names and shapes must agree exactly."""
+    """Load weights by their name in a checkpoint, ``model`` or an average's; names and shapes must agree exactly."""
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
     own = network.state_dict()
     try:

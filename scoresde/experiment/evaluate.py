@@ -11,6 +11,7 @@ long as each has as many threads; another batch size, or a larger ``sampling.cou
     samples/NAME.json                   how they came about, and the index of the shards
     samples/NAME.npz                    x and raw of all of them, where they are few
     samples/NAME.png                    the first ones
+    samples/NAME@WEIGHTS...             all of these for other weights than the first average (weights.py)
 
 Memory holds a batch; for ``samples/NAME.npz`` up to `GATHERED_UP_TO` numbers, above which the shards are the result.
 """
@@ -33,10 +34,11 @@ import torch
 from scoresde._files import write_atomic
 from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.kept import changes, file_digest
+from scoresde.experiment.kept import changes
 from scoresde.experiment.pictures import event_picture, pictured
 from scoresde.experiment.shards import Shard, ShardStore, compact, gaps
 from scoresde.experiment.sharing import Job, local_device, share
+from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.samplers import Fast, FittedSampler, Sampler
 from scoresde.score import ScoreModel
@@ -47,7 +49,7 @@ GATHERED_UP_TO = 2**24
 
 
 def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Path] | None:
-    """Draw ``sampling.count`` samples with every sampler of the config, EMA weights; files in samples/.
+    """Draw ``sampling.count`` samples with every sampler of the config, weights ``sampling.weights``; files in samples/.
 
     processes: local processes that share the work.
 
@@ -106,16 +108,18 @@ class Sampling(Job):
     @classmethod
     def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Sampling:
         device = local_device(experiment, local)
-        model, checkpoint = workdir.model(replace(experiment, device=device))
+        weights = weights_name(experiment.sampling.weights)
+        model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
-            file_digest(checkpoint.seal), "weights": "ema", "event shape": list(experiment.data.event_shape),
+            checkpoint.digest, "weights": weights, "event shape": list(experiment.data.event_shape),
             "seed": experiment.sampling.seed,
         }  # fmt: skip
         stores = {
             name: ShardStore(
-                workdir.samples / name, {**common, "sampler": json.dumps(node, sort_keys=True, default=str)}
+                workdir.samples / titled(name, weights),
+                {**common, "sampler": json.dumps(node, sort_keys=True, default=str)},
             )
             for name, node in nodes.items()
         }
@@ -173,9 +177,10 @@ class Sampling(Job):
 
     def announce(self, parts: Sequence[Part]) -> None:
         plan = self.experiment.sampling
+        said = self.checkpoint.said(weights_name(plan.weights))
         for name, store in self.stores.items():
             here = sum(part.size for part in parts if part.name == name)
-            line = f"{self.workdir.path}: {plan.count} samples by {name}, {here} of them to draw here"
+            line = f"{self.workdir.path}: {plan.count} samples by {name}, {here} of them to draw here, {said}"
             others = store.others()
             if others and not store.path.exists():
                 changed = changes(others[-1], store.settings)
@@ -191,28 +196,30 @@ class Sampling(Job):
         """Index, picture, and one file of all samples where they are few. Returns the picture."""
         plan, data, store = self.experiment.sampling, self.experiment.data, self.stores[name]
         base, (entries, _) = self.workdir.samples, store.entries(plan.count)
+        weights = weights_name(plan.weights)
+        title = titled(name, weights)
         few = plan.count * prod(data.event_shape) <= GATHERED_UP_TO
         if few:
             x = torch.from_numpy(store.front(entries, plan.count))
             file = io.BytesIO()
             np.savez_compressed(file, x=x.numpy(), raw=data.transform.decode(x).numpy())
-            write_atomic(base / f"{name}.npz", file.getvalue())
+            write_atomic(base / f"{title}.npz", file.getvalue())
         else:
-            (base / f"{name}.npz").unlink(missing_ok=True)  # of fewer samples
+            (base / f"{title}.npz").unlink(missing_ok=True)  # of fewer samples
         seen = torch.from_numpy(store.front(entries, min(plan.count, pictured(data.event_shape))))
-        write_atomic(base / f"{name}.png", event_picture(data.transform.decode(seen), data.transform))
+        write_atomic(base / f"{title}.png", event_picture(data.transform.decode(seen), data.transform))
         facts = {
             "sampler": repr(self.sampler(name)), "count": plan.count, "seed": plan.seed,
             "nfe": max(entry.nfe for entry in entries),
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
-            "checkpoint": self.checkpoint.path.name, "weights": "ema",
-            "shards in": f"{name}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
+            "checkpoint": self.checkpoint.path.name, "weights": weights,
+            "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
-        write_atomic(base / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
-        where = f"{name}.npz" if few else f"{len(entries)} shards named in {name}.json"
+        write_atomic(base / f"{title}.json", (json.dumps(facts, indent=2) + "\n").encode())
+        where = f"{title}.npz" if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {plan.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
             f"{facts['seconds']:.1f} s"
         )
-        return base / f"{name}.png"
+        return base / f"{title}.png"

@@ -15,6 +15,7 @@ from scoresde.data import Splits
 from scoresde.experiment.build import ConfigError, build, settings
 from scoresde.experiment.config import SECTIONS
 from scoresde.experiment.plan import Training
+from scoresde.experiment.weights import DEFAULT, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
@@ -28,16 +29,19 @@ Solver = Engine | ODESolver
 
 @dataclass(frozen=True)
 class Sampling:
-    """config.sampling. count: samples to draw. batch_size: at a time; the samples do not depend on it. seed: of the draws."""
+    """config.sampling. count: samples to draw. batch_size: at a time; the samples do not depend on it. seed: of the draws.
+    weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see weights.py."""
 
     count: int = 64
     batch_size: int = 64
     seed: int = 0
+    weights: str | float = DEFAULT
 
     def __post_init__(self) -> None:
         check_count("count", self.count)
         check_count("batch_size", self.batch_size)
         check_count("seed", self.seed, least=0)
+        weights_name(self.weights)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Likelihood:
     tolerance: of the default solver, bits/dim.
     pilot: training events by which a `Multistep` without a grid has its nodes placed (`fit_grid`); 0 for the standard grid.
     divergence: a `Divergence`.
+    weights: as those of `Sampling`.
     """
 
     split: str = "test"
@@ -63,6 +68,7 @@ class Likelihood:
     tolerance: float | None = None
     pilot: int = 32
     divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
+    weights: str | float = DEFAULT
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, ("train", "test"))
@@ -72,6 +78,7 @@ class Likelihood:
         check_count("seed", self.seed, least=0)
         check_count("pilot", self.pilot, least=0)
         check_number("t_min", self.t_min, above=0.0)
+        weights_name(self.weights)
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, above=0.0)
             if self.solver is not None:

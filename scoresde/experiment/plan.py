@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
+from scoresde.experiment.weights import average_name
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 HOW = ("keep_every", "micro_batch", "compile", "channels_last", "prefetch", "max_bad_steps", "preview_every", "sharded")
@@ -90,6 +91,12 @@ class Training:
     def decays(self) -> tuple[float, ...]:
         """Of the averages, the one that samples are drawn with first."""
         return self.ema_decays or (self.ema_decay,)
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """The averages that a checkpoint holds, by their names in it, and what they are."""
+        what = [f"decay {decay:g}" for decay in self.decays] + [f"width {std:g}" for std in self.posthoc]
+        return tuple(f"{average_name(number)} ({one})" for number, one in enumerate(what))
 
 
 def learning_rate(plan: Training, step: int) -> float:

@@ -4,18 +4,46 @@ averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``tr
 
 weights = posthoc(Workdir("runs/x"), std=0.08)
 network.load_state_dict(weights)
+
+Headers are read first, and say how each snapshot counts; then snapshots are read and added one by one, so that one is in memory
+at a time. A torn snapshot is refused, not passed over: without it the average is another one, and nothing would tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from scoresde.ema import EMA, PowerEMA, posthoc_coefficients
-from scoresde.experiment.checkpoint import FORMAT, CheckpointError, Files, list_checkpoints, read_tensors
-from scoresde.experiment.workdir import Workdir
+from scoresde.ema import EMA, PowerEMA, posthoc_coefficients, profile_error
+from scoresde.experiment.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    CheckpointError,
+    Files,
+    list_checkpoints,
+    read_header,
+    read_tensors,
+)
+
+if TYPE_CHECKING:
+    from scoresde.experiment.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a snapshot's header says. stds: widths of the averages in it. seal: its checksum."""
+
+    path: Path
+    step: int
+    updates: int
+    stds: tuple[float, ...]
+    seal: str
 
 
 def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files) -> None:
@@ -35,28 +63,67 @@ def posthoc(workdir: Workdir, std: float, updates: int | None = None) -> dict[st
 
     Raises CheckpointError where there are no snapshots up to there, or a torn one.
     """
-    stored: list[tuple[float, float]] = []
-    parts: list[dict[str, Tensor]] = []
-    for file in list_checkpoints(workdir.averages):
-        tensors, header = read_tensors(file)
-        if updates is None or header["updates"] <= updates:
-            for number, width in enumerate(header["stds"]):
-                prefix = f"power{number}."
-                stored.append((float(header["updates"]), float(width)))
-                parts.append({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    if not stored:
+    return combined(workdir, std, updates).tensors
+
+
+def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: str = "") -> Checkpoint:
+    """What `posthoc` makes, as a checkpoint with the step of the last snapshot. prefix: of the tensors' names.
+
+    facts: ``snapshots``, how many; ``off``, how far the combined profile is from the wanted one, relative to it, in L2.
+    """
+    chosen = [s for s in snapshots(workdir.averages) if updates is None or s.updates <= updates]
+    if not chosen:
         raise CheckpointError(
             f"no snapshots in {workdir.averages}{'' if updates is None else f' up to update {updates}'}: train with "
             "--config.training.posthoc='[0.05, 0.1]'"
         )
-    weights = posthoc_coefficients(stored, stored[-1][0] if updates is None else updates, std)
-    made = {}
-    for name, last in parts[-1].items():
-        if last.is_floating_point():
-            total = torch.zeros_like(last, dtype=torch.float64)
-            for weight, part in zip(weights.tolist(), parts, strict=True):
-                total += weight * part[name].double()
-            made[name] = total.to(last.dtype)
+    stored = [(float(s.updates), width) for s in chosen for width in s.stds]
+    end = chosen[-1].updates if updates is None else updates
+    parts = iter(posthoc_coefficients(stored, end, std).tolist())
+    total: dict[str, Tensor] = {}
+    for one in chosen:
+        dtypes = _add(total, one, [next(parts) for _ in one.stds])
+    seals = hashlib.sha256(" ".join([*(s.seal for s in chosen), repr(end)]).encode())
+    return Checkpoint(
+        {prefix + k: v.to(dtypes[k]) for k, v in total.items()}, chosen[-1].step, end, "", chosen[-1].path,
+        {"snapshots": len(chosen), "off": profile_error(stored, end, std)}, seals.hexdigest()[:16],
+    )  # fmt: skip
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """The snapshots of a folder, oldest first, by their headers. Raises CheckpointError where one has none."""
+    found = []
+    for path in list_checkpoints(folder):
+        header = read_header(path)
+        try:
+            stds = tuple(float(std) for std in header["stds"])
+            found.append(Snapshot(path, int(header["step"]), int(header["updates"]), stds, str(header["sha256"])))
+        except (KeyError, ValueError, TypeError) as problem:
+            raise CheckpointError(f"{path} is torn or no snapshot of averages: {problem!r} in its header") from problem
+    return found
+
+
+def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> dict[str, torch.dtype]:
+    """Add a snapshot's averages to ``total``, in float64; whole numbers take their place. Returns what each is kept in."""
+    try:
+        tensors, header = read_tensors(one.path)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"{problem}. The average is made of all snapshots; remove this one to have it made of the others"
+        ) from problem
+    if not _is(header, one):
+        raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")
+    dtypes = {}
+    for name, tensor in tensors.items():
+        power, _, name = name.partition(".")
+        dtypes[name] = tensor.dtype
+        if tensor.is_floating_point():
+            more = tensor.double() * weights[int(power.removeprefix("power"))]
+            total[name] = total[name].add_(more) if name in total else more
         else:
-            made[name] = last
-    return made
+            total[name] = tensor
+    return dtypes
+
+
+def _is(header: Mapping[str, Any], one: Snapshot) -> bool:
+    return (header["step"], header["updates"], tuple(header["stds"])) == (one.step, one.updates, one.stds)

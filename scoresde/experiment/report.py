@@ -82,7 +82,7 @@ def _plan(experiment: Experiment) -> str:
         ("prediction", _named(experiment.model.prediction)),
         ("objective", _node(experiment, "objective")),
         ("training", f"{plan.steps:,} steps of {plan.batch_size}, {passes:,.1f} passes; learning rate {plan.learning_rate:g}, "
-                     f"{plan.schedule}, warm-up {plan.warmup}; averages at {plan.ema_decay:g}"),
+                     f"{plan.schedule}, warm-up {plan.warmup}; averages at {', '.join(f'{decay:g}' for decay in plan.decays)}"),
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
         ("likelihood", f"{experiment.likelihood.split}, {experiment.likelihood.draws} draws, "
                        f"{_named(experiment.likelihood.divergence)}"),
@@ -128,7 +128,11 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     value, error = summary[keys[0]], summary[keys[1]]
     others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
     rows = [
-        ("this run, likelihood of its probability flow", f"{value:.3f}", "unknown" if error is None else f"{error:.3f}")
+        (
+            f"this run, likelihood of its probability flow, weights {summary['weights']}",
+            f"{value:.3f}",
+            "unknown" if error is None else f"{error:.3f}",
+        )
     ]
     rows += [
         (b.name, f"{b.bits_per_dim:.3f}", "unknown" if math.isnan(b.standard_error) else f"{b.standard_error:.3f}")
@@ -139,7 +143,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         values = np.array([float(row[keys[0]]) for row in csv.DictReader(lines) if row["failed"] == "0"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
     return "".join([
-        table(f"likelihood-{summary['split']}", head, rows, numbers=(1, 2), ours=0),
+        table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
         note(left_out) if left_out else "",
         figure(histogram_picture(values, f"{unit} of an event"), "", "wide"),
         missing(failed) if summary["failed"] else "",
@@ -170,10 +174,9 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
         facts, picture = _facts(workdir.samples / f"{name}.json"), workdir.samples / f"{name}.png"
         if facts and picture.exists():
             took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
-            other = (
-                "" if facts.get("sampler") == repr(experiment.samplers.get(name)) else f", by {facts.get('sampler')}"
-            )
-            parts.append(figure(picture.read_bytes(), f"{name}: {took}{other}"))
+            drawn_by = repr(experiment.samplers.get(name.partition("@")[0]))
+            other = "" if facts.get("sampler") == drawn_by else f", by {facts.get('sampler')}"
+            parts.append(figure(picture.read_bytes(), f"{name}: {took}, weights {facts.get('weights')}{other}"))
             continue
         there = len(list(workdir.samples.glob(f"{name}/shards-*/*.npz")))
         said = f"being drawn, {there} batches are there" if there else "not drawn yet"

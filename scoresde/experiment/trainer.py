@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.ema import EMA, PowerEMA, gathered
-from scoresde.experiment.checkpoint import Checkpoint, average_name, load_optimizer, load_weights
+from scoresde.experiment.checkpoint import Checkpoint, load_optimizer, load_weights
 from scoresde.experiment.distributed import Group, layout
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.precision import lay_out, tuned
+from scoresde.experiment.weights import average_name
 from scoresde.losses import DenoisingScoreMatching, Draw
 from scoresde.score import ScoreModel
 

@@ -26,10 +26,11 @@ from scoresde.data import Dataset
 from scoresde.data.dataset import permutation
 from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment, Solver
-from scoresde.experiment.kept import changes, file_digest
+from scoresde.experiment.kept import changes
 from scoresde.experiment.rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.sharing import Job, local_device, share
 from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
+from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.likelihood import FlowGrid, Multistep, bits_per_dim, bits_per_dim_error, fit_grid, log_likelihood
 from scoresde.noise import NoiseSource
@@ -39,7 +40,8 @@ from scoresde.version import __version__
 
 
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
-    """Log-likelihood of a split with EMA weights: a row for each event and draw, and a summary, in likelihood/.
+    """Log-likelihood of a split with the weights of ``likelihood.weights``: a row for each event and draw, and a summary, in
+    likelihood/.
 
     processes: local processes that share the work.
 
@@ -82,18 +84,18 @@ class Weighing(Job):
     @classmethod
     def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Weighing:
         device = local_device(experiment, local)
-        model, checkpoint = workdir.model(replace(experiment, device=device))
         plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
-        digest = file_digest(checkpoint.seal)
+        weights = weights_name(plan.weights)
+        model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and plan.pilot:
-                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, digest, device))
+                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, checkpoint.digest, device))
             if solver.grid is not None:
                 grid = hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
         settings = {
-            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
-            "split": plan.split, "data digest": data.digest(), "transform": repr(data.transform),
+            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": checkpoint.digest,
+            "weights": weights, "split": plan.split, "data digest": data.digest(), "transform": repr(data.transform),
             "solver": repr(solver), "grid digest": grid, "divergence": repr(plan.divergence),
             "t_min": plan.t_min, "seed": plan.seed,
         }  # fmt: skip
@@ -168,7 +170,10 @@ class Weighing(Job):
         """Say what will be done, and why it starts anew where there are rows of other settings only."""
         total, rows = self.count * self.experiment.likelihood.draws, sum(part.size for part in parts)
         others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
-        line = f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {self.solver!r}"
+        line = (
+            f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {self.solver!r}, "
+            f"{self.checkpoint.said(self.store.settings['weights'])}"
+        )
         if others and not self.store.path.exists():
             line += (
                 f"; rows of other settings are not used, this starts anew. {changes(others[-1], self.store.settings)}"
@@ -177,17 +182,15 @@ class Weighing(Job):
 
     def finish(self, processes: int) -> dict[str, Any]:
         """The table and the summary, of rows that are all there. Raises SolverError where all of them failed."""
-        plan = self.experiment.likelihood
-        done = self.store.read()
+        plan, folder = self.experiment.likelihood, self.workdir.likelihood
+        title, done = titled(plan.split, self.store.settings["weights"]), self.store.read()
         keys: list[Key] = [(i, part.draw) for part in self.plan() for i in part.index]
         rows = [done[key][0] for key in keys]
         batches = {id(batch): batch for _, batch in (done[key] for key in keys)}.values()
-        write_table(self.workdir.likelihood / f"{plan.split}.csv", rows)
+        write_table(folder / f"{title}.csv", rows)
         failed = sum(row.failed for row in rows)
         if failed == len(rows):
-            raise SolverError(
-                f"all {failed} rows failed, there is no mean: see {plan.split}.csv in {self.workdir.likelihood}"
-            )
+            raise SolverError(f"all {failed} rows failed, there is no mean: see {title}.csv in {folder}")
         bounds = ["uniform dequantisation"] if self.data.transform.discrete else []
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("the state's other part is drawn")
@@ -209,13 +212,10 @@ class Weighing(Job):
             "batch size": plan.batch_size, "processes": processes,
             "seconds": round(sum(batch.seconds for batch in batches), 2),
             "devices": sorted({batch.device for batch in batches}),
-            "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step, "weights": "ema",
+            "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step,
             "rows in": self.store.path.name,
         }  # fmt: skip
-        write_atomic(
-            self.workdir.likelihood / f"{plan.split}.json",
-            (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode(),
-        )
+        write_atomic(folder / f"{title}.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         if failed:
             self.workdir.log(
                 f"{self.workdir.path}: WARNING: {failed} of {len(rows)} rows FAILED and are not in the mean"
@@ -242,11 +242,11 @@ def pilot_grid(
     A file that does not fit, or cannot be read, is fitted again.
     """
     plan, train = experiment.likelihood, experiment.data.train
-    count = min(plan.pilot, len(train))
-    file = workdir.checkpoints / f"grid-{digest}-{plan.t_min:g}.json"
+    count, weights = min(plan.pilot, len(train)), weights_name(plan.weights)
+    file = workdir.checkpoints / f"grid-{titled(digest, weights)}-{plan.t_min:g}.json"
     head = {
-        "scoresde": __version__, "checkpoint digest": digest, "t_min": plan.t_min, "data digest": train.digest(),
-        "events": count,
+        "scoresde": __version__, "checkpoint digest": digest, "weights": weights, "t_min": plan.t_min,
+        "data digest": train.digest(), "events": count,
     }  # fmt: skip
     with workdir.lock("grid", wait=True):
         if file.exists():

@@ -7,6 +7,7 @@ checkpoints/             step-000001000.safetensors, the last few; averages/  sn
                          sharded run each is a folder, step-000001000/
 previews/  quarantine/   pictures of samples while it trains; batches whose loss or gradient was not finite
 samples/NAME.npz .png .json, with shards in samples/NAME/shards-*/      likelihood/SPLIT.csv .json      report.html
+samples/NAME@WEIGHTS.*   likelihood/SPLIT@WEIGHTS.*     the same of other weights than the first average, see weights.py
 likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes
 """
 
@@ -30,6 +31,7 @@ from scoresde.experiment.checkpoint import (
     Checkpoint,
     CheckpointError,
     last_checkpoint,
+    list_checkpoints,
     load_weights,
     passed_over,
     remove,
@@ -38,6 +40,8 @@ from scoresde.experiment.checkpoint import (
 from scoresde.experiment.config import difference, to_json
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.plan import HOW
+from scoresde.experiment.posthoc import combined
+from scoresde.experiment.weights import DEFAULT, weights_name, width
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
@@ -108,17 +112,34 @@ class Workdir:
                 f"Differences (folder's -> given):\n  {shown}"
             )
 
-    def model(self, experiment: Experiment, which: str = "ema") -> tuple[ScoreModel, Checkpoint]:
-        """The trained model with ``ema`` or ``model`` weights. Raises CheckpointError where there is no checkpoint."""
+    def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[ScoreModel, Checkpoint]:
+        """The trained model, and what its weights are from. which: the weights, see weights.py.
+
+        Raises CheckpointError where there is no checkpoint, or none with such weights.
+        """
         self.check(experiment)
+        which = weights_name(which)
+        std = width(which)
+        checkpoint = self._last(experiment, which) if std is None else combined(self, std, prefix=f"{which}.")
+        model = experiment.model.to(experiment.device)
+        load_weights(model.network, checkpoint, which)
+        return model.eval().requires_grad_(False), checkpoint
+
+    def _last(self, experiment: Experiment, which: str) -> Checkpoint:
+        """The newest intact checkpoint, with weights of a name."""
         checkpoint = last_checkpoint(self.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"no checkpoint in {self.checkpoints}: train first (random weights are never used)")
         for torn in passed_over(checkpoint):
             self.log(f"{self.path}: {torn} is torn, and passed over for {checkpoint.path.name}")
-        model = experiment.model.to(experiment.device)
-        load_weights(model.network, checkpoint, which)
-        return model.eval().requires_grad_(False), checkpoint
+        if not any(name.startswith(f"{which}.") for name in checkpoint.tensors):
+            there = ", ".join(["model", *experiment.training.averages])
+            count = len(list_checkpoints(self.averages))
+            more = (
+                f"any width, as 0.07, of {count} snapshots" if count else "no snapshots for a width (training.posthoc)"
+            )
+            raise CheckpointError(f"weights={which!r} are not in {checkpoint.path}: there are {there}, and {more}")
+        return checkpoint
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:

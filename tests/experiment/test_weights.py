@@ -1,0 +1,185 @@
+"""Which weights are sampled and weighed: every average of a run by its name, and figures of different ones apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde.ema import posthoc_coefficients, power_exponent, profile_error
+from scoresde.experiment import Workdir, posthoc
+from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, read_tensors
+from scoresde.experiment.weights import titled, weights_name, width
+from tests.experiment.conftest import HereCommand
+from tests.experiment.test_sample_shards import FEW
+from tests.experiment.training import experiment
+
+AVERAGES = {
+    **FEW, "training__steps": 6, "training__ema_decays": [0.1, 0.9], "training__posthoc": [0.05, 0.1],
+    "training__posthoc_every": 2, "sampling__count": 3,
+}  # fmt: skip
+MODULE = sys.modules["scoresde.experiment.posthoc"]  # whose name the function takes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Six steps with two averages and snapshots of two more; samples and rows of the default weights."""
+    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
+    for verb in ("train", "sample", "likelihood"):
+        done = command(verb, **AVERAGES)
+        assert done.returncode == 0, done.stderr
+    return command.workdir
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """The command line in a copy of that folder; what it prints, errors too."""
+    shutil.copytree(trained, tmp_path / "run")
+    command = HereCommand(tmp_path / "run")
+
+    def call(verb, *extra, code=0, **overrides):
+        done = command(verb, "vp", *extra, **{**AVERAGES, **overrides})
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    call.folder = command.workdir
+    return call
+
+
+def samples(folder, title):
+    with np.load(folder / "samples" / f"{title}.npz") as file:
+        return file["x"], json.loads((folder / "samples" / f"{title}.json").read_text())
+
+
+def test_names():
+    assert [weights_name(w) for w in ("ema", "ema12", "model", 0.07, "0.070", "7e-2")] == [
+        "ema", "ema12", "model", "0.07", "0.07", "0.07",
+    ]  # fmt: skip
+    for wrong in ("ema0", "ema01", "raw", "", True, None, "nan"):
+        with pytest.raises(ValueError, match="weights="):
+            weights_name(wrong)
+    with pytest.raises(ValueError, match=r"weights='0\.3' is no width of an average: std=0\.3"):
+        weights_name("0.3")
+    assert width("ema1") is None and width("0.07") == 0.07
+    assert [titled("heun", w) for w in ("ema", "ema1", "0.07")] == ["heun", "heun@ema1", "heun@0.07"]
+    with pytest.raises(ValueError, match="'heun@ema1' is not allowed"):
+        titled("heun@ema1", "ema")
+
+
+def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
+    """Raw weights, two averages and a post-hoc one: four files, four sets of numbers, the default's as they were."""
+    monkeypatch.setattr(sys.modules["scoresde.experiment.report"], "baselines", lambda experiment: ([], ""))
+    before = {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")}
+    assert "3 of them to draw here, weights model" in run("sample", "--weights", "model")
+    run("sample", "--weights=ema1")
+    assert "weights 0.07 of 3 snapshots (profile off by" in run("sample", "--weights", "0.070")
+    titles = {"pc": "ema", "pc@model": "model", "pc@ema1": "ema1", "pc@0.07": "0.07"}
+    found = {title: samples(run.folder, title) for title in titles}
+    assert {title: facts["weights"] for title, (_, facts) in found.items()} == titles
+    assert {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")} == before
+    x = [numbers for numbers, _ in found.values()]
+    assert min(np.abs(a - b).max() for k, a in enumerate(x) for b in x[:k]) > 1e-6
+    assert "0 of them to draw here, weights model" in run("sample", "--weights", "model")
+    text = (run("report"), (run.folder / "report.html").read_text())[1]
+    for title, weights in titles.items():
+        assert f"{title}: 3 samples" in text and f"weights {weights}" in text
+
+
+def test_rows_of_each_are_apart(run, monkeypatch):
+    monkeypatch.setattr(sys.modules["scoresde.experiment.report"], "baselines", lambda experiment: ([], ""))
+    before = (run.folder / "likelihood" / "test.json").read_bytes()
+    assert "5 of them to compute here" in run("likelihood", "--weights", "model")
+    assert "0 of them to compute here" in run("likelihood")
+    one, other = (json.loads((run.folder / "likelihood" / f"{t}.json").read_text()) for t in ("test", "test@model"))
+    assert (one["weights"], other["weights"]) == ("ema", "model") and one["bits_per_dim"] != other["bits_per_dim"]
+    assert one["rows in"] != other["rows in"] and (run.folder / "likelihood" / "test@model.csv").exists()
+    assert json.loads(before)["bits_per_dim"] == one["bits_per_dim"]
+    text = (run("report"), (run.folder / "report.html").read_text())[1]
+    assert "probability flow, weights ema<" in text and "probability flow, weights model<" in text
+
+
+def test_what_is_not_there_is_refused_with_what_is(run):
+    said = run("sample", "--weights", "ema4", code=2)
+    there = "model, ema (decay 0.1), ema1 (decay 0.9), ema2 (width 0.05), ema3 (width 0.1)"
+    assert "weights='ema4' are not in" in said and f"there are {there}, and any width, as 0.07, of 3 snapshots" in said
+    shutil.rmtree(run.folder / "averages")
+    assert "no snapshots for a width (training.posthoc)" in run("likelihood", "--weights", "ema4", code=2)
+    assert "no snapshots in" in run("likelihood", "--weights", "0.1", code=2)
+    assert "weights='raw' is not known: give 'model'" in run("sample", "--weights", "raw", code=2)
+    assert "--weights belongs to likelihood and sample, not to report" in run("report", "--weights", "ema", code=2)
+    said = run("sample", "--weights", "ema1", "--config.sampling.weights=ema1", code=2)
+    assert "--weights and --config.sampling.weights say the same" in said
+
+
+def test_a_model_has_the_weights_of_its_name(trained):
+    made = experiment(**{k: v for k, v in AVERAGES.items() if v is not None}, likelihood__limit=5)
+    workdir = Workdir(trained)
+    tensors = last_checkpoint(workdir.checkpoints).tensors
+    for which in ("model", "ema", "ema1"):
+        state = workdir.model(made, which)[0].network.state_dict()
+        assert all(torch.equal(v, tensors[f"{which}.{k}"]) for k, v in state.items())
+    model, source = workdir.model(made, 0.07)
+    assert source.step == 6 and source.digest != last_checkpoint(workdir.checkpoints).digest
+    assert all(torch.equal(v, posthoc(workdir, 0.07)[k]) for k, v in model.network.state_dict().items())
+
+
+class TestSnapshots:
+    def test_one_is_in_memory_at_a_time(self, trained, monkeypatch):
+        """When a snapshot is read, no tensor of the one before is alive."""
+        alive, most = [], []
+
+        def read(path):
+            most.append(sum(ref() is not None for ref in alive))
+            tensors, header = read_tensors(path)
+            alive.extend(weakref.ref(t) for t in tensors.values())
+            return tensors, header
+
+        monkeypatch.setattr(MODULE, "read_tensors", read)
+        posthoc(Workdir(trained), 0.07)
+        assert most == [0, 0, 0] and len(alive) > 6
+
+    def test_a_torn_one_is_refused_and_the_others_do_without(self, run):
+        workdir = Workdir(run.folder)
+        whole, middle = posthoc(workdir, 0.07), list_checkpoints(workdir.averages)[1]
+        content = bytearray(middle.read_bytes())
+        content[-1] ^= 1
+        middle.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"step-000000004.*torn.*remove this one"):
+            posthoc(workdir, 0.07)
+        middle.unlink()
+        without = posthoc(workdir, 0.07)
+        assert any(not torch.equal(whole[k], v) for k, v in without.items())
+        content[:100] = b"\0" * 100
+        middle.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is torn"):
+            posthoc(workdir, 0.07)
+
+    def test_one_that_was_replaced_meanwhile_is_noticed(self, trained, monkeypatch):
+        def read(path):
+            tensors, header = read_tensors(path)
+            return tensors, {**header, "updates": header["updates"] + 1}
+
+        monkeypatch.setattr(MODULE, "read_tensors", read)
+        with pytest.raises(CheckpointError, match="was replaced while it was read"):
+            posthoc(Workdir(trained), 0.07)
+
+    def test_how_far_the_profile_is_off(self):
+        """Against integrals: three profiles on a fine grid, relative L2; nothing for a width that was kept."""
+        stored = [(500.0, 0.05), (1000.0, 0.05), (1000.0, 0.1)]
+        tau = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200.0
+
+        def profile(t, std):
+            gamma = power_exponent(std)
+            return torch.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)
+
+        wanted = profile(1000.0, 0.07)
+        weights = posthoc_coefficients(stored, 1000.0, 0.07)
+        made = sum(w * profile(*one) for w, one in zip(weights, stored, strict=True))
+        off = float((made - wanted).norm() / wanted.norm())
+        assert profile_error(stored, 1000.0, 0.07) == pytest.approx(off, rel=1e-2) and off > 1e-3
+        assert profile_error(stored, 1000.0, 0.1) < 1e-6
