@@ -29,6 +29,7 @@ from scoresde._validation import check_choice, check_count
 from scoresde.ema import EMA
 from scoresde.experiment.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.plan import Training
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
 
@@ -70,11 +71,7 @@ def convert(project: str, file: str | Path, experiment: Experiment, folder: str 
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise WorkdirError(f"--workdir {place} is in use: give a new or empty folder")
     given, network = read_reference(file), experiment.model.network
-    if given.ema_decay != experiment.training.ema_decay:
-        raise ConvertError(
-            f"{file} averages with decay {given.ema_decay}, the config with {experiment.training.ema_decay}: it belongs to "
-            f"another config, or give --config.training.ema_decay={given.ema_decay}"
-        )
+    _check_averages(given, experiment.training, str(file))
     ema, optimizer = _fill(network, given, str(file))
     there = next(parent for parent in place.absolute().parents if parent.exists())
     making = there / f".{place.name}.{os.getpid()}.tmp"
@@ -98,6 +95,22 @@ def convert(project: str, file: str | Path, experiment: Experiment, folder: str 
     with open(Workdir(place).log_file, "a") as log:
         log.write(summary + "\n")
     return summary
+
+
+def _check_averages(given: ReferenceCheckpoint, plan: Training, file: str) -> None:
+    """Raise ConvertError unless the one average of a file is all that the config wants. None is begun from converted weights:
+    what an average is of has gone by, and under its name would be another's weights."""
+    if len(plan.averages) > 1:
+        raise ConvertError(
+            f"{file} holds one average, and the config wants {', '.join(plan.averages)}: the others cannot be made of it; give "
+            "--config.training.ema_decays='()' --config.training.posthoc='()'"
+        )
+    if given.ema_decay != plan.decays[0]:
+        key, value = ("ema_decays", f"'({given.ema_decay},)'") if plan.ema_decays else ("ema_decay", given.ema_decay)
+        raise ConvertError(
+            f"{file} averages with decay {given.ema_decay}, the config with {plan.decays[0]}: it belongs to another config, or "
+            f"give --config.training.{key}={value}"
+        )
 
 
 def read_reference(file: str | Path) -> ReferenceCheckpoint:

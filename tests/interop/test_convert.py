@@ -240,6 +240,21 @@ def test_a_folder_works_with_data(tmp_path):
     assert "bits/dim" in (run.workdir / "report.html").read_text()
 
 
+def test_the_files_average_is_the_first_and_the_only_one(run, content):
+    """ema_decays counts before ema_decay; more averages than the file has are refused, not begun from its weights."""
+    file = saved(content, run.place)
+    for flags, wanted in (
+        (("--config.training.ema_decays=(0.5,)",), ("with decay 0.999, the config with 0.5", "ema_decays='(0.999,)'")),
+        (("--config.training.ema_decays=(0.999, 0.9)",), ("holds one average", "ema (decay 0.999), ema1 (decay 0.9)")),
+        (("--config.training.posthoc=(0.05,)",), ("ema1 (width 0.05): the others cannot be made", "posthoc='()'")),
+    ):
+        run.assert_refused(file, *wanted, flags=flags)
+    flags = ("--config.training.ema_decays=(0.999,)", "--config.training.ema_decay=0.5")
+    assert run.convert(file, *flags)[0] == 0
+    tensors = read_checkpoint(list_checkpoints(run.workdir / "checkpoints")[0]).tensors
+    assert {name.split(".")[0] for name in tensors} == {"model", "ema", "optimizer"}
+
+
 class Trap:
     """Unpickled, it leaves a file behind."""
 
