@@ -5,7 +5,7 @@
     seconds per step                            median of `STEPS` steps after one that is not counted; pictures, saving and
                                                 logging come on top
 
-A folder is neither read nor made: the steps are the first ones of a run with fresh weights.
+A folder is neither read nor made: the steps are the first ones of a run with fresh weights. One that goes wrong ends it.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def _measure(experiment: Experiment, group: Group) -> Needs:
     kept = Activations(trainer.parameters)
     with Batches(experiment, group) as batches:
         with kept:
-            trainer.update(*batches[0])
+            _step(trainer, batches)
         gradients = _bytes(p.grad for p in trainer.parameters if p.grad is not None)
-        for step in range(1, STEPS + 1):
+        for _ in range(STEPS):
             before = trainer.seconds
-            trainer.update(*batches[step])
+            _step(trainer, batches)
             seconds.append(trainer.seconds - before)
     state = [v for values in trainer.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
     return Needs(
@@ -95,6 +95,16 @@ def _measure(experiment: Experiment, group: Group) -> Needs:
         steps=plan.steps,
         seconds=statistics.median(seconds),
     )
+
+
+def _step(trainer: Trainer, batches: Batches) -> None:
+    """The next step, after those that float16 skips while its scale is sought. Raises FloatingPointError where a loss or gradient
+    is not finite: the run would skip it."""
+    step = trainer.update(*batches[trainer.step])
+    while step.skipped and not step.problem:
+        step = trainer.update(*batches[trainer.step])
+    if step.problem:
+        raise FloatingPointError(f"dry run: {step.problem} at step {step.number}")
 
 
 class Activations:

@@ -1,6 +1,6 @@
 """What a run says of itself: metrics.csv, and TensorBoard where it is installed.
 
-step, loss, grad_norm, learning_rate, seconds     means since the last row; seconds of training so far
+step, loss, grad_norm, learning_rate, seconds     means since the last row, or since the run went on; seconds of training so far
 images_per_second                                 events, over all processes
 ema_distance                                      ||weights - average|| / ||weights||
 memory_mib                                         most that was held: on the GPU, or by the process
@@ -13,10 +13,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,22 +84,29 @@ def memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def whole_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The head of a table of metrics, and its rows. What a power cut, a full disk or an editor may leave is dropped: a line
+    without an end or with another number of cells than the head, a row whose step is no number. No file is an empty one."""
+    text = file.read_text(errors="replace").replace("\0", "") if file.exists() else ""
+    head, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
+    return head, [row for row in rows if row.get("step", "").isdecimal()]
+
+
 @contextmanager
 def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
-    """A function that writes a row. Rows after ``step``, of a part that is run again, are dropped."""
-    rows: list[dict[str, str]] = []
-    if workdir.metrics_file.exists():
-        with open(workdir.metrics_file, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+    """A function that writes a row; it is on the disk when that returns, and so before the checkpoint of its step. Rows after
+    ``step``, of a part that is run again, are dropped, in TensorBoard too."""
+    rows = [row for row in whole_rows(workdir.metrics_file)[1] if int(row["step"]) <= step]
     board: Any = None
     try:
         from torch.utils.tensorboard import SummaryWriter
 
-        board = SummaryWriter(str(workdir.path / "tensorboard"))
+        board = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
     except ImportError:
         pass
     text = io.StringIO()
-    before = csv.DictWriter(text, COLUMNS, restval="nan")
+    before = csv.DictWriter(text, COLUMNS, restval="nan", extrasaction="ignore")
     before.writeheader()
     before.writerows(rows)
     write_atomic(workdir.metrics_file, text.getvalue().encode())
@@ -107,9 +116,11 @@ def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
         def write(row: Row) -> None:
             writer.writerow(row)
             file.flush()
+            os.fsync(file.fileno())
             if board is not None:
                 for key in COLUMNS[1:]:
                     board.add_scalar(key, row[key], int(row["step"]))
+                board.flush()
 
         try:
             yield write

@@ -42,7 +42,7 @@ def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
     for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
         try:
             x = _draw(experiment, trainer, sampler, network)
-        except (FloatingPointError, SolverError) as problem:
+        except (FloatingPointError, SolverError, ValueError, torch.OutOfMemoryError) as problem:
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
             continue
         raw = experiment.data.transform.decode(x)
@@ -60,10 +60,14 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
     shape, plan = (COUNT, *experiment.data.event_shape), experiment.sampling
     for made in (with_steps(sampler, STEPS), sampler):
         try:
-            return made(model.sde, model, shape, seed=plan.seed, device=trainer.group.device).samples.cpu()
+            result = made(model.sde, model, shape, seed=plan.seed, device=trainer.group.device)
         except ValueError:  # a grid that has its own number of steps
             if made is sampler:
                 raise
+            continue
+        if result.interrupted:  # the sampler took the second signal, which is to end the run at once
+            raise KeyboardInterrupt
+        return result.samples.cpu()
     raise AssertionError("unreachable")
 
 

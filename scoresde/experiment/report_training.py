@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import math
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.metrics import whole_rows
 from scoresde.experiment.page import figure, missing, note
 from scoresde.experiment.pictures import curve_picture
 from scoresde.experiment.workdir import Workdir
@@ -23,7 +23,7 @@ _TITLES = {
     "learning_rate": "learning rate",
     "images_per_second": "training events per second",
     "ema_distance": "distance of the averaged weights from the weights",
-    "memory_mb": "memory held at most, MiB",
+    "memory_mib": "memory held at most, MiB",
     "skipped": "steps without an update, so far",
 }
 
@@ -33,19 +33,8 @@ Metrics = dict[str, list[float]]
 
 def read_metrics(file: Path) -> Metrics:
     """The columns of metrics.csv; NaN for what is no number. A line without its end, or with too few cells, is left out."""
-    if not file.exists():
-        return {}
-    text = file.read_text(errors="replace").replace("\0", "")
-    head, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
-    columns: Metrics = {name: [] for name in head}
-    if "step" not in columns:
-        return {}
-    for row in rows:
-        values = [_number(cell) for cell in row]
-        if len(row) == len(head) and math.isfinite(values[head.index("step")]):
-            for name, value in zip(head, values, strict=True):
-                columns[name].append(value)
-    return columns if columns["step"] else {}
+    head, rows = whole_rows(file)
+    return {name: [_number(row[name]) for row in rows] for name in head} if rows else {}
 
 
 def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:

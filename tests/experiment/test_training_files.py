@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import random
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -24,12 +27,14 @@ from scoresde.experiment.checkpoint import (
     read_tensors,
     write_tensors,
 )
+from scoresde.experiment.distributed import Group
 from scoresde.experiment.dry_run import Activations
-from scoresde.experiment.metrics import COLUMNS
-from scoresde.experiment.previews import is_due, with_steps
-from scoresde.experiment.trainer import BUCKETS
+from scoresde.experiment.metrics import COLUMNS, metrics, whole_rows
+from scoresde.experiment.previews import is_due, preview, with_steps
+from scoresde.experiment.trainer import BUCKETS, Trainer
 from scoresde.samplers import Fast, UniPC
 from scoresde.sde import VPSDE
+from scoresde.solvers import SolverError
 from tests.experiment.training import experiment, same, trainer
 
 
@@ -139,6 +144,88 @@ def test_rows(plain):
         assert min(p for p in parts if p == p) <= float(row["loss"]) <= max(p for p in parts if p == p)
 
 
+class TestRowsThatAreNotWhole:
+    HEAD = b"step,loss,memory_mb\r\n"
+
+    def test_what_is_kept(self, tmp_path):
+        """A last line without its end may be a cut number; one with fewer or more cells, no step or NULs is none."""
+        file = tmp_path / "metrics.csv"
+        assert whole_rows(file) == ([], [])
+        file.write_bytes(self.HEAD + b"2,0.5,1\r\n3,0.5\r\n4,1,2,3\r\nx,1,1\r\n\0\0\0\r\n5,0.25,1\r\n6,0.125,1")
+        head, rows = whole_rows(file)
+        assert head == ["step", "loss", "memory_mb"] and [row["step"] for row in rows] == ["2", "5"]
+
+    def test_a_run_goes_on(self, tmp_path):
+        """With a damaged table, of other columns too: rows after the step go, the others keep what they have."""
+        workdir = Workdir(tmp_path)
+        workdir.metrics_file.write_bytes(self.HEAD + b"2,0.5,1\r\n\0\0\r\n4,0.5,1\r\n6,0.5,1\r\n")
+        with metrics(workdir, 4) as write:
+            write({**dict.fromkeys(COLUMNS, 0.25), "step": 6})
+        head, rows = whole_rows(workdir.metrics_file)
+        assert tuple(head) == COLUMNS and [(r["step"], r["loss"], r["skipped"]) for r in rows] == [
+            ("2", "0.5", "nan"), ("4", "0.5", "nan"), ("6", "0.25", "0.25"),
+        ]  # fmt: skip
+
+    def test_a_row_is_on_the_disk_when_it_is_written(self, tmp_path, monkeypatch):
+        """Synced: what was in the file at the last sync holds the row."""
+        synced = []
+        monkeypatch.setattr("os.fsync", lambda number: synced.append(os.fstat(number).st_size))
+        with metrics(Workdir(tmp_path), 0) as write:
+            write({**dict.fromkeys(COLUMNS, 0.25), "step": 2})
+            assert synced[-1] == (tmp_path / "metrics.csv").stat().st_size > 20
+
+    def test_the_board_drops_what_is_run_again(self, tmp_path, monkeypatch):
+        """purge_step is the first step that TensorBoard is to forget; each row is flushed."""
+        seen = []
+
+        class Writer:
+            def __init__(self, folder, purge_step):
+                seen.append(purge_step)
+
+            def add_scalar(self, key, value, step):
+                seen.append((key, step))
+
+            def flush(self):
+                seen.append("flushed")
+
+            def close(self):
+                pass
+
+        module = types.ModuleType("torch.utils.tensorboard")
+        module.SummaryWriter = Writer
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+        with metrics(Workdir(tmp_path), 4) as write:
+            write({**dict.fromkeys(COLUMNS, 0.25), "step": 6})
+        assert seen[0] == 5 and seen[1] == ("loss", 6) and seen[-1] == "flushed" and len(seen) == len(COLUMNS) + 1
+
+
+class TestPreviews:
+    """A picture that cannot be drawn, and one that is broken off."""
+
+    def run(self, tmp_path, act):
+        made = experiment(training__steps=2)
+        made.samplers.clear()
+        made.samplers["first"] = lambda *given, **options: act()
+        run, workdir = Trainer(made, Group(0, 1, made.device)), Workdir(tmp_path)
+        preview(made, workdir, run)
+        return workdir
+
+    @pytest.mark.parametrize("problem", [ValueError("no grid"), torch.OutOfMemoryError("no room"), SolverError("lost")])
+    def test_training_goes_on_without(self, tmp_path, problem):
+        def act():
+            raise problem
+
+        workdir = self.run(tmp_path, act)
+        assert f"no raw preview at step 0: {problem}" in workdir.log_file.read_text() and not workdir.previews.exists()
+
+    def test_a_second_signal_ends_the_run(self, tmp_path):
+        """A sampler hands over what it has; the picture would be of noise, and the signal lost."""
+        result = types.SimpleNamespace(interrupted=True, samples=torch.zeros(16, 1, 8, 8))
+        with pytest.raises(KeyboardInterrupt):
+            self.run(tmp_path, lambda: result)
+        assert not Workdir(tmp_path).previews.exists()
+
+
 class TestDryRun:
     def test_figures(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -154,6 +241,15 @@ class TestDryRun:
         half = dry_run(experiment(training__micro_batch=4))
         assert half.activations == pytest.approx(needs.activations / 2, rel=0.1)
         assert same(before, made.model.state_dict()) and not list(tmp_path.iterdir())
+
+    def test_a_step_that_goes_wrong_is_said(self):
+        with pytest.raises(FloatingPointError, match="dry run: the loss is not finite for 2 of 8 examples at step 3"):
+            dry_run(experiment(objective__name="benchmarks.bad_losses:Bad", objective__steps=(3,)))
+
+    def test_steps_that_float16_skips_first_do_not_count(self):
+        """Sums over coordinates overflow at the first scale; without an update there is no moment to be counted."""
+        needs = dry_run(experiment(training__precision="float16", objective__reduction="half_sum"))
+        assert needs.optimizer >= 8 * needs.parameters
 
     def test_by_the_command_line(self, here):
         done = here("train", "vp", "--dry-run")
