@@ -5,6 +5,7 @@ imported everything, in tens of milliseconds. For benchmarks/faults.py and the t
 from __future__ import annotations
 
 import ctypes
+import functools
 import multiprocessing
 import os
 import resource
@@ -13,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from scoresde.cli import main
 from scoresde.experiment.checkpoint import list_checkpoints
@@ -33,7 +36,7 @@ class Child:
     """One process.
 
     folder: its work folder. options: of the config. environment: added to this process's. file_size: most bytes that it may write
-    to a file. obeys: without root's right to write anywhere.
+    to a file. obeys: without root's right to write anywhere. compiler: torch.compile's backend.
     """
 
     def __init__(
@@ -45,13 +48,15 @@ class Child:
         environment: Mapping[str, str] | None = None,
         file_size: int = 0,
         obeys: bool = False,
+        compiler: str = "inductor",
     ) -> None:
         self.folder = folder
         rank = (environment or {}).get("RANK", "")
         self.log = folder.parent / f"{folder.name}{rank}.out"
         arguments = [command, *flags(folder, options)]
         self.process = _CONTEXT.Process(
-            target=_run, args=(arguments, str(self.log), dict(environment or {}), file_size, obeys), daemon=True
+            target=_run, daemon=True,
+            args=(arguments, str(self.log), dict(environment or {}), file_size, obeys, compiler),
         )
         self.process.start()
 
@@ -95,28 +100,34 @@ def train(folder: Path, options: Mapping[str, object] | None = None, **more: obj
     return child
 
 
-def together(folder: Path, world: int, options: Mapping[str, object] | None = None) -> list[Child]:
+def together(folder: Path, world: int, options: Mapping[str, object] | None = None, **more: object) -> list[Child]:
     """So many processes on one model, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Child(folder, options, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+    return [
+        Child(folder, options, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, **more)  # type: ignore[arg-type]
+        for r in range(world)
+    ]
 
 
 def flags(folder: Path, options: Mapping[str, object] | None = None) -> list[str]:
-    """Arguments of the command line."""
+    """Arguments of the command line; of `SMALL`, what ``options`` has as None is left out."""
     head = ["--config", str(ROOT / "configs" / "vp" / "digits.py"), "--workdir", str(folder)]
-    return head + [f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items()]
+    return head + [f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items() if value is not None]
 
 
-def _run(arguments: Sequence[str], log: str, environment: dict[str, str], file_size: int, obeys: bool) -> None:
+def _run(
+    arguments: Sequence[str], log: str, environment: dict[str, str], file_size: int, obeys: bool, compiler: str
+) -> None:
     with open(log, "w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     os.environ.update(environment)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend=compiler)  # type: ignore[assignment]
     if obeys and os.getuid() == 0:
         _give_up_override()
     sys.exit(main(list(arguments)))

@@ -79,7 +79,7 @@ class Trainer:
         self.experiment, self.group, self.plan = experiment, group, experiment.training
         plan = self.plan
         self.layout = layout(group, plan)
-        self.model = experiment.model.train()
+        self.model = trainable(experiment.model).train()
         self.network: nn.Module = self.model.network
         self.averages = [EMA(self.network, decay) for decay in plan.decays]
         self.averages += [PowerEMA(self.network, std) for std in plan.posthoc]
@@ -90,11 +90,7 @@ class Trainer:
         if plan.channels_last:
             for average in self.averages:
                 lay_out(average.module)
-        self.parameters = list(self.model.parameters())
-        if plan.sharded and len(self.parameters) > len(list(self.network.parameters())):
-            raise ValueError(
-                "sharded=True and a process with parameters of its own exclude each other: only the network is shared"
-            )
+        self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=plan.learning_rate, betas=(0.9, plan.beta2))
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=plan.precision == "float16")
         self.losses = self.layout.wrap(_Losses(called, experiment.objective))
@@ -137,10 +133,10 @@ class Trainer:
             with more:
                 with own_generator(self.group.device, self.experiment.seed, self.step, int(position_part[0])):
                     losses = self.losses(draw)
-                # DistributedDataParallel divides by the number of processes
-                mean = losses.sum() / (self.plan.batch_size / self.group.world)
-                self.scaler.scale(mean).backward()
+                self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
             found.append((losses.detach(), draw.t))
+        if self.group.world > 1:  # both layouts give the mean over the processes; this late, float16's range is that of one
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], float(self.group.world))
         losses, t = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, t
 
@@ -183,6 +179,19 @@ class Trainer:
         self.seconds = float(facts.get("seconds", 0.0))
         if facts.get("scaler"):
             self.scaler.load_state_dict(dict(facts["scaler"]))
+
+
+def trainable(model: ScoreModel) -> ScoreModel:
+    """The model, whose network is all that trains. Raises ValueError for a process with parameters: its objective is another one
+    (scoresde/sde/learned.py), and neither averages nor checkpoints hold it."""
+    own = {id(p) for p in model.network.parameters()}
+    others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
+    if others:
+        raise ValueError(
+            f"sde={model.sde!r} has parameters that train ({', '.join(others[:4])}), and training is of the network "
+            "alone: give a process without, or train both in a loop of your own"
+        )
+    return model
 
 
 def time_edges(objective: DenoisingScoreMatching, device: torch.device) -> Tensor:

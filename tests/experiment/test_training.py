@@ -223,6 +223,14 @@ class TestPrecision:
         assert advance(again).losses.tolist() == pytest.approx(advance(run).losses.tolist(), rel=1e-4)
 
 
+def test_a_process_that_would_train_unseen_is_refused():
+    """Checkpoints and averages hold the network alone: what such a process learns would be lost."""
+    with pytest.raises(
+        ValueError, match=r"has parameters that train \(sde\.w, sde\.a, .*training is of the network alone"
+    ):
+        trainer(sde={"name": "LearnedSNRSDE"})
+
+
 class TestBadSteps:
     def test_nothing_changes_but_the_count(self):
         run = trainer(**BAD, objective__steps=(1, 2))

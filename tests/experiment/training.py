@@ -19,7 +19,7 @@ TINY = {
 def experiment(**overrides):
     config = load_config(ROOT / "configs" / "vp" / "digits.py")
     values = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
-    apply_overrides(config, {key: str(value) for key, value in values.items()})
+    apply_overrides(config, {key: str(value) for key, value in values.items() if value is not None})
     return Experiment.from_config(config)
 
 
