@@ -55,7 +55,8 @@ class Child:
         self.log = folder.parent / f"{folder.name}{rank}.out"
         arguments = [command, *flags(folder, options)]
         self.process = _CONTEXT.Process(
-            target=_run, daemon=True,
+            target=_run,
+            daemon=True,
             args=(arguments, str(self.log), dict(environment or {}), file_size, obeys, compiler),
         )
         self.process.start()
@@ -115,7 +116,9 @@ def together(folder: Path, world: int, options: Mapping[str, object] | None = No
 def flags(folder: Path, options: Mapping[str, object] | None = None) -> list[str]:
     """Arguments of the command line; of `SMALL`, what ``options`` has as None is left out."""
     head = ["--config", str(ROOT / "configs" / "vp" / "digits.py"), "--workdir", str(folder)]
-    return head + [f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items() if value is not None]
+    return head + [
+        f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items() if value is not None
+    ]
 
 
 def _run(

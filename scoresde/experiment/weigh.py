@@ -87,14 +87,15 @@ class Weighing(Job):
         plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
         weights = weights_name(plan.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
+        digest = checkpoint.digest
         solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and plan.pilot:
-                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, checkpoint.digest, device))
+                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, digest, device))
             if solver.grid is not None:
                 grid = hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
         settings = {
-            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": checkpoint.digest,
+            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
             "weights": weights, "split": plan.split, "data digest": data.digest(), "transform": repr(data.transform),
             "solver": repr(solver), "grid digest": grid, "divergence": repr(plan.divergence),
             "t_min": plan.t_min, "seed": plan.seed,

@@ -1,0 +1,135 @@
+"""How far two processes lie from one: training, samples and likelihood rows of a small network on the digits.
+
+    python benchmarks/two_processes.py [--steps N]
+
+Each line trains, samples and weighs twice, by one process and by two, and prints the largest deviations:
+
+    losses, norms       of a step's mean loss and gradient norm, relative
+    weights, average    ||one - two|| / ||one - start||
+    samples             of a coordinate of 16 samples, in [-1, 1]
+    rows                of an event's bits/dim, of 16 events
+
+One process is plain but for the precision: neither compiled nor in parts. The first line trains once: two processes share samples
+and rows of the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.children import ROOT, SMALL, Child, together
+from scoresde.experiment import Experiment, load_config
+from scoresde.experiment.checkpoint import Checkpoint, last_checkpoint
+from scoresde.experiment.config import apply_overrides
+
+BASE = {
+    "network.dropout": 0.0, "training.log_every": 1, "training.ema_decay": 0.9, "sampling.count": 16, "sampling.batch_size": 4,
+    "likelihood.limit": 16, "likelihood.batch_size": 4, "device": "cpu", "threads": 1,
+}  # fmt: skip
+LINES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "sampled and weighed by two": ({}, {}),
+    "trained by two": ({}, {}),
+    "compiled": ({}, {"training.compile": True}),
+    "in parts": ({}, {"training.sharded": True}),
+    "bfloat16": ({"training.precision": "bfloat16"}, {}),
+    "bfloat16, in parts": ({"training.precision": "bfloat16"}, {"training.sharded": True}),
+    "float16": ({"training.precision": "float16"}, {}),
+    "float16, in parts": ({"training.precision": "float16"}, {"training.sharded": True}),
+}
+"""What both have, and what two processes have besides."""
+EVALUATED = ("sample", "likelihood")
+
+
+def run(folder: Path, world: int, command: str, options: Mapping[str, object]) -> None:
+    """A command by so many processes."""
+    children = (
+        together(folder, world, options, command=command) if world > 1 else [Child(folder, options, command=command)]
+    )
+    assert all(child.end(900.0) == 0 for child in children), [child.output() for child in children]
+
+
+def column(file: Path, name: str) -> np.ndarray:
+    """A column of a table; NaN where a step was skipped."""
+    with open(file, newline="") as lines:
+        return np.array([float(row[name]) for row in csv.DictReader(lines)])
+
+
+def relative(one: Path, two: Path, name: str) -> float:
+    """The largest relative deviation in a column of metrics.csv."""
+    a, b = (column(folder / "metrics.csv", name) for folder in (one, two))
+    assert np.array_equal(np.isnan(a), np.isnan(b)), "other steps were skipped"
+    return float(np.nanmax(np.abs(b / a - 1.0)))
+
+
+def start(options: Mapping[str, object]) -> dict[str, Tensor]:
+    """The weights before the first step."""
+    config = load_config(ROOT / "configs" / "vp" / "digits.py")
+    apply_overrides(config, {key: str(value) for key, value in options.items()})
+    return dict(Experiment.from_config(config).model.network.named_parameters())
+
+
+def way(one: Path, two: Path, which: str, begin: Mapping[str, Tensor]) -> float:
+    """How far weights lie apart, in units of the way that the first have come."""
+
+    def flat(tensors: Mapping[str, Tensor], prefix: str) -> Tensor:
+        return torch.cat([tensors[f"{prefix}{name}"].detach().double().flatten() for name in begin])
+
+    a, b = (flat(found.tensors, f"{which}.") for found in map(_last, (one, two)))
+    return float((a - b).norm() / (a - flat(begin, "")).norm())
+
+
+def _last(folder: Path) -> Checkpoint:
+    found = last_checkpoint(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def line(folder: Path, name: str, steps: int) -> str:
+    """A line of the table."""
+    both, more = LINES[name]
+    options = {**SMALL, **BASE, "training.steps": steps, **both}
+    one, two = folder / "one", folder / "two"
+    for command in ("train", *EVALUATED):
+        run(one, 1, command, options)
+    if name == next(iter(LINES)):
+        shutil.copytree(one, two, ignore=shutil.ignore_patterns("samples", "likelihood"))
+    else:
+        run(two, 2, "train", options | more)
+    for command in EVALUATED:
+        run(two, 2, command, options)
+    x = [np.load(next((place / "samples").glob("*.npz")))["x"] for place in (one, two)]
+    bits = [column(place / "likelihood" / "test.csv", "bits_per_dim") for place in (one, two)]
+    begin = start(options)
+    found = (
+        relative(one, two, "loss"), relative(one, two, "grad_norm"), way(one, two, "model", begin), way(one, two, "ema", begin),
+        float(np.abs(x[0] - x[1]).max()), float(np.abs(bits[0] - bits[1]).max()),
+    )  # fmt: skip
+    return f"| {name} | " + " | ".join(f"{value:.1e}" if value else "0" for value in found) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8)
+    steps = parser.parse_args().steps
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    print("| by two processes | losses | norms | weights | average | samples | rows, bits/dim |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in LINES:
+        with tempfile.TemporaryDirectory() as folder:
+            print(line(Path(folder), name, steps), flush=True)
+
+
+if __name__ == "__main__":
+    main()
