@@ -35,7 +35,8 @@ from scoresde.experiment.checkpoint import Checkpoint, last_checkpoint
 from scoresde.experiment.config import apply_overrides
 
 BASE = {
-    "network.dropout": 0.0, "training.log_every": 1, "training.ema_decay": 0.9, "sampling.count": 16, "sampling.batch_size": 4,
+    "network.dropout": 0.0, "training.log_every": 1, "training.checkpoint_every": 50, "training.warmup": 10,
+    "training.learning_rate": 1e-3, "training.ema_decay": 0.9, "sampling.count": 16, "sampling.batch_size": 4,
     "likelihood.limit": 16, "likelihood.batch_size": 4, "device": "cpu", "threads": 1,
 }  # fmt: skip
 LINES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
@@ -121,7 +122,7 @@ def line(folder: Path, name: str, steps: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=100)
     steps = parser.parse_args().steps
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     print("| by two processes | losses | norms | weights | average | samples | rows, bits/dim |")

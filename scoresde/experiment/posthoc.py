@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scoresde.ema import EMA, PowerEMA, posthoc_coefficients, profile_error
+from scoresde.ema import EMA, PowerEMA, posthoc_coefficients, power_exponent, profile_error
 from scoresde.experiment.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -47,8 +47,8 @@ class Snapshot:
 
 
 def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files) -> None:
-    """Write the power-function averages of a step; nothing where there are none."""
-    kept = [average for average in averages if isinstance(average, PowerEMA)]
+    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped."""
+    kept = [average for average in averages if isinstance(average, PowerEMA) and average.updates]
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
@@ -71,7 +71,7 @@ def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: s
 
     facts: ``snapshots``, how many; ``off``, how far the combined profile is from the wanted one, relative to it, in L2.
     """
-    chosen = [s for s in snapshots(workdir.averages) if updates is None or s.updates <= updates]
+    chosen = [s for s in snapshots(workdir.averages) if s.updates and (updates is None or s.updates <= updates)]
     if not chosen:
         raise CheckpointError(
             f"no snapshots in {workdir.averages}{'' if updates is None else f' up to update {updates}'}: train with "
@@ -94,13 +94,22 @@ def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots of a folder, oldest first, by their headers. Raises CheckpointError where one has none."""
     found = []
     for path in list_checkpoints(folder):
-        header = read_header(path)
         try:
+            header = read_header(path)
             stds = tuple(float(std) for std in header["stds"])
+            for std in stds:
+                power_exponent(std)
             found.append(Snapshot(path, int(header["step"]), int(header["updates"]), stds, str(header["sha256"])))
-        except (KeyError, ValueError, TypeError) as problem:
-            raise CheckpointError(f"{path} is torn or no snapshot of averages: {problem!r} in its header") from problem
+        except (CheckpointError, KeyError, ValueError, TypeError) as problem:
+            raise _refused(path, problem) from problem
     return found
+
+
+def _refused(path: Path, problem: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is torn or no snapshot of averages ({problem}). An average is made of all snapshots; remove this one to have it "
+        "made of the others"
+    )
 
 
 def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> dict[str, torch.dtype]:
@@ -108,9 +117,7 @@ def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> d
     try:
         tensors, header = read_tensors(one.path)
     except CheckpointError as problem:
-        raise CheckpointError(
-            f"{problem}. The average is made of all snapshots; remove this one to have it made of the others"
-        ) from problem
+        raise _refused(one.path, problem) from problem
     if not _is(header, one):
         raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")
     dtypes = {}

@@ -135,9 +135,8 @@ class Trainer:
                     losses = self.losses(draw)
                 self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
             found.append((losses.detach(), draw.t))
-        if (
-            self.group.world > 1
-        ):  # both layouts give the mean over the processes; this late, float16's range is that of one
+        if self.group.world > 1:
+            # both layouts give the mean over the processes; a factor before it would overflow float16 the sooner
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], float(self.group.world))
         losses, t = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, t

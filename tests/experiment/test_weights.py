@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.ema import posthoc_coefficients, power_exponent, profile_error
+from scoresde.ema import PowerEMA, posthoc_coefficients, power_exponent, profile_error
 from scoresde.experiment import Workdir, posthoc
-from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, read_tensors
+from scoresde.experiment.checkpoint import (
+    CheckpointError,
+    OneFile,
+    last_checkpoint,
+    list_checkpoints,
+    read_tensors,
+    write_tensors,
+)
+from scoresde.experiment.posthoc import snapshot
 from scoresde.experiment.weights import titled, weights_name, width
 from tests.experiment.conftest import HereCommand
 from tests.experiment.test_sample_shards import FEW
@@ -156,8 +164,19 @@ class TestSnapshots:
         assert any(not torch.equal(whole[k], v) for k, v in without.items())
         content[:100] = b"\0" * 100
         middle.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is torn"):
+        with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is torn.*remove this one"):
             posthoc(workdir, 0.07)
+
+    def test_those_of_before_the_first_update_do_not_count(self, tmp_path):
+        """All steps skipped: nothing is averaged yet, and a profile up to 0 has no height."""
+        average, workdir = PowerEMA(torch.nn.Linear(2, 1), 0.1), Workdir(tmp_path)
+        snapshot(workdir, [average], 1, OneFile())
+        assert not workdir.averages.exists()
+        average.update(torch.nn.Linear(2, 1))
+        snapshot(workdir, [average], 2, OneFile())
+        tensors, header = read_tensors(list_checkpoints(workdir.averages)[0])
+        write_tensors(workdir.averages / "step-000000001.safetensors", tensors, {**header, "step": 1, "updates": 0})
+        assert torch.equal(posthoc(workdir, 0.1)["weight"], tensors["power0.weight"])
 
     def test_one_that_was_replaced_meanwhile_is_noticed(self, trained, monkeypatch):
         def read(path):
