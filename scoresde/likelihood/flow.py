@@ -94,9 +94,11 @@ def log_likelihood(
         twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
     seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
-    differentiable: keep a graph to x and to the score's parameters (not the process's own), for gradients of log_prob. A node is
-        evaluated twice, and once more in the backward pass, so that memory holds the states of the path and one evaluation;
-        ``nfe`` counts the nodes. `Multistep` only. Otherwise no result has a graph.
+    differentiable: keep a graph to x, to the score's parameters and to those of the process that its kernels carry a graph to (a
+        learned schedule, its ends too), for gradients of log_prob. The last are taken with the times of the nodes held, and so
+        differ from the slope of the number by the integration's error. A node is evaluated twice, and once more in the backward
+        pass, so that memory holds the states of the path and one evaluation; ``nfe`` counts the nodes. `Multistep` only.
+        Otherwise no result has a graph.
 
     A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
     system, raises. Raises ValueError for bad input, SolverError where the solver cannot go on.
