@@ -139,7 +139,7 @@ class Weighing(Job):
         plan = self.experiment.likelihood
         x = self.data.encode(index, seed=plan.seed, draw=draw).to(self.device)
         # probes are keyed like the dequantisation, by event; each draw has its own
-        noise = NoiseSource((plan.seed + draw) % 2**64, index.to(self.device))
+        noise = NoiseSource(plan.seed, index.to(self.device)).again(draw)
         try:
             found = log_likelihood(
                 self.model.sde, self.model, x, solver=self.solver, divergence=plan.divergence, t_min=plan.t_min, noise=noise
