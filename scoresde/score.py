@@ -13,7 +13,8 @@ The network is any module ``network(x, label, **condition) -> output``; a `Predi
 
 What it is told of the time is a `label`, by default ln(sigma / alpha), the same for every linear process; the paper's
 labels are `TimeLabel(999.0)` (VP, sub-VP) and `SigmaLabel()` (VE). What it is given is x over its standard deviation
-sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1).
+sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1). Under a
+process with a shift the mean of x_t for data about 0 is taken off first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_batch, check_choice, check_number, expand
+from scoresde._validation import check_batch, check_choice, check_number
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 
@@ -183,7 +184,7 @@ class ScoreModel(nn.Module):
     sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
     prediction: "noise", "score", "data", "velocity", or a `Prediction`, e.g. ``MixedPrediction(0.5)``.
     label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
-    data_std: standard deviation of the data for scaling the network's input; None gives the network x as it is.
+    data_std: standard deviation of the data, about 0, for scaling the network's input; None gives the network x as it is.
 
     Raises TypeError for an x whose dtype or device is not the network's, ValueError for a t outside [0, T] or of a
     shape other than (B,), and for a network whose output has the wrong shape.
@@ -234,9 +235,7 @@ class ScoreModel(nn.Module):
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """What the network itself says."""
         self._check_input(x, t)
-        scaled = x
-        if self.data_std is not None:
-            scaled = x / expand(self.sde.input_std(t, self.data_std), x)
+        scaled = x if self.data_std is None else self.sde.standardised(x, t, self.data_std)
         return self.network(scaled, self.label(self.sde, t), **condition)
 
     def _check_input(self, x: Tensor, t: Tensor) -> None:

@@ -151,10 +151,14 @@ class LinearSDE(SDE):
         """du/dt = ||L^-1 G||_F^2 / (2 d), the shape of t."""
         return 0.5 * self.kernel(t).noise_map().inverse().compose(self.diffusion_map(t)).mean_square()
 
-    def input_std(self, t: Tensor, data_std: float) -> Tensor:
-        """Root mean square of x_t over coordinates for data of standard deviation ``data_std``, the shape of t."""
+    def standardised(self, x: Tensor, t: Tensor, data_std: float) -> Tensor:
+        """x_t less its mean, which is 0 unless the process is shifted, over the root mean square of the rest: for data about 0 of
+        standard deviation ``data_std``."""
         kernel = self.kernel(t)
-        return (kernel.signal() * data_std).hypot(kernel.level())
+        std = (kernel.signal() * data_std).hypot(kernel.level())
+        if kernel.centred is not kernel:
+            x = x - kernel.mean(torch.zeros_like(x))
+        return x / expand(std, x)
 
     def prior_sample(
         self,
