@@ -23,7 +23,8 @@ from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchins
 from scoresde.likelihood.engine import Engine, FlowProblem
 from scoresde.likelihood.multistep import Multistep
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
+from scoresde.sde.maps import BlockMap
 from scoresde.solvers import ODESolver, ScipyODE
 
 _SMALL = 4
@@ -187,13 +188,14 @@ def known_biases(
     divergence: Divergence | None = None,
     noise: NoiseSource | None = None,
 ) -> KnownBiases:
-    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score.
+    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score. A chain stands for its process, as there.
 
     With x_t = A x_0 + L z and s = score(x, t_min), the two directions of time and Fokker and Planck's equation give
 
         log p_t(x) - log p_0(x) = tr(L L^T ds/dx) / 2 + |L^T s|^2 / 2 - ln |det A| - s . (A - I) x + ...
 
-    and KL of the prior N(0, R R^T) against the kernel N(m, C) at T
+    of which the data's part is taken where the state is more: the rest is drawn by the density that is taken off, and to this
+    order its part has the mean 0. And KL of the prior N(0, R R^T) against the kernel N(m, C) at T
 
         [tr R^-1 C R^-T - d + |R^-1 m|^2] / 2 + ln |det R| - ln |det C| / 2
 
@@ -201,6 +203,8 @@ def known_biases(
     """
     check_batch("x", x)
     check_finite("x", x)
+    check_same_process(sde, score)
+    sde = sde.continuous
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
     divergence = divergence or Exact()
     state, _ = sde.lift(x, noise)
@@ -220,14 +224,24 @@ def known_biases(
     probes = divergence.stream(state, noise)(0, divergence.products)
     h, trace = divergence(field, torch.zeros_like(state), probes)
     moved = _dot(scores[0].detach(), narrow.mean(state) - state)
-    log_det = float(start.signal_map().log_det())
-    cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - d * log_det - moved
+    log_det = x[0].numel() * _log_det_of_data(sde, start, x)
+    cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - log_det - moved
     root = sde.prior_root()
     shrunk = root.inverse().compose(end.noise_map())
     mean = end.mean(sde.augment(x).double())
     mean = root.inverse()(mean - expand(sde.prior_mean(), mean).to(mean))
     prior = 0.5 * (d * float(shrunk.mean_square()) - d + _dot(mean, mean)) - d * float(shrunk.log_det())
     return KnownBiases(cutoff, prior)
+
+
+def _log_det_of_data(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> float:
+    """ln |det A| per coordinate of the data, of the part of A from data to data."""
+    a = kernel.signal_map()
+    if not isinstance(a, BlockMap):
+        return float(a.log_det())
+    data = sde.augment(torch.ones_like(like[:1], dtype=torch.float64))
+    data = data.reshape(data.shape[1], -1)[:, 0]
+    return float(((a.m @ data) @ data).abs().log().mean())
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
