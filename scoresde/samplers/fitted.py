@@ -192,6 +192,7 @@ class FittedSampler(Sampler):
             raise ValueError(f"{path} is torn or no fitted sampler of scoresde: {problem}") from problem
 
 
+@torch.no_grad()
 def mark_of(sde: LinearSDE, event_shape: Sequence[int]) -> list[float]:
     """Numbers by which a process on events of a shape is known again: what drift, diffusion and kernel make of a state."""
     shape = (1, *sde.state_shape(tuple(event_shape)))

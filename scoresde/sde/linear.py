@@ -108,7 +108,7 @@ class LinearSDE(SDE):
         return self._transition(s, t)
 
     def bridge_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """E[x_s | x_t, x_0] (B, *state), s <= t, for states x_t (B, *state) and data x0 (B, *event): Bayes' rule for Gaussians,
+        """E[x_s | x_t, x_0] (B, *state), s <= t and 0 < t, for states x_t (B, *state) and data x0 (B, *event), by Bayes' rule:
 
             m_s + S_s A^T S_t^-1 (x_t - m_t),       x_s | x_0 ~ N(m_s, S_s),    x_t | x_s ~ N(A x_s, C)
 
