@@ -34,8 +34,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 # tensors () of the CPU, which go with any device: a call with a Python number takes half as long again
 _M0, _M1, _LOW, _HALF = (torch.tensor(word, device="cpu") for word in (0xD2511F53, 0xCD9E8D57, _WORD, 32))
-_AHEAD = 2**15
-"""Blocks that `NoiseSource.normals` draws at once, for as many steps as this is: 2 to 3 MiB at work, and few calls."""
+_AHEAD = 2**14
+"""Blocks that `NoiseSource.normals` draws at once, for as many steps as this is: below 2 MiB at work, which stays in a cache.
+Twice as many are faster by themselves, and slower in a sampler (`benchmarks/sampler_overhead.py`)."""
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -57,9 +58,9 @@ def _mix(product: Tensor, word: Tensor, key: int) -> Tensor:
     return (product >> _HALF).bitwise_xor(word).bitwise_xor_(key).bitwise_and_(_LOW)
 
 
-def _uniform(word: Tensor, times: float = 1.0) -> Tensor:
-    """(w + 1/2) / 2^32, float64, a new tensor; ``times`` a number, which is as if multiplied after: 2^-32 rounds nothing."""
-    return word.to(torch.float64).add_(0.5).mul_(times * 2.0**-32)
+def _uniform(word: Tensor) -> Tensor:
+    """(w + 1/2) / 2^32, float64, a new tensor."""
+    return word.to(torch.float64).add_(0.5).mul_(2.0**-32)
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class NoiseSource:
         z = torch.empty((*words[0].shape, 4), dtype=dtype, device=words[0].device)
         for k in (0, 2):
             radius = _uniform(words[k]).log_().mul_(-2.0).sqrt_()
-            angle = _uniform(words[k + 1], 2.0 * math.pi)
+            angle = _uniform(words[k + 1]).mul_(2.0 * math.pi)
             z[..., k] = angle.cos().mul_(radius)
             z[..., k + 1] = angle.sin_().mul_(radius)
         return z.flatten(2)[..., :size].reshape(len(steps), len(self.indices), *event_shape)
