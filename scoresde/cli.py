@@ -1,9 +1,10 @@
 """The command line.
 
-    scoresde train | sample | likelihood | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde train | sample | likelihood | evaluate | report --config FILE --workdir DIR [--config.KEY=VALUE ...]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--processes N]
+    scoresde evaluate ... [--samples PATH] [--processes N]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
@@ -26,6 +27,7 @@ COMMANDS = {
     "train": "train a model, or go on from its last checkpoint",
     "sample": "draw samples with every sampler of the config",
     "likelihood": "log-likelihood (bits/dim for discrete data) of a split",
+    "evaluate": "samples beside data, by features: Frechet and kernel distance, precision and recall",
     "report": "write report.html of what the folder holds",
     "inspect": "look at data, and write a config that trains on it",
     "check": "hold the config's process to its own mathematics, without a folder",
@@ -36,13 +38,17 @@ SHORT = {
     "split": "likelihood: test or train, as --config.likelihood.split",
     "draws": "likelihood: dequantisations of each event, as --config.likelihood.draws",
     "tolerance": "likelihood: of the default solver, bits/dim, as --config.likelihood.tolerance",
+    "samples": "evaluate: images or an array's file in place of the folder's own, as --config.evaluation.samples",
 }
-"""Short flags for keys of the config's likelihood section."""
+"""Short flags for keys of the config."""
+SECTION = {"likelihood": "likelihood", "evaluate": "evaluation"}
+"""Whose keys they are."""
 NEEDED = {"check": ("config",), "convert": ("config", "workdir", "from"), "inspect": ("data",)}
 """What a command needs; the others a config and a folder."""
 OWNERS = {
     **dict.fromkeys(SHORT, ("likelihood",)),
-    "processes": ("likelihood", "sample"),
+    "samples": ("evaluate",),
+    "processes": ("likelihood", "sample", "evaluate"),
     "dry_run": ("train",),
     "from": ("convert",),
     **dict.fromkeys(("data", "output", "force", "side"), ("inspect",)),
@@ -89,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             room.sample(made, workdir, processes=processes)
         elif options.command == "likelihood":
             room.likelihood(made, workdir, processes=processes)
+        elif options.command == "evaluate":
+            room.assess(made, workdir, processes=processes)
         else:
             print(room.report(made, workdir))
     except refusals as problem:
@@ -122,7 +130,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         "--dry-run", action="store_true", default=None, help="train: say memory and hours, measured; nothing is written"
     )
     parser.add_argument(
-        "--processes", metavar="N", type=int, help="sample, likelihood: local processes that share the work"
+        "--processes", metavar="N", type=int, help="sample, likelihood, evaluate: local processes that share the work"
     )
     parser.add_argument("--output", metavar="FILE", help="inspect: where the config is written")
     parser.add_argument("--force", action="store_true", default=None, help="inspect: replace a file that is there")
@@ -168,7 +176,7 @@ def _check_flags(parser: argparse.ArgumentParser, options: argparse.Namespace, o
     for flag in SHORT:
         if (value := getattr(options, flag)) is None:
             continue
-        key = f"likelihood.{flag}"
+        key = f"{SECTION[command]}.{flag}"
         if key in overrides:
             parser.error(f"--{flag} and --config.{key} say the same: give one")
         overrides[key] = value

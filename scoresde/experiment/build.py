@@ -18,6 +18,7 @@ import scoresde.data
 import scoresde.levels
 import scoresde.likelihood
 import scoresde.losses
+import scoresde.metrics
 import scoresde.networks
 import scoresde.predictions
 import scoresde.samplers
@@ -39,6 +40,7 @@ _ROOMS = (
     scoresde.samplers.grids,
     scoresde.solvers,
     scoresde.likelihood,
+    scoresde.metrics,
 )
 
 Kind = TypeVar("Kind")
@@ -105,9 +107,9 @@ def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, *
     return made
 
 
-def settings(cls: type[Kind], node: Mapping[str, Any], where: str) -> Kind:
-    """A dataclass of plain settings from a section without a name; unknown keys are refused."""
-    return build({"name": f"{cls.__module__}:{cls.__qualname__}", **dict(node)}, where, cls)
+def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: Any) -> Kind:
+    """A dataclass of plain settings from a section without a name; unknown keys are refused. context: as for `build`."""
+    return build({"name": f"{cls.__module__}:{cls.__qualname__}", **dict(node)}, where, cls, **context)
 
 
 def _find(name: str, where: str, kind: type | None) -> Any:

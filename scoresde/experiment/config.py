@@ -23,8 +23,11 @@ from scoresde.experiment.build import ConfigError
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
+    "evaluation",
 )  # fmt: skip
 """The keys at the top of a config."""
+SETTINGS = ("training", "sampling", "likelihood", "evaluation")
+"""Those without a name, whose keys may be set where a config leaves the section out."""
 
 
 def load_config(file: str | Path) -> ConfigDict:
@@ -55,6 +58,9 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
     for key in sorted(overrides, key=lambda k: not k.endswith(".name")):
         *parents, last = key.split(".")
         node = config
+        if parents and parents[0] in SETTINGS and parents[0] not in config:
+            with config.unlocked():
+                config[parents[0]] = ConfigDict()
         for depth, part in enumerate(parents):
             if not isinstance(node, ConfigDict) or part not in node:
                 _refuse(".".join(parents[: depth + 1]), node, part)

@@ -18,6 +18,7 @@ from scoresde.experiment.plan import Training
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
+from scoresde.metrics import Coordinates, Extractor
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
@@ -85,6 +86,40 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """config.evaluation.
+
+    extractor: an `Extractor`. split: "train" or "test", the reference; the other one is the yardstick. reference: an .npz
+    file with ``mu`` and ``sigma`` in place of the split, for the Fréchet distance alone; where empty, the split. samples: a
+    folder of images or an array's file, as `scoresde inspect` reads them, in place of the folder's own samples. batch_size:
+    events at a time; features depend on it by rounding only. neighbours: k of precision and recall. compared: events of each
+    set that precision, recall and the kernel distance take, which need all pairs; chosen at random by index, the same ones
+    every time.
+    """
+
+    extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
+    split: str = "train"
+    reference: str = ""
+    samples: str = ""
+    batch_size: int = 64
+    neighbours: int = 3
+    compared: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.extractor, Extractor):
+            raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
+        check_choice("split", self.split, ("train", "test"))
+        check_count("batch_size", self.batch_size)
+        check_count("neighbours", self.neighbours)
+        check_count("compared", self.compared, least=2)
+
+    @property
+    def other_split(self) -> str:
+        """The yardstick's."""
+        return "test" if self.split == "train" else "train"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that a config says, as objects. The model has fresh weights; a work folder has the trained ones."""
 
@@ -100,6 +135,7 @@ class Experiment:
     sampling: Sampling
     samplers: dict[str, Sampler]
     likelihood: Likelihood
+    evaluation: Evaluation
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Experiment:
@@ -133,6 +169,7 @@ class Experiment:
             sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
             samplers=samplers,
             likelihood=settings(Likelihood, content.get("likelihood", {}), "likelihood"),
+            evaluation=settings(Evaluation, content.get("evaluation", {}), "evaluation", **_grey(data)),
         )
 
     def use_threads(self) -> None:
@@ -163,6 +200,12 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
             config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
         )
     return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
+
+
+def _grey(data: Splits) -> dict[str, float]:
+    """What is black and what is white, for an extractor that asks, where the data has levels."""
+    levels = getattr(data.transform, "levels", 0)
+    return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:

@@ -17,6 +17,7 @@ from scoresde.data import Quantized
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.page import figure, missing, note, page, table
 from scoresde.experiment.pictures import event_picture, histogram_picture
+from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.report_training import Metrics, progress, read_metrics, speed, training
 from scoresde.experiment.workdir import Workdir
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
@@ -36,6 +37,7 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
         _plan(experiment),
         _likelihood(experiment, workdir),
         _samples(experiment, workdir),
+        evaluation(workdir),
         training(experiment, workdir, metrics),
         _timings(experiment, workdir, metrics),
         _settings(workdir),

@@ -11,8 +11,10 @@ config ``{"name": "my_package.my_module:MyExtractor"}`` names it.
 from __future__ import annotations
 
 import hashlib
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,8 @@ class TorchScript(Extractor):
     torch, and some read and write files (``aten::from_file``, ``aten::save``): take files from people whom you trust, and pin
     them by ``sha256``.
 
-    Raises FileNotFoundError, ValueError for what is no such file or has another digest; for other events when it is called.
+    The file is read when it is first needed. Raises FileNotFoundError; ValueError for what is no such file or has another
+    digest.
     """
 
     def __init__(
@@ -137,13 +140,7 @@ class TorchScript(Extractor):
             check_number("high", high, above=low)
         self.file, self.low, self.high = path, low, high
         self.options = {"return_features": True} if options is None else dict(options)
-        self._digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if sha256 and not self._digest.startswith(sha256.lower()):
-            raise ValueError(f"{path.name} has the SHA-256 {self._digest}, not {sha256}: another file")
-        try:
-            self.module = torch.jit.load(str(path), map_location="cpu").eval()
-        except RuntimeError as problem:
-            raise ValueError(f"{str(path)!r} is no TorchScript file: {str(problem).splitlines()[0]}") from problem
+        self.sha256 = sha256.lower()
 
     @property
     def name(self) -> str:
@@ -151,10 +148,19 @@ class TorchScript(Extractor):
         options = "".join(f", {key}={value!r}" for key, value in sorted(self.options.items()))
         return f"TorchScript({self.file.name!r}{options}{scale})"
 
-    @property
-    def digest(self) -> str:
-        """The file's SHA-256."""
-        return self._digest
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """The file's SHA-256. Raises ValueError where another is wanted."""
+        return hashlib.sha256(self._content()).hexdigest()
+
+    @cached_property
+    def module(self) -> torch.jit.ScriptModule:
+        """The network, read when it is first needed. Raises ValueError for what is none."""
+        content = io.BytesIO(self._content())
+        try:
+            return torch.jit.load(content, map_location="cpu").eval()
+        except RuntimeError as problem:
+            raise ValueError(f"{str(self.file)!r} is no TorchScript file: {str(problem).splitlines()[0]}") from problem
 
     def features(self, raw: Tensor) -> Tensor:
         images = self._bytes(raw)
@@ -164,6 +170,14 @@ class TorchScript(Extractor):
             raise ValueError(
                 f"{self.name} refuses images of shape {tuple(images.shape)} with options {self.options}: {problem}"
             ) from problem
+
+    def _content(self) -> bytes:
+        """What is loaded is what was looked at."""
+        content = self.file.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if not found.startswith(self.sha256):
+            raise ValueError(f"{self.file.name} has the SHA-256 {found}, not {self.sha256}: another file")
+        return content
 
     def _bytes(self, raw: Tensor) -> Tensor:
         """(B, 3, h, w) uint8."""

@@ -79,9 +79,10 @@ def test_what_a_file_may_not_be(scripted, tmp_path):
     (tmp_path / "text.pt").write_text("text")
     for name in ("weights.pt", "text.pt"):
         with pytest.raises(ValueError, match="is no TorchScript file"):
-            TorchScript(str(tmp_path / name))
-    with pytest.raises(ValueError, match="another file"):
-        TorchScript(str(scripted), sha256="00")
+            TorchScript(str(tmp_path / name))(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
+    for read in (lambda extractor: extractor.digest, lambda extractor: extractor.module):
+        with pytest.raises(ValueError, match="another file"):
+            read(TorchScript(str(scripted), sha256="00"))
     with pytest.raises(ValueError, match="give both or neither"):
         TorchScript(str(scripted), low=0.0)
     with pytest.raises(ValueError, match="takes images"):
