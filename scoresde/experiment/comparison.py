@@ -22,7 +22,7 @@ from scoresde.experiment.experiment import Evaluation
 from scoresde.experiment.kept import file_digest
 from scoresde.experiment.sets import EventSet
 from scoresde.experiment.shards import FeatureStore
-from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
+from scoresde.metrics import Gathering, Moments, frechet_distance, kernel_distance, precision_recall
 from scoresde.version import __version__
 
 FEW = 50_000
@@ -47,27 +47,24 @@ def gather(events: EventSet, store: FeatureStore, most: int) -> Gathered:
     """The features of a set, from its shards in their order. most: events that are chosen, at random by index."""
     count = events.count
     wanted = permutation(count, 0, 0)[:most].sort().values
-    moments, chosen, digest, seconds, devices = None, [], hashlib.sha256(), 0.0, set()
+    sums, chosen, digest, seconds, devices = Gathering(), [], hashlib.sha256(), 0.0, set()
     for first, end, source in events.ranges():
         shard = store.part(first, end, source)
         if shard is None:
             raise ValueError(f"features {first} to {end} of {events.name} have gone while they were read: start again")
         features = torch.from_numpy(shard.features[: count - first])
-        here = Moments.of(features)
-        moments = here if moments is None else moments.merge(here)
+        sums.add(features)
         chosen.append(features[wanted[(wanted >= first) & (wanted < first + len(features))] - first])
         digest.update(features.numpy().tobytes())
         seconds += shard.seconds
         devices.add(shard.device)
-    if moments is None or moments.count != count:
-        raise ValueError(
-            f"{events.name} has {count} events, and features of {moments.count if moments else 0} are there"
-        )
+    if sums.count != count:
+        raise ValueError(f"{events.name} has {count} events, and features of {sums.count} are there")
     facts = {
         **events.facts, "features digest": digest.hexdigest(), "features in": "/".join(store.path.parts[-3:]),
         "seconds": round(seconds, 2), "devices": sorted(devices),
     }  # fmt: skip
-    return Gathered(moments, torch.cat(chosen), facts, events.said)
+    return Gathered(sums.moments, torch.cat(chosen), facts, events.said)
 
 
 def from_file(path: str) -> Gathered:

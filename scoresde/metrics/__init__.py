@@ -11,7 +11,7 @@ from scoresde.metrics.crps import crps, fair_crps
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
-from scoresde.metrics.moments import Moments
+from scoresde.metrics.moments import Gathering, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
 from scoresde.metrics.sliced import sliced_wasserstein
 
@@ -20,6 +20,7 @@ __all__ = [
     "Baseline",
     "Coordinates",
     "Extractor",
+    "Gathering",
     "KernelDistance",
     "Moments",
     "Network",

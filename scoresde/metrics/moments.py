@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,33 +61,24 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """The moments of feature vectors (n, d), n >= 1."""
-        if features.ndim != 2 or 0 in features.shape:
-            raise ValueError(f"features have shape {tuple(features.shape)}: give (n, d), n >= 1, d >= 1")
-        values = features.to(torch.float64)
-        mean = values.mean(0)
-        centred = values - mean
-        return cls(mean, centred.T @ centred / max(1, len(values) - 1), len(values))
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets together, by the formula above. Raises ValueError where a count or d does not allow it."""
-        if self.count is None or other.count is None:
-            raise ValueError("moments of an unknown count cannot be merged: compute them from the features")
-        if self.dimension != other.dimension:
-            raise ValueError(f"moments of {self.dimension} and of {other.dimension} numbers cannot be merged")
-        count, apart = self.count + other.count, other.mean - self.mean
-        squares = self.covariance * (self.count - 1) + other.covariance * (other.count - 1)
-        squares = squares + torch.outer(apart, apart) * (self.count * other.count / count)
-        return Moments(self.mean + apart * (other.count / count), squares / (count - 1), count)
+        return cls.gather([features])
 
     @classmethod
     def gather(cls, parts: Iterable[Tensor]) -> Moments:
-        """The moments of all parts (n_k, d), merged in their order. Raises ValueError where there are none."""
-        found: Moments | None = None
+        """The moments of all parts (n_k, d), n_k >= 1, taken in their order. Raises ValueError where there are none."""
+        sums = Gathering()
         for part in parts:
-            found = cls.of(part) if found is None else found.merge(cls.of(part))
-        if found is None:
-            raise ValueError("there are no features to take moments of: give at least one part")
-        return found
+            sums.add(part)
+        return sums.moments
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets together. Raises ValueError where a count or d does not allow it."""
+        if self.count is None or other.count is None:
+            raise ValueError("moments of an unknown count cannot be merged: compute them from the features")
+        sums = Gathering(self.count, self.mean, self.covariance * (self.count - 1))
+        sums.join(other.count, other.mean)
+        sums.squares += other.covariance * (other.count - 1)
+        return sums.moments
 
     def save(self, path: str | Path) -> None:
         """Write an .npz file with ``mu``, ``sigma`` and, where it is known, ``count``: names that other tools read too."""
@@ -113,3 +104,39 @@ class Moments:
             return cls(mean, covariance, count)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as problem:
             raise ValueError(f"{str(file)!r} holds no mu (d,) and sigma (d, d): {problem}") from problem
+
+
+@dataclass
+class Gathering:
+    """Sums that grow in place, part by part: count, mean (d,) and S (d, d), by the formula above."""
+
+    count: int = 0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(0))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+    def add(self, features: Tensor) -> None:
+        """Take feature vectors (n, d) in. Raises ValueError for another shape."""
+        if features.ndim != 2 or 0 in features.shape:
+            raise ValueError(f"features have shape {tuple(features.shape)}: give (n, d), n >= 1, d >= 1")
+        values = features.to(torch.float64)
+        mean = values.mean(0)
+        if not self.count:
+            self.mean, self.squares = torch.zeros_like(mean), mean.new_zeros(len(mean), len(mean))
+        self.join(len(values), mean)
+        centred = values - mean
+        self.squares.addmm_(centred.T, centred)
+
+    def join(self, count: int, mean: Tensor) -> None:
+        """Take another set's count and mean in, and what S has of their distance; its own S is to be added."""
+        if len(mean) != len(self.mean):
+            raise ValueError(f"moments of {len(self.mean)} and of {len(mean)} numbers cannot be merged")
+        both, apart = self.count + count, mean - self.mean
+        self.squares.addr_(apart, apart, alpha=self.count * count / both)
+        self.mean, self.count = self.mean + apart * (count / both), both
+
+    @property
+    def moments(self) -> Moments:
+        """Of what was taken in. Raises ValueError where that is nothing."""
+        if not self.count:
+            raise ValueError("there are no features to take moments of: give at least one part")
+        return Moments(self.mean, self.squares / max(1, self.count - 1), self.count)
