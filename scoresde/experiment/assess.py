@@ -27,11 +27,12 @@ import torch
 
 from scoresde._files import write_atomic
 from scoresde.experiment.comparison import Gathered, compare, from_file, gather, line, result
-from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.experiment import Evaluation, Experiment
 from scoresde.experiment.sets import Events, EventSet, assessed
 from scoresde.experiment.shards import Features, FeatureStore
 from scoresde.experiment.sharing import Job, local_device, share
 from scoresde.experiment.workdir import Workdir
+from scoresde.metrics import Moments
 
 DIMENSIONS_UP_TO = 2**13
 """Numbers in a feature vector up to which their covariance is taken: 512 MiB."""
@@ -49,6 +50,20 @@ def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
     if experiment.evaluation.samples:
         workdir.claim(experiment)
     return share(Assessing, experiment, workdir, processes)
+
+
+def check_dimension(plan: Evaluation, dimension: int) -> None:
+    """Raise ValueError, before features are computed, where they are too many or do not fit the reference's file."""
+    if dimension > DIMENSIONS_UP_TO:
+        raise ValueError(
+            f"{plan.extractor.name} gives {dimension} numbers, and a covariance of more than {DIMENSIONS_UP_TO} is too large: "
+            "give an evaluation.extractor with fewer"
+        )
+    if plan.reference and (wanted := Moments.load(plan.reference).dimension) != dimension:
+        raise ValueError(
+            f"{plan.reference!r} is of {wanted} features, and {plan.extractor.name} gives {dimension}: both must be of one "
+            "extractor"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,6 @@ class Assessing(Job):
     device: torch.device
     sets: dict[str, EventSet]
     stores: dict[str, FeatureStore]
-    dimension: int
 
     @classmethod
     def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Assessing:
@@ -91,16 +105,10 @@ class Assessing(Job):
         for split in ([] if plan.reference else [plan.split]) + [plan.other_split]:
             sets[f"data/{split}"] = Events(split, getattr(data, split), {"split": split})
         device = local_device(experiment, local)
-        first = sets[f"data/{plan.other_split}"].raw(0, 1)
-        dimension = plan.extractor(first.to(device)).shape[1]
-        if dimension > DIMENSIONS_UP_TO:
-            raise ValueError(
-                f"{plan.extractor.name} gives {dimension} numbers, and a covariance of more than {DIMENSIONS_UP_TO} is too "
-                "large: give an evaluation.extractor with fewer"
-            )
+        check_dimension(plan, plan.extractor(sets[f"data/{plan.other_split}"].raw(0, 1).to(device)).shape[1])
         by = {"extractor": plan.extractor.name, "extractor digest": plan.extractor.digest}
         stores = {place: FeatureStore(workdir.evaluation / place, {**by, **s.identity}) for place, s in sets.items()}
-        return cls(experiment, workdir, device, sets, stores, dimension)
+        return cls(experiment, workdir, device, sets, stores)
 
     @property
     def fingerprint(self) -> str:

@@ -75,9 +75,9 @@ class Coordinates(Extractor):
 class Network(Extractor):
     """Any module: (B, *event), float32, to features (B, d).
 
-    module: put into evaluation mode. label: what it is called. The digest is of its class and its state: names, shapes,
-    dtypes and numbers. In a config: {"name": "Network", "module": {"name": "my_package.my_module:MyNetwork"}, "label":
-    "mine"}.
+    module: with its weights, put into evaluation mode. label: what it is called. The digest is of its class and its state:
+    names, shapes, dtypes and numbers. In a config: {"name": "Network", "module": {"name": "my_package.my_module:MyNetwork"},
+    "label": "mine"}.
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:

@@ -34,18 +34,14 @@ def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> Prec
     """
     check_count("neighbours", neighbours)
     x, y = checked(samples, data, least=neighbours + 1)
-    return PrecisionRecall(_within(x, y, neighbours), _within(y, x, neighbours))
-
-
-def _within(points: Tensor, centres: Tensor, neighbours: int) -> float:
-    """The fraction of points in at least one ball of the centres."""
-    reach = _radii(centres, neighbours)
-    inside = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    for i, here in blocks(points):
-        for j, there in blocks(centres):
-            close = _squared_distances(here, there) <= reach[j : j + len(there)]
-            inside[i : i + len(here)] |= close.any(1)
-    return float(inside.double().mean())
+    reach_x, reach_y = _radii(x, neighbours), _radii(y, neighbours)
+    good, found = (torch.zeros(len(s), dtype=torch.bool, device=s.device) for s in (x, y))
+    for i, here in blocks(x):
+        for j, there in blocks(y):
+            squares, rows, columns = _squared_distances(here, there), slice(i, i + len(here)), slice(j, j + len(there))
+            good[rows] |= (squares <= reach_y[columns]).any(1)
+            found[columns] |= (squares <= reach_x[rows, None]).any(0)
+    return PrecisionRecall(float(good.double().mean()), float(found.double().mean()))
 
 
 def _radii(x: Tensor, neighbours: int) -> Tensor:

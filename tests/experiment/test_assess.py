@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -262,7 +263,10 @@ def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
     done = run(evaluation__reference=str(tmp_path / "theirs.npz"))
     assert "theirs.npz, unknown events" in done.stdout and "does not say how many events it is of" in done.stdout
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(3), sigma=np.eye(3))
-    assert "a has 64 features, b 3" in run(code=2, evaluation__reference=str(tmp_path / "theirs.npz")).stderr
+    assert (
+        "is of 3 features, and Coordinates gives 64"
+        in run(code=2, evaluation__reference=str(tmp_path / "theirs.npz")).stderr
+    )
 
 
 def test_anyones_samples(run, tmp_path):
@@ -319,6 +323,21 @@ def test_samples_of_before_are_said(run):
     index = run.command.workdir / "samples" / "pc.json"
     index.write_text(index.read_text().replace("step-000000002", "step-000000001"))
     assert "WARNING: pc: drawn with checkpoint step-000000001.safetensors, the last is" in run().stdout
+
+
+def test_samples_by_other_weights_stand_beside_the_first(run):
+    """They are called NAME@WEIGHTS."""
+    samples = run.command.workdir / "samples"
+    shutil.copy(samples / "pc.json", samples / "pc@model.json")
+    (samples / "other.json").write_text("of no sampler of the config")
+    run()
+    assert run.result("pc@model")["frechet distance"] == run.result()["frechet distance"]
+    assert not (run.folder / "other.json").exists()
+
+
+def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "DIMENSIONS_UP_TO", 63)
+    assert "Coordinates gives 64 numbers" in run(code=2).stderr
 
 
 def test_black_and_white_of_the_data_are_filled_in(tmp_path):

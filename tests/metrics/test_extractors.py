@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,32 @@ def test_what_a_file_may_not_be(scripted, tmp_path):
         TorchScript(str(scripted))(torch.zeros(2, 4, 3, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"refuses images of shape \(2, 3, 3, 3\) with options \{'bad': 1\}"):
         TorchScript(str(scripted), options={"bad": 1})(torch.zeros(2, 1, 3, 3, dtype=torch.uint8))
+
+
+class Touch:
+    """An object whose reading by Python would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_no_python_of_a_file_is_run(scripted, tmp_path):
+    """The parts of the archive that are objects, replaced by one that makes a file where Python reads it."""
+    touch = pickle.dumps(Touch(tmp_path / "made"))
+    replaced = 0
+    for part in ("data.pkl", "constants.pkl"):
+        with zipfile.ZipFile(scripted) as good, zipfile.ZipFile(tmp_path / part, "w", zipfile.ZIP_STORED) as bad:
+            for name in good.namelist():
+                replaced += name.endswith(f"/{part}")
+                bad.writestr(name, touch if name.endswith(f"/{part}") else good.read(name))
+        with pytest.raises(ValueError, match="is no TorchScript file"):
+            TorchScript(str(tmp_path / part))(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    assert replaced == 2 and not (tmp_path / "made").exists()
+    pickle.loads(touch)
+    assert (tmp_path / "made").exists(), "the object does what it should not"
 
 
 def test_torchscript_is_loaded_in_one_place():
