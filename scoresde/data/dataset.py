@@ -23,8 +23,7 @@ from scoresde.noise import NoiseSource
 class Dataset:
     """Raw data and how it becomes x.
 
-    raw: (n, *event), integers 0 .. levels - 1 for a `Quantized` transform, finite reals for an `Affine`; a tensor, or a
-    `Stored`
+    raw: (n, *event), integers 0 .. levels - 1 for a `Quantized` transform, finite reals for an `Affine`; a tensor, or a `Stored`
         that reads events when they are asked for.
     transform: the declaration; the only place where levels and range are said.
     name: for reports.
@@ -96,8 +95,7 @@ class Dataset:
         return self.transform.encode(raw, noise, step=turn, dtype=dtype), position
 
     def events(self, index: Tensor) -> Tensor:
-        """Raw events (B, *event) of whole numbers ``index`` (B,). Raises ValueError for values that the transform does not
-        allow."""
+        """Raw events (B, *event) of numbers ``index`` (B,). Raises ValueError for values that the transform does not allow."""
         return self.raw[index] if isinstance(self.raw, Tensor) else self._checked(self.raw[index])
 
     def _checked(self, raw: Tensor) -> Tensor:

@@ -167,9 +167,10 @@ def drawn(experiment: Experiment, workdir: Workdir, name: str) -> Drawn:
     found = []
     if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
         found.append(f"drawn by {index.facts.get('sampler')}, not by the config's: scoresde sample draws anew")
-    there, last = index.facts.get("checkpoint"), list_checkpoints(workdir.checkpoints)[-1:]
-    if last and there != last[0].name:
-        found.append(f"drawn with checkpoint {there}, the last is {last[0].name}: scoresde sample draws anew")
+    # an average made afterwards is of snapshots
+    last = [path.name for folder in (workdir.checkpoints, workdir.averages) for path in list_checkpoints(folder)[-1:]]
+    if last and (there := index.facts.get("checkpoint")) not in last:
+        found.append(f"drawn with checkpoint {there}, the last is {last[0]}: scoresde sample draws anew")
     return Drawn(name, index, tuple(found))
 
 
