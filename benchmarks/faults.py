@@ -1,4 +1,5 @@
-"""Faults put in on purpose while `scoresde train` runs in real processes, and what became of each: a table.
+"""Faults put in on purpose while `scoresde` runs in real processes, and what became of each: a table. Those of `train` are here,
+those of `sample` and `likelihood` in work_faults.py.
 
     .venv/bin/python benchmarks/faults.py --times 10
 
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import work_faults
 from benchmarks.children import Child, flags, together, train
 from scoresde.experiment.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
 
@@ -298,7 +300,7 @@ def _refuses(path: Path) -> None:
 
 FAULTS: tuple[Callable[[Bench, Path], None], ...] = (
     killed_at_random, killed_while_saving, stopped_once, stopped_twice, disk_full, truncated, flipped, hostile, read_only,
-    two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun,
+    two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun, *work_faults.FAULTS,
 )  # fmt: skip
 
 
