@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_times, expand
+from scoresde._validation import check_times, expand, shown
 from scoresde.noise import NoiseSource
 
 if TYPE_CHECKING:
@@ -125,11 +125,15 @@ class SDE(ABC):
 
 
 def check_same_process(sde: SDE, score: object) -> None:
-    """Raise ValueError where ``score`` says that it was made for another process than ``sde``.
+    """Raise TypeError where ``score`` cannot be called, ValueError where it says that it was made for another process.
 
     A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process, and a copy
     of a process the process as long as they agree.
     """
+    if not callable(score):
+        raise TypeError(
+            f"score={shown(score)} cannot be called: give score(x, t), e.g. a ScoreModel or mixture.score(sde)"
+        )
     other = getattr(score, "sde", None)
     if not isinstance(other, SDE):
         return
