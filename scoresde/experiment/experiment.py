@@ -117,9 +117,8 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        samplers = {
-            name: build(node, f"samplers.{name}", Sampler) for name, node in content.get("samplers", {}).items()
-        }
+        nodes = _section(content, "samplers")
+        samplers = {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
         return cls(
             config=config,
             seed=seed,
@@ -146,7 +145,7 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
 
     ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
     """
-    options = dict(config.get("model", {}))
+    options = dict(_section(config, "model"))
     if steps := options.pop("steps", 0):
         try:
             sde = sde.discretize(steps)
@@ -171,7 +170,16 @@ def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
         check_count(key, value, least=0)
     except ValueError as problem:
         raise ConfigError(f"config.{problem}") from problem
+    if value >= 2**63:
+        raise ConfigError(f"config.{key}={value} is not allowed: give a whole number below 2**63")
     return value
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key, {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"config.{key}={section!r}: give a section, {{'key': value, ...}}")
+    return section
 
 
 def _device(name: str) -> torch.device:

@@ -104,7 +104,9 @@ class TestRefusals:
     def test_unknown_key(self, here):
         self.assert_refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
         self.assert_refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
-        self.assert_refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
+        self.assert_refused(
+            here("train", sde__beta_mx=3), "config.sde.beta_mx is not known: VPSDE", "did you mean 'beta_max'"
+        )
         assert not here.workdir.exists()
 
     def test_unknown_class(self, here):
@@ -135,7 +137,32 @@ class TestRefusals:
     def test_config_that_raises(self, here, tmp_path):
         bad = tmp_path / "bad.py"
         bad.write_text("def get_config():\n    return 1 / 0\n")
-        self.assert_refused(here("train", bad), "ZeroDivisionError")
+        self.assert_refused(here("train", bad), f"'{bad}', line 2: ZeroDivisionError")
+        bad.write_text("import sys\n\nsys.exit(0)\n")
+        self.assert_refused(here("train", bad), "line 3: SystemExit")
+        bad.write_text("def config():\n    return {}\n")
+        self.assert_refused(here("train", bad), "has no function get_config()")
+
+    @pytest.mark.parametrize("section", ["training", "sampling", "samplers", "likelihood", "model", "objective"])
+    def test_a_section_that_is_none(self, here, section):
+        self.assert_refused(here("train", **{section: 7}), f"config.{section}=7: give a ")
+
+    def test_a_decay_of_one_and_a_seed_too_long(self, here):
+        self.assert_refused(here("train", training__ema_decay=1.0), "config.training.ema_decay=1.0 is not allowed")
+        self.assert_refused(here("train", seed=2**63), f"config.seed={2**63} is not allowed")
+        assert not here.workdir.exists()
+
+    def test_a_nested_name_is_answered_with_its_kind(self, here):
+        done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
+        self.assert_refused(
+            done, "allowed are AnnealedLangevin, BatchLangevin, Langevin, or", "did you mean 'Langevin'"
+        )
+
+    def test_flags_that_would_be_ignored(self):
+        self.assert_refused(called("inspect", "x.npy", "--workdir", "x"), "--workdir belongs to", "not to inspect")
+        self.assert_refused(
+            called("inspect", "x.npy", "--config.seed=1"), "--config.seed is for commands with a config"
+        )
 
     def test_missing_checkpoint(self, here):
         for verb in ("sample", "likelihood"):
@@ -168,6 +195,24 @@ class TestRefusals:
     def test_too_few_arguments(self):
         self.assert_refused(called("train"), "--config", "--workdir")
         self.assert_refused(called("tarin"), "train")
+
+
+def test_the_folder_has_its_config(here):
+    """Without --config a command in a work folder takes config.json; what is set besides is held to it as ever."""
+    workdir = str(here.workdir)
+    refused = called("train", "--workdir", workdir)
+    assert refused.returncode == 2 and "holds no config.json" in refused.stderr
+    assert here("train").returncode == 0
+    before = (here.workdir / "config.json").read_text()
+    assert "trained to step 6 of 6 already" in called("train", "--workdir", workdir).stdout
+    done = called("sample", "--workdir", workdir, "--config.sampling.count=2")
+    assert done.returncode == 0 and "2 samples by predictor-corrector" in done.stdout
+    other = called("sample", "--workdir", workdir, "--config.network.channels=16")
+    assert other.returncode == 2 and "network.channels: 8 -> 16" in other.stderr
+    assert (here.workdir / "config.json").read_text() == before
+    (here.workdir / "config.json").write_text(before[:40])
+    torn = called("sample", "--workdir", workdir)
+    assert torn.returncode == 2 and "is not the config.json of a work folder" in torn.stderr
 
 
 class TestCheck:
