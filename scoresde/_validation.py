@@ -83,8 +83,8 @@ def check_batch(name: str, x: Tensor) -> None:
 
 def check_counts(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is a sequence of whole numbers >= 1, such as an event's shape; it may be empty."""
-    good = isinstance(value, Sequence) and not isinstance(value, str)
-    if not (good and all(isinstance(n, Integral) and n >= 1 for n in value)):  # type: ignore[operator]
+    sequence = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0]
+    if not all(isinstance(n, Integral) and int(n) >= 1 for n in sequence):
         raise ValueError(f"{name}={value!r} is not allowed: give a tuple of whole numbers >= 1")
 
 
