@@ -159,7 +159,9 @@ def read_array(spec: str) -> Tensor:
                 raise ValueError(f"it holds {content.files or 'no array'}: name one, 'file.npz:key'")
             content = content[key]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
+        # numpy takes any other file for a pickle, and advises to execute it
+        said = "it is no array of numbers saved by numpy.save or numpy.savez" if "pickle" in str(problem) else problem
+        raise ValueError(f"{spec}: cannot be read as a plain array: {said}") from problem
     if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiub":
         raise ValueError(
             f"{spec} holds {getattr(content, 'dtype', type(content).__name__)}: give real or whole numbers"
