@@ -14,7 +14,7 @@ import pytest
 
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints
-from scoresde.experiment.page import figure, table
+from scoresde.experiment.page import figure, page, table
 from scoresde.experiment.pictures import curve_picture
 from scoresde.experiment.report import baselines
 from scoresde.experiment.report_training import read_metrics, speed
@@ -80,6 +80,7 @@ def test_what_a_page_holds(report):
         "id='environment'",
         "MLP with",
         "learning rate",
+        "memory held at most, MiB",
         "VPSDE",
     ):
         assert wanted in page
@@ -223,20 +224,41 @@ def test_nothing_is_markup():
     assert "<b>" not in table("x", ("<b>",), [("<b>", "1")]) and "<b>" not in figure(b"", "<b>'")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
-def test_in_a_browser(report, tmp_path):
-    """All pictures are decoded, all tables stand, and the console says nothing."""
+@pytest.fixture
+def visit(tmp_path):
+    """``visit(page)``: what the page has become in a browser, and the lines of its console."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on PATH")
 
-    def visit(content):
+    def call(content):
         (tmp_path / "page.html").write_text(content)
-        call = [
+        line = [
             BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
             f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "page.html").as_uri(),
         ]  # fmt: skip
-        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
+    return call
+
+
+def test_figures_stay_whole_on_a_narrow_page(visit):
+    """330 pixels beside a long name: a number has one line. Planted: without the rule it has four and five."""
+    rows = [("this run, likelihood of its probability flow", "3.385", "0.003")]
+    content = page("x", [table("t", ("model, 359 test events", "bits/dim", "standard error"), rows, numbers=(1, 2))])
+    count = (
+        "<script>onload = () => { document.body.style.width = '330px'; const range = document.createRange(); "
+        "document.body.dataset.lines = [...document.querySelectorAll('td.n')].map(cell => { "
+        "range.selectNodeContents(cell); return range.getClientRects().length; }); }</script></body>"
+    )
+    assert 'data-lines="1,1"' in visit(content.replace("</body>", count))[0]
+    rule = "td.n, th.n { overflow-wrap: normal; white-space: nowrap; }"
+    assert rule in content and 'data-lines="1,1"' not in visit(content.replace("</body>", count).replace(rule, ""))[0]
+
+
+def test_in_a_browser(report, visit):
+    """All pictures are decoded, all tables stand, and the console says nothing."""
     preview(report.folder / "previews", 2, "ema")
     page = report()
     look = (
