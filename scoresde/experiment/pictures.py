@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -57,8 +58,13 @@ def _vector_picture(raw: Tensor) -> bytes:
     if flat.shape[1] == 2:
         axes.plot(flat[:, 0], flat[:, 1], ".", markersize=3)
         axes.set_aspect("equal", "datalim")
+        axes.set_xlabel("first coordinate")
+        axes.set_ylabel("second coordinate")
     else:
         axes.plot(flat[:32].T, linewidth=0.7)
+        axes.set_xlabel("coordinate")
+        axes.set_ylabel("value")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return png(figure)
 
 
@@ -80,6 +86,7 @@ def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) 
     if len(lines) > 1:
         figure.legend(fontsize=7, loc="outside right center", frameon=False)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     return png(figure, tight=False)
 
@@ -89,6 +96,8 @@ def histogram_picture(values: np.ndarray, label: str) -> bytes:
     figure = Figure(figsize=(7, 2.6))
     axes = figure.add_subplot()
     axes.hist(values, bins=40)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     axes.set_ylabel("events")
     return png(figure)

@@ -138,6 +138,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     with open(file.with_suffix(".csv"), newline="") as lines:
         values = np.array([float(row[keys[0]]) for row in csv.DictReader(lines) if row["failed"] == "0"])
+    biases = dict(summary["known biases"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
     return "".join([
         table(f"likelihood-{summary['split']}", head, rows, numbers=(1, 2), ours=0),
@@ -148,7 +149,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
             "The standard error is over events; it holds their differences, the dequantisation and the trace noise. Its parts, "
             f"and the solver's own estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
             "flow at t_min, with the prior at T, and is not corrected for either; to first order the figure is too pessimistic "
-            f"by, in {unit}: {_listed(summary['known biases'])}. {_sentence(summary)}"
+            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
         ),
     ])  # fmt: skip
 
