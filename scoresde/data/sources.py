@@ -153,15 +153,17 @@ def read_array(spec: str) -> Tensor:
     if not file.is_file():
         raise FileNotFoundError(f"no data file {str(file)!r}")
     try:
+        with open(file, "rb") as stream:
+            head = stream.read(6)
+        if not head.startswith((b"\x93NUMPY", b"PK")):  # numpy would advise to execute it
+            raise ValueError(f"it was not saved by numpy.save or numpy.savez: it starts with {head!r}")
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.lib.npyio.NpzFile):
             if key not in content.files:
                 raise ValueError(f"it holds {content.files or 'no array'}: name one, 'file.npz:key'")
             content = content[key]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        # numpy takes any other file for a pickle, and advises to execute it
-        said = "it is no array of numbers saved by numpy.save or numpy.savez" if "pickle" in str(problem) else problem
-        raise ValueError(f"{spec}: cannot be read as a plain array: {said}") from problem
+        raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
     if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiub":
         raise ValueError(
             f"{spec} holds {getattr(content, 'dtype', type(content).__name__)}: give real or whole numbers"
