@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,8 +118,11 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        nodes = _section(content, "samplers")
-        samplers = {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+        likelihood = settings(Likelihood, content.get("likelihood", {}), "likelihood")
+        if likelihood.t_min >= sde.T:
+            raise ConfigError(
+                f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
+            )
         return cls(
             config=config,
             seed=seed,
@@ -130,8 +134,8 @@ class Experiment:
             objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde, seed=seed),
             training=settings(Training, content.get("training", {}), "training"),
             sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
-            samplers=samplers,
-            likelihood=settings(Likelihood, content.get("likelihood", {}), "likelihood"),
+            samplers=_samplers(content),
+            likelihood=likelihood,
         )
 
     def use_threads(self) -> None:
@@ -162,6 +166,14 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
             config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
         )
     return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
+
+
+def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
+    nodes = _section(config, "samplers")
+    for name in nodes:
+        if not name or Path(name).name != name:
+            raise ConfigError(f"config.samplers: {name!r} is to be the name of a file: give one without slashes")
+    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:

@@ -18,6 +18,7 @@ from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 from .conftest import ROOT, called
 
 LONG = pytest.mark.long
+NO_STEPS = {"samplers__predictor-corrector__steps": None}
 
 
 @pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
@@ -147,10 +148,17 @@ class TestRefusals:
     def test_a_section_that_is_none(self, here, section):
         self.assert_refused(here("train", **{section: 7}), f"config.{section}=7: give a ")
 
-    def test_a_decay_of_one_and_a_seed_too_long(self, here):
+    def test_a_value_out_of_range(self, here):
         self.assert_refused(here("train", training__ema_decay=1.0), "config.training.ema_decay=1.0 is not allowed")
         self.assert_refused(here("train", seed=2**63), f"config.seed={2**63} is not allowed")
+        self.assert_refused(here("train", likelihood__t_min=1.0), "config.likelihood.t_min=1.0 is not allowed")
+        for name in ("", "a/b", "/a"):
+            node = {name: {"name": "ProbabilityFlowODE"}}
+            self.assert_refused(here("train", samplers=node, **NO_STEPS), f"config.samplers: {name!r} is")
         assert not here.workdir.exists()
+
+    def test_no_sampler_draws_nothing(self, here):
+        self.assert_refused(here("sample", samplers={}, **NO_STEPS), "config.samplers names none")
 
     def test_a_nested_name_is_answered_with_its_kind(self, here):
         done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
