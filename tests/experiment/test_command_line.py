@@ -12,7 +12,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
+from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
 from .conftest import ROOT, called
@@ -215,6 +217,9 @@ def test_the_folder_has_its_config(here):
     assert "trained to step 6 of 6 already" in called("train", "--workdir", workdir).stdout
     done = called("sample", "--workdir", workdir, "--config.sampling.count=2")
     assert done.returncode == 0 and "2 samples by predictor-corrector" in done.stdout
+    experiment = Experiment.from_config(load_config(here.workdir / "config.json"))
+    model, checkpoint = Workdir(workdir).model(experiment)
+    assert checkpoint.step == 6 and model(torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5)).shape == (2, 1, 8, 8)
     other = called("sample", "--workdir", workdir, "--config.network.channels=16")
     assert other.returncode == 2 and "network.channels: 8 -> 16" in other.stderr
     assert (here.workdir / "config.json").read_text() == before
