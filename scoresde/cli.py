@@ -18,6 +18,7 @@ fault of scoresde's, with its traceback.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, overrides = _parse(arguments)
+    if not {"", os.getcwd()} & set(sys.path):  # "module:Class" in a config may lie here; last, so that it hides nothing
+        sys.path.append(os.getcwd())
     from scoresde import experiment as room
     from scoresde.solvers import SolverError
 

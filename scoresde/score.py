@@ -18,6 +18,7 @@ sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the pape
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,6 +177,21 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 }
 
 
+def _check_call(network: nn.Module) -> None:
+    """Raise TypeError where the network cannot be called with an input and a label."""
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # compiled code may not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as problem:
+        name = type(network).__name__
+        raise TypeError(
+            f"network: {name}.forward{signature} is to be called as network(input, label): {problem}"
+        ) from None
+
+
 class ScoreModel(nn.Module):
     """``model(x, t, **condition)`` is the score, for whatever the network predicts.
 
@@ -201,6 +217,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
+        _check_call(network)
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={shown(sde)} has no closed-form kernel: a ScoreModel takes a LinearSDE")
         if data_std is not None:

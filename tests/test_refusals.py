@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoresde import EMA, VPSDE, Exact, GaussianMixture, Quantized, ScoreModel, bits_per_dim, log_likelihood
+from scoresde import EMA, VPSDE, Exact, GaussianMixture, Quantized, ScalarSDE, ScoreModel, bits_per_dim, log_likelihood
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks import MLP, DDPMpp, NCSNv2, SmallUNet
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion, fit
@@ -28,6 +28,7 @@ WRONG = {
     "network a class": (lambda: ScoreModel(MLP, SDE), "network=<class"),
     "network and process exchanged": (lambda: ScoreModel(SDE, NET), "network=VPSDE"),
     "process a network": (lambda: ScoreModel(NET, NET), "sde=<MLP>"),
+    "network of one argument": (lambda: ScoreModel(torch.nn.Linear(2, 2), SDE), "Linear.forward(input"),
     "label a word": (lambda: ScoreModel(NET, SDE, label="time"), "label='time'"),
     "objective of a model": (lambda: DenoisingScoreMatching(MODEL), "sde=<ScoreModel>"),
     "times a word": (lambda: DenoisingScoreMatching(SDE, times="uniform"), "times='uniform'"),
@@ -96,3 +97,13 @@ def test_a_constant_score_has_one():
     latent = a * X.double() + 0.5 * (a - 1.0)  # dx = -beta / 2 (x + c) dt
     wanted = SDE.prior_log_prob(latent) + 2 * torch.log(torch.tensor(a))
     assert torch.allclose(found.log_prob, wanted, atol=1e-4)
+
+
+def test_a_process_says_what_it_is():
+    class Mine(ScalarSDE):
+        alpha = sigma = drift_coefficient = diffusion = None
+
+        def __init__(self, rate):
+            self.rate, self._cache = rate, 0
+
+    assert repr(Mine(3.0)) == "Mine(rate=3.0)"

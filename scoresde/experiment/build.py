@@ -129,7 +129,8 @@ def _find(name: str, where: str, kinds: tuple[type, ...]) -> Any:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as problem:
-            raise ConfigError(f"config.{where}.name={name!r} cannot be imported: {problem}") from problem
+            hint = "" if isinstance(problem, AttributeError) else "; is its folder on PYTHONPATH, or the current one?"
+            raise ConfigError(f"config.{where}.name={name!r} cannot be imported: {problem}{hint}") from problem
     names = known()
     if name not in names:
         fitting = sorted(

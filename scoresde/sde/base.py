@@ -35,6 +35,11 @@ class SDE(ABC):
 
     T: float = 1.0
 
+    def __repr__(self) -> str:
+        """The class and the numbers and words that it was given."""
+        given = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, int | float | str)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x, t), the shape of x."""

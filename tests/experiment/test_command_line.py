@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -249,6 +251,24 @@ class TestCheck:
         done = called("check", "--config", config)
         assert done.returncode == 1, done.stderr
         assert "is a square root missing in diffusion?" in done.stdout
+
+    def test_a_module_in_the_current_folder(self, tmp_path, monkeypatch):
+        """A console script has its own folder on Python's path, and not the one that it is called in."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "lying_here.py").write_text(
+            "from scoresde.sde import VPSDE\n\n\nclass Mine(VPSDE):\n    pass\n"
+        )
+        config = tmp_path / "config.py"
+        config.write_text(
+            "import ml_collections\n\n\n"
+            "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'lying_here:Mine'}})\n"
+        )
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+        monkeypatch.chdir(tmp_path)
+        done = called("check", "--config", config)
+        assert done.returncode == 2 and "is its folder on PYTHONPATH, or the current one?" in done.stderr
+        monkeypatch.chdir(tmp_path / "here")
+        assert called("check", "--config", config).returncode == 0
 
     def test_what_cannot_be_built(self):
         done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
