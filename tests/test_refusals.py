@@ -7,7 +7,7 @@ from scoresde import EMA, VPSDE, Exact, GaussianMixture, Quantized, ScalarSDE, S
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks import MLP, DDPMpp, NCSNv2, SmallUNet
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion, fit
-from scoresde.sde import check
+from scoresde.sde import BlurringSDE, check
 from scoresde.solvers import RungeKutta
 
 SDE = VPSDE()
@@ -57,6 +57,7 @@ WRONG = {
     "no multipliers": (lambda: DDPMpp((3, 16, 16), multipliers=()), "multipliers=()"),
     "multipliers a number, NCSNv2": (lambda: NCSNv2((3, 16, 16), multipliers=2), "multipliers=2"),
     "average of a number": (lambda: EMA(3), "module=3"),
+    "events that blur": (lambda: BlurringSDE(8), "event_shape=8"),
     "check of a class": (lambda: check(VPSDE), "VPSDE"),
     "check on a number": (lambda: check(SDE, 2), "event_shape=2"),
 }  # fmt: skip

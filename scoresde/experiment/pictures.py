@@ -26,22 +26,28 @@ def pictured(event_shape: Sequence[int]) -> int:
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
-    """A grid of images for events (H, W), (1, H, W) or (3, H, W) of quantised data; a scatter plot of the first two
-    coordinates, or lines, for others."""
-    shape = tuple(raw.shape[1:])
-    if isinstance(transform, Quantized) and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))):
-        return _image_grid(raw, transform.levels, columns)
+    """A grid of images for events (1, H, W) or (3, H, W), and (H, W) of quantised data; a scatter plot of the first two
+    coordinates, or lines, for others. Images of real numbers are black at the least and white at the largest of them, but for
+    one in two hundred at each end."""
+    shape, quantised = tuple(raw.shape[1:]), isinstance(transform, Quantized)
+    if (len(shape) == 2 and quantised) or (len(shape) == 3 and shape[0] in (1, 3)):
+        if isinstance(transform, Quantized):
+            return _image_grid(raw / (transform.levels - 1), columns)
+        values = raw.double().flatten()
+        low, high = np.nanquantile(values.numpy(), (0.005, 0.995))
+        return _image_grid((raw.double() - low) / max(high - low, 1e-30), columns)
     return _vector_picture(raw.float())
 
 
-def _image_grid(raw: Tensor, levels: int, columns: int) -> bytes:
+def _image_grid(raw: Tensor, columns: int) -> bytes:
+    """Images with values from 0, black, to 1."""
     images = raw[:, None] if raw.ndim == 3 else raw
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
     canvas = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 0.35)
     for k in range(count):
         y, x = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
-        canvas[:, y : y + height, x : x + width] = images[k] / (levels - 1)
+        canvas[:, y : y + height, x : x + width] = images[k]
     pixels = (canvas.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
     picture = Image.fromarray(pixels).resize(
         (pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST

@@ -182,6 +182,7 @@ class TestRefusals:
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
+        self.assert_refused(here("train", training__checkpoint_every=50), "it holds no checkpoint and may be deleted")
         self.assert_refused(
             here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
         )
@@ -191,7 +192,9 @@ class TestRefusals:
         before = sorted(p.name for p in here.workdir.rglob("*"))
         done = here("train", network__channels=16)
         self.assert_refused(done, "belongs to another config", "network.channels: 8 -> 16")
-        self.assert_refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
+        done = here("train", "ve")
+        self.assert_refused(done, "sde.name: 'VPSDE' -> 'VESDE'")
+        assert "may be deleted" not in done.stderr
         assert sorted(p.name for p in here.workdir.rglob("*")) == before
 
     def test_folder_with_other_files(self, here):

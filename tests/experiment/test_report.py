@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import re
@@ -11,11 +12,14 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from scoresde.data import Affine
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints
 from scoresde.experiment.page import figure, page, table
-from scoresde.experiment.pictures import curve_picture
+from scoresde.experiment.pictures import curve_picture, event_picture
 from scoresde.experiment.report import baselines
 from scoresde.experiment.report_training import read_metrics, speed
 from tests.experiment.conftest import ROOT, HereCommand
@@ -274,3 +278,14 @@ def test_in_a_browser(report, visit):
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")
     seen, console = visit(broken)
     assert f'data-whole="{pictures(page) - 1}"' in seen and len(console) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (8, 8)])
+def test_images_of_real_numbers_are_images(shape):
+    """A ramp from -3 to 5 is shown from black to white; (H, W) of real numbers may be a series, and is drawn as lines."""
+    ramp = torch.linspace(-3.0, 5.0, math.prod(shape)).reshape(1, *shape).expand(4, *shape)
+    shown = np.asarray(Image.open(io.BytesIO(event_picture(ramp, Affine(), columns=2))))
+    if len(shape) == 3:
+        assert shown.shape[:2] == (4 * (2 * 9 + 1),) * 2 and shown.min() < 5 and shown.max() > 250
+    else:
+        assert shown.shape[0] > 100
