@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoresde import EMA, VPSDE, Exact, GaussianMixture, Quantized, ScalarSDE, ScoreModel, bits_per_dim, log_likelihood
+from scoresde.likelihood import known_biases
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks import MLP, DDPMpp, NCSNv2, SmallUNet
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion, fit
@@ -85,6 +86,13 @@ def test_a_score_without_a_graph_has_no_likelihood(score, solver):
     """Its divergence would be 0, and log p a plausible number."""
     with pytest.raises(ValueError, match="leaves no graph"):
         log_likelihood(SDE, score, X, solver=solver)
+
+
+@pytest.mark.parametrize("score", [_blind, lambda x, t: EXACT(x.detach(), t)])
+def test_nor_known_biases(score):
+    assert bool(known_biases(SDE, EXACT, X).cutoff.isfinite().all())
+    with pytest.raises(ValueError, match="leaves no graph"):
+        known_biases(SDE, score, X)
 
 
 def test_a_constant_score_has_one():

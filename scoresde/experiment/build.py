@@ -79,20 +79,7 @@ def build(
     target = _find(str(node["name"]), where, among or ((kind,) if kind else ()))
     allowed = inspect.signature(target).parameters
     title = "" if kind is target else f"{node['name']} "
-    arguments: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "name":
-            continue
-        if key not in allowed:
-            raise ConfigError(
-                f"config.{where}.{key} is not known: {title or f'config.{where} '}takes {_listed(allowed)}"
-                f"{suggestion(key, list(allowed))}"
-            )
-        nested = isinstance(value, Mapping) and "name" in value
-        if nested:
-            arguments[key] = build(value, f"{where}.{key}", among=_classes(target, key), **context)
-        else:
-            arguments[key] = _plain(value)
+    arguments = _arguments(node, where, target, title, context)
     for key, value in context.items():
         if key in allowed and key not in arguments:
             arguments[key] = value
@@ -114,6 +101,25 @@ def build(
     if kind is not None and not isinstance(made, kind):
         raise ConfigError(f"config.{where}: {node['name']} is not a {kind.__name__}")
     return made
+
+
+def _arguments(node: Mapping[str, Any], where: str, target: Any, title: str, context: dict[str, Any]) -> dict[str, Any]:
+    """What a node gives its target, nodes among it built. Raises ConfigError for what the target does not take."""
+    allowed, arguments = inspect.signature(target).parameters, {}
+    for key, value in node.items():
+        if key == "name":
+            continue
+        if key not in allowed:
+            raise ConfigError(
+                f"config.{where}.{key} is not known: {title or f'config.{where} '}takes {_listed(allowed)}"
+                f"{suggestion(key, list(allowed))}"
+            )
+        nested = isinstance(value, Mapping) and "name" in value
+        if nested:
+            arguments[key] = build(value, f"{where}.{key}", among=_classes(target, key), **context)
+        else:
+            arguments[key] = _plain(value)
+    return arguments
 
 
 def settings(cls: type[Kind], node: Mapping[str, Any], where: str) -> Kind:
@@ -150,12 +156,8 @@ def _classes(target: Any, key: str) -> tuple[type, ...]:
         hint = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__).get(key)
     except (NameError, TypeError, AttributeError):
         return ()
-    found = typing.get_args(hint) or (hint,)
-    return tuple(c for c in found if inspect.isclass(c) and c.__module__.startswith("scoresde") and not _is_protocol(c))
-
-
-def _is_protocol(cls: type) -> bool:
-    return getattr(cls, "_is_protocol", False)
+    ours = [c for c in typing.get_args(hint) or (hint,) if inspect.isclass(c) and c.__module__.startswith("scoresde")]
+    return tuple(c for c in ours if not getattr(c, "_is_protocol", False))
 
 
 def _listed(parameters: Mapping[str, Any]) -> str:

@@ -249,7 +249,7 @@ def known_biases(
     check_batch("x", x)
     check_finite("x", x)
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
-    divergence = divergence or Exact()
+    score, divergence = _Followed(score), divergence or Exact()
     state, _ = sde.lift(x, noise)
     d = state[0].numel()
     t = torch.tensor(t_min, dtype=torch.float64, device=x.device)
