@@ -26,6 +26,8 @@ SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
 )  # fmt: skip
 """The keys at the top of a config."""
+OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood")
+"""Those with keys below them that a config may leave out."""
 
 
 def load_config(file: str | Path) -> ConfigDict:
@@ -77,13 +79,16 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
     for key in sorted(overrides, key=lambda k: not k.endswith(".name")):
         *parents, last = key.split(".")
         node = config
+        if parents and parents[0] in OPTIONAL and parents[0] not in config:
+            with config.unlocked():
+                config[parents[0]] = ConfigDict()
         for depth, part in enumerate(parents):
             if not isinstance(node, ConfigDict) or part not in node:
                 _refuse(".".join(parents[: depth + 1]), node, part)
             node = node[part]
         if not isinstance(node, ConfigDict):
             raise ConfigError(f"--config.{key}: config.{'.'.join(parents)}={node!r} has no keys below it")
-        if not parents and last not in config:
+        if not parents and last not in (*config, *SECTIONS):
             _refuse(last, config, last)
         value = _literal(overrides[key])
         if last == "name" and node.get("name") != value:

@@ -15,8 +15,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from ml_collections import ConfigDict
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from scoresde.experiment import ConfigError, Experiment, Workdir, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
 from .conftest import ROOT, called
@@ -284,6 +285,15 @@ def test_an_overridden_name_starts_its_node_anew(here):
     assert done.returncode == 0, done.stderr
     config = json.loads((here.workdir / "config.json").read_text())
     assert config["sde"] == {"name": "VESDE", "sigma_max": 20.0}
+
+
+def test_sections_that_a_config_leaves_out_can_be_set():
+    config = ConfigDict({"sde": {"name": "VPSDE"}})
+    apply_overrides(config, {"sampling.count": "3", "training.steps": "2", "seed": "4"})
+    assert config.sampling.count == 3 and config.training.steps == 2 and config.seed == 4
+    for key, near in (("smapling.count", "did you mean"), ("sampling.a.b", "sampling.a"), ("sede", "sede")):
+        with pytest.raises(ConfigError, match=near):
+            apply_overrides(config, {key: "1"})
 
 
 def test_a_report_of_an_unfinished_run_says_what_is_missing(here):
