@@ -20,7 +20,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from scoresde._validation import suggestion
@@ -62,8 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, overrides = _parse(arguments)
-    if not {"", os.getcwd()} & set(sys.path):  # "module:Class" in a config may lie here; last, so that it hides nothing
-        sys.path.append(os.getcwd())
+    with _current_folder():
+        return _run(options, overrides)
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """The current folder on Python's path, for "module:Class" in a config; last, so that it hides nothing."""
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.reverse()
+        sys.path.remove(folder)
+        sys.path.reverse()
+
+
+def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """A command, and what it refuses as an exit code."""
     from scoresde import experiment as room
     from scoresde.solvers import SolverError
 

@@ -272,7 +272,8 @@ class TestCheck:
         done = called("check", "--config", config)
         assert done.returncode == 2 and "is its folder on PYTHONPATH, or the current one?" in done.stderr
         monkeypatch.chdir(tmp_path / "here")
-        assert called("check", "--config", config).returncode == 0
+        before = list(sys.path)
+        assert called("check", "--config", config).returncode == 0 and sys.path == before
 
     def test_what_cannot_be_built(self):
         done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
