@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from scoresde._files import write_atomic
+from scoresde.experiment.build import ConfigError
 from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.kept import changes, file_digest
@@ -51,9 +52,12 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
 
     processes: local processes that share the work.
 
-    Returns the pictures; None in a launcher's process that is not the last to finish. Raises WorkdirError where another process
-    draws in the folder, WorkerError where a local process died, FloatingPointError for a sample that is not finite.
+    Returns the pictures; None in a launcher's process that is not the last to finish. Raises ConfigError where there is no
+    sampler, WorkdirError where another process draws in the folder, WorkerError where a local process died, FloatingPointError
+    for a sample that is not finite.
     """
+    if not experiment.samplers:
+        raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
     return share(Sampling, experiment, workdir, processes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,9 +154,11 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        samplers = {
-            name: build(node, f"samplers.{name}", Sampler) for name, node in content.get("samplers", {}).items()
-        }
+        likelihood = settings(Likelihood, content.get("likelihood", {}), "likelihood")
+        if likelihood.t_min >= sde.T:
+            raise ConfigError(
+                f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
+            )
         return cls(
             config=config,
             seed=seed,
@@ -167,8 +170,8 @@ class Experiment:
             objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde, seed=seed),
             training=settings(Training, content.get("training", {}), "training"),
             sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
-            samplers=samplers,
-            likelihood=settings(Likelihood, content.get("likelihood", {}), "likelihood"),
+            samplers=_samplers(content),
+            likelihood=likelihood,
             evaluation=settings(Evaluation, content.get("evaluation", {}), "evaluation", **_grey(data)),
         )
 
@@ -183,7 +186,7 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
 
     ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
     """
-    options = dict(config.get("model", {}))
+    options = dict(_section(config, "model"))
     if steps := options.pop("steps", 0):
         try:
             sde = sde.discretize(steps)
@@ -208,13 +211,30 @@ def _grey(data: Splits) -> dict[str, float]:
     return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
 
+def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
+    nodes = _section(config, "samplers")
+    for name in nodes:
+        if not name or Path(name).name != name:
+            raise ConfigError(f"config.samplers: {name!r} is to be the name of a file: give one without slashes")
+    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+
+
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
     try:
         check_count(key, value, least=0)
     except ValueError as problem:
         raise ConfigError(f"config.{problem}") from problem
+    if value >= 2**63:
+        raise ConfigError(f"config.{key}={value} is not allowed: give a whole number below 2**63")
     return value
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key, {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"config.{key}={section!r}: give a section, {{'key': value, ...}}")
+    return section
 
 
 def _device(name: str) -> torch.device:

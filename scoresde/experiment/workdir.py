@@ -31,6 +31,7 @@ from scoresde.experiment.checkpoint import (
     Checkpoint,
     CheckpointError,
     last_checkpoint,
+    list_checkpoints,
     load_weights,
     passed_over,
     remove,
@@ -104,8 +105,9 @@ class Workdir:
         lines = [line for line in lines if not _may_change(line.split(":")[0])]
         if lines:
             shown = "\n  ".join(lines)
+            empty = "" if list_checkpoints(self.checkpoints) else "it holds no checkpoint and may be deleted; or "
             raise WorkdirError(
-                f"--workdir {self.path} belongs to another config; give another folder, or the config that it has. "
+                f"--workdir {self.path} belongs to another config; {empty}give another folder, or the config that it has. "
                 f"Differences (folder's -> given):\n  {shown}"
             )
 
