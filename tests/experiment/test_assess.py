@@ -307,7 +307,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
         "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"), "compared": ("1", "compared=1"),
-        "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "has no argument 'k'"),
+        "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "config.evaluation.k is not known"),
     }  # fmt: skip
     for key, (value, message) in refusals.items():
         assert message in run(code=2, **{f"evaluation__{key}": value}).stderr
