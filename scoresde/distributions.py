@@ -109,13 +109,12 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B, *event) -> (B,)."""
+        check_batch("x", x)
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return self._evaluate(x, one, 0.0 * one)[0]
 
     def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
-        check_batch("x", x)
-        sde.check_time(t, len(x))
         return self._at(sde, x, t)[0]
 
     def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
@@ -124,10 +123,12 @@ class GaussianMixture:
 
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log-density (B,) and score (B, *state) of x_t at the state x."""
-        t = t.to(torch.float64)
         check_batch("x", x)
+        sde.check_time(t, len(x))
+        t = t.to(torch.float64)
         if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
-            raise ValueError(f"x has shape {tuple(x.shape)}: the states are {sde.state_shape(self.event_shape)}")
+            state = ", ".join(["B", *map(str, sde.state_shape(self.event_shape))])
+            raise ValueError(f"x has shape {tuple(x.shape)}: give ({state}), a batch of the process's states")
         kernel = sde.kernel(t)
         dtype, x = x.dtype, x.to(torch.float64)
         x = x - kernel.mean(torch.zeros_like(x))

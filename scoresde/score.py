@@ -19,6 +19,7 @@ process with a shift the mean of x_t for data about 0 is taken off first.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_batch, check_choice, check_number
+from scoresde._validation import check_batch, check_choice, check_number, shown
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 
@@ -177,6 +178,21 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 }
 
 
+def _check_call(network: nn.Module) -> None:
+    """Raise TypeError where the network cannot be called with an input and a label."""
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # compiled code may not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as problem:
+        name = type(network).__name__
+        raise TypeError(
+            f"network: {name}.forward{signature} is to be called as network(input, label): {problem}"
+        ) from None
+
+
 class ScoreModel(nn.Module):
     """``model(x, t, **condition)`` is the score, for whatever the network predicts.
 
@@ -200,15 +216,24 @@ class ScoreModel(nn.Module):
         data_std: float | None = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
+        _check_call(network)
         if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={sde!r} has no closed-form kernel: a ScoreModel takes a LinearSDE")
+            raise TypeError(f"sde={shown(sde)} has no closed-form kernel: a ScoreModel takes a LinearSDE")
         if data_std is not None:
             check_number("data_std", data_std, above=0.0)
         if isinstance(prediction, str):
             check_choice("prediction", prediction, PREDICTIONS)
             prediction = PREDICTIONS[prediction]()
         if not isinstance(prediction, Prediction):
-            raise TypeError(f"prediction={prediction!r} is not a Prediction: give {sorted(PREDICTIONS)} or an instance")
+            raise TypeError(
+                f"prediction={shown(prediction)} is not a Prediction: give {sorted(PREDICTIONS)} or an instance"
+            )
+        if label is not None and not callable(label):
+            raise TypeError(
+                f"label={label!r} cannot be called: give LogNoiseLabel(), TimeLabel(999.0), SigmaLabel(), ..."
+            )
         self.network, self.sde, self.prediction = network, sde, prediction
         self.label, self.data_std = label or LogNoiseLabel(), data_std
 
@@ -240,6 +265,8 @@ class ScoreModel(nn.Module):
 
     def _check_input(self, x: Tensor, t: Tensor) -> None:
         check_batch("x", x)
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t is a {type(t).__name__}: give a torch.Tensor of shape ({len(x)},), one time per sample")
         weight = next(self.network.parameters(), None)
         if weight is not None and weight.is_floating_point():
             kind = x.device.type

@@ -23,7 +23,7 @@ _TITLES = {
     "learning_rate": "learning rate",
     "images_per_second": "training events per second",
     "ema_distance": "distance of the averaged weights from the weights",
-    "memory_mb": "memory held at most, MiB",
+    "memory_mib": "memory held at most, MiB",
     "skipped": "steps without an update, so far",
 }
 

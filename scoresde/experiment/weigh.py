@@ -258,6 +258,7 @@ def pilot_grid(
             except (ValueError, KeyError, TypeError, AttributeError, OSError) as found:
                 problem = f"cannot be read ({type(found).__name__}: {found})"
             workdir.log(f"{workdir.path}: {file.name} {problem}: fitted again")
+        workdir.log(f"{workdir.path}: a pilot on {count} training events places nodes, once for this checkpoint")
         started = time.perf_counter()
         x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
         grid = fit_grid(model.sde, model, x, t_min=plan.t_min)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number, check_output, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem
@@ -102,8 +103,11 @@ def log_likelihood(
         Otherwise no result has a graph.
 
     A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
-    system, raises. Raises ValueError for bad input, SolverError where the solver cannot go on.
+    system, raises. Raises TypeError or ValueError for bad input, ValueError for a score that depends on x but leaves no graph to
+    it (``torch.no_grad``, ``detach``), since its divergence would be 0, SolverError where the solver cannot go on.
     """
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE(); log_likelihood(sde, score, x)")
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
@@ -114,14 +118,15 @@ def log_likelihood(
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)
-    if divergence is None:
-        divergence = _divergence(engine, x[0].numel())
+    divergence = _divergence(engine, x[0].numel()) if divergence is None else divergence
+    if not isinstance(divergence, Divergence):
+        raise TypeError(f"divergence={divergence!r} is not a Divergence: give Exact(), Hadamard(), Hutchinson(), ...")
     if probes is not None:
         divergence = _with_probes(divergence, probes)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     state, drawn = sde.lift(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
-        found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
+        found = engine.weigh(FlowProblem(sde, _Followed(score), t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
@@ -140,10 +145,54 @@ def log_likelihood(
     )
 
 
+class _Followed:
+    """A score that returns tensors of the right shape, and a graph to x unless it is constant in x.
+
+    The graph is looked at on the first call that wants one.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score, self.looked = score, False
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        value = self.score(x, t)
+        check_output("score", value, x)
+        if not self.looked and torch.is_grad_enabled() and x.requires_grad:
+            self.looked = True
+            self._check_graph(value, x, t)
+        return value
+
+    def _check_graph(self, value: Tensor, x: Tensor, t: Tensor) -> None:
+        if value.requires_grad and _reaches(value, x):
+            return
+        with torch.no_grad():
+            change = self.score(x.detach() + 1.0, t) - value
+        if bool((change.nan_to_num(nan=0.0) != 0).any()):
+            raise ValueError(
+                "score depends on x but leaves no graph to it (torch.no_grad, detach, NumPy?): its divergence, and with it "
+                "log p, cannot be found. Call the model itself; no graph is kept for the result unless differentiable=True"
+            )
+
+
+def _reaches(value: Tensor, x: Tensor) -> bool:
+    """Whether the graph of ``value`` leads back to x."""
+    goal, seen, ahead = get_gradient_edge(x).node, set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is goal:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return False
+
+
 def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None) -> Engine:
     if isinstance(solver, Engine):
         return solver
     if solver is not None:
+        if not callable(getattr(solver, "solve", None)):
+            raise TypeError(f"solver={solver!r} is not a solver: give Multistep(), RungeKutta() or ScipyODE()")
         return Adaptive(solver)
     if isinstance(sde, LinearSDE):
         return Multistep(tolerance=tolerance)
@@ -206,7 +255,7 @@ def known_biases(
     check_same_process(sde, score)
     sde = sde.continuous
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
-    divergence = divergence or Exact()
+    score, divergence = _Followed(score), divergence or Exact()
     state, _ = sde.lift(x, noise)
     d = state[0].numel()
     t = torch.tensor(t_min, dtype=torch.float64, device=x.device)

@@ -24,7 +24,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_counts
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
@@ -81,7 +81,8 @@ class Pilot:
     ) -> Pilot:
         """The paths of a batch of ``shape`` (B, *event), at twice ``fine`` evaluations and 21. B is 16 at least; 128 is enough
         for most fits to hold on other starts."""
-        check_count("shape[0]", shape[0], least=16)
+        check_counts("shape", shape)
+        check_count("shape[0]", shape[0] if shape else 0, least=16)
         process, counted = linear(sde, "fit"), CountedScore(score)
 
         def draw(sampler: Sampler, keep: int = 0):  # type: ignore[no-untyped-def]

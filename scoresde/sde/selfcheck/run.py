@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scoresde._validation import check_counts, shown
 from scoresde.sde.base import SDE
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.selfcheck.conduct import edges, noise_rises, shapes
@@ -21,7 +22,8 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
     event_shape: of the events to check on; small, and the process's own where it takes only one.
     """
     if not isinstance(sde, LinearSDE):
-        raise TypeError(f"{sde!r} states no kernel: its drift and diffusion have nothing to be compared with")
+        raise TypeError(f"{shown(sde)} states no kernel: its drift and diffusion have nothing to be compared with")
+    check_counts("event_shape", event_shape)
     subject = Subject(sde, tuple(event_shape))
     rows: list[CheckRow] = []
     for part in (kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
