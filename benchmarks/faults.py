@@ -1,4 +1,5 @@
-"""Faults put in on purpose while `scoresde train` runs in real processes, and what became of each: a table.
+"""Faults put in on purpose while `scoresde` runs in real processes, and what became of each: a table. Those of `train` are here,
+those of `sample` and `likelihood` in work_faults.py.
 
     .venv/bin/python benchmarks/faults.py --times 10
 
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import work_faults
 from benchmarks.children import Child, flags, together, train
 from scoresde.experiment.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
 
@@ -271,21 +273,38 @@ def ranks_stopped(bench: Bench, folder: Path) -> None:
 
 def torchrun(bench: Bench, folder: Path) -> None:
     """kill -9 of a process under torchrun itself: torchrun ends with code 1, what was saved stays"""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    launcher = subprocess.Popen(
-        [*command, "-m", "scoresde", "train", *flags(folder)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    while len(list_checkpoints(folder / "checkpoints")) < 2:
-        assert launcher.poll() is None, launcher.communicate()
-        time.sleep(0.005)
+    launcher = _launch(folder)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True).stdout
     os.kill(bench.random.choice([int(pid) for pid in workers.split()]), signal.SIGKILL)
     output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1, output
     assert "another process has gone" in output, output
     bench.go_on(folder, 2)
+
+
+def preempted(bench: Bench, folder: Path) -> None:
+    """SIGTERM to torchrun, alone or with all its processes at once: all stop at the same step, saved, within 30 s"""
+    launcher = _launch(folder)
+    time.sleep(bench.random.uniform(0.0, 0.2))
+    bench.random.choice([os.kill, os.killpg])(launcher.pid, signal.SIGTERM)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode != 0 and "saved; the same command goes on from there" in output, output
+    intact(folder)
+    bench.go_on(folder, 2)
+
+
+def _launch(folder: Path) -> subprocess.Popen[str]:
+    """Two processes under torchrun, in a session of their own, after two checkpoints."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    launcher = subprocess.Popen(
+        [*command, "-m", "scoresde", "train", *flags(folder)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    while len(list_checkpoints(folder / "checkpoints")) < 2:
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.005)
+    return launcher
 
 
 def _refuses(path: Path) -> None:
@@ -298,7 +317,7 @@ def _refuses(path: Path) -> None:
 
 FAULTS: tuple[Callable[[Bench, Path], None], ...] = (
     killed_at_random, killed_while_saving, stopped_once, stopped_twice, disk_full, truncated, flipped, hostile, read_only,
-    two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun,
+    two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun, preempted, *work_faults.FAULTS,
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Everything with everything: each process with each objective, each sampler and the likelihood. Writes docs/matrix.md.
 
-    .venv/bin/python benchmarks/matrix.py
+    .venv/bin/python benchmarks/matrix.py                       all of it
+    .venv/bin/python benchmarks/matrix.py "adaptive SDE"        some columns, beside what the page has
 
 Data is a Gaussian mixture, the score its closed form under the process. The figure of a sampler is the larger of the
 worst error of a mean (in standard deviations) and the worst relative error of a standard deviation over coordinates,
@@ -15,17 +16,20 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scoresde import Exact, GaussianMixture, log_likelihood
+from scoresde._validation import check_choice
 from scoresde.losses import DenoisingScoreMatching, SlicedScoreMatching, UniformLogNoise
 from scoresde.samplers import (
     DDIM,
     EDM,
+    AdaptiveSDE,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPlusPlus,
@@ -146,6 +150,7 @@ SAMPLERS: dict[str, Callable[[], object]] = {
     "flow by SciPy": lambda: ProbabilityFlowODE(),
     "reverse SDE by torchsde": lambda: ReverseSDESampler(steps=STEPS, denoise=False),
     "the same, SRK": lambda: ReverseSDESampler(TorchSDE("srk"), steps=STEPS, denoise=False),
+    "adaptive SDE": lambda: AdaptiveSDE(denoise=False),
 }
 
 EVENTS: dict[str, Event] = {"vector": (2,), "image": (1, 2, 4), "series": (2, 3)}
@@ -219,58 +224,82 @@ def cell(work: Callable[[], float]) -> tuple[float, str]:
         return math.nan, str(refusal)
 
 
-def row(process: str, event: Event, count: int = 1000) -> dict[str, tuple[float, str]]:
-    """All figures of one process on one kind of event."""
+def row(process: str, event: Event, count: int = 1000, names: Collection[str] = ()) -> dict[str, tuple[float, str]]:
+    """All figures of one process on one kind of event, or those of the columns ``names``."""
     sde, law = PROCESSES[process](event), mixture(event)
     score = score_for(law, process, sde)
-    found: dict[str, tuple[float, str]] = {}
-    for name, make in OBJECTIVES.items():
-        found[name] = cell(lambda make=make: least_at(law, process, sde, make))
-    for name, sampler in SAMPLERS.items():
-        found[name] = cell(
-            lambda sampler=sampler: sampler_error(
-                law, sampler()(sde, score, (count, *event), seed=3, dtype=torch.float64).samples
-            )
-        )
-    found["likelihood"] = cell(lambda: likelihood_error(law, process, sde))
+
+    def sampled(sampler: Callable) -> float:
+        return sampler_error(law, sampler()(sde, score, (count, *event), seed=3, dtype=torch.float64).samples)
+
+    work: dict[str, Callable[[], float]] = {
+        **{name: partial(least_at, law, process, sde, make) for name, make in OBJECTIVES.items()},
+        **{name: partial(sampled, sampler) for name, sampler in SAMPLERS.items()},
+        "likelihood": partial(likelihood_error, law, process, sde),
+    }
+    found = {name: cell(one) for name, one in work.items() if not names or name in names}
     return {name: (value, reason.replace(repr(sde), process)) for name, (value, reason) in found.items()}
 
 
-def main() -> None:
-    """Write docs/matrix.md."""
+COLUMNS = (*OBJECTIVES, *SAMPLERS, "likelihood")
+Tables = dict[str, dict[str, dict[str, str]]]
+"""Kind of events, process, column: what the page shows."""
+
+
+def shown(name: str, value: float, reason: str) -> str:
+    """A cell."""
+    if reason:
+        return "refused"
+    return f"{value:.3f}" if name in OBJECTIVES else f"{value:.1e}" if name == "likelihood" else f"{value:.2f}"
+
+
+def read(page: Path) -> tuple[Tables, list[str]]:
+    """The tables and the refusals of a page."""
+    tables: Tables = {}
+    refusals, kind, names = [], "", [""]
+    for line in page.read_text().splitlines():
+        parts = [part.strip() for part in line.strip("|").split("|")]
+        if line.startswith("## "):
+            kind = line.split()[1].lower()
+        elif line.startswith("- "):
+            refusals.append(line)
+        elif line.startswith("| process |"):
+            names = parts[1:]
+        elif line.startswith("| "):
+            tables.setdefault(kind, {})[parts[0]] = dict(zip(names, parts[1:], strict=True))
+    return tables, refusals
+
+
+def write(page: Path, tables: Tables, refusals: list[str]) -> None:
+    """The page."""
+    text = ["# Everything with everything\n", (__doc__ or "").split("\n", 2)[2].strip("\n") + "\n"]
+    for kind, event in EVENTS.items():
+        text += [f"\n## {kind.capitalize()} events {event}\n", "| process | " + " | ".join(COLUMNS) + " |"]
+        text += ["|---" * (len(COLUMNS) + 1) + "|"]
+        for process, cells in tables[kind].items():
+            text.append(f"| {process} | " + " | ".join(cells[name] for name in COLUMNS) + " |")
+    page.write_text("\n".join([*text, "\n## Refusals\n", *refusals]) + "\n")
+
+
+def main(names: list[str]) -> None:
+    """Write docs/matrix.md, or the columns ``names`` of it."""
     torch.set_num_threads(1)
-    started = time.perf_counter()
-    text = ["# Everything with everything\n", (__doc__ or "").split("\n", 2)[2].strip() + "\n"]
+    started, page = time.perf_counter(), Path(__file__).resolve().parents[1] / "docs" / "matrix.md"
+    for name in names:
+        check_choice("column", name, COLUMNS)
+    tables, refusals = read(page) if names else ({}, [])
     reasons: dict[tuple[str, str], dict[str, None]] = {}
     for kind, event in EVENTS.items():
-        rows = {process: row(process, event) for process in PROCESSES}
-        names = list(next(iter(rows.values())))
-        text += [
-            f"\n## {kind.capitalize()} events {event}\n",
-            "| process | " + " | ".join(names) + " |",
-            "|---" * (len(names) + 1) + "|",
-        ]
-        for process, cells in rows.items():
-            shown = []
-            for name, (value, reason) in cells.items():
-                shown.append(
-                    "refused"
-                    if reason
-                    else f"{value:.3f}"
-                    if name in OBJECTIVES
-                    else f"{value:.1e}"
-                    if name == "likelihood"
-                    else f"{value:.2f}"
-                )
+        for process in PROCESSES:
+            cells = tables.setdefault(kind, {}).setdefault(process, {})
+            for name, (value, reason) in row(process, event, names=names).items():
+                cells[name] = shown(name, value, reason)
                 if reason:
                     reasons.setdefault((process, reason), {})[name] = None
-            text.append(f"| {process} | " + " | ".join(shown) + " |")
-    if reasons:
-        text.append("\n## Refusals\n")
-        text += [f"- {process}, with {'; '.join(names)}: {reason}" for (process, reason), names in reasons.items()]
-    Path(__file__).resolve().parents[1].joinpath("docs", "matrix.md").write_text("\n".join(text) + "\n")
+    refusals += [f"- {process}, with {'; '.join(of)}: {reason}" for (process, reason), of in reasons.items()]
+    write(page, tables, list(dict.fromkeys(refusals)))
     print(f"docs/matrix.md in {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

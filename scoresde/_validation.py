@@ -6,7 +6,7 @@ Every message names the parameter, the value that came and what is allowed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -39,14 +39,20 @@ def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
 
 
 def check_number(
-    name: str, value: float, *, above: float | None = None, least: float | None = None, most: float | None = None
+    name: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
 ) -> None:
-    """Raise ValueError unless ``value`` is a finite number with ``above`` < value, ``least`` <= value <= ``most``."""
+    """Raise ValueError unless ``value`` is a finite number, ``above`` < value < ``below`` and ``least`` <= value <= ``most``."""
     good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     good = good and (above is None or value > above) and (least is None or value >= least)
-    if not (good and (most is None or value <= most)):
+    if not (good and (most is None or value <= most) and (below is None or value < below)):
         bounds = [f"> {above}" if above is not None else "", f">= {least}" if least is not None else ""]
-        bounds.append(f"<= {most}" if most is not None else "")
+        bounds += [f"<= {most}" if most is not None else "", f"< {below}" if below is not None else ""]
         wanted = " and ".join(b for b in bounds if b)
         raise ValueError(f"{name}={value!r} is not allowed: give a finite number{' ' + wanted if wanted else ''}")
 
@@ -55,6 +61,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} is not allowed: give a whole number >= {least}")
+
+
+def shown(value: object) -> str:
+    """What ``value`` is, in one short line: a module prints itself over many."""
+    text = repr(value)
+    return text if len(text) <= 120 and "\n" not in text else f"<{type(value).__name__}>"
 
 
 def check_batch(name: str, x: Tensor) -> None:
@@ -67,6 +79,31 @@ def check_batch(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} has shape (): give a batch of shape (B, *event)")
     if x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: give at least one event, and no dimension of size 0")
+
+
+def check_counts(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a sequence of whole numbers >= 1, such as an event's shape; it may be empty."""
+    sequence = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0]
+    if not all(isinstance(n, Integral) and int(n) >= 1 for n in sequence):
+        raise ValueError(f"{name}={value!r} is not allowed: give a tuple of whole numbers >= 1")
+
+
+def check_kind(dtype: object, device: torch.device | str | None) -> None:
+    """Raise unless ``dtype`` is a floating-point dtype and ``device`` one on which torch can put a tensor."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype={dtype!r} is not allowed: give a floating-point dtype, e.g. torch.float32")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as problem:
+        raise ValueError(f"device={device!r} cannot be used: give None, 'cpu' or 'cuda:0'") from problem
+
+
+def check_output(name: str, value: object, x: Tensor) -> None:
+    """Raise unless ``value``, what ``name`` returned for ``x``, is a tensor of the shape of ``x``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} returned a {type(value).__name__}: it must return a torch.Tensor of the shape of x")
+    if value.shape != x.shape:
+        raise ValueError(f"{name} returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
 
 
 def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scoresde._validation import check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
-from scoresde.sde.kernel import ScalarKernel
+from scoresde.sde.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
 
 _CHUNK = 2**24
@@ -109,13 +109,12 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B, *event) -> (B,)."""
+        check_batch("x", x)
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return self._evaluate(x, one, 0.0 * one)[0]
 
     def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
-        check_batch("x", x)
-        sde.check_time(t, len(x))
         return self._at(sde, x, t)[0]
 
     def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
@@ -124,41 +123,48 @@ class GaussianMixture:
 
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log-density (B,) and score (B, *state) of x_t at the state x."""
-        t = t.to(torch.float64)
         check_batch("x", x)
+        sde.check_time(t, len(x))
+        t = t.to(torch.float64)
         if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
-            raise ValueError(f"x has shape {tuple(x.shape)}: the states are {sde.state_shape(self.event_shape)}")
+            state = ", ".join(["B", *map(str, sde.state_shape(self.event_shape))])
+            raise ValueError(f"x has shape {tuple(x.shape)}: give ({state}), a batch of the process's states")
         kernel = sde.kernel(t)
         dtype, x = x.dtype, x.to(torch.float64)
         x = x - kernel.mean(torch.zeros_like(x))
         if isinstance(kernel.centred, ScalarKernel):
             log_prob, score = self._evaluate(x, kernel.centred.a, kernel.centred.std)
             return log_prob.to(dtype), score.to(dtype)
-        log_prob, score = torch.empty(len(x), dtype=torch.float64), torch.empty(x.shape, dtype=torch.float64).flatten(1)
-        times = t.expand(len(x))
-        flat = x.flatten(1)
-        rows = []
-        for time in times.unique():
-            here = times == time
-            means, factors = self._dense(sde, time)
-            rows.append((here, *_full(flat[here], means, factors, self.weights)))
-        for here, value, slope in rows:
-            log_prob = log_prob.masked_scatter(here, value)
-            score = score.masked_scatter(here[:, None], slope)
+        flat, times = x.flatten(1), t.expand(len(x))
+        if bool((times == times[0]).all()):
+            log_prob, score = _full(flat[None], *self._dense(sde, times[:1]), self.weights)
+            return log_prob[0].to(dtype), score[0].to(dtype).reshape(x.shape)
+        rows = max(1, _CHUNK // (8 * len(self.means) * flat.shape[1] ** 2))
+        parts = []
+        for i in range(0, len(x), rows):
+            own, which = times[i : i + rows].unique(return_inverse=True)
+            means, factors = self._dense(sde, own)
+            parts.append(_full(flat[i : i + rows, None], means[which], factors[which], self.weights))
+        log_prob, score = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
         return log_prob.to(dtype), score.to(dtype).reshape(x.shape)
 
     def _dense(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (K, D) and Cholesky factors (K, D, D) of the components of x_t, for any linear kernel without its shift."""
-        kernel, d = sde.kernel(t).centred, self.means.shape[1]
-        unit = torch.eye(d, dtype=torch.float64).reshape(d, *self.event_shape)
-        forward = kernel.mean(sde.augment(unit)).flatten(1).mT  # (D, d)
-        size = len(forward)
-        whole = torch.eye(size, dtype=torch.float64).reshape(size, *sde.state_shape(self.event_shape))
-        noise = kernel.covariance(whole).reshape(size, size)
+        """Means (n, K, D) and Cholesky factors (n, K, D, D) of the components of x_t without its shift, at times t (n,)."""
+        n, d, shape = len(t), self.means.shape[1], sde.state_shape(self.event_shape)
+        size = math.prod(shape)
+
+        def columns(count: int, event: tuple[int, ...], function: Callable[[GaussianKernel, Tensor], Tensor]) -> Tensor:
+            """A map's matrices (n, D, count), from its images of unit vectors of shape ``event``."""
+            unit = torch.eye(count, dtype=torch.float64).reshape(count, *event).repeat(n, *(1,) * len(event))
+            images = function(sde.kernel(t.repeat_interleave(count)).centred, unit)
+            return images.reshape(n, count, size).mT
+
+        forward = columns(d, self.event_shape, lambda kernel, unit: kernel.mean(sde.augment(unit)))
+        noise = columns(size, shape, lambda kernel, unit: kernel.covariance(unit))[:, None]
         variances = self.variances.expand(-1, d)
-        turned = forward.expand(len(variances), -1, -1)
+        turned = forward[:, None].expand(-1, len(variances), -1, -1)
         if self.rotations is not None:
-            turned = forward @ self.rotations
+            turned = turned @ self.rotations
         covariances = turned @ (variances[:, :, None] * turned.mT) + 0.5 * (noise + noise.mT)
         return self.means @ forward.mT, torch.linalg.cholesky(covariances)
 
@@ -206,17 +212,17 @@ class GaussianMixture:
 
 
 def _full(x: Tensor, means: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """log-density (B,) and score (B, D) of a mixture with covariances factor factor^T, at x (B, D)."""
-    offset = (x[:, None] - means).movedim(0, -1)  # (K, D, B)
+    """log-density (G, n) and score (G, n, D) at x (G, n, D) of mixtures with means (G, K, D) and covariances factor factor^T."""
+    offset = (x[:, None] - means[:, :, None]).mT  # (G, K, D, n)
     white = torch.linalg.solve_triangular(factors, offset, upper=False)
     slope = torch.linalg.solve_triangular(factors.mT, white, upper=True)
-    log_det = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_joint = (weights.log() - log_det - 0.5 * x.shape[1] * math.log(2.0 * math.pi))[:, None] - 0.5 * (white**2).sum(
-        1
+    log_det = (
+        factors.diagonal(dim1=-2, dim2=-1).log().sum(-1) - weights.log() + 0.5 * x.shape[-1] * math.log(2.0 * math.pi)
     )
-    log_prob = log_joint.logsumexp(0)
-    share = (log_joint - log_prob).exp()
-    return log_prob, -torch.einsum("kb,kdb->bd", share, slope)
+    log_joint = -log_det[..., None] - 0.5 * (white**2).sum(2)
+    log_prob = log_joint.logsumexp(1)
+    share = (log_joint - log_prob[:, None]).exp()
+    return log_prob, -torch.einsum("gkn,gkdn->gnd", share, slope)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class EMA:
         check_number("decay", decay, least=0.0)
         if decay >= 1.0:
             raise ValueError(f"decay={decay!r} is not allowed: give a number in [0, 1); at 1 the average never moves")
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module={module!r} is not a module: give a torch.nn.Module")
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import torch
@@ -35,7 +35,8 @@ _ROUNDS = 10
 # tensors () of the CPU, which go with any device: a call with a Python number takes half as long again
 _M0, _M1, _LOW, _HALF = (torch.tensor(word, device="cpu") for word in (0xD2511F53, 0xCD9E8D57, _WORD, 32))
 _AHEAD = 2**14
-"""Blocks that `NoiseSource.normals` draws at once, for as many steps as this is: below 2 MiB at work, which stays in a cache."""
+"""Blocks that `NoiseSource.normals` draws at once, for as many steps as this is: below 2 MiB at work, which stays in a cache.
+Twice as many are faster by themselves, and slower in a sampler (`benchmarks/sampler_overhead.py`)."""
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -102,6 +103,17 @@ class NoiseSource:
         if len(noise.indices) != count:
             raise ValueError(f"noise has {len(noise.indices)} indices for a batch of {count}: give one for each sample")
         return noise
+
+    def again(self, number: int) -> NoiseSource:
+        """The same samples for the ``number``-th time over: itself for 0, else of a seed of 64 bits that Philox makes of (seed,
+        number), so that no repetition of one seed is one of another but by a chance of 2^-64."""
+        if not isinstance(number, Integral) or not 0 <= number <= _WORD:
+            raise ValueError(f"number={number!r} is not allowed: give a whole number in [0, 2**32)")
+        if number == 0:
+            return self
+        zero, of = torch.tensor(0), torch.tensor(zlib.crc32(b"again"))
+        low, high, *_ = philox((torch.tensor(int(number)), zero, zero, of), (self.seed & _WORD, self.seed >> 32))
+        return replace(self, seed=int(low) | int(high) << 32)
 
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Uniform draws in (0, 1), shape (B, *event_shape)."""

@@ -13,11 +13,13 @@ The network is any module ``network(x, label, **condition) -> output``; a `Predi
 
 What it is told of the time is a `label`, by default ln(sigma / alpha), the same for every linear process; the paper's
 labels are `TimeLabel(999.0)` (VP, sub-VP) and `SigmaLabel()` (VE). What it is given is x over its standard deviation
-sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1).
+sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1). Under a
+process with a shift the mean of x_t for data about 0 is taken off first.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_batch, check_choice, check_number, expand
+from scoresde._validation import check_batch, check_choice, check_number, shown
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 
@@ -176,6 +178,21 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 }
 
 
+def _check_call(network: nn.Module) -> None:
+    """Raise TypeError where the network cannot be called with an input and a label."""
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # compiled code may not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as problem:
+        name = type(network).__name__
+        raise TypeError(
+            f"network: {name}.forward{signature} is to be called as network(input, label): {problem}"
+        ) from None
+
+
 class ScoreModel(nn.Module):
     """``model(x, t, **condition)`` is the score, for whatever the network predicts.
 
@@ -183,7 +200,7 @@ class ScoreModel(nn.Module):
     sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
     prediction: "noise", "score", "data", "velocity", or a `Prediction`, e.g. ``MixedPrediction(0.5)``.
     label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
-    data_std: standard deviation of the data for scaling the network's input; None gives the network x as it is.
+    data_std: standard deviation of the data, about 0, for scaling the network's input; None gives the network x as it is.
 
     Raises TypeError for an x whose dtype or device is not the network's, ValueError for a t outside [0, T] or of a
     shape other than (B,), and for a network whose output has the wrong shape.
@@ -199,15 +216,24 @@ class ScoreModel(nn.Module):
         data_std: float | None = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
+        _check_call(network)
         if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={sde!r} has no closed-form kernel: a ScoreModel takes a LinearSDE")
+            raise TypeError(f"sde={shown(sde)} has no closed-form kernel: a ScoreModel takes a LinearSDE")
         if data_std is not None:
             check_number("data_std", data_std, above=0.0)
         if isinstance(prediction, str):
             check_choice("prediction", prediction, PREDICTIONS)
             prediction = PREDICTIONS[prediction]()
         if not isinstance(prediction, Prediction):
-            raise TypeError(f"prediction={prediction!r} is not a Prediction: give {sorted(PREDICTIONS)} or an instance")
+            raise TypeError(
+                f"prediction={shown(prediction)} is not a Prediction: give {sorted(PREDICTIONS)} or an instance"
+            )
+        if label is not None and not callable(label):
+            raise TypeError(
+                f"label={label!r} cannot be called: give LogNoiseLabel(), TimeLabel(999.0), SigmaLabel(), ..."
+            )
         self.network, self.sde, self.prediction = network, sde, prediction
         self.label, self.data_std = label or LogNoiseLabel(), data_std
 
@@ -234,13 +260,13 @@ class ScoreModel(nn.Module):
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """What the network itself says."""
         self._check_input(x, t)
-        scaled = x
-        if self.data_std is not None:
-            scaled = x / expand(self.sde.input_std(t, self.data_std), x)
+        scaled = x if self.data_std is None else self.sde.standardised(x, t, self.data_std)
         return self.network(scaled, self.label(self.sde, t), **condition)
 
     def _check_input(self, x: Tensor, t: Tensor) -> None:
         check_batch("x", x)
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t is a {type(t).__name__}: give a torch.Tensor of shape ({len(x)},), one time per sample")
         weight = next(self.network.parameters(), None)
         if weight is not None and weight.is_floating_point():
             kind = x.device.type

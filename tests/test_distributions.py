@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.noise import NoiseSource
-from scoresde.sde import VESDE, VPSDE, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, SubVPSDE
 
 F32, F64 = torch.float32, torch.float64
 SDES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -355,3 +355,18 @@ def test_the_global_dtype_does_not_matter():
         torch.set_default_dtype(F32)
     for a, b in zip(found, again, strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sde", [CriticallyDampedLangevin(), BlurringSDE((3,), blur=1.0)], ids=["langevin", "blurring"])
+def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
+    """Under blocks and modes, with times that repeat and more samples than are held at once."""
+    law = GaussianMixture(torch.eye(3, dtype=F64)[:2], torch.tensor([0.2, 0.5], dtype=F64))
+    x = NoiseSource.of(0, 7).normal(sde.state_shape((3,)), step=0, purpose="x", dtype=F64)
+    t = torch.tensor([0.3, 0.9, 0.3, 0.05, 1.0, 0.9, 0.2], dtype=F64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scoresde.distributions._CHUNK", 8 * 2 * math.prod(x.shape[1:]) ** 2 * 3)
+        score, log_prob = law.score(sde)(x, t), law.log_prob_at(sde, x, t)
+    for i in range(7):
+        one = x[i : i + 1], t[i : i + 1]
+        torch.testing.assert_close(score[i], law.score(sde)(*one)[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(log_prob[i], law.log_prob_at(sde, *one)[0], rtol=1e-12, atol=1e-12)

@@ -32,6 +32,7 @@ NEIGHBOURS = {
     ("solvers", "noise"),
     ("data", "noise"),
     ("laws", "noise"),
+    ("metrics", "noise"),
     ("levels", "score"),
     ("predictions", "score"),
     ("distributions", "score"),

@@ -40,9 +40,12 @@ def error(name, value):
 
 @torch.no_grad()
 def applies(sde, name):
-    """By the mathematics: kernels need a linear process, chains one with numbers, splitting one at rest in its prior."""
+    """By the mathematics: kernels need a linear process, chains one with numbers, splitting one at rest in its prior, adaptive
+    steps a diffusion that is of t alone."""
     if name == "denoising, chain":
         return isinstance(sde, ScalarSDE)
+    if name == "adaptive SDE":
+        return sde.additive
     of_kernels = PredictorCorrector | ExponentialMultistep | ExponentialRungeKutta
     if name.startswith("denoising") or (name in SAMPLERS and isinstance(SAMPLERS[name](), of_kernels)):
         return isinstance(sde, LinearSDE) and (name != "symmetric splitting" or drift_of_covariance(sde) < 1e-4)
@@ -76,6 +79,15 @@ def test_vectors(process):
 @pytest.mark.parametrize("process", PROCESSES)
 def test_images_and_series(process, kind):
     assert_right(process, kind)
+
+
+def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
+    """Columns are added to what the page has: nothing of it may be lost."""
+    page, again = Path(__file__).resolve().parents[1] / "docs" / "matrix.md", tmp_path / "matrix.md"
+    tables, refusals = matrix.read(page)
+    matrix.write(again, tables, refusals)
+    assert again.read_text() == page.read_text()
+    assert set(tables) == set(EVENTS) and all(set(rows) == set(PROCESSES) for rows in tables.values())
 
 
 def test_a_wrong_score_is_seen(monkeypatch):

@@ -149,6 +149,18 @@ def test_every_part_of_the_key_matters():
     assert len(torch.unique(found)) == found.numel()
 
 
+def test_repetitions_of_one_seed_are_none_of_another():
+    """Seeds 0 to 15 with 16 repetitions each, 256 sources of which no two are one; seed + number would give 31."""
+    sources = {(s, k): NoiseSource.of(s, 3, first=5).again(k) for s in range(16) for k in range(16)}
+    assert len({source.seed for source in sources.values()}) == 256
+    assert all(sources[s, 0].seed == s for s in range(16))
+    assert torch.equal(sources[3, 2].indices, torch.tensor([5, 6, 7]))
+    assert not torch.equal(draw(sources[3, 2], "normal"), draw(sources[2, 3], "normal"))
+    for number in (-1, 2**32, 0.5):
+        with pytest.raises(ValueError, match="number="):
+            NoiseSource.of(0, 2).again(number)
+
+
 def test_a_longer_event_begins_like_a_shorter_one():
     source = NoiseSource.of(0, 3)
     assert torch.equal(draw(source, "normal", (9,))[:, :4], draw(source, "normal", (4,)))

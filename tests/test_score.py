@@ -14,6 +14,7 @@ from torch import nn
 
 from scoresde.distributions import GaussianMixture
 from scoresde.ema import EMA
+from scoresde.noise import NoiseSource
 from scoresde.score import (
     PREDICTIONS,
     LogNoiseLabel,
@@ -109,6 +110,26 @@ def test_the_network_sees_unit_variance(data_std, sde):
     assert torch.allclose(model.network.x, x / scale, rtol=1e-13)
     same = torch.allclose(model.network.x, x, rtol=1e-13)
     assert same == (isinstance(sde, VPSDE) and data_std == 1.0)
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [
+        Shifted(VPSDE(), torch.full((3,), 30.0, dtype=F64)),
+        Shifted(CriticallyDampedLangevin(), lambda t: 30.0 * (1.0 + t[:, None] * torch.ones(3, dtype=F64))),
+        MatrixSDE(-torch.eye(1, dtype=F64), torch.eye(1, dtype=F64), shift=torch.tensor([30.0], dtype=F64)),
+    ],
+    ids=repr,
+)
+def test_the_network_sees_no_shift(sde):
+    """Data N(0, 1/4) under processes that move it by 10 to 60: mean 0 and standard deviation 1, to 5 standard errors."""
+    model, n = ScoreModel(Zero(), sde, data_std=0.5), 2000
+    x0 = 0.5 * NoiseSource.of(0, n).normal((3,), step=0, purpose="x0", dtype=F64)
+    t = torch.tensor([0.05, 0.5, 1.0], dtype=F64).repeat(n)[:n]
+    model(sde.marginal_sample(x0, t, NoiseSource.of(1, n)), t)
+    seen = model.network.x
+    assert float(seen.mean(0).abs().max()) < 5.0 * 1.5 * n**-0.5
+    assert float(seen.square().mean()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_condition_reaches_the_network():

@@ -45,7 +45,7 @@ class Dataset:
         if isinstance(raw, Tensor):
             self.raw = self._checked(raw)
         else:
-            self._read(torch.arange(1))
+            self.events(torch.arange(1))
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -70,7 +70,7 @@ class Dataset:
     ) -> Tensor:
         """x of the events ``index`` (B,), dequantised by draw number ``draw``: the same (seed, index, draw), the same x."""
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
-        return self.transform.encode(self._read(index), NoiseSource(seed, index), step=draw, dtype=dtype)
+        return self.transform.encode(self.events(index), NoiseSource(seed, index), step=draw, dtype=dtype)
 
     def batch(
         self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32, part: slice = slice(None)
@@ -88,13 +88,14 @@ class Dataset:
             index[here] = _order(len(self), seed, e)[position[here] % len(self)]
         # a position has its own draw, whatever the batch that it came in
         turn, position = (step * size) >> 32, position % 2**32
-        noise, raw = NoiseSource(seed, position), self._read(index)
+        noise, raw = NoiseSource(seed, position), self.events(index)
         if self.flip:
             u = noise.uniform((), step=turn, purpose="flip", dtype=torch.float64)
             raw = torch.where(expand(u, raw) < 0.5, raw.flip(-1), raw)
         return self.transform.encode(raw, noise, step=turn, dtype=dtype), position
 
-    def _read(self, index: Tensor) -> Tensor:
+    def events(self, index: Tensor) -> Tensor:
+        """Raw events (B, *event) of numbers ``index`` (B,). Raises ValueError for values that the transform does not allow."""
         return self.raw[index] if isinstance(self.raw, Tensor) else self._checked(self.raw[index])
 
     def _checked(self, raw: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class Facts:
 def survey(source: Source) -> Facts:
     """One pass over all events. Raises ValueError where none can be read."""
     seen = _Seen(source)
+    if not len(source.events):
+        raise ValueError(f"{source.what} is empty: it has no events")
     with tqdm(total=len(source.events), desc="inspect", unit="event", dynamic_ncols=True) as bar:
         for numbers, events in _chunks(source.events, seen.broken, source.name):
             seen.add(numbers, events)

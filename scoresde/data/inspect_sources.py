@@ -126,12 +126,13 @@ def _torch(data: str) -> Source:
 def _images(folder: Path, side: int) -> Source:
     """Headers alone are read here: they say sizes and kinds of pixels."""
     files = ImageFolder(str(folder), side=1)._files(folder)
-    whole, shorts, grey, problems = [], [], True, []
+    whole, shorts, grey, clear, problems = [], [], True, 0, []
     for file in files:
         try:
             with Image.open(file) as image:
                 shorts.append(min(image.size))
                 grey = grey and image.mode in ("1", "L", "LA")
+                clear += image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
             whole.append(file)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
             problems.append(f"{file} cannot be read: {problem}")
@@ -146,8 +147,9 @@ def _images(folder: Path, side: int) -> Source:
     channels = 1 if grey else 3
     node = {"name": "ImageFolder", "folder": str(folder), "side": side, "channels": channels}
     sizes = f"shorter sides from {least} ({smallest.name}) to {max(shorts)} pixels; side {side}: {note}"
+    alpha = (f"{clear} images have transparency: it is left out, and colours beneath it are seen",) if clear else ()
     return Source(
-        "a folder of images", node, ImageFiles(folder, whole, side, channels), lambda k: str(whole[k]), (sizes,),
+        "a folder of images", node, ImageFiles(folder, whole, side, channels), lambda k: str(whole[k]), (sizes, *alpha),
         tuple(problems),
     )  # fmt: skip
 

@@ -153,6 +153,10 @@ def read_array(spec: str) -> Tensor:
     if not file.is_file():
         raise FileNotFoundError(f"no data file {str(file)!r}")
     try:
+        with open(file, "rb") as stream:
+            head = stream.read(6)
+        if not head.startswith((b"\x93NUMPY", b"PK")):  # numpy would advise to execute it
+            raise ValueError(f"it was not saved by numpy.save or numpy.savez: it starts with {head!r}")
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.lib.npyio.NpzFile):
             if key not in content.files:

@@ -1,12 +1,14 @@
 """Experiments: from a config to a work folder with a trained model, samples, likelihoods and a report."""
 
+from scoresde.experiment.assess import assess
 from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
 from scoresde.experiment.dry_run import Needs, dry_run
-from scoresde.experiment.evaluate import read_samples, sample
+from scoresde.experiment.evaluate import sample
 from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.index import read_samples
 from scoresde.experiment.inspect import inspect
 from scoresde.experiment.posthoc import posthoc
 from scoresde.experiment.report import report
@@ -24,6 +26,7 @@ __all__ = [
     "WorkdirError",
     "WorkerError",
     "apply_overrides",
+    "assess",
     "build",
     "check",
     "dry_run",

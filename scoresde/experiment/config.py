@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import json
+import traceback
 from collections.abc import Mapping
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -23,30 +24,54 @@ from scoresde.experiment.build import ConfigError
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
+    "evaluation",
 )  # fmt: skip
 """The keys at the top of a config."""
+OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation")
+"""Those with keys below them that a config may leave out."""
 
 
 def load_config(file: str | Path) -> ConfigDict:
-    """The config of a Python file's ``get_config()``. Raises ConfigError where there is none."""
+    """The config of a Python file's ``get_config()``, or that of a work folder's config.json. Raises ConfigError."""
     path = Path(file)
     if path.is_dir():
         raise ConfigError(f"--config {str(file)!r} is a folder: give a Python file with get_config()")
     if not path.is_file():
         there = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"--config {str(file)!r}: no such file{suggestion(str(file), there)}")
+    if path.suffix == ".json":
+        return _kept_config(path)
     spec = spec_from_file_location(f"scoresde_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config {str(file)!r}: not a Python file")
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise ConfigError(f"--config {str(file)!r}: has no function get_config()")
         config = module.get_config()
-    except Exception as problem:
-        raise ConfigError(f"--config {str(file)!r}: {type(problem).__name__}: {problem}") from problem
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as problem:
+        raise ConfigError(f"--config {_line(path, problem)}: {type(problem).__name__}: {problem}") from problem
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config {str(file)!r}: get_config() must return an ml_collections.ConfigDict")
     return config
+
+
+def _kept_config(file: Path) -> ConfigDict:
+    try:
+        return ConfigDict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as problem:
+        raise ConfigError(f"--config {str(file)!r} is not the config.json of a work folder: {problem}") from problem
+
+
+def _line(path: Path, problem: BaseException) -> str:
+    """``path``, line N: the innermost line of the file itself that led to a problem."""
+    lines = [f.lineno for f in traceback.extract_tb(problem.__traceback__) if Path(f.filename) == path.absolute()]
+    if isinstance(problem, SyntaxError) and Path(problem.filename or "") == path.absolute():
+        lines = [problem.lineno]
+    return f"{str(path)!r}" + (f", line {lines[-1]}" if lines else "")
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
@@ -55,13 +80,16 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
     for key in sorted(overrides, key=lambda k: not k.endswith(".name")):
         *parents, last = key.split(".")
         node = config
+        if parents and parents[0] in OPTIONAL and parents[0] not in config:
+            with config.unlocked():
+                config[parents[0]] = ConfigDict()
         for depth, part in enumerate(parents):
             if not isinstance(node, ConfigDict) or part not in node:
                 _refuse(".".join(parents[: depth + 1]), node, part)
             node = node[part]
         if not isinstance(node, ConfigDict):
             raise ConfigError(f"--config.{key}: config.{'.'.join(parents)}={node!r} has no keys below it")
-        if not parents and last not in config:
+        if not parents and last not in (*config, *SECTIONS):
             _refuse(last, config, last)
         value = _literal(overrides[key])
         if last == "name" and node.get("name") != value:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count as numbers
 from math import prod
@@ -32,11 +32,12 @@ import numpy as np
 import torch
 
 from scoresde._files import write_atomic
+from scoresde.experiment.build import ConfigError
 from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.kept import changes
 from scoresde.experiment.pictures import event_picture, pictured
-from scoresde.experiment.shards import Shard, ShardStore, compact, gaps
+from scoresde.experiment.shards import Samples, SampleStore, compact, gaps
 from scoresde.experiment.sharing import Job, local_device, share
 from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
@@ -53,26 +54,13 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
 
     processes: local processes that share the work.
 
-    Returns the pictures; None in a launcher's process that is not the last to finish. Raises WorkdirError where another process
-    draws in the folder, WorkerError where a local process died, FloatingPointError for a sample that is not finite.
+    Returns the pictures; None in a launcher's process that is not the last to finish. Raises ConfigError where there is no
+    sampler, WorkdirError where another process draws in the folder, WorkerError where a local process died, FloatingPointError
+    for a sample that is not finite.
     """
+    if not experiment.samplers:
+        raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
     return share(Sampling, experiment, workdir, processes)
-
-
-def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
-    """Samples of an index ``samples/NAME.json``, shard by shard: ``x`` and ``raw``, (B, *event), in order.
-
-    Raises ValueError for a shard that is not what was written.
-    """
-    path = Path(index)
-    facts = json.loads(path.read_text())
-    folder = path.parent / facts["shards in"]
-    store = ShardStore(folder.parent, json.loads((folder / "settings.json").read_text()))
-    for entry in facts["shards"]:
-        shard, kept = store.read(entry["file"]), facts["count"] - entry["first"]
-        if shard.digest != entry["sha256"]:
-            raise ValueError(f"{entry['file']} is not the shard that {path} names")
-        yield {"x": shard.x[:kept], "raw": shard.raw[:kept]}
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,7 @@ class Sampling(Job):
     model: ScoreModel
     checkpoint: Checkpoint
     device: torch.device
-    stores: dict[str, ShardStore]
+    stores: dict[str, SampleStore]
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
     @classmethod
@@ -117,7 +105,7 @@ class Sampling(Job):
             "seed": experiment.sampling.seed,
         }  # fmt: skip
         stores = {
-            name: ShardStore(
+            name: SampleStore(
                 workdir.samples / titled(name, weights),
                 {**common, "sampler": json.dumps(node, sort_keys=True, default=str)},
             )
@@ -145,7 +133,7 @@ class Sampling(Job):
             self.stores[part.name].write(self.draw(part))
             tell(part.size)
 
-    def draw(self, part: Part) -> Shard:
+    def draw(self, part: Part) -> Samples:
         """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
         started, plan = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
@@ -157,7 +145,9 @@ class Sampling(Job):
         x = result.samples.float().cpu()
         raw = compact(data.transform.decode(x), data.transform)
         seconds = time.perf_counter() - started
-        return Shard(part.first, part.end, x.numpy(), raw, result.nfe, seconds, str(self.device))
+        return Samples(
+            first=part.first, end=part.end, x=x.numpy(), raw=raw, nfe=result.nfe, seconds=seconds, device=str(self.device)
+        )  # fmt: skip
 
     def sampler(self, name: str) -> Sampler:
         """A sampler of the config. One that fits itself to the model does so once, for all processes and later runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from scoresde.experiment.weights import DEFAULT, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
+from scoresde.metrics import Coordinates, Extractor
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
@@ -92,6 +94,40 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """config.evaluation.
+
+    extractor: an `Extractor`. split: "train" or "test", the reference; the other one is the yardstick. reference: an .npz
+    file with ``mu`` and ``sigma`` in place of the split, for the Fréchet distance alone; where empty, the split. samples: a
+    folder of images or an array's file, as `scoresde inspect` reads them, in place of the folder's own samples. batch_size:
+    events at a time; features depend on it by rounding only. neighbours: k of precision and recall. compared: events of each
+    set that precision, recall and the kernel distance take, which need all pairs; chosen at random by index, the same ones
+    every time.
+    """
+
+    extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
+    split: str = "train"
+    reference: str = ""
+    samples: str = ""
+    batch_size: int = 64
+    neighbours: int = 3
+    compared: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.extractor, Extractor):
+            raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
+        check_choice("split", self.split, ("train", "test"))
+        check_count("batch_size", self.batch_size)
+        check_count("neighbours", self.neighbours)
+        check_count("compared", self.compared, least=2)
+
+    @property
+    def other_split(self) -> str:
+        """The yardstick's."""
+        return "test" if self.split == "train" else "train"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that a config says, as objects. The model has fresh weights; a work folder has the trained ones."""
 
@@ -107,6 +143,7 @@ class Experiment:
     sampling: Sampling
     samplers: dict[str, Sampler]
     likelihood: Likelihood
+    evaluation: Evaluation
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Experiment:
@@ -124,9 +161,11 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        samplers = {
-            name: build(node, f"samplers.{name}", Sampler) for name, node in content.get("samplers", {}).items()
-        }
+        likelihood = settings(Likelihood, content.get("likelihood", {}), "likelihood")
+        if likelihood.t_min >= sde.T:
+            raise ConfigError(
+                f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
+            )
         return cls(
             config=config,
             seed=seed,
@@ -138,8 +177,9 @@ class Experiment:
             objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde, seed=seed),
             training=settings(Training, content.get("training", {}), "training"),
             sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
-            samplers=samplers,
-            likelihood=settings(Likelihood, content.get("likelihood", {}), "likelihood"),
+            samplers=_samplers(content),
+            likelihood=likelihood,
+            evaluation=settings(Evaluation, content.get("evaluation", {}), "evaluation", **_grey(data)),
         )
 
     def use_threads(self) -> None:
@@ -153,7 +193,7 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
 
     ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
     """
-    options = dict(config.get("model", {}))
+    options = dict(_section(config, "model"))
     if steps := options.pop("steps", 0):
         try:
             sde = sde.discretize(steps)
@@ -172,13 +212,36 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
 
 
+def _grey(data: Splits) -> dict[str, float]:
+    """What is black and what is white, for an extractor that asks, where the data has levels."""
+    levels = getattr(data.transform, "levels", 0)
+    return {"low": 0.0, "high": levels - 1.0} if levels else {}
+
+
+def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
+    nodes = _section(config, "samplers")
+    for name in nodes:
+        if not name or Path(name).name != name:
+            raise ConfigError(f"config.samplers: {name!r} is to be the name of a file: give one without slashes")
+    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+
+
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
     try:
         check_count(key, value, least=0)
     except ValueError as problem:
         raise ConfigError(f"config.{problem}") from problem
+    if value >= 2**63:
+        raise ConfigError(f"config.{key}={value} is not allowed: give a whole number below 2**63")
     return value
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key, {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"config.{key}={section!r}: give a section, {{'key': value, ...}}")
+    return section
 
 
 def _device(name: str) -> torch.device:

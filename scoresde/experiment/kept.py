@@ -26,7 +26,7 @@ class Kept:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         self.folder, self.settings, self._text = folder, settings, text
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.fingerprint = _digest(text.encode())
         self.path = folder / f"{self.kind}-{self.fingerprint}"
 
     def write_settings(self) -> None:
@@ -34,12 +34,20 @@ class Kept:
         write_atomic(self.path / "settings.json", self._text.encode())
 
     def others(self) -> list[dict[str, Any]]:
-        """The settings of the other folders beside this one, the last one written last."""
+        """The settings of the other folders beside this one, the last one written last.
+
+        A file that is not what was written, by the digest in its folder's name, is passed over.
+        """
         found = []
         for file in sorted(self.folder.glob(f"{self.kind}-*/settings.json"), key=lambda f: f.stat().st_mtime):
-            if file.parent != self.path:
-                found.append(json.loads(file.read_text()))
+            content = file.read_bytes()
+            if file.parent != self.path and file.parent.name == f"{self.kind}-{_digest(content)}":
+                found.append(json.loads(content))
         return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def changes(before: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -25,22 +26,28 @@ def pictured(event_shape: Sequence[int]) -> int:
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
-    """A grid of images for events (H, W), (1, H, W) or (3, H, W) of quantised data; a scatter plot of the first two
-    coordinates, or lines, for others."""
-    shape = tuple(raw.shape[1:])
-    if isinstance(transform, Quantized) and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))):
-        return _image_grid(raw, transform.levels, columns)
+    """A grid of images for events (1, H, W) or (3, H, W), and (H, W) of quantised data; a scatter plot of the first two
+    coordinates, or lines, for others. Images of real numbers are black at the least and white at the largest of them, but for
+    one in two hundred at each end."""
+    shape, quantised = tuple(raw.shape[1:]), isinstance(transform, Quantized)
+    if (len(shape) == 2 and quantised) or (len(shape) == 3 and shape[0] in (1, 3)):
+        if isinstance(transform, Quantized):
+            return _image_grid(raw / (transform.levels - 1), columns)
+        values = raw.double().flatten()
+        low, high = np.nanquantile(values.numpy(), (0.005, 0.995))
+        return _image_grid((raw.double() - low) / max(high - low, 1e-30), columns)
     return _vector_picture(raw.float())
 
 
-def _image_grid(raw: Tensor, levels: int, columns: int) -> bytes:
+def _image_grid(raw: Tensor, columns: int) -> bytes:
+    """Images with values from 0, black, to 1."""
     images = raw[:, None] if raw.ndim == 3 else raw
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
     canvas = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 0.35)
     for k in range(count):
         y, x = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
-        canvas[:, y : y + height, x : x + width] = images[k] / (levels - 1)
+        canvas[:, y : y + height, x : x + width] = images[k]
     pixels = (canvas.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
     picture = Image.fromarray(pixels).resize(
         (pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST
@@ -57,8 +64,13 @@ def _vector_picture(raw: Tensor) -> bytes:
     if flat.shape[1] == 2:
         axes.plot(flat[:, 0], flat[:, 1], ".", markersize=3)
         axes.set_aspect("equal", "datalim")
+        axes.set_xlabel("first coordinate")
+        axes.set_ylabel("second coordinate")
     else:
         axes.plot(flat[:32].T, linewidth=0.7)
+        axes.set_xlabel("coordinate")
+        axes.set_ylabel("value")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return png(figure)
 
 
@@ -80,6 +92,7 @@ def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) 
     if len(lines) > 1:
         figure.legend(fontsize=7, loc="outside right center", frameon=False)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     return png(figure, tight=False)
 
@@ -89,6 +102,8 @@ def histogram_picture(values: np.ndarray, label: str) -> bytes:
     figure = Figure(figsize=(7, 2.6))
     axes = figure.add_subplot()
     axes.hist(values, bins=40)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     axes.set_ylabel("events")
     return png(figure)

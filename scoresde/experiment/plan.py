@@ -69,12 +69,12 @@ class Training:
         for name in ("learning_rate", "grad_clip"):
             check_number(name, getattr(self, name), above=0.0)
         for name in ("beta2", "ema_decay"):
-            check_number(name, getattr(self, name), least=0.0, most=1.0)
+            check_number(name, getattr(self, name), least=0.0, below=1.0)
         for name in ("ema_decays", "posthoc"):
             if not isinstance(getattr(self, name), tuple):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a list of numbers")
         for decay in self.ema_decays:
-            check_number("ema_decays", decay, least=0.0, most=1.0)
+            check_number("ema_decays", decay, least=0.0, below=1.0)
         for std in self.posthoc:
             power_exponent(std)
         for name in ("compile", "channels_last", "prefetch", "sharded"):

@@ -17,6 +17,7 @@ from scoresde.data import Quantized
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.page import figure, missing, note, page, table
 from scoresde.experiment.pictures import event_picture, histogram_picture
+from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.report_training import Metrics, progress, read_metrics, speed, training
 from scoresde.experiment.workdir import Workdir
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
@@ -36,6 +37,7 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
         _plan(experiment),
         _likelihood(experiment, workdir),
         _samples(experiment, workdir),
+        evaluation(workdir),
         training(experiment, workdir, metrics),
         _timings(experiment, workdir, metrics),
         _settings(workdir),
@@ -84,7 +86,7 @@ def _plan(experiment: Experiment) -> str:
         ("training", f"{plan.steps:,} steps of {plan.batch_size}, {passes:,.1f} passes; learning rate {plan.learning_rate:g}, "
                      f"{plan.schedule}, warm-up {plan.warmup}; averages at {', '.join(f'{decay:g}' for decay in plan.decays)}"),
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
-        ("likelihood", f"{experiment.likelihood.split}, {experiment.likelihood.draws} draws, "
+        ("likelihood", f"{experiment.likelihood.split}, draws of each event: {experiment.likelihood.draws}, "
                        f"{_named(experiment.likelihood.divergence)}"),
     ]  # fmt: skip
     return "<h2>Plan</h2>" + table("plan", (), rows)
@@ -125,6 +127,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     summary = json.loads(file.read_text())
     discrete = "bits_per_dim" in summary
     unit, keys = ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats", "nats_error"))
+    meaning = "bits/dim, less is better" if discrete else "nats, log p of what the model sees, more is better"
     value, error = summary[keys[0]], summary[keys[1]]
     others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
     rows = [
@@ -141,17 +144,18 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     with open(file.with_suffix(".csv"), newline="") as lines:
         values = np.array([float(row[keys[0]]) for row in csv.DictReader(lines) if row["failed"] == "0"])
+    biases = dict(summary["known biases"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
     return "".join([
         table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
         note(left_out) if left_out else "",
-        figure(histogram_picture(values, f"{unit} of an event"), "", "wide"),
+        figure(histogram_picture(values, f"{unit} of an event"), f"{len(values)} events and draws, {meaning}", "wide"),
         missing(failed) if summary["failed"] else "",
         note(
             "The standard error is over events; it holds their differences, the dequantisation and the trace noise. Its parts, "
-            f"and the solver's own estimate: {_listed(summary['parts of the error'])}. The density is that of the flow at t_min, "
-            "with the prior at T, and is not corrected for either; to first order the figure is too pessimistic by: "
-            f"{_listed(summary['known biases'])}. {_sentence(summary)}"
+            f"and the solver's own estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
+            "flow at t_min, with the prior at T, and is not corrected for either; to first order the figure is too pessimistic "
+            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
         ),
     ])  # fmt: skip
 

@@ -86,7 +86,7 @@ class Job(ABC):
     def bar(self, parts: Sequence[Part]) -> tqdm:
         """Progress over parts, with the time that is left."""
         total = sum(part.size for part in parts)
-        return tqdm(total=total, desc=self.kind, unit=self.unit, dynamic_ncols=True, smoothing=0.1)
+        return tqdm(total=total, desc=self.kind, unit=self.unit, dynamic_ncols=True, smoothing=0.1, disable=not total)
 
     def work_with_bar(self, parts: Sequence[Part]) -> None:
         """`work`, said and shown."""

@@ -79,9 +79,9 @@ class _Run:
         rows = metrics(self.workdir, trainer.step) if self.group.leads else nullcontext(lambda row: None)
         meter = Meter(trainer)
         with (
+            interrupts(self.group.world) as stopped,  # first: from here on a signal ends with a checkpoint
             rows as write,
             bar,
-            interrupts(self.group.world) as stopped,
             Batches(self.experiment, self.group) as batches,
         ):
             while trainer.step < plan.steps:

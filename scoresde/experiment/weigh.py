@@ -142,7 +142,7 @@ class Weighing(Job):
         plan = self.experiment.likelihood
         x = self.data.encode(index, seed=plan.seed, draw=draw).to(self.device)
         # probes are keyed like the dequantisation, by event; each draw has its own
-        noise = NoiseSource((plan.seed + draw) % 2**64, index.to(self.device))
+        noise = NoiseSource(plan.seed, index.to(self.device)).again(draw)
         try:
             found = log_likelihood(
                 self.model.sde, self.model, x, solver=self.solver, divergence=plan.divergence, t_min=plan.t_min, noise=noise
@@ -259,6 +259,7 @@ def pilot_grid(
             except (ValueError, KeyError, TypeError, AttributeError, OSError) as found:
                 problem = f"cannot be read ({type(found).__name__}: {found})"
             workdir.log(f"{workdir.path}: {file.name} {problem}: fitted again")
+        workdir.log(f"{workdir.path}: a pilot on {count} training events places nodes, once for this checkpoint")
         started = time.perf_counter()
         x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
         grid = fit_grid(model.sde, model, x, t_min=plan.t_min)

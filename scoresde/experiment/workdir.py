@@ -8,6 +8,7 @@ checkpoints/             step-000001000.safetensors, the last few; averages/  sn
 previews/  quarantine/   pictures of samples while it trains; batches whose loss or gradient was not finite
 samples/NAME.npz .png .json, with shards in samples/NAME/shards-*/      likelihood/SPLIT.csv .json      report.html
 samples/NAME@WEIGHTS.*   likelihood/SPLIT@WEIGHTS.*     the same of other weights than the first average, see weights.py
+evaluation/NAME.json     samples beside data, with features of both in evaluation/*/, see assess.py
 likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes
 """
 
@@ -46,7 +47,7 @@ from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
-EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood")
+EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation")
 """Sections that may change after training: they do not touch the weights. Of ``training`` so may `HOW`."""
 
 
@@ -62,7 +63,7 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.samples, self.likelihood = self.path / "samples", self.path / "likelihood"
         self.previews, self.quarantine = self.path / "previews", self.path / "quarantine"
-        self.averages = self.path / "averages"
+        self.averages, self.evaluation = self.path / "averages", self.path / "evaluation"
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
 
@@ -107,8 +108,9 @@ class Workdir:
         lines = [line for line in lines if not _may_change(line.split(":")[0])]
         if lines:
             shown = "\n  ".join(lines)
+            empty = "" if list_checkpoints(self.checkpoints) else "it holds no checkpoint and may be deleted; or "
             raise WorkdirError(
-                f"--workdir {self.path} belongs to another config; give another folder, or the config that it has. "
+                f"--workdir {self.path} belongs to another config; {empty}give another folder, or the config that it has. "
                 f"Differences (folder's -> given):\n  {shown}"
             )
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_counts
 from scoresde.data.transforms import Transform
 
 
@@ -26,8 +26,10 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transf
     transform: the object by which the data was transformed. Data that is not discrete has no bits per dimension: for it
         this raises ValueError, with the figure in nats per dimension that can be given.
     """
+    if not isinstance(transform, Transform):
+        raise TypeError(f"transform={transform!r} is not a Transform: give the data's, e.g. Quantized(levels=256)")
+    check_counts("event_shape", event_shape)
     d = math.prod(event_shape)
-    check_count("the event's size", d)
     raw = log_prob + transform.log_volume(d)
     if not transform.discrete:
         raise ValueError(

@@ -16,7 +16,7 @@ from scoresde.sde import SDE, Score
 class FlowProblem:
     """The probability flow of ``score`` under ``sde`` from t_min to T, with what is needed to follow log p along it.
 
-    noise: keys of the probes. differentiable: whether results keep a graph to x and to the parameters of the score.
+    noise: keys of the probes. differentiable: whether results keep a graph to x and to the parameters of score and process.
     """
 
     sde: SDE

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number, check_output, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem
 from scoresde.likelihood.multistep import Multistep
 from scoresde.noise import NoiseSource
-from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
+from scoresde.sde.maps import BlockMap
 from scoresde.solvers import ODESolver, ScipyODE
 
 _SMALL = 4
@@ -94,13 +96,18 @@ def log_likelihood(
         twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
     seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
-    differentiable: keep a graph to x and to the score's parameters (not the process's own), for gradients of log_prob. A node is
-        evaluated twice, and once more in the backward pass, so that memory holds the states of the path and one evaluation;
-        ``nfe`` counts the nodes. `Multistep` only. Otherwise no result has a graph.
+    differentiable: keep a graph to x, to the score's parameters and to those of the process that its kernels carry a graph to (a
+        learned schedule, its ends too), for gradients of log_prob. The last are taken with the times of the nodes held, and so
+        differ from the slope of the number by the integration's error. A node is evaluated twice, and once more in the backward
+        pass, so that memory holds the states of the path and one evaluation; ``nfe`` counts the nodes. `Multistep` only.
+        Otherwise no result has a graph.
 
     A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
-    system, raises. Raises ValueError for bad input, SolverError where the solver cannot go on.
+    system, raises. Raises TypeError or ValueError for bad input, ValueError for a score that depends on x but leaves no graph to
+    it (``torch.no_grad``, ``detach``), since its divergence would be 0, SolverError where the solver cannot go on.
     """
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE(); log_likelihood(sde, score, x)")
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
@@ -111,14 +118,15 @@ def log_likelihood(
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)
-    if divergence is None:
-        divergence = _divergence(engine, x[0].numel())
+    divergence = _divergence(engine, x[0].numel()) if divergence is None else divergence
+    if not isinstance(divergence, Divergence):
+        raise TypeError(f"divergence={divergence!r} is not a Divergence: give Exact(), Hadamard(), Hutchinson(), ...")
     if probes is not None:
         divergence = _with_probes(divergence, probes)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     state, drawn = sde.lift(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
-        found = engine.weigh(FlowProblem(sde, score, t_min, divergence, noise, differentiable), state)
+        found = engine.weigh(FlowProblem(sde, _Followed(score), t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
@@ -137,10 +145,54 @@ def log_likelihood(
     )
 
 
+class _Followed:
+    """A score that returns tensors of the right shape, and a graph to x unless it is constant in x.
+
+    The graph is looked at on the first call that wants one.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score, self.looked = score, False
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        value = self.score(x, t)
+        check_output("score", value, x)
+        if not self.looked and torch.is_grad_enabled() and x.requires_grad:
+            self.looked = True
+            self._check_graph(value, x, t)
+        return value
+
+    def _check_graph(self, value: Tensor, x: Tensor, t: Tensor) -> None:
+        if value.requires_grad and _reaches(value, x):
+            return
+        with torch.no_grad():
+            change = self.score(x.detach() + 1.0, t) - value
+        if bool((change.nan_to_num(nan=0.0) != 0).any()):
+            raise ValueError(
+                "score depends on x but leaves no graph to it (torch.no_grad, detach, NumPy?): its divergence, and with it "
+                "log p, cannot be found. Call the model itself; no graph is kept for the result unless differentiable=True"
+            )
+
+
+def _reaches(value: Tensor, x: Tensor) -> bool:
+    """Whether the graph of ``value`` leads back to x."""
+    goal, seen, ahead = get_gradient_edge(x).node, set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is goal:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return False
+
+
 def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None) -> Engine:
     if isinstance(solver, Engine):
         return solver
     if solver is not None:
+        if not callable(getattr(solver, "solve", None)):
+            raise TypeError(f"solver={solver!r} is not a solver: give Multistep(), RungeKutta() or ScipyODE()")
         return Adaptive(solver)
     if isinstance(sde, LinearSDE):
         return Multistep(tolerance=tolerance)
@@ -185,13 +237,14 @@ def known_biases(
     divergence: Divergence | None = None,
     noise: NoiseSource | None = None,
 ) -> KnownBiases:
-    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score.
+    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score. A chain stands for its process, as there.
 
     With x_t = A x_0 + L z and s = score(x, t_min), the two directions of time and Fokker and Planck's equation give
 
         log p_t(x) - log p_0(x) = tr(L L^T ds/dx) / 2 + |L^T s|^2 / 2 - ln |det A| - s . (A - I) x + ...
 
-    and KL of the prior N(0, R R^T) against the kernel N(m, C) at T
+    of which the data's part is taken where the state is more: the rest is drawn by the density that is taken off, and to this
+    order its part has the mean 0. And KL of the prior N(0, R R^T) against the kernel N(m, C) at T
 
         [tr R^-1 C R^-T - d + |R^-1 m|^2] / 2 + ln |det R| - ln |det C| / 2
 
@@ -199,8 +252,10 @@ def known_biases(
     """
     check_batch("x", x)
     check_finite("x", x)
+    check_same_process(sde, score)
+    sde = sde.continuous
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
-    divergence = divergence or Exact()
+    score, divergence = _Followed(score), divergence or Exact()
     state, _ = sde.lift(x, noise)
     d = state[0].numel()
     t = torch.tensor(t_min, dtype=torch.float64, device=x.device)
@@ -218,14 +273,24 @@ def known_biases(
     probes = divergence.stream(state, noise)(0, divergence.products)
     h, trace = divergence(field, torch.zeros_like(state), probes)
     moved = _dot(scores[0].detach(), narrow.mean(state) - state)
-    log_det = float(start.signal_map().log_det())
-    cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - d * log_det - moved
+    log_det = x[0].numel() * _log_det_of_data(sde, start, x)
+    cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - log_det - moved
     root = sde.prior_root()
     shrunk = root.inverse().compose(end.noise_map())
     mean = end.mean(sde.augment(x).double())
     mean = root.inverse()(mean - expand(sde.prior_mean(), mean).to(mean))
     prior = 0.5 * (d * float(shrunk.mean_square()) - d + _dot(mean, mean)) - d * float(shrunk.log_det())
     return KnownBiases(cutoff, prior)
+
+
+def _log_det_of_data(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> float:
+    """ln |det A| per coordinate of the data, of the part of A from data to data."""
+    a = kernel.signal_map()
+    if not isinstance(a, BlockMap):
+        return float(a.log_det())
+    data = sde.augment(torch.ones_like(like[:1], dtype=torch.float64))
+    data = data.reshape(data.shape[1], -1)[:, 0]
+    return float(((a.m @ data) @ data).abs().log().mean())
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch
+from scoresde._validation import check_batch, check_output
 from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, Chain, check_same_process
@@ -24,6 +24,8 @@ class Objective(Generic[Process]):
     """
 
     def __init__(self, sde: Process, times: TimeLaw | None, seed: int) -> None:
+        if not (times is None or isinstance(times, TimeLaw)):
+            raise TypeError(f"times={times!r} is not a TimeLaw: give UniformTime(), UniformLogNoise(low, high), ...")
         self.sde, self.seed = sde, seed
         self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
         self._calls = 0
@@ -46,6 +48,5 @@ class Objective(Generic[Process]):
         """The model's score; ValueError where it is of another process or shape, lest it broadcasts."""
         check_same_process(self.sde, model)
         score = model(x, t, **condition)
-        if score.shape != x.shape:
-            raise ValueError(f"model returned shape {tuple(score.shape)} for x of shape {tuple(x.shape)}")
+        check_output("model", score, x)
         return score

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scoresde._validation import check_choice
+from scoresde._validation import check_choice, shown
 from scoresde.losses.base import Objective
 from scoresde.losses.times import TimeLaw
 from scoresde.sde import Chain, LinearSDE
@@ -60,7 +60,7 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
     ) -> None:
         if not isinstance(sde, LinearSDE):
             raise TypeError(
-                f"sde={sde!r} has no closed-form kernel, and denoising score matching needs grad log p(x_t | x_0)"
+                f"sde={shown(sde)} has no closed-form kernel, and denoising score matching needs grad log p(x_t | x_0)"
             )
         check_choice("weighting", weighting, WEIGHTINGS)
         check_choice("reduction", reduction, REDUCTIONS)

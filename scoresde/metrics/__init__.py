@@ -1,5 +1,37 @@
-"""Figures of merit, and the yardsticks beside them."""
+"""Figures of merit, and the yardsticks beside them.
+
+Features of samples and their statistics    extractors, moments
+Distances of two sets of features           frechet, kernel, sliced; precision: how much of one lies among the other
+Forecasts against what was observed         crps
+Density models to beat                      baselines
+"""
 
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.metrics.crps import crps, fair_crps
+from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
+from scoresde.metrics.frechet import frechet_distance
+from scoresde.metrics.kernel import KernelDistance, kernel_distance
+from scoresde.metrics.moments import Gathering, Moments
+from scoresde.metrics.precision import PrecisionRecall, precision_recall
+from scoresde.metrics.sliced import sliced_wasserstein
 
-__all__ = ["CANDIDATES", "Baseline", "gaussian_mixtures", "pixel_histogram"]
+__all__ = [
+    "CANDIDATES",
+    "Baseline",
+    "Coordinates",
+    "Extractor",
+    "Gathering",
+    "KernelDistance",
+    "Moments",
+    "Network",
+    "PrecisionRecall",
+    "TorchScript",
+    "crps",
+    "fair_crps",
+    "frechet_distance",
+    "gaussian_mixtures",
+    "kernel_distance",
+    "pixel_histogram",
+    "precision_recall",
+    "sliced_wasserstein",
+]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_counts
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
@@ -32,6 +32,7 @@ class MLP(nn.Module):
         embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
+        check_counts("event_shape", event_shape)
         for name, value in (("width", width), ("depth", depth), ("outputs", outputs)):
             check_count(name, value)
         self.event_shape, self.outputs = tuple(event_shape), outputs

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde._validation import check_choice, check_count
+from scoresde._validation import check_choice, check_count, check_counts
 from scoresde.networks.blocks import InputRange, convolution, initialised, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
@@ -81,12 +81,8 @@ class NCSNpp(nn.Module):
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
-        for name, count in (
-            ("channels", channels),
-            ("blocks", blocks),
-            ("outputs", outputs),
-            *(("multipliers", m) for m in multipliers),
-        ):
+        check_counts("attention", attention)
+        for name, count in (("channels", channels), ("blocks", blocks), ("outputs", outputs)):
             check_count(name, count)
         check_count("classes", classes, least=0)
         check_choice("block", block, ("biggan", "ddpm"))
@@ -225,6 +221,10 @@ def _check_classes(y: Tensor, label: Tensor, classes: int) -> None:
 
 def _check_event(event_shape: Sequence[int], multipliers: Sequence[int]) -> tuple[int, int]:
     """Channels and number of sides."""
+    check_counts("event_shape", event_shape)
+    check_counts("multipliers", multipliers)
+    if not multipliers:
+        raise ValueError(f"multipliers={multipliers!r} is not allowed: give one for each resolution, e.g. (1, 2, 2)")
     images, *sides = event_shape
     step = 2 ** (len(multipliers) - 1)
     if not 1 <= len(sides) <= 3 or any(side < step or side % step for side in sides):

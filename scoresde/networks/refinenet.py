@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde._validation import check_count, expand
+from scoresde._validation import check_count, check_counts, expand
 from scoresde.networks.blocks import InputRange, split_outputs
 
 EPSILON = 1e-5
@@ -60,7 +60,9 @@ class RefineNet(nn.Module):
         levels: int,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("outputs", outputs), *(("multipliers", m) for m in multipliers)):
+        check_counts("event_shape", event_shape)
+        check_counts("multipliers", multipliers)
+        for name, value in (("channels", channels), ("outputs", outputs)):
             check_count(name, value)
         if len(multipliers) < 3:
             raise ValueError(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_counts
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
@@ -40,14 +40,15 @@ class SmallUNet(nn.Module):
         embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
+        check_counts("event_shape", event_shape)
         if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
             raise ValueError(
                 f"event_shape={tuple(event_shape)} is not allowed: SmallUNet takes (C, H, W), H and W even"
             )
         check_count("blocks", blocks)
         check_count("outputs", outputs)
-        if channels < 8 or channels % 8:
-            raise ValueError(f"channels={channels} is not allowed: give a multiple of 8")
+        if not isinstance(channels, int) or channels < 8 or channels % 8:
+            raise ValueError(f"channels={channels!r} is not allowed: give a multiple of 8")
         images, height, width = event_shape
         self.event_shape, self.images, self.outputs = tuple(event_shape), images, outputs
         size = 4 * channels

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_kind, check_output
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 
@@ -88,8 +88,7 @@ class CountedScore:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         value = self.score(x, t)
-        if value.shape != x.shape:
-            raise ValueError(f"score returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+        check_output("score", value, x)
         self.last = (x, t, value)
         if self.first is None:
             self.first = self.last
@@ -187,9 +186,11 @@ class Sampler(ABC):
         progress: print the step and the time to stderr, five times a second.
 
         An interrupt from the keyboard ends the run and returns what there is, see `SampleResult`. Raises ValueError for a shape
-        that does not fit or a sampler that does not fit the process, FloatingPointError for a non-finite sample.
+        or device that does not fit or a sampler that does not fit the process, TypeError for a dtype that is not of
+        floating-point numbers, FloatingPointError for a non-finite sample.
         """
         check_count("keep_every", keep_every, least=0)
+        check_kind(dtype, device)
         shape = _whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")

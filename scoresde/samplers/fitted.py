@@ -164,12 +164,9 @@ class FittedSampler(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        event = sde.project(x[:1]).shape[1:]
-        mark = mark_of(linear(sde, self), event)
-        if len(mark) != len(self.mark) or not np.allclose(mark, self.mark, rtol=1e-6, atol=1e-9):
-            raise ValueError(
-                f"sde={sde!r} with events of shape {tuple(event)} is not what this sampler was fitted to, {self.process}"
-            )
+        check_mark(
+            linear(sde, self), sde.project(x[:1]).shape[1:], self.mark, f"this sampler was fitted to, {self.process}"
+        )
         return self.sampler.run(sde, score, x, noise, callback)
 
     def save(self, path: Path | str) -> None:
@@ -195,6 +192,7 @@ class FittedSampler(Sampler):
             raise ValueError(f"{path} is torn or no fitted sampler of scoresde: {problem}") from problem
 
 
+@torch.no_grad()
 def mark_of(sde: LinearSDE, event_shape: Sequence[int]) -> list[float]:
     """Numbers by which a process on events of a shape is known again: what drift, diffusion and kernel make of a state."""
     shape = (1, *sde.state_shape(tuple(event_shape)))
@@ -207,6 +205,13 @@ def mark_of(sde: LinearSDE, event_shape: Sequence[int]) -> list[float]:
         made = sde.drift(x, t), sde.diffuse(x, t), kernel.mean(x), kernel.scale(x)
         found += [float((weights * part).mean()) for part in made]
     return found
+
+
+def check_mark(sde: LinearSDE, event_shape: Sequence[int], mark: Sequence[float], wanted: str) -> None:
+    """Raise ValueError, "... is not what" ``wanted``, unless ``mark`` is the process's."""
+    here = mark_of(sde, event_shape)
+    if len(here) != len(mark) or not np.allclose(here, mark, rtol=1e-6, atol=1e-9):
+        raise ValueError(f"sde={sde!r} with events of shape {tuple(event_shape)} is not what {wanted}")
 
 
 def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str, Tensor], dict[str, object]]:

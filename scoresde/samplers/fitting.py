@@ -24,7 +24,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_counts
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
@@ -81,7 +81,8 @@ class Pilot:
     ) -> Pilot:
         """The paths of a batch of ``shape`` (B, *event), at twice ``fine`` evaluations and 21. B is 16 at least; 128 is enough
         for most fits to hold on other starts."""
-        check_count("shape[0]", shape[0], least=16)
+        check_counts("shape", shape)
+        check_count("shape[0]", shape[0] if shape else 0, least=16)
         process, counted = linear(sde, "fit"), CountedScore(score)
 
         def draw(sampler: Sampler, keep: int = 0):  # type: ignore[no-untyped-def]
@@ -233,8 +234,13 @@ class _Numbers:
 def _way(pilot: Pilot, u: Tensor) -> list[Place]:
     """At T, at each of u and at the end."""
     ends = torch.tensor([pilot.process.T, pilot.grid.t_min], dtype=torch.float64)
-    times = torch.cat((ends[:1], pilot.process.time_of_log_spread(u), ends[1:]))
+    times = torch.cat((ends[:1], _times(pilot, u), ends[1:]))
     return places(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
+
+
+def _times(pilot: Pilot, u: Tensor) -> Tensor:
+    """The times of u, none below t_min by a rounding."""
+    return pilot.process.time_of_log_spread(u).clamp(min=pilot.grid.t_min)
 
 
 def _nodes(pilot: Pilot, steps: int, top: float) -> Tensor:
@@ -331,10 +337,12 @@ class _Search:
         """(residuals, numbers), by differences."""
         self._go(vector)
         here, h = self.walk, self.h
-        base, moved = self._softened(here.ends()), _way(self.pilot, here.numbers.u - h)[1:]
+        base, u = self._softened(here.ends()), here.numbers.u
+        by = torch.where(u - h < self.low, h, -h)  # down, or up where down leaves the path
+        moved = _way(self.pilot, u + by)[1:]
         nodes, scales, slopes = [], [], []
         for i in range(len(self.first.u)):
-            nodes.append((base - self._softened(here.onward(i, here.w[i], moved[i]))) / h)
+            nodes.append((self._softened(here.onward(i, here.w[i], moved[i])) - base) / float(by[i]))
             changes = [here.w[i], *(here.f[i - j] for j in range(min(i + 1, self.first.b.shape[1])))]
             moves = [(self._softened(here.onward(i + 1, here.w[i + 1] + h * change)) - base) / h for change in changes]
             scales.append(moves[0])
@@ -355,5 +363,4 @@ class _Search:
 
 
 def _sampler(pilot: Pilot, numbers: _Numbers) -> FittedMultistep:
-    times = pilot.process.time_of_log_spread(numbers.u)
-    return FittedMultistep(times, pilot.grid.t_min, numbers.a, numbers.b, pilot.mean, pilot.data_std)
+    return FittedMultistep(_times(pilot, numbers.u), pilot.grid.t_min, numbers.a, numbers.b, pilot.mean, pilot.data_std)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoresde._validation import check_count, check_number
 from scoresde.samplers.exponential import Evaluation, evaluations, linear
+from scoresde.samplers.fitted import check_mark, mark_of
 from scoresde.samplers.forms import Whitened
 from scoresde.samplers.multistep import ExponentialMultistep
 from scoresde.sde import LinearSDE, Score
@@ -30,19 +31,29 @@ class PilotGrid:
     """A density of nodes, and a grid function: ``ExactSteps(12, grid)``.
 
     t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
+    process: repr of the process that it was made for. mark: `mark_of` it on events of ``event_shape``; another is refused.
     """
 
     t_min: float
     u: tuple[float, ...] = field(repr=False)
     share: tuple[float, ...] = field(repr=False)
+    process: str
+    event_shape: tuple[int, ...] = field(repr=False)
+    mark: tuple[float, ...] = field(repr=False)
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
-        """(steps + 1,) descending times from T to t_min."""
+        """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than the pilot's."""
         check_count("steps", steps)
-        u = torch.from_numpy(np.interp(np.linspace(1.0, 0.0, steps + 1), self.share, self.u))
-        times = sde.continuous.time_of_log_spread(u)
-        times[0], times[-1] = sde.T, self.t_min
-        return times
+        process = sde.continuous
+        check_mark(process, self.event_shape, self.mark, f"this grid was made for, {self.process}")
+        return _times(process, self.t_min, self.u, self.share, steps)
+
+
+def _times(sde: LinearSDE, t_min: float, u: Sequence[float], share: Sequence[float], steps: int) -> Tensor:
+    """(steps + 1,) descending times from T to t_min, by the shares of the steps below u."""
+    times = sde.time_of_log_spread(torch.from_numpy(np.interp(np.linspace(1.0, 0.0, steps + 1), share, u)))
+    times[0], times[-1] = sde.T, t_min
+    return times
 
 
 @torch.no_grad()
@@ -71,8 +82,7 @@ def pilot_grid(
     form = Whitened(data_std=data_std)
     process = linear(sde, "pilot_grid")
     ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()
-    even = PilotGrid(t_min, tuple(ends), (0.0, 1.0))
-    sampler = ExponentialMultistep(even(process, fine), 2, form, corrector=True)
+    sampler = ExponentialMultistep(_times(process, t_min, ends, (0.0, 1.0), fine), 2, form, corrector=True)
     slopes: list[Tensor] = []
     places: list[Evaluation] = []
 
@@ -91,4 +101,8 @@ def pilot_grid(
     density = smooth(bend ** (1.0 / 3.0), fine // 20)
     density = torch.cat((density[:1], density, density[-1:]))
     u = torch.linspace(ends[0], ends[1], fine + 1, dtype=torch.float64)
-    return PilotGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density + floor * density.mean()).tolist()))
+    share = cumulative(u, density + floor * density.mean())
+    event = tuple(shape[1:])
+    return PilotGrid(
+        t_min, tuple(u.tolist()), tuple(share.tolist()), repr(process), event, tuple(mark_of(process, event))
+    )

@@ -12,6 +12,11 @@ A step from a to b goes through stages. Each is reached from a by the polynomial
 
 `Churn` puts noise in before each step: forward from t to the time whose level sigma / alpha is 1 + gamma times as large, by the
 process's own transition, then the flow from there. Both keep the marginals, so it costs no order.
+
+On blocks (Langevin diffusion) the propagator of `Noise` is the drift's alone, whose inverse grows, by e^8 under the default
+process, and the noise of a state does not stand still even where there is nothing but noise: what cancels the growth is left to
+the interpolation, and few steps are unstable (docs/samplers.md has figures). Churn lengthens steps and puts in noise that grows,
+and is refused there; `Whitened` has neither trouble.
 """
 
 from __future__ import annotations
@@ -151,6 +156,7 @@ class ExponentialRungeKutta(Sampler):
         grid = Instants.at(process, times)
         start, kicks = grid[:-1], None
         if self.churn is not None:
+            _check_stable(process, self.form, times)
             start = Instants.at(process, self.churn.times(process, times[:-1]))
             kicks = _kicks(process, self.churn, times[:-1], start.t, x)
         stages = Stages.of(process, self.form, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
@@ -165,6 +171,15 @@ class ExponentialRungeKutta(Sampler):
             y = stages(score, i, y, first[i](score, y))
             callback(i + 1, told[i + 1], ends[i].state(y))
         return finish(sde, score, ends[-1].state(y), told[-1], self.denoise), times
+
+
+def _check_stable(sde: LinearSDE, form: Form, times: Tensor) -> None:
+    """Raise ValueError where churned noise would grow."""
+    if isinstance(form, Noise) and not sde.kernel(times).noise_map().commutes:
+        raise ValueError(
+            f"churn with form={form!r} is not allowed for {sde!r}, whose maps do not commute: it is unstable, give "
+            "ExponentialRungeKutta(steps, 2, Whitened(data_std=...), heun=True, churn=...)"
+        )
 
 
 def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor) -> tuple[list[Factor], list[Factor]]:
@@ -186,7 +201,8 @@ class EDM(ExponentialRungeKutta):
 
     steps: number of steps N on the grid `karras`, a tensor of times, or ``ExactSteps(N, grid)``.
     heun: False for Euler's method.
-    churn: a `Churn`; None for the deterministic sampler.
+    churn: a `Churn`; None for the deterministic sampler. Refused on blocks, where this sampler needs 60 steps without it too and
+        ``ExponentialRungeKutta(steps, 2, Whitened(data_std), heun=True, churn=churn)`` does not; see above.
     """
 
     def __init__(

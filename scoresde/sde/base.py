@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_times, expand
+from scoresde._validation import check_times, expand, shown
 from scoresde.noise import NoiseSource
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ class SDE(ABC):
     """A process dx = f(x, t) dt + g(t) dw on [0, T]."""
 
     T: float = 1.0
+
+    def __repr__(self) -> str:
+        """The class and the numbers and words that it was given."""
+        given = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, int | float | str)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -125,11 +130,15 @@ class SDE(ABC):
 
 
 def check_same_process(sde: SDE, score: object) -> None:
-    """Raise ValueError where ``score`` says that it was made for another process than ``sde``.
+    """Raise TypeError where ``score`` cannot be called, ValueError where it says that it was made for another process.
 
     A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process, and a copy
     of a process the process as long as they agree.
     """
+    if not callable(score):
+        raise TypeError(
+            f"score={shown(score)} cannot be called: give score(x, t), e.g. a ScoreModel or mixture.score(sde)"
+        )
     other = getattr(score, "sde", None)
     if not isinstance(other, SDE):
         return

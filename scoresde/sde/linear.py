@@ -107,6 +107,19 @@ class LinearSDE(SDE):
             raise ValueError(f"s={s.tolist()}, t={t.tolist()}: a transition goes from s up to t, s <= t")
         return self._transition(s, t)
 
+    def bridge_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """E[x_s | x_t, x_0] (B, *state), s <= t and 0 < t, for states x_t (B, *state) and data x0 (B, *event), by Bayes' rule:
+
+            m_s + S_s A^T S_t^-1 (x_t - m_t),       x_s | x_0 ~ N(m_s, S_s),    x_t | x_s ~ N(A x_s, C)
+
+        Where the state is more than the data, x_0 says the data alone. The covariance, S_s - S_s A^T S_t^-1 A S_s, is that of
+        ``transition(s, t).bridged(kernel(t), kernel(s))``. Raises ValueError for s > t, or times outside [0, T].
+        """
+        step, start, end = self.transition(s, t), self.kernel(s), self.kernel(t)
+        mean = start.mean(self.augment(x0))
+        off = end.whiten_transposed(end.whiten(x_t - step.mean(mean)))
+        return mean + start.covariance(step.signal_map().transpose()(off))
+
     def noise_level(self, t: Tensor) -> Tensor:
         """||L(t)||_F / sqrt d, the shape of t."""
         self.check_time(t)
@@ -138,10 +151,14 @@ class LinearSDE(SDE):
         """du/dt = ||L^-1 G||_F^2 / (2 d), the shape of t."""
         return 0.5 * self.kernel(t).noise_map().inverse().compose(self.diffusion_map(t)).mean_square()
 
-    def input_std(self, t: Tensor, data_std: float) -> Tensor:
-        """Root mean square of x_t over coordinates for data of standard deviation ``data_std``, the shape of t."""
+    def standardised(self, x: Tensor, t: Tensor, data_std: float) -> Tensor:
+        """x_t less its mean, which is 0 unless the process is shifted, over the root mean square of the rest: for data about 0 of
+        standard deviation ``data_std``."""
         kernel = self.kernel(t)
-        return (kernel.signal() * data_std).hypot(kernel.level())
+        std = (kernel.signal() * data_std).hypot(kernel.level())
+        if kernel.centred is not kernel:
+            x = x - kernel.mean(torch.zeros_like(x))
+        return x / expand(std, x)
 
     def prior_sample(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_counts, check_number
 from scoresde.sde.basis import Basis, dct
 from scoresde.sde.kernel import MapKernel
 from scoresde.sde.linear import LinearSDE
@@ -77,6 +77,7 @@ class BlurringSDE(ModewiseSDE):
     def __init__(
         self, event_shape: Sequence[int], blur: float = 10.0, floor: float = 0.01, epsilon: float = 0.01
     ) -> None:
+        check_counts("event_shape", event_shape)
         check_number("blur", blur, above=0.0)
         check_number("floor", floor, above=0.0, most=1.0)
         check_number("epsilon", epsilon, above=0.0, most=0.5)

@@ -8,16 +8,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
+import torch
+from ml_collections import ConfigDict
 
+from scoresde.experiment import ConfigError, Experiment, Workdir, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
 from .conftest import ROOT, called
 
 LONG = pytest.mark.long
+NO_STEPS = {"samplers__predictor-corrector__steps": None}
 
 
 @pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
@@ -104,7 +110,9 @@ class TestRefusals:
     def test_unknown_key(self, here):
         self.assert_refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
         self.assert_refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
-        self.assert_refused(here("train", sde__beta_mx=3), "VPSDE has no argument 'beta_mx'", "did you mean 'beta_max'")
+        self.assert_refused(
+            here("train", sde__beta_mx=3), "config.sde.beta_mx is not known: VPSDE", "did you mean 'beta_max'"
+        )
         assert not here.workdir.exists()
 
     def test_unknown_class(self, here):
@@ -135,7 +143,39 @@ class TestRefusals:
     def test_config_that_raises(self, here, tmp_path):
         bad = tmp_path / "bad.py"
         bad.write_text("def get_config():\n    return 1 / 0\n")
-        self.assert_refused(here("train", bad), "ZeroDivisionError")
+        self.assert_refused(here("train", bad), f"'{bad}', line 2: ZeroDivisionError")
+        bad.write_text("import sys\n\nsys.exit(0)\n")
+        self.assert_refused(here("train", bad), "line 3: SystemExit")
+        bad.write_text("def config():\n    return {}\n")
+        self.assert_refused(here("train", bad), "has no function get_config()")
+
+    @pytest.mark.parametrize("section", ["training", "sampling", "samplers", "likelihood", "model", "objective"])
+    def test_a_section_that_is_none(self, here, section):
+        self.assert_refused(here("train", **{section: 7}), f"config.{section}=7: give a ")
+
+    def test_a_value_out_of_range(self, here):
+        self.assert_refused(here("train", training__ema_decay=1.0), "config.training.ema_decay=1.0 is not allowed")
+        self.assert_refused(here("train", seed=2**63), f"config.seed={2**63} is not allowed")
+        self.assert_refused(here("train", likelihood__t_min=1.0), "config.likelihood.t_min=1.0 is not allowed")
+        for name in ("", "a/b", "/a"):
+            node = {name: {"name": "ProbabilityFlowODE"}}
+            self.assert_refused(here("train", samplers=node, **NO_STEPS), f"config.samplers: {name!r} is")
+        assert not here.workdir.exists()
+
+    def test_no_sampler_draws_nothing(self, here):
+        self.assert_refused(here("sample", samplers={}, **NO_STEPS), "config.samplers names none")
+
+    def test_a_nested_name_is_answered_with_its_kind(self, here):
+        done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
+        self.assert_refused(
+            done, "allowed are AnnealedLangevin, BatchLangevin, Langevin, or", "did you mean 'Langevin'"
+        )
+
+    def test_flags_that_would_be_ignored(self):
+        self.assert_refused(called("inspect", "x.npy", "--workdir", "x"), "--workdir belongs to", "not to inspect")
+        self.assert_refused(
+            called("inspect", "x.npy", "--config.seed=1"), "--config.seed is for commands with a config"
+        )
 
     def test_missing_checkpoint(self, here):
         for verb in ("sample", "likelihood"):
@@ -143,6 +183,7 @@ class TestRefusals:
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
+        self.assert_refused(here("train", training__checkpoint_every=50), "it holds no checkpoint and may be deleted")
         self.assert_refused(
             here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
         )
@@ -152,7 +193,9 @@ class TestRefusals:
         before = sorted(p.name for p in here.workdir.rglob("*"))
         done = here("train", network__channels=16)
         self.assert_refused(done, "belongs to another config", "network.channels: 8 -> 16")
-        self.assert_refused(here("train", "ve"), "sde.name: 'VPSDE' -> 'VESDE'")
+        done = here("train", "ve")
+        self.assert_refused(done, "sde.name: 'VPSDE' -> 'VESDE'")
+        assert "may be deleted" not in done.stderr
         assert sorted(p.name for p in here.workdir.rglob("*")) == before
 
     def test_folder_with_other_files(self, here):
@@ -168,6 +211,27 @@ class TestRefusals:
     def test_too_few_arguments(self):
         self.assert_refused(called("train"), "--config", "--workdir")
         self.assert_refused(called("tarin"), "train")
+
+
+def test_the_folder_has_its_config(here):
+    """Without --config a command in a work folder takes config.json; what is set besides is held to it as ever."""
+    workdir = str(here.workdir)
+    refused = called("train", "--workdir", workdir)
+    assert refused.returncode == 2 and "holds no config.json" in refused.stderr
+    assert here("train").returncode == 0
+    before = (here.workdir / "config.json").read_text()
+    assert "trained to step 6 of 6 already" in called("train", "--workdir", workdir).stdout
+    done = called("sample", "--workdir", workdir, "--config.sampling.count=2")
+    assert done.returncode == 0 and "2 samples by predictor-corrector" in done.stdout
+    experiment = Experiment.from_config(load_config(here.workdir / "config.json"))
+    model, checkpoint = Workdir(workdir).model(experiment)
+    assert checkpoint.step == 6 and model(torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5)).shape == (2, 1, 8, 8)
+    other = called("sample", "--workdir", workdir, "--config.network.channels=16")
+    assert other.returncode == 2 and "network.channels: 8 -> 16" in other.stderr
+    assert (here.workdir / "config.json").read_text() == before
+    (here.workdir / "config.json").write_text(before[:40])
+    torn = called("sample", "--workdir", workdir)
+    assert torn.returncode == 2 and "is not the config.json of a work folder" in torn.stderr
 
 
 class TestCheck:
@@ -192,6 +256,25 @@ class TestCheck:
         assert done.returncode == 1, done.stderr
         assert "is a square root missing in diffusion?" in done.stdout
 
+    def test_a_module_in_the_current_folder(self, tmp_path, monkeypatch):
+        """A console script has its own folder on Python's path, and not the one that it is called in."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "lying_here.py").write_text(
+            "from scoresde.sde import VPSDE\n\n\nclass Mine(VPSDE):\n    pass\n"
+        )
+        config = tmp_path / "config.py"
+        config.write_text(
+            "import ml_collections\n\n\n"
+            "def get_config():\n    return ml_collections.ConfigDict({'sde': {'name': 'lying_here:Mine'}})\n"
+        )
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+        monkeypatch.chdir(tmp_path)
+        done = called("check", "--config", config)
+        assert done.returncode == 2 and "is its folder on PYTHONPATH, or the current one?" in done.stderr
+        monkeypatch.chdir(tmp_path / "here")
+        before = list(sys.path)
+        assert called("check", "--config", config).returncode == 0 and sys.path == before
+
     def test_what_cannot_be_built(self):
         done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", "--config.sde.name=VPSED")
         assert done.returncode == 2
@@ -203,6 +286,15 @@ def test_an_overridden_name_starts_its_node_anew(here):
     assert done.returncode == 0, done.stderr
     config = json.loads((here.workdir / "config.json").read_text())
     assert config["sde"] == {"name": "VESDE", "sigma_max": 20.0}
+
+
+def test_sections_that_a_config_leaves_out_can_be_set():
+    config = ConfigDict({"sde": {"name": "VPSDE"}})
+    apply_overrides(config, {"sampling.count": "3", "training.steps": "2", "seed": "4"})
+    assert config.sampling.count == 3 and config.training.steps == 2 and config.seed == 4
+    for key, near in (("smapling.count", "did you mean"), ("sampling.a.b", "sampling.a"), ("sede", "sede")):
+        with pytest.raises(ConfigError, match=near):
+            apply_overrides(config, {key: "1"})
 
 
 def test_a_report_of_an_unfinished_run_says_what_is_missing(here):

@@ -325,3 +325,26 @@ def test_the_page_shows_what_is_printed(run):
     assert done.code == 0, done.err
     shown = page.split("```text\n")[1].split("```")[0]
     assert shown.splitlines() == done.out.splitlines()
+
+
+class NoEvents(torch.utils.data.Dataset):
+    """A data set of none."""
+
+    def __len__(self):
+        return 0
+
+
+def test_what_is_no_array_and_what_is_empty(run):
+    (run.folder / "notes.npy").write_text("hello")
+    done = run("inspect", "notes.npy")
+    assert done.code == 2 and "saved by numpy.save or numpy.savez: it starts with b'hello'" in done.err
+    done = run("inspect", f"{__name__}:NoEvents")
+    assert done.code == 2 and "torch data set NoEvents is empty" in done.err
+
+
+def test_transparency_is_said(run):
+    pictures(run.folder / "clear")
+    assert "transparency" not in run("inspect", "clear").out
+    for file in list((run.folder / "clear").iterdir())[:2]:
+        Image.open(file).convert("RGBA").save(file)
+    assert "2 images have transparency: it is left out" in run("inspect", "clear").out

@@ -136,6 +136,19 @@ class TestRows:
             with pytest.raises(ValueError):
                 Batch.from_line(changed)
 
+    def test_a_draw_has_probes_that_no_other_seed_has(self, weigh, monkeypatch):
+        """Draw 1 of seed 0 and draw 0 of seed 1, say, are to be independent; draw 0 has the seed itself."""
+        seeds = []
+
+        def watched(sde, score, x, *, noise, **settings):
+            seeds.append(noise.seed)
+            return log_likelihood(sde, score, x, noise=noise, **settings)
+
+        monkeypatch.setattr("scoresde.experiment.weigh.log_likelihood", watched)
+        for seed in (11, 12):
+            weigh("--draws=2", likelihood__seed=seed, likelihood__limit=1)
+        assert seeds[::2] == [11, 12] and len(set(seeds)) == 4
+
     def test_other_settings_start_anew_and_do_not_mix(self, weigh):
         before = weigh.table()
         done = weigh(likelihood__seed=7)

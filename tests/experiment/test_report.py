@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import re
@@ -11,11 +12,14 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from scoresde.data import Affine
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints
-from scoresde.experiment.page import figure, table
-from scoresde.experiment.pictures import curve_picture
+from scoresde.experiment.page import figure, page, table
+from scoresde.experiment.pictures import curve_picture, event_picture
 from scoresde.experiment.report import baselines
 from scoresde.experiment.report_training import read_metrics, speed
 from tests.experiment.conftest import ROOT, HereCommand
@@ -80,6 +84,7 @@ def test_what_a_page_holds(report):
         "id='environment'",
         "MLP with",
         "learning rate",
+        "memory held at most, MiB",
         "VPSDE",
     ):
         assert wanted in page
@@ -223,20 +228,41 @@ def test_nothing_is_markup():
     assert "<b>" not in table("x", ("<b>",), [("<b>", "1")]) and "<b>" not in figure(b"", "<b>'")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
-def test_in_a_browser(report, tmp_path):
-    """All pictures are decoded, all tables stand, and the console says nothing."""
+@pytest.fixture
+def visit(tmp_path):
+    """``visit(page)``: what the page has become in a browser, and the lines of its console."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on PATH")
 
-    def visit(content):
+    def call(content):
         (tmp_path / "page.html").write_text(content)
-        call = [
+        line = [
             BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
             f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "page.html").as_uri(),
         ]  # fmt: skip
-        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
+    return call
+
+
+def test_figures_stay_whole_on_a_narrow_page(visit):
+    """330 pixels beside a long name: a number has one line. Planted: without the rule it has four and five."""
+    rows = [("this run, likelihood of its probability flow", "3.385", "0.003")]
+    content = page("x", [table("t", ("model, 359 test events", "bits/dim", "standard error"), rows, numbers=(1, 2))])
+    count = (
+        "<script>onload = () => { document.body.style.width = '330px'; const range = document.createRange(); "
+        "document.body.dataset.lines = [...document.querySelectorAll('td.n')].map(cell => { "
+        "range.selectNodeContents(cell); return range.getClientRects().length; }); }</script></body>"
+    )
+    assert 'data-lines="1,1"' in visit(content.replace("</body>", count))[0]
+    rule = "td.n, th.n { overflow-wrap: normal; white-space: nowrap; }"
+    assert rule in content and 'data-lines="1,1"' not in visit(content.replace("</body>", count).replace(rule, ""))[0]
+
+
+def test_in_a_browser(report, visit):
+    """All pictures are decoded, all tables stand, and the console says nothing."""
     preview(report.folder / "previews", 2, "ema")
     page = report()
     look = (
@@ -252,3 +278,14 @@ def test_in_a_browser(report, tmp_path):
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")
     seen, console = visit(broken)
     assert f'data-whole="{pictures(page) - 1}"' in seen and len(console) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (8, 8)])
+def test_images_of_real_numbers_are_images(shape):
+    """A ramp from -3 to 5 is shown from black to white; (H, W) of real numbers may be a series, and is drawn as lines."""
+    ramp = torch.linspace(-3.0, 5.0, math.prod(shape)).reshape(1, *shape).expand(4, *shape)
+    shown = np.asarray(Image.open(io.BytesIO(event_picture(ramp, Affine(), columns=2))))
+    if len(shape) == 3:
+        assert shown.shape[:2] == (4 * (2 * 9 + 1),) * 2 and shown.min() < 5 and shown.max() > 250
+    else:
+        assert shown.shape[0] > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from scoresde.experiment import Workdir, read_samples
-from scoresde.experiment.shards import Entry, gaps
+from scoresde.experiment.shards import Entry, SampleStore, gaps
 from scoresde.experiment.sharing import local_device
 from scoresde.samplers import Sampler
 from tests.experiment.conftest import Command, HereCommand
@@ -185,6 +186,28 @@ def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
         assert f"{first.name} " in done.stdout and "it is drawn again" in done.stdout, name
         assert "3 of them to draw here" in done.stdout, name
         assert digests(draw.folder) == digests(trained / "samples"), name
+
+
+def test_a_shard_is_read_by_its_names_and_its_digest(draw):
+    """As it is written here, by hand: what lies in folders already stays good."""
+    first = draw.shards()[0]
+    with np.load(first) as file:
+        x, raw, fingerprint = file["x"], file["raw"], file["fingerprint"]
+    head = f"0 3 {x.shape} {raw.dtype}".encode()
+    digest = hashlib.sha256(head + x.tobytes() + raw.tobytes()).hexdigest()
+    np.savez(
+        first, device="cpu", seconds=0.5, nfe=8, end=3, first=0, raw=raw, x=x, sha256=digest, fingerprint=fingerprint
+    )
+    assert "0 of them to draw here" in draw().stdout
+
+
+def test_settings_that_are_garbage_are_passed_over(tmp_path):
+    store, other = (SampleStore(tmp_path, {"event shape": [1], "seed": seed}) for seed in (0, 1))
+    other.write_settings()
+    assert store.others() == [other.settings]
+    for content in (b"garbage", b"{}", b"\xff", b""):
+        (other.path / "settings.json").write_bytes(content)
+        assert store.others() == []
 
 
 def test_other_settings_start_anew_and_do_not_mix(draw, trained):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.children import together, train
 from benchmarks.faults import FAULTS, Bench, attempt, random
+from benchmarks.work_faults import SAMPLING
 from scoresde.experiment.checkpoint import last_checkpoint
 
 
@@ -42,3 +45,17 @@ def test_a_bench_sees_other_weights(tmp_path):
     train(tmp_path / "other", {"seed": 1})
     with pytest.raises(AssertionError, match="tensors differ"):
         bench.same(tmp_path / "other")
+
+
+@pytest.mark.long
+def test_a_bench_sees_work_done_again_and_other_samples(tmp_path):
+    bench = Bench(tmp_path, random.Random(0))
+    again, other = tmp_path / "again", tmp_path / "other"
+    shutil.copytree(SAMPLING.whole(bench), again)
+    shard = min(again.glob(SAMPLING.kept))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(AssertionError, match="1 finished parts were done again"):
+        SAMPLING.go_on(bench, again)
+    shutil.copytree(bench.whole(1), other)
+    with pytest.raises(AssertionError, match="differs"):
+        replace(SAMPLING, options={**SAMPLING.options, "sampling.seed": 1}).go_on(bench, other)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scoresde.distributions import GaussianMixture
 from scoresde.noise import NoiseSource
 from scoresde.samplers import (
     DEIS,
@@ -247,6 +248,17 @@ class TestRefusals:
     def test_maps_that_do_not_commute(self):
         with pytest.raises(ValueError, match=r"eta=0\.5 .* do not commute: give 0 or 1"):
             DPMSolverPlusPlus(5, eta=0.5)(CriticallyDampedLangevin(), self.score, (2, 2))
+
+    def test_churned_noise_that_would_grow(self):
+        """Under Langevin diffusion samples were 40 to 1e5 times too wide by the noise's form; the whitened form is right."""
+        sde, law = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 0.5)
+        for sampler in (EDM(18, churn=Churn(10.0)), ExponentialRungeKutta(30, form=Noise(), churn=Churn(2.0))):
+            with pytest.raises(ValueError, match="do not commute: it is unstable, give ExponentialRungeKutta"):
+                sampler(sde, self.score, (2, 2))
+        right = ExponentialRungeKutta(18, 2, Whitened(data_std=0.4), heun=True, churn=Churn(10.0))
+        samples = right(sde, law.score(sde), (500, 2), dtype=torch.float64).samples
+        assert float(samples.std()) == pytest.approx(0.5, rel=0.1)  # known to 2 %
+        assert float(EDM(18)(sde, law.score(sde), (500, 2), dtype=torch.float64).samples.std()) > 5.0  # as the docs say
 
     def test_process_without_kernel(self):
         sde = NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=10)

@@ -31,7 +31,7 @@ from scoresde.samplers import (
     pilot_grid,
 )
 from scoresde.samplers.adaptive_sde import Paths
-from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import ScipyODE
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
@@ -227,6 +227,10 @@ def test_a_pilot_grid_needs_fewer_steps():
     times = grid(sde, 12)
     assert isinstance(grid, PilotGrid) and bool((times.diff() < 0).all())
     assert float(times[0]) == 1.0 and float(times[-1]) == 1e-3
+    assert torch.equal(grid(sde.discretize(100), 12), times)
+    for other in (VPSDE(0.1, 19.0), Shifted(sde, torch.ones(2))):
+        with pytest.raises(ValueError, match="not what this grid was made for, VPSDE"):
+            grid(other, 12)
     start = sde.prior_sample((64, 2), seed=2, dtype=torch.float64)
     exact = ProbabilityFlowODE(ScipyODE(rtol=1e-7, atol=1e-7))(sde, score, (64, 2), start=start).samples
 

@@ -63,6 +63,27 @@ def test_adams_weights_make_it_adams_and_bashforths_method(sde):
     torch.testing.assert_close(one.times, times)
 
 
+def test_differences_stay_on_the_path(case):
+    """The last time at t_min itself: no score is asked below it, and the derivative by that time is the one-sided one."""
+    _, score, pilot, _ = case
+    seen = []
+
+    def watched(x, t):
+        seen.append(float(t.min()))
+        return score(x, t)
+
+    low, high = pilot.grid.u[0], pilot.grid.u[-1]
+    u = torch.linspace(0.5 * high, low, 4, dtype=torch.float64)
+    numbers = fitting._stepwise(watched, pilot, fitting._white_paths(pilot), u, 3)
+    search = fitting._Search(watched, pilot, numbers)
+    found = search.jacobian(search.at)[:, 3]
+    assert min(seen) >= pilot.grid.t_min
+    up = numbers.vector()
+    up[3] += 1e-4
+    wanted = (search.residuals(up) - search.residuals(numbers.vector())) / 1e-4
+    assert abs(found - wanted).max() < 0.02 * abs(wanted).max()
+
+
 def test_a_fit_of_four_steps_is_many_times_nearer_than_any_plain_method(case):
     sde, score, _, made = case
     assert isinstance(made.sampler, FittedMultistep)

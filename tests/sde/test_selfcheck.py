@@ -193,6 +193,20 @@ def test_a_check_that_raises_is_a_line_of_the_report():
     assert "raised RuntimeError: not today" in str(report)
 
 
+def test_a_badly_wrong_diffusion_is_caught_soon():
+    """Its flow of Gaussian data is so stiff that a solver without a budget takes 260000 evaluations to say so."""
+    calls = []
+
+    class Wrong(VPSDE):
+        def diffusion(self, t):
+            calls.append(t)
+            return 5.0 * torch.exp(3.0 * t) * super().diffusion(t)
+
+    report = check(Wrong())
+    failed = {row.name for row in report.rows if not row.passed}
+    assert {"kernel covariance from the SDE", "gaussian"} <= failed and len(calls) < 20000
+
+
 def test_the_report_is_a_value():
     report = check(VPSDE())
     assert dataclasses.is_dataclass(report)

@@ -314,3 +314,40 @@ def test_events_of_another_shape_are_refused():
 def test_a_kernel_without_shift_is_what_it_was():
     kernel = Shifted(VPSDE(), MU).kernel(torch.tensor(0.5))
     assert isinstance(kernel.centred, ScalarKernel) and kernel.centred.centred is kernel.centred
+
+
+PUSHED = MatrixSDE(
+    torch.tensor([[0.0, 3.0], [-2.0, -4.0]], dtype=F64), torch.diag(torch.tensor([0.1, 2.0], dtype=F64)),
+    shift=torch.tensor([0.5, -1.0], dtype=F64), aux_std=0.6,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sde", [*PROCESSES.values(), Shifted(PROCESSES["cld"], moving), PUSHED], ids=repr)
+def test_the_mean_of_the_bridge_is_that_of_the_joint_law(sde):
+    """x_s and x_t given x_0 are Gaussian together, with covariance S_s A^T between them: conditioned by dense matrices."""
+    x0 = normal((3, 2), "x0")
+    times = torch.tensor([0.2, 0.5, 0.69], dtype=F64), torch.tensor([0.3, 0.8, 0.7], dtype=F64)
+    shape = sde.state_shape((2,))
+    x_t, size = normal((3, *shape), "x_t"), math.prod(shape)
+    found = sde.bridge_mean(x_t, x0, *times)
+    for i in range(3):
+        s, t = times[0][i], times[1][i]
+        first, last, step = sde.kernel(s), sde.kernel(t), sde.transition(s, t)
+        m_s, m_t = (k.mean(sde.augment(x0[i : i + 1])).reshape(-1) for k in (first, last))
+        noise_s, noise_t, a = (m.dense(shape) for m in (first.noise_map(), last.noise_map(), step.signal_map()))
+        joint = torch.cat((torch.cat((noise_s @ noise_s.mT, noise_s @ noise_s.mT @ a.mT), 1),
+                           torch.cat((a @ noise_s @ noise_s.mT, noise_t @ noise_t.mT), 1)))  # fmt: skip
+        gain = torch.linalg.solve(joint[size:, size:], joint[size:, :size]).mT
+        wanted = m_s + gain @ (x_t[i].reshape(-1) - m_t)
+        torch.testing.assert_close(found[i].reshape(-1), wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_the_mean_of_the_bridge_of_numbers_and_at_its_ends():
+    x0, x_t = normal((2, 2), "x0"), normal((2, 2), "x_t")
+    s, t = torch.tensor([0.1, 0.4], dtype=F64), torch.tensor([0.3, 0.9], dtype=F64)
+    sde = PROCESSES["vp"]
+    torch.testing.assert_close(sde.bridge_mean(x_t, x0, s, t), sde.bridge(x_t, x0, s, t)[0], rtol=1e-12, atol=1e-12)
+    state = normal((2, 2, 2), "x_t")
+    torch.testing.assert_close(PROCESSES["cld"].bridge_mean(state, x0, t, t), state)
+    with pytest.raises(ValueError, match="from s up to t"):
+        sde.bridge_mean(x_t, x0, t, s)

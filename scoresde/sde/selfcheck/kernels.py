@@ -123,11 +123,12 @@ def transitions(s: Subject) -> list[CheckRow]:
     bridged = s.matrix(s.sde.transition(*times).bridged(ends[1], ends[0]).covariance(s.unit))
     wanted = c_s - c_s @ a.mT @ torch.linalg.solve(c_t, a @ c_s)
     bridge = relative(bridged, wanted)
+    x_t, x0 = 0.3 * s.unit[:1] + 0.5, 0.7 * s.sde.project(s.unit[:1]) - 0.2
+    flat_t, flat_0 = x_t.reshape(-1), s.sde.augment(x0).reshape(-1)
+    by_bayes = a_s @ flat_0 + b_s + c_s @ a.mT @ torch.linalg.solve(c_t, flat_t - a_t @ flat_0 - b_t)
+    bridge = max(bridge, relative(s.sde.bridge_mean(x_t, x0, *times).reshape(-1), by_bayes))
     if isinstance(s.sde, ScalarSDE):
-        x_t, x0 = 0.3 * s.unit[:1] + 0.5, 0.7 * s.unit[:1] - 0.2
         mean, std = s.sde.bridge(x_t, x0, *times)
-        flat_t, flat_0 = x_t.reshape(-1), x0.reshape(-1)
-        by_bayes = a_s @ flat_0 + c_s @ a.mT @ torch.linalg.solve(c_t, flat_t - a_t @ flat_0)
         bridge = max(bridge, relative(mean.reshape(-1), by_bayes), relative(std**2 * torch.ones(1), wanted[:1, 0]))
     return [
         CheckRow("transition carries the marginal", marginal, TOLERANCE, "" if marginal <= TOLERANCE else hint),

@@ -10,14 +10,13 @@ from torch import Tensor
 from scoresde._validation import expand
 from scoresde.sde.scalar import ScalarSDE
 from scoresde.sde.selfcheck.report import PRIOR_LIMIT, TOLERANCE, CheckRow
-from scoresde.sde.selfcheck.subject import SOLVER, Subject, relative
+from scoresde.sde.selfcheck.subject import Subject, relative
 
 
 def prior(s: Subject) -> list[CheckRow]:
     """KL(law at T of centred unit-variance data || prior), nats per coordinate; the prior's density and draws."""
     a, b, c = s.kernel(s.sde.T)
-    lifted = s.lifted()
-    law = a @ lifted @ lifted.mT @ a.mT + c
+    law = a @ s.lifted @ s.lifted.mT @ a.mT + c
     root = s.matrix(s.sde.prior_root()(s.unit))
     prior, mean = root @ root.mT, (s.zero + expand(s.sde.prior_mean(), s.zero)).reshape(s.size)
     ratio, off = torch.linalg.solve(prior, law), b - mean
@@ -69,38 +68,38 @@ def gaussian(s: Subject) -> list[CheckRow]:
     """Gaussian data: flow and reverse SDE back from T, and the log-likelihood along the flow."""
     n, end = s.size, s.times[-1]
     mean_T, law_T = s.law(end)
-    spread = torch.linalg.cholesky(law_T)
-    points = torch.cat((mean_T[None], mean_T + spread.mT)).reshape(n + 1, *s.shape)
+    unit = torch.eye(n, dtype=torch.float64)
+    points = torch.cat((mean_T[None], mean_T + torch.linalg.cholesky(law_T).mT))
 
-    def times(t: float, count: int) -> Tensor:
-        return torch.full((count,), t, dtype=torch.float64)
+    def times(t: float, x: Tensor) -> Tensor:
+        return torch.full((len(x),), t, dtype=torch.float64)
 
-    def flow(t: float, x: Tensor) -> Tensor:
-        return s.sde.flow_drift(x, times(t, len(x)), s.score(x, t))
+    def flow(t: float, x: Tensor, score: Tensor) -> Tensor:
+        return s.sde.flow_drift(x, times(t, x), score).reshape(len(x), n)
 
-    back = SOLVER.solve(flow, points, end, s.t0).y.reshape(n + 1, n)
+    def both(t: float, state: Tensor) -> Tensor:
+        """Points by the flow (n + 1, n); below them mean and covariance by the reverse SDE (n + 1, n)."""
+        m, p = state[n + 1 : n + 2], state[n + 2 :]
+        x = torch.cat((state[: n + 1], m, m + unit)).reshape(2 * (n + 1), *s.shape)
+        score, lift = s.score(x, t), x[n + 1 :]
+        drift = s.sde.reverse_drift(lift, times(t, lift), score[n + 1 :]).reshape(n + 1, n)
+        r = (drift[1:] - drift[:1]).mT
+        return torch.cat((flow(t, x[: n + 1], score[: n + 1]), drift[:1], r @ p + p @ r.mT - s.gg(t)))
+
+    back, moments = s.solver.solve(both, torch.cat((points, mean_T[None], law_T)), end, s.t0).y.split(n + 1)
     mean_0, law_0 = s.law(s.t0)
     moved = (back[1:] - back[:1]).mT
     error = max(relative(back[0], mean_0), relative(moved @ moved.mT, law_0))
-
-    def reverse(t: float, state: Tensor) -> Tensor:
-        m, p = state[:1], state[1:]
-        lift = torch.cat((m, m + torch.eye(n, dtype=torch.float64))).reshape(n + 1, *s.shape)
-        drift = s.sde.reverse_drift(lift, times(t, n + 1), s.score(lift, t)).reshape(n + 1, n)
-        r = (drift[1:] - drift[:1]).mT
-        return torch.cat((drift[:1], r @ p + p @ r.mT - s.gg(t)))
-
-    moments = SOLVER.solve(reverse, torch.cat((mean_T[None], law_T)), end, s.t0).y
     by_sde = max(relative(moments[0], mean_0), relative(moments[1:], law_0))
 
     def with_divergence(t: float, state: Tensor) -> Tensor:
         x = state[:, :n].reshape(1, *s.shape)
         around = torch.cat((x, x + s.unit))
-        drift = flow(t, around).reshape(n + 1, n)
+        drift = flow(t, around, s.score(around, t))
         return torch.cat((drift[:1], (drift[1:] - drift[:1]).trace().reshape(1, 1)), dim=1)
 
     start = (mean_0 + 0.7 * torch.linalg.cholesky(law_0).sum(1)).reshape(1, n)
-    state = SOLVER.solve(with_divergence, torch.cat((start, torch.zeros(1, 1)), dim=1), s.t0, end).y
+    state = s.solver.solve(with_divergence, torch.cat((start, torch.zeros(1, 1)), dim=1), s.t0, end).y
     found = _normal_log_prob(state[0, :n], mean_T, law_T) + float(state[0, n])
     wanted = _normal_log_prob(start[0], mean_0, law_0)
     return [

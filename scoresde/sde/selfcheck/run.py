@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scoresde._validation import check_counts, shown
 from scoresde.sde.base import SDE
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.selfcheck.conduct import edges, noise_rises, shapes
 from scoresde.sde.selfcheck.kernels import kernel, transitions
 from scoresde.sde.selfcheck.laws import conversions, gaussian, prior
 from scoresde.sde.selfcheck.report import CheckReport, CheckRow
-from scoresde.sde.selfcheck.subject import Subject
+from scoresde.sde.selfcheck.subject import BRIEF, Subject
 
 
 def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
@@ -21,7 +22,8 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
     event_shape: of the events to check on; small, and the process's own where it takes only one.
     """
     if not isinstance(sde, LinearSDE):
-        raise TypeError(f"{sde!r} states no kernel: its drift and diffusion have nothing to be compared with")
+        raise TypeError(f"{shown(sde)} states no kernel: its drift and diffusion have nothing to be compared with")
+    check_counts("event_shape", event_shape)
     subject = Subject(sde, tuple(event_shape))
     rows: list[CheckRow] = []
     for part in (kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
@@ -29,4 +31,6 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
             rows += part(subject)
         except Exception as problem:  # a check reports; it does not die of what it found
             rows.append(CheckRow(part.__name__, math.inf, 0.0, f"raised {type(problem).__name__}: {problem}"))
+        if part is kernel and not all(row.passed for row in rows):
+            subject.solver = BRIEF
     return CheckReport(f"{sde!r} on events of shape {tuple(event_shape)}", tuple(rows))

@@ -1,0 +1,175 @@
+"""Faults put in while `scoresde sample` and `scoresde likelihood` run in real processes; benchmarks/faults.py tries them.
+
+A trial ends with the same command run to its end: samples and rows are compared, byte for byte, with those of one that nothing
+happened to, every part is there once, and what was finished before the fault has not been touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.children import ROOT, Child, flags
+
+
+class Bench(Protocol):
+    """Where trials happen; benchmarks/faults.py has it."""
+
+    folder: Path
+    random: random.Random
+
+    def whole(self, world: int) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command whose work is done in parts. options: of the config. kept, result: patterns of the files of parts and results."""
+
+    command: str
+    options: Mapping[str, object]
+    kept: str
+    result: tuple[str, ...]
+
+    def parts(self, folder: Path) -> list[tuple[str, bytes]]:
+        """What is finished: a file of samples, or a line of rows, and its name."""
+        files = sorted(folder.glob(self.kept))
+        if files and files[0].suffix == ".npz":
+            return [(file.name, file.read_bytes()) for file in files]
+        return [(file.name, line) for file in files for line in file.read_bytes().splitlines(keepends=True)]
+
+    def start(self, folder: Path, file_size: int = 0) -> Child:
+        """The command in a process of its own."""
+        return Child(folder, self.options, command=self.command, file_size=file_size)
+
+    def whole(self, bench: Bench) -> Path:
+        """A folder in which the command ended undisturbed."""
+        place = bench.folder / f"whole-{self.command}"
+        if not place.exists():
+            trained(bench, place)
+            child = self.start(place)
+            assert child.end() == 0, child.output()
+        return place
+
+    def go_on(self, bench: Bench, folder: Path, but: int = 0) -> None:
+        """Work to the end, and compare. but: parts that were made unreadable, which are done again."""
+        before = self.parts(folder)
+        child = self.start(folder)
+        assert child.end() == 0, child.output()
+        whole = self.whole(bench)
+        after, theirs = self.parts(folder), self.parts(whole)
+        touched = len(set(before) - set(after))
+        assert touched <= but, f"{touched} finished parts were done again"
+        # a line that was torn or flipped stays in its file, unread
+        assert len(after) <= len(theirs) + (but if self is WEIGHING else 0), f"{len(after)} parts, {len(theirs)} wanted"
+        for name in self.result:
+            assert _facts(folder / name) == _facts(whole / name), f"{name} differs"
+        left = [p.name for p in folder.rglob("*.tmp")]
+        assert not left, f"left behind: {left}"
+
+
+def _facts(file: Path) -> object:
+    """The content of a result, without how long it took: bytes, or for an index of shards their digests."""
+    if file.suffix != ".json":
+        return file.read_bytes()
+    return [(entry["first"], entry["end"], entry["sha256"]) for entry in json.loads(file.read_text())["shards"]]
+
+
+SAMPLER = "{'pc': {'name': 'PredictorCorrector', 'corrector': {'name': 'Langevin'}, 'steps': 10}}"
+SAMPLING = Work(
+    "sample", {"samplers": SAMPLER, "sampling.count": 90, "sampling.batch_size": 3}, "samples/pc/shards-*/*.npz",
+    ("samples/pc.json", "samples/pc.npz"),
+)  # fmt: skip
+WEIGHING = Work(
+    "likelihood",
+    {
+        "likelihood.limit": 90,
+        "likelihood.batch_size": 3,
+        "likelihood.pilot": 0,
+        "likelihood.solver": "{'name': 'Multistep', 'nodes': 6}",
+    },
+    "likelihood/rows-*/*.jsonl",
+    ("likelihood/test.csv",),
+)
+
+
+def trained(bench: Bench, folder: Path) -> None:
+    """A folder with a trained model and nothing else."""
+    shutil.copytree(bench.whole(1), folder)
+
+
+def killed(work: Work, bench: Bench, folder: Path) -> None:
+    """Three kills, each after two more parts at least are done."""
+    trained(bench, folder)
+    wanted = len(work.parts(work.whole(bench)))
+    for number in range(3):
+        child, goal = work.start(folder), min(len(work.parts(folder)) + 2, wanted - 3 + number)
+        child.until(lambda goal=goal: len(work.parts(folder)) >= goal, "parts")
+        time.sleep(bench.random.uniform(0.0, 0.05))
+        child.signal(signal.SIGKILL)
+        child.end()
+    work.go_on(bench, folder, but=int(work is WEIGHING))  # the last line may be half of one
+
+
+def killed_sampling(bench: Bench, folder: Path) -> None:
+    """kill -9 of `sample`, three times: no sample lost, drawn twice or changed"""
+    killed(SAMPLING, bench, folder)
+
+
+def killed_weighing(bench: Bench, folder: Path) -> None:
+    """kill -9 of `likelihood`, three times: no row lost, counted twice or changed"""
+    killed(WEIGHING, bench, folder)
+
+
+def worker_killed(bench: Bench, folder: Path) -> None:
+    """kill -9 of one of `--processes 2` of either: the other finishes, exit code 3, the same command does the rest"""
+    work = bench.random.choice([SAMPLING, WEIGHING])
+    trained(bench, folder)
+    call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    leader = subprocess.Popen(call, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while len(work.parts(folder)) < 2:
+        assert leader.poll() is None, leader.communicate()
+        time.sleep(0.002)
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(leader.pid)], capture_output=True, text=True).stdout
+    workers = [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]
+    os.kill(bench.random.choice(workers), signal.SIGKILL)
+    output, _ = leader.communicate(timeout=300)
+    assert leader.returncode == 3 and "ended with code -9" in output and "Traceback" not in output, output
+    work.go_on(bench, folder, but=int(work is WEIGHING))
+
+
+def no_room(bench: Bench, folder: Path) -> None:
+    """no room for samples or rows: exit code 2, what is finished stays"""
+    work = bench.random.choice([SAMPLING, WEIGHING])
+    trained(bench, folder)
+    sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
+    child = work.start(folder, file_size=min(sizes) // 2)
+    assert child.end() == 2 and "File too large" in child.output() and "Traceback" not in child.output(), child.output()
+    work.go_on(bench, folder, but=int(work is WEIGHING))
+
+
+def damaged(bench: Bench, folder: Path) -> None:
+    """samples or rows cut short, or with one bit flipped: they, and no others, are done again"""
+    work = bench.random.choice([SAMPLING, WEIGHING])
+    shutil.copytree(work.whole(bench), folder)
+    file = bench.random.choice(sorted(folder.glob(work.kept)))
+    content = bytearray(file.read_bytes())
+    if bench.random.random() < 0.5:
+        content = content[: bench.random.randrange(len(content))]
+    else:
+        content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
+    file.write_bytes(content)
+    work.go_on(bench, folder, but=2)  # a flipped end of a line joins two of them
+
+
+FAULTS = (killed_sampling, killed_weighing, worker_killed, no_room, damaged)

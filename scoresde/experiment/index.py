@@ -1,0 +1,63 @@
+"""Samples by their index, ``samples/NAME.json``: how they came about, and which shards they lie in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scoresde.experiment.shards import Entry, Samples, SampleStore
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """An index that was read. facts: what it says. entries: of the shards, in order. store: where they are."""
+
+    path: Path
+    facts: dict[str, Any]
+    entries: tuple[Entry, ...]
+    store: SampleStore
+
+    @classmethod
+    def open(cls, path: str | Path) -> SampleIndex:
+        """Raises FileNotFoundError where a file is missing, ValueError for what is no index."""
+        path = Path(path)
+        try:
+            facts = json.loads(path.read_text())
+            folder = path.parent / facts["shards in"]
+            store = SampleStore(folder.parent, json.loads((folder / "settings.json").read_text()))
+            names = [field.name for field in fields(Entry)]
+            entries = tuple(Entry(**{name: entry[name] for name in names}) for entry in facts["shards"])
+            whole = sum(entry.end - entry.first for entry in entries) >= facts["count"] >= 1
+        except (ValueError, KeyError, TypeError) as problem:
+            raise ValueError(f"{path} is no index of samples: {type(problem).__name__}: {problem}") from problem
+        if not whole:
+            raise ValueError(f"{path} is no index of samples: its shards do not hold its {facts['count']}")
+        return cls(path, facts, entries, store)
+
+    @property
+    def count(self) -> int:
+        """Samples that it names."""
+        return int(self.facts["count"])
+
+    def read(self, entry: Entry) -> Samples:
+        """A shard. Raises ValueError where it is not what was written."""
+        shard = self.store.read(entry.file)
+        if shard.digest != entry.sha256:
+            raise ValueError(f"{entry.file} is not the shard that {self.path} names")
+        return shard
+
+
+def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
+    """Samples of an index ``samples/NAME.json``, shard by shard: ``x`` and ``raw``, (B, *event), in order.
+
+    Raises ValueError for a shard that is not what was written.
+    """
+    found = SampleIndex.open(index)
+    for entry in found.entries:
+        shard, kept = found.read(entry), found.count - entry.first
+        yield {"x": shard.x[:kept], "raw": shard.raw[:kept]}

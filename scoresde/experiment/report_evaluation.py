@@ -1,0 +1,55 @@
+"""The report's section on samples beside data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scoresde.experiment.page import missing, note, table
+from scoresde.experiment.workdir import Workdir
+
+HEAD = ("samples", "number", "Frechet distance", "kernel distance", "+-", "precision", "recall")
+KEYS = ("frechet distance", "kernel distance", "kernel distance error", "precision", "recall")
+
+
+def evaluation(workdir: Workdir) -> str:
+    """A table for each reference and extractor, the yardstick under the samples."""
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    parts = ["<h2>Samples beside data</h2>"]
+    for file in sorted(workdir.evaluation.glob("*.json")):
+        try:
+            result = json.loads(file.read_text())
+            _row(file.stem, result)
+            found.setdefault(_setting(result), []).append((file.stem, result))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
+    for number, results in enumerate(found.values()):
+        parts.append(_table(number, results))
+    return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde evaluate")
+
+
+def _setting(result: dict[str, Any]) -> str:
+    """What figures must share to stand in one table, the yardstick's own among them."""
+    yardstick = " ".join(_row(result["yardstick"]["data"], result["yardstick"]))
+    return (
+        f"reference {result['reference']['said']}; extractor {result['extractor']} of {result['features']} numbers, digest "
+        f"{result['extractor digest']}; k = {result['neighbours']}; yardstick {yardstick}"
+    )
+
+
+def _table(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
+    _, last = results[-1]
+    rows = [_row(name, result) for name, result in results]
+    rows.append(_row(f"yardstick: {last['yardstick']['data']}, not samples", last["yardstick"]))
+    said = [f"{name}: {warning}" for name, result in results for warning in result["warnings"]]
+    settings = _setting(last).partition("; yardstick")[0]
+    return (
+        table(f"evaluation-{number}", HEAD, rows, numbers=tuple(range(1, len(HEAD))))
+        + note(f"{settings}. Figures of different numbers of samples do not compare.")
+        + "".join(missing(warning) for warning in said)
+    )
+
+
+def _row(name: str, result: dict[str, Any]) -> list[str]:
+    values = [result[key] for key in KEYS]
+    return [name, str(result["count"]), *("" if value is None else f"{value:.4g}" for value in values)]

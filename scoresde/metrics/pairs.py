@@ -1,0 +1,30 @@
+"""What metrics of all pairs share: two sets of features checked, in float64, and walked in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_finite
+
+BLOCK = 1024
+"""Vectors on each side of a block: 8 MiB of numbers."""
+
+
+def checked(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Both sets in float64. Raises ValueError unless they are (n, d) and (m, d), finite, with n, m >= ``least``."""
+    for name, value in (("x", x), ("y", y)):
+        if value.ndim != 2 or len(value) < least or value.shape[1] < 1:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: give (n, d) with n >= {least}, d >= 1")
+        check_finite(name, value)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} features, y {y.shape[1]}: both must be of one extractor")
+    return x.to(torch.float64), y.to(torch.float64)
+
+
+def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(index of the first, rows) of blocks of at most `BLOCK` rows."""
+    for first in range(0, len(x), BLOCK):
+        yield first, x[first : first + BLOCK]

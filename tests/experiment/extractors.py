@@ -1,0 +1,35 @@
+"""Extractors that tests name in configs."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from scoresde.metrics import Coordinates
+
+
+class Slow(Coordinates):
+    """A while for each batch, so that there is time for a kill; how long is in the environment."""
+
+    def features(self, raw):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().features(raw)
+
+
+class Stopping(Coordinates):
+    """Interrupted at one of its batches; `after` counts down."""
+
+    after = -1
+
+    def features(self, raw):
+        Stopping.after -= 1
+        if Stopping.after == 0:
+            raise KeyboardInterrupt
+        return super().features(raw)
+
+
+class Dropping(Coordinates):
+    """Planted: loses the last event of a batch."""
+
+    def features(self, raw):
+        return super().features(raw)[:-1]

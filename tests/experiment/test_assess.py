@@ -1,0 +1,365 @@
+"""scoresde evaluate: figures that are those of all events, features that are kept, gone on with and shared out."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde.data import Digits
+from scoresde.experiment import Experiment, Workdir, apply_overrides, load_config, read_samples
+from scoresde.experiment.sets import Events
+from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
+from tests.experiment.conftest import ROOT, Command, HereCommand
+from tests.experiment.extractors import Stopping
+
+LONG = pytest.mark.long
+FEW = {
+    "training__steps": 2,
+    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
+    "network__channels": None,
+    "network__blocks": None,
+    "samplers": "{'pc': {'name': 'PredictorCorrector', 'steps': 4}}",
+    "samplers.predictor-corrector.steps": None,
+    "sampling__count": 90,
+    "sampling__batch_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained folder with 90 samples in three shards, and their evaluation."""
+    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
+    for verb in ("train", "sample", "evaluate"):
+        done = command(verb, **FEW)
+        assert done.returncode == 0, done.stderr
+    command.said = done.stdout
+    return command
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """``scoresde evaluate`` in a copy of that folder."""
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    command = HereCommand(tmp_path / "run")
+
+    def call(*extra, code=0, verb="evaluate", **overrides):
+        done = command(verb, "vp", *extra, **{**FEW, **overrides})
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    call.command, call.folder = command, command.workdir / "evaluation"
+    call.result = lambda name="pc": json.loads((call.folder / f"{name}.json").read_text())
+    call.shards = lambda place: sorted((call.folder / place).glob("features-*/*.npz"))
+    return call
+
+
+def figures(result):
+    """What does not say when and where."""
+    keys = ("seconds", "devices", "features in")
+    parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "yardstick")}
+    return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor")} | parts
+
+
+def flat(array):
+    return torch.as_tensor(np.asarray(array)).flatten(1).double()
+
+
+def test_figures_are_of_all_events(run, trained):
+    """Against the metrics on all samples and all data at once: the last, smaller batch of each is in them."""
+    samples = flat(np.concatenate([part["raw"] for part in read_samples(run.folder.parent / "samples" / "pc.json")]))
+    train, test = flat(Digits().train.raw), flat(Digits().test.raw)
+    found = run.result()
+    assert len(samples) == found["count"] == found["set"]["count"] == 90
+    assert (found["reference"]["count"], found["yardstick"]["count"]) == (1438, 359)
+    for x, figures in ((samples, found), (test, found["yardstick"])):
+        expected = frechet_distance(Moments.of(x), Moments.of(train))
+        assert figures["frechet distance"] == pytest.approx(expected, rel=1e-9)
+        kernel, manifold = kernel_distance(x, train), precision_recall(x, train, 3)
+        assert figures["kernel distance"] == pytest.approx(kernel.value, rel=1e-9)
+        assert figures["kernel distance error"] == pytest.approx(kernel.standard_error, rel=1e-6)
+        assert (figures["precision"], figures["recall"]) == (manifold.precision, manifold.recall)
+    # planted: without the last batch
+    assert found["frechet distance"] != pytest.approx(
+        frechet_distance(Moments.of(samples[:64]), Moments.of(train)), rel=1e-3
+    )
+    mean = Moments.load(run.folder / "reference.npz")
+    assert mean.count == 1438 and torch.allclose(mean.covariance, Moments.of(train).covariance)
+
+
+def test_what_is_said(trained):
+    digest = Digits().train.digest()
+    (line,) = [line for line in trained.said.splitlines() if ": pc: Frechet distance" in line]
+    for wanted in (
+        " @ 90 samples | reference: digits/train, 1438 events, digest " + digest,
+        "| extractor Coordinates of 64 numbers, digest ",
+        "| precision 0.", "| KID ", "| yardstick: digits/test ", " @ 359 events",
+    ):  # fmt: skip
+        assert wanted in line
+    assert "WARNING: pc: a Frechet distance of 90 samples is too large on average" in trained.said
+    assert "lacks rank" not in trained.said
+    result = json.loads((trained.workdir / "evaluation" / "pc.json").read_text())
+    assert (
+        result["set"]["checkpoint"] == "step-000000002.safetensors" and "PredictorCorrector" in result["set"]["sampler"]
+    )
+    assert result["set"]["settings"]["seed"] == 0 and result["reference"]["data digest"] == digest
+
+
+def test_fewer_samples_than_numbers_are_said(run):
+    run(verb="sample", sampling__count=10)
+    assert "WARNING: pc: 10 samples of 64 numbers: their covariance lacks rank" in run(sampling__count=10).stdout
+    assert run.result()["count"] == 10, "features of the rest of the shard do not count"
+    one = flat(next(read_samples(run.folder.parent / "samples" / "pc.json"))["raw"])
+    expected = frechet_distance(Moments.of(one), Moments.of(flat(Digits().train.raw)))
+    assert run.result()["frechet distance"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_nothing_is_computed_twice(run, trained):
+    before = [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"]
+    assert run().stdout.count(" 0 of them to compute here") == 3
+    assert [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"] == before
+    run(verb="sample", sampling__count=100)
+    done = run(sampling__count=100)
+    assert "features of 100 samples of samples/pc, 10 of them to compute here" in done.stdout
+    run(verb="sample", sampling__seed=1)
+    done = run()
+    assert "features of 90 samples of samples/pc, 90 of them to compute here" in done.stdout, "of other samples"
+    assert "1438 events of data/train, 0 of them" in done.stdout
+    done = run(evaluation__extractor="{'name': 'tests.experiment.extractors:Slow'}")
+    assert done.stdout.count(" 0 of them") == 0, "by another extractor"
+
+
+def test_batch_size_of_features_changes_nothing_here(run, trained):
+    shutil.rmtree(run.folder)
+    run(evaluation__batch_size=7)
+    found, before = (json.loads((f / "pc.json").read_text()) for f in (run.folder, trained.workdir / "evaluation"))
+    assert found.pop("batch size") == 7 and before.pop("batch size") == 64
+    assert figures(found) == figures(before)
+
+
+def test_a_shard_is_checked_before_it_is_trusted(run, trained):
+    """Torn, changed, another's or of something else: computed again, to the same figures."""
+    first, second = run.shards("data/train")[:2]
+    whole = first.read_bytes()
+
+    def changed(**parts):
+        with np.load(io.BytesIO(whole)) as file:
+            content = {name: file[name] for name in file.files} | parts
+        out = io.BytesIO()
+        np.savez(out, **content)
+        return out.getvalue()
+
+    bad = {
+        "torn": whole[: len(whole) // 2], "empty": b"", "another's": second.read_bytes(),
+        "other numbers": changed(features=np.zeros((256, 64), np.float32)), "of other data": changed(source="0" * 16),
+        "whole numbers": changed(features=np.zeros((256, 64), int)),
+    }  # fmt: skip
+    for name, content in bad.items():
+        first.write_bytes(content)
+        done = run()
+        assert f"data/train: {first.name} " in done.stdout and "it is computed again" in done.stdout, name
+        assert "1438 events of data/train, 256 of them to compute here" in done.stdout, name
+        assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text())), (
+            name
+        )
+
+
+def test_samples_that_were_cut_otherwise_are_looked_at_again(run):
+    """The same settings, another batch: the shards of features follow those of the samples."""
+    for shard in (run.command.workdir / "samples" / "pc").glob("shards-*/*.npz"):
+        shard.unlink()
+    run(verb="sample", sampling__batch_size=45)
+    assert "90 samples of samples/pc, 90 of them to compute here" in run().stdout
+    assert run.result()["count"] == 90
+
+
+def test_a_dropped_batch_is_caught(run, monkeypatch):
+    """Planted: a loader that drops the last batch, and an extractor that loses an event."""
+    ranges = Events.ranges
+    monkeypatch.setattr(Events, "ranges", lambda events: ranges(events)[:-1])
+    shutil.rmtree(run.folder)
+    assert "train has 1438 events, and features of 1280 are there" in run(code=2).stderr
+    monkeypatch.setattr(Events, "ranges", ranges)
+    done = run(code=2, evaluation__extractor="{'name': 'tests.experiment.extractors:Dropping'}")
+    assert "features are (1, d)" in done.stderr
+
+
+def test_an_interrupted_evaluation_goes_on(run, trained, monkeypatch):
+    shutil.rmtree(run.folder)
+    extractor = {"evaluation__extractor": "{'name': 'tests.experiment.extractors:Stopping'}"}
+    monkeypatch.setattr(Stopping, "after", 10)
+    run(code=130, **extractor)
+    assert len(run.shards("samples/pc")) == 3 and len(run.shards("data/train")) == 1
+    assert "1438 events of data/train, 1182 of them to compute here" in run(**extractor).stdout
+    assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text()))
+
+
+def test_the_last_of_a_launchers_processes_makes_the_result(run, trained, monkeypatch):
+    shutil.rmtree(run.folder)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", 5), ("0", 11)):
+        monkeypatch.setenv("RANK", rank)
+        run()
+        assert sum(len(run.shards(place)) for place in ("data/train", "data/test", "samples/pc")) == there
+    assert run.result()["processes"] == 2
+    assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text()))
+
+
+@LONG
+def test_two_processes_make_the_same_figures(run, trained):
+    shutil.rmtree(run.folder)
+    run("--processes", "2")
+    assert run.result()["processes"] == 2
+    assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text()))
+    names = [path.relative_to(run.folder) for path in run.folder.rglob("*-*.npz")]
+    assert len(names) == 11
+    for name in names:
+        with np.load(run.folder / name) as a, np.load(trained.workdir / "evaluation" / name) as b:
+            assert a["features"].tobytes() == b["features"].tobytes()
+
+
+@LONG
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_it_ends_with_the_figures_of_an_unbroken_run(run, trained, processes):
+    shutil.rmtree(run.folder)
+    slow = {**FEW, "evaluation__extractor": "{'name': 'tests.experiment.extractors:Slow'}"}
+    call = [*Command(run.command.workdir).arguments("evaluate", "vp", **slow), f"--processes={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": "0.1", "PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        before = len(list(run.folder.rglob("*-*.npz")))
+        process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        deadline = time.monotonic() + 120
+        while len(list(run.folder.rglob("*-*.npz"))) < before + 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*-*.npz")}
+    assert 4 <= len(kept) < 11
+    run(**{k: v for k, v in slow.items() if k not in FEW})
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text()))
+
+
+def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
+    before = run.result()
+    done = run(evaluation__reference=str(run.folder / "reference.npz"))
+    found = run.result()
+    assert found["frechet distance"] == pytest.approx(before["frechet distance"], rel=1e-12)
+    assert found["kernel distance"] is found["precision"] is None
+    assert found["yardstick"]["frechet distance"] == pytest.approx(before["yardstick"]["frechet distance"], rel=1e-12)
+    assert "reference: reference.npz, 1438 events, digest " in done.stdout and "KID" not in done.stdout
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(64), sigma=np.eye(64))
+    done = run(evaluation__reference=str(tmp_path / "theirs.npz"))
+    assert "theirs.npz, unknown events" in done.stdout and "does not say how many events it is of" in done.stdout
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert (
+        "is of 3 features, and Coordinates gives 64"
+        in run(code=2, evaluation__reference=str(tmp_path / "theirs.npz")).stderr
+    )
+
+
+def test_anyones_samples(run, tmp_path):
+    """An array, and folders of images as they are and too large; a JPEG is said."""
+    raw = Digits().test.raw[:50]
+    np.save(tmp_path / "array.npy", raw.numpy())
+    done = run("--samples", tmp_path / "array.npy")
+    (file,) = run.folder.glob("files-array-*.json")
+    found = run.result(file.stem)
+    expected = frechet_distance(Moments.of(flat(raw)), Moments.of(flat(Digits().train.raw)))
+    assert found["frechet distance"] == pytest.approx(expected, rel=1e-9) and found["count"] == 50
+    assert f"{file.stem}: Frechet distance" in done.stdout and "samples/pc" not in done.stdout
+    for name, side, lossy in (("png", 8, 0), ("jpg", 16, 3)):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            Image.fromarray(np.full((side, side), k, np.uint8)).save(tmp_path / name / f"{k}.{name}")
+        done = run("--samples", tmp_path / name)
+        assert ("3 of 3 files are JPEG" in done.stdout) == bool(lossy)
+        assert ("3 of 3 images were cropped and shrunk to 8 x 8" in done.stdout) == (side == 16)
+    np.save(tmp_path / "wide.npy", np.zeros((4, 1, 8, 9)))
+    assert "has events (1, 8, 9), the data (1, 8, 8)" in run("--samples", tmp_path / "wide.npy", code=2).stderr
+    np.save(tmp_path / "half.npy", np.full((4, 1, 8, 8), 0.5))
+    assert "holds fractions" in run("--samples", tmp_path / "half.npy", code=2).stderr
+    assert "is no file, folder" in run("--samples", tmp_path / "none", code=2).stderr
+
+
+def test_anyones_samples_need_no_trained_model(tmp_path):
+    np.save(tmp_path / "array.npy", Digits().test.raw[:5].numpy())
+    done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", tmp_path / "array.npy", **FEW)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "config.json").exists()
+
+
+def test_what_cannot_be_evaluated_is_said(run, tmp_path):
+    (run.command.workdir / "samples" / "pc.json").write_text("{}")
+    assert "pc.json is no index of samples: KeyError: 'shards in'" in run(code=2).stderr
+    shutil.rmtree(run.command.workdir / "samples")
+    assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
+    refusals = {
+        "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"), "compared": ("1", "compared=1"),
+        "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "config.evaluation.k is not known"),
+    }  # fmt: skip
+    for key, (value, message) in refusals.items():
+        assert message in run(code=2, **{f"evaluation__{key}": value}).stderr
+    assert "is not an Extractor" in run(code=2, evaluation__extractor="3").stderr
+    with Workdir(run.command.workdir).lock("evaluate"):
+        assert "another process is at work on this" in run(code=2).stderr
+    assert "--samples belongs to evaluate, not to sample" in run("--samples=x", verb="sample", code=2).stderr
+
+
+def test_samples_of_before_are_said(run):
+    done = run(samplers=FEW["samplers"].replace("4", "5"))
+    assert "not by the config's: scoresde sample draws anew" in done.stdout
+    index = run.command.workdir / "samples" / "pc.json"
+    index.write_text(index.read_text().replace("step-000000002", "step-000000001"))
+    assert "WARNING: pc: drawn with checkpoint step-000000001.safetensors, the last is" in run().stdout
+
+
+def test_samples_by_other_weights_stand_beside_the_first(run):
+    """They are called NAME@WEIGHTS."""
+    samples = run.command.workdir / "samples"
+    shutil.copy(samples / "pc.json", samples / "pc@model.json")
+    (samples / "other.json").write_text("of no sampler of the config")
+    run()
+    assert run.result("pc@model")["frechet distance"] == run.result()["frechet distance"]
+    assert not (run.folder / "other.json").exists()
+
+
+def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "DIMENSIONS_UP_TO", 63)
+    assert "Coordinates gives 64 numbers" in run(code=2).stderr
+
+
+def test_black_and_white_of_the_data_are_filled_in(tmp_path):
+    """Levels 0 .. 16 become bytes 0 .. 255 for a network that takes images."""
+    (tmp_path / "network.pt").write_bytes(b"read when it is first needed")
+    config = load_config(ROOT / "configs" / "vp" / "digits.py")
+    apply_overrides(
+        config, {"evaluation.extractor": str({"name": "TorchScript", "file": str(tmp_path / "network.pt")})}
+    )
+    extractor = Experiment.from_config(config).evaluation.extractor
+    assert (extractor.low, extractor.high) == (0.0, 16.0) and "0 .. 16 to bytes" in extractor.name
+
+
+def test_the_report_shows_it(run):
+    run(verb="report")
+    page = (run.command.workdir / "report.html").read_text()
+    found = run.result()
+    assert "id='evaluation-0'" in page and f"{found['frechet distance']:.4g}" in page
+    assert "yardstick: digits/test, not samples" in page and "digits/train, 1438 events, digest" in page
+    (run.folder / "pc.json").write_text("{}")
+    run(verb="report")
+    assert "pc.json cannot be shown: KeyError" in (run.command.workdir / "report.html").read_text()
+    shutil.rmtree(run.folder)
+    run(verb="report")
+    assert "not computed yet: scoresde evaluate" in (run.command.workdir / "report.html").read_text()
