@@ -5,8 +5,8 @@ from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.check import check
 from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
 from scoresde.experiment.config import apply_overrides, load_config
+from scoresde.experiment.draw import sample
 from scoresde.experiment.dry_run import Needs, dry_run
-from scoresde.experiment.evaluate import sample
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.index import read_samples
 from scoresde.experiment.inspect import inspect
