@@ -1,7 +1,7 @@
-"""Faults put in while `scoresde sample` and `scoresde likelihood` run in real processes; benchmarks/faults.py tries them.
+"""Faults put in while `scoresde sample`, `likelihood` and `evaluate` run in real processes; benchmarks/faults.py tries them.
 
-A trial ends with the same command run to its end: samples and rows are compared, byte for byte, with those of one that nothing
-happened to, every part is there once, and what was finished before the fault has not been touched.
+A trial ends with the same command run to its end: samples, rows and features are compared, byte for byte, with those of one that
+nothing happened to, every part is there once, and what was finished before the fault has not been touched.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """A command whose work is done in parts. options: of the config. kept, result: patterns of the files of parts and results."""
+    """A command whose work is done in parts.
+
+    options: of the config. kept: pattern of the files of parts. result: files of results. after: work whose results it needs.
+    """
 
     command: str
     options: Mapping[str, object]
     kept: str
     result: tuple[str, ...]
+    after: Work | None = None
 
     def parts(self, folder: Path) -> list[tuple[str, bytes]]:
         """What is finished: a file of samples, or a line of rows, and its name."""
@@ -51,11 +55,15 @@ class Work:
         """The command in a process of its own."""
         return Child(folder, self.options, command=self.command, file_size=file_size)
 
+    def begin(self, bench: Bench, folder: Path) -> None:
+        """Make a folder with what the command needs, and nothing of its own."""
+        shutil.copytree(bench.whole(1) if self.after is None else self.after.whole(bench), folder)
+
     def whole(self, bench: Bench) -> Path:
         """A folder in which the command ended undisturbed."""
         place = bench.folder / f"whole-{self.command}"
         if not place.exists():
-            trained(bench, place)
+            self.begin(bench, place)
             child = self.start(place)
             assert child.end() == 0, child.output()
         return place
@@ -81,7 +89,11 @@ def _facts(file: Path) -> object:
     """The content of a result, without how long it took: bytes, or for an index of shards their digests."""
     if file.suffix != ".json":
         return file.read_bytes()
-    return [(entry["first"], entry["end"], entry["sha256"]) for entry in json.loads(file.read_text())["shards"]]
+    content = json.loads(file.read_text())
+    if "frechet distance" in content:
+        sets = [content[name]["features digest"] for name in ("set", "reference", "yardstick")]
+        return [content[name] for name in ("frechet distance", "kernel distance", "precision", "recall")] + sets
+    return [(entry["first"], entry["end"], entry["sha256"]) for entry in content["shards"]]
 
 
 SAMPLER = "{'pc': {'name': 'PredictorCorrector', 'corrector': {'name': 'Langevin'}, 'steps': 10}}"
@@ -100,16 +112,16 @@ WEIGHING = Work(
     "likelihood/rows-*/*.jsonl",
     ("likelihood/test.csv",),
 )
-
-
-def trained(bench: Bench, folder: Path) -> None:
-    """A folder with a trained model and nothing else."""
-    shutil.copytree(bench.whole(1), folder)
+EVALUATING = Work(
+    "evaluate", {**SAMPLING.options, "evaluation.batch_size": 8}, "evaluation/*/*/features-*/*.npz",
+    ("evaluation/pc.json", "evaluation/reference.npz"), SAMPLING,
+)  # fmt: skip
+WORK = (SAMPLING, WEIGHING, EVALUATING)
 
 
 def killed(work: Work, bench: Bench, folder: Path) -> None:
     """Three kills, each after two more parts at least are done."""
-    trained(bench, folder)
+    work.begin(bench, folder)
     wanted = len(work.parts(work.whole(bench)))
     for number in range(3):
         child, goal = work.start(folder), min(len(work.parts(folder)) + 2, wanted - 3 + number)
@@ -130,10 +142,26 @@ def killed_weighing(bench: Bench, folder: Path) -> None:
     killed(WEIGHING, bench, folder)
 
 
+def killed_evaluating(bench: Bench, folder: Path) -> None:
+    """kill -9 of `evaluate`, three times: no features lost, counted twice or changed"""
+    killed(EVALUATING, bench, folder)
+
+
+def stopped(bench: Bench, folder: Path) -> None:
+    """SIGTERM or SIGINT to one of the three: exit code 130, what is finished stays"""
+    work = bench.random.choice(WORK)
+    work.begin(bench, folder)
+    child = work.start(folder)
+    child.until(lambda: len(work.parts(folder)) >= 2, "parts")
+    child.signal(bench.random.choice([signal.SIGTERM, signal.SIGINT]))
+    assert child.end() == 130 and "interrupted" in child.output() and "Traceback" not in child.output(), child.output()
+    work.go_on(bench, folder)
+
+
 def worker_killed(bench: Bench, folder: Path) -> None:
-    """kill -9 of one of `--processes 2` of either: the other finishes, exit code 3, the same command does the rest"""
+    """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest is done later"""
     work = bench.random.choice([SAMPLING, WEIGHING])
-    trained(bench, folder)
+    work.begin(bench, folder)
     call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     leader = subprocess.Popen(call, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -149,9 +177,9 @@ def worker_killed(bench: Bench, folder: Path) -> None:
 
 
 def no_room(bench: Bench, folder: Path) -> None:
-    """no room for samples or rows: exit code 2, what is finished stays"""
-    work = bench.random.choice([SAMPLING, WEIGHING])
-    trained(bench, folder)
+    """no room for samples, rows or features: exit code 2, what is finished stays"""
+    work = bench.random.choice(WORK)
+    work.begin(bench, folder)
     sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
     child = work.start(folder, file_size=min(sizes) // 2)
     assert child.end() == 2 and "File too large" in child.output() and "Traceback" not in child.output(), child.output()
@@ -159,8 +187,8 @@ def no_room(bench: Bench, folder: Path) -> None:
 
 
 def damaged(bench: Bench, folder: Path) -> None:
-    """samples or rows cut short, or with one bit flipped: they, and no others, are done again"""
-    work = bench.random.choice([SAMPLING, WEIGHING])
+    """samples, rows or features cut short, or with one bit flipped: they, and no others, are done again"""
+    work = bench.random.choice(WORK)
     shutil.copytree(work.whole(bench), folder)
     file = bench.random.choice(sorted(folder.glob(work.kept)))
     content = bytearray(file.read_bytes())
@@ -172,4 +200,4 @@ def damaged(bench: Bench, folder: Path) -> None:
     work.go_on(bench, folder, but=2)  # a flipped end of a line joins two of them
 
 
-FAULTS = (killed_sampling, killed_weighing, worker_killed, no_room, damaged)
+FAULTS = (killed_sampling, killed_weighing, killed_evaluating, stopped, worker_killed, no_room, damaged)
