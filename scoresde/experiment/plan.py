@@ -10,8 +10,11 @@ from scoresde.ema import power_exponent
 from scoresde.experiment.weights import average_name
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-HOW = ("keep_every", "micro_batch", "compile", "channels_last", "prefetch", "max_bad_steps", "preview_every", "sharded")
-"""Keys that may change when a run goes on: they change its weights by rounding at most."""
+HOW = (
+    "keep", "keep_every", "checkpoint_every", "log_every", "posthoc_every", "preview_every", "micro_batch", "compile",
+    "channels_last", "prefetch", "max_bad_steps", "sharded",
+)  # fmt: skip
+"""Keys that may change when a run goes on: they change its weights by rounding at most. So may ``steps``, see `free`."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Training:
         """The averages that a checkpoint holds, by their names in it, and what they are."""
         what = [f"decay {decay:g}" for decay in self.decays] + [f"width {std:g}" for std in self.posthoc]
         return tuple(f"{average_name(number)} ({one})" for number, one in enumerate(what))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Keys that may change when a run goes on: under a constant schedule a longer run begins with the shorter one."""
+        return (*HOW, "steps") if self.schedule == "constant" else HOW
 
 
 def learning_rate(plan: Training, step: int) -> float:

@@ -40,7 +40,7 @@ from scoresde.experiment.checkpoint import (
 )
 from scoresde.experiment.config import difference, to_json
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.plan import HOW
+from scoresde.experiment.plan import Training
 from scoresde.experiment.posthoc import combined
 from scoresde.experiment.weights import DEFAULT, weights_name, width
 from scoresde.score import ScoreModel
@@ -48,7 +48,7 @@ from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation")
-"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `HOW`."""
+"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `Training.free`."""
 
 
 class WorkdirError(RuntimeError):
@@ -91,6 +91,12 @@ class Workdir:
         write_atomic(self.path / "environment.json", content.encode())
         write_atomic(self.config_file, to_json(experiment.config).encode())
 
+    def adopt(self, experiment: Experiment) -> None:
+        """Keep an experiment's config in place of the one before; for who holds the lock of ``train``, after `check`."""
+        config = to_json(experiment.config)
+        if self.config_file.read_text() != config:
+            write_atomic(self.config_file, config.encode())
+
     def sweep(self) -> None:
         """Remove what a training that was killed left under temporary names; for who holds the lock of ``train``."""
         for folder in (self.checkpoints, self.averages, self.quarantine, self.previews):
@@ -104,14 +110,14 @@ class Workdir:
         """Raise WorkdirError unless the folder was trained with this experiment's config (evaluation apart)."""
         if not self.config_file.exists():
             raise WorkdirError(f"--workdir {self.path} holds no run (no config.json): train first")
-        lines = difference(to_json(experiment.config), self.config_file.read_text())
-        lines = [line for line in lines if not _may_change(line.split(":")[0])]
-        if lines:
+        if lines := departures(experiment, self.config_file.read_text()):
             shown = "\n  ".join(lines)
+            cosine = any(line.startswith("training.steps:") for line in lines)
+            hint = "\n(a cosine schedule depends on the number of steps; a constant one goes on)" if cosine else ""
             empty = "" if list_checkpoints(self.checkpoints) else "it holds no checkpoint and may be deleted; or "
             raise WorkdirError(
                 f"--workdir {self.path} belongs to another config; {empty}give another folder, or the config that it has. "
-                f"Differences (folder's -> given):\n  {shown}"
+                f"Differences (folder's -> given):\n  {shown}{hint}"
             )
 
     def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[ScoreModel, Checkpoint]:
@@ -169,13 +175,21 @@ def config_digest(experiment: Experiment) -> str:
     """The first 16 hex digits of the SHA-256 of the config without what may change."""
     config = {k: v for k, v in json.loads(to_json(experiment.config)).items() if k not in EVALUATION}
     if isinstance(config.get("training"), dict):
-        config["training"] = {k: v for k, v in config["training"].items() if k not in HOW}
+        config["training"] = {k: v for k, v in config["training"].items() if k not in experiment.training.free}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _may_change(key: str) -> bool:
+def departures(experiment: Experiment, config: str) -> list[str]:
+    """Where an experiment differs from a config, as JSON, in what may not change: ``key: there -> given``."""
+    return [
+        line for line in difference(to_json(experiment.config), config)
+        if not _may_change(line.split(":")[0], experiment.training)
+    ]  # fmt: skip
+
+
+def _may_change(key: str, plan: Training) -> bool:
     section, _, rest = key.partition(".")
-    return section in EVALUATION or (section == "training" and rest in HOW)
+    return section in EVALUATION or (section == "training" and rest in plan.free)
 
 
 def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:

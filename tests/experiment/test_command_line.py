@@ -183,7 +183,7 @@ class TestRefusals:
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
-        self.assert_refused(here("train", training__checkpoint_every=50), "it holds no checkpoint and may be deleted")
+        self.assert_refused(here("train", training__batch_size=4), "it holds no checkpoint and may be deleted")
         self.assert_refused(
             here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
         )

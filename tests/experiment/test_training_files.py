@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from scoresde.ema import PowerEMA, _products, posthoc_coefficients, power_exponent
-from scoresde.experiment import Workdir, dry_run, posthoc
+from scoresde.experiment import Workdir, WorkdirError, dry_run, posthoc
 from scoresde.experiment import train as train_here
 from scoresde.experiment.checkpoint import (
     CheckpointError,
@@ -48,6 +49,30 @@ def run(folder, **overrides):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return run(tmp_path_factory.mktemp("plain") / "run", network__dropout=0.1)
+
+
+class TestALongerRun:
+    CONSTANT: ClassVar = {"training__schedule": "constant", "network__dropout": 0.1}
+
+    def test_it_goes_on_to_where_a_long_one_ends(self, tmp_path):
+        """Also with a definition of the digest that a checkpoint of before did not know."""
+        short, whole = tmp_path / "short", tmp_path / "whole"
+        run(short, training__steps=4, **self.CONSTANT)
+        path = list_checkpoints(short / "checkpoints")[-1]
+        tensors, header = read_tensors(path)
+        write_tensors(path, tensors, {**header, "config": "of another definition"})
+        with pytest.raises(WorkdirError, match="belongs to another config"):
+            run(short, training__steps=4, training__beta2=0.9, **self.CONSTANT)
+        run(short, training__steps=7, training__checkpoint_every=3, training__log_every=1, **self.CONSTANT)
+        run(whole, training__steps=7, **self.CONSTANT)
+        ours, theirs = (read_checkpoint(list_checkpoints(f / "checkpoints")[-1]) for f in (short, whole))
+        assert ours.step == theirs.step == 7 and same(ours.tensors, theirs.tensors)
+        assert json.loads((short / "config.json").read_text())["training"]["steps"] == 7
+
+    def test_a_cosine_does_not(self, tmp_path):
+        run(tmp_path / "run", training__steps=2, training__schedule="cosine")
+        with pytest.raises(WorkdirError, match=r"training\.steps: 2 -> 3\n\(a cosine schedule depends on"):
+            run(tmp_path / "run", training__steps=3, training__schedule="cosine")
 
 
 class TestCheckpoints:
