@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from scoresde.experiment.comparison import Gathered, compare, from_file, gather,
 from scoresde.experiment.experiment import Evaluation, Experiment
 from scoresde.experiment.sets import Events, EventSet, assessed
 from scoresde.experiment.shards import Features, FeatureStore
-from scoresde.experiment.sharing import Job, local_device, share
+from scoresde.experiment.sharing import Job, Tell, local_device, share
 from scoresde.experiment.workdir import Workdir
 from scoresde.metrics import Moments
 
@@ -132,7 +132,7 @@ class Assessing(Job):
                 found.append(part)
         return found
 
-    def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
+    def work(self, parts: Sequence[Part], tell: Tell) -> None:
         for part in parts:
             self.stores[part.place].write(self.features(part))
             tell(part.size)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count as numbers
 from math import prod
@@ -38,7 +38,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.kept import changes
 from scoresde.experiment.pictures import event_picture, pictured
 from scoresde.experiment.shards import Samples, SampleStore, compact, gaps
-from scoresde.experiment.sharing import Job, local_device, share
+from scoresde.experiment.sharing import Job, Tell, local_device, share
 from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.samplers import Fast, FittedSampler, Sampler
@@ -128,17 +128,22 @@ class Sampling(Job):
                 found += [Part(k, name, *gap) for gap in gaps(entries, first, end)]
         return found
 
-    def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
+    def work(self, parts: Sequence[Part], tell: Tell) -> None:
         for part in parts:
-            self.stores[part.name].write(self.draw(part))
+            self.stores[part.name].write(self.draw(part, tell))
             tell(part.size)
 
-    def draw(self, part: Part) -> Samples:
+    def draw(self, part: Part, tell: Tell) -> Samples:
         """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
         started, plan = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
+
+        def where(step: int, t: torch.Tensor, x: torch.Tensor) -> None:
+            tell.where(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
+
         result = self.sampler(part.name)(
-            self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device
+            self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device,
+            callback=where,
         )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
@@ -159,6 +164,7 @@ class Sampling(Job):
             with self.workdir.lock(f"sampler-{name}", wait=True):
                 if not file.exists():
                     event = self.experiment.data.event_shape
+                    self.workdir.log(f"{self.workdir.path}: {name}: is fitted to the model, once")
                     made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
                     made.save(file)
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -46,6 +47,28 @@ class Part(Protocol):
         """Units of work in it."""
 
 
+class Tell:
+    """What a job says while it works: ``tell(size)`` of a part that is on the disk, ``tell.where`` of a part that takes long.
+
+    done: called with the size. bar: where to show the rest; without one it is not shown.
+    """
+
+    EVERY = 1.0
+    """Seconds between two places that are shown."""
+
+    def __init__(self, done: Callable[[int], object], bar: tqdm | None = None) -> None:
+        self.done, self.bar, self.said = done, bar, time.monotonic()
+
+    def __call__(self, size: int) -> None:
+        self.done(size)
+
+    def where(self, place: Callable[[], str]) -> None:
+        """Show what ``place()`` says, where a second has gone by since the last one."""
+        if self.bar is not None and time.monotonic() - self.said > self.EVERY:
+            self.said = time.monotonic()
+            self.bar.set_postfix_str(place())
+
+
 class Job(ABC):
     """Work on a work folder with the last checkpoint; the same in every process."""
 
@@ -72,8 +95,8 @@ class Job(ABC):
         """The parts that are not done."""
 
     @abstractmethod
-    def work(self, parts: Sequence[Any], tell: Callable[[int], object]) -> None:
-        """Do parts and keep what comes of them. tell: called with the size of each, once it is on the disk."""
+    def work(self, parts: Sequence[Any], tell: Tell) -> None:
+        """Do parts and keep what comes of them."""
 
     @abstractmethod
     def announce(self, parts: Sequence[Any]) -> None:
@@ -92,7 +115,7 @@ class Job(ABC):
         """`work`, said and shown."""
         self.announce(parts)
         with self.bar(parts) as bar:
-            self.work(parts, bar.update)
+            self.work(parts, Tell(bar.update, bar))
 
 
 def share(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: int = 1) -> Any:
@@ -208,7 +231,7 @@ def _worker(
     if job.fingerprint != fingerprint:
         raise WorkerError("the folder's last checkpoint has changed since the start: start again")
     try:
-        job.work(parts, pipe.send)
+        job.work(parts, Tell(pipe.send))
     except FloatingPointError as problem:
         sys.exit(f"process {rank} of {processes}: {problem}")
 

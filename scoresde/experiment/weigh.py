@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment, Solver
 from scoresde.experiment.kept import changes
 from scoresde.experiment.rows import Batch, Key, Row, RowStore, write_table
-from scoresde.experiment.sharing import Job, local_device, share
+from scoresde.experiment.sharing import Job, Tell, local_device, share
 from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
 from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
@@ -127,7 +127,7 @@ class Weighing(Job):
         parts = [replace(p, index=tuple(i for i in p.index if (i, p.draw) not in done)) for p in self.plan()]
         return [part for part in parts if part.index]
 
-    def work(self, parts: Sequence[Part], tell: Callable[[int], object]) -> None:
+    def work(self, parts: Sequence[Part], tell: Tell) -> None:
         try:
             for part in parts:
                 started = time.perf_counter()

@@ -18,7 +18,7 @@ import torch
 
 from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.shards import Entry, SampleStore, gaps
-from scoresde.experiment.sharing import local_device
+from scoresde.experiment.sharing import Tell, local_device
 from scoresde.samplers import Sampler
 from tests.experiment.conftest import Command, HereCommand
 
@@ -241,7 +241,7 @@ def test_an_interrupted_batch_is_not_kept(draw, monkeypatch):
             if first == 3 and step == 2:
                 raise KeyboardInterrupt
 
-        return whole(self, *args, first=first, callback=stop, **kwargs)
+        return whole(self, *args, **{**kwargs, "first": first, "callback": stop})
 
     monkeypatch.setattr(Sampler, "__call__", cut)
     draw(code=130)
@@ -315,3 +315,14 @@ def test_a_sampler_that_fits_itself_does_so_once(draw):
     assert "expects an error" not in draw(samplers=FAST).stdout
     assert kept.stat().st_mtime_ns == before
     assert np.array_equal(x_of(draw.folder), x)
+
+
+def test_a_long_batch_says_where_it_is(draw, monkeypatch):
+    """By default every second; a process of several has no bar of its own."""
+    monkeypatch.setattr(Tell, "EVERY", 0.0)
+    shutil.rmtree(draw.folder)
+    assert "pc: step 4, t = " in draw().stderr
+    shutil.rmtree(draw.folder)
+    monkeypatch.setattr(Tell, "EVERY", 60.0)
+    assert "step 4" not in draw().stderr
+    Tell(lambda size: None).where(lambda: 1 / 0)
