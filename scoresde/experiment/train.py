@@ -25,7 +25,7 @@ from scoresde.experiment.metrics import Meter, metrics
 from scoresde.experiment.posthoc import snapshot
 from scoresde.experiment.previews import is_due, preview
 from scoresde.experiment.quarantine import quarantine
-from scoresde.experiment.trainer import Step, Trainer
+from scoresde.experiment.trainer import Step, Trainer, trainable
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest, departures, environment
 
 
@@ -36,6 +36,7 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
     Raises FloatingPointError after ``training.max_bad_steps`` steps in a row without a finite loss and gradient, WorkdirError
     where another process trains in the folder, WorkerError where another process of the run has gone.
     """
+    trainable(experiment.model)
     experiment.use_threads()
     with processes(experiment) as group, ExitStack() as held:
 

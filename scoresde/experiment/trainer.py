@@ -183,8 +183,10 @@ class Trainer:
 
 
 def trainable(model: ScoreModel) -> ScoreModel:
-    """The model, whose network is all that trains. Raises ValueError for a process with parameters: its objective is another one
-    (scoresde/sde/learned.py), and neither averages nor checkpoints hold it."""
+    """The model, whose network is all that trains. Raises ValueError for a network without parameters, and for a process with
+    some: its objective is another one (scoresde/sde/learned.py), and neither averages nor checkpoints hold it."""
+    if not any(p.requires_grad for p in model.network.parameters()):
+        raise ValueError(f"network={type(model.network).__name__} has no parameters that train: give one that has")
     own = {id(p) for p in model.network.parameters()}
     others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     if others:

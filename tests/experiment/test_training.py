@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.children import together
 from scoresde.experiment import Workdir
@@ -223,12 +224,28 @@ class TestPrecision:
         assert advance(again).losses.tolist() == pytest.approx(advance(run).losses.tolist(), rel=1e-4)
 
 
-def test_a_process_that_would_train_unseen_is_refused():
-    """Checkpoints and averages hold the network alone: what such a process learns would be lost."""
-    with pytest.raises(
-        ValueError, match=r"has parameters that train \(sde\.w, sde\.a, .*training is of the network alone"
-    ):
-        trainer(sde={"name": "LearnedSNRSDE"})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # checkpoints and averages hold the network alone: what such a process learns would be lost
+        (
+            {"sde": {"name": "LearnedSNRSDE"}},
+            r"has parameters that train \(sde\.w, sde\.a, .*training is of the network alone",
+        ),
+        ({"network": {"name": "tests.experiment.test_training:Still"}}, "network=Still has no parameters that train"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train_here(experiment(**options, model__prediction="noise"), Workdir(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+class Still(nn.Module):
+    """A network without parameters."""
+
+    def forward(self, x, label):
+        return x
 
 
 class TestBadSteps:
