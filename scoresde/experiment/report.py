@@ -126,9 +126,12 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
 def _one_likelihood(experiment: Experiment, file: Path) -> str:
     summary = json.loads(file.read_text())
     discrete = "bits_per_dim" in summary
-    unit, keys = ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats", "nats_error"))
-    meaning = "bits/dim, less is better" if discrete else "nats, log p of what the model sees, more is better"
+    unit, keys = (
+        ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats_of_data", "nats_error"))
+    )
+    meaning = "bits/dim, less is better" if discrete else "nats, log-density of the data as given, more is better"
     value, error = summary[keys[0]], summary[keys[1]]
+    column, shift = ("bits_per_dim", 0.0) if discrete else ("nats", value - summary["nats"])
     others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
     rows = [
         (
@@ -143,7 +146,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     ]
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     with open(file.with_suffix(".csv"), newline="") as lines:
-        values = np.array([float(row[keys[0]]) for row in csv.DictReader(lines) if row["failed"] == "0"])
+        values = np.array([float(row[column]) + shift for row in csv.DictReader(lines) if row["failed"] == "0"])
     biases = dict(summary["known biases"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
     return "".join([

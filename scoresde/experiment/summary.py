@@ -40,8 +40,10 @@ Number = float | None
 """None where it is not known: JSON has no NaN."""
 
 
-def statistics(rows: Sequence[Row], discrete: bool) -> dict[str, Number | dict[str, Number]]:
+def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[str, Number | dict[str, Number]]:
     """Mean, standard error and its parts, as the module says; rows that failed are left out.
+
+    log_volume: ln |dx / d(data)| of an event, which makes nats of what the model sees nats of the data as given.
 
     Raises ValueError where no row is left.
     """
@@ -73,6 +75,8 @@ def statistics(rows: Sequence[Row], discrete: bool) -> dict[str, Number | dict[s
     if discrete:
         value, _ = mean_and_error(key)
         found |= {"bits_per_dim": _number(value), "standard_error": _number(error)}
+    else:
+        found["nats_of_data"] = _number(nats + log_volume)
     solver = np.array([row.solver_error for row in good])
     found["parts of the error"] = {
         "sampling of events": _root(error**2 - max(known)),

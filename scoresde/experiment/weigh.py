@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -195,8 +196,9 @@ class Weighing(Job):
         bounds = ["uniform dequantisation"] if self.data.transform.discrete else []
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("the state's other part is drawn")
+        volume = self.data.transform.log_volume(prod(self.data.event_shape))
         summary = {
-            **statistics(rows, self.data.transform.discrete),
+            **statistics(rows, self.data.transform.discrete, volume),
             "unit": "bits/dim" if self.data.transform.discrete else "nats",
             "bound by": bounds,
             "events": self.count, "draws": plan.draws, "rows": len(rows), "failed": failed,
@@ -229,10 +231,12 @@ class Weighing(Job):
 
 def describe(summary: dict[str, Any]) -> str:
     """One line: the figure with its standard error and unit."""
-    names = ("bits_per_dim", "standard_error") if summary["unit"] == "bits/dim" else ("nats", "nats_error")
+    discrete = summary["unit"] == "bits/dim"
+    names = ("bits_per_dim", "standard_error") if discrete else ("nats_of_data", "nats_error")
     value, error = (summary[name] for name in names)
     error = "unknown" if error is None else f"{error:.4f}"
-    return f"{value:.4f} +- {error} {summary['unit']} on {summary['events']} {summary['split']} events"
+    unit = "bits/dim" if discrete else "nats, log-density of the data as given,"
+    return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events"
 
 
 def pilot_grid(

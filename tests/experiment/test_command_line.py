@@ -332,4 +332,7 @@ def get_config():
     summary = json.loads((tmp_path / "run" / "likelihood" / "test.json").read_text())
     assert "bits_per_dim" not in summary
     assert math.isfinite(summary["nats"])
-    assert "nats" in (tmp_path / "run" / "report.html").read_text()
+    # x = r / 2 of two coordinates: p(r) = p(x) / 4
+    assert summary["nats_of_data"] == pytest.approx(summary["nats"] - math.log(4.0))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "nats, log-density of the data as given" in page and f"{summary['nats_of_data']:.3f}" in page
