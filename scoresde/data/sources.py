@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from scoresde._validation import check_number
@@ -109,6 +108,8 @@ class Digits(Splits):
     """
 
     def __init__(self, test_fraction: float = 0.2, split_seed: int = 0, low: float = -1.0, high: float = 1.0) -> None:
+        from sklearn.datasets import load_digits  # takes as long to import as all the rest of scoresde
+
         raw = torch.from_numpy(load_digits().images).long()[:, None]
         super().__init__(*split(raw, Quantized(17, low, high), test_fraction, split_seed, "digits"))
 

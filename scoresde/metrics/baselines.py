@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 CANDIDATES = ((1, "full", 1e-3), (10, "full", 1e-3), (20, "diag", 1e-4), (50, "diag", 1e-4), (100, "diag", 1e-3))
@@ -55,6 +54,8 @@ def gaussian_mixtures(
     train, test: (n, *event) dequantised data. width: of one level, for the volume. candidates: (components, covariance
     type, regularisation). Raises ValueError where there are fewer events than components.
     """
+    from sklearn.mixture import GaussianMixture as SklearnMixture  # see data/sources.py
+
     most = max(count for count, _, _ in candidates)
     if len(train) < max(2, most):
         raise ValueError(f"{len(train)} training events: {most} components need as many, and at least 2")
