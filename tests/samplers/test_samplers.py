@@ -259,3 +259,15 @@ def test_a_compiled_score_gives_the_same_samples():
     assert not torch.allclose(
         sampler(VPSDE(), lambda x, t: 0.999 * score(x, t), (4, 6), seed=1).samples, plain, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "sampler", [PredictorCorrector(ReverseDiffusion(), Langevin(), steps=3), DPMSolverPlusPlus(ExactSteps(3))]
+)
+def test_a_score_of_float64_does_not_decide_what_samples_are(sampler):
+    sde = SDES["vp"]
+    exact = mixture().score(sde)
+    plain = sampler(sde, exact, (3, 2)).samples
+    found = sampler(sde, lambda x, t: exact(x.double(), t.double()), (3, 2)).samples
+    assert found.dtype == plain.dtype == torch.float32
+    assert torch.allclose(found, plain, atol=1e-5)
