@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -127,6 +128,7 @@ def _run(
     with open(log, "w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what runs in its background
     os.environ.update(environment)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

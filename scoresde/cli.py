@@ -210,7 +210,8 @@ def _current_folder() -> Iterator[None]:
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """Inside, SIGTERM interrupts as SIGINT does: schedulers send it. Training finishes its step first, by handlers of its own."""
+    """Inside, SIGTERM interrupts as SIGINT does, since schedulers send it, and SIGINT does where a shell has a background job
+    ignore it. Training finishes its step first, by handlers of its own."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -219,11 +220,12 @@ def _terminated() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
