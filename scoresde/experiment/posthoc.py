@@ -1,6 +1,7 @@
 """Averages of any width, made after the run from snapshots of a few (scoresde/ema.py has the mathematics).
 
-averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc``; in the header updates and widths
+averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc``; in the header updates, widths
+                                        and the names of buffers
 
 weights = posthoc(Workdir("runs/x"), std=0.08)
 network.load_state_dict(weights)
@@ -52,7 +53,10 @@ def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files)
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
-    header = {"format": FORMAT, "step": step, "updates": kept[0].updates, "stds": [a.std for a in kept]}
+    header = {
+        "format": FORMAT, "step": step, "updates": kept[0].updates, "stds": [a.std for a in kept],
+        "buffers": [name for name, _ in kept[0].module.named_buffers()],
+    }  # fmt: skip
     files.write(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
 
 
@@ -113,22 +117,23 @@ def _refused(path: Path, problem: Exception) -> CheckpointError:
 
 
 def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> dict[str, torch.dtype]:
-    """Add a snapshot's averages to ``total``, in float64; whole numbers take their place. Returns what each is kept in."""
+    """Add a snapshot's averages to ``total``, in float64; buffers and whole numbers take their place, for coefficients do not
+    sum to 1. Returns what each is kept in."""
     try:
         tensors, header = read_tensors(one.path)
     except CheckpointError as problem:
         raise _refused(one.path, problem) from problem
     if not _is(header, one):
         raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")
-    dtypes = {}
+    dtypes, buffers = {}, set(header.get("buffers", ()))
     for name, tensor in tensors.items():
         power, _, name = name.partition(".")
         dtypes[name] = tensor.dtype
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name not in buffers:
             more = tensor.double() * weights[int(power.removeprefix("power"))]
             total[name] = total[name].add_(more) if name in total else more
         else:
-            total[name] = tensor
+            total[name] = tensor.clone()
     return dtypes
 
 

@@ -119,7 +119,7 @@ def test_what_is_not_there_is_refused_with_what_is(run):
     assert "no snapshots for a width (training.posthoc)" in run("likelihood", "--weights", "ema4", code=2)
     assert "no snapshots in" in run("likelihood", "--weights", "0.1", code=2)
     assert "weights='raw' is not known: give 'model'" in run("sample", "--weights", "raw", code=2)
-    assert "--weights belongs to likelihood and sample, not to report" in run("report", "--weights", "ema", code=2)
+    assert "--weights belongs to sample and likelihood, not to report" in run("report", "--weights", "ema", code=2)
     said = run("sample", "--weights", "ema1", "--config.sampling.weights=ema1", code=2)
     assert "--weights and --config.sampling.weights say the same" in said
 
@@ -177,6 +177,21 @@ class TestSnapshots:
         tensors, header = read_tensors(list_checkpoints(workdir.averages)[0])
         write_tensors(workdir.averages / "step-000000001.safetensors", tensors, {**header, "step": 1, "updates": 0})
         assert torch.equal(posthoc(workdir, 0.1)["weight"], tensors["power0.weight"])
+
+    def test_buffers_are_those_of_the_last_one(self, tmp_path):
+        """Coefficients sum to about 1 only: a table of frequencies that is averaged is another table."""
+        network, workdir = torch.nn.BatchNorm1d(3), Workdir(tmp_path)
+        averages = [PowerEMA(network, std) for std in (0.05, 0.1)]
+        for step in (1, 2, 3):
+            network.running_mean.fill_(step)
+            for average in averages:
+                average.update(network)
+            snapshot(workdir, averages, step, OneFile())
+        stored = [(float(step), std) for step in (1, 2, 3) for std in (0.05, 0.1)]
+        total = posthoc_coefficients(stored, 3.0, 0.2).sum()
+        made = posthoc(workdir, 0.2)
+        assert abs(float(total) - 1.0) > 0.01 and torch.allclose(made["weight"], total.float().expand(3))
+        assert made["running_mean"].tolist() == [3.0, 3.0, 3.0] and int(made["num_batches_tracked"]) == 0
 
     def test_one_that_was_replaced_meanwhile_is_noticed(self, trained, monkeypatch):
         def read(path):
