@@ -125,7 +125,7 @@ def save_checkpoint(
     """
     averages, files = [averages] if isinstance(averages, EMA) else list(averages), files or OneFile()
     tensors = _state(network, averages, optimizer)
-    files.together(lambda: _check_finite(tensors, step))
+    files.together(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,
         "facts": dict(facts or {}),
@@ -146,7 +146,8 @@ def _state(network: nn.Module, averages: Sequence[EMA], optimizer: torch.optim.O
     return tensors
 
 
-def _check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    """Raise CheckpointError where a tensor holds NaN or infinities. tensors: of ``step``, by name."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(here(tensor)).all()):
             raise CheckpointError(f"{name} is not finite at step {step}: nothing was written, earlier checkpoints stay")

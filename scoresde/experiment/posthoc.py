@@ -27,6 +27,7 @@ from scoresde.experiment.checkpoint import (
     Checkpoint,
     CheckpointError,
     Files,
+    check_finite,
     list_checkpoints,
     read_header,
     read_tensors,
@@ -48,11 +49,13 @@ class Snapshot:
 
 
 def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files) -> None:
-    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped."""
+    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped. Raises
+    CheckpointError for one that is not finite."""
     kept = [average for average in averages if isinstance(average, PowerEMA) and average.updates]
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
+    files.together(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "updates": kept[0].updates, "stds": [a.std for a in kept],
         "buffers": [name for name, _ in kept[0].module.named_buffers()],

@@ -123,12 +123,13 @@ class _Run:
         )  # fmt: skip
 
     def _keep(self, stop: bool) -> None:
-        """Write what is due after a step."""
+        """Write what is due after a step. The checkpoint goes last of what counts: a run goes on after it, and would not come back
+        for a snapshot."""
         step, end = self.trainer.step, self.trainer.step == self.plan.steps
-        if step % self.plan.checkpoint_every == 0 or end or stop:
-            self.save()
         if step % self.plan.posthoc_every == 0 or end:
             snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout)
+        if step % self.plan.checkpoint_every == 0 or end or stop:
+            self.save()
         if is_due(step, self.plan.preview_every):
             preview(self.experiment, self.workdir, self.trainer)
 

@@ -75,6 +75,23 @@ class TestALongerRun:
             run(tmp_path / "run", training__steps=3, training__schedule="cosine")
 
 
+def test_killed_before_a_checkpoint_no_snapshot_is_missing(tmp_path, monkeypatch):
+    """The run would go on after that checkpoint, and not come back for the snapshot of its step."""
+    settings = {"training__steps": 4, "training__posthoc": [0.05], "training__posthoc_every": 2}
+    run(tmp_path / "whole", **settings)
+
+    def killed(*given, **options):
+        raise KeyboardInterrupt
+
+    for name in ("save_checkpoint", "snapshot"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(sys.modules["scoresde.experiment.train"], name, killed)
+            run(tmp_path / name, **settings)
+        run(tmp_path / name, **settings)
+        names = [[p.name for p in list_checkpoints(f / "averages")] for f in (tmp_path / name, tmp_path / "whole")]
+        assert names[0] == names[1] and len(names[0]) == 2
+
+
 class TestCheckpoints:
     def test_every_bit_is_watched(self, tmp_path):
         tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "c": torch.ones(2, dtype=torch.bfloat16)}
