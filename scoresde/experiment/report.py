@@ -118,6 +118,8 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
     for file in sorted(workdir.likelihood.glob("*.json")):
         try:
             parts.append(_one_likelihood(experiment, file))
+            if before := workdir.outdated(_facts(file)):
+                parts.append(missing(f"{file.name}: computed with {before}: scoresde likelihood computes anew"))
         except (OSError, ValueError, KeyError, TypeError) as problem:
             parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
     return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde likelihood")
@@ -184,6 +186,8 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
             drawn_by = repr(experiment.samplers.get(name.partition("@")[0]))
             other = "" if facts.get("sampler") == drawn_by else f", by {facts.get('sampler')}"
             parts.append(figure(picture.read_bytes(), f"{name}: {took}, weights {facts.get('weights')}{other}"))
+            if before := workdir.outdated(facts):
+                parts.append(missing(f"{name}: drawn with {before}: scoresde sample draws anew"))
             continue
         there = len(list(workdir.samples.glob(f"{name}/shards-*/*.npz")))
         said = f"being drawn, {there} batches are there" if there else "not drawn yet"

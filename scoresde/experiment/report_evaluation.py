@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.page import missing, note, table
 from scoresde.experiment.workdir import Workdir
 
@@ -20,12 +21,27 @@ def evaluation(workdir: Workdir) -> str:
         try:
             result = json.loads(file.read_text())
             _row(file.stem, result)
+            result["warnings"] = [*result["warnings"], *_outdated(workdir, result["set"])]
             found.setdefault(_setting(result), []).append((file.stem, result))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
     for number, results in enumerate(found.values()):
         parts.append(_table(number, results))
     return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde evaluate")
+
+
+def _outdated(workdir: Workdir, looked_at: dict[str, Any]) -> list[str]:
+    """How the samples of a result are not those that are there. looked_at: its facts of them."""
+    if "index" not in looked_at:
+        return []
+    try:
+        index = SampleIndex.open(workdir.samples / looked_at["index"])
+    except (OSError, ValueError):
+        return [f"the samples {looked_at['index']} are not there as they were"]
+    if (index.count, index.store.settings) != (looked_at["count"], looked_at["settings"]):
+        return ["the samples have been drawn anew since: scoresde evaluate"]
+    before = workdir.outdated(looked_at)
+    return [f"of samples that were drawn with {before}"] if before else []
 
 
 def _setting(result: dict[str, Any]) -> str:

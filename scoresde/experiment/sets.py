@@ -23,7 +23,6 @@ from torch import Tensor
 from scoresde.data import Dataset
 from scoresde.data.inspect_sources import find
 from scoresde.data.stored import ImageFiles
-from scoresde.experiment.checkpoint import list_checkpoints
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.shards import compact
@@ -167,10 +166,8 @@ def drawn(experiment: Experiment, workdir: Workdir, name: str) -> Drawn:
     found = []
     if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
         found.append(f"drawn by {index.facts.get('sampler')}, not by the config's: scoresde sample draws anew")
-    # an average made afterwards is of snapshots
-    last = [path.name for folder in (workdir.checkpoints, workdir.averages) for path in list_checkpoints(folder)[-1:]]
-    if last and (there := index.facts.get("checkpoint")) not in last:
-        found.append(f"drawn with checkpoint {there}, the last is {last[0]}: scoresde sample draws anew")
+    if before := workdir.outdated(index.facts):
+        found.append(f"drawn with {before}: scoresde sample draws anew")
     return Drawn(name, index, tuple(found))
 
 

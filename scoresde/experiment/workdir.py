@@ -21,7 +21,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,18 @@ class Workdir:
             )
             raise CheckpointError(f"weights={which!r} are not in {checkpoint.path}: there are {there}, and {more}")
         return checkpoint
+
+    def outdated(self, facts: Mapping[str, Any]) -> str:
+        """Where a result is not of the last checkpoint (of the last snapshot, for a post-hoc average), which it is of and which
+        is the last; else nothing. facts: of the result, its ``checkpoint`` and ``weights``."""
+        try:
+            of_snapshots = width(weights_name(facts.get("weights", DEFAULT))) is not None
+        except ValueError:
+            return ""
+        files = list_checkpoints(self.averages if of_snapshots else self.checkpoints)
+        if not files or files[-1].name == facts.get("checkpoint"):
+            return ""
+        return f"checkpoint {facts.get('checkpoint')}, the last is {files[-1].name}"
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scoresde.data import Digits
 from scoresde.experiment import Experiment, Workdir, apply_overrides, load_config, read_samples
+from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
 from tests.experiment.conftest import ROOT, Command, HereCommand
@@ -68,6 +69,11 @@ def figures(result):
     keys = ("seconds", "devices", "features in")
     parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "yardstick")}
     return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor")} | parts
+
+
+def one_more(folder):
+    """A checkpoint after the last one."""
+    shutil.copy(folder / "checkpoints" / "step-000000002.safetensors", folder / "checkpoints" / "step-000000003.safetensors")
 
 
 def flat(array):
@@ -325,6 +331,35 @@ def test_samples_of_before_are_said(run):
     assert "WARNING: pc: drawn with checkpoint step-000000001.safetensors, the last is" in run().stdout
 
 
+def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
+    """Samples drawn anew after their evaluation; samples, figures and likelihood of a checkpoint that was gone on from."""
+    monkeypatch.setattr(importlib.import_module("scoresde.experiment.report"), "baselines", lambda experiment: ([], ""))
+    workdir = Workdir(run.command.workdir)
+    run(verb="likelihood", likelihood__limit=2)
+    assert not workdir.outdated(json.loads((workdir.likelihood / "test.json").read_text()))
+    assert "class='missing'>pc:" not in evaluation(workdir).replace("pc: a Frechet", "")
+    one_more(workdir.path)
+    run(verb="report")
+    text, last = workdir.report_file.read_text(), "checkpoint step-000000002.safetensors, the last is step-000000003.safetensors"
+    for said in (
+        f"pc: drawn with {last}: scoresde sample", f"test.json: computed with {last}: scoresde likelihood",
+        f"pc: of samples that were drawn with {last}",
+    ):  # fmt: skip
+        assert said in text
+    run(verb="sample", sampling__seed=1)
+    assert "pc: the samples have been drawn anew since: scoresde evaluate" in evaluation(workdir)
+    (workdir.samples / "pc.json").unlink()
+    assert "the samples pc.json are not there as they were" in evaluation(workdir)
+
+
+def test_a_snapshot_is_not_the_last_checkpoint(run):
+    """A snapshot of the samples' step does not make them those of the last checkpoint."""
+    folder = run.command.workdir
+    shutil.copytree(folder / "checkpoints", folder / "averages")
+    one_more(folder)
+    assert "WARNING: pc: drawn with checkpoint step-000000002.safetensors, the last is" in run().stdout
+
+
 def test_samples_by_other_weights_stand_beside_the_first(run):
     """They are called NAME@WEIGHTS."""
     samples = run.command.workdir / "samples"
@@ -360,6 +395,8 @@ def test_the_report_shows_it(run):
     (run.folder / "pc.json").write_text("{}")
     run(verb="report")
     assert "pc.json cannot be shown: KeyError" in (run.command.workdir / "report.html").read_text()
+    (run.folder / "pc.json").write_text(json.dumps({**found, "warnings": None}))
+    assert "pc.json cannot be shown: TypeError" in evaluation(Workdir(run.command.workdir))
     shutil.rmtree(run.folder)
     run(verb="report")
     assert "not computed yet: scoresde evaluate" in (run.command.workdir / "report.html").read_text()
