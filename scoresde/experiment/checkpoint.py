@@ -155,7 +155,7 @@ def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
 
 def _prune(folder: Path, keep: int, keep_every: int) -> None:
     for old in list_checkpoints(folder)[:-keep]:
-        if not keep_every or _step(old) % keep_every:
+        if not keep_every or step_of(old) % keep_every:
             remove(old)
 
 
@@ -282,7 +282,8 @@ def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
     return int(path.stem.removeprefix("step-"))
 
 

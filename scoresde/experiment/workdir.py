@@ -36,6 +36,7 @@ from scoresde.experiment.checkpoint import (
     load_weights,
     passed_over,
     remove,
+    step_of,
     write_atomic,
 )
 from scoresde.experiment.config import difference, to_json
@@ -92,8 +93,16 @@ class Workdir:
         write_atomic(self.config_file, to_json(experiment.config).encode())
 
     def adopt(self, experiment: Experiment) -> None:
-        """Keep an experiment's config in place of the one before; for who holds the lock of ``train``, after `check`."""
-        config = to_json(experiment.config)
+        """Keep an experiment's config in place of the one before; for who holds the lock of ``train``, after `check`.
+
+        Raises WorkdirError where training has come further than the config's number of steps.
+        """
+        config, steps, there = to_json(experiment.config), experiment.training.steps, list_checkpoints(self.checkpoints)
+        if there and step_of(there[-1]) > steps:
+            raise WorkdirError(
+                f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as many "
+                "or more; a shorter run needs a folder of its own"
+            )
         if self.config_file.read_text() != config:
             write_atomic(self.config_file, config.encode())
 

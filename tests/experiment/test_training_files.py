@@ -69,6 +69,14 @@ class TestALongerRun:
         assert ours.step == theirs.step == 7 and same(ours.tensors, theirs.tensors)
         assert json.loads((short / "config.json").read_text())["training"]["steps"] == 7
 
+    def test_it_is_not_made_shorter(self, tmp_path):
+        """The config of a run of 2 steps would stand beside weights of 4."""
+        run(tmp_path, training__steps=4, **self.CONSTANT)
+        before = (tmp_path / "config.json").read_bytes()
+        with pytest.raises(WorkdirError, match=r"trained to step 4, and training\.steps=2 is less: give as many"):
+            run(tmp_path, training__steps=2, **self.CONSTANT)
+        assert (tmp_path / "config.json").read_bytes() == before
+
     def test_a_cosine_does_not(self, tmp_path):
         run(tmp_path / "run", training__steps=2, training__schedule="cosine")
         with pytest.raises(WorkdirError, match=r"training\.steps: 2 -> 3\n\(a cosine schedule depends on"):
