@@ -81,6 +81,9 @@ class Workdir:
         # a start that was killed leaves the first of the two files, or one under its temporary name
         ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp")
         if self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir()):
+            if self.config_file.exists():  # another process of a launcher has made it meanwhile
+                self.check(experiment)
+                return
             raise WorkdirError(
                 f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
             )

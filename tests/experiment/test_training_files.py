@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import types
+from contextlib import nullcontext
 from typing import ClassVar
 
 import numpy as np
@@ -81,6 +82,28 @@ class TestALongerRun:
         run(tmp_path / "run", training__steps=2, training__schedule="cosine")
         with pytest.raises(WorkdirError, match=r"training\.steps: 2 -> 3\n\(a cosine schedule depends on"):
             run(tmp_path / "run", training__steps=3, training__schedule="cosine")
+
+
+def test_a_folder_that_another_process_makes_meanwhile(tmp_path, monkeypatch):
+    """Processes of a launcher claim a new folder at once: who sees the other's config goes by it, also where it is another."""
+    made, other, workdir = experiment(), experiment(training__batch_size=9), Workdir(tmp_path)
+    iterate, claimed = type(tmp_path).iterdir, []
+
+    def first(path):
+        if not claimed:
+            claimed.append(path)
+            Workdir(path).claim(made)
+        return iterate(path)
+
+    for ours, refused in ((made, False), (other, True)):
+        claimed.clear()
+        for file in iterate(tmp_path):
+            file.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(type(tmp_path), "iterdir", first)
+            with pytest.raises(WorkdirError, match="belongs to another config") if refused else nullcontext():
+                workdir.claim(ours)
+        assert claimed
 
 
 def test_killed_before_a_checkpoint_no_snapshot_is_missing(tmp_path, monkeypatch):
