@@ -1,9 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what those are that others have torn."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
+
+NO_ARRAY = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+"""What numpy raises for a file that holds no array, or a torn one. RuntimeError: a header that says encrypted, or a compression
+that there is not."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde._files import NO_ARRAY
 from scoresde._validation import check_number
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.transforms import Affine, Quantized, Transform
@@ -163,7 +163,7 @@ def read_array(spec: str) -> Tensor:
             if key not in content.files:
                 raise ValueError(f"it holds {content.files or 'no array'}: name one, 'file.npz:key'")
             content = content[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
+    except NO_ARRAY as problem:
         raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
     if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiub":
         raise ValueError(

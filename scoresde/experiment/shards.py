@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -24,7 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from scoresde._files import write_atomic
+from scoresde._files import NO_ARRAY, write_atomic
 from scoresde.data import Transform
 from scoresde.experiment.kept import Kept
 
@@ -138,16 +137,7 @@ class ShardStore(Kept, Generic[Content]):
             first, end = (int(n) for n in _NAME.fullmatch(file).groups())  # type: ignore[union-attr]
             shard = self.content(**{f.name: _READ[str(f.type)](content[f.name]) for f in fields(self.content)})
             fingerprint, digest = str(content["fingerprint"]), str(content["sha256"])
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            RuntimeError,
-        ) as problem:  # RuntimeError: a header that says encrypted, or a compression that there is not
+        except (*NO_ARRAY, TypeError, KeyError, AttributeError) as problem:
             raise ValueError(f"{file} is torn or no shard: {type(problem).__name__}: {problem}") from problem
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to other settings (fingerprint {fingerprint})")

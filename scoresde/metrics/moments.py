@@ -11,7 +11,6 @@ all in float64, so that no sum of squares is taken whose leading digits cancel.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._files import write_atomic
+from scoresde._files import NO_ARRAY, write_atomic
 from scoresde._validation import check_finite
 
 
@@ -102,7 +101,7 @@ class Moments:
                 mean, covariance = (torch.from_numpy(np.asarray(content[n], np.float64)) for n in ("mu", "sigma"))
                 count = int(content["count"]) if "count" in content.files else None
             return cls(mean, covariance, count)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as problem:
+        except (*NO_ARRAY, KeyError, TypeError, AttributeError) as problem:
             raise ValueError(f"{str(file)!r} holds no mu (d,) and sigma (d, d): {problem}") from problem
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde.data.sources import read_array
 from scoresde.metrics import Moments
 from tests.metrics.common import normals
 
@@ -89,3 +90,21 @@ def test_refusals():
         Moments.gather([])
     with pytest.raises(ValueError, match="of 2 and of 3 numbers"):
         Moments.of(torch.zeros(2, 2)).merge(Moments.of(torch.zeros(2, 3)))
+
+
+def test_any_flipped_bit_is_a_refusal_or_another_file(tmp_path):
+    """Of a compressed archive, as others write: zlib and zip have errors of their own."""
+    path = tmp_path / "theirs.npz"
+    np.savez_compressed(path, mu=np.arange(2.0), sigma=np.eye(2))
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, 8 * len(whole), 7):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        for read in (Moments.load, lambda path: read_array(f"{path}:mu")):
+            try:
+                read(path)
+            except ValueError:
+                refused += 1
+    assert refused > 100
