@@ -123,8 +123,8 @@ class _Run:
         )  # fmt: skip
 
     def _keep(self, stop: bool) -> None:
-        """Write what is due after a step. The checkpoint goes last of what counts: a run goes on after it, and would not come back
-        for a snapshot."""
+        """Write what is due after a step. The snapshot goes before the checkpoint: a run goes on after that, and would not come
+        back for it."""
         step, end = self.trainer.step, self.trainer.step == self.plan.steps
         if step % self.plan.posthoc_every == 0 or end:
             snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout)

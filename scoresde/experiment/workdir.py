@@ -103,8 +103,8 @@ class Workdir:
         config, steps, there = to_json(experiment.config), experiment.training.steps, list_checkpoints(self.checkpoints)
         if there and step_of(there[-1]) > steps:
             raise WorkdirError(
-                f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as many "
-                "or more; a shorter run needs a folder of its own"
+                f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as "
+                "many or more; a shorter run needs a folder of its own"
             )
         if self.config_file.read_text() != config:
             write_atomic(self.config_file, config.encode())

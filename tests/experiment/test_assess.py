@@ -73,7 +73,9 @@ def figures(result):
 
 def one_more(folder):
     """A checkpoint after the last one."""
-    shutil.copy(folder / "checkpoints" / "step-000000002.safetensors", folder / "checkpoints" / "step-000000003.safetensors")
+    shutil.copy(
+        folder / "checkpoints" / "step-000000002.safetensors", folder / "checkpoints" / "step-000000003.safetensors"
+    )
 
 
 def flat(array):
@@ -340,7 +342,10 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
     assert "class='missing'>pc:" not in evaluation(workdir).replace("pc: a Frechet", "")
     one_more(workdir.path)
     run(verb="report")
-    text, last = workdir.report_file.read_text(), "checkpoint step-000000002.safetensors, the last is step-000000003.safetensors"
+    text, last = (
+        workdir.report_file.read_text(),
+        "checkpoint step-000000002.safetensors, the last is step-000000003.safetensors",
+    )
     for said in (
         f"pc: drawn with {last}: scoresde sample", f"test.json: computed with {last}: scoresde likelihood",
         f"pc: of samples that were drawn with {last}",
