@@ -42,7 +42,10 @@ class Extractor(ABC):
         """(B, d) of (B, *event), on the device of ``raw``; each vector a function of its own sample."""
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """Features, without gradients. Raises ValueError where they are not (B, d), floating point and finite."""
+        """Features, without gradients; half precision becomes float32, which loses nothing and which numpy knows.
+
+        Raises ValueError where they are not (B, d), floating point and finite.
+        """
         with torch.no_grad():
             found = self.features(raw)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(raw) or not found.is_floating_point():
@@ -51,7 +54,7 @@ class Extractor(ABC):
             )
             raise ValueError(f"{self.name} gives {shape} for {len(raw)} samples: features are ({len(raw)}, d), real")
         check_finite(f"features by {self.name}", found)
-        return found
+        return found.float() if found.element_size() < 4 else found
 
     def __repr__(self) -> str:
         return self.name

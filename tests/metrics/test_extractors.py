@@ -159,3 +159,10 @@ def test_features_are_vectors(found):
     with pytest.raises(ValueError, match=r"features are \(3, d\)"):
         Wrong(found)(torch.zeros(3, 5))
     assert repr(Wrong(found)) == "Wrong"
+
+
+def test_features_of_half_precision_become_float32():
+    found = torch.tensor([[1.5], [2.5]])
+    for half in (torch.bfloat16, torch.float16):
+        made = Wrong(found.to(half))(torch.zeros(2, 5))
+        assert made.dtype == torch.float32 and torch.equal(made, found) and made.numpy().shape == (2, 1)
