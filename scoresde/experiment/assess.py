@@ -11,7 +11,8 @@ in their order, so that the number of processes changes nothing.
     evaluation/NAME.json                             figures with all that they depend on
     evaluation/reference.npz                         mu, sigma and count of the reference, for other tools and other folders
 
-Memory holds a part, a covariance, and the features of ``evaluation.compared`` events of two sets.
+Memory holds a part, and of three sets, reference, yardstick and samples, a covariance and the features of
+``evaluation.compared`` events.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from scoresde.experiment.shards import Features, FeatureStore
 from scoresde.experiment.sharing import Job, Tell, local_device, share
 from scoresde.experiment.workdir import Workdir
 from scoresde.metrics import Moments
+from scoresde.version import __version__
 
 DIMENSIONS_UP_TO = 2**13
 """Numbers in a feature vector up to which their covariance is taken: 512 MiB."""
@@ -106,7 +108,7 @@ class Assessing(Job):
             sets[f"data/{split}"] = Events(split, getattr(data, split), {"split": split})
         device = local_device(experiment, local)
         check_dimension(plan, plan.extractor(sets[f"data/{plan.other_split}"].raw(0, 1).to(device)).shape[1])
-        by = {"extractor": plan.extractor.name, "extractor digest": plan.extractor.digest}
+        by = {"scoresde": __version__, "extractor": plan.extractor.name, "extractor digest": plan.extractor.digest}
         stores = {place: FeatureStore(workdir.evaluation / place, {**by, **s.identity}) for place, s in sets.items()}
         return cls(experiment, workdir, device, sets, stores)
 

@@ -131,7 +131,7 @@ def test_fewer_samples_than_numbers_are_said(run):
     assert run.result()["frechet distance"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_nothing_is_computed_twice(run, trained):
+def test_nothing_is_computed_twice(run, monkeypatch):
     before = [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"]
     assert run().stdout.count(" 0 of them to compute here") == 3
     assert [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"] == before
@@ -144,6 +144,8 @@ def test_nothing_is_computed_twice(run, trained):
     assert "1438 events of data/train, 0 of them" in done.stdout
     done = run(evaluation__extractor="{'name': 'tests.experiment.extractors:Slow'}")
     assert done.stdout.count(" 0 of them") == 0, "by another extractor"
+    monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "__version__", "of another release")
+    assert run().stdout.count(" 0 of them") == 0, "by another version"
 
 
 def test_batch_size_of_features_changes_nothing_here(run, trained):
