@@ -303,6 +303,19 @@ def test_anyones_samples(run, tmp_path):
     assert "is no file, folder" in run("--samples", tmp_path / "none", code=2).stderr
 
 
+def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
+    """Files of the same names and sizes, other pixels: other features, other figures, another file of them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for shade in (0, 9):
+        for k in range(3):
+            pixels = Image.fromarray(np.full((8, 8), k + shade, np.uint8))
+            pixels.save(folder / f"{k}.png", compress_level=0)
+        assert len({file.stat().st_size for file in folder.glob("*.png")}) == 1
+        assert "3 events of files/" in (said := run("--samples", folder).stdout) and ", 3 of them to compute" in said
+    assert len(list(run.folder.glob("files-*.json"))) == 2
+
+
 def test_anyones_samples_need_no_trained_model(tmp_path):
     np.save(tmp_path / "array.npy", Digits().test.raw[:5].numpy())
     done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", tmp_path / "array.npy", **FEW)
