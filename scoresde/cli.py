@@ -56,7 +56,7 @@ class Flag:
     """A flag of some commands.
 
     owners: those commands. text: for the help. values: names of what it takes; none: a switch. kind: of a value.
-    setting: it stands for the key of its name in the command's section of the config.
+    setting: it stands for the key of its name in the command's section of the config, where a path is no literal.
     """
 
     name: str
@@ -99,7 +99,7 @@ FLAGS = (
     ),
     Flag(
         "samples", ("evaluate",), "images or an array's file in place of the folder's own, as --config.evaluation.samples",
-        ("PATH",), setting=True,
+        ("PATH",), Path, setting=True,
     ),
     Flag("output", ("inspect",), "where the config is written", ("FILE",)),
     Flag("force", ("inspect",), "replace a file that is there"),
@@ -296,7 +296,7 @@ def _check_flags(parser: argparse.ArgumentParser, options: argparse.Namespace, o
             key = f"{SECTION[command]}.{flag.name}"
             if key in overrides:
                 parser.error(f"--{flag.name} and --config.{key} say the same: give one")
-            overrides[key] = value
+            overrides[key] = repr(str(value)) if flag.kind is Path else value
     if overrides and command not in FLAGS[0].owners:
         parser.error(f"{_OVERRIDE}{next(iter(overrides))} is for commands with a config, not for {command}")
 

@@ -117,6 +117,9 @@ class Evaluation:
         if not isinstance(self.extractor, Extractor):
             raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
         check_choice("split", self.split, ("train", "test"))
+        for name in ("reference", "samples"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
         check_count("batch_size", self.batch_size)
         check_count("neighbours", self.neighbours)
         check_count("compared", self.compared, least=2)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde.data import Digits
+from scoresde.data import Digits, permutation
 from scoresde.experiment import Experiment, Workdir, apply_overrides, load_config, read_samples
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
@@ -323,6 +323,22 @@ def test_anyones_samples_need_no_trained_model(tmp_path):
     assert (tmp_path / "new" / "config.json").exists()
 
 
+def test_a_path_that_looks_like_a_number_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", "2024", **FEW)
+    assert done.returncode == 2 and "'2024' is no file, folder" in done.stderr
+
+
+def test_pairs_are_of_events_chosen_at_random(run):
+    """50 of each set, the same ones every time: the front of a data set may be of one kind."""
+    run(evaluation__compared=50)
+    sets = [flat(np.concatenate([p["raw"] for p in read_samples(run.command.workdir / "samples" / "pc.json")]))]
+    chosen = [x[permutation(len(x), 0, 0)[:50]] for x in (*sets, flat(Digits().train.raw))]
+    found = run.result()
+    assert found["kernel distance"] == pytest.approx(kernel_distance(*chosen).value, rel=1e-9)
+    assert found["recall"] == precision_recall(*chosen, 3).recall and found["compared reference"] == 50
+
+
 def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     (run.command.workdir / "samples" / "pc.json").write_text("{}")
     assert "pc.json is no index of samples: KeyError: 'shards in'" in run(code=2).stderr
@@ -330,6 +346,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
         "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"), "compared": ("1", "compared=1"),
+        "reference": ("2024", "reference=2024 is not allowed: give a path"),
         "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "config.evaluation.k is not known"),
     }  # fmt: skip
     for key, (value, message) in refusals.items():
