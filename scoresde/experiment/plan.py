@@ -14,7 +14,8 @@ HOW = (
     "keep", "keep_every", "checkpoint_every", "log_every", "posthoc_every", "preview_every", "micro_batch", "compile",
     "channels_last", "prefetch", "max_bad_steps", "sharded",
 )  # fmt: skip
-"""Keys that may change when a run goes on: they change its weights by rounding at most. So may ``steps``, see `free`."""
+"""Keys that may change when a run goes on: they change its weights by rounding at most, dropout's draws aside (trainer.py). So
+may ``steps``, see `free`."""
 
 
 @dataclass(frozen=True)
