@@ -21,7 +21,7 @@ def evaluation(workdir: Workdir) -> str:
         try:
             result = json.loads(file.read_text())
             _row(file.stem, result)
-            result["warnings"] = [*result["warnings"], *_outdated(workdir, result["set"])]
+            result["warnings"] = [*result["warnings"], *_outdated(workdir, result)]
             found.setdefault(_setting(result), []).append((file.stem, result))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
@@ -30,8 +30,9 @@ def evaluation(workdir: Workdir) -> str:
     return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde evaluate")
 
 
-def _outdated(workdir: Workdir, looked_at: dict[str, Any]) -> list[str]:
-    """How the samples of a result are not those that are there. looked_at: its facts of them."""
+def _outdated(workdir: Workdir, result: dict[str, Any]) -> list[str]:
+    """How the samples of a result are not those that are there, where its own warnings do not say so."""
+    looked_at = result["set"]
     if "index" not in looked_at:
         return []
     try:
@@ -41,7 +42,8 @@ def _outdated(workdir: Workdir, looked_at: dict[str, Any]) -> list[str]:
     if (index.count, index.store.settings) != (looked_at["count"], looked_at["settings"]):
         return ["the samples have been drawn anew since: scoresde evaluate"]
     before = workdir.outdated(looked_at)
-    return [f"of samples that were drawn with {before}"] if before else []
+    said = any(before in warning for warning in result["warnings"])
+    return [f"of samples that were drawn with {before}"] if before and not said else []
 
 
 def _setting(result: dict[str, Any]) -> str:

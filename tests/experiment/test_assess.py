@@ -383,6 +383,8 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
         f"pc: of samples that were drawn with {last}",
     ):  # fmt: skip
         assert said in text
+    run()
+    assert evaluation(workdir).count(last) == 1
     run(verb="sample", sampling__seed=1)
     assert "pc: the samples have been drawn anew since: scoresde evaluate" in evaluation(workdir)
     (workdir.samples / "pc.json").unlink()
