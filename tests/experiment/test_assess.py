@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Experiment, Workdir, apply_overrides, load_config, read_samples
+from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
@@ -190,6 +192,30 @@ def test_samples_that_were_cut_otherwise_are_looked_at_again(run):
     run(verb="sample", sampling__batch_size=45)
     assert "90 samples of samples/pc, 90 of them to compute here" in run().stdout
     assert run.result()["count"] == 90
+
+
+def test_a_shard_that_the_index_does_not_name_is_refused(run):
+    """Whole and of the same settings, other numbers: not the samples that the index speaks of."""
+    index = SampleIndex.open(run.command.workdir / "samples" / "pc.json")
+    shard = index.read(index.entries[0])
+    index.store.write(replace(shard, x=shard.x + 1.0))
+    with pytest.raises(ValueError, match=r"0000000000-0000000032\.npz is not the shard that .*pc\.json names"):
+        next(read_samples(index.path))
+
+
+def test_the_report_keeps_figures_of_other_settings_apart(run):
+    """Another k, extractor or reference: another table."""
+    found = run.result()
+    others = [
+        {"neighbours": 5},
+        {"extractor digest": "0" * 64},
+        {"reference": {**found["reference"], "said": "another"}},
+    ]
+    for number, other in enumerate(others, start=1):
+        (run.folder / f"pc@{number}.json").write_text(json.dumps({**found, **other}))
+    (run.folder / "pc@like.json").write_text(json.dumps(found))
+    page = evaluation(Workdir(run.command.workdir))
+    assert [f"id='evaluation-{number}'" in page for number in range(5)] == [True] * 4 + [False]
 
 
 def test_a_dropped_batch_is_caught(run, monkeypatch):

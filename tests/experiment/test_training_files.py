@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import sys
 import types
 from contextlib import nullcontext
@@ -34,6 +35,7 @@ from scoresde.experiment.dry_run import Activations
 from scoresde.experiment.metrics import COLUMNS, metrics, whole_rows
 from scoresde.experiment.previews import is_due, preview, with_steps
 from scoresde.experiment.trainer import BUCKETS, Trainer
+from scoresde.experiment.workdir import config_digest
 from scoresde.samplers import Fast, UniPC
 from scoresde.sde import VPSDE
 from scoresde.solvers import SolverError
@@ -77,6 +79,22 @@ class TestALongerRun:
         with pytest.raises(WorkdirError, match=r"trained to step 4, and training\.steps=2 is less: give as many"):
             run(tmp_path, training__steps=2, **self.CONSTANT)
         assert (tmp_path / "config.json").read_bytes() == before
+
+    def test_a_checkpoint_of_another_config_is_not_gone_on_from(self, tmp_path):
+        """Put into a folder whose config.json is right."""
+        run(tmp_path / "other", training__steps=1, training__beta2=0.9, training__ema_decay=0.5)
+        made, workdir = experiment(training__steps=1), Workdir(tmp_path / "run")
+        workdir.claim(made)
+        shutil.copytree(tmp_path / "other" / "checkpoints", workdir.checkpoints)
+        with pytest.raises(WorkdirError, match=r"step-000000001\.safetensors belongs to another config \(digest "):
+            train_here(made, workdir)
+
+    def test_the_digest_does_not_see_what_may_change(self):
+        """A row or sample is not computed again because a run goes on with other habits; other weights have another digest."""
+        plain = config_digest(experiment(**self.CONSTANT))
+        free = {"training__steps": 9, "training__keep": 9, "training__micro_batch": 2, "sampling__seed": 1}
+        assert config_digest(experiment(**self.CONSTANT, **free)) == plain
+        assert config_digest(experiment(**self.CONSTANT, training__beta2=0.9)) != plain
 
     def test_a_cosine_does_not(self, tmp_path):
         run(tmp_path / "run", training__steps=2, training__schedule="cosine")

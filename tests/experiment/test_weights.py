@@ -90,6 +90,9 @@ def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
     found = {title: samples(run.folder, title) for title in titles}
     assert {title: facts["weights"] for title, (_, facts) in found.items()} == titles
     assert {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")} == before
+    for title, (_, facts) in found.items():
+        settings = json.loads((run.folder / "samples" / facts["shards in"] / "settings.json").read_text())
+        assert settings["weights"] == titles[title]
     x = [numbers for numbers, _ in found.values()]
     assert min(np.abs(a - b).max() for k, a in enumerate(x) for b in x[:k]) > 1e-6
     assert "0 of them to draw here, weights model" in run("sample", "--weights", "model")
