@@ -104,6 +104,12 @@ def warnings(events: EventSet, samples: Gathered, reference: Gathered) -> list[s
             f"a Frechet distance of {events.count} {events.unit} is too large on average, and is compared with those of as many "
             f"only; published ones are of {FEW:,}"
         )
+    x, y, there = samples.chosen, reference.chosen, reference.moments.count
+    if x is not None and y is not None and there is not None and (len(x), len(y)) != (events.count, there):
+        found.append(
+            f"precision, recall and kernel distance are of {len(x)} of {events.count} {events.unit} and of {len(y)} of {there} "
+            "events of the reference (evaluation.compared)"
+        )
     counts = {events.unit: events.count, "events of the reference": reference.moments.count}
     for unit, count in counts.items():
         if count is not None and count <= d:
