@@ -201,6 +201,8 @@ def test_a_shard_that_the_index_does_not_name_is_refused(run):
     index.store.write(replace(shard, x=shard.x + 1.0))
     with pytest.raises(ValueError, match=r"0000000000-0000000032\.npz is not the shard that .*pc\.json names"):
         next(read_samples(index.path))
+    run(verb="sample")  # takes it for what it is
+    assert "90 samples of samples/pc, 32 of them to compute here" in run().stdout, "features of the shard before"
 
 
 def test_the_report_keeps_figures_of_other_settings_apart(run):

@@ -21,7 +21,7 @@ from scoresde.experiment.checkpoint import (
     read_tensors,
     write_tensors,
 )
-from scoresde.experiment.posthoc import snapshot
+from scoresde.experiment.posthoc import combined, snapshot
 from scoresde.experiment.weights import titled, weights_name, width
 from tests.experiment.conftest import HereCommand
 from tests.experiment.test_sample_shards import FEW
@@ -157,6 +157,7 @@ class TestSnapshots:
     def test_a_torn_one_is_refused_and_the_others_do_without(self, run):
         workdir = Workdir(run.folder)
         whole, middle = posthoc(workdir, 0.07), list_checkpoints(workdir.averages)[1]
+        digest = combined(workdir, 0.07).digest
         content = bytearray(middle.read_bytes())
         content[-1] ^= 1
         middle.write_bytes(content)
@@ -164,6 +165,7 @@ class TestSnapshots:
             posthoc(workdir, 0.07)
         middle.unlink()
         without = posthoc(workdir, 0.07)
+        assert combined(workdir, 0.07).digest != digest, "samples of the one are not those of the other"
         assert any(not torch.equal(whole[k], v) for k, v in without.items())
         content[:100] = b"\0" * 100
         middle.write_bytes(content)
