@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from scoresde.data import Digits, permutation
-from scoresde.experiment import Experiment, Workdir, apply_overrides, load_config, read_samples
+from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
@@ -344,19 +344,6 @@ def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
     assert len(list(run.folder.glob("files-*.json"))) == 2
 
 
-def test_anyones_samples_need_no_trained_model(tmp_path):
-    np.save(tmp_path / "array.npy", Digits().test.raw[:5].numpy())
-    done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", tmp_path / "array.npy", **FEW)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "new" / "config.json").exists()
-
-
-def test_a_path_that_looks_like_a_number_is_a_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", "2024", **FEW)
-    assert done.returncode == 2 and "'2024' is no file, folder" in done.stderr
-
-
 def test_pairs_are_of_events_chosen_at_random(run):
     """50 of each set, the same ones every time: the front of a data set may be of one kind."""
     said = "WARNING: pc: precision, recall and kernel distance are of 50 of 90 samples and of 50 of 1438 events of the reference"
@@ -441,17 +428,6 @@ def test_samples_by_other_weights_stand_beside_the_first(run):
 def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):
     monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "DIMENSIONS_UP_TO", 63)
     assert "Coordinates gives 64 numbers" in run(code=2).stderr
-
-
-def test_black_and_white_of_the_data_are_filled_in(tmp_path):
-    """Levels 0 .. 16 become bytes 0 .. 255 for a network that takes images."""
-    (tmp_path / "network.pt").write_bytes(b"read when it is first needed")
-    config = load_config(ROOT / "configs" / "vp" / "digits.py")
-    apply_overrides(
-        config, {"evaluation.extractor": str({"name": "TorchScript", "file": str(tmp_path / "network.pt")})}
-    )
-    extractor = Experiment.from_config(config).evaluation.extractor
-    assert (extractor.low, extractor.high) == (0.0, 16.0) and "0 .. 16 to bytes" in extractor.name
 
 
 def test_the_report_shows_it(run):
