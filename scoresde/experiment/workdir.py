@@ -106,8 +106,10 @@ class Workdir:
                 f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as "
                 "many or more; a shorter run needs a folder of its own"
             )
-        if self.config_file.read_text() != config:
+        before = self.config_file.read_text()
+        if before != config:
             write_atomic(self.config_file, config.encode())
+            self.log(f"{self.path}: config.json is this command's: {'; '.join(difference(config, before))}")
 
     def sweep(self) -> None:
         """Remove what a training that was killed left under temporary names; for who holds the lock of ``train``."""

@@ -71,6 +71,8 @@ class TestALongerRun:
         ours, theirs = (read_checkpoint(list_checkpoints(f / "checkpoints")[-1]) for f in (short, whole))
         assert ours.step == theirs.step == 7 and same(ours.tensors, theirs.tensors)
         assert json.loads((short / "config.json").read_text())["training"]["steps"] == 7
+        assert "config.json is this command's: " in (short / "log.txt").read_text()
+        assert "training.steps: 4 -> 7" in (short / "log.txt").read_text()
 
     def test_it_is_not_made_shorter(self, tmp_path):
         """The config of a run of 2 steps would stand beside weights of 4."""
