@@ -19,6 +19,7 @@ from scoresde.samplers import ExponentialMultistep, PredictorCorrector
 from scoresde.samplers.single_step import ExponentialRungeKutta
 from scoresde.samplers.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
+from tests.params import some_long
 
 # 600 samples: a mean is known to 0.041 standard deviations, a standard deviation to 2.9 %; 4.5 standard errors over at most 8
 # coordinates (a false alarm in 1e4 cells) make 0.19, and 200 steps cost up to 0.03 more
@@ -62,14 +63,12 @@ def assert_right(process, kind):
 
 OF_A_KIND = (
     "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean",
-    "VP by its schedule alone", "VP as matrices", "blurring",
+    "VP by its schedule alone", "VP as matrices", "blurring", "sub-VP", "critically damped Langevin",
 )  # fmt: skip
-"""Beside VP, sub-VP, VE, Langevin diffusion and the non-linear ones; tests/sde samples and weighs each of them too."""
+"""Beside VP, VE and the non-linear ones; tests/sde samples and weighs each of them too."""
 
 
-@pytest.mark.parametrize(
-    "process", [pytest.param(name, marks=pytest.mark.long) if name in OF_A_KIND else name for name in PROCESSES]
-)
+@pytest.mark.parametrize("process", some_long(PROCESSES, OF_A_KIND))
 def test_vectors(process):
     assert_right(process, "vector")
 

@@ -246,7 +246,8 @@ class TestLikelihood:
     def table(folder):
         return (folder / "likelihood" / "test.csv").read_bytes()
 
-    @pytest.mark.parametrize("kills", [(3,), pytest.param((2, 4), marks=pytest.mark.long)])
+    @pytest.mark.long
+    @pytest.mark.parametrize("kills", [(3,), (2, 4)])
     def test_killed_it_gives_the_table_of_an_unbroken_run(self, command, whole, kills):
         for more in kills:
             before = self.lines(command)

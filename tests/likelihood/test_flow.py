@@ -13,6 +13,7 @@ from scoresde.likelihood import Exact, Hutchinson, Multistep, bits_per_dim_error
 from scoresde.noise import NoiseSource
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, MatrixSDE, SubVPSDE
 from scoresde.solvers import RungeKutta, ScipyODE, SolverError
+from tests.params import some_long
 
 # VE with sigma_max a hundred times the data: the prior then differs from p_T by less than the tolerance
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 100.0)}
@@ -44,7 +45,7 @@ def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
     assert bool(found.solver_error.isnan().all())  # a tolerance is no estimate
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "subvp" else n for n in SDES])
+@pytest.mark.parametrize("name", some_long(SDES, ["subvp", "ve"]))
 def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, worst):
     """The mean of p_T is alpha(T) times the data's, the prior's is zero: for data with mean 1 in 2 dimensions that is
     thousandths of a bit, no solver's error, and exactly log prior - log p_T at the latent."""

@@ -107,7 +107,10 @@ PROCESSES = [
 ]
 
 
-@pytest.mark.parametrize(("sde", "event_shape"), PROCESSES, ids=lambda v: repr(v))
+CHECKED = [pytest.param(*one, marks=pytest.mark.long) if one[1] == (3,) else one for one in PROCESSES]
+
+
+@pytest.mark.parametrize(("sde", "event_shape"), CHECKED, ids=lambda v: repr(v))
 def test_it_holds_to_its_own_mathematics(sde, event_shape):
     report = check(sde, event_shape)
     assert report.passed, f"\n{report}"

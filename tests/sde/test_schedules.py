@@ -32,6 +32,7 @@ from scoresde.sde import (
     SubVPSDE,
     check,
 )
+from tests.params import some_long
 from tests.sde.schedules import ALL, CLOSED, F32, F64, GIVEN, LEARNED, LIGHT, bent, scalar
 
 
@@ -294,7 +295,7 @@ def test_transitions_compose_and_carry_the_marginals(name, u):
     assert near((whole.a * sde.sigma(s)).hypot(whole.std), sde.sigma(t), 1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "learned"])
+@pytest.mark.parametrize("name", some_long([name for name in ALL if name != "learned"], ["learned bent", "given vp"]))
 def test_the_process_check_passes(name):
     """Moment equations integrated, flow and reverse SDE back from T, bridge, conversions, float32, edges."""
     report = check(ALL[name])

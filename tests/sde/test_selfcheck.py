@@ -22,8 +22,8 @@ PROCESSES = [
     (VESDE(0.002, 80.0), (1, 2)),
     (CriticallyDampedLangevin(), (2,)),
     (CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2)),
-    (BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4)),
-    pytest.param(BlurringSDE((5,)), (5,), marks=pytest.mark.long),
+    pytest.param(BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4), marks=pytest.mark.long),
+    (BlurringSDE((5,)), (5,)),
 ]
 
 

@@ -23,6 +23,7 @@ from scoresde.sde import (
 )
 from scoresde.sde.whitening import white_points
 from scoresde.solvers import ScipyODE
+from tests.params import some_long
 from tests.sde.schedules import ALL as SCHEDULES
 from tests.sde.test_matrix import PROCESSES as MATRICES
 
@@ -65,7 +66,7 @@ def gaussian_flow(sde, data_std):
     return velocity
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", some_long(PROCESSES, ["matrix 7"]))
 def test_the_flow_of_gaussian_data_stands_still(name, worst):
     """x = m + R w moves with the flow, from the mean and from d points about it, and so does ln |det R|."""
     sde, data_std, times = PROCESSES[name], 0.7, [0.02, 0.2, PROCESSES[name].T]
