@@ -18,6 +18,7 @@ from scoresde.data import (
     Quantized,
     Splits,
     permutation,
+    sources,
 )
 from scoresde.noise import NoiseSource
 from tests.data_common import F32, F64, levels
@@ -150,6 +151,8 @@ def test_non_finite_data_is_refused_by_index(transform, bad):
     raw[3, 1, 0] = bad
     with pytest.raises(ValueError, match="'broken' holds non-finite values in 1 of 5 samples: index 3"):
         Dataset(raw, transform, "broken")
+    with pytest.raises(ValueError, match="'broken' holds non-finite values in 1 of 5 samples: index 3"):
+        sources.split(raw, transform, 0.4, 0, "broken")  # by its number in the file, wherever the cut puts it
 
 
 def test_fractions_are_no_levels():

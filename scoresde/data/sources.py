@@ -92,7 +92,8 @@ def cut(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 def split(
     raw: Tensor, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
 ) -> tuple[Dataset, Dataset]:
-    """Cut ``raw`` at random."""
+    """Cut ``raw`` at random. Raises ValueError for events that are wrong, by their numbers in ``raw``."""
+    Dataset(raw, transform, name)
     train, test = cut(len(raw), test_fraction, seed)
     return Dataset(raw[train], transform, f"{name}/train", flip), Dataset(raw[test], transform, f"{name}/test")
 

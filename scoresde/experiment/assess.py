@@ -31,7 +31,7 @@ from scoresde.experiment.comparison import Gathered, compare, from_file, gather,
 from scoresde.experiment.experiment import Evaluation, Experiment
 from scoresde.experiment.sets import Events, EventSet, assessed
 from scoresde.experiment.shards import Features, FeatureStore
-from scoresde.experiment.sharing import Job, Tell, local_device, share
+from scoresde.experiment.sharing import Job, Range, Tell, local_device, share
 from scoresde.experiment.workdir import Workdir
 from scoresde.metrics import Moments
 from scoresde.version import __version__
@@ -69,19 +69,10 @@ def check_dimension(plan: Evaluation, dimension: int) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Events ``first`` .. ``end`` - 1 of a set. number: of it among all. source: digest of what they are."""
+class Part(Range):
+    """Events of a set, which has the name of its place in evaluation/. source: digest of what they are."""
 
-    number: int
-    place: str
-    first: int
-    end: int
     source: str
-
-    @property
-    def size(self) -> int:
-        """Events in it."""
-        return self.end - self.first
 
 
 @dataclass(frozen=True)
@@ -91,9 +82,6 @@ class Assessing(Job):
     kind: ClassVar[str] = "evaluate"
     unit: ClassVar[str] = "event"
 
-    experiment: Experiment
-    workdir: Workdir
-    device: torch.device
     sets: dict[str, EventSet]
     stores: dict[str, FeatureStore]
 
@@ -126,9 +114,9 @@ class Assessing(Job):
         found = []
         for part in self.plan():
             try:
-                there = self.stores[part.place].part(part.first, part.end, part.source)
+                there = self.stores[part.name].part(part.first, part.end, part.source)
             except ValueError as problem:
-                self.workdir.log(f"{self.workdir.path}: {part.place}: {problem}: it is computed again")
+                self.workdir.log(f"{self.workdir.path}: {part.name}: {problem}: it is computed again")
                 there = None
             if there is None:
                 found.append(part)
@@ -136,13 +124,13 @@ class Assessing(Job):
 
     def work(self, parts: Sequence[Part], tell: Tell) -> None:
         for part in parts:
-            self.stores[part.place].write(self.features(part))
+            self.stores[part.name].write(self.features(part))
             tell(part.size)
 
     def features(self, part: Part) -> Features:
         """The features of a part, ``batch_size`` events at a time."""
         started, plan = time.perf_counter(), self.experiment.evaluation
-        raw = self.sets[part.place].raw(part.first, part.end)
+        raw = self.sets[part.name].raw(part.first, part.end)
         found = [plan.extractor(some.to(self.device)).cpu() for some in raw.split(plan.batch_size)]
         return Features(
             first=part.first, end=part.end, features=torch.cat(found).numpy(), source=part.source, nfe=1,
@@ -151,7 +139,7 @@ class Assessing(Job):
 
     def announce(self, parts: Sequence[Part]) -> None:
         for place, looked_at in self.sets.items():
-            here = sum(part.size for part in parts if part.place == place)
+            here = sum(part.size for part in parts if part.name == place)
             self.workdir.log(
                 f"{self.workdir.path}: features of {looked_at.count} {looked_at.unit} of {place}, {here} of them to compute "
                 f"here, by {self.experiment.evaluation.extractor.name}"

@@ -38,7 +38,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.kept import changes
 from scoresde.experiment.pictures import event_picture, pictured
 from scoresde.experiment.shards import Samples, SampleStore, compact, gaps
-from scoresde.experiment.sharing import Job, Tell, local_device, share
+from scoresde.experiment.sharing import Job, Range, Tell, local_device, share
 from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.samplers import Fast, FittedSampler, Sampler
@@ -64,32 +64,14 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
 
 
 @dataclass(frozen=True)
-class Part:
-    """Samples ``first`` .. ``end`` - 1 of a sampler. number: of the batch that they are in."""
-
-    number: int
-    name: str
-    first: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """Samples in it."""
-        return self.end - self.first
-
-
-@dataclass(frozen=True)
 class Sampling(Job):
-    """All that is needed to draw samples."""
+    """All that is needed to draw samples. A part is a range of those of a sampler."""
 
     kind: ClassVar[str] = "sample"
     unit: ClassVar[str] = "sample"
 
-    experiment: Experiment
-    workdir: Workdir
     model: ScoreModel
     checkpoint: Checkpoint
-    device: torch.device
     stores: dict[str, SampleStore]
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
@@ -111,13 +93,13 @@ class Sampling(Job):
             )
             for name, node in nodes.items()
         }
-        return cls(experiment, workdir, model, checkpoint, device, stores)
+        return cls(experiment, workdir, device, model, checkpoint, stores)
 
     @property
     def fingerprint(self) -> str:
         return " ".join(store.fingerprint for store in self.stores.values())
 
-    def left(self) -> list[Part]:
+    def left(self) -> list[Range]:
         plan, number, found = self.experiment.sampling, numbers(), []
         for name, store in self.stores.items():
             entries, problems = store.entries(plan.count)
@@ -125,15 +107,15 @@ class Sampling(Job):
                 self.workdir.log(f"{self.workdir.path}: {name}: {problem}: it is drawn again")
             for first in range(0, plan.count, plan.batch_size):
                 k, end = next(number), min(first + plan.batch_size, plan.count)
-                found += [Part(k, name, *gap) for gap in gaps(entries, first, end)]
+                found += [Range(k, name, *gap) for gap in gaps(entries, first, end)]
         return found
 
-    def work(self, parts: Sequence[Part], tell: Tell) -> None:
+    def work(self, parts: Sequence[Range], tell: Tell) -> None:
         for part in parts:
             self.stores[part.name].write(self.draw(part, tell))
             tell(part.size)
 
-    def draw(self, part: Part, tell: Tell) -> Samples:
+    def draw(self, part: Range, tell: Tell) -> Samples:
         """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
         started, plan = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
@@ -171,7 +153,7 @@ class Sampling(Job):
             self.fitted[name] = FittedSampler.load(file)
         return self.fitted[name]
 
-    def announce(self, parts: Sequence[Part]) -> None:
+    def announce(self, parts: Sequence[Range]) -> None:
         plan = self.experiment.sampling
         said = self.checkpoint.said(weights_name(plan.weights))
         for name, store in self.stores.items():

@@ -13,10 +13,10 @@ at a time. A torn snapshot is refused, not passed over: without it the average i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -124,9 +124,10 @@ def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> d
     sum to 1. Returns what each is kept in."""
     try:
         tensors, header = read_tensors(one.path)
+        seal = read_header(one.path)["sha256"]
     except CheckpointError as problem:
         raise _refused(one.path, problem) from problem
-    if not _is(header, one):
+    if seal != one.seal:
         raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")
     dtypes, buffers = {}, set(header.get("buffers", ()))
     for name, tensor in tensors.items():
@@ -138,7 +139,3 @@ def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> d
         else:
             total[name] = tensor.clone()
     return dtypes
-
-
-def _is(header: Mapping[str, Any], one: Snapshot) -> bool:
-    return (header["step"], header["updates"], tuple(header["stds"])) == (one.step, one.updates, one.stds)

@@ -205,11 +205,10 @@ def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
     for folder, unit, evaluations in ((workdir.samples, "count", "nfe"), (workdir.likelihood, "events", "mean nfe")):
         for file in sorted(folder.glob("*.json")):
             facts = _facts(file)
-            what = (
-                f"{facts.get(unit)} of them, {facts.get(evaluations, math.nan):.0f} evaluations"
-                if facts
-                else "cannot be read"
-            )
+            try:
+                what = f"{facts[unit]} of them, {facts[evaluations]:.0f} evaluations"
+            except (KeyError, TypeError, ValueError):
+                what = "cannot be read"
             rows.append((f"{folder.name}, {file.stem}", str(facts.get("seconds", "")), what))
     return "<h2>Timings</h2>" + table("timings", ("part", "seconds", "for"), rows, numbers=(1,))
 

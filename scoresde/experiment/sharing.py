@@ -18,6 +18,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, ClassVar, Protocol
@@ -47,6 +48,21 @@ class Part(Protocol):
         """Units of work in it."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """The part ``first`` .. ``end`` - 1 of what has a name. number: of it in the plan."""
+
+    number: int
+    name: str
+    first: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Units in it."""
+        return self.end - self.first
+
+
 class Tell:
     """What a job says while it works: ``tell(size)`` of a part that is on the disk, ``tell.where`` of a part that takes long.
 
@@ -69,8 +85,9 @@ class Tell:
             self.bar.set_postfix_str(place())
 
 
+@dataclass(frozen=True)
 class Job(ABC):
-    """Work on a work folder with the last checkpoint; the same in every process."""
+    """Work on a work folder, the same in every process. device: what this one computes on."""
 
     kind: ClassVar[str]
     """Names the job's locks."""
@@ -79,6 +96,7 @@ class Job(ABC):
 
     experiment: Experiment
     workdir: Workdir
+    device: torch.device
 
     @classmethod
     @abstractmethod

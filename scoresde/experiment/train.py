@@ -75,7 +75,7 @@ class _Run:
             return
         self.say(describe(trainer))
         if plan.precision == "float16" and self.group.device.type == "cpu":
-            self.say("WARNING: float16 on a CPU took 20 times as long as float32 (docs/speed.md): give bfloat16")
+            self.say("WARNING: float16 on a CPU took over 20 times as long as float32 (docs/speed.md): give bfloat16")
         bar = tqdm(
             total=plan.steps, initial=trainer.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True,
             disable=not self.group.leads,

@@ -73,11 +73,8 @@ class Weighing(Job):
     kind: ClassVar[str] = "likelihood"
     unit: ClassVar[str] = "row"
 
-    experiment: Experiment
-    workdir: Workdir
     model: ScoreModel
     checkpoint: Checkpoint
-    device: torch.device
     data: Dataset
     solver: Solver
     store: RowStore
@@ -101,7 +98,7 @@ class Weighing(Job):
             "solver": repr(solver), "grid digest": grid, "divergence": repr(plan.divergence),
             "t_min": plan.t_min, "seed": plan.seed,
         }  # fmt: skip
-        return cls(experiment, workdir, model, checkpoint, device, data, solver, RowStore(workdir.likelihood, settings))
+        return cls(experiment, workdir, device, model, checkpoint, data, solver, RowStore(workdir.likelihood, settings))
 
     @property
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,6 +30,11 @@ SMALL = {
     "likelihood.batch_size": 3,
     "likelihood.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 'atol': 0.05}",
 }
+
+TINY = {
+    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
+}  # fmt: skip
+"""A network that costs next to nothing."""
 
 
 class Command:
@@ -66,6 +72,29 @@ class HereCommand(Command):
 
     def __call__(self, command, config="vp", *extra, **overrides):
         return called(*self.arguments(command, config, **overrides)[3:], *extra)
+
+
+class CopyCommand(HereCommand):
+    """The command line in a copy of a folder, with settings of its own; it asserts the exit code."""
+
+    def __init__(self, folder, place, **settings):
+        super().__init__(place / "run")
+        self.settings = settings
+        shutil.copytree(folder, self.workdir)
+
+    def __call__(self, verb, *extra, code=0, **overrides):
+        done = super().__call__(verb, "vp", *extra, **{**self.settings, **overrides})
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+def ended(factory, *verbs, **settings):
+    """A folder in which these commands have ended, and what the last one printed."""
+    command = HereCommand(factory.mktemp("trained") / "run")
+    for verb in verbs:
+        done = command(verb, **settings)
+        assert done.returncode == 0, done.stderr
+    return command.workdir, done.stdout
 
 
 @pytest.fixture

@@ -22,15 +22,13 @@ from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
-from tests.experiment.conftest import ROOT, Command, HereCommand
+from tests.experiment.conftest import ROOT, TINY, Command, CopyCommand, ended
 from tests.experiment.extractors import Stopping
 
 LONG = pytest.mark.long
 FEW = {
     "training__steps": 2,
-    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
-    "network__channels": None,
-    "network__blocks": None,
+    **TINY,
     "samplers": "{'pc': {'name': 'PredictorCorrector', 'steps': 4}}",
     "samplers.predictor-corrector.steps": None,
     "sampling__count": 90,
@@ -41,26 +39,19 @@ FEW = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained folder with 90 samples in three shards, and their evaluation."""
-    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
-    for verb in ("train", "sample", "evaluate"):
-        done = command(verb, **FEW)
-        assert done.returncode == 0, done.stderr
-    command.said = done.stdout
-    return command
+    return ended(tmp_path_factory, "train", "sample", "evaluate", **FEW)
 
 
 @pytest.fixture
 def run(trained, tmp_path):
     """``scoresde evaluate`` in a copy of that folder."""
-    shutil.copytree(trained.workdir, tmp_path / "run")
-    command = HereCommand(tmp_path / "run")
+    folder, said = trained
+    command = CopyCommand(folder, tmp_path, **FEW)
 
-    def call(*extra, code=0, verb="evaluate", **overrides):
-        done = command(verb, "vp", *extra, **{**FEW, **overrides})
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+    def call(*extra, verb="evaluate", **more):
+        return command(verb, *extra, **more)
 
-    call.said, call.command, call.folder = trained.said, command, command.workdir / "evaluation"
+    call.said, call.command, call.folder = said, command, command.workdir / "evaluation"
     call.result = lambda name="pc": json.loads((call.folder / f"{name}.json").read_text())
     call.shards = lambda place: sorted((call.folder / place).glob("features-*/*.npz"))
     return call

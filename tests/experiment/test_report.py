@@ -22,13 +22,11 @@ from scoresde.experiment.page import figure, page, table
 from scoresde.experiment.pictures import curve_picture, event_picture
 from scoresde.experiment.report import baselines
 from scoresde.experiment.report_training import read_metrics, speed
-from tests.experiment.conftest import ROOT, HereCommand
+from tests.experiment.conftest import ROOT, TINY, CopyCommand, ended
 
 FEW = {
     "training__steps": 6,
-    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
-    "network__channels": None,
-    "network__blocks": None,
+    **TINY,
 }
 PICTURE = curve_picture([1, 2, 3], {"a": [1.0, 2.0, 3.0]})
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
@@ -37,22 +35,16 @@ BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "g
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Six steps, and samples."""
-    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
-    for verb in ("train", "sample"):
-        done = command(verb, **FEW)
-        assert done.returncode == 0, done.stderr
-    return command.workdir
+    return ended(tmp_path_factory, "train", "sample", **FEW)[0]
 
 
 @pytest.fixture
 def report(trained, tmp_path):
     """``report()`` is the page of a copy of that run, which lies in ``report.folder``."""
-    shutil.copytree(trained, tmp_path / "run")
-    command = HereCommand(tmp_path / "run")
+    command = CopyCommand(trained, tmp_path, **FEW)
 
     def page():
-        done = command("report", **FEW)
-        assert done.returncode == 0, done.stderr
+        command("report")
         return (command.workdir / "report.html").read_text()
 
     page.folder = command.workdir
@@ -123,6 +115,7 @@ class TestBrokenRuns:
             path.write_text(path.read_text()[:40])
         (report.folder / "likelihood").mkdir()
         (report.folder / "likelihood" / "test.json").write_text('{"split": "test", ')
+        (report.folder / "samples" / "probability-flow.json").write_text('{"count": 5, "nfe": "many"}')
         preview(report.folder / "previews", 2, "raw").write_bytes(b"\x89PNG\r\n\x1a\n torn")
         page = report()
         for wanted in (

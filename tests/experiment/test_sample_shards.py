@@ -20,14 +20,12 @@ from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.shards import Entry, SampleStore, gaps
 from scoresde.experiment.sharing import Tell, local_device
 from scoresde.samplers import Sampler
-from tests.experiment.conftest import Command, HereCommand
+from tests.experiment.conftest import TINY, Command, CopyCommand, HereCommand, ended
 
 LONG = pytest.mark.long
 FEW = {
     "training__steps": 2,
-    "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
-    "network__channels": None,
-    "network__blocks": None,
+    **TINY,
     "samplers": "{'pc': {'name': 'PredictorCorrector', 'corrector': {'name': 'Langevin'}, 'steps': 4}}",
     "samplers.predictor-corrector.steps": None,
     "sampling__count": 8,
@@ -39,25 +37,18 @@ BATCH = "{'pc': {'name': 'PredictorCorrector', 'corrector': {'name': 'BatchLange
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained folder, with 8 samples in batches of 3."""
-    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
-    for verb in ("train", "sample"):
-        done = command(verb, **FEW)
-        assert done.returncode == 0, done.stderr
-    return command.workdir
+    return ended(tmp_path_factory, "train", "sample", **FEW)[0]
 
 
 @pytest.fixture
 def draw(trained, tmp_path):
     """``scoresde sample`` in a copy of that folder."""
-    shutil.copytree(trained, tmp_path / "run")
-    command = HereCommand(tmp_path / "run")
+    command = CopyCommand(trained, tmp_path, **FEW)
 
-    def run(*extra, code=0, **overrides):
-        done = command("sample", "vp", *extra, **{**FEW, **overrides})
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+    def run(*extra, **more):
+        return command("sample", *extra, **more)
 
-    run.command, run.folder = command, command.workdir / "samples"
+    run.folder = command.workdir / "samples"
     run.shards = lambda: sorted((run.folder / "pc").glob("shards-*/*.npz"))
     run.facts = lambda: json.loads((run.folder / "pc.json").read_text())
     return run

@@ -23,7 +23,7 @@ from scoresde.experiment.checkpoint import (
 )
 from scoresde.experiment.posthoc import combined, snapshot
 from scoresde.experiment.weights import titled, weights_name, width
-from tests.experiment.conftest import HereCommand
+from tests.experiment.conftest import CopyCommand, ended
 from tests.experiment.test_sample_shards import FEW
 from tests.experiment.training import experiment
 
@@ -37,22 +37,16 @@ MODULE = sys.modules["scoresde.experiment.posthoc"]  # whose name the function t
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Six steps with two averages and snapshots of two more; samples and rows of the default weights."""
-    command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
-    for verb in ("train", "sample", "likelihood"):
-        done = command(verb, **AVERAGES)
-        assert done.returncode == 0, done.stderr
-    return command.workdir
+    return ended(tmp_path_factory, "train", "sample", "likelihood", **AVERAGES)[0]
 
 
 @pytest.fixture
 def run(trained, tmp_path):
     """The command line in a copy of that folder; what it prints, errors too."""
-    shutil.copytree(trained, tmp_path / "run")
-    command = HereCommand(tmp_path / "run")
+    command = CopyCommand(trained, tmp_path, **AVERAGES)
 
-    def call(verb, *extra, code=0, **overrides):
-        done = command(verb, "vp", *extra, **{**AVERAGES, **overrides})
-        assert done.returncode == code, done.stdout + done.stderr
+    def call(verb, *extra, **more):
+        done = command(verb, *extra, **more)
         return done.stdout + done.stderr
 
     call.folder = command.workdir
@@ -198,14 +192,18 @@ class TestSnapshots:
         assert abs(float(total) - 1.0) > 0.01 and torch.allclose(made["weight"], total.float().expand(3))
         assert made["running_mean"].tolist() == [3.0, 3.0, 3.0] and int(made["num_batches_tracked"]) == 0
 
-    def test_one_that_was_replaced_meanwhile_is_noticed(self, trained, monkeypatch):
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_one_that_was_replaced_meanwhile_is_noticed(self, run, monkeypatch, more):
+        """Also by other weights after as many updates, as a rerun in the folder writes them."""
+
         def read(path):
             tensors, header = read_tensors(path)
-            return tensors, {**header, "updates": header["updates"] + 1}
+            write_tensors(path, {k: 2 * v for k, v in tensors.items()}, {**header, "updates": header["updates"] + more})
+            return read_tensors(path)
 
         monkeypatch.setattr(MODULE, "read_tensors", read)
         with pytest.raises(CheckpointError, match="was replaced while it was read"):
-            posthoc(Workdir(trained), 0.07)
+            posthoc(Workdir(run.folder), 0.07)
 
     def test_how_far_the_profile_is_off(self):
         """Against integrals: three profiles on a fine grid, relative L2; nothing for a width that was kept."""
