@@ -27,8 +27,8 @@ from scoresde.noise import NoiseSource
 from scoresde.sde.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
 
-_CHUNK = 2**24
-"""Elements of a (B, K, d) block that is held at once."""
+_CHUNK = 2**21
+"""Elements of a (B, K, d) block that is held at once: 16 MiB in float64."""
 
 
 class GaussianMixture:
@@ -50,6 +50,9 @@ class GaussianMixture:
         *,
         covariances: Tensor | None = None,
     ) -> None:
+        for name, value in (("means", means), ("stds", stds), ("weights", weights), ("covariances", covariances)):
+            if isinstance(value, Tensor) and value.is_complex():
+                raise TypeError(f"{name} has dtype {value.dtype}: give real numbers")
         means = torch.as_tensor(means, dtype=torch.float64)
         if means.ndim < 2:
             raise ValueError(f"means has shape {tuple(means.shape)}: give (K, *event)")
@@ -89,6 +92,9 @@ class GaussianMixture:
             )
         weights = weights.to(self.means)
         self.weights = weights / weights.sum()
+        self._squares = torch.einsum("kd,kd->k", self.means, self.means)
+        shared = self.variances.shape[1] == 1 and bool((self.variances == self.variances[0]).all())
+        self._distinct_variances = self.variances[:1, 0] if shared else self.variances[:, 0]
 
     def __repr__(self) -> str:
         kind = "full" if self.rotations is not None else "isotropic" if self.variances.shape[1] == 1 else "diagonal"
@@ -183,15 +189,20 @@ class GaussianMixture:
         return log_prob, score.reshape(x.shape)
 
     def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """One variance for each component: distances by a matrix product, nothing of size B K d."""
-        variance = alpha**2 * self.variances[:, 0] + sigma**2  # (B, K)
-        inner = x @ self.means.mT
-        squares = x.square().sum(1, keepdim=True) - 2.0 * alpha * inner + alpha**2 * self.means.square().sum(1)
-        norm = x.shape[1] * (2.0 * math.pi * variance).log()
-        log_joint = self.weights.log() - 0.5 * (squares.clamp(min=0.0) / variance + norm)
+        """One variance per component. Distances come from a matrix product, so nothing of size B K d is made."""
+        variance = alpha**2 * self._distinct_variances + sigma**2  # (B, 1) where all components share it, else (B, K)
+        lengths = x.square().sum(1, keepdim=True) + alpha**2 * self._squares
+        squares = torch.addmm(lengths, -2.0 * alpha * x, self.means.mT).clamp(min=0.0)
+        norm = self.weights.log() - 0.5 * x.shape[1] * (2.0 * math.pi * variance).log()
+        log_joint = torch.addcdiv(norm, squares, variance, value=-0.5)
         log_prob = log_joint.logsumexp(-1)
         share = (log_joint - log_prob[:, None]).exp() / variance
-        return log_prob, alpha * (share @ self.means) - share.sum(1, keepdim=True) * x
+        total = share.sum(1, keepdim=True)
+        near = (share.detach() > 0.0).any(0).nonzero()[:, 0]  # far from most points most shares are exactly 0
+        means = self.means
+        if 2 * len(near) < len(means):
+            share, means = share[:, near], means[near]
+        return log_prob, alpha * (share @ means) - total * x
 
     def _general(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = alpha[..., None], sigma[..., None]

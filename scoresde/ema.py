@@ -37,8 +37,16 @@ WIDEST = 12.0**-0.5
 class EMA:
     """The average of a module's weights.
 
-    module: what is averaged; the average starts as a copy of it.
-    decay: in [0, 1); 0.9999 is usual for long runs, 0.999 for minutes.
+    Parameters of half precision are averaged in float32: an update of relative size 1 - decay is smaller than their rounding.
+    The averaged module then computes in float32.
+
+    Args:
+        module: The module to average. The average starts as a copy of it.
+        decay: A number in [0, 1); 0.9999 is usual for long runs, 0.999 for minutes.
+
+    Raises:
+        ValueError: If ``decay`` is out of range.
+        TypeError: If ``module`` is not a `torch.nn.Module`.
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.9999) -> None:
@@ -49,6 +57,9 @@ class EMA:
             raise TypeError(f"module={module!r} is not a module: give a torch.nn.Module")
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        for parameter in self.module.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.float()
 
     def kept(self, n: int) -> float:
         """What is kept of the average at the n-th update."""
@@ -64,7 +75,8 @@ class EMA:
         self.updates += 1
         d = self.kept(self.updates)
         names = list(ours)
-        torch._foreach_lerp_([ours[n] for n in names], [theirs[n].detach() for n in names], 1.0 - d)
+        news = [theirs[n].detach().to(ours[n].dtype) for n in names]
+        torch._foreach_lerp_([ours[n] for n in names], news, 1.0 - d)
         for name, buffer in our_buffers.items():
             buffer.copy_(their_buffers[name])
 

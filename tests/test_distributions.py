@@ -370,3 +370,31 @@ def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
         one = x[i : i + 1], t[i : i + 1]
         torch.testing.assert_close(score[i], law.score(sde)(*one)[0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(log_prob[i], law.log_prob_at(sde, *one)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_one_width_for_all_components_is_many_equal_ones():
+    """A shared std takes a shorter way, and skips points whose share is exactly 0: the numbers are the general formula's."""
+    means, x = 3.0 * normal((40, 3), "means"), 3.0 * normal((25, 3), "x")
+    shared = GaussianMixture(means, stds=0.05)
+    general = GaussianMixture(means, stds=torch.full((40, 3), 0.05, dtype=F64))
+    for t in (1e-3, 0.1, 1.0):
+        for sde in SDES:
+            at = torch.tensor(t, dtype=F64)
+            assert torch.allclose(shared.log_prob_at(sde, x, at), general.log_prob_at(sde, x, at), rtol=1e-9)
+            assert torch.allclose(shared.score(sde)(x, at), general.score(sde)(x, at), rtol=1e-9, atol=1e-9)
+
+
+def test_the_score_of_many_points_can_be_differentiated():
+    means, x = 3.0 * normal((40, 2), "means"), normal((6, 2), "x").requires_grad_(True)
+    score = GaussianMixture(means, stds=0.3).score(VPSDE())
+    assert torch.autograd.gradcheck(lambda y: score(y, torch.tensor(0.2, dtype=F64)), (x,))
+
+
+@pytest.mark.parametrize("name", ["means", "stds", "weights", "covariances"])
+def test_complex_arguments_are_refused(name):
+    arguments = {"means": torch.zeros(2, 1), "stds": torch.ones(2), "weights": None, "covariances": None}
+    if name == "covariances":
+        arguments |= {"stds": None}
+    arguments[name] = torch.ones(2, 1, 1, dtype=torch.complex64)
+    with pytest.raises(TypeError, match=f"{name} has dtype torch.complex64"):
+        GaussianMixture(**arguments)

@@ -306,6 +306,22 @@ def test_bad_decays_are_named(decay):
         EMA(Counted(), decay)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_averaged_in_float32(dtype):
+    """Past the warm-up an update moves an average by 1e-4 of the difference: less than the rounding of half precision."""
+    module = nn.Linear(2, 1, bias=False).to(dtype)
+    set_all(module, 1.0)
+    ema = EMA(module, 0.9999)
+    ema.updates = 10**6
+    set_all(module, 2.0)
+    for _ in range(1000):
+        ema.update(module)
+    wanted = 2.0 - 0.9999**1000
+    assert ema.module.weight.dtype == torch.float32
+    assert ema.module.weight.flatten().tolist() == pytest.approx([wanted] * 2, abs=1e-4)
+    assert module.weight.dtype == dtype and 0.0 < ema.distance(module) < 1.0
+
+
 def test_another_module_is_refused_and_nothing_moves():
     ema = EMA(Counted(), 0.9)
     before = copy.deepcopy(ema.module.state_dict())

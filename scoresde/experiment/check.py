@@ -19,11 +19,12 @@ def check(config: ConfigDict) -> CheckReport:
     if "sde" not in content:
         raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
     sde = build(content["sde"], "sde", LinearSDE)
+    data_std = (content.get("model") or {}).get("data_std") or 1.0
     # a process in a basis knows its events
     basis = getattr(sde, "basis", None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return check_process(sde, SMALL if basis is None else basis.event_shape)
+        return check_process(sde, SMALL if basis is None else basis.event_shape, data_std)
     finally:
         torch.set_num_threads(threads)

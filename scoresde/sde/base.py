@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_times, expand, shown
+from scoresde._validation import check_number, check_times, expand, shown
 from scoresde.noise import NoiseSource
 
 if TYPE_CHECKING:
@@ -31,13 +31,25 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 class SDE(ABC):
-    """A process dx = f(x, t) dt + g(t) dw on [0, T]."""
+    """A process dx = f(x, t) dt + g(t) dw on [0, T].
+
+    Args:
+        T: The last time, > 0. The class attribute ``T``, 1 unless a subclass sets it, is the default. f and g are functions of t
+            and do not change with T: a larger T continues the process.
+    """
 
     T: float = 1.0
 
+    def __init__(self, T: float | None = None) -> None:
+        if T is not None:
+            check_number("T", T, above=0.0)
+            self.T = float(T)
+
     def __repr__(self) -> str:
-        """The class and the numbers and words that it was given."""
+        """The class and the numbers and words that it was given; T where it is not the class's own."""
         given = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, int | float | str)}
+        if given.get("T") == getattr(type(self), "T", None):
+            given.pop("T", None)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
     @abstractmethod

@@ -18,11 +18,14 @@ from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.vp import LinearBeta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SubVPSDE(LinearBeta):
     """Sub-variance-preserving process.
 
-    beta_min, beta_max: noise rates at t = 0 and t = 1, > 0.
+    Args:
+        beta_min: Noise rate at t = 0, > 0.
+        beta_max: Noise rate at t = 1, > 0.
+        T: The last time, > 0. beta(t) does not depend on it.
     """
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Variance-preserving process (Song et al. 2021, eq. 11): DDPM in continuous time.
 
-    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw,     beta(t) = beta_min + t (beta_max - beta_min),     t in [0, 1]
+    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw,     beta(t) = beta_min + t (beta_max - beta_min),     t in [0, T], T = 1
 
 With B(t) = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2:
 
@@ -11,7 +11,7 @@ The differences 1 - exp(-B) are taken by expm1, exact in float32 down to t = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,14 +22,16 @@ from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearBeta(ScalarSDE):
     """What VP and sub-VP share: beta(t) linear in t, its integral, the drift and the mean. N(0, I) is the prior."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    T: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_number("T", self.T, above=0.0)
         check_number("beta_min", self.beta_min, above=0.0)
         check_number("beta_max", self.beta_max, above=0.0)
 
@@ -57,11 +59,14 @@ class LinearBeta(ScalarSDE):
         return 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VPSDE(LinearBeta):
     """Variance-preserving process.
 
-    beta_min, beta_max: noise rates at t = 0 and t = 1, > 0.
+    Args:
+        beta_min: Noise rate at t = 0, > 0.
+        beta_max: Noise rate at t = 1, > 0.
+        T: The last time, > 0. beta(t) does not depend on it.
     """
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -77,13 +82,15 @@ class VPSDE(LinearBeta):
         return ScalarKernel(torch.exp(-0.5 * b), (-torch.expm1(-b)).clamp(min=0.0).sqrt())
 
     def discretize(self, steps: int) -> Chain:
-        """DDPM's chain (Ho et al. 2020): beta_i = linspace(beta_min / N, beta_max / N, N), x_i = sqrt(1 - beta_i)
+        """DDPM's chain (Ho et al. 2020): beta_i = linspace(beta(0) T / N, beta(T) T / N, N), x_i = sqrt(1 - beta_i)
         x_(i-1) + sqrt(beta_i) z."""
         check_count("steps", steps, least=2)
-        if max(self.beta_min, self.beta_max) >= steps:
-            largest = max(self.beta_min, self.beta_max)
-            raise ValueError(f"steps={steps} is too few: beta / steps must stay below 1, and beta reaches {largest}")
-        betas = torch.linspace(self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64)
+        first, last = self.beta_min * self.T, float(self.beta(torch.tensor(self.T, dtype=torch.float64))) * self.T
+        if max(first, last) >= steps:
+            raise ValueError(
+                f"steps={steps} is too few: beta T / steps must stay below 1, beta T is up to {max(first, last)}"
+            )
+        betas = torch.linspace(first / steps, last / steps, steps, dtype=torch.float64)
         a = (1.0 - betas).sqrt()
         alpha = a.cumprod(0)
         # 1 - prod(1 - beta), by the sum of logarithms: no cancellation at the first steps

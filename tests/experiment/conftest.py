@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -88,13 +89,20 @@ class CopyCommand(HereCommand):
         return done
 
 
+class Ended(NamedTuple):
+    """A folder in which commands have ended, and what the last one printed."""
+
+    workdir: Path
+    said: str
+
+
 def ended(factory, *verbs, **settings):
     """A folder in which these commands have ended, and what the last one printed."""
     command = HereCommand(factory.mktemp("trained") / "run")
     for verb in verbs:
         done = command(verb, **settings)
         assert done.returncode == 0, done.stderr
-    return command.workdir, done.stdout
+    return Ended(command.workdir, done.stdout)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 
+from scoresde.distributions import GaussianMixture
+from scoresde.samplers import DDIM, PredictorCorrector
 from scoresde.sde import VESDE, VPSDE, ScalarKernel, ScalarSDE, SubVPSDE, check
 from scoresde.sde.basis import haar
 from scoresde.sde.langevin import CriticallyDampedLangevin
@@ -218,3 +220,62 @@ def test_pooling_is_orthonormal():
     assert torch.allclose(basis.inverse(basis.forward(x)), x)
     modes = basis.forward(x)
     assert torch.allclose(modes[0, 0, :2, :3], 2 * torch.nn.functional.avg_pool2d(x, 2)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("process", "data_std", "passes"),
+    [
+        (OneFileProcess(T=math.log(2.0) / 3.0), 1.0, False),  # alpha(T) = .5
+        (OneFileProcess(T=math.log(5.0) / 3.0), 1.0, False),  # .2
+        (OneFileProcess(T=math.log(10.0) / 3.0), 1.0, True),  # .1
+        (OneFileProcess(T=math.log(10.0) / 3.0), 3.0, False),
+        (VESDE(0.01, 5.0), 1.0, False),
+        (VESDE(0.01, 5.0), 0.5, True),
+        (VPSDE(T=0.5), 1.0, False),
+        (CriticallyDampedLangevin(mass=1.0, beta=0.5, gamma=0.5), 1.0, False),
+    ],
+    ids=repr,
+)
+def test_data_that_is_left_at_T_is_held_to_the_prior(process, data_std, passes):
+    """The mean over x_0 of KL(N(alpha x_0, sigma^2) || prior) decides; the message states alpha(T) / sigma(T)."""
+    report = check(process, data_std=data_std)
+    (row,) = [r for r in report.rows if r.name == "prior, nats per coordinate"]
+    assert row.passed == passes
+    assert passes or "data is left at T, alpha(T) / sigma(T) = " in row.hint
+    assert [r.name for r in report.rows if not r.passed] == ([] if passes else [row.name])
+    if isinstance(process, ScalarSDE):
+        end = torch.tensor(process.T, dtype=torch.float64)
+        alpha, sigma, prior = float(process.alpha(end)), float(process.sigma(end)), process.prior_std()
+        kl = 0.5 * ((alpha**2 * data_std**2 + sigma**2) / prior**2 - 1.0) - math.log(sigma / prior)
+        assert row.error == pytest.approx(kl, rel=1e-9)
+        assert passes or f"{alpha / sigma:.3g} for data_std={data_std:g}" in row.hint
+
+
+def test_the_bias_that_a_mismatch_of_the_prior_makes():
+    """With alpha(T) = .5 the flow of the exact score carries the prior's mean to a mean off by alpha(T) for N(1, 1): .5 for 1."""
+    process, data = OneFileProcess(T=math.log(2.0) / 3.0), GaussianMixture(torch.ones(1, 1), stds=1.0)
+    drawn = PredictorCorrector(DDIM(eta=0.0), steps=200)(process, data.score(process), (4000, 1), seed=0).samples
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("T", [0.0, -1.0, math.nan, math.inf, "1", True, None])
+@pytest.mark.parametrize("process", [VPSDE, SubVPSDE, VESDE, OneFileProcess])
+def test_a_last_time_that_is_none_is_refused(process, T):
+    if T is None and process is OneFileProcess:
+        assert process(T=None).T == 1.0  # the class's own
+        return
+    with pytest.raises(ValueError, match=rf"T={T!r} is not allowed"):
+        process(T=T)
+
+
+@pytest.mark.parametrize("process", [VPSDE, SubVPSDE, VESDE, OneFileProcess])
+def test_a_later_end_continues_the_process(process):
+    short, long = process(), process(T=1.5)
+    t = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    assert torch.equal(short.sigma(t), long.sigma(t)) and torch.equal(short.alpha(t), long.alpha(t))
+    assert not short.same_as(long) and "T=1.5" in repr(long) and "T=" not in repr(short)
+    with pytest.raises(ValueError, match="allowed is"):
+        short.sigma(torch.tensor(1.2))
+    chain = long.discretize(400)
+    last = torch.tensor(1.5, dtype=torch.float64)
+    assert float(chain.sigma(last)) == pytest.approx(float(long.sigma(last)), rel=0.02)

@@ -10,7 +10,8 @@ is N(A m + b, A P_0 A^T + C). The checks:
     transition          A_t = A_(t|s) A_s,  b_t = A_(t|s) b_s + b_(t|s),  C_t = A_(t|s) C_s A_(t|s)^T + C_(t|s)
                         and s < u < t composed
     bridge              covariance of x_s given x_t and x_0, by Bayes from kernel and transition
-    prior               KL of the law at T from the prior, nats per coordinate, for unit-variance data; 512 draws whitened by it
+    prior               E KL(q(x_T | x_0) || prior), nats per coordinate, for data of standard deviation ``data_std``; 512 draws
+                        whitened by it
     conversions         score -> noise -> score, score -> data -> score, and the kernel's own score at A x_0 + L z
     flow and back       Gaussian data carried back from T by the probability flow and by the reverse SDE's moments
     log-likelihood      log p_0 = log p_T + integral of the flow's divergence, for Gaussian data

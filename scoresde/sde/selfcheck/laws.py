@@ -14,21 +14,32 @@ from scoresde.sde.selfcheck.subject import Subject, relative
 
 
 def prior(s: Subject) -> list[CheckRow]:
-    """KL(law at T of centred unit-variance data || prior), nats per coordinate; the prior's density and draws."""
+    """E KL(q(x_T | x_0) || prior) in nats per coordinate for data of spread ``data_std``; the prior's density and draws.
+
+    The expectation bounds KL(p_T || prior) for every law of the data with this second moment about the process's centre. It is
+    the prior term of the variational bound (Kingma et al. 2021, arXiv:2107.00630, eq. 11). KL(p_T || prior) of Gaussian data
+    alone would not do: for a variance-preserving process and data N(0, I) it is 0 however much signal is left at T.
+    """
     a, b, c = s.kernel(s.sde.T)
-    law = a @ s.lifted @ s.lifted.mT @ a.mT + c
+    signal = s.data_std**2 * (a @ s.lifted @ s.lifted.mT @ a.mT)
     root = s.matrix(s.sde.prior_root()(s.unit))
     prior, mean = root @ root.mT, (s.zero + expand(s.sde.prior_mean(), s.zero)).reshape(s.size)
-    ratio, off = torch.linalg.solve(prior, law), b - mean
+    noise, off = torch.linalg.solve(prior, c), b - mean
     apart = float(off @ torch.linalg.solve(prior, off)) / (2 * s.size)
-    kl = 0.5 * float(ratio.trace() - s.size - torch.linalg.slogdet(ratio)[1]) / s.size + apart
+    left = 0.5 * float(torch.linalg.solve(prior, signal).trace()) / s.size
+    kl = 0.5 * float(noise.trace() - s.size - torch.linalg.slogdet(noise)[1]) / s.size + left + apart
     at = mean + 0.5 * root.sum(1)
     stated = float(s.sde.prior_log_prob(at.reshape(1, *s.shape))[0])
     drawn = s.sde.prior_sample((512, *s.event_shape), dtype=torch.float64).reshape(512, s.size)
     white = torch.linalg.solve(root, (drawn - mean).mT)
-    hint = "is prior_std the kernel's standard deviation at T (not its square), and T late enough?"
+    ratio = float(torch.linalg.matrix_norm(a @ s.lifted) / c.trace().sqrt())
+    hint = "is prior_std the kernel's standard deviation at T (not its square)?"
     if apart > 0.5 * PRIOR_LIMIT:
         hint = "is the prior's mean the kernel's shift at T, and T late enough?"
+    elif left > 0.25 * PRIOR_LIMIT:
+        hint = (
+            f"data is left at T, alpha(T) / sigma(T) = {ratio:.3g} for data_std={s.data_std:g}: a later T or more noise"
+        )
     return [
         CheckRow("prior, nats per coordinate", kl, PRIOR_LIMIT, "" if kl <= PRIOR_LIMIT else hint),
         CheckRow("prior's density fits", abs(stated - _normal_log_prob(at, mean, prior)), TOLERANCE),

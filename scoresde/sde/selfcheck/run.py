@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scoresde._validation import check_counts, shown
+from scoresde._validation import check_counts, check_number, shown
 from scoresde.sde.base import SDE
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.selfcheck.conduct import edges, noise_rises, shapes
@@ -15,16 +15,22 @@ from scoresde.sde.selfcheck.report import CheckReport, CheckRow
 from scoresde.sde.selfcheck.subject import BRIEF, Subject
 
 
-def check(sde: SDE, event_shape: Sequence[int] = (2,)) -> CheckReport:
+def check(sde: SDE, event_shape: Sequence[int] = (2,), data_std: float = 1.0) -> CheckReport:
     """Hold a process to its own mathematics, in seconds on one core.
 
-    sde: a `LinearSDE`; a process without a kernel in closed form raises TypeError, as there is nothing to compare with.
-    event_shape: of the events to check on; small, and the process's own where it takes only one.
+    Args:
+        sde: A `LinearSDE`.
+        event_shape: Shape of the events to check on; small, and the process's own where it takes only one.
+        data_std: Root mean square of the data about the process's centre, > 0. It decides how much of the data may be left at T.
+
+    Raises:
+        TypeError: If the process has no kernel in closed form: there is nothing to compare with.
     """
     if not isinstance(sde, LinearSDE):
         raise TypeError(f"{shown(sde)} states no kernel: its drift and diffusion have nothing to be compared with")
     check_counts("event_shape", event_shape)
-    subject = Subject(sde, tuple(event_shape))
+    check_number("data_std", data_std, above=0.0)
+    subject = Subject(sde, tuple(event_shape), float(data_std))
     rows: list[CheckRow] = []
     for part in (kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
         try:

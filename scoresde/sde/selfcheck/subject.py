@@ -21,8 +21,8 @@ BRIEF = ScipyODE("DOP853", 1e-10, 1e-12, max_nfe=2000)
 class Subject:
     """The process as matrices on flattened states."""
 
-    def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
-        self.sde, self.event_shape = sde, event_shape
+    def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...], data_std: float = 1.0) -> None:
+        self.sde, self.event_shape, self.data_std = sde, event_shape, data_std
         self.shape = sde.state_shape(event_shape)
         self.size = math.prod(self.shape)
         self.unit = torch.eye(self.size, dtype=torch.float64).reshape(self.size, *self.shape)
