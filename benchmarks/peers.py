@@ -135,6 +135,8 @@ PEERS = [
     Peer("azula xEAB-2", _azula("xEABSampler", order=2)),
     Peer("azula xEAB-3", _azula("xEABSampler", order=3)),
     Peer("azula REAB-2", _azula("REABSampler", order=2)),
+    Peer("azula vAB-2", _azula("vABSampler", order=2)),
+    Peer("azula vAB-3", _azula("vABSampler", order=3)),
 ]
 
 Loop = Callable[[Callable[[Tensor], Tensor], Tensor, int], object]

@@ -4,6 +4,12 @@
     gmm64, gmm192, gmm768   12, 8 and 4 Gaussians with image-like spectra in nearly one basis
     digits    scikit-learn's 8 x 8 digits, each a Gaussian of width 0.1
 
+and, for samplers, laws on which no default was chosen (`fresh`):
+
+    rare      two modes and a third, far away, of 0.2 %       thin      10 of 12 directions of width 0.001
+    rare16    gmm16 with one more mode, of 0.2 %              shifted   two modes about 10, narrow
+    heavy     tails like those of Student's t, 2.5 degrees    ring      a circle of 48 narrow modes
+
 each under VP, sub-VP and VE. `Problem.truth(x)` is the numerically exact answer of the probability flow (DOP853 at
 1e-10, closed-form trace, in the plain state): what every engine is held to.
 """
@@ -28,6 +34,7 @@ from scoresde.noise import NoiseSource
 from scoresde.sde import ScalarSDE
 
 PROCESSES: dict[str, ScalarSDE] = {"VP": VPSDE(), "sub-VP": SubVPSDE(), "VE": VESDE(0.01, 50.0)}
+FRESH = ("rare", "rare16", "heavy", "thin", "shifted", "ring")
 LAWS = ("gmm2", "gmm16", "gmm64", "gmm192", "gmm768", "digits")
 T_MIN = 1e-5
 _FEATURES = 64
@@ -45,7 +52,9 @@ def _orthogonal(d: int, near: Tensor, angle: float, purpose: str, seed: int) -> 
 
 @lru_cache
 def law(name: str) -> GaussianMixture:
-    """The law of the data, centred."""
+    """The law of the data, centred but for those of `fresh`."""
+    if name in FRESH:
+        return fresh(name)
     if name == "digits":
         data = Digits().train
         x = torch.cat([data.encode(torch.arange(len(data)), seed=0)]).to(torch.float64)
@@ -70,6 +79,35 @@ def law(name: str) -> GaussianMixture:
     covariances = torch.einsum("kij,kj,klj->kil", turns, stds**2, turns)
     means = means - (weights[:, None] * means).sum(0) / weights.sum()
     return GaussianMixture(means, covariances=0.5 * (covariances + covariances.mT), weights=weights)
+
+
+def fresh(name: str) -> GaussianMixture:
+    """One of the laws on which no default was chosen."""
+    if name == "rare":
+        means = torch.tensor([[-0.8, 0.0], [0.8, 0.2], [0.5, 3.0]], dtype=torch.float64)
+        return GaussianMixture(
+            means, torch.tensor([0.1, 0.15, 0.05]).double(), torch.tensor([0.499, 0.499, 0.002]).double()
+        )
+    if name == "rare16":
+        base, mean = law("gmm16"), 0.7 * _normal((1, 16), "rare")
+        assert base.rotations is not None
+        covariances = base.rotations @ (base.variances[:, :, None] * base.rotations.mT)
+        covariances = torch.cat((covariances, 0.05**2 * torch.eye(16, dtype=torch.float64)[None]))
+        weights = torch.cat((0.998 * base.weights, torch.tensor([0.002], dtype=torch.float64)))
+        covariances = 0.5 * (covariances + covariances.mT)
+        return GaussianMixture(torch.cat((base.means, mean)), covariances=covariances, weights=weights)
+    if name == "heavy":
+        octave = torch.arange(8, dtype=torch.float64)
+        return GaussianMixture(torch.zeros(8, 4, dtype=torch.float64), 0.1 * 2.0**octave, 2.0 ** (-2.5 * octave))
+    if name == "thin":
+        stds = torch.full((3, 12), 1e-3, dtype=torch.float64)
+        stds[:, :2] = 0.5
+        return GaussianMixture(0.4 * _normal((3, 12), "thin"), stds)
+    if name == "shifted":
+        off = torch.tensor([[0.3, 0.0, -0.2], [-0.3, 0.1, 0.1]], dtype=torch.float64)
+        return GaussianMixture(10.0 + off, torch.tensor([0.05, 0.1]).double(), torch.tensor([0.3, 0.7]).double())
+    angle = torch.arange(48, dtype=torch.float64) * (2.0 * math.pi / 48)
+    return GaussianMixture(torch.stack((angle.cos(), angle.sin()), 1), 0.03)
 
 
 @dataclass(frozen=True)

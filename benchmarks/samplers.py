@@ -63,7 +63,20 @@ CALLS = (5, 8, 10, 15, 20, 30, 50)
 AIMED = (5, 8, 10, 15, 20)
 """Of which the means are taken."""
 LAWS = ("gmm16", "digits", "gmm2")
-GRIDS = {"uniform": grids.uniform, "log s": grids.log_noise, "Karras": grids.karras}
+
+
+def quadratic(sde: ScalarSDE, steps: int) -> Tensor:
+    """sqrt(t) equally spaced."""
+    return torch.linspace(sde.T**0.5, grids.T_MIN**0.5, steps + 1, dtype=torch.float64) ** 2
+
+
+GRIDS = {
+    "uniform": grids.uniform,
+    "quadratic": quadratic,
+    "log s": grids.log_noise,
+    "Karras 7": grids.karras,
+    "Karras 3": partial(grids.karras, rho=3.0),
+}
 STARTS, PILOT, COUNT = 384, 256, 2048
 CHECKED = ("gmm16 VP", "gmm16~ VP", "gmm16 VE", "digits VP", "digits~ VP", "digits VE")
 """Problems whose laws are compared."""

@@ -1,12 +1,14 @@
 """Samplers: what runs a process backwards."""
 
 from scoresde.samplers import grids
+from scoresde.samplers.accurate import Pilot
 from scoresde.samplers.adaptive_sde import AdaptiveSDE
 from scoresde.samplers.base import Sampler, SampleResult, Trajectory
 from scoresde.samplers.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.expectation import Expectation
 from scoresde.samplers.fast import Fast
-from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler
-from scoresde.samplers.fitting import Pilot, fit
+from scoresde.samplers.fitted import FittedMultistep, FittedSampler
+from scoresde.samplers.fitting import fit
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
 from scoresde.samplers.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid

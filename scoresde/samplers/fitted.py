@@ -27,6 +27,7 @@ from torch import Tensor
 from scoresde._files import write_atomic
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.expectation import Expectation
 from scoresde.samplers.exponential import Factor, combine, linear
 from scoresde.samplers.forms import Data, Form, Whitened
 from scoresde.samplers.multistep import ExponentialMultistep
@@ -122,27 +123,8 @@ class FittedMultistep(Sampler):
         return way[-1].state(w), torch.cat((self.times, end))
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """What a sampler does on starts that it was not fitted to.
-
-    error: mean over samples of the root mean square over coordinates, in units of the data, of its end points less
-        E[x_0 | x_(t_min)] of the flow from the same starts, solved accurately.
-    standard_error: of that mean; a few paths between two modes make most of it.
-    plain_error, plain: the same of the best method without a fit at as many evaluations, and its name.
-    starts: how many. evaluations: of the score, each for a batch, that the pilot and the fit took.
-    """
-
-    error: float
-    standard_error: float
-    plain_error: float
-    plain: str
-    starts: int
-    evaluations: int
-
-
 class FittedSampler(Sampler):
-    """What `fit` returns: a sampler for one model, and what it expects of itself.
+    """What `fit` returns: a sampler for one model, and the error that it was measured to have.
 
     sampler: a `FittedMultistep`, or the plain method where the fit was no better. expected: an `Expectation`.
     process: repr of the process that it was fitted to. mark: `mark_of` it; another process or kind of event is refused.
@@ -154,12 +136,8 @@ class FittedSampler(Sampler):
         self.sampler, self.expected, self.process, self.mark = sampler, expected, process, mark
 
     def __repr__(self) -> str:
-        e = self.expected
         kept = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
-        return (
-            f"FittedSampler({self.sampler!r}: expects an error of {e.error:.2g} +- {e.standard_error:.1g} a coordinate on "
-            f"{e.starts} new starts, plain {e.plain_error:.2g} by {e.plain}{kept})"
-        )
+        return f"FittedSampler({self.sampler!r}: {self.expected}{kept})"
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
