@@ -6,7 +6,9 @@ Every message names the parameter, the value that came and what is allowed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -106,16 +108,38 @@ def check_output(name: str, value: object, x: Tensor) -> None:
         raise ValueError(f"{name} returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
 
 
+class _Times(threading.local):
+    """Whether the times of this thread's current work were checked at its entry."""
+
+    checked = False
+
+
+_TIMES = _Times()
+
+
+@contextmanager
+def times_checked() -> Iterator[None]:
+    """Within the block `check_times` does not look at values: whoever enters it has checked all times, or computed them in range.
+
+    A look at the values of a tensor costs three operations and a synchronisation, and a process checks in each of its methods.
+    """
+    before, _TIMES.checked = _TIMES.checked, True
+    try:
+        yield
+    finally:
+        _TIMES.checked = before
+
+
 def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> None:
     """Raise unless every time lies in [0, end] and, where ``batch`` is given, ``t`` has shape () or (batch,).
 
-    The range is looked at on the CPU only: on an accelerator the look would stop the stream of work.
+    The range is looked at on the CPU only, since an accelerator would have to be waited for, and not within `times_checked`.
     """
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}={t!r} is a {type(t).__name__}: give a torch.Tensor of times, e.g. torch.tensor({t!r})")
     if batch is not None and t.ndim > 0 and t.shape != (batch,):
         raise ValueError(f"{name} has shape {tuple(t.shape)}: give shape () or ({batch},), one time per sample")
-    if t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
+    if _TIMES.checked or t.device.type != "cpu" or t.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (float(v) for v in torch.aminmax(t.detach()))
     slack = TIME_SLACK * end

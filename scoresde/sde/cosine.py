@@ -23,6 +23,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
@@ -93,6 +94,22 @@ class CosineVPSDE(ScalarSDE):
         both = self._speed * (s + t + 2.0 * self.s)
         gained = torch.sin(self._speed * (t - s)) * torch.sin(both) / self._cosine(s) ** 2
         return (gained - (1.0 - gained) * torch.expm1(-self.beta_max * (t_after - s_after))).clamp(min=0.0)
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which log_noise = u, float64.
+
+        Before the clip 1 / alpha^2 = 1 + exp(2 u) gives tan^2(theta) = tan^2(theta_0) + exp(2 u) / cos^2(theta_0); after it
+        ln alpha falls with the rate beta_max / 2.
+        """
+        u = u.to(torch.float64).clamp(-350.0, 350.0)  # exp(2 u) neither 0 nor infinite
+        start, edge = self._speed * self.s, torch.tensor(self.clipped_from, dtype=torch.float64)
+        gained = (2.0 * u).exp() / math.cos(start) ** 2
+        tangent = (math.tan(start) ** 2 + gained).sqrt()
+        # tan(theta - theta_0), without the difference of the two angles
+        turn = (gained / (tangent + math.tan(start)) / (1.0 + tangent * math.tan(start))).atan()
+        log_alpha = 0.5 * nnf.logsigmoid(-2.0 * u)
+        after = edge + 2.0 / self.beta_max * (self.alpha(edge).log() - log_alpha).clamp(min=0.0)
+        return torch.where(u > self.log_noise(edge), after, turn / self._speed).clamp(0.0, self.T)
 
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         return ScalarKernel(self.alpha(t) / self.alpha(s), self._variance_between(s, t).sqrt())

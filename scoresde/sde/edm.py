@@ -60,6 +60,10 @@ class EDMSDE(ScalarSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         return math.sqrt(2.0) * self.sigma(t).sqrt()
 
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """exp(u), clamped to [0, T], float64."""
+        return u.to(torch.float64).exp().clamp(0.0, self.T)
+
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         std = ((t - s) * (t + s)).clamp(min=0.0).sqrt()
         return ScalarKernel(torch.ones_like(std), std)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scoresde._validation import check_number
@@ -58,6 +59,10 @@ class LinearInterpolantSDE(ScalarSDE):
 
     def diffusion(self, t: Tensor) -> Tensor:
         return (2.0 * self.sigma(t) / (1.0 - t)).sqrt()
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which ln(t / (1 - t)) = u, float64."""
+        return torch.sigmoid(u.to(torch.float64)).clamp(0.0, self.T)
 
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         a = (1.0 - t) / (1.0 - s)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, expand
+from scoresde._validation import check_batch, expand, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
 from scoresde.sde.basis import Basis
@@ -213,10 +213,11 @@ class LinearSDE(SDE):
     def _time_at(self, clock: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         u = u.to(torch.float64)
         low, high = torch.zeros_like(u), torch.full_like(u, self.T)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            early = clock(middle) < u
-            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        with times_checked():
+            for _ in range(60):
+                middle = 0.5 * (low + high)
+                early = clock(middle) < u
+                low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return 0.5 * (low + high)
 
     def discretize(self, steps: int) -> Chain:

@@ -92,6 +92,11 @@ class LogSNRLinearSDE(LogSNRSDE):
     def log_snr_slope(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.log_snr_min - self.log_snr_max)
 
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which lambda(t) = -2 u, float64."""
+        fall = self.log_snr_max + 2.0 * u.to(torch.float64)
+        return (fall / (self.log_snr_max - self.log_snr_min)).clamp(0.0, self.T)
+
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         fall = (t - s) * (self.log_snr_min - self.log_snr_max)
         return ScalarKernel(self.alpha(t) / self.alpha(s), self.sigma(t) * (-torch.expm1(fall)).clamp(min=0.0).sqrt())

@@ -10,7 +10,7 @@ With score = grad log p_t(x) each of noise, data and velocity says the same thin
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,18 @@ class ScalarSDE(LinearSDE):
     """A process with f(x, t) = F(t) x and the kernel x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I).
 
     A subclass gives `alpha`, `sigma`, `drift_coefficient` (F) and `diffusion` (g); the rest follows.
+
+    A class may give `log_noise` and its inverse `time_of_log_noise` in closed form. They belong to that class's coefficients: a
+    subclass that overrides a coefficient gets the general ones back, unless it gives its own.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own = vars(cls).keys()
+        if own & {"alpha", "sigma"} and "log_noise" not in own:
+            cls.log_noise = ScalarSDE.log_noise  # type: ignore[method-assign]
+        if own & {"alpha", "sigma", "beta", "beta_integral", "log_snr"} and "time_of_log_noise" not in own:
+            cls.time_of_log_noise = LinearSDE.time_of_log_noise  # type: ignore[method-assign]
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -88,6 +99,20 @@ class ScalarSDE(LinearSDE):
     def log_noise_slope(self, t: Tensor) -> Tensor:
         """d ln(sigma / alpha) / dt = g^2 / (2 sigma^2)."""
         return 0.5 * (self.diffusion(t) / self.sigma(t)) ** 2
+
+    # for scalar coefficients |det L| / |det A| is (sigma / alpha)^d, so the two clocks are one
+
+    def log_spread(self, t: Tensor) -> Tensor:
+        """`log_noise`, the shape of t."""
+        return self.log_noise(t)
+
+    def log_spread_slope(self, t: Tensor) -> Tensor:
+        """`log_noise_slope`, the shape of t."""
+        return self.log_noise_slope(t)
+
+    def time_of_log_spread(self, u: Tensor) -> Tensor:
+        """`time_of_log_noise`."""
+        return self.time_of_log_noise(u)
 
     def discretize(self, steps: int) -> Chain:
         """The process as a Markov chain of ``steps`` steps, by Euler and Maruyama: f = F(t) x / N, G = g(t) / sqrt N.

@@ -83,6 +83,10 @@ class Shifted(LinearSDE):
     def time_of_log_noise(self, u: Tensor) -> Tensor:
         return self.process.time_of_log_noise(u)
 
+    def time_of_log_spread(self, u: Tensor) -> Tensor:
+        """The process's own: a shift changes neither A nor L."""
+        return self.process.time_of_log_spread(u)
+
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         self._check_event(event_shape)
         return self.process.state_shape(event_shape)

@@ -36,6 +36,16 @@ class SubVPSDE(LinearBeta):
         self.check_time(t)
         return (self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t))).clamp(min=0.0).sqrt()
 
+    def log_noise(self, t: Tensor) -> Tensor:
+        """ln(sigma / alpha) = ln(2 sinh(B / 2)) = B / 2 + ln(1 - exp(-B))."""
+        self.check_time(t)
+        b = self.beta_integral(t)
+        return 0.5 * b + (-torch.expm1(-b)).clamp(min=0.0).log()
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which log_noise = u, float64, from B = 2 asinh(exp(u) / 2)."""
+        return self.time_of_beta_integral(2.0 * (0.5 * u.to(torch.float64).exp()).asinh())
+
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         difference, total = self.beta_between(s, t), self.beta_integral(s) + self.beta_integral(t)
         variance = torch.expm1(-difference) * torch.expm1(-total)

@@ -59,6 +59,15 @@ class VESDE(ScalarSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.sqrt(2.0 * self._log_ratio)
 
+    def log_noise(self, t: Tensor) -> Tensor:
+        """ln sigma = ln sigma_min + t ln(sigma_max / sigma_min)."""
+        self.check_time(t)
+        return math.log(self.sigma_min) + t * self._log_ratio
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which log_noise = u, float64."""
+        return ((u.to(torch.float64) - math.log(self.sigma_min)) / self._log_ratio).clamp(0.0, self.T)
+
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         std = self.sigma(s) * torch.expm1(2.0 * self._log_ratio * (t - s)).clamp(min=0.0).sqrt()
         return ScalarKernel(torch.ones_like(std), std)

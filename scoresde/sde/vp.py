@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
@@ -54,6 +55,13 @@ class LinearBeta(ScalarSDE):
     def drift_coefficient(self, t: Tensor) -> Tensor:
         return -0.5 * self.beta(t)
 
+    def time_of_beta_integral(self, b: Tensor) -> Tensor:
+        """The t in [0, T] at which B(t) = b, float64: 2 b / (beta_min + sqrt(beta_min^2 + 2 b (beta_max - beta_min)))."""
+        end = torch.tensor(self.T, dtype=torch.float64, device=b.device)
+        b = torch.minimum(b.to(torch.float64), self.beta_integral(end))  # also where b is infinite
+        root = (self.beta_min**2 + 2.0 * b * (self.beta_max - self.beta_min)).clamp(min=0.0).sqrt()
+        return (2.0 * b / (self.beta_min + root)).clamp(0.0, self.T)
+
     def prior_std(self) -> float:
         """1: the limit of large beta, as in the paper; the kernel at T differs from it by exp(-B(T)) at most."""
         return 1.0
@@ -76,6 +84,16 @@ class VPSDE(LinearBeta):
     def diffusion(self, t: Tensor) -> Tensor:
         self.check_time(t)
         return self.beta(t).sqrt()
+
+    def log_noise(self, t: Tensor) -> Tensor:
+        """ln(sigma / alpha) = ln(exp(B) - 1) / 2."""
+        self.check_time(t)
+        b = self.beta_integral(t)
+        return 0.5 * (b + (-torch.expm1(-b)).clamp(min=0.0).log())
+
+    def time_of_log_noise(self, u: Tensor) -> Tensor:
+        """The t in [0, T] at which log_noise = u, float64, from B = ln(1 + exp(2 u))."""
+        return self.time_of_beta_integral(nnf.softplus(2.0 * u.to(torch.float64), threshold=40.0))
 
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
         b = self.beta_between(s, t)
