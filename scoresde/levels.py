@@ -40,6 +40,10 @@ class Levels(Prediction):
 
     transform: Quantized
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, Quantized):
+            raise TypeError(f"transform={self.transform!r} is not a Quantized: Levels is for data of whole levels")
+
     def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         return sde.score_from_data(x, t, self.belief(sde, output, x, t).mean)
 

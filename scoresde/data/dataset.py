@@ -7,45 +7,94 @@ event is mirrored in training, with probability 1/2. Data is kept as it came, 8-
 
 from __future__ import annotations
 
+import copy
 import functools
-import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_finite, expand
-from scoresde.data.stored import Stored
-from scoresde.data.transforms import Quantized, Transform
+from scoresde._validation import check_count, check_finite, expand, shown
+from scoresde.data.limits import check_all
+from scoresde.data.rows import Rows, content_digest
+from scoresde.data.stored import LOOKED_AT, Stored
+from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
 
 
 class Dataset:
     """Raw data and how it becomes x.
 
-    raw: (n, *event), integers 0 .. levels - 1 for a `Quantized` transform, finite reals for an `Affine`; a tensor, or a `Stored`
-        that reads events when they are asked for.
-    transform: the declaration; the only place where levels and range are said.
-    name: for reports.
-    flip: whether training mirrors events at random along their last dimension; `encode` never does.
+    Args:
+        raw: (n, *event), integers 0 .. levels - 1 for a `Quantized` transform, finite reals for an `Affine`; a tensor, a numpy
+            array or a list, as `as_tensor` takes them, or a `Stored` that reads events when they are asked for.
+        transform: the declaration; the only place where levels and range are said.
+        name: for reports and messages.
+        flip: whether training mirrors events at random along their last dimension; `encode` never does.
 
-    Raises ValueError where it is empty, holds NaN or infinities, or values that the transform does not allow: for a `Stored` in
-    its first event now, in others when they are read.
+    Raises:
+        TypeError: for a transform or raw data of another kind.
+        ValueError: where it is empty, holds NaN, infinities, or values that the transform does not allow: for images and torch
+            data sets in the first event now, in others when they are read.
     """
 
-    def __init__(self, raw: Tensor | Stored, transform: Transform, name: str = "data", flip: bool = False) -> None:
+    def __init__(self, raw: Any, transform: Transform, name: str = "data", flip: bool = False) -> None:
+        if not isinstance(transform, Quantized | Affine):
+            raise TypeError(
+                f"transform={shown(transform)} is not a transform: give Quantized(levels) or Affine(shift, scale)"
+            )
+        if not isinstance(raw, Stored):
+            raw = as_tensor(f"data set {name!r}", raw).detach().cpu()
         shape = tuple(raw.shape)
         if len(shape) < 2:
             raise ValueError(f"data set {name!r} has shape {shape}: give (n, *event), e.g. (n, 1) for scalars")
         if 0 in shape:
             raise ValueError(f"data set {name!r} is empty: shape {shape}, wanted (n, *event) with n >= 1")
-        if flip and len(shape) < 4:
-            raise ValueError(f"flip={flip!r} mirrors images, and data set {name!r} has events {shape[1:]}")
         self.raw, self.transform, self.name, self.flip = raw, transform, name, flip
-        if isinstance(raw, Tensor):
-            self.raw = self._checked(raw)
+        self._check_flip()
+        self._coarse = ""
+        if isinstance(raw, Tensor | Rows):
+            self._coarse = check_all(f"data set {name!r}", raw, transform)
         else:
             self.events(torch.arange(1))
+            self._coarse = self._glance()
+        if isinstance(raw, Tensor):
+            self.raw = self._checked(raw)
+
+    def part(self, index: Tensor, name: str, flip: bool = False) -> Dataset:
+        """The events ``index`` (n,) as a data set of their own; a tensor's are copied."""
+        made = copy.copy(self)
+        made.raw = self.raw.part(index) if isinstance(self.raw, Rows) else self.raw[index]
+        made.name, made.flip = name, flip
+        made._check_flip()
+        return made
+
+    def _check_flip(self) -> None:
+        if not isinstance(self.flip, bool):
+            raise TypeError(f"flip={shown(self.flip)} is not allowed: give True or False")
+        if self.flip and len(self.raw.shape) < 4:
+            raise ValueError(
+                f"flip={self.flip!r} mirrors images, and data set {self.name!r} has events {self.event_shape}"
+            )
+
+    def _glance(self) -> str:
+        """What `check_all` says of some events of real data; broken ones are named when they are read."""
+        if isinstance(self.transform, Quantized):
+            return ""
+        index = torch.arange(0, len(self), max(1, len(self) // LOOKED_AT))[:LOOKED_AT]
+        try:
+            return check_all(f"data set {self.name!r}", self.raw[index], self.transform)
+        except ValueError:
+            return ""
+
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raise ValueError where x of this dtype cannot hold the data, or tell its values apart."""
+        if isinstance(self.transform, Quantized):
+            self.transform.check_dtype(dtype)
+        elif self._coarse and dtype != torch.float64:
+            raise ValueError(self._coarse)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -62,13 +111,13 @@ class Dataset:
         """The first 16 hex digits of the SHA-256 of shape, dtype and content; of a `Stored` what it has for one."""
         if not isinstance(self.raw, Tensor):
             return self.raw.digest()
-        head = f"{tuple(self.raw.shape)} {self.raw.dtype}".encode()
-        return hashlib.sha256(head + self.raw.contiguous().numpy().tobytes()).hexdigest()[:16]
+        return content_digest(self.raw)
 
     def encode(
         self, index: Tensor | slice | Sequence[int], *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """x of the events ``index`` (B,), dequantised by draw number ``draw``: the same (seed, index, draw), the same x."""
+        self.check_dtype(dtype)
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         return self.transform.encode(self.events(index), NoiseSource(seed, index), step=draw, dtype=dtype)
 
@@ -80,6 +129,7 @@ class Dataset:
         part: what of it is wanted.
         """
         check_count("size", size)
+        self.check_dtype(dtype)
         position = torch.arange(step * size, (step + 1) * size)[part]
         epoch = position // len(self)
         index = torch.empty_like(position)
@@ -100,16 +150,11 @@ class Dataset:
 
     def _checked(self, raw: Tensor) -> Tensor:
         """Raw events as they are, or as integers where the transform takes levels."""
-        if raw.is_floating_point():
-            check_finite(f"data set {self.name!r}", raw)
+        name = f"data set {self.name!r}"
         if isinstance(self.transform, Quantized):
-            if raw.is_floating_point():
-                if bool((raw != raw.round()).any()):
-                    raise ValueError(
-                        f"data set {self.name!r} holds fractions, and {self.transform!r} takes whole levels: use Affine"
-                    )
-                raw = raw.long()
-            self.transform.check(raw)
+            return self.transform.check(raw, name)
+        if raw.is_floating_point():
+            check_finite(name, raw)
         return raw
 
 

@@ -18,7 +18,7 @@ from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
 from scoresde.data.sources import LazySplits, Splits, cut
 from scoresde.data.stored import ImageFiles, Items
-from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.transforms import Quantized, declared
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -111,7 +111,8 @@ class ImageFolder(LazySplits):
     side, channels: of the events (channels, side, side); 3 channels for colours, 1 for grey.
     low, high: range of x. flip: mirror images at random in training.
 
-    Images are decoded when a batch asks for them, so the folder may be larger than memory.
+    Images are decoded when a batch asks for them, so the folder may be larger than memory. Those with more than 8 bits a channel,
+    transparent pixels or several frames are refused, see `scoresde.data.pixels`.
     """
 
     def __init__(
@@ -163,7 +164,8 @@ class ImageFolder(LazySplits):
 class TorchDataset(Splits):
     """Any map-style torch data set, such as torchvision's, read item by item.
 
-    train: its items are events, or tuples that begin with one; tensors, arrays or PIL images.
+    train: its items are events, or tuples that begin with one; tensors, arrays or PIL images, which are read as those of an
+        `ImageFolder` are (`scoresde.data.pixels`).
     test: the same for the test set; where None, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
     levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
     flip: mirror images at random in training.
@@ -183,7 +185,7 @@ class TorchDataset(Splits):
         split_seed: int = 0,
         flip: bool = False,
     ) -> None:
-        transform: Transform = Quantized(levels, low, high) if levels else Affine(shift, scale)
+        transform = declared(levels, low, high, shift, scale)
         first, second = Items(train), None if test is None else Items(test)
         if second is None:
             kept, held_out = cut(len(first), test_fraction, split_seed)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scoresde.data.dataset import permutation
 from scoresde.data.inspect_sources import Source
 from scoresde.data.stored import Stored
-from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.transforms import Transform
 
 AT_ONCE = 2**22
 """Numbers in memory during the pass."""
@@ -57,17 +57,13 @@ class Facts:
 
     @property
     def levels(self) -> int:
-        """Levels of discrete data: 256 for bytes up to 128 or more, else one more than the largest; 0 for real data."""
+        """Levels that the values suggest: 256 for bytes up to 128 or more, else one more than the largest; 0 for real data.
+
+        What the model sees is up to the config: images from files have 256 levels, whatever their brightest pixel.
+        """
         if not self.whole or self.low < 0 or self.high >= MOST_LEVELS or self.high < 1:
             return 0
         return 256 if 128 <= self.high < 256 else int(self.high) + 1
-
-    @property
-    def transform(self) -> Transform:
-        """Levels to [-1, 1], real data to mean 0 and standard deviation 1."""
-        if self.levels:
-            return Quantized(self.levels)
-        return Affine(_short(self.mean), _short(self.std))
 
 
 def survey(source: Source) -> Facts:
@@ -95,12 +91,8 @@ def farthest(source: Source, transform: Transform) -> tuple[float, int]:
     if len(chosen) < 2:
         return 0.0, len(chosen)
     raw = source.events[chosen]
-    x = transform.encode(raw.long() if isinstance(transform, Quantized) else raw, None, dtype=torch.float32).flatten(1)
+    x = transform.encode(raw, None, dtype=torch.float32).flatten(1)
     return max(float(torch.cdist(part, x).max()) for part in x.split(256)), len(chosen)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _chunks(

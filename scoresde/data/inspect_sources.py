@@ -15,14 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from scoresde._validation import check_count
+from scoresde.data.arrays import names_in, read_array
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
-from scoresde.data.sources import read_array
-from scoresde.data.stored import ImageFiles, Items, Stored
+from scoresde.data.pixels import GREY
+from scoresde.data.stored import UNREADABLE, ImageFiles, Items, Stored
 
 MOST_SIDE = 64
 """Side to which larger images are shrunk unless another is asked for: what one machine trains in days."""
@@ -94,11 +94,10 @@ def _file(path: Path) -> Source:
 def _array(data: str) -> Source:
     path = Path(data)
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as content:
-            if len(content.files) == 1:
-                data = f"{data}:{content.files[0]}"
+        names = names_in(path)
+        data = f"{data}:{names[0]}" if len(names) == 1 else data
     raw = read_array(data)
-    if raw.ndim < 2 or 0 in raw.shape:
+    if len(raw.shape) < 2 or 0 in raw.shape:
         raise ValueError(f"{data} has shape {tuple(raw.shape)}: give (n, *event), n >= 1, e.g. (n, 1) for scalars")
     return Source("an array", {"name": "Arrays", "train": data}, raw)
 
@@ -131,10 +130,10 @@ def _images(folder: Path, side: int) -> Source:
         try:
             with Image.open(file) as image:
                 shorts.append(min(image.size))
-                grey = grey and image.mode in ("1", "L", "LA")
-                clear += image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+                grey = grey and image.mode in GREY
+                clear += image.has_transparency_data
             whole.append(file)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
+        except UNREADABLE as problem:
             problems.append(f"{file} cannot be read: {problem}")
     if not whole:
         raise ValueError(f"none of the {len(files)} images in {str(folder)!r} can be read: {'; '.join(problems[:3])}")
@@ -147,7 +146,11 @@ def _images(folder: Path, side: int) -> Source:
     channels = 1 if grey else 3
     node = {"name": "ImageFolder", "folder": str(folder), "side": side, "channels": channels}
     sizes = f"shorter sides from {least} ({smallest.name}) to {max(shorts)} pixels; side {side}: {note}"
-    alpha = (f"{clear} images have transparency: it is left out, and colours beneath it are seen",) if clear else ()
+    alpha = (
+        (f"{clear} images have transparency: it is left out where all of it is opaque, and refused elsewhere",)
+        if clear
+        else ()
+    )
     return Source(
         "a folder of images", node, ImageFiles(folder, whole, side, channels), lambda k: str(whole[k]), (sizes, *alpha),
         tuple(problems),

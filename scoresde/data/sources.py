@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._files import NO_ARRAY
 from scoresde._validation import check_number
+from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.dataset import Dataset, permutation
-from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.rows import Rows
+from scoresde.data.transforms import Quantized, Transform, declared
 
 
 class Splits:
-    """A training and a test set."""
+    """A training and a test set, whose x fits float32."""
 
     def __init__(self, train: Dataset, test: Dataset) -> None:
         if train.event_shape != test.event_shape:
             raise ValueError(f"train has events {train.event_shape}, test {test.event_shape}: they must be alike")
         if train.transform != test.transform:
             raise ValueError(f"train has {train.transform!r}, test {test.transform!r}: they must share one transform")
+        for data in (train, test):
+            data.check_dtype(torch.float32)
         self.train, self.test = train, test
 
     @property
@@ -90,12 +91,17 @@ def cut(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def split(
-    raw: Tensor, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
+    raw: Tensor | Rows, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
 ) -> tuple[Dataset, Dataset]:
-    """Cut ``raw`` at random. Raises ValueError for events that are wrong, by their numbers in ``raw``."""
-    Dataset(raw, transform, name)
-    train, test = cut(len(raw), test_fraction, seed)
-    return Dataset(raw[train], transform, f"{name}/train", flip), Dataset(raw[test], transform, f"{name}/test")
+    """Cut ``raw`` at random; of a large array nothing is copied.
+
+    Raises ValueError for events that are wrong, by their numbers in ``raw``.
+    """
+    if isinstance(raw, Tensor) and raw.nbytes > IN_MEMORY:
+        raw = Rows(raw)
+    whole = Dataset(raw, transform, name)
+    train, test = cut(len(whole), test_fraction, seed)
+    return whole.part(train, f"{name}/train", flip), whole.part(test, f"{name}/test")
 
 
 class Digits(Splits):
@@ -116,14 +122,14 @@ class Digits(Splits):
 
 
 class Arrays(Splits):
-    """Arrays in .npy files, or one in an .npz.
+    """Arrays in .npy files, or one in an .npz. Those of an .npy above 64 MiB stay in the file, and rows are read for each batch.
 
     train: file of an array (n, *event); .npz files are given as ``file.npz:key``.
     test: the same for the test set; where empty, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
     levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
     flip: mirror images at random in training.
 
-    Object arrays, which hold pickles, are refused.
+    The file's dtype is kept. Object arrays, which hold pickles, are refused; so are complex numbers.
     """
 
     def __init__(
@@ -140,38 +146,9 @@ class Arrays(Splits):
         split_seed: int = 0,
         flip: bool = False,
     ) -> None:
-        transform: Transform = Quantized(levels, low, high) if levels else Affine(shift, scale)
+        transform = declared(levels, low, high, shift, scale)
         raw = read_array(train)
         if test:
             super().__init__(Dataset(raw, transform, train, flip), Dataset(read_array(test), transform, test))
         else:
             super().__init__(*split(raw, transform, test_fraction, split_seed, train, flip))
-
-
-def read_array(spec: str) -> Tensor:
-    """The array of ``file.npy`` or ``file.npz:key``. Raises FileNotFoundError or ValueError with what is there."""
-    path, _, key = spec.partition(".npz:")
-    file = Path(path + ".npz" if key else path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no data file {str(file)!r}")
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(6)
-        if not head.startswith((b"\x93NUMPY", b"PK")):  # numpy would advise to execute it
-            raise ValueError(f"it was not saved by numpy.save or numpy.savez: it starts with {head!r}")
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            if key not in content.files:
-                raise ValueError(f"it holds {content.files or 'no array'}: name one, 'file.npz:key'")
-            content = content[key]
-    except NO_ARRAY as problem:
-        raise ValueError(f"{spec}: cannot be read as a plain array: {problem}") from problem
-    if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{spec} holds {getattr(content, 'dtype', type(content).__name__)}: give real or whole numbers"
-        )
-    if content.dtype == np.uint64 and content.size and content.max() >= 2**63:
-        raise ValueError(f"{spec} holds whole numbers of 2**63 and more, which torch has not")
-    kept = {"uint8": "uint8", "bool": "uint8", "float32": "float32"}  # bytes stay bytes; float32 loses nothing
-    kind = kept.get(content.dtype.name, "float64" if content.dtype.kind == "f" else "int64")
-    return torch.from_numpy(np.ascontiguousarray(content.astype(kind)))

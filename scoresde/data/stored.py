@@ -1,26 +1,30 @@
 """Events that stay where they are until a batch asks for them: files of images, and torch data sets.
 
-What is read is checked when it is read, since it was not seen before; every message names the file or the index.
+What is read is checked when it is read, since it was not seen before; every message names the file or the index. Images of
+both follow one rule (`scoresde.data.pixels`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
-"""Kinds of pixels with 8 bits a channel or less."""
-_LOOKED_AT = 64
-"""Events of a torch data set that its digest reads."""
+from scoresde.data.pixels import eight_bits, numbers
+from scoresde.data.values import as_tensor
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ImportError, MemoryError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no whole image. ImportError: LAB without the library for colour profiles."""
+LOOKED_AT = 64
+"""Events of a torch data set that its digest reads, and its check for float32."""
 
 
 class Stored(ABC):
@@ -57,8 +61,8 @@ class ImageFiles(Stored):
     """Image files, the largest square of their middle, shrunk to ``side``.
 
     root: a folder. files: paths in it. channels: 3 for colours, 1 for grey. Events are uint8, (channels, side, side); a batch is
-    decoded by several threads. Transparency is dropped; an image whose shorter side is below ``side``, or with more than
-    8 bits a channel, is refused. The digest is of names and sizes of the files.
+    decoded by several threads. An image whose shorter side is below ``side`` is refused, and so is what `eight_bits` refuses:
+    more than 8 bits a channel, transparent pixels, several frames. The digest is of names and sizes of the files.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], side: int, channels: int = 3) -> None:
@@ -72,10 +76,8 @@ class ImageFiles(Stored):
         file = self.files[index]
         try:
             with Image.open(file) as image:
-                if image.mode not in _MODES:
-                    raise ValueError(f"its pixels are of kind {image.mode!r}, of more than 8 bits a channel")
-                pixels = self._square(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+                pixels = self._square(eight_bits(image))
+        except UNREADABLE as problem:
             raise ValueError(f"{file} cannot be read as an image of {self.side} x {self.side}: {problem}") from problem
         return torch.from_numpy(pixels.reshape(self.side, self.side, -1).transpose(2, 0, 1).copy())
 
@@ -100,8 +102,9 @@ class ImageFiles(Stored):
 class Items(Stored):
     """The events of a map-style torch data set: its items, or the first of each where they are tuples.
 
-    data: has ``len(data)`` and ``data[k]``. index: the items taken, all unless given. Items are tensors, arrays or PIL images;
-    these become (channels, height, width). The digest reads `_LOOKED_AT` of them.
+    data: has ``len(data)`` and ``data[k]``. index: the items taken, all unless given. Items are tensors, arrays, nested lists of
+    numbers or PIL images; these become (channels, height, width) by the rule of `scoresde.data.pixels`. A list that begins
+    with a tensor, an array or an image is taken for a tuple. The digest reads `LOOKED_AT` of them.
 
     A random transform inside ``data`` draws from global random state: leave it out, and flip by ``flip=True``.
     """
@@ -127,16 +130,37 @@ class Items(Stored):
         return event
 
     def _item(self, index: int) -> Tensor:
-        item = self.data[self.index[index]]
-        item = item[0] if isinstance(item, tuple | list) else item
-        if isinstance(item, Image.Image):
-            pixels = np.array(item)
-            item = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return torch.as_tensor(item)
+        number = self.index[index]
+        try:
+            item = self.data[number]
+        except Exception as problem:  # a data set of someone's may raise anything
+            raise ValueError(f"item {number} cannot be read: {type(problem).__name__}: {problem}") from problem
+        return event_of(f"item {number}", item)
 
     def digest(self) -> str:
-        step = max(1, len(self) // _LOOKED_AT)
+        step = max(1, len(self) // LOOKED_AT)
         found = hashlib.sha256(str(self.shape).encode())
         for event in self.read_all(list(range(0, len(self), step))):
             found.update(event.contiguous().numpy().tobytes())
         return found.hexdigest()[:16]
+
+
+def event_of(name: str, item: Any) -> Tensor:
+    """The event that an item of a torch data set begins with. Raises ValueError naming the item, and what is allowed."""
+    first = item[0] if isinstance(item, list | tuple) and item else None
+    if isinstance(item, tuple) or (isinstance(item, list) and not isinstance(first, int | float | list | tuple)):
+        item = first
+    if isinstance(item, Mapping):
+        raise ValueError(
+            f"{name} is a dictionary with the keys {list(item)[:8]}: give a data set whose items are the events, e.g. by a "
+            "class whose __getitem__ returns one of the keys"
+        )
+    if isinstance(item, Image.Image):
+        try:
+            return as_tensor(name, numbers(item))
+        except UNREADABLE as problem:
+            raise ValueError(f"{name} cannot be read as an image: {problem}") from problem
+    try:
+        return as_tensor(name, item).detach().cpu()
+    except TypeError as problem:
+        raise ValueError(f"{problem}, an image, or a tuple that begins with one of them") from problem

@@ -7,15 +7,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import torch
 from ml_collections import ConfigDict
 
 from scoresde._files import write_atomic
-from scoresde.data import Quantized
+from scoresde.data import Quantized, Splits, Transform
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts, farthest, survey
 from scoresde.data.inspect_sources import Source, find
-from scoresde.experiment.build import ConfigError
+from scoresde.experiment.build import ConfigError, build
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.inspect_advice import Section, advise
+from scoresde.experiment.inspect_advice import Measured, Section, advise, data_section
 
 SHOWN = 8
 """Events that are named where more have the same fault."""
@@ -35,12 +36,14 @@ def inspect(data: str, output: str | Path | None = None, *, side: int = 0, force
         _check_output(Path(output), force)
     source = find(data, side)
     facts = survey(source)
-    lines, problems = describe(source, facts), faults(source, facts)
-    if problems:
+    section, problems = data_section(source, facts), faults(source, facts)
+    splits = _splits(section, problems)
+    lines = describe(source, facts, splits.transform if splits else None)
+    if problems or splits is None:
         said = [*lines, *(f"PROBLEM  {problem}" for problem in problems), "no config: mend this first"]
         return "\n".join(said), False
-    distance, paired = farthest(source, facts.transform)
-    sections = advise(source, facts, distance, paired)
+    measured = Measured(splits.transform, len(splits.train), *farthest(source, splits.transform))
+    sections = advise(section, facts, measured)
     for section in sections:
         lines += [f"{section.key:12s} {json.dumps(section.value)}", *(f"{'':12s} - {why}" for why in section.reasons)]
     made = Experiment.from_config(ConfigDict({section.key: section.value for section in _whole(sections)}))
@@ -49,9 +52,22 @@ def inspect(data: str, output: str | Path | None = None, *, side: int = 0, force
     if output is None:
         lines.append("nothing was written: --output FILE writes the config")
     else:
-        write_atomic(Path(output), source_of(data, facts, sections).encode())
+        write_atomic(Path(output), source_of(data, facts, splits.transform, sections).encode())
         lines.append(f"written to {output}: scoresde train --config {output} --workdir DIR")
     return "\n".join(lines), True
+
+
+def _splits(section: Section, problems: list[str]) -> Splits | None:
+    """The data set that the config builds, on which all else is measured; None where there are ``problems``, or one is added."""
+    if problems:
+        return None
+    try:
+        splits = build(section.value, "data", Splits)
+        splits.train.check_dtype(torch.float32)
+    except (ConfigError, ValueError, OSError) as problem:
+        problems.append(str(problem))
+        return None
+    return splits
 
 
 def _check_output(path: Path, force: bool) -> None:
@@ -63,10 +79,11 @@ def _check_output(path: Path, force: bool) -> None:
         raise FileExistsError(f"--output {str(path)!r} is there already: give another name, or --force")
 
 
-def describe(source: Source, facts: Facts) -> list[str]:
-    """What is there, a line for each fact."""
+def describe(source: Source, facts: Facts, transform: Transform | None = None) -> list[str]:
+    """What is there, a line for each fact. transform: of the data set that the config builds, where there is one."""
     distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
-    levels = f"{facts.levels} levels" if facts.levels else "no levels: real numbers"
+    count = transform.levels if isinstance(transform, Quantized) else facts.levels if transform is None else 0
+    levels = f"{count} levels" if count else "no levels: real numbers"
     twins = _named(f"{b} = {a}" for a, b in facts.duplicates)
     lines = {
         "found": source.what,
@@ -77,20 +94,25 @@ def describe(source: Source, facts: Facts) -> list[str]:
         "not finite": str(len(facts.unfinite)),
         "broken": str(len(facts.broken) + len(source.problems)),
     }
-    notes = [f"{'note':12s} {note}" for note in (*source.notes, *_notes(facts))]
+    notes = [f"{'note':12s} {note}" for note in (*source.notes, *_notes(facts, count))]
     return [f"{name:12s} {text}" for name, text in lines.items()] + notes
 
 
-def _notes(facts: Facts) -> list[str]:
+def _notes(facts: Facts, levels: int) -> list[str]:
     """What is no fault, and yet should be known."""
     shape, notes = facts.shape, []
     if facts.twins:
         notes.append("an event and its duplicate may fall on both sides of the split: test figures are then too good")
+    if 0 < facts.levels < levels:
+        notes.append(
+            f"the largest value is {facts.high:g} of {levels - 1}: if these are labels or masks, save them as an array, which "
+            f"has {facts.levels} levels"
+        )
     if facts.constant:
         notes.append(f"{facts.constant} coordinates never vary: a density of them means little")
-    if not facts.levels and facts.spread > 10:
+    if not levels and facts.spread > 10:
         notes.append(f"standard deviations of coordinates differ by {facts.spread:.3g} times: bring them to one first")
-    if not facts.levels and 0 < facts.distinct <= 256:
+    if not levels and 0 < facts.distinct <= 256:
         notes.append("so few values: if these are bytes divided by 255, save the bytes; then bits/dim mean something")
     if len(shape) == 1 and shape[0] >= 16 and facts.smooth > 0.5:
         notes.append(
@@ -134,9 +156,9 @@ def _whole(sections: list[Section]) -> list[Section]:
     return head + sections
 
 
-def source_of(data: str, facts: Facts, sections: list[Section]) -> str:
+def source_of(data: str, facts: Facts, transform: Transform, sections: list[Section]) -> str:
     """The config as Python source, its reasons as comments."""
-    kind = "discrete" if isinstance(facts.transform, Quantized) else "real"
+    kind = "discrete" if isinstance(transform, Quantized) else "real"
     lines = [
         f'"""{facts.count} events of shape {facts.shape}, {kind} data, written by scoresde inspect.',
         "",

@@ -3,12 +3,15 @@
     sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1); for events of few coordinates more:
                     the prior leaves out the data's spread s, which costs about d (s / sigma_max)^4 / 4 nats, here 0.001 at most
     sigma_min       noise that nobody sees: a quarter of a level, a hundredth of the spread at most (256 levels in [-1, 1]: 0.002)
-    sigma_data      the data's standard deviation: the network is given x / sqrt(sigma_data^2 + sigma^2)
+    data            levels or real numbers, by the values; images from files have the 256 levels that their class declares
+    sigma_data      the standard deviation of what the model sees, dequantisation included: the network is given
+                    x / sqrt(sigma_data^2 + sigma^2)
     snr             of the Langevin corrector: 0.16, and 0.075 from 256 pixels on, as configs/ve has the paper's
     network         a UNet for what has sides, a multilayer perceptron for what has none; its width by the number of events
     steps           `PASSES` through the data, within bounds
 
-What the paper's authors tuned by hand is a first guess here; the reasons say so.
+Everything after the data section is measured on the data set that this section builds (`Measured`), so that the two cannot
+differ. What the paper's authors tuned by hand is a first guess here; the reasons say so.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scoresde.data import Quantized
+from scoresde.data import Affine, Quantized, Transform
 from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_sources import Source
 
@@ -26,6 +29,8 @@ PRIOR_STDS = 4.0
 """Least sigma_max in units of sigma_data d^(1/4): 1 / (4 * 4^4) is 0.001 nats."""
 SPLIT_ALREADY = ("CIFAR10", "MNIST")
 """Data whose makers say what is for test."""
+CHOOSES_LEVELS = ("Arrays", "TorchDataset")
+"""Data classes whose config states the levels; the others declare 256."""
 FEW_LEVELS = 32
 """Levels up to which the network says how likely each of them is."""
 MANY_EVENTS = 20_000
@@ -41,48 +46,35 @@ class Section:
     reasons: tuple[str, ...]
 
 
-def advise(source: Source, facts: Facts, distance: float, paired: int) -> list[Section]:
-    """The sections of a config. distance: the largest between two events of ``paired``, as the model sees them."""
-    std = _round(_std(facts))
-    least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
-    sigma_max = _round(max(distance, least), up=True)
-    why = f"the largest distance between two events, {_of(facts.count, paired)} (Song & Ermon 2020, technique 1)"
-    if least > distance:
-        why = f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by {distance:.3g} at most, for which the prior would show"
-    network = _network(facts)
-    return [
-        _data(source, facts),
-        _process(facts, std, sigma_max, why),
-        network,
-        _model(facts, std),
-        _objective(facts, sigma_max),
-        _training(_held_in(source, facts), network.value["name"]),
-        Section("sampling", {"count": 64, "batch_size": 64, "seed": 0}, ("more: --config.sampling.count=50000",)),
-        _samplers(facts),
-        Section("likelihood", {"split": "test", "batch_size": 64}, ("scoresde likelihood: of the events held out",)),
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Measured:
+    """What the data set is that the config builds.
+
+    transform: its own. held_in: training events. distance: the largest between two events of ``paired``, as the model sees them.
+    """
+
+    transform: Transform
+    held_in: int
+    distance: float
+    paired: int
 
 
-def _std(facts: Facts) -> float:
-    """The standard deviation of x."""
-    if isinstance(facts.transform, Quantized):
-        return facts.std * facts.transform.width
-    return facts.std / facts.transform.scale
-
-
-def _data(source: Source, facts: Facts) -> Section:
-    transform, node = facts.transform, dict(source.node)
-    if isinstance(transform, Quantized):
-        if node["name"] in ("Arrays", "TorchDataset"):
-            node["levels"] = transform.levels
-        reason = (
-            f"whole numbers from {facts.low:g} to {facts.high:g}: {transform.levels} levels, dequantised and mapped to [-1, 1]; "
+def data_section(source: Source, facts: Facts) -> Section:
+    """How the data is read: the one place where its transform is chosen."""
+    node = dict(source.node)
+    low, high, reasons = facts.low, facts.high, [f"{source.what}, {facts.count} events of shape {facts.shape}"]
+    if node["name"] not in CHOOSES_LEVELS:
+        reasons.append("8 bits a channel: 256 levels, dequantised and mapped to [-1, 1]; bits/dim mean something")
+    elif facts.levels:
+        node["levels"] = facts.levels
+        reasons.append(
+            f"whole numbers from {low:g} to {high:g}: {facts.levels} levels, dequantised and mapped to [-1, 1]; "
             "bits/dim mean something"
         )
     else:
-        node |= {"levels": 0, "shift": transform.shift, "scale": transform.scale}
-        reason = f"real numbers from {facts.low:g} to {facts.high:g}, brought to mean 0 and standard deviation 1"
-    reasons = [f"{source.what}, {facts.count} events of shape {facts.shape}", reason]
+        standard = Affine.standard(facts.mean, facts.std)
+        node |= {"levels": 0, "shift": standard.shift, "scale": standard.scale}
+        reasons.append(f"real numbers from {low:g} to {high:g}, brought to mean 0 and standard deviation 1")
     if node["name"] not in SPLIT_ALREADY:
         reasons.append("one event in ten is held out for test; where there is a test set, name it: test")
     if len(facts.shape) == 3:
@@ -90,8 +82,32 @@ def _data(source: Source, facts: Facts) -> Section:
     return Section("data", node, tuple(reasons))
 
 
-def _process(facts: Facts, std: float, sigma_max: float, largest: str) -> Section:
-    transform = facts.transform
+def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
+    """The sections of a config, after ``data``, for the data set that it builds."""
+    std = _round(measured.transform.spread(facts.std))
+    least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
+    distance = measured.distance
+    sigma_max = _round(max(distance, least), up=True)
+    why = (
+        f"the largest distance between two events, {_of(facts.count, measured.paired)} (Song & Ermon 2020, technique 1)"
+    )
+    if least > distance:
+        why = f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by {distance:.3g} at most, for which the prior would show"
+    network = _network(facts)
+    return [
+        data,
+        _process(measured.transform, std, sigma_max, why),
+        network,
+        _model(measured.transform, std),
+        _objective(measured.transform, sigma_max),
+        _training(measured.held_in, network.value["name"]),
+        Section("sampling", {"count": 64, "batch_size": 64, "seed": 0}, ("more: --config.sampling.count=50000",)),
+        _samplers(facts),
+        Section("likelihood", {"split": "test", "batch_size": 64}, ("scoresde likelihood: of the events held out",)),
+    ]  # fmt: skip
+
+
+def _process(transform: Transform, std: float, sigma_max: float, largest: str) -> Section:
     finest = transform.width / 4 if isinstance(transform, Quantized) else math.inf
     sigma_min = float(f"{min(finest, std / 100):.1g}")
     why = "a quarter of a level" if finest < std / 100 else "a hundredth of sigma_data"
@@ -139,28 +155,26 @@ def _network(facts: Facts) -> Section:
     return Section("network", node, tuple(reasons))
 
 
-def _model(facts: Facts, std: float) -> Section:
-    if 0 < facts.levels <= FEW_LEVELS:
+def _model(transform: Transform, std: float) -> Section:
+    if isinstance(transform, Quantized) and transform.levels <= FEW_LEVELS:
         return Section(
             "model",
             {"prediction": {"name": "Levels"}, "data_std": std},
-            (f"{facts.levels} levels are few: the network says how likely each of them is", f"sigma_data = {std:g}"),
+            (
+                f"{transform.levels} levels are few: the network says how likely each of them is",
+                f"sigma_data = {std:g}",
+            ),
         )
     return Section("model", {"prediction": "noise", "data_std": std}, (f"sigma_data = {std:g}, the spread of x",))
 
 
-def _objective(facts: Facts, sigma_max: float) -> Section:
+def _objective(transform: Transform, sigma_max: float) -> Section:
     node: dict[str, Any] = {"name": "DenoisingScoreMatching", "weighting": "variance", "reduction": "mean"}
-    if 0 < facts.levels <= FEW_LEVELS:
-        low = _round(0.4 * Quantized(facts.levels).width)
+    if isinstance(transform, Quantized) and transform.levels <= FEW_LEVELS:
+        low = _round(0.4 * transform.width)
         node["times"] = {"name": "UniformLogNoise", "low": low, "high": sigma_max}
         return Section("objective", node, ("below 0.4 of a level the number says itself: no examples there",))
     return Section("objective", node, ("the paper's for good samples",))
-
-
-def _held_in(source: Source, facts: Facts) -> int:
-    """Training events."""
-    return facts.count if source.node["name"] in SPLIT_ALREADY else max(1, round(0.9 * facts.count))
 
 
 def _training(held_in: int, network: str) -> Section:

@@ -42,10 +42,10 @@ def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
     for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
         try:
             x = _draw(experiment, trainer, sampler, network)
+            raw = experiment.data.transform.decode(x)
         except (FloatingPointError, SolverError, ValueError, torch.OutOfMemoryError) as problem:
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
             continue
-        raw = experiment.data.transform.decode(x)
         place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
         file = io.BytesIO()
         np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())

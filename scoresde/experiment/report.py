@@ -55,7 +55,8 @@ def baselines(experiment: Experiment) -> tuple[list[Baseline], str]:
     n, d = len(data.train), math.prod(data.event_shape)
     if n * d > BASELINES_UP_TO:
         return [], f"no baselines: {n} training events of {d} numbers are more than {BASELINES_UP_TO} in all"
-    found = [pixel_histogram(data.train.raw[:], data.test.raw[:], transform.levels)]
+    raw, held_out = (d.events(torch.arange(len(d))) for d in (data.train, data.test))
+    found = [pixel_histogram(raw, held_out, transform.levels)]
     work = {c: n * c[0] * (d * d if c[1] == "full" else d) for c in CANDIDATES}
     fitted = tuple(c for c in CANDIDATES if c[0] <= n and n > 1 and work[c] <= MIXTURES_UP_TO)
     left = [

@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scoresde.data import CIFAR10, MNIST
+from scoresde.data import CIFAR10, MNIST, Affine, Quantized
 from scoresde.data.inspect_facts import Facts, farthest, survey
 from scoresde.data.inspect_sources import Source, find
 from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.experiment.checkpoint import list_checkpoints
 from scoresde.experiment.inspect import inspect
-from scoresde.experiment.inspect_advice import advise
+from scoresde.experiment.inspect_advice import Measured, advise, data_section
 
 from .conftest import ROOT, called
 
@@ -240,7 +240,7 @@ class TestFacts:
         x = np.random.default_rng(0).normal(size=(40, 3))
         far = max(np.linalg.norm(a - b) for a in x for b in x)
         data = source(x)
-        transform = survey(data).transform
+        transform = Affine(float(x.mean()), float(x.std()))
         found, paired = farthest(data, transform)
         assert paired == 40 and found * transform.scale == pytest.approx(far, rel=1e-5)
         monkeypatch.setattr("scoresde.data.inspect_facts.PAIRED", 10)
@@ -250,7 +250,9 @@ class TestFacts:
     def test_the_prior_of_low_dimensional_data(self):
         """sigma_max by technique 1 alone would leave the data's own spread in the prior."""
         facts = survey(source(np.random.default_rng(0).uniform(size=(200, 1))))
-        sections = {s.key: s for s in advise(source(np.zeros((1, 1))), facts, 3.4, 200)}
+        data = data_section(source(np.zeros((1, 1))), facts)
+        measured = Measured(Affine(data.value["shift"], data.value["scale"]), 180, 3.4, 200)
+        sections = {s.key: s for s in advise(data, facts, measured)}
         sigma = sections["sde"].value["sigma_max"]
         ratio = 1.0 / sigma**2
         assert 0.5 * (ratio - math.log1p(ratio)) < 1e-3 < 0.5 * (3.4**-2 - math.log1p(3.4**-2))
@@ -271,7 +273,8 @@ def test_advice_for_any_shape_can_be_built(shape, count, tmp_path):
     raw = torch.arange(10).reshape(10, *[1] * len(shape)).expand(10, *shape).to(torch.uint8)
     np.save(tmp_path / "x.npy", raw.numpy())
     node = {"name": "Arrays", "train": str(tmp_path / "x.npy")}
-    found = {s.key: s.value for s in advise(Source("a tensor", node, raw), facts, 30.0, count)}
+    data, measured = data_section(Source("a tensor", node, raw), facts), Measured(Quantized(256), count, 30.0, count)
+    found = {s.key: s.value for s in advise(data, facts, measured)}
     if count > 5 and len(shape) > 1:
         found["network"]["channels"] = 8  # the width is what costs time here
     made = Experiment.from_config(ConfigDict(found))

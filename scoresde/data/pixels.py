@@ -1,0 +1,86 @@
+"""What an image file or a PIL image shows, by one rule for every source.
+
+    colours or grey      8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
+    more than 8 bits     grey images keep their own numbers; colours are refused, because Pillow keeps 8 bits of them
+    orientation          as the camera noted it (EXIF)
+    transparency         dropped where all is opaque; otherwise refused, because the colours beneath are nobody's intention
+    several frames       refused; of a camera's multi-picture file (MPO) the main picture is taken
+
+The depth is read from the file and not from what the decoder returns.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+GREY = ("1", "L", "LA", "La")
+DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""Modes of grey images with more than 8 bits."""
+_CUT = re.compile(r"(?<!BGR);16")
+"""Raw modes of 16 bits a channel; BGR;16 has 16 bits a pixel."""
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image upright, of mode "L" or "RGB".
+
+    Raises:
+        ValueError: for more than 8 bits a channel, transparent pixels, several frames, and modes that Pillow cannot convert.
+    """
+    _check_frames(image)
+    if image.mode in DEEP_GREY or _cut(image):
+        raise ValueError(
+            f"its pixels are of kind {image.mode!r}, of more than 8 bits a channel: save 8 bits, or an array"
+        )
+    image = _upright(image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
+        raise ValueError("it is transparent in places: paste it on a background first (PIL.Image.alpha_composite)")
+    return image.convert("L" if image.mode in GREY else "RGB")
+
+
+def numbers(image: Image.Image) -> np.ndarray:
+    """The image as an array: (1 or 3, height, width) of bytes, or (1, height, width) of deep grey in its own numbers.
+
+    Raises ValueError as `eight_bits` does.
+    """
+    if image.mode in DEEP_GREY:
+        _check_frames(image)
+        return np.array(_upright(image))[None]
+    pixels = np.array(eight_bits(image))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as EXIF says."""
+    turned = ImageOps.exif_transpose(image)
+    return image if turned is None else turned
+
+
+def _check_frames(image: Image.Image) -> None:
+    if getattr(image, "is_animated", False) and image.format != "MPO" and image.tell() == 0:
+        raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save each as an image of its own")
+
+
+def _cut(image: Image.Image) -> bool:
+    """Whether the file has more bits than the decoder keeps."""
+    for codec, _, _, arguments in _tiles(image):
+        deepest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 0
+        if _CUT.search(str(arguments)) or (isinstance(deepest, int) and deepest > 255):
+            return True
+    return False
+
+
+def _tiles(image: Image.Image) -> list[Any]:
+    """What Pillow knows of the stored pixels; a loaded image has forgotten it, and its file is asked again."""
+    tiles = list(getattr(image, "tile", []))
+    name = getattr(image, "filename", "")
+    if tiles or not name or not os.path.isfile(name):
+        return tiles
+    with Image.open(name) as again:
+        return list(again.tile)

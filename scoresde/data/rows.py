@@ -1,0 +1,102 @@
+"""Rows of an array, by number: of one in memory without a copy of all, or of one in a file, which may be larger than memory.
+
+Rows are read by position in the file and not through a memory map: a file that is cut off while it is used is an error
+message, where a memory map would end the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.data.stored import Stored
+from scoresde.data.values import as_tensor
+
+AT_ONCE = 2**22
+"""Numbers in memory during a pass through all rows."""
+
+
+class FileArray:
+    """An array in a file, in C order from ``offset`` on; ``array[numbers]`` reads rows.
+
+    Raises ValueError where the file has changed since it was opened.
+    """
+
+    def __init__(self, file: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.file, self.offset, self.shape, self.dtype = file, offset, shape, dtype
+        self._stream = open(file, "rb", buffering=0)  # noqa: SIM115  (open as long as the array is used)
+        self._state = self._looked()
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        if self._looked() != self._state:
+            raise ValueError(f"{self.file} was changed while it was read: start again, and write to another file")
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        out = np.empty((len(numbers), width), np.uint8)
+        edges = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
+        for first, end in pairwise(edges):
+            if first < end:
+                self._fill(out[first:end].reshape(-1).data, self.offset + int(numbers[first]) * width)
+        return out.reshape(-1).view(self.dtype).reshape(len(numbers), *self.shape[1:])
+
+    def _fill(self, view: memoryview, position: int) -> None:
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._stream.fileno(), [view[done:]], position + done)
+            if not count:
+                raise ValueError(f"{self.file} ends at byte {position + done}, before its array does")
+            done += count
+
+    def _looked(self) -> tuple[int, int]:
+        state = os.fstat(self._stream.fileno())
+        return state.st_size, state.st_mtime_ns
+
+
+class Rows(Stored):
+    """Rows ``index`` of an array, all unless given; they are converted by `as_tensor` when they are asked for."""
+
+    def __init__(self, array: FileArray | Tensor | np.ndarray, index: Tensor | None = None) -> None:
+        self.array = array.numpy() if isinstance(array, Tensor) else array
+        self.index = np.arange(self.array.shape[0]) if index is None else index.numpy()
+        self.event_shape = tuple(self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        numbers = self.index[index] if isinstance(index, slice) else self.index[index.numpy()]
+        return as_tensor("an array", self.array[numbers])
+
+    def read(self, index: int) -> Tensor:
+        return self[index : index + 1][0]
+
+    def part(self, index: Tensor) -> Rows:
+        """The rows of these numbers among these rows; nothing is copied."""
+        return Rows(self.array, torch.from_numpy(self.index[index.numpy()]))
+
+    def digest(self) -> str:
+        return content_digest(self)
+
+
+def chunks(raw: Tensor | Stored) -> Iterator[Tensor]:
+    """All events in order, a few at a time."""
+    size = max(1, AT_ONCE // max(1, math.prod(raw.shape[1:])))
+    for first in range(0, len(raw), size):
+        yield raw[first : first + size]
+
+
+def content_digest(raw: Tensor | Rows) -> str:
+    """The first 16 hex digits of the SHA-256 of shape, dtype and content: equal in memory and in a file."""
+    found = hashlib.sha256()
+    for k, part in enumerate(chunks(raw)):
+        if k == 0:
+            found.update(f"{tuple(raw.shape)} {part.dtype}".encode())
+        found.update(part.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

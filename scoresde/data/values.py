@@ -1,0 +1,144 @@
+"""What someone gives as numbers, as a tensor: the one door for tensors, arrays, lists, files, items of data sets, and images.
+
+    kept         uint8, int8 to int64, float16 to float64
+    widened      bool to uint8, uint16 to int32, uint32 and small uint64 to int64, bfloat16 and 8-bit floats to float32:
+                 torch computes with few of these
+    refused      complex numbers, objects, text, dates, masked entries, ragged lists, sparse and quantized tensors
+
+Nothing is rounded and nothing is dropped; an error names the source, what came and what is allowed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_WIDENED = {
+    torch.bool: torch.uint8,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.bfloat16: torch.float32,
+}
+_KEPT = {
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64,
+}  # fmt: skip
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """The numbers of ``value``, unchanged, in a dtype that torch computes with.
+
+    Args:
+        name: what to call the value in messages.
+        value: a tensor, a numpy array, a list or tuple of numbers, arrays or tensors, or what numpy can make an array of.
+
+    Returns:
+        A tensor of the same shape, on the device of a tensor; it may share memory with ``value``.
+
+    Raises:
+        ValueError: for numbers that are not real, masked entries, or parts of different shapes.
+        TypeError: for what holds no numbers.
+    """
+    if isinstance(value, Tensor):
+        return _of_tensor(name, value)
+    if isinstance(value, np.ndarray | np.generic):
+        return _of_array(name, value)
+    if isinstance(value, list | tuple):
+        return _of_list(name, value)
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} is a dictionary with the keys {list(value)[:8]}: give one of its values")
+    if isinstance(value, int | float | complex) or hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return _of_array(name, np.asarray(value))
+    raise TypeError(f"{name} is a {type(value).__name__}: give a tensor, a numpy array or a list of numbers")
+
+
+def check_event(name: str, x: Tensor) -> Tensor:
+    """``x`` again. Raises ValueError where it is empty."""
+    if x.numel() == 0:
+        raise ValueError(f"{name} is empty: shape {tuple(x.shape)}, give (B, *event) with at least one event")
+    return x
+
+
+def _of_tensor(name: str, value: Tensor) -> Tensor:
+    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+        raise ValueError(f"{name} is a tensor of layout {value.layout} on {value.device}: give a dense tensor")
+    if value.is_complex():
+        raise ValueError(no_numbers(name, str(value.dtype).removeprefix("torch."), "c"))
+    if value.dtype in _KEPT:
+        return value
+    if value.dtype == torch.uint64:
+        return _of_array(name, value.detach().cpu().numpy()).to(value.device)
+    if value.is_floating_point():  # 8 bits
+        return value.to(torch.float32)
+    return value.to(_WIDENED[value.dtype])
+
+
+def _of_array(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ma.MaskedArray):
+        if count := int(np.ma.getmaskarray(value).sum()):
+            raise ValueError(
+                f"{name} has {count} masked entries of {value.size}: fill them in, or leave these events out"
+            )
+        value = value.data
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(no_numbers(name, str(array.dtype), array.dtype.kind))
+    if array.dtype == np.uint64:
+        if array.size and array.max() >= 2**63:
+            raise ValueError(f"{name} holds whole numbers of 2**63 and more, which torch has not")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = _double(name, array)
+    wide = {"bool": "u1", "uint16": "i4", "uint32": "i8"}.get(array.dtype.name, array.dtype.newbyteorder("="))
+    array = np.ascontiguousarray(array, dtype=wide).reshape(array.shape)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _double(name: str, array: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings(), np.errstate(over="ignore"):
+        found = array.astype(np.float64)
+    if not np.array_equal(np.isfinite(found), np.isfinite(array)):
+        raise ValueError(f"{name} holds {array.dtype} up to {np.abs(array).max()}: beyond float64")
+    return found
+
+
+def _of_list(name: str, values: Sequence[Any]) -> Tensor:
+    """A list of numbers at once; a list of arrays, tensors or lists of them part by part."""
+    leaf: Any = values
+    while isinstance(leaf, list | tuple) and leaf:
+        leaf = leaf[0]
+    if isinstance(leaf, int | float | complex | list | tuple):
+        try:
+            return _of_array(name, np.asarray(values))
+        except ValueError as problem:
+            if "inhomogeneous" not in str(problem):
+                raise
+            raise ValueError(f"{name} is a list whose parts have different shapes: give equal ones") from problem
+    parts = [as_tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
+    for k, part in enumerate(parts):
+        if part.shape != parts[0].shape:
+            raise ValueError(
+                f"{name}[{k}] has shape {tuple(part.shape)}, {name}[0] {tuple(parts[0].shape)}: give equal ones"
+            )
+    kind = parts[0].dtype
+    for part in parts:
+        kind = torch.promote_types(kind, part.dtype)
+    return torch.stack([part.to(kind) for part in parts])
+
+
+def no_numbers(name: str, dtype: str, kind: str) -> str:
+    """What to say of values of a dtype, of numpy's kind ``kind``, that are not real or whole numbers."""
+    hint = {
+        "c": "; the imaginary part would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
+        "O": "; arrays of objects are pickles, which are not read",
+    }
+    return f"{name} holds {dtype}: give real or whole numbers{hint.get(kind, '')}"
+
+
+def named(numbers: Sequence[int]) -> str:
+    """The first eight of some numbers, for a message."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
