@@ -57,6 +57,7 @@ class Flag:
 
     owners: those commands. text: for the help. values: names of what it takes; none: a switch. kind: of a value.
     setting: it stands for the key of its name in the command's section of the config, where a path is no literal.
+    repeated: it may be given several times.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Flag:
     values: tuple[str, ...] = ()
     kind: type = str
     setting: bool = False
+    repeated: bool = False
 
     @property
     def place(self) -> str:
@@ -76,6 +78,8 @@ class Flag:
         text = f"{', '.join(self.owners)}: {self.text}" if len(self.owners) < len(RUNS) else self.text
         if not self.values:
             parser.add_argument(f"--{self.name}", action="store_true", default=None, help=text)
+        elif self.repeated:
+            parser.add_argument(f"--{self.name}", metavar=self.values[0], action="append", help=text)
         elif len(self.values) == 1:
             parser.add_argument(f"--{self.name}", metavar=self.values[0], type=self.kind, help=text)
         else:
@@ -84,6 +88,10 @@ class Flag:
 
 FLAGS = (
     Flag("config", (*RUNS, "check", "convert"), "Python file with get_config(); that of --workdir unless given", ("FILE",)),
+    Flag(
+        "trust", (*RUNS, "check", "convert"), "a module whose classes a folder's config.json may name; may be given several "
+        "times", ("MODULE",), repeated=True,
+    ),
     Flag("workdir", (*RUNS, "convert"), "the folder of this run: made by train or convert", ("DIR",)),
     Flag("dry-run", ("train",), "say memory and hours, measured; nothing is written"),
     Flag("processes", ("sample", "likelihood", "evaluate"), "local processes that share the work", ("N",), int),
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
     try:
-        with _current_folder(), _terminated():
+        with _current_folder(options, overrides), _terminated():
             return _run(options, overrides)
     except KeyboardInterrupt:
         print(f"scoresde {options.command}: interrupted", file=sys.stderr)
@@ -135,12 +143,17 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     except room.WorkerError as problem:
         print(f"scoresde {options.command}: {problem}", file=sys.stderr)
         return 3
+    except (MemoryError, RuntimeError) as problem:
+        if not room.out_of_memory(problem):
+            raise
+        print(f"scoresde {options.command}: out of memory: give a smaller batch_size or smaller sizes", file=sys.stderr)
+        return 2
 
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> Any:
     from scoresde.experiment import apply_overrides, load_config
 
-    config = load_config(options.config)
+    config = load_config(options.config, options.trust or ())
     apply_overrides(config, overrides)
     return config
 
@@ -196,8 +209,15 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {
 
 
 @contextmanager
-def _current_folder() -> Iterator[None]:
-    """The current folder on Python's path, for "module:Class" in a config; last, so that it hides nothing."""
+def _current_folder(options: argparse.Namespace, overrides: dict[str, str]) -> Iterator[None]:
+    """The current folder on Python's path, for "module:Class" where the user names one; last, so that it hides nothing.
+
+    A command that reads a folder's config alone does without, so that no import is looked for in a folder of others.
+    """
+    code = options.config is not None and Path(options.config).suffix != ".json"
+    if not (code or options.trust or any(":" in value for value in (options.data or "", *overrides.values()))):
+        yield
+        return
     folder = os.getcwd()
     sys.path.append(folder)
     try:

@@ -10,6 +10,7 @@ from scoresde.experiment.dry_run import Needs, dry_run
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.index import read_samples
 from scoresde.experiment.inspect import inspect
+from scoresde.experiment.limits import out_of_memory
 from scoresde.experiment.posthoc import posthoc
 from scoresde.experiment.report import report
 from scoresde.experiment.sharing import WorkerError
@@ -33,6 +34,7 @@ __all__ = [
     "inspect",
     "likelihood",
     "load_config",
+    "out_of_memory",
     "posthoc",
     "read_checkpoint",
     "read_samples",

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from scoresde._validation import suggestion
+from scoresde._validation import shown, suggestion
 from scoresde.experiment.build import ConfigError
+from scoresde.experiment.trust import untrusted
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
@@ -29,41 +31,119 @@ SECTIONS = (
 """The keys at the top of a config."""
 OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation")
 """Those with keys below them that a config may leave out."""
+LARGEST_FILE = 2**24
+"""Bytes of a config.json."""
+LONGEST = 100_000
+"""Characters of a value on the command line."""
+DEEPEST = 32
+"""Levels of nodes and lists in each other."""
 
 
-def load_config(file: str | Path) -> ConfigDict:
-    """The config of a Python file's ``get_config()``, or that of a work folder's config.json. Raises ConfigError."""
+def load_config(file: str | Path, trust: Collection[str] = ()) -> ConfigDict:
+    """The config of a Python file's ``get_config()``, or that of a work folder's config.json.
+
+    Args:
+        file: a Python file is code, and is executed. A JSON file is data: it may name the library's own classes only.
+        trust: modules, or packages, whose classes a JSON file may name too; see trust.py.
+
+    Raises:
+        ConfigError: where there is no config, or a JSON file names what is not trusted.
+    """
     path = Path(file)
     if path.is_dir():
         raise ConfigError(f"--config {str(file)!r} is a folder: give a Python file with get_config()")
     if not path.is_file():
         there = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"--config {str(file)!r}: no such file{suggestion(str(file), there)}")
-    if path.suffix == ".json":
-        return _kept_config(path)
+    return _kept_config(path, trust) if path.suffix == ".json" else _python_config(path)
+
+
+def _python_config(path: Path) -> ConfigDict:
     spec = spec_from_file_location(f"scoresde_config_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config {str(file)!r}: not a Python file")
+        raise ConfigError(f"--config {str(path)!r}: not a Python file")
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
-            raise ConfigError(f"--config {str(file)!r}: has no function get_config()")
+            raise ConfigError(f"--config {str(path)!r}: has no function get_config()")
         config = module.get_config()
     except ConfigError:
         raise
     except (Exception, SystemExit) as problem:
-        raise ConfigError(f"--config {_line(path, problem)}: {type(problem).__name__}: {problem}") from problem
+        said = one_line(problem)
+        raise ConfigError(
+            f"--config {_line(path, problem)}: {type(problem).__name__}: {said}{_dots(said)}"
+        ) from problem
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config {str(file)!r}: get_config() must return an ml_collections.ConfigDict")
+        raise ConfigError(f"--config {str(path)!r}: get_config() must return an ml_collections.ConfigDict")
     return config
 
 
-def _kept_config(file: Path) -> ConfigDict:
+def _kept_config(file: Path, trust: Collection[str]) -> ConfigDict:
+    """A folder's config. Raises ConfigError for what is none, and for names that are not trusted."""
     try:
-        return ConfigDict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as problem:
-        raise ConfigError(f"--config {str(file)!r} is not the config.json of a work folder: {problem}") from problem
+        if file.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
+        content = read_config(file.read_text())
+        if wrong := untrusted(content, trust):
+            key, name, _ = wrong[0]
+            flags = " ".join(f"--trust {one}" for one in dict.fromkeys(needed for _, _, needed in wrong))
+            raise ConfigError(
+                f"{str(file)!r}: config.{key}={shown(name)} is not allowed in a folder's config, since it runs code: if you "
+                f"trust it, give {flags}, or --config with a Python file"
+            )
+        return ConfigDict(content)
+    except ConfigError:
+        raise
+    except Exception as problem:
+        said = one_line(problem)
+        raise ConfigError(
+            f"--config {str(file)!r} is not the config.json of a work folder: {said}{_dots(said)}"
+        ) from problem
+
+
+def read_config(text: str) -> dict[str, Any]:
+    """The content of a config.json. Raises ConfigError."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"this is not the config.json of a work folder: {one_line(problem)}") from problem
+    if not isinstance(content, dict):
+        raise ConfigError(f"this is not the config.json of a work folder: it holds a {type(content).__name__}")
+    check_values(content)
+    return content
+
+
+def check_values(node: Any, key: str = "", depth: int = 0) -> None:
+    """Raise ConfigError for values that no key takes: numbers that are not finite or do not fit into 64 bits, and nodes that lie
+    too deep."""
+    if depth > DEEPEST:
+        raise ConfigError(f"config.{key[:80]} lies too deep: give at most {DEEPEST} levels of nodes and lists")
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"config.{key}: {shown(name)} is not allowed as a key: give text")
+            check_values(value, f"{key}.{name}".lstrip("."), depth + 1)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            check_values(value, key, depth + 1)
+    elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+        said = f"={node}" if node.bit_length() < 256 else f" of {node.bit_length()} bits"
+        raise ConfigError(f"config.{key}{said} is not allowed: give whole numbers within 64 bits")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"config.{key}={node!r} is not allowed: give finite numbers")
+
+
+def one_line(problem: BaseException) -> str:
+    """What an exception says, in one line that is not too long."""
+    said = " ".join(str(problem).split())
+    return said if len(said) <= 400 else said[:400] + " ..."
+
+
+def _dots(said: str) -> str:
+    """How to help ml_collections' message about dots."""
+    return "; give it a name without dots" if "accept dots" in said else ""
 
 
 def _line(path: Path, problem: BaseException) -> str:
@@ -91,12 +171,16 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
             raise ConfigError(f"--config.{key}: config.{'.'.join(parents)}={node!r} has no keys below it")
         if not parents and last not in (*config, *SECTIONS):
             _refuse(last, config, last)
-        value = _literal(overrides[key])
+        value = _literal(key, overrides[key])
         if last == "name" and node.get("name") != value:
             for old in list(node):
                 del node[old]
-        with node.unlocked(), node.ignore_type():
-            node[last] = value
+        try:
+            with node.unlocked(), node.ignore_type():
+                node[last] = value
+        except Exception as problem:
+            said = one_line(problem)
+            raise ConfigError(f"--config.{key}={shown(value)} cannot be set: {said}{_dots(said)}") from problem
 
 
 def _refuse(key: str, node: Any, part: str) -> None:
@@ -106,11 +190,18 @@ def _refuse(key: str, node: Any, part: str) -> None:
     )
 
 
-def _literal(text: str) -> Any:
+def _literal(key: str, text: str) -> Any:
+    """A value on the command line: a Python literal, or else the text itself. Raises ConfigError."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"--config.{key} has a value of {len(text)} characters: give at most {LONGEST}")
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    except (MemoryError, RecursionError) as problem:
+        raise ConfigError(f"--config.{key} has a value that is nested too deep") from problem
+    check_values(value, key)
+    return value
 
 
 def to_json(config: ConfigDict) -> str:
@@ -120,7 +211,7 @@ def to_json(config: ConfigDict) -> str:
 
 def difference(ours: str, theirs: str) -> list[str]:
     """Lines ``key: theirs -> ours`` for every key in which two JSON configs differ."""
-    a, b = _flat(json.loads(ours)), _flat(json.loads(theirs))
+    a, b = _flat(read_config(ours)), _flat(read_config(theirs))
     return [
         f"{k}: {b.get(k, '(absent)')!r} -> {a.get(k, '(absent)')!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)
     ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoresde._validation import check_choice, check_count, check_number, suggestion
+from scoresde._validation import check_choice, check_count, check_number, shown, suggestion
 from scoresde.data import Splits
 from scoresde.experiment.build import ConfigError, build, settings
-from scoresde.experiment.config import SECTIONS
+from scoresde.experiment.config import SECTIONS, check_values
+from scoresde.experiment.kinds import hints
+from scoresde.experiment.limits import BATCHES, DRAWS, LARGEST, THREADS, check_size, within_memory
 from scoresde.experiment.plan import Training
 from scoresde.experiment.weights import DEFAULT, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
@@ -24,6 +26,8 @@ from scoresde.metrics import Coordinates, Extractor
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
+
+_NAME = re.compile(r"[^./\\@]{1,60}")
 
 Solver = Engine | ODESolver
 """What integrates the flow of a likelihood."""
@@ -41,7 +45,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_count("count", self.count)
-        check_count("batch_size", self.batch_size)
+        check_size("batch_size", self.batch_size)
+        if self.count > BATCHES * self.batch_size:
+            raise ValueError(
+                f"count={self.count} is not allowed with batch_size={self.batch_size}: give at most {BATCHES} batches"
+            )
         check_count("seed", self.seed, least=0)
         weights_name(self.weights)
 
@@ -74,11 +82,11 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, ("train", "test"))
-        check_count("draws", self.draws)
+        check_size("draws", self.draws, most=DRAWS)
         check_count("limit", self.limit, least=0)
-        check_count("batch_size", self.batch_size)
+        check_size("batch_size", self.batch_size)
         check_count("seed", self.seed, least=0)
-        check_count("pilot", self.pilot, least=0)
+        check_size("pilot", self.pilot, least=0)
         check_number("t_min", self.t_min, above=0.0)
         weights_name(self.weights)
         if self.tolerance is not None:
@@ -120,9 +128,9 @@ class Evaluation:
         for name in ("reference", "samples"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
-        check_count("batch_size", self.batch_size)
-        check_count("neighbours", self.neighbours)
-        check_count("compared", self.compared, least=2)
+        check_size("batch_size", self.batch_size)
+        check_size("neighbours", self.neighbours)
+        check_size("compared", self.compared, least=2)
 
     @property
     def other_split(self) -> str:
@@ -160,6 +168,7 @@ class Experiment:
         for key in ("data", "sde", "network", "objective"):
             if key not in content:
                 raise ConfigError(f"config.{key} is missing: give a node, {{'name': ..., arguments}}")
+        check_values(content)
         seed = _whole(content, "seed", 0)
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
@@ -172,8 +181,8 @@ class Experiment:
         return cls(
             config=config,
             seed=seed,
-            device=_device(str(content.get("device", "auto"))),
-            threads=_whole(content, "threads", 0),
+            device=_device(content.get("device", "auto")),
+            threads=_whole(content, "threads", 0, most=THREADS),
             data=data,
             sde=sde,
             model=model,
@@ -197,22 +206,23 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
     """
     options = dict(_section(config, "model"))
-    if steps := options.pop("steps", 0):
+    if steps := _whole(options, "steps", 0, where="model.", most=LARGEST):
         try:
             sde = sde.discretize(steps)
         except (TypeError, ValueError) as problem:
             raise ConfigError(f"config.model.steps={steps!r}: {problem}") from problem
+    options.pop("steps", None)
     for name in ("prediction", "label"):
         if isinstance(options.get(name), Mapping):
-            options[name] = build(options[name], f"model.{name}", transform=data.transform)
+            options[name] = build(options[name], f"model.{name}", hints(ScoreModel)[name], transform=data.transform)
     prediction = options.get("prediction")
     levels = getattr(getattr(prediction, "transform", None), "levels", 1) if isinstance(prediction, Prediction) else 1
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), within_memory():
         torch.manual_seed(seed)
         network = build(
             config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
         )
-    return build({"name": "ScoreModel", **options}, "model", ScoreModel, network=network, sde=sde)
+    return settings(ScoreModel, options, "model", network=network, sde=sde)
 
 
 def _grey(data: Splits) -> dict[str, float]:
@@ -224,33 +234,41 @@ def _grey(data: Splits) -> dict[str, float]:
 def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
     nodes = _section(config, "samplers")
     for name in nodes:
-        if not name or Path(name).name != name:
-            raise ConfigError(f"config.samplers: {name!r} is to be the name of a file: give one without slashes")
+        if not _NAME.fullmatch(name) or not name.isprintable():
+            raise ConfigError(
+                f"config.samplers: {shown(name)} is not allowed as a name, since files are called so: give up to 60 characters "
+                "without slashes, none of them a dot or an @"
+            )
     return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
 
 
-def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = "", most: int = 2**63 - 1) -> int:
     value = config.get(key, default)
     try:
         check_count(key, value, least=0)
     except ValueError as problem:
-        raise ConfigError(f"config.{problem}") from problem
-    if value >= 2**63:
-        raise ConfigError(f"config.{key}={value} is not allowed: give a whole number below 2**63")
+        raise ConfigError(f"config.{where}{problem}") from problem
+    if value > most:
+        raise ConfigError(f"config.{where}{key}={value} is not allowed: give a whole number up to {most}")
     return value
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     section = config.get(key, {})
     if not isinstance(section, Mapping):
-        raise ConfigError(f"config.{key}={section!r}: give a section, {{'key': value, ...}}")
+        raise ConfigError(f"config.{key}={shown(section)}: give a section, {{'key': value, ...}}")
     return section
 
 
-def _device(name: str) -> torch.device:
+def _device(name: Any) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"config.device={name!r} cannot be used: give 'auto', 'cpu' or 'cuda:0'") from problem
+        if not isinstance(name, str):
+            raise TypeError
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise TypeError
+    except (RuntimeError, AssertionError, TypeError) as problem:
+        raise ConfigError(f"config.device={shown(name)} cannot be used: give 'auto', 'cpu' or 'cuda:0'") from problem
+    return device

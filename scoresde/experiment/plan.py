@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
+from scoresde.experiment.limits import AVERAGES, check_size
 from scoresde.experiment.weights import average_name
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+HIGHEST_RATE = 1e6
+"""Largest learning rate: far above it a step leaves float32's range."""
+HIGHEST_NORM = 1e30
+"""Largest ``grad_clip``: float32 has no numbers much above it."""
 HOW = (
     "keep", "keep_every", "checkpoint_every", "log_every", "posthoc_every", "preview_every", "micro_batch", "compile",
     "channels_last", "prefetch", "max_bad_steps", "sharded",
@@ -65,18 +70,23 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in (
-            "steps", "batch_size", "log_every", "checkpoint_every", "keep", "max_bad_steps", "posthoc_every",
+            "steps", "log_every", "checkpoint_every", "keep", "max_bad_steps", "posthoc_every",
         ):  # fmt: skip
             check_count(name, getattr(self, name))
+        check_size("batch_size", self.batch_size)
         for name in ("warmup", "keep_every", "micro_batch", "preview_every"):
             check_count(name, getattr(self, name), least=0)
-        for name in ("learning_rate", "grad_clip"):
-            check_number(name, getattr(self, name), above=0.0)
+        for name, most in (("learning_rate", HIGHEST_RATE), ("grad_clip", HIGHEST_NORM)):
+            check_number(name, getattr(self, name), above=0.0, most=most)
         for name in ("beta2", "ema_decay"):
             check_number(name, getattr(self, name), least=0.0, below=1.0)
         for name in ("ema_decays", "posthoc"):
             if not isinstance(getattr(self, name), tuple):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a list of numbers")
+            if len(getattr(self, name)) > AVERAGES:
+                raise ValueError(
+                    f"{name} of {len(getattr(self, name))} numbers is not allowed: give at most {AVERAGES}"
+                )
         for decay in self.ema_decays:
             check_number("ema_decays", decay, least=0.0, below=1.0)
         for std in self.posthoc:

@@ -32,7 +32,7 @@ def weights_name(which: str | float) -> str:
         if isinstance(which, bool):
             raise TypeError
         std = float(which)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"weights={which!r} is not known: give 'model', 'ema', 'ema1', ... or the width of a post-hoc average, as 0.07"
         ) from None

@@ -1,0 +1,188 @@
+"""What a parameter takes, read from its annotation.
+
+    offers(target, hint)     may a class or a function that a node names stand here? Asked before anything is called
+    fits(value, hint)        is a value of a config of the annotated type?
+    described(hint)          what is allowed, in words, for messages
+
+An annotation that says nothing (``Any``, none at all) allows any value, and any class or Python function.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor, nn
+
+_PLAIN = {
+    bool: "True or False", int: "a whole number", float: "a finite number", str: "text in quotes", type(None): "None",
+    Tensor: "a list of numbers",
+}  # fmt: skip
+_SEQUENCES = (tuple, list, collections.abc.Sequence)
+_MAPPINGS = (dict, collections.abc.Mapping)
+
+
+def hints(target: Any) -> dict[str, Any]:
+    """The annotation of each parameter of a class or function; empty where they cannot be read."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; other annotations as they are."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def offers(target: Any, hint: Any, given: Mapping[str, Any] | None = None) -> bool:
+    """Whether a node may name ``target`` where ``hint`` is annotated. Calls nothing.
+
+    Args:
+        target: what the name stands for.
+        hint: the annotation.
+        given: the node's arguments, for a function, which must be callable with the rest as ``hint`` says.
+    """
+    if not inspect.isclass(target) and not inspect.isfunction(target):
+        return False
+    return any(_offers(target, one, given) for one in alternatives(hint))
+
+
+def _offers(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
+    if _says_nothing(hint):
+        return True
+    if (typing.get_origin(hint) or hint) is collections.abc.Callable:
+        return _callable(target, hint, given)
+    if not inspect.isclass(hint) or not inspect.isclass(target) or hint in _PLAIN:
+        return False
+    if getattr(hint, "_is_protocol", False):
+        return all(callable(getattr(target, name, None)) for name in _members(hint))
+    return issubclass(target, hint)
+
+
+def _callable(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
+    """Whether a function, or an instance of a class, takes and returns what ``Callable[[...], ...]`` says."""
+    function, own = target, 0
+    if inspect.isclass(target):
+        # a module is called with what its forward takes
+        function, own = getattr(target, "forward" if issubclass(target, nn.Module) else "__call__", None), 1
+        if not any("__call__" in vars(cls) for cls in target.__mro__):
+            return False
+    wanted, back = (*typing.get_args(hint), ..., Any)[:2]
+    arguments = list(wanted) if isinstance(wanted, list) else None
+    try:
+        signature = inspect.signature(function)
+        if arguments is not None:
+            keywords = {} if own or given is None else given
+            signature.bind(*[None] * (own + len(arguments)), **keywords)
+    except (TypeError, ValueError):
+        return False
+    annotated = {} if own and not inspect.isfunction(function) else hints(function)
+    pairs = [(annotated.get("return"), back)]
+    if arguments is not None:
+        pairs += zip((annotated.get(name) for name in list(signature.parameters)[own:]), arguments, strict=False)
+    return all(_agree(theirs, ours) for theirs, ours in pairs)
+
+
+def _agree(theirs: Any, ours: Any) -> bool:
+    """Whether two annotations may be of the same value; True where one of them says nothing."""
+    if theirs is None or _says_nothing(theirs) or _says_nothing(ours):
+        return True
+    if inspect.isclass(theirs) and inspect.isclass(ours):
+        return issubclass(ours, theirs) or issubclass(theirs, ours)
+    return theirs == ours or not (inspect.isclass(theirs) or inspect.isclass(ours))
+
+
+def _members(protocol: type) -> list[str]:
+    return [name for name, thing in vars(protocol).items() if inspect.isfunction(thing) and not name.startswith("_")]
+
+
+def _says_nothing(hint: Any) -> bool:
+    return hint in (Any, object, None, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value, plain or built from a node, is of the annotated type."""
+    return any(_fits(value, one) for one in alternatives(hint))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    if _says_nothing(hint):
+        return True
+    if hint in _PLAIN:
+        return _plain(value, hint)
+    if origin in _SEQUENCES:
+        return _elements(value, typing.get_args(hint))
+    if origin in _MAPPINGS:
+        return isinstance(value, Mapping)
+    if origin is collections.abc.Callable:
+        return callable(value) and not inspect.isclass(value)
+    if getattr(hint, "_is_protocol", False):
+        return all(callable(getattr(value, name, None)) for name in _members(hint))
+    return isinstance(value, hint) if inspect.isclass(hint) else True
+
+
+def _plain(value: Any, hint: type) -> bool:
+    flag = isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, Real) and not flag and finite(value)
+    if hint is int:
+        return isinstance(value, Integral) and not flag
+    if hint is str:
+        return isinstance(value, str | os.PathLike)
+    if hint is Tensor:
+        return isinstance(value, Tensor) or (_elements(value, ()) and all(_number_or_row(one) for one in value))
+    return isinstance(value, hint)
+
+
+def _number_or_row(value: Any) -> bool:
+    return _plain(value, float) or (_elements(value, ()) and all(_number_or_row(one) for one in value))
+
+
+def _elements(value: Any, kinds: Sequence[Any]) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return False
+    if len(kinds) > 1 and kinds[-1] is not ...:
+        return len(value) == len(kinds) and all(fits(one, kind) for one, kind in zip(value, kinds, strict=True))
+    return not kinds or all(fits(one, kinds[0]) for one in value)
+
+
+def finite(value: Any) -> bool:
+    """Whether a number is neither infinite nor NaN, also where it is too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def described(hint: Any) -> str:
+    """What is allowed, in words."""
+    return ", or ".join(dict.fromkeys(map(_described, alternatives(hint))))
+
+
+def _described(hint: Any) -> str:
+    origin, kinds = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is None or hint in _PLAIN:
+        return _PLAIN[type(None) if hint is None else hint]
+    if origin in _SEQUENCES:
+        inner = [one for one in kinds if one is not ...]
+        several = {int: "whole numbers", float: "finite numbers", str: "texts"}
+        return f"a list of {several.get(inner[0], 'values') if len(inner) == 1 else 'values'}"
+    if origin in _MAPPINGS:
+        return "a section, {'key': value, ...}"
+    if origin is collections.abc.Callable:
+        return f"a node of a function{_of(kinds)}"
+    return f"a node of {hint.__name__}" if inspect.isclass(hint) else "another value"
+
+
+def _of(kinds: tuple[Any, ...]) -> str:
+    wanted = kinds[0] if kinds and isinstance(kinds[0], list) else []
+    return f" of {', '.join(getattr(one, '__name__', str(one)) for one in wanted)}" if wanted else ""

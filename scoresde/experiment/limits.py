@@ -1,0 +1,92 @@
+"""Sizes that no machine has: refused before memory is spent on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from scoresde._validation import check_count
+
+LARGEST = 2**20
+"""Of a width, a depth, or a number of steps in a node of the library's."""
+BATCHES = 10**6
+"""Of samples."""
+DRAWS = 10**5
+"""Dequantisations of an event."""
+AVERAGES = 100
+"""Of a run's weights."""
+THREADS = 1024
+"""Of the CPU."""
+MODULES = 100_000
+"""In a network."""
+_ANY_SIZE = ("seed", "split_seed", "levels")
+"""Whole numbers that count nothing which is computed, or that have a check of their own. So have those called max_..."""
+
+
+class TooLarge(ValueError):
+    """A network that does not fit into this machine."""
+
+
+def check_count_size(key: str, value: Any) -> str:
+    """What is wrong with a whole number, or with one in a list; an empty string where nothing is."""
+    if key in _ANY_SIZE or key.startswith("max_"):
+        return ""
+    for one in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(one, Integral) and not isinstance(one, bool) and int(one) > LARGEST:
+            return f"{key}={value!r} is not allowed: give whole numbers up to {LARGEST}"
+    return ""
+
+
+def check_size(name: str, value: int, *, least: int = 1, most: int = LARGEST) -> None:
+    """Raise ValueError unless ``value`` is a whole number from ``least`` to ``most``."""
+    check_count(name, value, least=least)
+    if value > most:
+        raise ValueError(f"{name}={value!r} is not allowed: give a whole number up to {most}")
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Inside, a network is refused as soon as its parameters need more than this machine's memory: before they are written,
+    since fresh memory costs nothing until then. Raises TooLarge."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    spent = {"bytes": 0, "modules": 0}
+
+    def parameter(owner: nn.Module, name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            spent["bytes"] += value.numel() * value.element_size()
+            if spent["bytes"] > memory:
+                raise TooLarge(
+                    f"its parameters need more than this machine's {memory / 2**30:.0f} GiB: give smaller sizes"
+                )
+
+    def module(owner: nn.Module, name: str, value: Any) -> None:
+        spent["modules"] += 1
+        if spent["modules"] > MODULES:
+            raise TooLarge(f"it has more than {MODULES} modules: give smaller counts")
+
+    with ExitStack() as held:
+        for hook in (
+            hooks.register_module_parameter_registration_hook(parameter),
+            hooks.register_module_module_registration_hook(module),
+        ):
+            held.callback(hook.remove)
+        yield
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory was refused: Python's, torch's on a CPU or on a GPU."""
+    said = str(problem)
+    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(problem, RuntimeError)
+        and any(
+            word in said
+            for word in ("not enough memory", "can't allocate memory", "Storage size calculation overflowed")
+        )
+    )
