@@ -34,10 +34,16 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    """Raise ValueError unless ``value`` is one of ``allowed``, and of its kind: True is not 1."""
+    if not any(_same_kind(value, one) and value == one for one in allowed):
         known = sorted(map(str, allowed))
         raise ValueError(f"{name}={value!r} is not known: allowed are {known}{suggestion(str(value), known)}")
+
+
+def _same_kind(value: Any, one: Any) -> bool:
+    if isinstance(one, bool) or isinstance(value, bool):
+        return isinstance(one, bool) and isinstance(value, bool)
+    return isinstance(value, Integral if isinstance(one, Integral) else type(one))
 
 
 def check_number(
@@ -50,13 +56,20 @@ def check_number(
     below: float | None = None,
 ) -> None:
     """Raise ValueError unless ``value`` is a finite number, ``above`` < value < ``below`` and ``least`` <= value <= ``most``."""
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, Real) and not isinstance(value, bool) and _is_finite(value)
     good = good and (above is None or value > above) and (least is None or value >= least)
     if not (good and (most is None or value <= most) and (below is None or value < below)):
         bounds = [f"> {above}" if above is not None else "", f">= {least}" if least is not None else ""]
         bounds += [f"<= {most}" if most is not None else "", f"< {below}" if below is not None else ""]
         wanted = " and ".join(b for b in bounds if b)
         raise ValueError(f"{name}={value!r} is not allowed: give a finite number{' ' + wanted if wanted else ''}")
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -75,6 +88,10 @@ def check_batch(name: str, x: Tensor) -> None:
     """Raise unless ``x`` is a floating-point tensor of shape (B, *event)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}: give a torch.Tensor of shape (B, *event)")
+    if x.is_complex():
+        raise TypeError(
+            f"{name} has dtype {x.dtype}: give real numbers, e.g. torch.view_as_real({name}) with both parts as coordinates"
+        )
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}: give a floating-point tensor, e.g. {name}.float()")
     if x.ndim < 1:
@@ -90,10 +107,15 @@ def check_counts(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} is not allowed: give a tuple of whole numbers >= 1")
 
 
+_STATES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def check_kind(dtype: object, device: torch.device | str | None) -> None:
     """Raise unless ``dtype`` is a floating-point dtype and ``device`` one on which torch can put a tensor."""
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype={dtype!r} is not allowed: give a floating-point dtype, e.g. torch.float32")
+    if not (isinstance(dtype, torch.dtype) and dtype in _STATES):
+        raise TypeError(
+            f"dtype={dtype!r} is not allowed: give a floating-point dtype, torch.float32, float64, float16 or bfloat16"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as problem:
@@ -104,6 +126,8 @@ def check_output(name: str, value: object, x: Tensor) -> None:
     """Raise unless ``value``, what ``name`` returned for ``x``, is a tensor of the shape of ``x``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} returned a {type(value).__name__}: it must return a torch.Tensor of the shape of x")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} returned dtype {value.dtype}: it must return real floating-point numbers")
     if value.shape != x.shape:
         raise ValueError(f"{name} returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
 

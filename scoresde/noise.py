@@ -100,6 +100,10 @@ class NoiseSource:
         """``noise``, or `of` where it is None. Raises ValueError where it is of another number of samples than ``count``."""
         if noise is None:
             return cls.of(seed, count, first, device)
+        if not isinstance(noise, NoiseSource):
+            raise TypeError(
+                f"noise is a {type(noise).__name__}: give a NoiseSource, e.g. NoiseSource.of(seed, {count})"
+            )
         if len(noise.indices) != count:
             raise ValueError(f"noise has {len(noise.indices)} indices for a batch of {count}: give one for each sample")
         return noise
@@ -134,7 +138,14 @@ class NoiseSource:
         times cheaper. A subclass with a `normal` of its own is asked for each.
         """
         if type(self).normal is not NoiseSource.normal:
-            yield from (self.normal(event_shape, step=step, purpose=purpose, dtype=dtype) for step in steps)
+            for step in steps:
+                z = self.normal(event_shape, step=step, purpose=purpose, dtype=dtype)
+                if z.shape != (len(self.indices), *event_shape):
+                    raise ValueError(
+                        f"{type(self).__name__}.normal returned shape {tuple(z.shape)}: it must return "
+                        f"{(len(self.indices), *event_shape)}"
+                    )
+                yield z
             return
         together = max(1, _AHEAD // max(1, len(self.indices) * -(-math.prod(event_shape) // 4)))
         for k in range(0, len(steps), together):

@@ -19,7 +19,6 @@ process with a shift the mean of x_t for data about 0 is taken off first.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_batch, check_choice, check_number, shown
+from scoresde.conditions import check_condition, required_conditions
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
+from scoresde.sde.scores import HALF
 
 Label = Callable[[LinearSDE, Tensor], Tensor]
 """(process, t) -> what the network is told of the time, the shape of t."""
@@ -178,32 +179,22 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 }
 
 
-def _check_call(network: nn.Module) -> None:
-    """Raise TypeError where the network cannot be called with an input and a label."""
-    try:
-        signature = inspect.signature(network.forward)
-    except (TypeError, ValueError):  # compiled code may not say
-        return
-    try:
-        signature.bind(None, None)
-    except TypeError as problem:
-        name = type(network).__name__
-        raise TypeError(
-            f"network: {name}.forward{signature} is to be called as network(input, label): {problem}"
-        ) from None
-
-
 class ScoreModel(nn.Module):
     """``model(x, t, **condition)`` is the score, for whatever the network predicts.
 
-    network: module called as ``network(input, label, **condition)``.
+    network: module called as ``network(input, label, **condition)``. Conditions that are tensors have one row for each sample, or
+        no dimension.
     sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
     prediction: "noise", "score", "data", "velocity", or a `Prediction`, e.g. ``MixedPrediction(0.5)``.
     label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
     data_std: standard deviation of the data, about 0, for scaling the network's input; None gives the network x as it is.
 
-    Raises TypeError for an x whose dtype or device is not the network's, ValueError for a t outside [0, T] or of a
-    shape other than (B,), and for a network whose output has the wrong shape.
+    A network of half precision takes x in its own dtype, and t in that dtype or in float32. Coefficients are computed in float32
+    then, and the score has the wider dtype of x and t.
+
+    Raises TypeError for an x whose dtype or device is not the network's and for a condition that the network requires and does
+    not get, ValueError for a t outside [0, T] or of a shape other than (B,), for a condition of another number of rows than x,
+    and for a network whose output has the wrong shape.
     """
 
     def __init__(
@@ -218,7 +209,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
-        _check_call(network)
+        self.required = required_conditions(network)
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={shown(sde)} has no closed-form kernel: a ScoreModel takes a LinearSDE")
         if data_std is not None:
@@ -239,11 +230,13 @@ class ScoreModel(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The score at x (B, *event), t (B,), the shape of x."""
-        return self.prediction.score(self.sde, self.output(x, t, **condition), x, t)
+        score = self.prediction.score(self.sde, *self._widened(self.output(x, t, **condition), x, t))
+        return score if x.dtype not in HALF else score.to(torch.promote_types(x.dtype, t.dtype))
 
     def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[z | x_t] = -sigma score."""
-        return self.sde.noise_from_score(x, t, self(x, t, **condition))
+        _, x, t = self._widened(score := self(x, t, **condition), x, t)
+        return self.sde.noise_from_score(x, t, score)
 
     def denoised(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[x_0 | x_t]."""
@@ -251,20 +244,40 @@ class ScoreModel(nn.Module):
 
     def velocity(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """alpha E[z | x_t] - sigma E[x_0 | x_t]."""
-        return self.sde.velocity_from_score(x, t, self(x, t, **condition))
+        _, x, t = self._widened(score := self(x, t, **condition), x, t)
+        return self.sde.velocity_from_score(x, t, score)
 
     def belief(self, x: Tensor, t: Tensor, **condition: Any) -> Belief:
         """What the model believes of x_0."""
-        return self.prediction.belief(self.sde, self.output(x, t, **condition), x, t)
+        return self.prediction.belief(self.sde, *self._widened(self.output(x, t, **condition), x, t))
 
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """What the network itself says."""
-        self._check_input(x, t)
-        scaled = x if self.data_std is None else self.sde.standardised(x, t, self.data_std)
-        return self.network(scaled, self.label(self.sde, t), **condition)
+        self._check_input(x, t, condition)
+        _, high, t = self._widened(x, x, t)
+        scaled = high if self.data_std is None else self.sde.standardised(high, t, self.data_std)
+        label = self.label(self.sde, t)
+        if x.dtype in HALF:
+            scaled, label = scaled.to(x.dtype), label.to(x.dtype)
+        try:
+            return self.network(scaled, label, **condition)
+        except ValueError as problem:
+            if bool(torch.isfinite(label).all()):
+                raise
+            low = float(t.min())
+            raise ValueError(
+                f"t={low:g} is not allowed: the label of {self.label!r} is not finite there, {self.sde!r} has no noise or no "
+                "signal; begin at a t_min > 0"
+            ) from problem
 
-    def _check_input(self, x: Tensor, t: Tensor) -> None:
+    @staticmethod
+    def _widened(output: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three in float32 where x has half precision, for coefficients that it does not hold."""
+        return (output.float(), x.float(), t.float()) if x.dtype in HALF else (output, x, t)
+
+    def _check_input(self, x: Tensor, t: Tensor, condition: dict[str, Any]) -> None:
         check_batch("x", x)
+        check_condition(len(x), condition, self.required)
         if not isinstance(t, Tensor):
             raise TypeError(f"t is a {type(t).__name__}: give a torch.Tensor of shape ({len(x)},), one time per sample")
         weight = next(self.network.parameters(), None)
@@ -272,7 +285,8 @@ class ScoreModel(nn.Module):
             kind = x.device.type
             mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
             for name, tensor in (("x", x), ("t", t)):
-                if tensor.dtype != weight.dtype and not mixed:
+                exact = name == "t" and weight.dtype in HALF and tensor.dtype == torch.float32
+                if tensor.dtype != weight.dtype and not mixed and not exact:
                     raise TypeError(f"{name} has dtype {tensor.dtype}, the network {weight.dtype}: convert one of them")
                 if tensor.device != weight.device:
                     raise TypeError(f"{name} is on {tensor.device}, the network on {weight.device}: move one of them")

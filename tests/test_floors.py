@@ -17,7 +17,7 @@ PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
     {"_validation", "_files", "version"},
-    {"noise", "laws", "solvers", "networks", "data", "metrics", "ema"},
+    {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},
     {"score", "predictions", "levels", "distributions", "subspace"},
     {"losses", "samplers", "likelihood", "guidance"},

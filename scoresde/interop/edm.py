@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_batch, check_number, expand
+from scoresde.conditions import check_condition
 from scoresde.score import ScoreModel
 from scoresde.sde import VPSDE, LinearSDE, ScalarSDE
 
@@ -118,5 +119,6 @@ class DenoiserScore(ScoreModel):
         """D, an estimate of x_0."""
         check_batch("x", x)
         self.sde.check_time(t, len(x))
+        check_condition(len(x), condition, self.required)
         scaled = x / expand(self.sde.kernel(t).signal(), x)
         return self.network(scaled, self.label(self.sde, t), **condition).to(x.dtype)

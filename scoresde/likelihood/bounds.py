@@ -44,6 +44,7 @@ from scoresde._validation import check_batch, check_count, check_finite, check_n
 from scoresde.noise import NoiseSource
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
 from scoresde.sde.maps import BlockMap, DiagonalMap
+from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
 _CELLS = 256
 
@@ -75,6 +76,7 @@ class BoundResult:
 
 
 @torch.no_grad()
+@in_evaluation_mode("score")
 def elbo(
     sde: LinearSDE,
     score: Score,
@@ -103,7 +105,9 @@ def elbo(
     """
     _check(sde, score, x, draws, replicates, t_min, data_std)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
-    path = _Path(sde, score, x, data_std, _Cells.of(sde, t_min, x))
+    checked = CheckedScore(score, len(x), x.dtype)
+    x = wide(x)
+    path = _Path(sde, checked, x, data_std, _Cells.of(sde, t_min, x))
     shape = sde.state_shape(x.shape[1:])
 
     def z(step: int) -> Tensor:
@@ -191,8 +195,6 @@ class _Path:
         """z - z_s at x_t, float64."""
         x_t = kernel.mean(self.sde.augment(self.x.to(torch.float64))) + kernel.scale(z)
         value = self.score(x_t.to(self.x.dtype), t)
-        if value.shape != x_t.shape:
-            raise ValueError(f"score returned shape {tuple(value.shape)} for x of shape {tuple(x_t.shape)}")
         check_finite("score", value, f" for times from {float(t.min()):g} to {float(t.max()):g}")
         return z + kernel.scale_transposed(value.to(torch.float64))
 

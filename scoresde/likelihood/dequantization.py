@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from scoresde._validation import check_count, check_finite
 from scoresde.data.transforms import Quantized, Transform
 from scoresde.noise import NoiseSource
+from scoresde.sde.scores import in_evaluation_mode
 
 LogProb = Callable[[Tensor], Tensor]
 """x (B, *event) -> log p(x) (B,) in nats, in the units of x."""
@@ -161,6 +162,7 @@ class DequantizedResult:
 
 
 @torch.no_grad()
+@in_evaluation_mode("log_prob", "dequantizer")
 def importance_weighted_bound(
     log_prob: LogProb,
     levels: Tensor,
@@ -222,6 +224,11 @@ def _weights(
     if levels.is_floating_point() or levels.ndim < 1 or levels.numel() == 0:
         raise ValueError(f"levels of shape {tuple(levels.shape)}, {levels.dtype}: give integers (B, *event)")
     u, log_q = dequantizer.sample(levels, noise, step=step)
+    if u.shape != levels.shape or log_q.shape != (len(levels),):
+        raise ValueError(
+            f"dequantizer returned u of shape {tuple(u.shape)} and log_q of shape {tuple(log_q.shape)}: give "
+            f"{tuple(levels.shape)} and ({len(levels)},)"
+        )
     value = log_prob(transform.place(levels, u, dtype=dtype))
     if value.shape != (len(levels),):
         raise ValueError(f"log_prob returned shape {tuple(value.shape)}: give ({len(levels)},)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from scoresde._validation import check_number
 from scoresde.likelihood.divergence import Divergence
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, Score
@@ -55,3 +56,10 @@ class Engine(ABC):
     @abstractmethod
     def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         """log p of the states x (B, *state)."""
+
+
+def check_t_min(sde: SDE, t_min: float) -> None:
+    """Raise ValueError unless ``t_min``, where the flow starts, is in [0, T)."""
+    check_number("t_min", t_min, least=0.0)
+    if t_min >= sde.T:
+        raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")

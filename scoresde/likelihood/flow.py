@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number, check_output, expand
+from scoresde._validation import check_batch, check_count, check_finite, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
-from scoresde.likelihood.engine import Engine, FlowProblem
+from scoresde.likelihood.engine import Engine, FlowProblem, check_t_min
 from scoresde.likelihood.multistep import Multistep
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
 from scoresde.sde.maps import BlockMap
+from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE
 
 _SMALL = 4
@@ -65,6 +66,7 @@ class LikelihoodResult:
         return f"LikelihoodResult(mean log_prob={mean:.4f} nats over {len(self.log_prob)}, nfe={self.nfe}, {self.settings})"
 
 
+@in_evaluation_mode("score")
 def log_likelihood(
     sde: SDE,
     score: Score,
@@ -84,8 +86,9 @@ def log_likelihood(
 
     sde: the process of the score. A chain stands for its process in continuous time, whose flow it is then, with the score of the
         nearest instant: the paper's practice for models of discrete time.
-    score: (x, t) -> the shape of x.
-    x: (B, *event) finite data.
+    score: (x, t) -> the shape of x. Networks behind it are evaluated in evaluation mode, without dropout and batch statistics,
+        and keep their own mode afterwards, see `scoresde.sde.scores`.
+    x: (B, *event) finite data. In float16 or bfloat16 the score is evaluated in that dtype, with all else in float32 or float64.
     solver: `Multistep()` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process without
         closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
         whole, see there.
@@ -112,9 +115,7 @@ def log_likelihood(
     check_finite("x", x)
     check_same_process(sde, score)
     sde = getattr(sde, "continuous", sde)
-    check_number("t_min", t_min, least=0.0)
-    if t_min >= sde.T:
-        raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")
+    check_t_min(sde, t_min)
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)
@@ -124,9 +125,11 @@ def log_likelihood(
     if probes is not None:
         divergence = _with_probes(divergence, probes)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
+    x, precision = wide(x), x.dtype
     state, drawn = sde.lift(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
-        found = engine.weigh(FlowProblem(sde, _Followed(score), t_min, divergence, noise, differentiable), state)
+        followed = _Followed(CheckedScore(score, len(x), precision, every_call=differentiable))
+        found = engine.weigh(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
@@ -146,17 +149,16 @@ def log_likelihood(
 
 
 class _Followed:
-    """A score that returns tensors of the right shape, and a graph to x unless it is constant in x.
+    """A score that returns a graph to x unless it is constant in x.
 
     The graph is looked at on the first call that wants one.
     """
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: CheckedScore) -> None:
         self.score, self.looked = score, False
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         value = self.score(x, t)
-        check_output("score", value, x)
         if not self.looked and torch.is_grad_enabled() and x.requires_grad:
             self.looked = True
             self._check_graph(value, x, t)
@@ -228,6 +230,7 @@ class KnownBiases:
 
 
 @torch.no_grad()
+@in_evaluation_mode("score")
 def known_biases(
     sde: LinearSDE,
     score: Score,
@@ -254,8 +257,10 @@ def known_biases(
     check_finite("x", x)
     check_same_process(sde, score)
     sde = sde.continuous
+    check_t_min(sde, t_min)
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
-    score, divergence = _Followed(score), divergence or Exact()
+    score, divergence = _Followed(CheckedScore(score, len(x), x.dtype)), divergence or Exact()
+    x = wide(x)
     state, _ = sde.lift(x, noise)
     d = state[0].numel()
     t = torch.tensor(t_min, dtype=torch.float64, device=x.device)

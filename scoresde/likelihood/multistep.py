@@ -32,10 +32,11 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
 from scoresde.likelihood.divergence import Divergence, Hutchinson
-from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
+from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min
 from scoresde.likelihood.grid import FlowGrid, grid_from, standard_grid
 from scoresde.noise import NoiseSource
 from scoresde.sde import LinearSDE, Score, check_same_process
+from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.sde.whitening import WhitePoint, white_points
 from scoresde.solvers import SolverError
 from scoresde.solvers.quadrature import Increments, adams
@@ -290,6 +291,7 @@ def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnsw
 
 
 @torch.no_grad()
+@in_evaluation_mode("score")
 def fit_grid(
     sde: LinearSDE,
     score: Score,
@@ -312,12 +314,15 @@ def fit_grid(
     check_same_process(sde, score)
     check_count("fine", fine, least=40)
     check_number("floor", floor, above=0.0)
+    check_t_min(sde, t_min)
     noise = NoiseSource.of(seed, len(x), device=x.device)
+    checked = CheckedScore(score, len(x), x.dtype)
+    x = wide(x)
     data_std = float(x.double().square().mean().sqrt())
     x, _ = sde.lift(x, noise)
     start = standard_grid(sde, t_min, data_std)
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
-    problem = FlowProblem(sde, score, t_min, Hutchinson(count=2, fixed=True), noise)
+    problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)
     path = _Path.along(problem, sde, start, *_places(sde, start, u), x, [2] * fine, keep=True)
     d, h = x[0].numel(), float(u[1] - u[0])
     estimates = torch.stack(path.estimates).cpu()  # (fine, 2, B)

@@ -17,6 +17,7 @@ from scoresde.samplers.multistep import UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid
 from scoresde.samplers.walk import ExactSteps
 from scoresde.sde import LinearSDE, Score
+from scoresde.sde.scores import HALF
 
 _KEPT = 50
 """States of an accurate path that are kept."""
@@ -62,12 +63,13 @@ class Pilot:
             t_min: Where the paths end, > 0.
             fine: Steps of a path, at least 40.
             seed: Key of the starts.
-            dtype: Of the states.
+            dtype: Of the states; in half precision that of the x that the score gets, with states in float32.
             device: Of the states.
         """
         check_counts("shape", shape)
         check_count("shape[0]", shape[0] if shape else 0, least=16)
-        process, counted = linear(sde, "fit"), CountedScore(score)
+        process, counted = linear(sde, "fit"), CountedScore(score, shape[0], dtype)
+        dtype = torch.float32 if dtype in HALF else dtype
 
         def draw(sampler: Sampler, keep: int = 0):  # type: ignore[no-untyped-def]
             return sampler(process, counted, shape, seed=seed, dtype=dtype, device=device, keep_every=keep)

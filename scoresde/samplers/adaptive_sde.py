@@ -24,6 +24,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_count, check_number, expand
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.grids import check_t_min
 from scoresde.sde import SDE
 
 _SAFETY, _POWER = 0.9, 0.9
@@ -72,6 +73,7 @@ class AdaptiveSDE(Sampler):
             raise ValueError(
                 f"{sde!r} has a diffusion of the state, for which the error is not estimated: use ReverseSDESampler"
             )
+        check_t_min(sde, self.t_min)
         t = torch.full((len(x),), sde.T, dtype=torch.float64, device=x.device)
         h = torch.full_like(t, min(self.first_step, sde.T - self.t_min))
         x, before, slowest = x.clone(), x.clone(), sde.T

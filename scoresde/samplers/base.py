@@ -19,12 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_kind, check_output
+from scoresde._validation import TIME_SLACK, check_batch, check_count, check_finite, check_kind
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
 
 Callback = Callable[[int, Tensor, Tensor], None]
-"""(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state."""
+"""(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state.
+
+The first t is that of the start, T unless the grid begins below it. The state is float32 where samples have half precision.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,23 +77,22 @@ class SampleResult:
         return f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed}{lost}{stopped})"
 
 
-class CountedScore:
-    """A score that counts its calls, refuses to pass on a wrong shape, and keeps its first and last call since `mark`.
+class CountedScore(CheckedScore):
+    """A `CheckedScore` that counts its calls, and keeps its first and last call since `mark`.
 
     spent: evaluations of each sample, set by a sampler whose samples do not go in step.
     """
 
-    def __init__(self, score: Score) -> None:
-        self.score, self.calls = score, 0
+    def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(score, batch, dtype)
+        self.calls = 0
         self.spent: Tensor | None = None
         self.first: tuple[Tensor, Tensor, Tensor] | None = None
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
-        value = self.score(x, t)
-        check_output("score", value, x)
-        value = value.to(x.dtype)  # a score that computes in more must not decide what the samples are
+        value = super().__call__(x, t).to(x.dtype)  # a score that computes in more must not decide what the samples are
         self.last = (x, t, value)
         if self.first is None:
             self.first = self.last
@@ -154,9 +157,10 @@ class Record:
 
 
 class Sampler(ABC):
-    """Runs a process backwards. Subclasses give `run`."""
+    """Runs a process backwards. Subclasses give `run`, and `start_time` where they may begin below T."""
 
     @torch.no_grad()
+    @in_evaluation_mode("score")
     def __call__(
         self,
         sde: LinearSDE,
@@ -177,18 +181,23 @@ class Sampler(ABC):
         """Draw samples.
 
         sde: the process of the score.
+        score: (x, t) -> the shape of x. Networks behind it are put into evaluation mode for the run, see
+            `scoresde.sde.scores`.
         shape: (B, *event).
         seed, first: key of the draws; the samples have the numbers first, ..., first + B - 1.
         noise: replaces (seed, first) by a source of one's own.
-        start: (B, *state) at T; a draw from the prior unless given.
+        start: (B, *state) at `start_time`, which is T unless the sampler has a grid that begins below it; a draw from the
+            prior, which is the law at T, unless given. Its dtype and device replace ``dtype`` and ``device``.
+        dtype: of the samples and of the x that the score gets. In float16 and bfloat16 states, times and
+            coefficients are float32.
         callback: called with (0, T, start), then after every step with its number, the time reached and the state there.
         keep_every: keep the state and E[x_0 | x] every so many steps in ``result.trajectory``; 0 keeps nothing.
         allow_failed: mark samples that are not finite in ``result.failed`` in place of an exception.
         progress: print the step and the time to stderr, five times a second.
 
         An interrupt from the keyboard ends the run and returns what there is, see `SampleResult`. Raises ValueError for a shape
-        or device that does not fit or a sampler that does not fit the process, TypeError for a dtype that is not of
-        floating-point numbers, FloatingPointError for a non-finite sample.
+        or device that does not fit, a sampler that does not fit the process, and a grid that begins below T without a start,
+        TypeError for a dtype that is not of floating-point numbers, FloatingPointError for a non-finite sample.
         """
         check_count("keep_every", keep_every, least=0)
         check_kind(dtype, device)
@@ -196,33 +205,41 @@ class Sampler(ABC):
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
         check_same_process(sde, score)
+        at = self.start_time(sde)
+        if start is not None:
+            _check_start(sde, start, shape)
+            dtype, device = start.dtype, start.device
         noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
         if start is None:
-            start = sde.prior_sample(shape, noise=noise, dtype=dtype, device=device)
-        else:
-            wanted = (shape[0], *sde.state_shape(shape[1:]))
-            if tuple(start.shape) != wanted:
-                raise ValueError(f"start has shape {tuple(start.shape)}: shape={shape} needs a state of {wanted}")
-        counted = CountedScore(score)
+            _check_prior(sde, at)
+            kind = torch.float32 if dtype in HALF else dtype
+            start = sde.prior_sample(shape, noise=noise, dtype=kind, device=device)
+            _check_start(sde, start, shape, f"the start drawn by prior_sample of {sde!r}")
+        start, counted = wide(start), CountedScore(score, shape[0], dtype)
         record = Record(sde, counted, keep_every, progress, callback)
         interrupted = False
         try:
-            record(0, torch.tensor(sde.T, dtype=start.dtype), start)
+            record(0, torch.tensor(at, dtype=start.dtype), start)
             state, times = self.run(sde, counted, start, noise, record)
             samples = sde.project(state)
         except KeyboardInterrupt:
             if counted.last is None:
                 raise
             interrupted, state, samples = True, record.x, record.prediction(counted.last)
-            times = torch.tensor([sde.T, float(record.t)], dtype=torch.float64)
+            times = torch.tensor([at, float(record.t)], dtype=torch.float64)
         finite = torch.isfinite(state).reshape(len(state), -1).all(1)
         if not allow_failed:
             check_samples(finite, noise)
         spent = torch.full((len(state),), counted.calls) if counted.spent is None else counted.spent
+        trajectory = record.end(state, samples)
         return SampleResult(
-            samples, state, counted.calls, times, noise.seed, int(noise.indices[0]), ~finite, spent, interrupted,
-            record.end(state, samples),
+            samples.to(dtype), state.to(dtype), counted.calls, times, noise.seed, int(noise.indices[0]), ~finite, spent,
+            interrupted, trajectory,
         )  # fmt: skip
+
+    def start_time(self, sde: SDE) -> float:
+        """The time of the start, and where `run` begins: T."""
+        return sde.T
 
     def prepared(
         self,
@@ -241,6 +258,25 @@ class Sampler(ABC):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         """(samples, times) from the state x at T; the callback is to be called after every step."""
+
+
+def _check_start(sde: SDE, start: Tensor, shape: tuple[int, ...], name: str = "start") -> None:
+    """Raise unless ``start`` is a finite state for each of the events of ``shape``."""
+    check_batch(name, start)
+    check_kind(start.dtype, start.device)
+    wanted = (shape[0], *sde.state_shape(shape[1:]))
+    if tuple(start.shape) != wanted:
+        raise ValueError(f"{name} has shape {tuple(start.shape)}: shape={shape} needs a state of {wanted}")
+    check_finite(name, start)
+
+
+def _check_prior(sde: SDE, t: float) -> None:
+    """Raise ValueError unless the prior, the law at T, is that of the start at t."""
+    if t < sde.T * (1.0 - TIME_SLACK):
+        raise ValueError(
+            f"the grid begins at t={t:g}, and the prior is the law at T={sde.T:g}: give start=..., a state at t={t:g}, or a grid "
+            f"that begins at T"
+        )
 
 
 def _whole_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ PRIOR_DIMENSIONS = 8
 class Corrector(ABC):
     """Langevin dynamics at time t.
 
-    snr: ratio r of the noise's to the score's contribution, > 0; the paper takes 0.16 (VE), 0.01 to 0.16 (VP).
+    snr: ratio r of the noise's to the score's contribution, in (0, 1000]; the paper takes 0.16 (VE), 0.01 to 0.16 (VP).
     steps: Langevin steps at each time, each of them one evaluation of the score.
     """
 
@@ -42,7 +42,7 @@ class Corrector(ABC):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        check_number("snr", self.snr, above=0.0)
+        check_number("snr", self.snr, above=0.0, most=1e3)
         check_count("steps", self.steps)
 
     def step(self, step: Step, x: Tensor, score: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

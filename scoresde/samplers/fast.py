@@ -68,11 +68,13 @@ class Fast(Sampler):
         """What `fit` makes of the model, at hundreds to thousands of evaluations of a batch of ``pilot``."""
         shape = (self.pilot, *event_shape)
         pilot = Pilot.of(sde, score, shape, t_min=self.t_min, seed=self.seed, dtype=dtype, device=device)
-        return fit(sde, score, self.steps, pilot=pilot, search=self.search, held_out=self.held_out, seed=self.seed)
+        return fit(
+            sde, score, self.steps, pilot=pilot, search=self.search, held_out=self.held_out, seed=self.seed, dtype=dtype
+        )
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         event = sde.project(x).shape[1:]
-        ready = self.prepared(sde, score.score, event, dtype=x.dtype, device=x.device)
+        ready = self.prepared(sde, score.score, event, dtype=score.dtype or x.dtype, device=x.device)
         return ready.run(sde, score, x, noise, callback)

@@ -31,7 +31,7 @@ from scoresde.samplers.expectation import Expectation
 from scoresde.samplers.exponential import Factor, combine, linear
 from scoresde.samplers.forms import Data, Form, Whitened
 from scoresde.samplers.multistep import ExponentialMultistep
-from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
+from scoresde.sde import SDE, LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.sde.whitening import WhitePoint, white_points
 
 _FORMAT = 1
@@ -146,6 +146,10 @@ class FittedSampler(Sampler):
             linear(sde, self), sde.project(x[:1]).shape[1:], self.mark, f"this sampler was fitted to, {self.process}"
         )
         return self.sampler.run(sde, score, x, noise, callback)
+
+    def start_time(self, sde: SDE) -> float:
+        """That of the sampler inside."""
+        return self.sampler.start_time(sde)
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, whole or not at all."""

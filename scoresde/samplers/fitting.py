@@ -28,6 +28,7 @@ from scoresde.samplers.fitted import FittedMultistep, FittedSampler, mark_of
 from scoresde.samplers.forms import Data, Whitened
 from scoresde.samplers.multistep import ExponentialMultistep
 from scoresde.sde import LinearSDE, Score
+from scoresde.sde.scores import in_evaluation_mode
 
 _S = TypeVar("_S", bound=Sampler)
 _NOISE_IS_ALL = 6.0
@@ -41,6 +42,7 @@ _REFERENCES = (50, 100)
 
 
 @torch.no_grad()
+@in_evaluation_mode("score")
 def fit(
     sde: LinearSDE,
     score: Score,
@@ -68,7 +70,7 @@ def fit(
         held_out: New starts on which the error is measured, at least 16. Each costs 50 to 200 evaluations of one sample, and
             ``2 * steps``. The statement says less with fewer.
         seed: Key of the pilot made here, and of the new starts.
-        dtype: Of the pilot made here.
+        dtype: Of the pilot made here. In half precision, also with a pilot given, the score gets x in it.
         device: Of the pilot made here.
 
     Returns:
@@ -91,7 +93,7 @@ def fit(
         pilot = Pilot.of(sde, score, pilot, seed=seed, dtype=dtype, device=device)
     elif not pilot.process.same_as(linear(sde, "fit")):
         raise ValueError(f"sde={sde!r} is not the process of the pilot, {pilot.process!r}")
-    counted = _CountedRows(score)
+    counted = _CountedRows(score, len(pilot.starts), dtype)
     half = len(pilot.starts) // 2
     ours, others = pilot.part(slice(half)), pilot.part(slice(half, None))
     fitted = _best(counted, others, _fits(counted, pilot, ours, steps, search, reach))[1]

@@ -16,16 +16,23 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
-from scoresde.sde import LinearSDE
+from scoresde.sde import SDE, LinearSDE
 
 T_MIN = 1e-3
 """Where sampling stops unless told otherwise: the paper's choice for VP and sub-VP."""
 
 
+def check_t_min(sde: SDE, t_min: float, **bounds: float) -> None:
+    """Raise ValueError unless ``t_min``, where sampling of ``sde`` stops, is below T and within ``bounds``."""
+    check_number("t_min", t_min, **bounds)
+    if not t_min < sde.T:
+        raise ValueError(f"t_min={t_min!r} is not allowed: {sde!r} goes to T={sde.T:g}, give less")
+
+
 def uniform(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     """Equal steps from T to t_min, (steps + 1,)."""
     check_count("steps", steps)
-    check_number("t_min", t_min, least=0.0)
+    check_t_min(sde, t_min, least=0.0)
     return torch.linspace(sde.T, t_min, steps + 1, dtype=torch.float64)
 
 
@@ -60,10 +67,14 @@ def subsequence(sde: LinearSDE, steps: int, of: int = 1000, power: float = 1.0) 
 
 def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  # type: ignore[no-untyped-def]
     check_count("steps", steps)
-    check_number("t_min", t_min, above=0.0)
+    check_t_min(sde, t_min, above=0.0)
     ends = torch.tensor([sde.T, t_min], dtype=torch.float64)
     first, last = sde.log_noise(ends).exp()
     w = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
     times = sde.time_of_log_noise(log_level(first, last, w))
     times[0], times[-1] = ends
     return times
+
+
+FROM_T = (uniform, log_noise, karras, subsequence)
+"""Grid functions that begin at T by their definition: no one has to compute a grid to know."""

@@ -32,14 +32,14 @@ from scoresde.samplers.exponential import Instants, Intervals, Rule, combine, ev
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time
 from scoresde.samplers.grids import log_noise
 from scoresde.samplers.single_step import TABLEAUS, Stages
-from scoresde.samplers.walk import ExactSteps, stepping
-from scoresde.sde import LinearSDE
+from scoresde.samplers.walk import ExactSteps, Steps, stepping
+from scoresde.sde import SDE, LinearSDE
 
 
 class ExponentialMultistep(Sampler):
     """Multistep method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `log_noise`, a tensor of N + 1 descending times, or ``ExactSteps(N, grid)``.
+    steps: number of steps N on the grid `log_noise`, N + 1 descending times, or ``ExactSteps(N, grid)``.
     order: predictions in a polynomial, 1 to 4.
     form: `Data`, `Noise` or `Whitened`.
     eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
@@ -53,7 +53,7 @@ class ExponentialMultistep(Sampler):
 
     def __init__(
         self,
-        steps: int | Tensor | ExactSteps = 20,
+        steps: Steps | ExactSteps = 20,
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
         eta: float = 0.0,
@@ -85,6 +85,10 @@ class ExponentialMultistep(Sampler):
             f"{type(self).__name__}({self.stepping!r}, order={self.order}, form={self.form!r}, eta={self.eta:g}, "
             f"corrector={self.corrector}, opening={self.opening}, denoise={self.denoise})"
         )
+
+    def start_time(self, sde: SDE) -> float:
+        """The first time of the grid."""
+        return self.stepping.start_time(linear(sde, self))
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
@@ -155,16 +159,14 @@ def kicks(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> It
 class DPMSolverPlusPlus(ExponentialMultistep):
     """DPM-Solver++(2M), and (3M) with order 3; with eta = 1 SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095)."""
 
-    def __init__(
-        self, steps: int | Tensor | ExactSteps = 20, order: int = 2, eta: float = 0.0, denoise: bool = True
-    ) -> None:
+    def __init__(self, steps: Steps | ExactSteps = 20, order: int = 2, eta: float = 0.0, denoise: bool = True) -> None:
         super().__init__(steps, order, Data(), eta, denoise=denoise)
 
 
 class UniPC(ExponentialMultistep):
     """UniPC-p with p = ``order`` predictions and the corrector (Zhao et al. 2023, arXiv:2302.04867)."""
 
-    def __init__(self, steps: int | Tensor | ExactSteps = 20, order: int = 3, denoise: bool = True) -> None:
+    def __init__(self, steps: Steps | ExactSteps = 20, order: int = 3, denoise: bool = True) -> None:
         super().__init__(steps, order, Data(), corrector=True, denoise=denoise)
 
 
@@ -176,7 +178,7 @@ class DEIS(ExponentialMultistep):
 
     def __init__(
         self,
-        steps: int | Tensor | ExactSteps = 20,
+        steps: Steps | ExactSteps = 20,
         order: int = 3,
         variable: Callable[[Tensor, Tensor], Tensor] = diffusion_time,
         denoise: bool = True,
@@ -192,7 +194,7 @@ class AdamsBashforth(ExponentialMultistep):
 
     def __init__(
         self,
-        steps: int | Tensor | ExactSteps = 20,
+        steps: Steps | ExactSteps = 20,
         order: int = 2,
         data_std: float = 0.5,
         corrector: bool = False,

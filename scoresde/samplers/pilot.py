@@ -23,6 +23,7 @@ from scoresde.samplers.fitted import check_mark, mark_of
 from scoresde.samplers.forms import Whitened
 from scoresde.samplers.multistep import ExponentialMultistep
 from scoresde.sde import LinearSDE, Score
+from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode
 from scoresde.solvers.density import cumulative, smooth
 
 
@@ -57,6 +58,7 @@ def _times(sde: LinearSDE, t_min: float, u: Sequence[float], share: Sequence[flo
 
 
 @torch.no_grad()
+@in_evaluation_mode("score")
 def pilot_grid(
     sde: LinearSDE,
     score: Score,
@@ -79,6 +81,10 @@ def pilot_grid(
     """
     check_count("fine", fine, least=40)
     check_number("floor", floor, above=0.0)
+    kind = dtype if start is None else start.dtype
+    if kind in HALF:
+        score, dtype = CheckedScore(score, dtype=kind), torch.float32
+        start = None if start is None else start.float()
     form = Whitened(data_std=data_std)
     process = linear(sde, "pilot_grid")
     ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()

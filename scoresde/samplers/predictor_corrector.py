@@ -23,8 +23,8 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.correctors import Corrector
 from scoresde.samplers.predictors import Predictor, ReverseDiffusion
-from scoresde.samplers.walk import ExactSteps, GivenTimes, Step, Stepping
-from scoresde.sde import LinearSDE
+from scoresde.samplers.walk import Step, Stepping, Steps, given_steps
+from scoresde.sde import SDE, LinearSDE
 
 
 class PredictorCorrector(Sampler):
@@ -32,7 +32,7 @@ class PredictorCorrector(Sampler):
 
     predictor: a `Predictor`; None for Langevin dynamics alone. `ReverseDiffusion()` unless given.
     corrector: a `Corrector`, or None.
-    steps: number N of predictor steps, a tensor of N + 1 descending times, or a `Stepping`: ``ExactSteps(N, grid)``,
+    steps: number N of predictor steps, N + 1 descending times, or a `Stepping`: ``ExactSteps(N, grid)``,
         ``PaperSteps(N)``.
     denoise: return the mean of the last step (the paper's choice), or the noisy state.
     """
@@ -41,7 +41,7 @@ class PredictorCorrector(Sampler):
         self,
         predictor: Predictor | None = ReverseDiffusion(),  # noqa: B008  (frozen)
         corrector: Corrector | None = None,
-        steps: int | Tensor | Stepping = 1000,
+        steps: Steps | Stepping = 1000,
         denoise: bool = True,
     ) -> None:
         for name, part, kind in (("predictor", predictor, Predictor), ("corrector", corrector, Corrector)):
@@ -51,21 +51,21 @@ class PredictorCorrector(Sampler):
         if predictor is None and corrector is None:
             raise ValueError("predictor=None and corrector=None: give at least one")
         self.predictor, self.corrector, self.denoise = predictor, corrector, denoise
-        if isinstance(steps, Tensor):
-            self.stepping: Stepping = ExactSteps(len(steps) - 1, GivenTimes(steps))
-        else:
-            self.stepping = steps if isinstance(steps, Stepping) else ExactSteps(steps)
+        self.stepping = steps if isinstance(steps, Stepping) else given_steps(steps)
 
     def __repr__(self) -> str:
         return (
             f"PredictorCorrector(predictor={self.predictor!r}, corrector={self.corrector!r}, steps={self.stepping!r})"
         )
 
+    def start_time(self, sde: SDE) -> float:
+        """The first time of the grid."""
+        return self.stepping.start_time(_check_linear(sde))
+
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
+        _check_linear(sde)
         predictor = self.predictor
         if predictor is not None:
             predictor.check(sde)
@@ -111,3 +111,9 @@ class PredictorCorrector(Sampler):
             for _ in range(self.corrector.steps):
                 x, mean = self.corrector.step(step, x, score(x, t), next(draws["corrector"]))
         return x, mean
+
+
+def _check_linear(sde: SDE) -> LinearSDE:
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
+    return sde

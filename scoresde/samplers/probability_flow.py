@@ -12,10 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_batch, check_choice, check_finite, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.grids import check_t_min
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE, SolverError
 
 
@@ -30,6 +32,7 @@ class ProbabilityFlowODE(Sampler):
 
     def __init__(self, solver: ODESolver = ScipyODE(), t_min: float = 1e-3, denoise: bool = False) -> None:  # noqa: B008
         check_number("t_min", t_min, above=0.0)
+        check_choice("denoise", denoise, (True, False))
         self.solver, self.t_min, self.denoise = solver, t_min, denoise
 
     def __repr__(self) -> str:
@@ -38,6 +41,7 @@ class ProbabilityFlowODE(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
+        check_t_min(sde, self.t_min)
         x = self._integrate(sde, score, x, sde.T, self.t_min, callback)
         if self.denoise:
             t = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
@@ -45,13 +49,18 @@ class ProbabilityFlowODE(Sampler):
         return x, torch.empty(0)
 
     @torch.no_grad()
+    @in_evaluation_mode("score")
     def encode(self, sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
         """The latent at T of a state x (B, *state) at t_min: what `start` must be for the sampler to return it.
 
         Raises SolverError where the solver cannot go on.
         """
+        check_batch("x", x)
+        check_finite("x", x)
         check_same_process(sde, score)
-        return self._integrate(sde, score, x, self.t_min, sde.T, None)
+        check_t_min(sde, self.t_min)
+        checked = CheckedScore(score, len(x), x.dtype)
+        return self._integrate(sde, checked, wide(x), self.t_min, sde.T, None).to(x.dtype)
 
     def _integrate(
         self, sde: SDE, score: Score, x: Tensor, t_start: float, t_end: float, callback: Callback | None

@@ -13,9 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_choice, check_count, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.grids import check_t_min
 from scoresde.sde import LinearSDE
 from scoresde.solvers import TorchSDE
 
@@ -38,6 +39,7 @@ class ReverseSDESampler(Sampler):
     ) -> None:
         check_count("steps", steps)
         check_number("t_min", t_min, above=0.0)
+        check_choice("denoise", denoise, (True, False))
         self.solver, self.steps, self.t_min, self.denoise = solver, steps, t_min, denoise
 
     def __repr__(self) -> str:
@@ -47,8 +49,7 @@ class ReverseSDESampler(Sampler):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         self.solver.check(sde.additive)
-        if not self.t_min < sde.T:
-            raise ValueError(f"t_min={self.t_min!r} is not allowed: {sde!r} goes to T={sde.T:g}, give less")
+        check_t_min(sde, self.t_min)
         end = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
         if self.denoise:  # a process without a mean of x_0 says so now
             sde.data_from_score(x, end, torch.zeros_like(x))

@@ -45,8 +45,8 @@ from scoresde.samplers.exponential import (
 )
 from scoresde.samplers.forms import Data, Form, Noise, level
 from scoresde.samplers.grids import karras, log_noise
-from scoresde.samplers.walk import ExactSteps, stepping
-from scoresde.sde import LinearSDE
+from scoresde.samplers.walk import ExactSteps, Steps, stepping
+from scoresde.sde import SDE, LinearSDE
 
 Tableau = tuple[tuple[float, tuple[int, ...]], ...]
 """For each stage and the end: the share of the way, and the numbers of the predictions that lead there, 0 at the start."""
@@ -116,7 +116,7 @@ class Churn:
 class ExponentialRungeKutta(Sampler):
     """Single-step method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `log_noise`, a tensor of N + 1 descending times, or ``ExactSteps(N, grid)``.
+    steps: number of steps N on the grid `log_noise`, N + 1 descending times, or ``ExactSteps(N, grid)``.
     order: 1, 2 or 3, the number of evaluations for each step.
     form: `Data`, `Noise` or `Whitened`.
     heun: take the stage of order 2 at the end of the step in place of its middle.
@@ -126,7 +126,7 @@ class ExponentialRungeKutta(Sampler):
 
     def __init__(
         self,
-        steps: int | Tensor | ExactSteps = 10,
+        steps: Steps | ExactSteps = 10,
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
         heun: bool = False,
@@ -147,6 +147,10 @@ class ExponentialRungeKutta(Sampler):
             f"{type(self).__name__}({self.stepping!r}, order={self.order}, form={self.form!r}, heun={self.heun}, "
             f"churn={self.churn!r}, denoise={self.denoise})"
         )
+
+    def start_time(self, sde: SDE) -> float:
+        """The first time of the grid."""
+        return self.stepping.start_time(linear(sde, self))
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
@@ -192,14 +196,14 @@ def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor
 class DPMSolverSingleStep(ExponentialRungeKutta):
     """DPM-Solver++(2S), and (3S) with order 3 (Lu et al. 2022, arXiv:2211.01095)."""
 
-    def __init__(self, steps: int | Tensor | ExactSteps = 10, order: int = 2, denoise: bool = True) -> None:
+    def __init__(self, steps: Steps | ExactSteps = 10, order: int = 2, denoise: bool = True) -> None:
         super().__init__(steps, order, Data(), denoise=denoise)
 
 
 class EDM(ExponentialRungeKutta):
     """The sampler of Karras et al. 2022 (arXiv:2206.00364): Heun's method in sigma / alpha on their grid, noise churned in.
 
-    steps: number of steps N on the grid `karras`, a tensor of times, or ``ExactSteps(N, grid)``.
+    steps: number of steps N on the grid `karras`, N + 1 descending times, or ``ExactSteps(N, grid)``.
     heun: False for Euler's method.
     churn: a `Churn`; None for the deterministic sampler. Refused on blocks, where this sampler needs 60 steps without it too and
         ``ExponentialRungeKutta(steps, 2, Whitened(data_std), heun=True, churn=churn)`` does not; see above.
@@ -207,7 +211,7 @@ class EDM(ExponentialRungeKutta):
 
     def __init__(
         self,
-        steps: int | Tensor | ExactSteps = 18,
+        steps: Steps | ExactSteps = 18,
         heun: bool = True,
         churn: Churn | None = None,
         denoise: bool = True,

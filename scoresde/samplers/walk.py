@@ -14,15 +14,17 @@ rounds it to the dtype of its state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
-from scoresde.samplers.grids import uniform
+from scoresde.samplers.grids import FROM_T, check_t_min, uniform
 from scoresde.sde import GaussianKernel, LinearSDE
 
 
@@ -70,7 +72,11 @@ class Stepping(ABC):
 
     @abstractmethod
     def walk(self, sde: LinearSDE) -> Walk:
-        """The walk from T down."""
+        """The walk from `start_time` down."""
+
+    def start_time(self, sde: LinearSDE) -> float:
+        """The first time: T."""
+        return sde.T
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class ExactSteps(Stepping):
     """The process's own transitions between the times of a grid.
 
     steps: number of steps N.
-    grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; `grids.uniform` unless given.
+    grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; `grids.uniform` unless given. A sampler whose
+        grid begins below T needs a ``start``, a state at its first time.
     """
 
     steps: int = 1000
@@ -97,13 +104,15 @@ class ExactSteps(Stepping):
 
     def times(self, sde: LinearSDE) -> Tensor:
         """The grid, (steps + 1,) float64."""
-        times = self.grid(sde, self.steps).to(torch.float64)
-        if times.ndim != 1 or len(times) != self.steps + 1 or not bool((times.diff() < 0).all()):
-            raise ValueError(
-                f"grid gave times of shape {tuple(times.shape)}: {self.steps + 1} descending times are needed"
-            )
+        times = _as_times("grid gave", self.grid(sde, self.steps))
+        if len(times) != self.steps + 1:
+            raise ValueError(f"grid gave {len(times)} times: {self.steps + 1} descending times are needed")
         sde.check_time(times)
         return times
+
+    def start_time(self, sde: LinearSDE) -> float:
+        function = self.grid.func if isinstance(self.grid, partial) else self.grid
+        return sde.T if any(function is known for known in FROM_T) else float(self.times(sde)[0])
 
     def walk(self, sde: LinearSDE) -> Walk:
         times = self.times(sde)
@@ -114,7 +123,7 @@ class ExactSteps(Stepping):
 
 @dataclass(frozen=True)
 class GivenTimes:
-    """A grid that is the tensor it was made from: descending times (N + 1,)."""
+    """A grid that is the times it was made from: descending, (N + 1,)."""
 
     times: Tensor
 
@@ -123,13 +132,46 @@ class GivenTimes:
         return self.times
 
 
-def stepping(steps: int | Tensor | ExactSteps, grid: Callable[[LinearSDE, int], Tensor]) -> ExactSteps:
+Steps = int | Tensor | np.ndarray | Sequence[float]
+"""A number of steps, or N + 1 descending times as a tensor, an array or a list."""
+
+
+def given_steps(steps: Steps, grid: Callable[[LinearSDE, int], Tensor] = uniform) -> ExactSteps:
+    """A number of steps on ``grid``, or the descending times themselves."""
+    if isinstance(steps, Tensor | np.ndarray | list | tuple):
+        times = _as_times("steps holds", steps)
+        return ExactSteps(len(times) - 1, GivenTimes(times))
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps={steps!r} is not allowed: give a whole number >= 1, descending times, or ExactSteps")
+    return ExactSteps(int(steps), grid)
+
+
+def _as_times(name: str, value: object) -> Tensor:
+    """Descending times (N + 1,), N >= 1, in float64 on the CPU. Raises ValueError for what are none."""
+    try:
+        times = torch.as_tensor(value).detach().to("cpu")
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise ValueError(f"{name} no times ({problem}): give descending numbers (N + 1,), N >= 1") from problem
+    if times.ndim != 1 or len(times) < 2 or times.is_complex() or times.dtype == torch.bool:
+        raise ValueError(
+            f"{name} times of shape {tuple(times.shape)}, {times.dtype}: give descending numbers (N + 1,), N >= 1"
+        )
+    times = times.to(torch.float64)
+    if not bool((times.diff() < 0).all()) or not bool(torch.isfinite(times).all()):
+        raise ValueError(f"{name} times that do not fall, {_shortened(times)}: give descending times")
+    return times
+
+
+def _shortened(times: Tensor) -> str:
+    ends = [f"{t:g}" for t in times.tolist()]
+    return ", ".join(ends if len(ends) <= 6 else [*ends[:3], "...", *ends[-2:]])
+
+
+def stepping(steps: Steps | ExactSteps, grid: Callable[[LinearSDE, int], Tensor]) -> ExactSteps:
     """What ``steps`` says: a number of steps on ``grid``, the descending times themselves, or both."""
-    if isinstance(steps, Tensor):
-        return ExactSteps(len(steps) - 1, GivenTimes(steps))
     if isinstance(steps, Stepping) and not isinstance(steps, ExactSteps):
         raise TypeError(f"steps={steps!r} is a chain's: give a number, a tensor of times, or ExactSteps(N, grid)")
-    return steps if isinstance(steps, ExactSteps) else ExactSteps(steps, grid)
+    return steps if isinstance(steps, ExactSteps) else given_steps(steps, grid)
 
 
 @dataclass(frozen=True)
@@ -148,6 +190,7 @@ class PaperSteps(Stepping):
         check_number("t_min", self.t_min, least=0.0)
 
     def walk(self, sde: LinearSDE) -> Walk:
+        check_t_min(sde, self.t_min)
         times = torch.linspace(sde.T, self.t_min, self.steps, dtype=torch.float64)
         widths = torch.full_like(times, sde.T / self.steps)
         chain = sde.discretize(self.steps)

@@ -16,6 +16,7 @@ from scoresde.sde.modewise import BlurringSDE, ModewiseSDE
 from scoresde.sde.nonlinear import NonlinearSDE, Prior
 from scoresde.sde.scalar import ScalarSDE
 from scoresde.sde.schedule import Schedule, ScheduleSDE
+from scoresde.sde.scores import evaluation_mode
 from scoresde.sde.selfcheck import CheckReport, CheckRow, check
 from scoresde.sde.shifted import Shifted
 from scoresde.sde.subvp import SubVPSDE
@@ -62,4 +63,5 @@ __all__ = [
     "VPSDE",
     "check",
     "check_same_process",
+    "evaluation_mode",
 ]

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from scoresde.sde.chain import Chain
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(x, t) -> grad log p_t(x), the shape of x. t is (B,)."""
+"""(x, t) -> grad log p_t(x), the shape of x. t is (B,), float32 where x has half precision."""
+
+_WRAPPED = ("module", "_orig_mod", "_torchdynamo_orig_callable", "func", "__self__", "__wrapped__")
+"""Where wrappers keep what they wrap."""
 
 
 class SDE(ABC):
@@ -141,18 +144,34 @@ class SDE(ABC):
         check_times("t", t, self.T, batch)
 
 
+def process_of(score: object) -> SDE | None:
+    """The process that a score was made for: ``score.sde``, or that of what it wraps; None where it does not say.
+
+    Wrappers are ``DataParallel``, ``DistributedDataParallel`` and others with a ``module``, compiled modules and functions,
+    ``functools.partial``, and methods of a model.
+    """
+    for _ in range(16):  # wrappers in wrappers
+        if isinstance(sde := getattr(score, "sde", None), SDE):
+            return sde
+        inner = [getattr(score, name, None) for name in _WRAPPED]
+        score = next((value for value in inner if value is not None), None)
+        if score is None:
+            break
+    return None
+
+
 def check_same_process(sde: SDE, score: object) -> None:
     """Raise TypeError where ``score`` cannot be called, ValueError where it says that it was made for another process.
 
-    A model or a closed form has its process as ``score.sde``; a bare function does not say. A chain fits its process, and a copy
-    of a process the process as long as they agree.
+    A model or a closed form has its process as ``score.sde``, also inside a wrapper, see `process_of`; a bare function does not
+    say. A chain fits its process, and a copy of a process the process as long as they agree.
     """
     if not callable(score):
         raise TypeError(
             f"score={shown(score)} cannot be called: give score(x, t), e.g. a ScoreModel or mixture.score(sde)"
         )
-    other = getattr(score, "sde", None)
-    if not isinstance(other, SDE):
+    other = process_of(score)
+    if other is None:
         return
     here, there = (getattr(p, "continuous", p) for p in (sde, other))
     if not here.same_as(there):

@@ -1,0 +1,164 @@
+"""How a score is evaluated: in evaluation mode, on the batch and in the precision that the caller works with.
+
+A score is any callable (x, t), and often a network stands behind it. Dropout and batch statistics of a network in training
+mode would make results random and samples dependent on each other, so whatever samples or computes a likelihood runs in
+`evaluation_mode`. `modules_of` finds the networks: a module, a wrapper around one (``DataParallel``, ``torch.compile``,
+``functools.partial``), an object that holds one, and a function that refers to one by a closure, a default or a global name.
+A score that reaches its network in another way is called as it is. A score that wants dropout calls ``network.train()`` itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, MethodType
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scoresde._validation import check_output
+from scoresde.sde.base import Score
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+HALF = (torch.float16, torch.bfloat16)
+"""Dtypes in which a score may be evaluated, but no state or coefficient is kept."""
+
+
+def modules_of(*scores: object) -> list[nn.Module]:
+    """The networks behind scores, each once; not the modules inside them."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    kept, ahead = [], list(scores)  # what is kept stays alive, so that no other object has its id
+    while ahead:
+        value = ahead.pop()
+        if id(value) in seen or isinstance(value, type):
+            continue
+        seen.add(id(value))
+        kept.append(value)
+        if isinstance(value, nn.Module):
+            found.append(value)
+        else:
+            ahead += _parts(value)
+    return found
+
+
+def _parts(value: object) -> list[object]:
+    """What a callable or container refers to."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return _parts_of_method(value)
+    if isinstance(value, FunctionType):
+        return _references(value)
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    return [*_attributes(value), type(value).__call__] if callable(value) else []
+
+
+def _parts_of_method(method: MethodType) -> list[object]:
+    owner = method.__self__
+    return [owner] if isinstance(owner, nn.Module | type) else [owner, method.__func__, *_attributes(owner)]
+
+
+def _attributes(value: object) -> list[object]:
+    slots = [getattr(value, name, None) for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return [*getattr(value, "__dict__", {}).values(), *slots]
+
+
+def _references(function: FunctionType) -> list[object]:
+    """What a function refers to by its closure, its defaults, and global names: of the latter networks, callable objects, and
+    functions of the same file."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:  # not assigned yet
+            continue
+    names = function.__globals__
+    named = [names[name] for name in function.__code__.co_names if name in names]
+    near = [v for v in named if not isinstance(v, FunctionType) or v.__globals__ is names]
+    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *near]
+
+
+@contextmanager
+def evaluation_mode(*scores: object) -> Iterator[None]:
+    """Put the networks behind ``scores`` into evaluation mode, and every module back into its own mode afterwards."""
+    roots = [root for root in modules_of(*scores) if any(part.training for part in root.modules())]
+    modes = {part: part.training for root in roots for part in root.modules()}
+    try:
+        for root in roots:
+            root.eval()
+        yield
+    finally:
+        for root in roots:  # a module's own train() may do more than set the flag
+            root.train(modes[root])
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def in_evaluation_mode(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorator: the function runs in the `evaluation_mode` of its arguments called ``names``."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError:  # the call below says what is wrong
+                given = {}
+            with evaluation_mode(*(given.get(name) for name in names)):
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+class CheckedScore:
+    """A score as samplers and likelihoods call it, with a check of what it returns.
+
+    score: the score.
+    batch: number of samples of the whole batch. An error in a call for fewer of them says that parts of a batch are evaluated.
+    dtype: float16 or bfloat16 where x is cast to it for the score; x itself, times and coefficients stay float32 then.
+    every_call: enter the `evaluation_mode` at every call, for a graph that is evaluated again in the backward pass.
+    """
+
+    def __init__(
+        self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None, *, every_call: bool = False
+    ) -> None:
+        self.score, self.batch, self.every_call = score, batch, every_call
+        self.dtype = dtype if dtype in HALF else None
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        try:
+            value = self._value(x if self.dtype is None else x.to(self.dtype), t)
+            check_output("score", value, x)
+        except (RuntimeError, ValueError, IndexError) as problem:
+            if self.batch is None or len(x) == self.batch or isinstance(problem, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"the score failed for {len(x)} of the {self.batch} samples ({problem}). Parts of the batch are evaluated here, "
+                "so a score must not hold conditions for all samples: draw or evaluate one condition at a time, or use a sampler "
+                "or solver that evaluates the whole batch"
+            ) from problem
+        return value if self.dtype is None else value.to(x.dtype)
+
+    def _value(self, x: Tensor, t: Tensor) -> Tensor:
+        if not self.every_call:
+            return self.score(x, t)
+        with evaluation_mode(self.score):
+            return self.score(x, t)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x, in float32 where it has half precision."""
+    return x.float() if x.dtype in HALF else x
