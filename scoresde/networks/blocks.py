@@ -1,18 +1,20 @@
 """What the paper's UNets are made of, for events of one, two or three dimensions beside the channels.
 
-    ResidualBlock    x -> norm, SiLU, [resample], 3x3 -> + label -> norm, SiLU, dropout, 3x3 -> + shortcut of x
+    ResidualBlock    x -> norm, act, [resample], 3x3 -> + label -> norm, act, dropout, 3x3 -> + shortcut of x
     Attention        x -> norm, softmax(q k^T / sqrt C) v over all positions, 1x1 -> + x
-    Head             x -> norm, SiLU, 3x3
+    Head             x -> norm, act, 3x3
     Downsample       a 3x3 convolution of stride 2        Upsample    doubling, then a 3x3 convolution
 
-A sum of two branches is divided by sqrt 2 where `rescale`, so that its variance stays (Karras et al. 2018). Weights start
-uniform with variance s / mean(fan in, fan out); s is 0 for the last layer of each branch, which so starts as the identity.
+act is SiLU unless another activation is given. A sum of two branches is divided by sqrt 2 where `rescale`, so that its
+variance stays (Karras et al. 2018). Weights start uniform with variance s / mean(fan in, fan out); s is 0 for the last layer
+of each branch, which so starts as the identity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,13 @@ from scoresde._validation import check_choice, check_number, expand
 from scoresde.networks.resampling import Averaging, Resampling
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "lrelu": partial(nn.LeakyReLU, negative_slope=0.2),
+}
+"""The activations that a network can be given by name; "lrelu" has the slope 0.2 below 0."""
 POINTWISE_SCALE = 0.1
 """s of the layers that act on each position by itself: attention's, and the shortcuts of DDPM's blocks."""
 
@@ -50,8 +59,18 @@ def convolution(
     return initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
 
 
-def group_norm(channels: int, group_width: int = 4) -> nn.GroupNorm:
-    """At most 32 groups of at least ``group_width`` channels: as many as the channels divide into."""
+def activation_of(name: str) -> nn.Module:
+    """The activation of a name in `ACTIVATIONS`. Raises ValueError for any other."""
+    check_choice("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
+
+
+def group_norm(channels: int, group_width: int = 4, groups: int = 0) -> nn.GroupNorm:
+    """``groups`` groups; where that is 0, as many as divide the channels, at most 32, of at least ``group_width`` channels."""
+    if groups:
+        if channels % groups:
+            raise ValueError(f"groups={groups} is not allowed: {channels} channels do not divide into so many groups")
+        return nn.GroupNorm(groups, channels, eps=1e-6)
     most = max(1, min(channels // group_width, 32))
     return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps=1e-6)
 
@@ -89,6 +108,8 @@ class ResidualBlock(nn.Module):
     shortcut_size: of the shortcut's convolution, where channels or resolution change.
     pointwise: that convolution starts as small as attention's layers (DDPM's).
     checkpoint: compute the block again in the backward pass in place of keeping what it computed.
+    activation, group_width, groups: see `ACTIVATIONS` and `group_norm`.
+    conditional: False keeps the layer of the label, which checkpoints of other projects hold, but never uses or trains it.
     """
 
     def __init__(
@@ -106,41 +127,47 @@ class ResidualBlock(nn.Module):
         shortcut_size: int = 1,
         pointwise: bool = False,
         checkpoint: bool = False,
+        activation: str = "silu",
+        groups: int = 0,
+        conditional: bool = True,
     ) -> None:
         super().__init__()
+        self.act, self.conditional = activation_of(activation), conditional
         self.resample = Resample(resampling or Averaging(), direction) if direction else None
         self.rescale, self.pointwise, self.checkpoint = rescale, pointwise, checkpoint
-        self.norm1, self.conv1 = group_norm(before, group_width), convolution(dims, before, after)
-        self.label = initialised(nn.Linear(told, after))
-        self.norm2, self.conv2 = group_norm(after, group_width), convolution(dims, after, after, scale=0.0)
+        self.norm1, self.conv1 = group_norm(before, group_width, groups), convolution(dims, before, after)
+        self.label = initialised(nn.Linear(told, after)).requires_grad_(conditional)
+        self.norm2 = group_norm(after, group_width, groups)
+        self.conv2 = convolution(dims, after, after, scale=0.0)
         self.dropout = nn.Dropout(dropout)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or direction:
             scale = POINTWISE_SCALE if pointwise else 1.0
             self.shortcut = convolution(dims, before, after, shortcut_size, scale=scale)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
         """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""
         if self.checkpoint and torch.is_grad_enabled():
             return recomputed(self._compute, x, told, use_reentrant=False)
         return self._compute(x, told)
 
-    def _compute(self, x: Tensor, told: Tensor) -> Tensor:
-        h = F.silu(self.norm1(x))
+    def _compute(self, x: Tensor, told: Tensor | None) -> Tensor:
+        h = self.act(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        h = h + expand(self.label(told), h)
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        if told is not None:
+            h = h + expand(self.label(told), h)
+        h = self.conv2(self.dropout(self.act(self.norm2(h))))
         return merged(self.shortcut(x), h, self.rescale)
 
 
 class Attention(nn.Module):
     """Attention of every position to every other, with one head."""
 
-    def __init__(self, channels: int, *, rescale: bool = False, group_width: int = 4) -> None:
+    def __init__(self, channels: int, *, rescale: bool = False, group_width: int = 4, groups: int = 0) -> None:
         super().__init__()
-        self.rescale, self.norm = rescale, group_norm(channels, group_width)
+        self.rescale, self.norm = rescale, group_norm(channels, group_width, groups)
         self.query, self.key, self.value = (
             initialised(nn.Linear(channels, channels), POINTWISE_SCALE) for _ in range(3)
         )
@@ -154,11 +181,21 @@ class Attention(nn.Module):
 
 
 class Head(nn.Sequential):
-    """Norm, SiLU, 3x3 convolution."""
+    """Norm, activation, 3x3 convolution."""
 
-    def __init__(self, dims: int, before: int, after: int, *, scale: float = 0.0, group_width: int = 4) -> None:
+    def __init__(
+        self,
+        dims: int,
+        before: int,
+        after: int,
+        *,
+        scale: float = 0.0,
+        group_width: int = 4,
+        activation: str = "silu",
+        groups: int = 0,
+    ) -> None:
         super().__init__()
-        self.norm, self.act = group_norm(before, group_width), nn.SiLU()
+        self.norm, self.act = group_norm(before, group_width, groups), activation_of(activation)
         self.conv = convolution(dims, before, after, scale=scale)
 
 

@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_choice, check_count, check_counts
-from scoresde.networks.blocks import InputRange, convolution, initialised, split_outputs
+from scoresde.networks.blocks import InputRange, activation_of, convolution, initialised, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.stages import Parts, way_down, way_up
@@ -52,6 +51,10 @@ class NCSNpp(nn.Module):
     progressive_input, progressive_output: "none", "skip" or "residual". combine: "sum" or "cat", of the "skip" input.
     rescale: divide sums of two branches by sqrt 2.
     group_width: least number of channels in a group of the norms, of which there are 32 at most.
+    groups: number of groups of every norm, in place of that rule; 0 for the rule.
+    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+    conditional: False for a network that ignores the label. It keeps the embedding and the blocks' layers of the label, which
+        the reference's checkpoints hold, and does not train them.
 
     Returns what it predicts, the shape of x: raw, never divided by a noise level, which it does not know.
     """
@@ -78,6 +81,9 @@ class NCSNpp(nn.Module):
         combine: str = "sum",
         rescale: bool = True,
         group_width: int = 4,
+        groups: int = 0,
+        activation: str = "silu",
+        conditional: bool = True,
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
@@ -85,6 +91,12 @@ class NCSNpp(nn.Module):
         for name, count in (("channels", channels), ("blocks", blocks), ("outputs", outputs)):
             check_count(name, count)
         check_count("classes", classes, least=0)
+        check_count("groups", groups, least=0)
+        check_choice("conditional", conditional, (False, True))
+        if classes and not conditional:
+            raise ValueError(
+                f"classes={classes} with conditional=False is not allowed: the class is told with the label"
+            )
         check_choice("block", block, ("biggan", "ddpm"))
         check_choice("progressive_input", progressive_input, PROGRESSIVE)
         check_choice("progressive_output", progressive_output, PROGRESSIVE)
@@ -95,12 +107,12 @@ class NCSNpp(nn.Module):
         attended = [max(event_shape[1:]) >> i in attention for i in range(len(widths))]
         parts = Parts(
             dims, told, resampling or FIR(), inside=block == "biggan", convolve=convolve, dropout=dropout, rescale=rescale,
-            group_width=group_width, checkpoint=checkpoint,
+            group_width=group_width, checkpoint=checkpoint, activation=activation, groups=groups, conditional=conditional,
         )  # fmt: skip
-        self.embedding = embedding or FourierEmbedding(channels)
+        self.embedding, self.act = embedding or FourierEmbedding(channels), activation_of(activation)
         self.label = nn.Sequential(
-            initialised(nn.Linear(self.embedding.features, told)), nn.SiLU(), initialised(nn.Linear(told, told))
-        )
+            initialised(nn.Linear(self.embedding.features, told)), self.act, initialised(nn.Linear(told, told))
+        ) if conditional else None  # fmt: skip
         if classes:  # a fresh network says the same of every class; the last row is for no class
             self.class_label = nn.Embedding(classes + 1, told)
             nn.init.zeros_(self.class_label.weight)
@@ -133,15 +145,18 @@ class NCSNpp(nn.Module):
         assert out is not None
         return split_outputs(out, self.outputs)
 
-    def _told(self, label: Tensor, y: Tensor | None) -> Tensor:
-        told = self.label(self.embedding(label))
+    def _told(self, label: Tensor, y: Tensor | None) -> Tensor | None:
+        """What the blocks are told; None where the network is not conditional."""
         if y is not None and not self.classes:
             raise ValueError("y is given to a network of classes=0: make it with the number of classes")
+        if self.label is None:
+            return None
+        told = self.label(self.embedding(label))
         if self.classes:
             y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
             _check_classes(y, label, self.classes)
             told = told + self.class_label(y)
-        return F.silu(told)
+        return self.act(told)
 
     def _check_input(self, x: Tensor) -> None:
         alike = x.ndim == len(self.event_shape) + 1 and x.shape[1] == self.event_shape[0]
@@ -169,10 +184,13 @@ class DDPMpp(NCSNpp):
         checkpoint: bool = False,
         *,
         embedding: Embedding | None = None,
+        activation: str = "silu",
+        conditional: bool = True,
     ) -> None:
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
             embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), progressive_input="none",
+            activation=activation, conditional=conditional,
         )  # fmt: skip
 
 
@@ -199,11 +217,15 @@ class DDPM(NCSNpp):
         embedding: Embedding | None = None,
         convolve: bool = True,
         group_width: int = 2,
+        groups: int = 0,
+        activation: str = "silu",
+        conditional: bool = True,
     ) -> None:
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
             embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), block="ddpm", convolve=convolve,
-            progressive_input="none", rescale=False, group_width=group_width,
+            progressive_input="none", rescale=False, group_width=group_width, groups=groups, activation=activation,
+            conditional=conditional,
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts, expand
-from scoresde.networks.blocks import InputRange, split_outputs
+from scoresde.networks.blocks import InputRange, activation_of, split_outputs
 
 EPSILON = 1e-5
 
@@ -58,8 +58,10 @@ class RefineNet(nn.Module):
         outputs: int,
         input_range: Sequence[float],
         levels: int,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
+        self.act = activation_of(activation)
         check_counts("event_shape", event_shape)
         check_counts("multipliers", multipliers)
         for name, value in (("channels", channels), ("outputs", outputs)):
@@ -83,13 +85,13 @@ class RefineNet(nn.Module):
         self.stages = nn.ModuleList()
         for i, (before, after) in enumerate(zip([channels, *widths], widths, strict=False)):
             dilation = {len(widths) - 2: 2, len(widths) - 1: 4}.get(i, 1)
-            first = _Block(before, after, norm, dilation, narrows=i > 0)
-            self.stages.append(nn.ModuleList([first, _Block(after, after, norm, dilation)]))
+            first = _Block(before, after, norm, self.act, dilation, narrows=i > 0)
+            self.stages.append(nn.ModuleList([first, _Block(after, after, norm, self.act, dilation)]))
         self.refine = nn.ModuleList()
         inner = norm if levels else None
         for i in reversed(range(len(widths))):
             inputs = [widths[i]] if i == len(widths) - 1 else [widths[i], widths[i]]
-            self.refine.append(_Refine(inputs, widths[max(i - 1, 0)], inner, last=i == 0))
+            self.refine.append(_Refine(inputs, widths[max(i - 1, 0)], inner, self.act, last=i == 0))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
@@ -108,7 +110,7 @@ class RefineNet(nn.Module):
         h = self.refine[0]([results.pop()], row)
         for refine in self.refine[1:]:
             h = refine([results.pop(), h], row)
-        out = self.last(F.elu(self.norm(h, row)))
+        out = self.last(self.act(self.norm(h, row)))
         return split_outputs(out, self.outputs)
 
     def row(self, label: Tensor) -> Tensor:
@@ -124,6 +126,7 @@ class NCSN(RefineNet):
     levels: number of noise levels; labels are whole numbers 0 .. levels - 1.
     outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
     input_range: range of the data, which is mapped to [-1, 1].
+    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
     """
 
     def __init__(
@@ -134,9 +137,10 @@ class NCSN(RefineNet):
         levels: int = 10,
         outputs: int = 1,
         input_range: Sequence[float] = (0.0, 1.0),
+        activation: str = "elu",
     ) -> None:
         check_count("levels", levels)
-        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels)
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels, activation)
         self.levels = levels
 
     def row(self, label: Tensor) -> Tensor:
@@ -159,6 +163,7 @@ class NCSNv2(RefineNet):
     multipliers: of the channels, one for each stage; (1, 2, 2, 4, 4) for 128 pixels, (1, 2, 2, 2, 4, 4) for 256.
     outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
     input_range: range of the data, which is mapped to [-1, 1].
+    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
     """
 
     def __init__(
@@ -168,18 +173,22 @@ class NCSNv2(RefineNet):
         multipliers: Sequence[int] = (1, 2, 2, 2),
         outputs: int = 1,
         input_range: Sequence[float] = (0.0, 1.0),
+        activation: str = "elu",
     ) -> None:
-        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels=0)
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, 0, activation)
 
 
 Norm = partial[InstanceNormPlus]
 
 
 class _Block(nn.Module):
-    """Norm, ELU, 3x3, twice, beside a shortcut; where it ``narrows`` and is not dilated it halves the sides by means."""
+    """Norm, activation, 3x3, twice, beside a shortcut; where it ``narrows`` and is not dilated it halves the sides by means."""
 
-    def __init__(self, before: int, after: int, norm: Norm, dilation: int, narrows: bool = False) -> None:
+    def __init__(
+        self, before: int, after: int, norm: Norm, act: nn.Module, dilation: int, narrows: bool = False
+    ) -> None:
         super().__init__()
+        self.act = act
         self.halves = narrows and dilation == 1
         convolve = partial(nn.Conv2d, kernel_size=3, padding=dilation, dilation=dilation)
         # a block that narrows widens its channels only in the second convolution
@@ -192,8 +201,8 @@ class _Block(nn.Module):
         self.norm1 = norm(before)
 
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
-        h = self.conv1(F.elu(self.norm1(x, row)))
-        h = self.conv2(F.elu(self.norm2(h, row))) + self.shortcut(x)
+        h = self.conv1(self.act(self.norm1(x, row)))
+        h = self.conv2(self.act(self.norm2(h, row))) + self.shortcut(x)
         return F.avg_pool2d(h, 2) if self.halves else h
 
 
@@ -210,10 +219,11 @@ class _Convolution(nn.Module):
 
 
 class _Residuals(nn.Module):
-    """``count`` times x + conv(ELU(conv(ELU(x))))."""
+    """``count`` times x + conv(act(conv(act(x))))."""
 
-    def __init__(self, channels: int, norm: Norm | None, count: int) -> None:
+    def __init__(self, channels: int, norm: Norm | None, act: nn.Module, count: int) -> None:
         super().__init__()
+        self.act = act
         self.convs = nn.ModuleList(
             nn.ModuleList(_Convolution(channels, channels, norm) for _ in range(2)) for _ in range(count)
         )
@@ -223,7 +233,7 @@ class _Residuals(nn.Module):
             assert isinstance(pair, nn.ModuleList)
             h = x
             for conv in pair:
-                h = conv(h, row, between=F.elu)
+                h = conv(h, row, between=self.act)
             x = x + h
         return x
 
@@ -231,10 +241,11 @@ class _Residuals(nn.Module):
 class _Refine(nn.Module):
     """Each input through two residual units; fused at the largest sides; chained pooling; residual units, three in the last."""
 
-    def __init__(self, inputs: Sequence[int], channels: int, norm: Norm | None, last: bool) -> None:
+    def __init__(self, inputs: Sequence[int], channels: int, norm: Norm | None, act: nn.Module, last: bool) -> None:
         super().__init__()
-        self.adapt = nn.ModuleList(_Residuals(width, norm, 2) for width in inputs)
-        self.out = _Residuals(channels, norm, 3 if last else 1)
+        self.act = act
+        self.adapt = nn.ModuleList(_Residuals(width, norm, act, 2) for width in inputs)
+        self.out = _Residuals(channels, norm, act, 3 if last else 1)
         self.fuse = nn.ModuleList(_Convolution(width, channels, norm, bias=True) for width in inputs if len(inputs) > 1)
         self.chain = nn.ModuleList(_Convolution(channels, channels, norm) for _ in range(2))
         self.pool = nn.MaxPool2d(5, stride=1, padding=2) if norm is None else nn.AvgPool2d(5, stride=1, padding=2)
@@ -245,7 +256,7 @@ class _Refine(nn.Module):
         if self.fuse:
             fused = [conv(h, row) for conv, h in zip(self.fuse, adapted, strict=True)]
             adapted = [F.interpolate(h, size=sides, mode="bilinear", align_corners=True) for h in fused]
-        x = F.elu(sum(adapted[1:], start=adapted[0]))
+        x = self.act(sum(adapted[1:], start=adapted[0]))
         path = x
         for conv in self.chain:
             path = conv(path, row, between=self.pool)

@@ -28,18 +28,25 @@ class Parts:
     rescale: bool
     group_width: int
     checkpoint: bool
+    activation: str = "silu"
+    groups: int = 0
+    conditional: bool = True
 
     def residual(self, before: int, after: int, direction: str = "") -> nn.Module:
         return ResidualBlock(
             self.dims, before, after, self.told, resampling=self.resampling, direction=direction, dropout=self.dropout,
             rescale=self.rescale, group_width=self.group_width, pointwise=not self.inside, checkpoint=self.checkpoint,
+            activation=self.activation, groups=self.groups, conditional=self.conditional,
         )  # fmt: skip
 
     def attention(self, width: int) -> nn.Module:
-        return Attention(width, rescale=self.rescale, group_width=self.group_width)
+        return Attention(width, rescale=self.rescale, group_width=self.group_width, groups=self.groups)
 
     def head(self, before: int, after: int, scale: float = 0.0) -> nn.Module:
-        return Head(self.dims, before, after, scale=scale, group_width=self.group_width)
+        return Head(
+            self.dims, before, after, scale=scale, group_width=self.group_width, activation=self.activation,
+            groups=self.groups,
+        )  # fmt: skip
 
     def convolved(self, direction: str, before: int, after: int) -> nn.Module:
         return {"down": Downsample, "up": Upsample}[direction](self.dims, before, after, self.resampling)
@@ -119,7 +126,7 @@ class _Attended(nn.Module):
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+    def forward(self, h: Tensor, told: Tensor | None) -> Tensor:
         h = self.block(h, told)
         return h if self.attention is None else self.attention(h)
 
@@ -131,7 +138,7 @@ class _Down(nn.Module):
         super().__init__()
         self.blocks, self.change, self.image = nn.ModuleList(blocks), change, image
 
-    def forward(self, h: Tensor, image: Tensor, told: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, image: Tensor, told: Tensor | None, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features and image at the next resolution; every result is added to ``skips``."""
         for block in self.blocks:
             skips.append(h := block(h, told))
@@ -157,7 +164,7 @@ class _Up(nn.Module):
         self.blocks, self.attention, self.image, self.change = nn.ModuleList(blocks), attention, image, change
 
     def forward(
-        self, h: Tensor, image: Tensor | None, told: Tensor, skips: list[Tensor]
+        self, h: Tensor, image: Tensor | None, told: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Features at the next resolution and the output so far; a result is taken from ``skips`` for every block."""
         for block in self.blocks:
