@@ -7,7 +7,8 @@
     scoresde evaluate ... [--samples PATH] [--processes N]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS]
     scoresde check --config FILE [--config.KEY=VALUE ...]
-    scoresde convert --from score_sde_pytorch CHECKPOINT --config FILE --workdir DIR [--config.KEY=VALUE ...]
+    scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
+                     [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
 Without --config the first five take the config of the folder, its config.json.
 
@@ -44,11 +45,11 @@ COMMANDS = {
 }
 RUNS = ("train", "sample", "likelihood", "evaluate", "report")
 """Commands in a work folder, whose own config they take where none is given."""
-NEEDED = {"check": ("config",), "convert": ("config", "workdir", "from"), "inspect": ("data",)}
+NEEDED = {"check": ("config",), "convert": ("workdir", "from"), "inspect": ("data",)}
 """What a command needs; the others a config and a folder."""
 SECTION = {"sample": "sampling", "likelihood": "likelihood", "evaluate": "evaluation"}
 """The config's section of a command."""
-_OVERRIDE = "--config."
+_OVERRIDE, _SOURCE = "--config.", "--source."
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ FLAGS = (
     Flag("force", ("inspect",), "replace a file that is there"),
     Flag("side", ("inspect",), "side to which a folder's images are shrunk", ("PIXELS",), int),
     Flag("from", ("convert",), "whose checkpoint, and where", ("PROJECT", "FILE")),
+    Flag("source-config", ("convert",), "that project's config, not executed; --source.KEY=VALUE corrects it", ("FILE",)),
+    Flag("expected", ("convert",), ".npz file with x, labels, and out_raw or out_ema, to compare outputs with", ("FILE",)),
 )  # fmt: skip
 
 
@@ -195,11 +198,22 @@ def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _convert(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from scoresde.experiment import Experiment
-    from scoresde.interop.convert import convert
+    from ml_collections import ConfigDict
+
+    from scoresde.experiment import Experiment, apply_overrides
+    from scoresde.interop.convert import convert, is_source, source_of
 
     project, file = getattr(options, "from")
-    print(convert(project, file, Experiment.from_config(_config(options, overrides)), options.workdir))
+    source = None if options.source_config is None else source_of(options.source_config, options.source)
+    if source is None and is_source(options.config):
+        raise ValueError(f"--config {options.config} is a config of {project}: give it as --source-config")
+    if options.config is None and source is not None:
+        config = ConfigDict(source.config)
+        apply_overrides(config, overrides)
+    else:
+        config = _config(options, overrides)
+    made = Experiment.from_config(config)
+    print(convert(project, file, made, options.workdir, source=source, expected=options.expected))
     return 0
 
 
@@ -251,24 +265,27 @@ def _terminated() -> Iterator[None]:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Options, and the overrides by dotted key. Exits with code 2 and a message for what is not known."""
     parser = _parser()
-    plain, overrides, rest = [], {}, iter(arguments)
+    plain, rest = [], iter(arguments)
+    values: dict[str, dict[str, str]] = {_OVERRIDE: {}, _SOURCE: {}}
     for argument in rest:
-        if not argument.startswith(_OVERRIDE):
+        prefix = next((p for p in values if argument.startswith(p)), "")
+        if not prefix:
             plain.append(argument)
             continue
-        key, equals, value = argument.removeprefix(_OVERRIDE).partition("=")
+        key, equals, value = argument.removeprefix(prefix).partition("=")
         if not equals:
             following = next(rest, None)
             if following is None:
                 parser.error(f"{argument} needs a value: {argument}=VALUE")
             value = following
-        overrides[key] = value
+        values[prefix][key] = value
     options, unknown = parser.parse_known_args(plain)
     if unknown:
         flags = ["--help", "--version", *(f"--{flag.name}" for flag in FLAGS)]
         parser.error(f"{unknown[0]} is not known{suggestion(unknown[0].split('=')[0], flags)}")
     if options.command in RUNS and options.config is None and options.workdir is not None:
         options.config = _config_of(parser, options.workdir)
+    overrides, options.source = values[_OVERRIDE], values[_SOURCE]
     _check_flags(parser, options, overrides)
     return options, overrides
 
@@ -306,6 +323,10 @@ def _check_flags(parser: argparse.ArgumentParser, options: argparse.Namespace, o
     if missing := [name for name in needed if getattr(options, name) is None]:
         shown = ", ".join("DATA" if name == "data" else f"--{name}" for name in missing)
         parser.error(f"the following arguments are required by {command}: {shown}")
+    if command == "convert" and options.config is None and options.source_config is None:
+        parser.error("the following arguments are required by convert: --source-config or --config")
+    if options.source and options.source_config is None:
+        parser.error(f"{_SOURCE}{next(iter(options.source))} corrects a --source-config, and none is given")
     if options.data is not None and command != "inspect":
         parser.error(f"DATA belongs to inspect, not to {command}")
     for flag in FLAGS:

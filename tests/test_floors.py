@@ -120,7 +120,7 @@ def test_no_fixed_event_rank():
 # tests/test_data.py and tests/interop
 READERS = {
     "data/formats.py": {"from pickle import Unpickler, UnpicklingError": 1, "def find_class": 1},
-    "interop/convert.py": {r"torch\.load\([^()]*weights_only=True\)": 1},
+    "interop/reference_file.py": {r"torch\.load\([^()]*weights_only=True\)": 1},
 }
 
 

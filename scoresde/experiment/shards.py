@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from scoresde._files import NO_ARRAY, write_atomic
+from scoresde._files import NO_ARRAY, check_zip, write_atomic
 from scoresde.data import Transform
 from scoresde.experiment.kept import Kept
 
@@ -132,6 +132,7 @@ class ShardStore(Kept, Generic[Content]):
     def read(self, file: str) -> Content:
         """A whole shard of this setting. Raises ValueError for anything else, saying what is wrong with it."""
         try:
+            check_zip(self.path / file)
             with np.load(self.path / file, allow_pickle=False) as found:
                 content: dict[str, Any] = {name: found[name] for name in found.files}
             first, end = (int(n) for n in _NAME.fullmatch(file).groups())  # type: ignore[union-attr]

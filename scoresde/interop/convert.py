@@ -1,12 +1,8 @@
 """Checkpoints of the reference implementation (yang-song/score_sde_pytorch) made work folders of ours.
 
-    model        raw weights by the names of `score_sde.layout`, behind ``module.``
-    ema          averaged weights, a list without names in the order of what is trained; decay; number of updates
-    optimizer    Adam's moments by the number of the weight, frozen ones counted
-    step         updates so far
-
-A file is a programme for Python's unpickler. torch's weights-only reader runs it: that makes tensors, numbers and containers, and
-refuses whatever else a file names. The learning rate is a numpy scalar, for whose parts it is given stand-ins that do nothing.
+What a network computes is not all in the shapes of its weights. It comes from the source's own config (`source_config`,
+`translate`), or from a config of ours that says what the reference's configs say (`conventions`); outputs that the source states
+prove it (`proof`).
 
 A work folder appears whole or not at all: it is made beside its place, read back, compared with the file, and then renamed.
 """
@@ -15,56 +11,83 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from scoresde._validation import check_choice, check_count
+from scoresde._validation import check_choice
 from scoresde.ema import EMA
+from scoresde.experiment.build import build
 from scoresde.experiment.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.experiment import Experiment, build_model
 from scoresde.experiment.plan import Training
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest
+from scoresde.interop.conventions import check_groups, check_model, check_network, check_sigmas, levels_of
+from scoresde.interop.errors import ConvertError
+from scoresde.interop.proof import compare_outputs, compare_scores
+from scoresde.interop.reference_file import MOMENTS, ReferenceCheckpoint, read_reference
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
+from scoresde.interop.source_config import read_settings
+from scoresde.interop.translate import Source, translate
+from scoresde.sde import LinearSDE
 
 PROJECTS = ("score_sde_pytorch",)
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_MOST_STEPS = 10**9 - 1
-"""What the name of a checkpoint holds."""
 
 
-class ConvertError(ValueError):
-    """A file that is not a checkpoint of the project, or not of the config's network; the message says which."""
+def source_of(file: str | Path, values: Mapping[str, str] | None = None) -> Source:
+    """A config of score_sde_pytorch, which is not executed, in this library's terms.
 
+    Args:
+        file: its Python or JSON file.
+        values: settings by dotted key that replace the file's; "unused" removes one.
 
-@dataclass(frozen=True)
-class ReferenceCheckpoint:
-    """What a file of the reference implementation holds.
-
-    model: raw weights by name, without ``module.`` and the table of sigmas. averages: averaged weights, in order.
-    ema_decay, ema_updates: of the averages. moments: Adam's state by the number of the weight. step: updates so far.
+    Raises:
+        ConvertError: it cannot be read, or something that the network depends on is missing or has no counterpart.
+        OSError: there is no such file.
     """
-
-    model: dict[str, Tensor]
-    averages: list[Tensor]
-    ema_decay: float
-    ema_updates: int
-    moments: dict[int, dict[str, Tensor]]
-    step: int
+    return translate(read_settings(file, values), str(file))
 
 
-def convert(project: str, file: str | Path, experiment: Experiment, folder: str | Path) -> str:
+def is_source(file: str | Path) -> bool:
+    """Whether a file is a config of score_sde_pytorch; it is not executed."""
+    try:
+        settings = read_settings(file)
+    except (ConvertError, OSError):
+        return False
+    return bool({"nf", "num_scales", "ema_rate"} & {*settings["model"]})
+
+
+def convert(
+    project: str,
+    file: str | Path,
+    experiment: Experiment,
+    folder: str | Path,
+    *,
+    source: Source | None = None,
+    expected: str | Path | None = None,
+) -> str:
     """Make a work folder from a checkpoint, and say what is in it and what was compared.
 
-    project: one of `PROJECTS`. folder: new or empty. The data is not read.
+    Args:
+        project: one of `PROJECTS`.
+        file: the checkpoint.
+        experiment: the folder's. Its data is not read.
+        folder: new or empty.
+        source: the source's own config. The experiment's model must be the same function.
+        expected: an .npz file with outputs of the source's network, see `compare_outputs`.
 
-    Raises ConvertError for a file that does not fit, WorkdirError for a folder that is in use; neither leaves anything behind.
+    Returns:
+        The summary, also written to the folder's log.
+
+    Raises:
+        ConvertError: the file does not fit, or the network would not compute what its source does.
+        WorkdirError: the folder is in use.
+        OSError: a file is not there.
+        In all these cases nothing is left behind.
     """
     check_choice("--from", project, PROJECTS)
     place, digest = Path(folder), config_digest(experiment)
@@ -73,6 +96,7 @@ def convert(project: str, file: str | Path, experiment: Experiment, folder: str 
     given, network = read_reference(file), experiment.model.network
     _check_averages(given, experiment.training, str(file))
     ema, optimizer = _fill(network, given, str(file))
+    proved = _prove(experiment, given, ema, str(file), source, expected)
     there = next(parent for parent in place.absolute().parents if parent.exists())
     making = there / f".{place.name}.{os.getpid()}.tmp"
     try:
@@ -89,7 +113,7 @@ def convert(project: str, file: str | Path, experiment: Experiment, folder: str 
     trained = sum(p.numel() for p in network.parameters())
     summary = (
         f"{place}: step {given.step} from {Path(file).name}; {len(given.model)} tensors, {trained:,} trained parameters and "
-        f"{len(given.moments)} moments of Adam; read back, all names, shapes and values are the file's.\n"
+        f"{len(given.moments)} moments of Adam; read back, all names, shapes and values are the file's.\n{proved}\n"
         f"sha256 of the weights {digests['model']}, averaged {digests['ema']}"
     )
     with open(Workdir(place).log_file, "a") as log:
@@ -113,40 +137,56 @@ def _check_averages(given: ReferenceCheckpoint, plan: Training, file: str) -> No
         )
 
 
-def read_reference(file: str | Path) -> ReferenceCheckpoint:
-    """Read a file, executing nothing in it. Raises ConvertError for what is no such checkpoint, OSError where there is none."""
+def _prove(
+    experiment: Experiment,
+    given: ReferenceCheckpoint,
+    ema: EMA,
+    file: str,
+    source: Source | None,
+    expected: str | Path | None,
+) -> str:
+    """Where what the weights do not show comes from, and what was compared. Raises ConvertError for another function."""
+    model, lines = experiment.model, []
     try:
-        with open(file, "rb") as stream, torch.serialization.safe_globals(_STAND_INS):
-            content = torch.load(stream, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as problem:  # a hostile or torn file may raise anything
-        asked = re.search(r"GLOBAL (\S+)", str(problem))
-        why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
-        raise ConvertError(f"{file} is torn or no checkpoint of score_sde_pytorch: {why}") from problem
+        if source is None:
+            check_sigmas(given.sigmas, levels_of(model), "the config")
+            check_model(experiment)
+            if expected is None:
+                check_network(model.network)
+            lines.append("what the weights do not show is the config's, as all of the reference's configs have it")
+        else:
+            check_groups(model.network)
+            check_sigmas(given.sigmas, source.sigmas, source.name)
+            _check_source(experiment, source)
+            lines += [f"what the weights do not show is that of {source.name}", *source.notes]
+        if expected is not None:
+            states = {"raw": model.network.state_dict(), "averaged": ema.module.state_dict()}
+            lines.append(compare_outputs(model, states, expected))
+        else:
+            lines.append("no outputs were compared: --expected FILE.npz does so where the source has some")
+    except ConvertError as problem:
+        raise ConvertError(f"{file} is not converted: {problem}") from problem
+    if not given.checked:
+        lines.append("the file is older than torch 1.6 and has no checksums: a changed bit in it could not be seen")
+    return "\n".join(lines)
+
+
+def _check_source(experiment: Experiment, source: Source) -> None:
+    """Raise ConvertError unless the experiment's model is that of the source's config."""
+    content, theirs = experiment.config.to_dict(), ConfigDict(source.config).to_dict()
+    found = tuple(getattr(experiment.data.transform, end, None) for end in ("low", "high"))
+    wanted = tuple(theirs["data"][end] for end in ("low", "high"))
+    if found != wanted:
+        raise ConvertError(f"config.data maps its events to {found}, and those of {source.name} lie in {wanted}")
+    if all(content.get(section, {}) == theirs[section] for section in ("sde", "network", "model")):
+        return
+    sde = build(theirs["sde"], "sde", LinearSDE)
+    model = build_model(theirs, experiment.data, sde, 0)
     try:
-        if not isinstance(content, dict):
-            raise TypeError("a dictionary is wanted")
-        averages, state = content["ema"], content["optimizer"]["state"]
-        model = {name.removeprefix("module."): tensor for name, tensor in content["model"].items()}
-        model.pop("sigmas", None)
-        return ReferenceCheckpoint(
-            model={name: _tensor(tensor) for name, tensor in model.items()},
-            averages=[_tensor(tensor) for tensor in averages["shadow_params"]],
-            ema_decay=float(averages["decay"]),
-            ema_updates=_count("num_updates", averages["num_updates"]),
-            moments={
-                int(k): {"step": torch.as_tensor(float(m["step"])), **{n: _tensor(m[n]) for n in _MOMENTS}}
-                for k, m in state.items()
-            },
-            step=_count("step", content["step"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
-        there = list(content) if isinstance(content, dict) else type(content).__name__
-        raise ConvertError(
-            f"{file} is no checkpoint of score_sde_pytorch: {problem!r}; it holds {there}, and model, ema, optimizer and step "
-            "with all their parts are wanted"
-        ) from problem
+        model.network.load_state_dict(from_reference(model.network, to_reference(experiment.model.network)))
+    except (TypeError, ValueError) as problem:
+        raise ConvertError(f"the config's network is not that of {source.name}: {problem}") from problem
+    compare_scores(experiment.model, model, experiment.data.event_shape, source.name)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -158,46 +198,12 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()[:16]
 
 
-class _StandIn:
-    """Takes the place of what a file names; keeps nothing."""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_STAND_INS: list[Any] = [
-    type(name, (_StandIn,), {"__module__": module})
-    for module, name in (
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-    )
-]
-"""The parts of a numpy scalar, by the names that numpy 1 and 2 write."""
-
-
-def _count(name: str, value: Any) -> int:
-    check_count(name, value, least=0)
-    if value > _MOST_STEPS:
-        raise ValueError(f"{name}={value} is no number of steps")
-    return int(value)
-
-
-def _tensor(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        raise TypeError(f"a weight is {getattr(value, 'dtype', type(value).__name__)}, where float32 is wanted")
-    return value
-
-
 def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EMA, torch.optim.Optimizer]:
     """Load raw weights into ``network``; averages and an optimizer that belong to it."""
     try:
         state = from_reference(network, given.model)
         averages = averages_from_reference(network, given.averages, given.model)
-        moments = {kind: _moments(network, given, kind) for kind in _MOMENTS}
+        moments = {kind: _moments(network, given, kind) for kind in MOMENTS}
     except (TypeError, ValueError) as problem:
         raise ConvertError(f"{file} is not of the config's network: {problem}") from problem
     network.load_state_dict(state)
@@ -207,7 +213,7 @@ def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EM
     numbers = {ours: number for number, ours in enumerate(layout(network))}
     for name, parameter in network.named_parameters():
         if numbers[name] in given.moments:
-            found = {kind: moments[kind][name].contiguous() for kind in _MOMENTS}
+            found = {kind: moments[kind][name].contiguous() for kind in MOMENTS}
             optimizer.state[parameter] = {"step": given.moments[numbers[name]]["step"], **found}
     return ema, optimizer
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._files import NO_ARRAY, write_atomic
+from scoresde._files import NO_ARRAY, check_zip, write_atomic
 from scoresde._validation import check_finite
 
 
@@ -97,6 +97,7 @@ class Moments:
         if not file.is_file():
             raise FileNotFoundError(f"no file of moments {str(file)!r}: give an .npz file with mu and sigma")
         try:
+            check_zip(file)
             with np.load(file, allow_pickle=False) as content:
                 mean, covariance = (torch.from_numpy(np.asarray(content[n], np.float64)) for n in ("mu", "sigma"))
                 count = int(content["count"]) if "count" in content.files else None

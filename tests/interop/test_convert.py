@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
@@ -119,7 +120,7 @@ def content(run):
             "state": {k: moments(k) for k in trained},
             "param_groups": [{"lr": np.float64(2e-4), "params": list(range(len(model)))}],
         },
-        "model": {"module.sigmas": torch.ones(10, dtype=torch.float64), **model},
+        "model": {"module.sigmas": sigmas(0.01, 50.0), **model},
         "ema": {
             "decay": 0.999,
             "num_updates": 9,
@@ -127,6 +128,11 @@ def content(run):
         },
         "step": 9,
     }
+
+
+def sigmas(low, high, count=10):
+    """The table of noise levels that a file of the reference holds."""
+    return torch.linspace(math.log(high), math.log(low), count, dtype=torch.float64).exp()
 
 
 def saved(content, place, name="checkpoint.pth"):
@@ -337,8 +343,8 @@ def test_what_does_not_fit_the_network_is_refused(run, content):
         (content | {"model": {n: w for n, w in model.items() if n != last}}, "missing ['all_modules"),
         (changed(content, "model", **{"module.more": torch.ones(1)}), "left over ['more']"),
         (changed(content, "model", **{last: torch.ones(7)}), "has shape (7,)"),
-        (changed(content, "model", **{first: model[first].double()}), "a weight is torch.float64"),
-        (changed(content, "model", **{last: "text"}), "a weight is str"),
+        (changed(content, "model", **{first: model[first].double()}), "all_modules.0.W is torch.float64"),
+        (changed(content, "model", **{last: "text"}), "is str, where float32 is wanted"),
         (changed(content, "model", **{last: torch.full_like(model[last], torch.nan)}), "is not finite"),
         (changed(content, "ema", shadow_params=averages[1:]), "averaged tensors are given"),
         (changed(content, "ema", shadow_params=[*averages[1:], averages[0]]), "has shape"),

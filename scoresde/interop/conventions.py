@@ -1,0 +1,157 @@
+"""What networks of the reference implementation compute that the shapes of their weights do not show.
+
+A config of this library says it too, and may say something else: the number of groups, the activation, how sums are rescaled,
+what resampling does, what the network is told and what its output means. Where no config of the source is given, they must be
+what all of the reference's own configs have, or the conversion is proved by outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.experiment.experiment import Experiment
+from scoresde.interop.errors import ConvertError
+from scoresde.networks import DDPM, FIR, Averaging, FourierEmbedding, NCSNpp, Resampling
+from scoresde.networks.blocks import Attention, ResidualBlock
+from scoresde.networks.refinenet import RefineNet
+from scoresde.predictions import ScaledScorePrediction
+from scoresde.score import LogNoiseLabel, NoisePrediction, ScoreModel, ScorePrediction, SigmaLabel, TimeLabel
+from scoresde.sde import VESDE, VPSDE, Chain, SubVPSDE
+
+HOW = "give --source-config FILE, the source's own config, or --expected FILE.npz with its outputs"
+"""What settles what a file does not show."""
+
+
+def check_network(network: nn.Module) -> None:
+    """Raise ConvertError where a network departs from what all of the reference's configs have, naming how."""
+    if isinstance(network, RefineNet):
+        found = [] if isinstance(network.act, nn.ELU) else [f"activation {network.act}: the reference's is ELU"]
+    else:
+        found = list(_departures(network)) if isinstance(network, NCSNpp) else []
+    if found:
+        raise ConvertError(
+            f"the weights do not show, and the config says otherwise than the reference's: {'; '.join(found)}. {HOW}"
+        )
+
+
+def check_groups(network: nn.Module) -> None:
+    """Raise ConvertError where a norm has other groups than in the reference, which leave no trace in a file."""
+    for text in _groups(network):
+        raise ConvertError(text)
+
+
+def _groups(network: nn.Module) -> Iterator[str]:
+    """The first norm with other groups."""
+    ddpm = isinstance(network, DDPM)
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            wanted = 32 if ddpm else min(module.num_channels // 4, 32)
+            if module.num_groups != wanted:
+                yield (
+                    f"a norm of {module.num_channels} channels has {module.num_groups} groups: {wanted} in the reference's "
+                    f"{'ddpm (groups=32)' if ddpm else 'ncsnpp (group_width=4)'}"
+                )
+                return
+
+
+def _departures(network: NCSNpp) -> Iterator[str]:
+    ddpm = isinstance(network, DDPM)
+    yield from _groups(network)
+    if not isinstance(network.act, nn.SiLU):
+        yield f"activation {network.act}: SiLU"
+    if network.label is None:
+        yield "conditional=False: the label is used"
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    sums = [*blocks, *(module for module in network.modules() if isinstance(module, Attention))]
+    if any(module.rescale == ddpm for module in sums):
+        yield f"rescale={ddpm}: {not ddpm}"
+    if any(module.pointwise != ddpm for module in blocks):
+        yield f"block={'biggan' if ddpm else 'ddpm'!r}: {'ddpm' if ddpm else 'biggan'!r}"
+    progressive = any(level.image is not None for level in (*network.down, *network.up))
+    plain = ddpm or not progressive
+    for module in network.modules():
+        if isinstance(module, Resampling) and not _usual(module, plain):
+            yield f"resampling {module}: {'Averaging' if plain else 'FIR (1, 3, 3, 1)'}"
+            break
+
+
+def _usual(resampling: Resampling, plain: bool) -> bool:
+    if plain:
+        return isinstance(resampling, Averaging)
+    return isinstance(resampling, FIR) and tuple(resampling.kernel) == (1, 3, 3, 1)
+
+
+def check_model(experiment: Experiment) -> None:
+    """Raise ConvertError where what a network is told or given, or what its output means, is not the reference's."""
+    model, transform = experiment.model, experiment.data.transform
+    process, found = process_of(model), []
+    if model.data_std is not None:
+        found.append(f"config.model.data_std={model.data_std}: None")
+    if type(process) not in (VPSDE, SubVPSDE, VESDE):
+        found.append(f"config.sde {process!r}: VPSDE, SubVPSDE or VESDE")
+    label, predictions = _wanted(model)
+    if model.label != label:
+        found.append(f"config.model.label {model.label!r}: {label!r}")
+    if type(model.prediction) not in predictions:
+        listed = " or ".join(kind.__name__ for kind in predictions)
+        found.append(f"config.model.prediction {type(model.prediction).__name__}: {listed}")
+    ends = tuple(getattr(transform, end, None) for end in ("low", "high"))
+    probe = torch.tensor([float("nan") if end is None else float(end) for end in ends])
+    network = model.network
+    mapped = network.input_range(probe) if isinstance(network, NCSNpp | RefineNet) else probe
+    if ends not in ((-1.0, 1.0), (0.0, 1.0)) or not torch.equal(mapped, torch.tensor([-1.0, 1.0])):
+        found.append(
+            f"data in {ends}, which the network maps to {tuple(mapped.tolist())}: (-1, 1) or (0, 1), mapped to (-1, 1)"
+        )
+    if found:
+        raise ConvertError(f"the config says otherwise than the reference, in which {'; '.join(found)}. {HOW}")
+
+
+def process_of(model: ScoreModel) -> object:
+    """The process in continuous time."""
+    return getattr(model.sde, "continuous", model.sde)
+
+
+def _wanted(model: ScoreModel) -> tuple[object, tuple[type, ...]]:
+    """The label and the predictions that the reference has with a process and an embedding."""
+    steps = model.sde.steps if isinstance(model.sde, Chain) else 0
+    if not isinstance(process_of(model), VESDE):
+        scale = steps - 1.0 if steps else 999.0
+        return TimeLabel(scale), (NoisePrediction,)
+    scores = (ScorePrediction, ScaledScorePrediction)
+    if steps:
+        return TimeLabel(steps - 1.0, descending=True, whole=True), scores
+    if isinstance(getattr(model.network, "embedding", None), FourierEmbedding):
+        return LogNoiseLabel(), scores
+    return SigmaLabel(), (ScorePrediction,)
+
+
+def check_sigmas(table: Tensor | None, levels: tuple[int, float, float] | None, where: str) -> None:
+    """Raise ConvertError unless a file's table of noise levels is that of a config.
+
+    Args:
+        table: descending levels, or None where the file has none.
+        levels: number, smallest and largest; a number of 0 is not compared, None compares nothing.
+        where: the config, for messages.
+    """
+    if table is None or levels is None:
+        return
+    count, low, high = levels
+    ends = (float(table[-1]), float(table[0])) if table.ndim == 1 and len(table) else (0.0, 0.0)
+    alike = all(abs(a - b) <= 1e-6 * abs(b) for a, b in zip(ends, (low, high), strict=True))
+    if not alike or (count and len(table) != count):
+        raise ConvertError(
+            f"the file has {table.numel()} noise levels from {ends[0]:g} to {ends[1]:g}, {where} {count or 'some'} from "
+            f"{low:g} to {high:g}: it belongs to another config"
+        )
+
+
+def levels_of(model: ScoreModel) -> tuple[int, float, float] | None:
+    """The noise levels of a model under VE, for `check_sigmas`; the number is 0 in continuous time."""
+    process = process_of(model)
+    if not isinstance(process, VESDE):
+        return None
+    return model.sde.steps if isinstance(model.sde, Chain) else 0, process.sigma_min, process.sigma_max

@@ -1,0 +1,189 @@
+"""Checkpoints of the reference implementation (yang-song/score_sde_pytorch), read without executing anything in them.
+
+    model        raw weights by the names of `score_sde.layout`, behind ``module.``, and the table of noise levels ``sigmas``
+    ema          averaged weights, a list without names in the order of what is trained; decay; number of updates
+    optimizer    Adam's moments by the number of the weight, frozen ones counted
+    step         updates so far
+
+A file is a programme for Python's unpickler. torch's weights-only reader runs it: that makes tensors, numbers and containers, and
+refuses whatever else a file names. numpy's scalars are let in as stand-ins, which keep the bytes of the number.
+
+Since torch 1.6 a file is a zip archive with a checksum for each of its parts, which torch does not look at: they are compared
+before anything is read. Older files have none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde._files import check_zip
+from scoresde._validation import check_count
+from scoresde.interop.errors import ConvertError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's, by torch's names."""
+_MOST_STEPS = 10**9 - 1
+"""What the name of a checkpoint holds."""
+_KINDS = re.compile(r"[fiu][1248]|b1|\?")
+"""numpy's codes of the numbers that a file may hold."""
+_PARTS = ("model", "ema", "optimizer", "step")
+
+
+@dataclass(frozen=True)
+class ReferenceCheckpoint:
+    """What a file of the reference implementation holds.
+
+    Attributes:
+        model: raw weights by name, without ``module.``.
+        averages: averaged weights, in order.
+        ema_decay: of the averages.
+        ema_updates: of the averages.
+        moments: Adam's state by the number of the weight.
+        step: updates so far.
+        sigmas: the table of noise levels, descending, float64; None where the file has none.
+        checked: whether the file has checksums, which were compared.
+    """
+
+    model: dict[str, Tensor]
+    averages: list[Tensor]
+    ema_decay: float
+    ema_updates: int
+    moments: dict[int, dict[str, Tensor]]
+    step: int
+    sigmas: Tensor | None = None
+    checked: bool = True
+
+
+def read_reference(file: str | Path) -> ReferenceCheckpoint:
+    """Read a file, executing nothing in it.
+
+    Raises:
+        ConvertError: the file is torn, or is no such checkpoint; names the file.
+        OSError: there is no such file.
+    """
+    content, checked = _load(file)
+    try:
+        if not isinstance(content, dict):
+            raise TypeError("a dictionary is wanted")
+        averages, state = content["ema"], content["optimizer"]["state"]
+        model = {_bare(name): tensor for name, tensor in content["model"].items()}
+        sigmas = model.pop("sigmas", None)
+        return ReferenceCheckpoint(
+            model={name: _tensor(name, tensor) for name, tensor in model.items()},
+            averages=[_tensor(f"average {k}", tensor) for k, tensor in enumerate(averages["shadow_params"])],
+            ema_decay=float(_number(averages["decay"])),
+            ema_updates=_count("num_updates", averages["num_updates"]),
+            moments={int(k): _moments(k, m) for k, m in state.items()},
+            step=_count("step", content["step"]),
+            sigmas=None if sigmas is None else torch.as_tensor(sigmas).to(torch.float64),
+            checked=checked,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as problem:
+        raise ConvertError(f"{file} is no checkpoint of score_sde_pytorch: {_why(content, problem)}") from problem
+
+
+def _load(file: str | Path) -> tuple[Any, bool]:
+    """The content of a file, and whether its checksums were compared."""
+    with open(file, "rb") as stream:
+        checked = stream.read(2) == b"PK"
+        stream.seek(0)
+        try:
+            check_zip(file)
+            with torch.serialization.safe_globals(_STAND_INS):
+                return torch.load(stream, map_location="cpu", weights_only=True), checked
+        except Exception as problem:  # a hostile or torn file may raise anything
+            asked = re.search(r"GLOBAL (\S+)", str(problem))
+            why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
+            raise ConvertError(f"{file} is torn or no checkpoint of score_sde_pytorch: {why}") from problem
+
+
+def _why(content: Any, problem: Exception) -> str:
+    """Why a file's content is no checkpoint, and what it holds instead."""
+    wanted = f"{', '.join(_PARTS[:-1])} and {_PARTS[-1]} with all their parts are wanted"
+    if not isinstance(content, Mapping):
+        return f"{problem!r}; it holds {type(content).__name__}, and {wanted}"
+    weights = content.get("state_dict", content.get("model", content))
+    if not {*_PARTS} & {*content} - {"model"} and isinstance(weights, Mapping):
+        tensors = [name for name, value in weights.items() if isinstance(value, Tensor)]
+        if tensors:
+            return (
+                f"it is a bare state dict, {len(tensors)} tensors by name ({tensors[0]}, ...), without averages (ema), Adam's "
+                "moments (optimizer) and step, of which a work folder is made; in Python, "
+                "scoresde.interop.score_sde.from_reference(network, tensors) gives what network.load_state_dict takes"
+            )
+    there = [str(name) for name in content]
+    shown = there if len(there) <= 8 else [*there[:8], f"and {len(there) - 8} more"]
+    return f"{problem!r}; it holds {shown}, and {wanted}"
+
+
+class _StandIn:
+    """Takes the place of a part of numpy that a file names: keeps what it is given, and does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, ()  # type: tuple[Any, ...], Any
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+_STAND_INS: list[Any] = [
+    type(name, (_StandIn,), {"__module__": module})
+    for module, name in (
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+    )
+]
+"""The parts of a numpy scalar, by the names that numpy 1 and 2 write."""
+
+
+def _number(value: Any) -> Any:
+    """The number of a numpy scalar or of a tensor of one element; anything else as it is."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if not isinstance(value, _StandIn):
+        return value
+    kind, content = value.arguments
+    code, order = kind.arguments[0], kind.state[1] if kind.state else "="
+    if not isinstance(code, str) or not _KINDS.fullmatch(code) or not isinstance(content, bytes):
+        raise ValueError(f"a number of numpy's type {code!r} is not known")
+    dtype = np.dtype(code).newbyteorder(">" if order == ">" else "<")
+    if len(content) != dtype.itemsize:
+        raise ValueError(f"a number of numpy's type {code!r} has {len(content)} bytes")
+    return np.frombuffer(content, dtype)[0].item()
+
+
+def _count(name: str, value: Any) -> int:
+    value = _number(value)
+    check_count(name, value, least=0)
+    if value > _MOST_STEPS:
+        raise ValueError(f"{name}={value} is no number of steps")
+    return int(value)
+
+
+def _bare(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name of a weight")
+    return name.removeprefix("module.")
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        raise TypeError(f"{name} is {getattr(value, 'dtype', type(value).__name__)}, where float32 is wanted")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return value
+
+
+def _moments(number: Any, state: Any) -> dict[str, Tensor]:
+    """Adam's state of one weight."""
+    step = torch.as_tensor(float(_number(state["step"])))
+    return {"step": step, **{name: _tensor(f"{name} of weight {number}", state[name]) for name in MOMENTS}}
