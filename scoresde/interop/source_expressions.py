@@ -114,3 +114,12 @@ def locate(config: Path, module: list[str], above: int) -> Path | None:
     if not above:
         places.insert(0, config.parent / f"{module[-1]}.py")
     return next((p for p in places if p.is_file() and p.absolute() != config.absolute()), None)
+
+
+def update(node: dict[str, Any], new: dict[str, Any]) -> None:
+    """Change a config in place, sections within it too, as ``ConfigDict.update`` does."""
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(node.get(key), dict):
+            update(node[key], value)
+        else:
+            node[key] = value

@@ -13,7 +13,7 @@ from typing import Any
 
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.source_defaults import DEFAULTS
-from scoresde.interop.source_expressions import Foreign, Unread, binary, compared, locate, plain
+from scoresde.interop.source_expressions import Foreign, Unread, binary, compared, locate, plain, update
 
 _MOST_CALLS = 50
 
@@ -135,8 +135,8 @@ class Module:
         if isinstance(node.func, ast.Attribute) and isinstance(part := self._value(node.func.value, names), dict):
             if node.func.attr == "update" and len(node.args) <= 1:
                 for argument in node.args:
-                    _update(part, self._mapping(argument, names))
-                _update(part, self._keywords(node, names))
+                    update(part, self._mapping(argument, names))
+                update(part, self._keywords(node, names))
             elif node.func.attr not in ("lock", "unlock"):
                 raise self._refusal(node)
             return
@@ -295,11 +295,3 @@ class Module:
         return ConvertError(
             f"{found.where}: {text!r} cannot be read as data, and may change the config: write its effect out as assignments"
         )
-
-
-def _update(node: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(node.get(key), dict):
-            _update(node[key], value)
-        else:
-            node[key] = value
