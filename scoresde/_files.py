@@ -6,10 +6,14 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
-NO_ARRAY = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+NO_ARRAY = (
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, OverflowError, SyntaxError,
+    TokenError,
+)  # fmt: skip
 """What numpy raises for a file that holds no array, or a torn one. RuntimeError: a header that says encrypted, or a compression
-that there is not."""
+that there is not. MemoryError, OverflowError: a header that states 10^13 rows. The last two: a header that is no literal."""
 
 
 def check_zip(file: str | Path) -> None:

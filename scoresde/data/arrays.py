@@ -24,7 +24,7 @@ from scoresde.data.values import as_tensor, no_numbers
 IN_MEMORY = 2**26
 """Bytes up to which an .npy file is read whole; rows of a larger one are read when they are asked for."""
 _AT_ONCE = 2**24
-_WRONG = (*NO_ARRAY, MemoryError, OverflowError, RecursionError, SyntaxError, TypeError, KeyError)
+_WRONG = (*NO_ARRAY, TypeError, KeyError)
 """What a header that was not written by numpy may raise, among others."""
 
 
@@ -90,7 +90,10 @@ class _Header:
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         if version not in readers:
             raise ValueError(f"its format is version {version}, of arrays with named fields: give plain numbers")
-        shape, fortran, dtype = readers[version](stream)
+        try:
+            shape, fortran, dtype = readers[version](stream)
+        except Exception as problem:  # numpy parses it as Python's literals, which may fail in many ways
+            raise ValueError(f"its header cannot be read: {type(problem).__name__}: {problem}") from problem
         if any(isinstance(n, bool) or not 0 <= n < 2**63 for n in shape):
             raise ValueError(f"its header states the shape {shape}: sizes are 0 to 2**63 - 1")
         if dtype.kind not in "fiub":

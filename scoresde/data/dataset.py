@@ -119,7 +119,7 @@ class Dataset:
         """x of the events ``index`` (B,), dequantised by draw number ``draw``: the same (seed, index, draw), the same x."""
         self.check_dtype(dtype)
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
-        return self.transform.encode(self.events(index), NoiseSource(seed, index), step=draw, dtype=dtype)
+        return self.transform._encode(self.events(index), NoiseSource(seed, index), step=draw, dtype=dtype)
 
     def batch(
         self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32, part: slice = slice(None)
@@ -142,7 +142,7 @@ class Dataset:
         if self.flip:
             u = noise.uniform((), step=turn, purpose="flip", dtype=torch.float64)
             raw = torch.where(expand(u, raw) < 0.5, raw.flip(-1), raw)
-        return self.transform.encode(raw, noise, step=turn, dtype=dtype), position
+        return self.transform._encode(raw, noise, step=turn, dtype=dtype), position
 
     def events(self, index: Tensor) -> Tensor:
         """Raw events (B, *event) of numbers ``index`` (B,). Raises ValueError for values that the transform does not allow."""

@@ -19,6 +19,7 @@ from scoresde.data.dataset import permutation
 from scoresde.data.inspect_sources import Source
 from scoresde.data.stored import Stored
 from scoresde.data.transforms import Transform
+from scoresde.noise import NoiseSource
 
 AT_ONCE = 2**22
 """Numbers in memory during the pass."""
@@ -91,7 +92,7 @@ def farthest(source: Source, transform: Transform) -> tuple[float, int]:
     if len(chosen) < 2:
         return 0.0, len(chosen)
     raw = source.events[chosen]
-    x = transform.encode(raw, None, dtype=torch.float32).flatten(1)
+    x = transform.encode(raw, NoiseSource(0, chosen), dtype=torch.float32).flatten(1)
     return max(float(torch.cdist(part, x).max()) for part in x.split(256)), len(chosen)
 
 
@@ -134,8 +135,9 @@ class _Seen:
         self.twins: list[tuple[int, int]] = []
         self.low, self.high, self.whole = math.inf, -math.inf, True
         self.values: Tensor | None = torch.empty(0, dtype=torch.float64)
-        # about the first event, lest digits cancel
+        # about the first event, in units of its largest value: digits would cancel, and squares overflow
         self.origin: Tensor | None = None
+        self.unit = 1.0
         self.sum, self.square = torch.zeros(()), torch.zeros(())
         self.along = torch.zeros(2, dtype=torch.float64)
 
@@ -159,25 +161,26 @@ class _Seen:
             values = torch.cat([self.values, _distinct(events[finite])]).unique()
             self.values = values if len(values) <= MOST_LEVELS else None
         if self.origin is None:
-            self.origin = x[0].clone()
-        d = x - self.origin
+            self.origin, self.unit = x[0].clone(), float(x[0].abs().max()) or 1.0
+        d = (x - self.origin) / self.unit
         self.sum, self.square = self.sum + d.sum(0), self.square + d.square().sum(0)
         if x.shape[-1] > 1:
-            d = x - x.mean()
+            d = (x - x.mean()) / self.unit
             self.along += torch.stack([(d[..., 1:] * d[..., :-1]).mean(), d.square().mean()]) * len(x)
 
     def facts(self) -> Facts:
         """What it all comes to."""
         n = max(1, self.count - len(self.unfinite))
         origin = torch.zeros(()) if self.origin is None else self.origin
-        mean = origin + self.sum / n
+        mean = origin / self.unit + self.sum / n
         variance = (self.square / n - (self.sum / n).square()).clamp(min=0.0)
         total = float((variance + (mean - mean.mean()).square()).mean())
         moving = variance[variance > 0].sqrt()
         name = self.source.name
         return Facts(
-            self.count, tuple(self.source.events.shape[1:]), self.dtype, self.low, self.high, float(mean.mean()),
-            math.sqrt(total), float(moving.max() / moving.min()) if len(moving) else 1.0,
+            self.count, tuple(self.source.events.shape[1:]), self.dtype, self.low, self.high,
+            self.unit * float(mean.mean()), self.unit * math.sqrt(total),
+            float(moving.max() / moving.min()) if len(moving) else 1.0,
             int((variance == 0).sum()), self.whole, 0 if self.values is None else len(self.values),
             float(self.along[0] / self.along[1]) if self.along[1] > 0 else 0.0, tuple(self.broken), tuple(self.unfinite),
             tuple((name(a), name(b)) for a, b in self.twins[:8]), len(self.twins),

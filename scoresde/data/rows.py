@@ -20,7 +20,7 @@ from torch import Tensor
 from scoresde.data.stored import Stored
 from scoresde.data.values import as_tensor
 
-AT_ONCE = 2**22
+AT_ONCE = 2**19
 """Numbers in memory during a pass through all rows."""
 
 

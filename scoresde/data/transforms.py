@@ -94,11 +94,15 @@ class Quantized:
 
         Raises ValueError as `check` and `check_dtype` do.
         """
-        raw = self.check(raw)
+        self.check_dtype(dtype)
+        return self._encode(self.check(raw), noise, step=step, dtype=dtype)
+
+    def _encode(self, raw: Tensor, noise: NoiseSource | None, *, step: int, dtype: torch.dtype) -> Tensor:
+        """`encode` of what was checked already, as a data set does when it takes the data in."""
         u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
         if noise is not None:
             u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
-        return self.place(raw, u, dtype=dtype)
+        return self._place(raw, u, dtype=dtype)
 
     def place(self, raw: Any, u: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Whole numbers (B, *event) and places u in their boxes, (B, *event) or (), in [0, 1], to x (B, *event).
@@ -106,9 +110,13 @@ class Quantized:
         Raises ValueError as `check` and `check_dtype` do, and for u outside [0, 1].
         """
         self.check_dtype(dtype)
-        k = self.check(raw).to(torch.float64)
+        raw = self.check(raw)
         if not bool(((u >= 0.0) & (u <= 1.0)).all()):
             raise ValueError(f"u holds values from {float(u.min()):g} to {float(u.max()):g}: allowed is [0, 1]")
+        return self._place(raw, u, dtype=dtype)
+
+    def _place(self, raw: Tensor, u: Tensor, *, dtype: torch.dtype) -> Tensor:
+        k = raw.to(torch.float64)
         x = (self.low + self.width * (k + u)).to(dtype)
         # the last bit of a rounding must not put x into the next box: stay strictly inside
         first, last = (self.low + self.width * k).to(dtype), (self.low + self.width * (k + 1.0)).to(dtype)
@@ -164,8 +172,10 @@ class Affine:
 
         Raises ValueError for NaN, infinities, an empty batch, and values beyond the range of ``dtype``.
         """
-        raw = _finite("raw data", raw)
-        x = ((raw - self.shift) / self.scale).to(dtype)
+        return self._encode(_finite("raw data", raw), noise, step=step, dtype=dtype)
+
+    def _encode(self, raw: Tensor, noise: NoiseSource | None, *, step: int, dtype: torch.dtype) -> Tensor:
+        x = ((raw.to(torch.float64) - self.shift) / self.scale).to(dtype)
         if not bool(torch.isfinite(x).all()):
             low, high = (float(value) for value in torch.aminmax(raw))
             raise ValueError(

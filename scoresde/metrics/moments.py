@@ -99,11 +99,17 @@ class Moments:
         try:
             check_zip(file)
             with np.load(file, allow_pickle=False) as content:
-                mean, covariance = (torch.from_numpy(np.asarray(content[n], np.float64)) for n in ("mu", "sigma"))
+                mean, covariance = (torch.from_numpy(_real(content[n])) for n in ("mu", "sigma"))
                 count = int(content["count"]) if "count" in content.files else None
             return cls(mean, covariance, count)
         except (*NO_ARRAY, KeyError, TypeError, AttributeError) as problem:
             raise ValueError(f"{str(file)!r} holds no mu (d,) and sigma (d, d): {problem}") from problem
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"it holds {array.dtype}: give real numbers")
+    return np.asarray(array, np.float64)
 
 
 @dataclass

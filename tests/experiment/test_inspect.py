@@ -351,3 +351,92 @@ def test_transparency_is_said(run):
     for file in list((run.folder / "clear").iterdir())[:2]:
         Image.open(file).convert("RGBA").save(file)
     assert "2 images have transparency: it is left out" in run("inspect", "clear").out
+
+
+class TestOneTransform:
+    """What is written, what the config builds, and what was measured are one thing."""
+
+    def agrees(self, run, data):
+        """The config of ``data``, after inspect; its data_std is that of the training events as the model sees them."""
+        done = run("inspect", data, "--output", "mine.py", "--force")
+        assert done.code == 0, done.out + done.err
+        made = Experiment.from_config(load_config("mine.py"))
+        levels = getattr(made.data.transform, "levels", 0)
+        assert (f"{levels} levels" if levels else "no levels: real numbers") in done.out
+        x = torch.cat([d.encode(slice(None), seed=0, dtype=torch.float64) for d in (made.data.train, made.data.test)])
+        # the mean square of noise in a hundred or more coordinates
+        assert made.model.data_std == pytest.approx(float(x.std(correction=0)), rel=0.02)
+        assert f"{made.model.data_std:g}" in done.out
+        far = float(torch.cdist(x.flatten(1), x.flatten(1)).max())
+        assert made.sde.sigma_max == pytest.approx(max(far, 4 * float(x.std()) * x[0].numel() ** 0.25), rel=0.05)
+        assert (type(made.model.prediction).__name__ == "Levels") == (0 < levels <= 32)
+        return made, done.out
+
+    @pytest.mark.parametrize("brightest", [1, 15, 100, 127, 128, 255])
+    def test_dark_images_keep_the_levels_of_their_class(self, run, brightest):
+        (run.folder / "masks").mkdir()
+        g = np.random.default_rng(0)
+        for k in range(12):
+            pixels = g.integers(0, brightest + 1, (16, 16), dtype=np.uint8)
+            pixels[0, 0] = brightest
+            Image.fromarray(pixels).save(run.folder / "masks" / f"{k:02d}.png")
+        made, out = self.agrees(run, "masks")
+        assert made.data.transform == Quantized(256)
+        assert ("save them as an array" in out) == (brightest < 128)
+        if brightest == 15:
+            assert made.model.data_std == pytest.approx(0.0363, rel=0.03)
+
+    @pytest.mark.parametrize("levels", [2, 4, 16, 200])
+    def test_levels_of_an_array(self, run, levels):
+        np.save(run.folder / "a.npy", np.random.default_rng(0).integers(0, levels, (40, 1, 8, 8)).astype(np.float32))
+        made, _ = self.agrees(run, "a.npy")
+        assert made.data.transform == Quantized(256 if levels == 200 else levels)
+
+    @pytest.mark.parametrize(
+        ("mean", "std"),
+        [(288.15, 0.01), (1.7e9, 1000.0), (0.0, 1.0), (-1e5, 0.2), (1e8, 1.0), (3e-7, 1e-9), (1e300, 1e299)],
+    )
+    def test_a_shift_is_as_fine_as_the_spread(self, run, mean, std):
+        """Mean 0 and standard deviation 1 come out, wherever the data lies."""
+        z = np.random.default_rng(0).normal(size=(200, 3))
+        np.save(run.folder / "a.npy", mean + std * z)
+        made, _ = self.agrees(run, "a.npy")
+        x = torch.cat([d.encode(slice(None), seed=0) for d in (made.data.train, made.data.test)])
+        assert abs(float(x.mean())) < 2e-3 and float(x.std()) == pytest.approx(1.0, rel=1e-3)
+        assert made.data.transform.decode(x).numpy() == pytest.approx(
+            np.concatenate([d.raw[:].numpy() for d in (made.data.train, made.data.test)]), rel=1e-6, abs=1e-6 * std
+        )
+
+    def test_a_torch_data_set_of_images(self, run, monkeypatch):
+        (run.folder / "mypictures.py").write_text(
+            "import numpy as np\nfrom PIL import Image\n\n\nclass Mine:\n    def __len__(self):\n        return 20\n\n"
+            "    def __getitem__(self, k):\n        g = np.random.default_rng(k)\n"
+            "        return Image.fromarray(g.integers(0, 16, (8, 8), dtype=np.uint8)), k\n"
+        )
+        monkeypatch.syspath_prepend(run.folder)
+        made, _ = self.agrees(run, "mypictures:Mine")
+        assert made.data.transform == Quantized(16) and made.data.event_shape == (1, 8, 8)
+
+    def test_what_the_config_could_not_build_is_a_problem(self, run):
+        """Two coordinates that one shift and one scale cannot bring into float32."""
+        z = np.random.default_rng(0).normal(size=(200, 2))
+        np.save(run.folder / "a.npy", z * [0.1, 1e9] + [1e9, 0.0])
+        done = run("inspect", "a.npy", "--output", "mine.py")
+        assert done.code == 1 and "PROBLEM  config.data: Arrays refuses: data set" in done.out
+        assert "float32 rounds away" in done.out and not (run.folder / "mine.py").exists()
+
+
+def test_files_that_are_no_data_are_one_line_and_code_2(run):
+    """On the command line: what `read_array` and `as_tensor` refuse."""
+    np.save(run.folder / "complex.npy", np.ones((9, 2), complex))
+    text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000, 2)}".ljust(117) + b"\n"
+    (run.folder / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    np.savez(run.folder / "flipped.npz", x=np.arange(90.0).reshape(30, 3))
+    content = bytearray((run.folder / "flipped.npz").read_bytes())
+    content[len(content) // 2] ^= 4
+    (run.folder / "flipped.npz").write_bytes(content)
+    for data, why in (("complex.npy", "imaginary part"), ("huge.npy", "160000000000000 bytes"), ("flipped.npz", "CRC")):
+        for done in (run("inspect", data), run("inspect", data, "--output", "mine.py")):
+            assert done.code == 2 and why in done.err and data in done.err
+            assert len(done.err.strip().splitlines()) == 1 and "Traceback" not in done.err
+    assert not (run.folder / "mine.py").exists()
