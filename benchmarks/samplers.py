@@ -1,19 +1,17 @@
-"""Quality of samplers against evaluations of the score, beside other libraries'.
+"""Quality of samplers against evaluations of the score, compared with other libraries.
 
     pip install -c constraints.txt -e ".[peers]"
-    python benchmarks/samplers.py measure runs/samplers.jsonl     over an hour of one core; goes on where it was stopped
-    python benchmarks/samplers.py network runs/samplers.jsonl     the same for the runs of ``make demo``, digits-vp and digits-ve
-    python benchmarks/samplers.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
-    python benchmarks/samplers.py picture runs/samplers.jsonl     docs/pictures/samplers.png
+    python benchmarks/samplers.py measure runs/samplers.jsonl           ten to fifteen minutes of one core, in one run
+    python benchmarks/samplers.py network runs/samplers.jsonl           the same for the runs of ``make demo``
+    python benchmarks/sampler_tables.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
+    python benchmarks/sampler_tables.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 
-Problems: `problems.py`'s mixtures of 25 and 10 Gaussians in 2 and 16 dimensions and the smoothed digits, with the exact score and
-with a smooth error of 3 % of the noise, under VP, sub-VP and VE. All samplers start from the same 384 states at T, with the same
-score, and end with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
+Problems: `SUITE`, laws and scores of `problems.py`; "~" is a score with a smooth error of 3 % of the noise. All samplers start
+from the same states at T, with the same score, and end with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
 
-paths   the mean over starts of the root mean square distance a coordinate from where the accurate flow (UniPC-3, 200 steps on
-        the pilot grid) ends. Peers: each method on each of three grids (uniform in t, uniform in ln s, Karras). Ours: UniPC-3 as
-        it comes, the same on the pilot grid, and `fit`, whose pilot (256 other starts) also chooses, on its own held-out half,
-        what it returns.
+paths   mean over 2000 starts (400 for the digits) of the root mean square distance per coordinate from where the accurate flow
+        ends (UniPC-3 on the pilot grid, 200 evaluations, 100 for the digits). Peers: each method on each of five grids. Ours: the
+        plain methods on their default grid, and `fit`, whose pilot has 128 other starts.
 network paths as above, by the trained network's own accurate flow; and predictors and correctors as in the paper's table 1 at 200
         evaluations (P; 400 for P2x, C, PC), 720 samples against the held-out digits, whose distance from 720 training digits is
         given too.
@@ -29,23 +27,26 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peers import PEERS, Flow
-from problems import Problem
+from problems import FRESH, Problem
 from torch import Tensor
 
 from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.noise import NoiseSource
 from scoresde.samplers import (
+    DEIS,
+    AdamsBashforth,
     Ancestral,
     DPMSolverPlusPlus,
     ExactSteps,
     Langevin,
+    Pilot,
     PredictorCorrector,
     ReverseDiffusion,
     ReverseSDESampler,
@@ -54,32 +55,47 @@ from scoresde.samplers import (
     fit,
     grids,
 )
-from scoresde.samplers.fitting import Pilot
+from scoresde.samplers.accurate import distances
 from scoresde.score import ScoreModel
 from scoresde.sde import ScalarSDE
 from scoresde.solvers import TorchSDE
 
-CALLS = (5, 8, 10, 15, 20, 30, 50)
-AIMED = (5, 8, 10, 15, 20)
-"""Of which the means are taken."""
-LAWS = ("gmm16", "digits", "gmm2")
-
-
-def quadratic(sde: ScalarSDE, steps: int) -> Tensor:
-    """sqrt(t) equally spaced."""
-    return torch.linspace(sde.T**0.5, grids.T_MIN**0.5, steps + 1, dtype=torch.float64) ** 2
-
-
 GRIDS = {
     "uniform": grids.uniform,
-    "quadratic": quadratic,
+    "quadratic": grids.quadratic,
     "log s": grids.log_noise,
     "Karras 7": grids.karras,
     "Karras 3": partial(grids.karras, rho=3.0),
 }
-STARTS, PILOT, COUNT = 384, 256, 2048
-CHECKED = ("gmm16 VP", "gmm16~ VP", "gmm16 VE", "digits VP", "digits~ VP", "digits VE")
+OLD = [
+    (name, process, size)
+    for name, size in (("gmm16", 0.0), ("gmm16", 0.03), ("gmm2", 0.0), ("gmm2", 0.03))
+    for process in ("VP", "VE")
+] + [("digits", "VP", 0.0), ("digits", "VP", 0.03)]
+NEW = [(name, process, size) for name in FRESH for process, size in (("VP", 0.0), ("VE", 0.03))]
+SUITE = [Problem(*which) for which in OLD + NEW]
+PILOT, COUNT = 128, 2048
+CHECKED = ("gmm16 VP", "gmm16~ VP", "digits VP")
 """Problems whose laws are compared."""
+PLAIN: dict[str, Callable[[int | Tensor], Sampler]] = {
+    "UniPC": UniPC,
+    "UniPC-2": lambda steps: UniPC(steps, 2),
+    "UniPC-3": lambda steps: UniPC(steps, 3),
+    "DPM-Solver++(2M)": DPMSolverPlusPlus,
+    "Adams-Bashforth 2": AdamsBashforth,
+    "Adams-Moulton 2": lambda steps: AdamsBashforth(steps, corrector=True),
+    "DEIS-3": DEIS,
+}
+
+
+def budgets(problem: Problem | Network) -> tuple[int, ...]:
+    """Evaluations that a problem is run with: the fit at 20 is left out where it takes long."""
+    return (5, 10) if str(problem).startswith("digits") else (5, 10, 20)
+
+
+def starts(problem: Problem | Network) -> int:
+    """How many."""
+    return 400 if str(problem).startswith("digits") else 2000
 
 
 @dataclass(frozen=True)
@@ -108,45 +124,46 @@ def ends(problem: Problem | Network, sampler: Sampler, start: Tensor, calls: int
 
 
 def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple[str, Sampler, dict[str, Any]]]:
-    """Our samplers at a number of evaluations."""
-    yield "UniPC-3", UniPC(calls - 1), {}
-    yield "UniPC-3, pilot grid", UniPC(ExactSteps(calls - 1, pilot.grid)), {}
-    started = time.perf_counter()
+    """Our samplers at a number of evaluations: plain ones on their default grid and on that of before, and `fit`."""
+    steps = {name: calls - method(2).opening for name, method in PLAIN.items()}  # type: ignore[attr-defined]
+    for name, method in PLAIN.items():
+        yield name, method(steps[name]), {"grid": "default"}
+        yield name, method(grids.log_noise(problem.sde, steps[name])), {"grid": "log s"}
+    yield "UniPC-3, pilot grid", UniPC(ExactSteps(calls - 1, pilot.grid), 3), {"grid": "pilot"}
     made = fit(problem.sde, problem.score, calls, pilot=pilot)
-    facts = {
-        "expected": made.expected.error,
-        "evaluations": made.expected.evaluations,
-        "kept": type(made.sampler).__name__,
-    }
-    yield "fit", made, {**facts, "seconds": round(time.perf_counter() - started, 1)}
+    half = pilot.part(slice(PILOT // 2, None))
+    few = half.distances(ends(problem, made, half.starts, calls))
+    before = {"few": float(few.mean()), "few_error": float(few.std()) * len(few) ** -0.5}
+    facts = {f"stated_{key}": value for key, value in asdict(made.expected).items()}
+    yield "fit", made, {"kept": type(made.sampler).__name__, **before, **facts}
 
 
 Ours = dict[int, list[tuple[str, Sampler, dict[str, Any]]]]
 """Our samplers, by evaluations."""
 
 
-def paths(problem: Problem | Network, mine: Ours, test: Pilot) -> Iterator[dict[str, Any]]:
+def paths(problem: Problem | Network, mine: Ours, start: Tensor, exact: Tensor) -> Iterator[dict[str, Any]]:
     """Distances from the accurate end points."""
-    for calls in CALLS:
-        for name, sampler, facts in mine[calls]:
-            yield {
-                "calls": calls,
-                "ours": name,
-                "error": test.error(ends(problem, sampler, test.starts, calls)),
-                **facts,
-            }
+
+    def facts(reached: Tensor) -> dict[str, float]:
+        errors = distances(reached.reshape(exact.shape), exact)
+        return {
+            "error": float(errors.mean()),
+            "standard_error": float(errors.std()) * len(errors) ** -0.5,
+            "median": float(errors.median()),
+            "worst": float(errors.max()),
+        }
+
+    for calls in mine:
+        for name, sampler, known in mine[calls]:
+            yield {"calls": calls, "ours": name, **facts(ends(problem, sampler, start, calls)), **known}
         for peer in PEERS:
             for grid in GRIDS:
                 if grid == "uniform" and problem.process == "VE":
                     continue  # the same as log s
-                reached, made = peer_ends(problem, peer.name, grid, calls, test.starts)
+                reached, made = peer_ends(problem, peer.name, grid, calls, start)
                 assert made <= calls, (peer, made)
-                yield {
-                    "calls": calls,
-                    "peer": peer.name,
-                    "grid": grid,
-                    "error": test.error(reached.reshape(test.ends.shape)),
-                }
+                yield {"calls": calls, "peer": peer.name, "grid": grid, **facts(reached)}
 
 
 def energy(x: Tensor, y: Tensor) -> float:
@@ -177,9 +194,11 @@ def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
         "sliced": statistics.mean(w for _, w in floor), "sliced_sd": statistics.stdev(w for _, w in floor),
     }  # fmt: skip
     start = sde.prior_sample((COUNT, *event), seed=11, dtype=torch.float64)
-    for calls in CALLS:
+    for calls in mine:
         samplers: dict[str, Callable[[], Tensor]] = {}
-        for name, sampler, _ in mine[calls]:
+        for name, sampler, known in mine[calls]:
+            if name not in ("UniPC", "fit", "UniPC-3, pilot grid") or known.get("grid") == "log s":
+                continue
             samplers[name] = partial(ends, problem, sampler, start, calls)
         for name, grid in (
             ("diffusers DPM++(2M)", "log s"), ("diffusers UniPC-2", "log s"), ("diffusers Euler (DDIM)", "uniform"),
@@ -190,6 +209,7 @@ def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
             )[0]
         stochastic = {
             "SDE-DPM-Solver++(2M)": DPMSolverPlusPlus(calls - 1, eta=1.0),
+            "SDE-DPM-Solver++(2M), log s": DPMSolverPlusPlus(ExactSteps(calls - 1, grids.log_noise), eta=1.0),
             "ancestral, uniform": PredictorCorrector(Ancestral(), steps=ExactSteps(calls - 1, grids.uniform)),
             "torchsde Euler": ReverseSDESampler(TorchSDE(), steps=calls - 1),
         }
@@ -205,27 +225,29 @@ def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def measure(file: Path, names: list[str]) -> None:
-    """Every problem that the file does not hold whole; a problem's rows are written together."""
-    done = {row["problem"] for row in read(file)} if file.exists() else set()
+def measured(problem: Problem | Network, event: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """All rows of a problem."""
+    like = {"dtype": torch.float64}
+    pilot = Pilot.of(problem.sde, problem.score, (PILOT, *event), **like)  # type: ignore[arg-type]
+    start = problem.sde.prior_sample((starts(problem), *event), seed=7, dtype=torch.float64)
+    reference = pilot.reference(100 if str(problem).startswith("digits") else 200)
+    exact = ends(problem, reference, start, 200)
+    mine = {calls: list(ours(problem, pilot, calls)) for calls in budgets(problem)}
+    yield from paths(problem, mine, start, exact)
+    if isinstance(problem, Problem) and str(problem) in CHECKED:
+        yield from laws(problem, mine)
+
+
+def measure(file: Path) -> None:
+    """Every problem of the suite, in one run."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        for size in (0.0, 0.03):
-            for process in ("VP", "sub-VP", "VE"):
-                problem = Problem(name, process, size)
-                if str(problem) in done:
-                    continue
-                started = time.perf_counter()
-                event = problem.law.event_shape
-                make = partial(Pilot.of, problem.sde, problem.score, dtype=torch.float64)
-                pilot, test = make((PILOT, *event)), make((STARTS, *event), seed=7)
-                mine = {calls: list(ours(problem, pilot, calls)) for calls in CALLS}
-                rows = list(paths(problem, mine, test))
-                if str(problem) in CHECKED:
-                    rows += laws(problem, mine)
-                with open(file, "a") as out:
-                    out.writelines(json.dumps({"problem": str(problem), **row}) + "\n" for row in rows)
-                print(f"{problem}: {time.perf_counter() - started:.0f} s", flush=True)
+    with open(file, "w") as out:
+        for problem in SUITE:
+            started = time.process_time()
+            rows = list(measured(problem, problem.law.event_shape))
+            out.writelines(json.dumps({"problem": str(problem), **row}) + "\n" for row in rows)
+            out.flush()
+            print(f"{problem}: {time.process_time() - started:.0f} s", flush=True)
 
 
 def network(file: Path, runs: Path) -> None:
@@ -235,10 +257,7 @@ def network(file: Path, runs: Path) -> None:
         experiment = Experiment.from_config(load_config(str(configs / name / "digits.py")))
         model, _ = Workdir(runs / f"digits-{name}").model(experiment)
         problem, event = Network(model.sde, model, process), experiment.data.event_shape
-        make = partial(Pilot.of, model.sde, model)
-        pilot, test = make((128, *event)), make((128, *event), seed=7)
-        mine = {calls: list(ours(problem, pilot, calls)) for calls in CALLS}
-        rows = [*paths(problem, mine, test), *correctors(experiment, model)]
+        rows = [*measured(problem, event), *correctors(experiment, model)]
         with open(file, "a") as out:
             out.writelines(json.dumps({"problem": f"network {process}", **row}) + "\n" for row in rows)
 
@@ -275,151 +294,18 @@ def _distance(sampler: Sampler, model: ScoreModel, event: tuple[int, ...], count
     return {"calls": result.nfe, "energy": energy(result.samples.double().flatten(1), held)}
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def best(rows: list[dict[str, Any]], kind: str, calls: int) -> dict[str, Any]:
-    """The row of the least error at ``calls``."""
-    return min((r for r in rows if kind in r and r["calls"] == calls), key=lambda r: r["error"])
-
-
-def tables(file: Path) -> None:
-    """Markdown: ratios of the best peer's error to ours, then the distances of laws."""
-    rows = read(file)
-    problems = list(dict.fromkeys(r["problem"] for r in rows))
-    ratios: dict[str, list[float]] = {"exact score": [], "score with 3 % error": [], "trained network": []}
-    print("| problem | " + " | ".join(f"{c}" for c in CALLS) + " |\n|---|" + "---|" * len(CALLS))
-    for problem in problems:
-        mine = [r for r in rows if r["problem"] == problem and "error" in r]
-        cells = []
-        for calls in CALLS:
-            peer = best(mine, "peer", calls)
-            own = next(r for r in mine if r.get("ours") == "fit" and r["calls"] == calls)
-            ratio = peer["error"] / own["error"]
-            if calls in AIMED:
-                ratios[_kind(problem)].append(ratio)
-            cells.append(f"{own['error']:.2g} / {peer['error']:.2g} ({ratio:.1f})")
-        print(f"| {problem} | " + " | ".join(cells) + " |")
-    for kind, values in ratios.items():
-        if values:
-            print(
-                f"\n{kind}: geometric mean of the ratios at {AIMED[0]} to {AIMED[-1]} evaluations "
-                f"{statistics.geometric_mean(values):.1f}, "
-                f"least {min(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1"
-            )
-    _laws_tables(rows, problems)
-    _corrector_tables(rows, problems)
-
-
-def _corrector_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
-    for problem in problems:
-        mine = [r for r in rows if r["problem"] == problem and "pc" in r]
-        if not mine:
-            continue
-        print(f"\n**{problem}**: squared energy distance from the held-out digits (evaluations)\n")
-        kinds = ("P", "P2x", "C", "PC")
-        print("| | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
-        for name in dict.fromkeys(r["pc"] for r in mine if "kind" in r):
-            at = {r["kind"]: f"{r['energy']:.4f} ({r['calls']})" for r in mine if r["pc"] == name}
-            print(f"| {name} | " + " | ".join(at.get(k, "") for k in kinds) + " |")
-        print(f"\nTraining digits: {next(r['energy'] for r in mine if r['pc'] == 'training digits'):.4f}")
-
-
-def _laws_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
-    for problem in problems:
-        mine = [r for r in rows if r["problem"] == problem and "law" in r]
-        if not mine:
-            continue
-        floor = next(r for r in mine if r["law"] == "floor")
-        print(
-            f"\n**{problem}**: squared energy distance, floor {floor['energy']:.1e} +- {floor['energy_sd']:.1e}; in brackets "
-            f"sliced Wasserstein, floor {floor['sliced']:.3f} +- {floor['sliced_sd']:.3f}\n"
-        )
-        print("| sampler | " + " | ".join(f"{c}" for c in CALLS) + " |\n|---|" + "---|" * len(CALLS))
-        for name in dict.fromkeys(r["law"] for r in mine if r["law"] != "floor"):
-            at = {r["calls"]: r for r in mine if r["law"] == name}
-            cells = [_law(at[c], floor) if c in at else "" for c in CALLS]
-            print(f"| {name} | " + " | ".join(cells) + " |")
-
-
-def _kind(problem: str) -> str:
-    return "trained network" if "network" in problem else "score with 3 % error" if "~" in problem else "exact score"
-
-
-def _law(row: dict[str, Any], floor: dict[str, Any]) -> str:
-    """A cell, bold where both distances are within two standard deviations of the floor."""
-    within = all(row[k] <= floor[k] + 2.0 * floor[f"{k}_sd"] for k in ("energy", "sliced"))
-    text = f"{row['energy']:.1e} ({row['sliced']:.3f})"
-    return f"**{text}**" if within else text
-
-
-def picture(file: Path) -> None:
-    """docs/pictures/samplers.png: error against evaluations on four problems."""
-    from matplotlib.figure import Figure
-
-    rows = read(file)
-    shown = ["gmm16 VP", "digits VP", "digits~ VP", "network VP"]
-    figure = Figure(figsize=(11, 3.0))
-    titles = {"gmm16": "10 Gaussians in 16 dimensions", "digits": "smoothed 8 x 8 digits", "network": "8 x 8 digits"}
-    for k, problem in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), k + 1)
-        mine = [r for r in rows if r["problem"] == problem and "error" in r]
-        for peer in PEERS:
-            at = [min(r["error"] for r in mine if r.get("peer") == peer.name and r["calls"] == c) for c in CALLS]
-            colour = "#7a9cc6" if peer.name.startswith("diffusers") else "#c6a27a"
-            axes.loglog(CALLS, at, color=colour, lw=0.9, alpha=0.8)
-        for name, colour in (("UniPC-3, pilot grid", "#8c1c13"), ("fit", "#e4572e")):
-            own = {r["calls"]: r["error"] for r in mine if r.get("ours") == name}
-            axes.loglog(list(own), list(own.values()), color=colour, lw=2.0, marker="o", ms=3)
-        axes.set_title(
-            f"{titles[problem.split('~')[0].split()[0]]}\n{_kind(problem)}",
-            fontsize=9,
-        )
-        axes.set_xticks(CALLS, [str(c) for c in CALLS], fontsize=7)
-        axes.minorticks_off()
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("network evaluations", fontsize=8)
-        if k == 0:
-            axes.set_ylabel("distance from the flow's end point", fontsize=8)
-    from matplotlib.lines import Line2D
-
-    keys = [
-        ("#e4572e", "scoresde fit"),
-        ("#8c1c13", "scoresde UniPC, pilot grid"),
-        ("#7a9cc6", "diffusers, each method on its best grid"),
-        ("#c6a27a", "azula, the same"),
-    ]
-    figure.legend(
-        [Line2D([], [], color=c, lw=2) for c, _ in keys],
-        [n for _, n in keys],
-        loc="lower center",
-        ncol=4,
-        fontsize=8,
-        frameon=False,
-    )
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
-    where = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "samplers.png"
-    figure.savefig(where, dpi=110)
-    print(where)
-
-
 def main() -> None:
     """The command line."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["measure", "network", "tables", "picture"])
+    parser.add_argument("command", choices=["measure", "network"])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--laws", default=",".join(LAWS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     if options.command == "measure":
-        measure(options.file, options.laws.split(","))
-    elif options.command == "network":
-        network(options.file, options.runs)
+        measure(options.file)
     else:
-        {"tables": tables, "picture": picture}[options.command](options.file)
+        network(options.file, options.runs)
 
 
 if __name__ == "__main__":

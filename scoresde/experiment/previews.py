@@ -74,7 +74,7 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The sampler with at most so many steps, where it has a number of them; one that would fit itself is not waited for."""
     if isinstance(sampler, Fast):
-        return UniPC(ExactSteps(steps, functools.partial(grids.log_noise, t_min=sampler.t_min)))
+        return UniPC(ExactSteps(steps, functools.partial(grids.focused, t_min=sampler.t_min)))
     stepping = getattr(sampler, "stepping", None)
     if not dataclasses.is_dataclass(stepping) or getattr(stepping, "steps", 0) <= steps:
         return sampler

@@ -181,7 +181,7 @@ def _reference(score: CountedScore, pilot: Pilot, aim: float) -> tuple[Sampler, 
 
 
 def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
-    """The methods without a fit at ``steps`` evaluations, by name: each on four grids."""
+    """The methods without a fit at ``steps`` evaluations, by name: each on six grids."""
     make: dict[str, Callable[[Tensor], ExponentialMultistep]] = {
         "2M": lambda times: ExponentialMultistep(times, 2, Data()),
         "UniPC-2": lambda times: ExponentialMultistep(times, 2, Data(), corrector=True),
@@ -196,7 +196,7 @@ def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
         "pilot grid": pilot.grid(pilot.process, steps - 1),
         **{
             f"{grid.__name__} grid": grid(pilot.process, steps - 1, t_min=t_min)  # type: ignore[attr-defined]
-            for grid in (grids.log_noise, grids.karras, grids.uniform)
+            for grid in (grids.focused, grids.log_noise, grids.karras, grids.quadratic, grids.uniform)
         },
     }
     return {f"{name}, {where}": method(grid) for name, method in make.items() for where, grid in times.items()}

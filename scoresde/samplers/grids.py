@@ -3,6 +3,8 @@
     uniform      equal steps in t
     log_noise    equal steps in ln(sigma / alpha)
     karras       (sigma / alpha)^(1 / rho) equally spaced (Karras et al. 2022, eq. 5; arXiv:2206.00364)
+    quadratic    equal steps in t^(1/2) (Song et al. 2020; arXiv:2010.02502)
+    focused      equal steps in ln(sigma / alpha) far from the scale of the data, several times shorter ones near it
     subsequence  instants of DDPM's chain, evenly or by squares (Song et al. 2020, appendix D.2; arXiv:2010.02502)
 
 `pilot_grid` makes one for a model, where its steps have equal errors. The reference implementation's grid is `PaperSteps`.
@@ -12,12 +14,16 @@ To fix an argument: ``functools.partial(karras, rho=5.0)``.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
 from scoresde.sde import SDE, LinearSDE
 
+_HALVINGS = 60
+"""Of the range of ln(sigma / alpha): to a rounding."""
 T_MIN = 1e-3
 """Where sampling stops unless told otherwise: the paper's choice for VP and sub-VP."""
 
@@ -46,6 +52,59 @@ def karras(sde: LinearSDE, steps: int, t_min: float = T_MIN, rho: float = 7.0) -
     check_number("rho", rho, above=0.0)
     power = 1.0 / rho
     return _in_noise(sde, steps, t_min, lambda a, b, w: rho * ((1 - w) * a**power + w * b**power).log())
+
+
+def quadratic(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
+    """Equal steps of t^(1/2) from T to t_min, (steps + 1,)."""
+    check_count("steps", steps)
+    check_number("t_min", t_min, least=0.0)
+    times = torch.linspace(sde.T**0.5, t_min**0.5, steps + 1, dtype=torch.float64) ** 2
+    times[0], times[-1] = sde.T, t_min
+    return times
+
+
+def focused(
+    sde: LinearSDE,
+    steps: int,
+    t_min: float = T_MIN,
+    level: float = 0.2,
+    width: float = 2.0,
+    floor: float = 0.1,
+) -> Tensor:
+    """Nodes by a density in u = ln(sigma / alpha) that is largest at ``level``; default of the exponential integrators.
+
+    The density is 1 / cosh((u - ln(level)) / width) + floor. The default values suit data with a standard deviation around 0.5.
+
+    Args:
+        sde: Process.
+        steps: Number of steps N.
+        t_min: Last time, > 0.
+        level: sigma / alpha where the steps are shortest, > 0.
+        width: Of the region of short steps, in u, > 0.
+        floor: Density far from ``level``, as a part of the largest one, > 0.
+
+    Returns:
+        (N + 1,) float64, descending times from T to t_min.
+    """
+    for name, value in (("level", level), ("width", width), ("floor", floor)):
+        check_number(name, value, above=0.0)
+    middle = math.log(level)
+
+    def share(u: Tensor) -> Tensor:
+        """The density's integral."""
+        return 2.0 * width * ((u - middle) / (2.0 * width)).tanh().atan() + floor * u
+
+    def log_level(first: Tensor, last: Tensor, w: Tensor) -> Tensor:
+        low, high = last.log(), first.log()
+        wanted = (1 - w) * share(high) + w * share(low)
+        below, above = low.expand_as(w), high.expand_as(w)
+        for _ in range(_HALVINGS):
+            half = 0.5 * (below + above)
+            under = share(half) < wanted
+            below, above = torch.where(under, half, below), torch.where(under, above, half)
+        return 0.5 * (below + above)
+
+    return _in_noise(sde, steps, t_min, log_level)
 
 
 def subsequence(sde: LinearSDE, steps: int, of: int = 1000, power: float = 1.0) -> Tensor:

@@ -30,16 +30,19 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.exponential import Instants, Intervals, Rule, combine, evaluations, finish, linear
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time
-from scoresde.samplers.grids import log_noise
+from scoresde.samplers.grids import focused
 from scoresde.samplers.single_step import TABLEAUS, Stages
 from scoresde.samplers.walk import ExactSteps, Steps, stepping
 from scoresde.sde import SDE, LinearSDE
+
+_THIRD = 15
+"""Steps from which `UniPC` has order 3."""
 
 
 class ExponentialMultistep(Sampler):
     """Multistep method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `log_noise`, N + 1 descending times, or ``ExactSteps(N, grid)``.
+    steps: number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
     order: predictions in a polynomial, 1 to 4.
     form: `Data`, `Noise` or `Whitened`.
     eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
@@ -77,7 +80,7 @@ class ExponentialMultistep(Sampler):
             raise ValueError(
                 f"opening={opening!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
             )
-        self.stepping, self.order, self.form, self.eta = stepping(steps, log_noise), order, form, float(eta)
+        self.stepping, self.order, self.form, self.eta = stepping(steps, focused), order, form, float(eta)
         self.corrector, self.opening, self.cell, self.denoise = corrector, opening, cell, denoise
 
     def __repr__(self) -> str:
@@ -164,9 +167,17 @@ class DPMSolverPlusPlus(ExponentialMultistep):
 
 
 class UniPC(ExponentialMultistep):
-    """UniPC-p with p = ``order`` predictions and the corrector (Zhao et al. 2023, arXiv:2302.04867)."""
+    """UniPC-p with p = ``order`` predictions and the corrector (Zhao et al. 2023, arXiv:2302.04867).
 
-    def __init__(self, steps: Steps | ExactSteps = 20, order: int = 3, denoise: bool = True) -> None:
+    Args:
+        steps: Number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
+        order: 1 to 4. None: 2 below 15 steps, where a third order is less stable, else 3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    """
+
+    def __init__(self, steps: Steps | ExactSteps = 20, order: int | None = None, denoise: bool = True) -> None:
+        if order is None:
+            order = 2 if stepping(steps, focused).steps < _THIRD else 3
         super().__init__(steps, order, Data(), corrector=True, denoise=denoise)
 
 

@@ -44,7 +44,7 @@ from scoresde.samplers.exponential import (
     linear,
 )
 from scoresde.samplers.forms import Data, Form, Noise, level
-from scoresde.samplers.grids import karras, log_noise
+from scoresde.samplers.grids import focused, karras
 from scoresde.samplers.walk import ExactSteps, Steps, stepping
 from scoresde.sde import SDE, LinearSDE
 
@@ -116,7 +116,7 @@ class Churn:
 class ExponentialRungeKutta(Sampler):
     """Single-step method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `log_noise`, N + 1 descending times, or ``ExactSteps(N, grid)``.
+    steps: number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
     order: 1, 2 or 3, the number of evaluations for each step.
     form: `Data`, `Noise` or `Whitened`.
     heun: take the stage of order 2 at the end of the step in place of its middle.
@@ -139,7 +139,7 @@ class ExponentialRungeKutta(Sampler):
             raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
         if heun and order != 2:
             raise ValueError(f"heun=True with order={order!r} is not allowed: Heun's method has order 2")
-        self.stepping, self.order, self.form, self.heun = stepping(steps, log_noise), order, form, heun
+        self.stepping, self.order, self.form, self.heun = stepping(steps, focused), order, form, heun
         self.churn, self.denoise = churn, denoise
 
     def __repr__(self) -> str:
