@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scoresde.experiment.experiment import Experiment
 from scoresde.interop.errors import ConvertError
+from scoresde.interop.score_sde import unlike_groups
 from scoresde.networks import DDPM, FIR, Averaging, FourierEmbedding, NCSNpp, Resampling
 from scoresde.networks.blocks import Attention, ResidualBlock
 from scoresde.networks.refinenet import RefineNet
@@ -37,29 +38,9 @@ def check_network(network: nn.Module) -> None:
         )
 
 
-def check_groups(network: nn.Module) -> None:
-    """Raise ConvertError where a norm has other groups than in the reference, which leave no trace in a file."""
-    for text in _groups(network):
-        raise ConvertError(text)
-
-
-def _groups(network: nn.Module) -> Iterator[str]:
-    """The first norm with other groups."""
-    ddpm = isinstance(network, DDPM)
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            wanted = 32 if ddpm else min(module.num_channels // 4, 32)
-            if module.num_groups != wanted:
-                yield (
-                    f"a norm of {module.num_channels} channels has {module.num_groups} groups: {wanted} in the reference's "
-                    f"{'ddpm (groups=32)' if ddpm else 'ncsnpp (group_width=4)'}"
-                )
-                return
-
-
 def _departures(network: NCSNpp) -> Iterator[str]:
     ddpm = isinstance(network, DDPM)
-    yield from _groups(network)
+    yield from unlike_groups(network)
     if not isinstance(network.act, nn.SiLU):
         yield f"activation {network.act}: SiLU"
     if network.label is None:

@@ -26,11 +26,11 @@ from scoresde.experiment.checkpoint import load_weights, read_checkpoint, save_c
 from scoresde.experiment.experiment import Experiment, build_model
 from scoresde.experiment.plan import Training
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest
-from scoresde.interop.conventions import check_groups, check_model, check_network, check_sigmas, levels_of
+from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.proof import compare_outputs, compare_scores
 from scoresde.interop.reference_file import MOMENTS, ReferenceCheckpoint, read_reference
-from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
+from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference, unlike_groups
 from scoresde.interop.source_config import read_settings
 from scoresde.interop.translate import Source, translate
 from scoresde.sde import LinearSDE
@@ -155,7 +155,8 @@ def _prove(
                 check_network(model.network)
             lines.append("what the weights do not show is the config's, as all of the reference's configs have it")
         else:
-            check_groups(model.network)
+            for text in unlike_groups(model.network):
+                raise ConvertError(text)
             check_sigmas(given.sigmas, source.sigmas, source.name)
             _check_source(experiment, source)
             lines += [f"what the weights do not show is that of {source.name}", *source.notes]
@@ -183,7 +184,9 @@ def _check_source(experiment: Experiment, source: Source) -> None:
     sde = build(theirs["sde"], "sde", LinearSDE)
     model = build_model(theirs, experiment.data, sde, 0)
     try:
-        model.network.load_state_dict(from_reference(model.network, to_reference(experiment.model.network)))
+        model.network.load_state_dict(
+            from_reference(model.network, to_reference(experiment.model.network), any_groups=True)
+        )
     except (TypeError, ValueError) as problem:
         raise ConvertError(f"the config's network is not that of {source.name}: {problem}") from problem
     compare_scores(experiment.model, model, experiment.data.event_shape, source.name)
@@ -201,8 +204,8 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EMA, torch.optim.Optimizer]:
     """Load raw weights into ``network``; averages and an optimizer that belong to it."""
     try:
-        state = from_reference(network, given.model)
-        averages = averages_from_reference(network, given.averages, given.model)
+        state = from_reference(network, given.model, any_groups=True)
+        averages = averages_from_reference(network, given.averages, given.model, any_groups=True)
         moments = {kind: _moments(network, given, kind) for kind in MOMENTS}
     except (TypeError, ValueError) as problem:
         raise ConvertError(f"{file} is not of the config's network: {problem}") from problem
@@ -224,7 +227,8 @@ def _moments(network: nn.Module, given: ReferenceCheckpoint, kind: str) -> dict[
     if strangers := sorted(set(given.moments) - set(range(len(names)))):
         raise ValueError(f"the optimizer has moments of weights {strangers[:4]}, and there are {len(names)}")
     found = {name: torch.zeros_like(given.model[name]) for name in names}
-    return from_reference(network, found | {names[k]: m[kind] for k, m in given.moments.items()})
+    moments = {names[k]: m[kind] for k, m in given.moments.items()}
+    return from_reference(network, found | moments, any_groups=True)
 
 
 def _compare(path: Path, network: nn.Module, given: ReferenceCheckpoint) -> dict[str, str]:

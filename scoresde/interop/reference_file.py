@@ -115,7 +115,7 @@ def _why(content: Any, problem: Exception) -> str:
         tensors = [name for name, value in weights.items() if isinstance(value, Tensor)]
         if tensors:
             return (
-                f"it is a bare state dict, {len(tensors)} tensors by name ({tensors[0]}, ...), without averages (ema), Adam's "
+                f"it is a bare state dict, {len(tensors)} tensors by name (..., {tensors[-1]}), without averages (ema), Adam's "
                 "moments (optimizer) and step, of which a work folder is made; in Python, "
                 "scoresde.interop.score_sde.from_reference(network, tensors) gives what network.load_state_dict takes"
             )

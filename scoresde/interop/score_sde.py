@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from scoresde.networks import FIR, FourierEmbedding, NCSNpp, NCSNv2, SinusoidalEmbedding
+from scoresde.networks import DDPM, FIR, FourierEmbedding, NCSNpp, NCSNv2, SinusoidalEmbedding
 from scoresde.networks.blocks import Attention, Downsample, Resample, ResidualBlock, Upsample
 from scoresde.networks.stages import SkipInput
 
@@ -67,11 +67,15 @@ def layout(network: nn.Module) -> dict[str, Weight]:
     return found
 
 
-def from_reference(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, any_groups: bool = False) -> dict[str, Tensor]:
     """A state for ``network.load_state_dict`` from the reference's tensors by name, with or without ``module.``.
 
-    Raises ValueError for one that is missing, left over (its table ``sigmas`` aside), or of another shape.
+    any_groups: take a network whose norms have other groups than the reference's, which is another function.
+
+    Raises ValueError for one that is missing, left over (its table ``sigmas`` aside), or of another shape, and for such norms.
     """
+    for text in () if any_groups else unlike_groups(network):
+        raise ValueError(f"{text}; any_groups=True takes it all the same")
     given = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name != "module.sigmas"}
     given.pop("sigmas", None)
     places, shapes = layout(network), {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -100,7 +104,7 @@ def to_reference(network: nn.Module, state: Mapping[str, Tensor] | None = None) 
 
 
 def averages_from_reference(
-    network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor]
+    network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor], *, any_groups: bool = False
 ) -> dict[str, Tensor]:
     """The state of the averaged weights: their list has no names, and what is not trained comes from ``tensors``.
 
@@ -111,7 +115,22 @@ def averages_from_reference(
     if len(names) != len(averages):
         raise ValueError(f"{len(averages)} averaged tensors are given, and the network has {len(names)} trained ones")
     fixed = {name: tensor for name, tensor in tensors.items() if name.removeprefix("module.") not in names}
-    return from_reference(network, fixed | dict(zip(names, averages, strict=True)))
+    return from_reference(network, fixed | dict(zip(names, averages, strict=True)), any_groups=any_groups)
+
+
+def unlike_groups(network: nn.Module) -> Iterator[str]:
+    """Which norm has other groups than in the reference, the first one alone. They leave no trace in shapes, and the network
+    computes something else with the same weights."""
+    ddpm = isinstance(network, DDPM)
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            wanted = 32 if ddpm else min(module.num_channels // 4, 32)
+            if module.num_groups != wanted:
+                yield (
+                    f"a norm of {module.num_channels} channels has {module.num_groups} groups: {wanted} in the reference's "
+                    f"{'ddpm (groups=32)' if ddpm else 'ncsnpp (group_width=4)'}"
+                )
+                return
 
 
 def _parts(module: nn.Module, name: str = "") -> Iterator[Part]:
