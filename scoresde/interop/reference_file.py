@@ -110,6 +110,8 @@ def _why(content: Any, problem: Exception) -> str:
     wanted = f"{', '.join(_PARTS[:-1])} and {_PARTS[-1]} with all their parts are wanted"
     if not isinstance(content, Mapping):
         return f"{problem!r}; it holds {type(content).__name__}, and {wanted}"
+    if {*_PARTS} <= {*content} and not isinstance(problem, KeyError):
+        return str(problem)
     weights = content.get("state_dict", content.get("model", content))
     if not {*_PARTS} & {*content} - {"model"} and isinstance(weights, Mapping):
         tensors = [name for name, value in weights.items() if isinstance(value, Tensor)]
@@ -179,7 +181,7 @@ def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         raise TypeError(f"{name} is {getattr(value, 'dtype', type(value).__name__)}, where float32 is wanted")
     if not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{name} holds numbers that are not finite")
+        raise ValueError(f"{name} is not finite: it holds a NaN or an infinity")
     return value
 
 

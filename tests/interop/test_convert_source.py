@@ -252,7 +252,7 @@ def test_weights_that_are_not_finite(place, value):
     bad = state[name].clone()
     bad.view(-1)[3] = value
     torch.save(place.content | {"model": state | {name: bad}}, place.file)
-    place.assert_refused(wanted=f"{name.removeprefix('module.')} holds numbers that are not finite")
+    place.assert_refused(wanted=f"{name.removeprefix('module.')} is not finite: it holds")
 
 
 @pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints lie beside the project only")
