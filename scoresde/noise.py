@@ -91,6 +91,9 @@ class NoiseSource:
     @classmethod
     def of(cls, seed: int, count: int, first: int = 0, device: torch.device | str | None = None) -> NoiseSource:
         """The source of samples ``first``, ..., ``first + count - 1``."""
+        if not isinstance(first, Integral) or isinstance(first, bool) or not 0 <= first <= _WORD:
+            raise ValueError(f"first={first!r} is not allowed: give a whole number in [0, 2**32)")
+        first = int(first)
         return cls(seed, torch.arange(first, first + count, device=device))
 
     @classmethod

@@ -36,6 +36,7 @@ from scoresde.noise import NoiseSource
 from scoresde.sde.base import Score, check_same_process
 from scoresde.sde.basis import Basis
 from scoresde.sde.scalar import ScalarSDE
+from scoresde.sde.scores import in_evaluation_mode
 
 
 class Subspace:
@@ -160,6 +161,7 @@ class SubspaceScore:
         z = noise.normal(variance.shape, step=0, purpose="complement", dtype=low.dtype)
         return self.subspace.merge(low, variance.sqrt().to(low) * z)
 
+    @in_evaluation_mode("self")
     def settle(self, x: Tensor, noise: NoiseSource, steps: int = 2, snr: float = 0.16) -> Tensor:
         """x (B, *event) at t_split after ``steps`` Langevin steps on U_perp x under score_full, U_k x staying as it is.
 
@@ -178,6 +180,7 @@ class SubspaceScore:
         return self.subspace.merge(low, perp)
 
 
+@in_evaluation_mode("wrapped")
 def orthogonal_divergence(wrapped: SubspaceScore, x0: Tensor, times: Sequence[float], seed: int = 0) -> Tensor:
     """sigma^2 E |U_perp score_full(x_t) + U_perp x_t / (alpha^2 s_perp^2 + sigma^2)|^2 / n_perp at each time, (len(times),).
 

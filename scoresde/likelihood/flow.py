@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from scoresde._validation import check_batch, check_count, check_finite, expand
+from scoresde._validation import check_batch, check_choice, check_count, check_finite, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem, check_t_min
@@ -116,6 +116,7 @@ def log_likelihood(
     check_same_process(sde, score)
     sde = getattr(sde, "continuous", sde)
     check_t_min(sde, t_min)
+    check_choice("differentiable", differentiable, (True, False))
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)

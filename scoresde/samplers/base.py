@@ -9,7 +9,6 @@ one. Sample i depends on (seed, first + i) alone, to rounding: not on the batch,
 from __future__ import annotations
 
 import math
-import operator
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import TIME_SLACK, check_batch, check_count, check_finite, check_kind
+from scoresde._validation import check_kind
 from scoresde.noise import NoiseSource
+from scoresde.samplers.arguments import check_options, check_prior, check_samples, check_start, whole_shape
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
 
@@ -199,22 +199,22 @@ class Sampler(ABC):
         or device that does not fit, a sampler that does not fit the process, and a grid that begins below T without a start,
         TypeError for a dtype that is not of floating-point numbers, FloatingPointError for a non-finite sample.
         """
-        check_count("keep_every", keep_every, least=0)
+        check_options(keep_every, callback, allow_failed=allow_failed, progress=progress)
         check_kind(dtype, device)
-        shape = _whole_shape(shape)
+        shape = whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
         check_same_process(sde, score)
         at = self.start_time(sde)
         if start is not None:
-            _check_start(sde, start, shape)
+            check_start(sde, start, shape)
             dtype, device = start.dtype, start.device
         noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
         if start is None:
-            _check_prior(sde, at)
+            check_prior(sde, at)
             kind = torch.float32 if dtype in HALF else dtype
             start = sde.prior_sample(shape, noise=noise, dtype=kind, device=device)
-            _check_start(sde, start, shape, f"the start drawn by prior_sample of {sde!r}")
+            check_start(sde, start, shape, f"the start drawn by prior_sample of {sde!r}")
         start, counted = wide(start), CountedScore(score, shape[0], dtype)
         record = Record(sde, counted, keep_every, progress, callback)
         interrupted = False
@@ -227,15 +227,24 @@ class Sampler(ABC):
                 raise
             interrupted, state, samples = True, record.x, record.prediction(counted.last)
             times = torch.tensor([at, float(record.t)], dtype=torch.float64)
+        trajectory = record.end(state, samples)
+        samples, state = samples.to(dtype), state.to(dtype)
         finite = torch.isfinite(state).reshape(len(state), -1).all(1)
         if not allow_failed:
             check_samples(finite, noise)
         spent = torch.full((len(state),), counted.calls) if counted.spent is None else counted.spent
-        trajectory = record.end(state, samples)
         return SampleResult(
-            samples.to(dtype), state.to(dtype), counted.calls, times, noise.seed, int(noise.indices[0]), ~finite, spent,
-            interrupted, trajectory,
-        )  # fmt: skip
+            samples,
+            state,
+            counted.calls,
+            times,
+            noise.seed,
+            int(noise.indices[0]),
+            ~finite,
+            spent,
+            interrupted,
+            trajectory,
+        )
 
     def start_time(self, sde: SDE) -> float:
         """The time of the start, and where `run` begins: T."""
@@ -258,42 +267,3 @@ class Sampler(ABC):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         """(samples, times) from the state x at T; the callback is to be called after every step."""
-
-
-def _check_start(sde: SDE, start: Tensor, shape: tuple[int, ...], name: str = "start") -> None:
-    """Raise unless ``start`` is a finite state for each of the events of ``shape``."""
-    check_batch(name, start)
-    check_kind(start.dtype, start.device)
-    wanted = (shape[0], *sde.state_shape(shape[1:]))
-    if tuple(start.shape) != wanted:
-        raise ValueError(f"{name} has shape {tuple(start.shape)}: shape={shape} needs a state of {wanted}")
-    check_finite(name, start)
-
-
-def _check_prior(sde: SDE, t: float) -> None:
-    """Raise ValueError unless the prior, the law at T, is that of the start at t."""
-    if t < sde.T * (1.0 - TIME_SLACK):
-        raise ValueError(
-            f"the grid begins at t={t:g}, and the prior is the law at T={sde.T:g}: give start=..., a state at t={t:g}, or a grid "
-            f"that begins at T"
-        )
-
-
-def _whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    try:
-        whole = tuple(operator.index(n) for n in shape)
-    except TypeError:
-        whole = ()
-    if not whole or min(whole) < 1:
-        raise ValueError(f"shape={shape!r} is not allowed: give (B, *event), positive whole numbers")
-    return whole
-
-
-def check_samples(finite: Tensor, noise: NoiseSource) -> None:
-    """Raise FloatingPointError naming the samples that are not ``finite`` (B,)."""
-    if not bool(finite.all()):
-        bad = noise.indices[~finite.to(noise.indices.device)].tolist()
-        raise FloatingPointError(
-            f"{len(bad)} of {len(finite)} samples are not finite, with indices {bad[:8]}: the score returned a "
-            "non-finite value, or the steps are too large (more steps, a smaller snr); allow_failed=True returns the others"
-        )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from scoresde._validation import check_count, check_number
 from scoresde.samplers.exponential import Evaluation, evaluations, linear
 from scoresde.samplers.fitted import check_mark, mark_of
 from scoresde.samplers.forms import Whitened
+from scoresde.samplers.grids import check_t_min
 from scoresde.samplers.multistep import ExponentialMultistep
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode
@@ -34,6 +36,8 @@ class PilotGrid:
     t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
     process: repr of the process that it was made for. mark: `mark_of` it on events of ``event_shape``; another is refused.
     """
+
+    begins_at_end: ClassVar[bool] = True  # see `ExactSteps.start_time`
 
     t_min: float
     u: tuple[float, ...] = field(repr=False)
@@ -80,6 +84,7 @@ def pilot_grid(
     ``dtype`` on ``device``.
     """
     check_count("fine", fine, least=40)
+    check_t_min(sde, t_min, above=0.0)
     check_number("floor", floor, above=0.0)
     kind = dtype if start is None else start.dtype
     if kind in HALF:

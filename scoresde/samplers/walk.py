@@ -112,7 +112,8 @@ class ExactSteps(Stepping):
 
     def start_time(self, sde: LinearSDE) -> float:
         function = self.grid.func if isinstance(self.grid, partial) else self.grid
-        return sde.T if any(function is known for known in FROM_T) else float(self.times(sde)[0])
+        known = any(function is one for one in FROM_T) or getattr(function, "begins_at_end", False)
+        return sde.T if known else float(self.times(sde)[0])
 
     def walk(self, sde: LinearSDE) -> Walk:
         times = self.times(sde)

@@ -166,7 +166,7 @@ def check_same_process(sde: SDE, score: object) -> None:
     A model or a closed form has its process as ``score.sde``, also inside a wrapper, see `process_of`; a bare function does not
     say. A chain fits its process, and a copy of a process the process as long as they agree.
     """
-    if not callable(score):
+    if not callable(score) or isinstance(score, type):
         raise TypeError(
             f"score={shown(score)} cannot be called: give score(x, t), e.g. a ScoreModel or mixture.score(sde)"
         )

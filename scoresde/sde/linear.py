@@ -92,8 +92,10 @@ class LinearSDE(SDE):
         """A x_0 + L noise, for data x0 (B, *event) and noise (B, *state)."""
         check_batch("x0", x0)
         self.check_time(t, len(x0))
-        kernel = self.kernel(t)
-        return kernel.mean(self.augment(x0)) + kernel.scale(noise)
+        kernel, mean = self.kernel(t), self.augment(x0)
+        if noise.shape != mean.shape:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}: give {tuple(mean.shape)}, one draw for each state")
+        return kernel.mean(mean) + kernel.scale(noise)
 
     def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
         z = noise.normal(self.state_shape(x0.shape[1:]), step=step, purpose="perturb", dtype=x0.dtype)

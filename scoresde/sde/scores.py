@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_output
+from scoresde._validation import check_output, shown
 from scoresde.sde.base import Score
 
 _P = ParamSpec("_P")
@@ -135,6 +135,7 @@ class CheckedScore:
     def __init__(
         self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None, *, every_call: bool = False
     ) -> None:
+        _check_signature(score)
         self.score, self.batch, self.every_call = score, batch, every_call
         self.dtype = dtype if dtype in HALF else None
 
@@ -157,6 +158,18 @@ class CheckedScore:
             return self.score(x, t)
         with evaluation_mode(self.score):
             return self.score(x, t)
+
+
+def _check_signature(score: Score) -> None:
+    """Raise TypeError where ``score`` cannot be called with x and t."""
+    try:
+        signature = inspect.signature(score.forward if isinstance(score, nn.Module) else score)
+    except (TypeError, ValueError):  # compiled code may not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as problem:
+        raise TypeError(f"score={shown(score)} is to be called as score(x, t): {problem}") from None
 
 
 def wide(x: Tensor) -> Tensor:

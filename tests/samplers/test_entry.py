@@ -252,9 +252,8 @@ class Half(torch.nn.Module):
         return 0.1 * self.layer(torch.cat((x, label[:, None]), 1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_fast_takes_half_precision(dtype):
-    exact = DATA.score(VE)
+def test_fast_takes_half_precision():
+    exact, dtype = DATA.score(VE), torch.float16
     found = Fast(4, pilot=16, search=0, held_out=16)(VE, exact, (8, 2), dtype=dtype)
     assert found.samples.dtype == dtype
     assert torch.allclose(
@@ -280,3 +279,33 @@ def test_order_is_a_whole_number(bad):
     for make in (UniPC, DPMSolverPlusPlus, DPMSolverSingleStep, DEIS):
         with pytest.raises((ValueError, TypeError), match="order"):
             make(order=bad)
+
+
+OPTIONS = {
+    "first": [-1, 2.5, "a", None, torch.tensor(2), True],
+    "seed": [-1, 2.5, None],
+    "callback": [3, "a"],
+    "allow_failed": ["no", torch.tensor([1, 2]), 2],
+    "progress": ["no", torch.tensor([True, False])],
+    "keep_every": [1.5, -1, torch.tensor(1)],
+    "device": ["foo", 3],
+    "dtype": [None, 3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
+def test_options_are_named(name, value):
+    with pytest.raises((ValueError, TypeError), match=f"{name}="):
+        UniPC(2)(VE, DATA.score(VE), (3, 2), **{name: value})
+
+
+@pytest.mark.parametrize("shape", [(True, 2), "32", 3, (3.0, 2), None, ()])
+def test_shapes_are_named(shape):
+    with pytest.raises(ValueError, match="shape="):
+        UniPC(2)(VE, DATA.score(VE), shape)
+
+
+def test_samples_that_leave_the_range_of_float16_are_not_passed_on():
+    far = GaussianMixture(torch.tensor([[1e5, 0.0]]), 1.0)
+    with pytest.raises(FloatingPointError, match="3 of 3 samples are not finite"):
+        UniPC(20)(VE, lambda x, t: far.score(VE)(x.double(), t.double()), (3, 2), dtype=torch.float16)

@@ -14,6 +14,7 @@ from scoresde.likelihood import (
     Exact,
     FlowDequantizer,
     Multistep,
+    UniformDequantizer,
     elbo,
     fit_grid,
     importance_weighted_bound,
@@ -255,3 +256,47 @@ def test_an_error_for_the_whole_batch_is_the_score_s_own():
 def test_a_score_of_other_numbers_is_refused(dtype):
     with pytest.raises(TypeError, match=rf"score returned dtype {dtype}"):
         CheckedScore(lambda x, t: x.to(dtype))(torch.zeros(2, 1), torch.ones(2))
+
+
+@pytest.mark.parametrize("score", [lambda x: x, nn.Linear(2, 2), lambda x, t, y: x, ScoreModel, None, 3])
+def test_what_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(score):
+    for entry in ("sampler", "likelihood", "bound"):
+        with pytest.raises(TypeError, match=r"score=.* (cannot be called|is to be called as score\(x, t\))"):
+            ENTRIES[entry](score)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_likelihood_in_half_precision(dtype):
+    """States and coefficients are wide: what is left is the score's rounding of x."""
+    wide_range, x, seen = VESDE(0.01, 378.0), X.to(dtype), set()
+
+    def score(x, t):
+        seen.add((x.dtype, t.dtype))
+        return (-x / (1.0 + wide_range.sigma(t)[:, None] ** 2)).to(dtype)
+
+    def exact(x, t):
+        return -x / (1.0 + wide_range.sigma(t)[:, None] ** 2)
+
+    for compute in (
+        lambda s, x: log_likelihood(wide_range, s, x, solver=Multistep(32)).log_prob,
+        lambda s, x: elbo(wide_range, s, x, draws=2, replicates=2).log_prob,
+        lambda s, x: known_biases(wide_range, s, x, t_min=1e-3).cutoff,
+    ):
+        assert torch.allclose(compute(score, x).float(), compute(exact, x.float()).float(), atol=0.05)
+    assert seen == {(dtype, torch.float32)}
+
+
+def test_noise_that_would_broadcast_in_a_perturbation_is_refused():
+    for shape in ((1, 2), (2,), (3, 1)):
+        with pytest.raises(ValueError, match=r"noise has shape .*: give \(3, 2\)"):
+            SDE.perturb(X, torch.tensor(0.5), torch.zeros(shape))
+    with pytest.raises(ValueError, match="dequantizer returned"):
+        importance_weighted_bound(
+            lambda x: x.sum(1), torch.ones(3, 2, dtype=torch.int64), Quantized(4), dequantizer=One()
+        )
+
+
+class One(UniformDequantizer):
+    def sample(self, levels, noise, *, step=0):
+        u, log_q = super().sample(levels, noise, step=step)
+        return u[:1], log_q
