@@ -228,7 +228,8 @@ class Sampler(ABC):
             interrupted, state, samples = True, record.x, record.prediction(counted.last)
             times = torch.tensor([at, float(record.t)], dtype=torch.float64)
         trajectory = record.end(state, samples)
-        samples, state = samples.to(dtype), state.to(dtype)
+        if counted.dtype is not None:
+            samples, state = samples.to(dtype), state.to(dtype)
         finite = torch.isfinite(state).reshape(len(state), -1).all(1)
         if not allow_failed:
             check_samples(finite, noise)

@@ -57,7 +57,7 @@ def karras(sde: LinearSDE, steps: int, t_min: float = T_MIN, rho: float = 7.0) -
 def quadratic(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     """Equal steps of t^(1/2) from T to t_min, (steps + 1,)."""
     check_count("steps", steps)
-    check_number("t_min", t_min, least=0.0)
+    check_t_min(sde, t_min, least=0.0)
     times = torch.linspace(sde.T**0.5, t_min**0.5, steps + 1, dtype=torch.float64) ** 2
     times[0], times[-1] = sde.T, t_min
     return times
@@ -135,5 +135,5 @@ def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  #
     return times
 
 
-FROM_T = (uniform, log_noise, karras, subsequence)
+FROM_T = (uniform, log_noise, karras, quadratic, focused, subsequence)
 """Grid functions that begin at T by their definition: no one has to compute a grid to know."""

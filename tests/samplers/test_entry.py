@@ -238,7 +238,7 @@ def test_a_network_of_half_precision_is_sampled(prediction, dtype):
     found = UniPC(5)(VPSDE(), model.to(dtype), (3, 2), dtype=dtype)
     plain = UniPC(5)(VPSDE(), model.float(), (3, 2))
     # at T the data's mean is a difference of nearly equal numbers over alpha = 0.0066, and bfloat16 has three digits of x
-    assert torch.allclose(found.samples.float(), plain.samples, atol=0.2 if dtype == torch.float16 else 0.7)
+    assert torch.allclose(found.samples.float(), plain.samples, rtol=0.01, atol=0.2 if dtype == torch.float16 else 0.7)
 
 
 class Half(torch.nn.Module):
