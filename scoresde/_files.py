@@ -1,12 +1,19 @@
-"""Files that are there whole or not at all, and what those are that others have torn."""
+"""Files that are there whole or not at all, and files that others have torn, edited or replaced."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
+import stat
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 NO_ARRAY = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, OverflowError, SyntaxError,
@@ -14,6 +21,11 @@ NO_ARRAY = (
 )  # fmt: skip
 """What numpy raises for a file that holds no array, or a torn one. RuntimeError: a header that says encrypted, or a compression
 that there is not. MemoryError, OverflowError: a header that states 10^13 rows. The last two: a header that is no literal."""
+DEEPEST = 64
+"""Levels of brackets that `parse_json` accepts; a config has about 6."""
+SEAL = "sha256"
+"""The key of a sealed JSON file that holds the digest of the others."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_zip(file: str | Path) -> None:
@@ -38,19 +50,44 @@ def check_zip(file: str | Path) -> None:
         raise ValueError(f"{file} is torn: its part {broken!r} does not have the checksum that it was written with")
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that its name appears with all of its content or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+class WriteError(OSError):
+    """A file that could not be written; the message names the file, the reason and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, an OSError becomes a `WriteError` that names ``path``."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        yield
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        if problem.errno in _FULL:
+            reason += (
+                ". Free some space or raise the limit, then give the same command again: what was finished is kept"
+            )
+        raise WriteError(problem.errno, f"{path} cannot be written: {reason}") from problem
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that its name appears with all of its content or not at all.
+
+    Raises WriteError, which names the file, for instance where the disk is full. A file that was there stays.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -60,3 +97,72 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises FileNotFoundError where there is none, ValueError for anything else: a symbolic link, which may lead out of the
+    folder, a folder, a pipe or a device.
+    """
+    mode = path.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is {kind_of(mode)}: a file is expected")
+    return path.read_bytes()
+
+
+def kind_of(mode: int) -> str:
+    """What a file's mode says that it is, in words."""
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+
+
+def parse_json(text: str | bytes, name: object) -> Any:
+    """What a JSON text says. Raises ValueError that begins with ``name``, also for brackets more than `DEEPEST` deep."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{name} is not JSON: {problem}") from problem
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, (dict, list))]
+        level = [node for nodes in inner for node in nodes]
+        if not level:
+            return content
+    raise ValueError(f"{name} has brackets more than {DEEPEST} deep")
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON with the digest of its content, so that `read_sealed` sees every later change.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    sealed = {**plain, SEAL: _digest(plain)}
+    write_atomic(path, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The mapping that `write_sealed` wrote, without the digest.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is not what was written.
+    """
+    content = parse_json(read_plain(path), path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no mapping")
+    seal = content.pop(SEAL, None)
+    if seal is None:
+        raise ValueError(f"{path} has no {SEAL}: it was written by an earlier version, or changed since")
+    if seal != _digest(content):
+        raise ValueError(f"{path} is not what was written: its {SEAL} belongs to another content")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
+
+
+def bytes_digest(content: bytes) -> str:
+    """The SHA-256 of bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()

@@ -18,7 +18,6 @@ Memory holds a part, and of three sets, reference, yardstick and samples, a cova
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from scoresde._files import write_atomic
+from scoresde._files import write_sealed
 from scoresde.experiment.comparison import Gathered, compare, from_file, gather, line, result
 from scoresde.experiment.experiment import Evaluation, Experiment
 from scoresde.experiment.sets import Events, EventSet, assessed
@@ -51,6 +50,8 @@ def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
     """
     if experiment.evaluation.samples:
         workdir.claim(experiment)
+    workdir.check(experiment)
+    workdir.check_trained(experiment)
     return share(Assessing, experiment, workdir, processes)
 
 
@@ -158,8 +159,7 @@ class Assessing(Job):
             if place.startswith("data/"):
                 continue
             found = result(events, self.gathered(place), reference, {**against, **yardstick.facts}, plan, processes)
-            content = (json.dumps(found, indent=2, allow_nan=False) + "\n").encode()
-            write_atomic(self.workdir.evaluation / f"{events.name}.json", content)
+            write_sealed(self.workdir.evaluation / f"{events.name}.json", found)
             self.workdir.log(f"{self.workdir.path}: {line(events.name, found)}")
             for warning in found["warnings"]:
                 self.workdir.log(f"{self.workdir.path}: WARNING: {events.name}: {warning}")

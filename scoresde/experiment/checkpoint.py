@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from scoresde._files import sync_folder, write_atomic
 from scoresde.ema import EMA
 from scoresde.experiment.kept import file_digest
+from scoresde.experiment.tree import remove
 from scoresde.experiment.weights import average_name
 
 FORMAT = 2
@@ -157,16 +157,6 @@ def _prune(folder: Path, keep: int, keep_every: int) -> None:
     for old in list_checkpoints(folder)[:-keep]:
         if not keep_every or step_of(old) % keep_every:
             remove(old)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder, which loses its name first."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
-    os.replace(path, hidden)
-    shutil.rmtree(hidden)
 
 
 def here(tensor: Tensor) -> Tensor:

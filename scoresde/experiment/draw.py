@@ -31,11 +31,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from scoresde._files import write_atomic
+from scoresde._files import bytes_digest, read_sealed, write_atomic, write_sealed
 from scoresde.experiment.build import ConfigError
 from scoresde.experiment.checkpoint import Checkpoint
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.kept import changes
+from scoresde.experiment.kept import changes, file_digest
 from scoresde.experiment.pictures import event_picture, pictured
 from scoresde.experiment.shards import Samples, SampleStore, compact, gaps
 from scoresde.experiment.sharing import Job, Range, Tell, local_device, share
@@ -144,11 +144,12 @@ class Sampling(Job):
         if name not in self.fitted:
             file = self.stores[name].path / "sampler.safetensors"
             with self.workdir.lock(f"sampler-{name}", wait=True):
-                if not file.exists():
+                if not _is_whole(file):
                     event = self.experiment.data.event_shape
                     self.workdir.log(f"{self.workdir.path}: {name}: is fitted to the model, once")
                     made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
                     made.save(file)
+                    write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
             self.fitted[name] = FittedSampler.load(file)
         return self.fitted[name]
@@ -185,19 +186,30 @@ class Sampling(Job):
         else:
             (base / f"{title}.npz").unlink(missing_ok=True)  # of fewer samples
         seen = torch.from_numpy(store.front(entries, min(plan.count, pictured(data.event_shape))))
-        write_atomic(base / f"{title}.png", event_picture(data.transform.decode(seen), data.transform))
+        picture = event_picture(data.transform.decode(seen), data.transform)
+        write_atomic(base / f"{title}.png", picture)
+        store.write_settings()
         facts = {
             "sampler": repr(self.sampler(name)), "count": plan.count, "seed": plan.seed,
             "nfe": max(entry.nfe for entry in entries),
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
-            "checkpoint": self.checkpoint.path.name, "weights": weights,
+            "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
+            "config digest": store.settings["config digest"],
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
-        write_atomic(base / f"{title}.json", (json.dumps(facts, indent=2) + "\n").encode())
+        write_sealed(base / f"{title}.json", facts)
         where = f"{title}.npz" if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {plan.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
             f"{facts['seconds']:.1f} s"
         )
         return base / f"{title}.png"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a fitted sampler's file is there as it was written."""
+    try:
+        return bool(read_sealed(file.with_suffix(".json")).get("digest") == file_digest(file))
+    except (OSError, ValueError):
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scoresde._files import parse_json, read_plain, read_sealed
 from scoresde.experiment.shards import Entry, Samples, SampleStore
 
 
@@ -24,17 +24,24 @@ class SampleIndex:
 
     @classmethod
     def open(cls, path: str | Path) -> SampleIndex:
-        """Raises FileNotFoundError where a file is missing, ValueError for what is no index."""
+        """Read an index. Raises FileNotFoundError where a file is missing, ValueError for what is no index as it was written."""
         path = Path(path)
         try:
-            facts = json.loads(path.read_text())
+            facts = read_sealed(path)
             folder = path.parent / facts["shards in"]
-            store = SampleStore(folder.parent, json.loads((folder / "settings.json").read_text()))
+            settings = parse_json(read_plain(folder / "settings.json"), folder / "settings.json")
+            store = SampleStore(folder.parent, settings)
+            if store.path != folder or folder.parent.parent != path.parent:
+                raise ValueError(f"settings.json is not that of {facts['shards in']}")
             names = [field.name for field in fields(Entry)]
             entries = tuple(Entry(**{name: entry[name] for name in names}) for entry in facts["shards"])
             whole = sum(entry.end - entry.first for entry in entries) >= facts["count"] >= 1
-        except (ValueError, KeyError, TypeError) as problem:
-            raise ValueError(f"{path} is no index of samples: {type(problem).__name__}: {problem}") from problem
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise ValueError(
+                f"{path} is no index of samples: {type(problem).__name__}: {problem}: scoresde sample writes it again"
+            ) from problem
         if not whole:
             raise ValueError(f"{path} is no index of samples: its shards do not hold its {facts['count']}")
         return cls(path, facts, entries, store)

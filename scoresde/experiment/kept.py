@@ -30,8 +30,10 @@ class Kept:
         self.path = folder / f"{self.kind}-{self.fingerprint}"
 
     def write_settings(self) -> None:
-        """Make the folder, and say what it belongs to."""
-        write_atomic(self.path / "settings.json", self._text.encode())
+        """Make the folder, and say what it belongs to, where it does not say so yet."""
+        file = self.path / "settings.json"
+        if not file.is_file() or file.read_bytes() != self._text.encode():
+            write_atomic(file, self._text.encode())
 
     def others(self) -> list[dict[str, Any]]:
         """The settings of the other folders beside this one, the last one written last.

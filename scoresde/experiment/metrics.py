@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from scoresde._files import write_atomic
+from scoresde._files import write_atomic, writing
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.trainer import BUCKETS, Step, Trainer
 from scoresde.experiment.workdir import Workdir
@@ -114,9 +114,10 @@ def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
         writer = csv.DictWriter(file, COLUMNS)
 
         def write(row: Row) -> None:
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+            with writing(workdir.metrics_file):
+                writer.writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
             if board is not None:
                 for key in COLUMNS[1:]:
                     board.add_scalar(key, row[key], int(row["step"]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -107,6 +109,20 @@ def histogram_picture(values: np.ndarray, label: str) -> bytes:
     axes.set_xlabel(label)
     axes.set_ylabel("events")
     return png(figure)
+
+
+def is_png(content: bytes) -> bool:
+    """Whether bytes are a whole PNG file: its signature, every chunk with its checksum, and nothing after the last."""
+    place, name = 8, b""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return False
+    while place + 12 <= len(content) and name != b"IEND":
+        (size,), name = struct.unpack_from(">I", content, place), content[place + 4 : place + 8]
+        body, end = content[place + 4 : place + 8 + size], place + 12 + size
+        if end > len(content) or struct.unpack_from(">I", content, end - 4)[0] != zlib.crc32(body):
+            return False
+        place = end
+    return name == b"IEND" and place == len(content)
 
 
 def png(figure: Figure, tight: bool = True) -> bytes:

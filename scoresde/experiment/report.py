@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from scoresde._files import write_atomic
+from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
 from scoresde.data import Quantized
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.page import figure, missing, note, page, table
+from scoresde.experiment.page import UNREADABLE, figure, missing, note, page, table
 from scoresde.experiment.pictures import event_picture, histogram_picture
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.report_training import Metrics, progress, read_metrics, speed, training
-from scoresde.experiment.workdir import Workdir
+from scoresde.experiment.workdir import Workdir, config_digest
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 
 BASELINES_UP_TO = 2**24
@@ -29,8 +28,13 @@ MIXTURES_UP_TO = 2**29
 
 
 def report(experiment: Experiment, workdir: Workdir) -> Path:
-    """Write report.html into the work folder and return its path."""
+    """Write report.html into the work folder and return its path.
+
+    Raises WorkdirError where the folder or its last checkpoint belongs to another config. A result that is torn, or was changed
+    after it was written, is named in place of its figures.
+    """
     workdir.check(experiment)
+    workdir.check_trained(experiment)
     metrics = read_metrics(workdir.metrics_file)
     sections = [
         _head(experiment, workdir, metrics),
@@ -43,7 +47,9 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
         _settings(workdir),
         _environment(workdir),
     ]
-    write_atomic(workdir.report_file, page(f"scoresde: {workdir.path.name}", sections).encode())
+    with workdir.lock("report", wait=True):
+        workdir.sweep("report")
+        write_atomic(workdir.report_file, page(f"scoresde: {workdir.path.name}", sections).encode())
     return workdir.report_file
 
 
@@ -106,12 +112,18 @@ def _node(experiment: Experiment, section: str) -> str:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty where it is torn or no mapping."""
+    """The content of a result's file; empty where it is not there as it was written."""
     try:
-        content = json.loads(file.read_text())
+        return read_sealed(file)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _outdated(experiment: Experiment, workdir: Workdir, facts: dict[str, Any]) -> str:
+    """What a result was made with, where that is not the run as it is now; else nothing."""
+    if facts.get("config digest") not in (None, config_digest(experiment)):
+        return f"another config, digest {facts['config digest']}"
+    return workdir.outdated(facts)
 
 
 def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
@@ -119,15 +131,17 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
     for file in sorted(workdir.likelihood.glob("*.json")):
         try:
             parts.append(_one_likelihood(experiment, file))
-            if before := workdir.outdated(_facts(file)):
-                parts.append(missing(f"{file.name}: computed with {before}: scoresde likelihood computes anew"))
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
+            if before := _outdated(experiment, workdir, _facts(file)):
+                parts.append(missing(f"{file.name}: computed with {before}: scoresde likelihood computes it again"))
+        except UNREADABLE as problem:
+            parts.append(missing(f"{file.name} cannot be shown: {problem!r}: scoresde likelihood writes it again"))
     return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde likelihood")
 
 
 def _one_likelihood(experiment: Experiment, file: Path) -> str:
-    summary = json.loads(file.read_text())
+    summary, lines = read_sealed(file), read_plain(file.with_suffix(".csv"))
+    if summary["table digest"] != bytes_digest(lines):
+        raise ValueError(f"{file.stem}.csv is not the table that belongs to it")
     discrete = "bits_per_dim" in summary
     unit, keys = (
         ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats_of_data", "nats_error"))
@@ -148,8 +162,8 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         for b in others
     ]
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
-    with open(file.with_suffix(".csv"), newline="") as lines:
-        values = np.array([float(row[column]) + shift for row in csv.DictReader(lines) if row["failed"] == "0"])
+    table_rows = csv.DictReader(lines.decode().splitlines())
+    values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])
     biases = dict(summary["known biases"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
     return "".join([
@@ -181,19 +195,33 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     raw = data.raw[: min(64, len(data))]
     parts.append(figure(event_picture(raw, data.transform), "held-out data, not samples"))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
-        facts, picture = _facts(workdir.samples / f"{name}.json"), workdir.samples / f"{name}.png"
-        if facts and picture.exists():
-            took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
-            drawn_by = repr(experiment.samplers.get(name.partition("@")[0]))
-            other = "" if facts.get("sampler") == drawn_by else f", by {facts.get('sampler')}"
-            parts.append(figure(picture.read_bytes(), f"{name}: {took}, weights {facts.get('weights')}{other}"))
-            if before := workdir.outdated(facts):
-                parts.append(missing(f"{name}: drawn with {before}: scoresde sample draws anew"))
+        try:
+            parts.append(_drawn(experiment, workdir, name))
             continue
+        except FileNotFoundError:
+            pass
+        except UNREADABLE as problem:
+            parts.append(missing(f"{name} cannot be shown: {problem}: scoresde sample writes it again"))
         there = len(list(workdir.samples.glob(f"{name}/shards-*/*.npz")))
         said = f"being drawn, {there} batches are there" if there else "not drawn yet"
         parts.append(missing(f"{name}: {said}: scoresde sample"))
     return "".join(parts)
+
+
+def _drawn(experiment: Experiment, workdir: Workdir, name: str) -> str:
+    """Samples that are there, with their picture. Raises FileNotFoundError where they are not."""
+    facts, picture = read_sealed(workdir.samples / f"{name}.json"), read_plain(workdir.samples / f"{name}.png")
+    if facts["picture digest"] != bytes_digest(picture):
+        raise ValueError(f"{name}.png is not the picture that belongs to it")
+    took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
+    other = (
+        ""
+        if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
+        else f", by {facts.get('sampler')}"
+    )
+    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}")
+    before = _outdated(experiment, workdir, facts)
+    return shown + (missing(f"{name}: drawn with {before}: scoresde sample draws anew") if before else "")
 
 
 def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
@@ -208,7 +236,7 @@ def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
             facts = _facts(file)
             try:
                 what = f"{facts[unit]} of them, {facts[evaluations]:.0f} evaluations"
-            except (KeyError, TypeError, ValueError):
+            except UNREADABLE:
                 what = "cannot be read"
             rows.append((f"{folder.name}, {file.stem}", str(facts.get("seconds", "")), what))
     return "<h2>Timings</h2>" + table("timings", ("part", "seconds", "for"), rows, numbers=(1,))
@@ -220,6 +248,9 @@ def _settings(workdir: Workdir) -> str:
 
 
 def _environment(workdir: Workdir) -> str:
-    content = _facts(workdir.path / "environment.json")
-    said = "" if content else missing("environment.json is not there, or cannot be read")
+    content, said = {}, ""
+    try:
+        content = read_sealed(workdir.path / "environment.json")
+    except (OSError, ValueError) as problem:
+        said = missing(f"environment.json is not there, or cannot be read: {problem}")
     return "<h2>Environment</h2>" + said + table("environment", (), [(k, str(v)) for k, v in content.items()])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from scoresde._files import read_sealed
 from scoresde.experiment.index import SampleIndex
-from scoresde.experiment.page import missing, note, table
+from scoresde.experiment.page import UNREADABLE, missing, note, table
 from scoresde.experiment.workdir import Workdir
 
 HEAD = ("samples", "number", "Frechet distance", "kernel distance", "+-", "precision", "recall")
@@ -19,12 +19,12 @@ def evaluation(workdir: Workdir) -> str:
     parts = ["<h2>Samples beside data</h2>"]
     for file in sorted(workdir.evaluation.glob("*.json")):
         try:
-            result = json.loads(file.read_text())
+            result = read_sealed(file)
             _row(file.stem, result)
             result["warnings"] = [*result["warnings"], *_outdated(workdir, result)]
             found.setdefault(_setting(result), []).append((file.stem, result))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-            parts.append(missing(f"{file.name} cannot be shown: {type(problem).__name__}: {problem}"))
+        except UNREADABLE as problem:
+            parts.append(missing(f"{file.name} cannot be shown: {problem!r}: scoresde evaluate writes it again"))
     for number, results in enumerate(found.values()):
         parts.append(_table(number, results))
     return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde evaluate")

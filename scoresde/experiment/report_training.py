@@ -7,11 +7,12 @@ import math
 import re
 from pathlib import Path
 
+from scoresde._files import read_plain
 from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.metrics import whole_rows
 from scoresde.experiment.page import figure, missing, note
-from scoresde.experiment.pictures import curve_picture
+from scoresde.experiment.pictures import curve_picture, is_png
 from scoresde.experiment.workdir import Workdir
 
 _PREVIEW = re.compile(r"step-(\d+)-(\w+)\.png")
@@ -116,9 +117,11 @@ def _previews(folder: Path) -> str:
 
 
 def _preview(step: int, file: Path) -> str:
-    content = file.read_bytes()
-    whole = content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")
-    return figure(content, f"step {step:,}") if whole else missing(f"{file.name} is no whole picture")
+    try:
+        content = read_plain(file)
+    except (OSError, ValueError) as problem:
+        return missing(str(problem))
+    return figure(content, f"step {step:,}") if is_png(content) else missing(f"{file.name} is no whole picture")
 
 
 def _number(text: str) -> float:

@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
-from scoresde._files import write_atomic
+from scoresde._files import write_atomic, writing
 from scoresde.experiment.kept import Kept
 
 Key = tuple[int, int]
@@ -115,11 +115,12 @@ class RowStore(Kept):
 
     def append(self, batch: Batch) -> None:
         """Write a batch to this process's shard; it is on the disk when this returns."""
-        if self._shard is None:
-            self._shard = self._new_shard()
-        self._shard.write(batch.to_line().decode())
-        self._shard.flush()
-        os.fsync(self._shard.fileno())
+        with writing(self.path):
+            if self._shard is None:
+                self._shard = self._new_shard()
+            self._shard.write(batch.to_line().decode())
+            self._shard.flush()
+            os.fsync(self._shard.fileno())
 
     def close(self) -> None:
         """Close the shard."""

@@ -28,7 +28,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.kept import file_digest
 from scoresde.experiment.shards import compact
-from scoresde.experiment.workdir import Workdir, WorkdirError
+from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest
 
 PART = 256
 """Events of a data set whose features are a shard."""
@@ -165,6 +165,11 @@ def assessed(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
 def drawn(experiment: Experiment, workdir: Workdir, name: str) -> Drawn:
     """The samples samples/NAME.json, with a warning where they are not by the config's sampler and the last checkpoint."""
     index = SampleIndex.open(workdir.samples / f"{name}.json")
+    if index.store.settings.get("config digest") != config_digest(experiment):
+        raise WorkdirError(
+            f"{index.path} was drawn under another config (digest {index.store.settings.get('config digest')}, this one is "
+            f"{config_digest(experiment)}): scoresde sample draws again"
+        )
     node = experiment.config.to_dict()["samplers"][name.partition("@")[0]]
     found = []
     if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):

@@ -123,8 +123,7 @@ class ShardStore(Kept, Generic[Content]):
 
     def write(self, shard: Content) -> None:
         """Keep a shard; it is on the disk when this returns."""
-        if not (self.path / "settings.json").exists():
-            self.write_settings()
+        self.write_settings()
         content, values = io.BytesIO(), {field.name: getattr(shard, field.name) for field in fields(shard)}
         np.savez(content, **values, sha256=shard.digest, fingerprint=self.fingerprint)
         write_atomic(self.path / shard.file, content.getvalue())
@@ -132,10 +131,10 @@ class ShardStore(Kept, Generic[Content]):
     def read(self, file: str) -> Content:
         """A whole shard of this setting. Raises ValueError for anything else, saying what is wrong with it."""
         try:
+            first, end = (int(n) for n in _NAME.fullmatch(file).groups())  # type: ignore[union-attr]
             check_zip(self.path / file)
             with np.load(self.path / file, allow_pickle=False) as found:
                 content: dict[str, Any] = {name: found[name] for name in found.files}
-            first, end = (int(n) for n in _NAME.fullmatch(file).groups())  # type: ignore[union-attr]
             shard = self.content(**{f.name: _READ[str(f.type)](content[f.name]) for f in fields(self.content)})
             fingerprint, digest = str(content["fingerprint"]), str(content["sha256"])
         except (*NO_ARRAY, TypeError, KeyError, AttributeError) as problem:

@@ -150,6 +150,7 @@ def share(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: 
     experiment.use_threads()
     if world == 1:
         with workdir.lock(kind.kind):
+            workdir.sweep(kind.kind)
             job = kind.of(experiment, workdir)
             left = job.left()
             if processes > 1 and len(left) > 1:
@@ -163,6 +164,7 @@ def share(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: 
         with workdir.lock(f"{kind.kind}-end", wait=True):
             left = job.left()
             if not left:
+                workdir.sweep(kind.kind)
                 return job.finish(world)
         workdir.log(f"{workdir.path}: rank {rank} of {world} is done, {len(left)} batches are with the others")
         return None

@@ -26,7 +26,7 @@ from scoresde.experiment.posthoc import snapshot
 from scoresde.experiment.previews import is_due, preview
 from scoresde.experiment.quarantine import quarantine
 from scoresde.experiment.trainer import Step, Trainer, trainable
-from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest, departures, environment
+from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest, environment
 
 
 def train(experiment: Experiment, workdir: Workdir) -> None:
@@ -43,7 +43,7 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
         def claim() -> None:
             workdir.claim(experiment)
             held.enter_context(workdir.lock("train"))
-            workdir.sweep()
+            workdir.sweep("train")
             workdir.adopt(experiment)
 
         group.lead(claim)
@@ -143,9 +143,7 @@ class _Run:
             )
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        config = checkpoint.facts.get("config")
-        if checkpoint.config_digest != self.digest and (config is None or departures(self.experiment, config)):
-            raise WorkdirError(f"{checkpoint.path} belongs to another config (digest {checkpoint.config_digest})")
+        self.workdir.check_trained(self.experiment, checkpoint)
         before = checkpoint.facts.get("data", self.data)
         if before != self.data:
             raise WorkdirError(

@@ -11,7 +11,6 @@ How processes share the batches: sharing.py.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scoresde._files import write_atomic
+from scoresde._files import bytes_digest, read_sealed, write_sealed
 from scoresde.data import Dataset
 from scoresde.data.dataset import permutation
 from scoresde.experiment.checkpoint import Checkpoint
@@ -213,9 +212,9 @@ class Weighing(Job):
             "seconds": round(sum(batch.seconds for batch in batches), 2),
             "devices": sorted({batch.device for batch in batches}),
             "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step,
-            "rows in": self.store.path.name,
+            "rows in": self.store.path.name, "table digest": bytes_digest((folder / f"{title}.csv").read_bytes()),
         }  # fmt: skip
-        write_atomic(folder / f"{title}.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+        write_sealed(folder / f"{title}.json", summary)
         if failed:
             self.workdir.log(
                 f"{self.workdir.path}: WARNING: {failed} of {len(rows)} rows FAILED and are not in the mean"
@@ -253,7 +252,7 @@ def pilot_grid(
     with workdir.lock("grid", wait=True):
         if file.exists():
             try:
-                content = json.loads(file.read_text())
+                content = read_sealed(file)
                 if content["for"] == head:
                     return FlowGrid.from_json(content["grid"])
                 problem = "is of other settings"
@@ -264,7 +263,7 @@ def pilot_grid(
         started = time.perf_counter()
         x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
         grid = fit_grid(model.sde, model, x, t_min=plan.t_min)
-        write_atomic(file, (json.dumps({"for": head, "grid": grid.to_json()}) + "\n").encode())
+        write_sealed(file, {"for": head, "grid": grid.to_json()})
         workdir.log(
             f"{workdir.path}: nodes placed by a pilot on {count} training events, {time.perf_counter() - started:.1f} s"
         )

@@ -14,20 +14,23 @@ likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/gri
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
+from scoresde._files import parse_json, read_plain, write_atomic, write_sealed, writing
 from scoresde.experiment.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -35,14 +38,13 @@ from scoresde.experiment.checkpoint import (
     list_checkpoints,
     load_weights,
     passed_over,
-    remove,
     step_of,
-    write_atomic,
 )
 from scoresde.experiment.config import difference, to_json
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.plan import Training
 from scoresde.experiment.posthoc import combined
+from scoresde.experiment.tree import misplaced, sweep
 from scoresde.experiment.weights import DEFAULT, weights_name, width
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
@@ -73,27 +75,32 @@ class Workdir:
 
         data: whether the data is read, for its digest in environment.json.
         """
-        if self.config_file.exists():
-            self.check(experiment)
-            return
         if self.path.exists() and not self.path.is_dir():
             raise WorkdirError(f"--workdir {self.path} is a file: give a folder")
-        # a start that was killed leaves the first of the two files, or one under its temporary name
-        ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp")
-        if self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir()):
-            if self.config_file.exists():  # another process of a launcher has made it meanwhile
-                self.check(experiment)
-                return
+        if not self.config_file.exists():
+            self._refuse_strangers()
+            content = environment(experiment, data=data)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                raise WorkdirError(f"--workdir {self.path} cannot be made: {problem.strerror}") from problem
+            # of several processes that start at once, one writes; the others compare their config with what it wrote
+            with self.lock("claim", wait=True):
+                if not self.config_file.exists():
+                    self._refuse_strangers()
+                    write_sealed(self.path / "environment.json", content)
+                    write_atomic(self.config_file, to_json(experiment.config).encode())
+                    return
+        self.check(experiment)
+
+    def _refuse_strangers(self) -> None:
+        """Raise WorkdirError where a folder without a config holds more than a start that was killed leaves."""
+        ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp|\.claim\.lock")
+        strange = self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir())
+        if strange and not self.config_file.exists():  # another process may have made it meanwhile
             raise WorkdirError(
                 f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
             )
-        content = json.dumps(environment(experiment, data=data), indent=2) + "\n"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise WorkdirError(f"--workdir {self.path} cannot be made: {problem.strerror}") from problem
-        write_atomic(self.path / "environment.json", content.encode())
-        write_atomic(self.config_file, to_json(experiment.config).encode())
 
     def adopt(self, experiment: Experiment) -> None:
         """Keep an experiment's config in place of the one before; for who holds the lock of ``train``, after `check`.
@@ -106,25 +113,25 @@ class Workdir:
                 f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as "
                 "many or more; a shorter run needs a folder of its own"
             )
-        before = self.config_file.read_text()
+        before = self._kept_config()
         if before != config:
             write_atomic(self.config_file, config.encode())
             self.log(f"{self.path}: config.json is this command's: {'; '.join(difference(config, before))}")
 
-    def sweep(self) -> None:
-        """Remove what a training that was killed left under temporary names; for who holds the lock of ``train``."""
-        for folder in (self.checkpoints, self.averages, self.quarantine, self.previews):
-            for left in folder.glob(".step-*.tmp"):
-                remove(left)
-        for name in ("metrics.csv", "config.json", "environment.json"):
-            for left in self.path.glob(f".{name}.*.tmp"):
-                left.unlink()
+    def sweep(self, lock: str) -> None:
+        """Remove what killed processes left under temporary names; for who holds this lock alone."""
+        sweep(self.path, lock)
 
     def check(self, experiment: Experiment) -> None:
         """Raise WorkdirError unless the folder was trained with this experiment's config (evaluation apart)."""
+        if strange := misplaced(self.path):
+            more = f" (and {len(strange) - 1} more)" if strange[1:] else ""
+            raise WorkdirError(
+                f"--workdir {self.path}: {strange[0]}{more}: remove it; no command follows a link inside a work folder"
+            )
         if not self.config_file.exists():
             raise WorkdirError(f"--workdir {self.path} holds no run (no config.json): train first")
-        if lines := departures(experiment, self.config_file.read_text()):
+        if lines := departures(experiment, self._kept_config()):
             shown = "\n  ".join(lines)
             cosine = any(line.startswith("training.steps:") for line in lines)
             hint = "\n(a cosine schedule depends on the number of steps; a constant one goes on)" if cosine else ""
@@ -134,15 +141,51 @@ class Workdir:
                 f"Differences (folder's -> given):\n  {shown}{hint}"
             )
 
+    def _kept_config(self) -> str:
+        """The content of config.json. Raises WorkdirError where it is no JSON mapping."""
+        try:
+            text = read_plain(self.config_file).decode()
+            if not isinstance(parse_json(text, self.config_file), dict):
+                raise ValueError(f"{self.config_file} holds no mapping")
+        except ValueError as problem:
+            raise WorkdirError(
+                f"{problem}: put back the config.json of the run; a checkpoint's header holds it under facts.config"
+            ) from problem
+        return text
+
+    def check_trained(self, experiment: Experiment, checkpoint: Checkpoint | None = None) -> None:
+        """Raise WorkdirError unless a checkpoint was trained with this experiment's config (evaluation apart).
+
+        config.json alone does not say so: it may have been edited or replaced since. checkpoint: the newest intact one unless
+        given; a folder without one passes.
+        """
+        if checkpoint is None:
+            try:
+                checkpoint = last_checkpoint(self.checkpoints)
+            except CheckpointError:
+                return
+        if checkpoint is None or checkpoint.config_digest == config_digest(experiment):
+            return
+        config = checkpoint.facts.get("config")
+        lines = ["only the digest is known"] if config is None else departures(experiment, config)
+        if lines:
+            raise WorkdirError(
+                f"{checkpoint.path} belongs to another config (digest {checkpoint.config_digest}): config.json or the "
+                f"checkpoint was replaced. Differences (checkpoint's -> given): {'; '.join(lines)}"
+            )
+
     def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[ScoreModel, Checkpoint]:
         """The trained model, and what its weights are from. which: the weights, see weights.py.
 
-        Raises CheckpointError where there is no checkpoint, or none with such weights.
+        Raises CheckpointError where there is no checkpoint, or none with such weights, and WorkdirError where the folder or the
+        checkpoint belongs to another config.
         """
         self.check(experiment)
         which = weights_name(which)
         std = width(which)
         checkpoint = self._last(experiment, which) if std is None else combined(self, std, prefix=f"{which}.")
+        # snapshots of earlier versions do not say which config they belong to; the last checkpoint does
+        self.check_trained(experiment, checkpoint if checkpoint.config_digest else None)
         model = experiment.model.to(experiment.device)
         load_weights(model.network, checkpoint, which)
         return model.eval().requires_grad_(False), checkpoint
@@ -181,19 +224,28 @@ class Workdir:
 
         shared: with others that share it. wait: for whoever has it, in place of raising WorkdirError.
         """
-        with open(self.path / f".{name}.lock", "a") as file:
+        with self._lock_file(name) as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as problem:
                 raise WorkdirError(
-                    f"--workdir {self.path}: another process is at work on this ({file.name}): wait for it, or stop it"
+                    f"--workdir {self.path}: another process is at work on this (.{name}.lock): wait for it, or stop it"
                 ) from problem
             yield
+
+    def _lock_file(self, name: str) -> TextIO:
+        path = self.path / f".{name}.lock"
+        try:
+            return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "a")
+        except OSError as problem:
+            if problem.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise WorkdirError(f"--workdir {self.path}: {path} is not a file: remove it") from problem
+            raise
 
     def log(self, line: str) -> None:
         """Print a line and keep it in the log file."""
         print(line, flush=True)
-        with open(self.log_file, "a") as file:
+        with writing(self.log_file), open(self.log_file, "a") as file:
             file.write(line + "\n")
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scoresde._files import read_sealed, write_sealed
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.index import SampleIndex
@@ -205,8 +206,8 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
         {"reference": {**found["reference"], "said": "another"}},
     ]
     for number, other in enumerate(others, start=1):
-        (run.folder / f"pc@{number}.json").write_text(json.dumps({**found, **other}))
-    (run.folder / "pc@like.json").write_text(json.dumps(found))
+        write_sealed(run.folder / f"pc@{number}.json", {**found, **other})
+    write_sealed(run.folder / "pc@like.json", found)
     page = evaluation(Workdir(run.command.workdir))
     assert [f"id='evaluation-{number}'" in page for number in range(5)] == [True] * 4 + [False]
 
@@ -347,8 +348,11 @@ def test_pairs_are_of_events_chosen_at_random(run):
 
 
 def test_what_cannot_be_evaluated_is_said(run, tmp_path):
-    (run.command.workdir / "samples" / "pc.json").write_text("{}")
+    index = run.command.workdir / "samples" / "pc.json"
+    write_sealed(index, {})
     assert "pc.json is no index of samples: KeyError: 'shards in'" in run(code=2).stderr
+    index.write_text("{}")
+    assert "pc.json has no sha256" in run(code=2).stderr
     shutil.rmtree(run.command.workdir / "samples")
     assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
@@ -368,7 +372,7 @@ def test_samples_of_before_are_said(run):
     done = run(samplers=FEW["samplers"].replace("4", "5"))
     assert "not by the config's: scoresde sample draws anew" in done.stdout
     index = run.command.workdir / "samples" / "pc.json"
-    index.write_text(index.read_text().replace("step-000000002", "step-000000001"))
+    write_sealed(index, {**read_sealed(index), "checkpoint": "step-000000001.safetensors"})
     assert "WARNING: pc: drawn with checkpoint step-000000001.safetensors, the last is" in run().stdout
 
 
@@ -427,10 +431,12 @@ def test_the_report_shows_it(run):
     found = run.result()
     assert "id='evaluation-0'" in page and f"{found['frechet distance']:.4g}" in page
     assert "yardstick: digits/test, not samples" in page and "digits/train, 1438 events, digest" in page
-    (run.folder / "pc.json").write_text("{}")
+    write_sealed(run.folder / "pc.json", {})
     run(verb="report")
     assert "pc.json cannot be shown: KeyError" in (run.command.workdir / "report.html").read_text()
-    (run.folder / "pc.json").write_text(json.dumps({**found, "warnings": None}))
+    (run.folder / "pc.json").write_text(json.dumps({**found, "frechet distance": 0.1}))
+    assert "pc.json is not what was written" in evaluation(Workdir(run.command.workdir))
+    write_sealed(run.folder / "pc.json", {**found, "warnings": None})
     assert "pc.json cannot be shown: TypeError" in evaluation(Workdir(run.command.workdir))
     shutil.rmtree(run.folder)
     run(verb="report")

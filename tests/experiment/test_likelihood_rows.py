@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde._files import read_sealed, write_sealed
 from scoresde.experiment import Workdir
 from scoresde.experiment.checkpoint import read_tensors, write_tensors
 from scoresde.experiment.rows import COLUMNS, Batch, Row
@@ -237,9 +238,15 @@ class TestGrid:
         (file,) = (weigh.folder.parent / "checkpoints").glob("grid-*.json")
         good, before = file.read_text(), weigh.table()
         assert "nodes placed" not in weigh(**PILOT).stdout
-        stale = json.loads(good)
+        stale = read_sealed(file)
         stale["for"]["checkpoint digest"] = "0" * 16
-        for bad, why in ((json.dumps(stale), "is of other settings"), (good[:100], "cannot be read")):
+        write_sealed(file, stale)
+        other = good.replace('"events": 2', '"events": 3')
+        for bad, why in (
+            (file.read_text(), "is of other settings"),
+            (good[:100], "cannot be read"),
+            (other, "cannot be read"),
+        ):
             file.write_text(bad)
             assert why in weigh(**PILOT).stdout
             assert file.read_text() == good and weigh.table() == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import math
 import re
 import shutil
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scoresde._files import bytes_digest, write_sealed
 from scoresde.data import Affine
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints
@@ -115,7 +115,9 @@ class TestBrokenRuns:
             path.write_text(path.read_text()[:40])
         (report.folder / "likelihood").mkdir()
         (report.folder / "likelihood" / "test.json").write_text('{"split": "test", ')
-        (report.folder / "samples" / "probability-flow.json").write_text('{"count": 5, "nfe": "many"}')
+        picture = bytes_digest((report.folder / "samples" / "probability-flow.png").read_bytes())
+        facts = {"count": 5, "nfe": "many", "picture digest": picture}
+        write_sealed(report.folder / "samples" / "probability-flow.json", facts)
         preview(report.folder / "previews", 2, "raw").write_bytes(b"\x89PNG\r\n\x1a\n torn")
         page = report()
         for wanted in (
@@ -210,8 +212,10 @@ class TestBaselines:
             **dict.fromkeys(("checkpoint", "weights", "seed"), "x"),
         }  # fmt: skip
         (report.folder / "likelihood").mkdir()
-        (report.folder / "likelihood" / "test.json").write_text(json.dumps(summary))
-        (report.folder / "likelihood" / "test.csv").write_text("\n".join(rows) + "\n")
+        lines = ("\n".join(rows) + "\n").encode()
+        (report.folder / "likelihood" / "test.csv").write_bytes(lines)
+        summary["table digest"] = bytes_digest(lines)
+        write_sealed(report.folder / "likelihood" / "test.json", summary)
         page = report()
         for wanted in ("id='likelihood-test'", "2.500", "unknown", "GaussianMixture", "independent pixel histogram"):
             assert wanted in page, wanted

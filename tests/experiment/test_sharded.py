@@ -198,7 +198,7 @@ class TestFolder:
         workdir = Workdir(tmp_path)
         left = workdir.checkpoints / ".step-000000002.7.tmp"
         write_tensors(rank_file(left, 0), {"a": torch.ones(2)}, {"format": 2})
-        workdir.sweep()
+        workdir.sweep("train")
         assert not left.exists()
 
 

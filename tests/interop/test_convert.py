@@ -184,6 +184,7 @@ def test_a_folder_works(run, content):
     assert code == 0, err
     assert "step 9 from checkpoint.pth" in out and "all names, shapes and values are the file's" in out
     assert sorted(p.name for p in run.workdir.iterdir()) == [
+        ".claim.lock",
         "checkpoints",
         "config.json",
         "environment.json",

@@ -1,0 +1,79 @@
+"""What a work folder may hold: the kinds of its files, links, and what a killed process leaves.
+
+A work folder is data that may come from anywhere. Links in it could lead a command to files outside, so no command follows one:
+a folder with a link, or with a folder where a file belongs, is refused before anything is read or written. The work folder
+itself may be reached by a link. Entries of checkpoints/ and averages/ are not looked at here: reading one decides.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from scoresde._files import kind_of
+
+FILES = ("config.json", "environment.json", "log.txt", "metrics.csv", "report.html")
+FOLDERS = ("checkpoints", "averages", "previews", "quarantine", "samples", "likelihood", "evaluation", "tensorboard")
+LOOSE = ("checkpoints", "averages")
+"""Folders whose entries are read by the checkpoint reader, which passes over what is no checkpoint."""
+LEFTOVERS = {
+    "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "quarantine/.*.tmp", "previews/.*.tmp", ".metrics.csv.*.tmp",
+              ".config.json.*.tmp", ".environment.json.*.tmp"),
+    "sample": ("samples/**/.*.tmp",),
+    "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),
+    "evaluate": ("evaluation/**/.*.tmp",),
+    "report": (".report.html.*.tmp",),
+}  # fmt: skip
+"""Temporary files by the lock under which they are written: who holds it alone may remove them."""
+
+
+def misplaced(path: Path) -> list[str]:
+    """What is in a work folder that no run puts there: links, and files where folders belong or the reverse."""
+    found = []
+    for name in (*FILES, *FOLDERS):
+        place = path / name
+        try:
+            mode = place.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            return [f"{place} cannot be read: {problem.strerror}"]
+        right = stat.S_ISREG(mode) if name in FILES else stat.S_ISDIR(mode)
+        if not right:
+            found.append(f"{place} is {kind_of(mode)}, not {'a file' if name in FILES else 'a folder'}")
+        elif name in FOLDERS and name not in LOOSE:
+            found += [f"{place}/{inner} is {kind_of(mode)}" for inner, mode in _strange(place)]
+    return found
+
+
+def _strange(folder: Path) -> Iterator[tuple[str, int]]:
+    """Entries below a folder that are neither files nor folders, by their path in it."""
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            place = Path(root) / name
+            try:
+                mode = place.lstat().st_mode
+            except FileNotFoundError:  # another process has renamed its temporary file
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                yield str(place.relative_to(folder)), mode
+
+
+def sweep(path: Path, lock: str) -> None:
+    """Remove what killed processes left under temporary names. lock: the one that this process holds alone."""
+    for pattern in LEFTOVERS[lock]:
+        for left in path.glob(pattern):
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder, which loses its name first."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    os.replace(path, hidden)
+    shutil.rmtree(hidden)
