@@ -30,8 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from scoresde._files import sync_folder, write_atomic
+from scoresde._files import parse_json, read_plain, sync_folder, write_atomic
 from scoresde.ema import EMA
+from scoresde.experiment.header import UNMOVED, checked_facts, shortened, unmoved, whole_number
 from scoresde.experiment.kept import file_digest
 from scoresde.experiment.tree import remove
 from scoresde.experiment.weights import average_name
@@ -48,7 +49,7 @@ class CheckpointError(RuntimeError):
 @dataclass(frozen=True)
 class Checkpoint:
     """tensors by name, and the header's JSON. facts: what the run itself put there. made_of: a digest of the files that tensors
-    were made of, where they are those of no single one."""
+    were made of, where they are those of no single one. unmoved: names of parameters without moments; None where not known."""
 
     tensors: dict[str, Tensor]
     step: int
@@ -57,6 +58,7 @@ class Checkpoint:
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_of: str = ""
+    unmoved: tuple[str, ...] | None = None
 
     @property
     def digest(self) -> str:
@@ -128,6 +130,7 @@ def save_checkpoint(
     files.together(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,
+        UNMOVED: [n for n, p in network.named_parameters() if p.requires_grad and not optimizer.state.get(p)],
         "facts": dict(facts or {}),
     }  # fmt: skip
     path = files.write(folder / f"step-{step:09d}.safetensors", tensors, header)
@@ -146,11 +149,13 @@ def _state(network: nn.Module, averages: Sequence[EMA], optimizer: torch.optim.O
     return tensors
 
 
-def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Raise CheckpointError where a tensor holds NaN or infinities. tensors: of ``step``, by name."""
+def check_finite(
+    tensors: Mapping[str, Tensor], step: int, end: str = "nothing was written, earlier checkpoints stay"
+) -> None:
+    """Raise CheckpointError where a tensor holds NaN or infinities. tensors: of ``step``, by name. end: of the message."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(here(tensor)).all()):
-            raise CheckpointError(f"{name} is not finite at step {step}: nothing was written, earlier checkpoints stay")
+            raise CheckpointError(f"{name} is not finite at step {step}: {end}")
 
 
 def _prune(folder: Path, keep: int, keep_every: int) -> None:
@@ -218,12 +223,19 @@ def read_header(path: Path) -> dict[str, Any]:
     """The JSON of what `read_tensors` reads, with its checksum under ``sha256``, without a look at the tensors. Raises
     CheckpointError where there is none."""
     try:
+        _refuse_links(path)
         if path.is_dir():
-            return dict(json.loads((path / INDEX).read_text()))
+            return dict(parse_json(read_plain(path / INDEX), path / INDEX))
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["scoresde"]))
+            return dict(parse_json((file.metadata() or {})["scoresde"], "its header"))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise ValueError for a symbolic link, which may lead out of the folder, and for a pipe or a device."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        raise ValueError("it is a link, or no file")
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -244,7 +256,10 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name, tensor in tensors.items():
             pieces.setdefault(name, []).append(tensor)
     del header["files"]
-    return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}, header
+    try:
+        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}, header
+    except (RuntimeError, TypeError) as problem:
+        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None]:
@@ -255,10 +270,12 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | Non
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
-    if header.get("format") not in (1, FORMAT):
-        raise CheckpointError(f"{path} has format {header.get('format')!r}: this version reads format 1 and {FORMAT}")
+    if type(header.get("format")) is not int or header["format"] not in (1, FORMAT):
+        raise CheckpointError(
+            f"{path} has format {shortened(header.get('format'))}: this version reads format 1 and {FORMAT}"
+        )
     seal = header.pop("sha256", None)
-    if header["format"] != 1 and seal != _checksum(tensors, header):
+    if (header["format"] != 1 or seal is not None) and seal != _checksum(tensors, header):
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: its content does not have its checksum")
     return tensors, header, seal
 
@@ -283,13 +300,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one file, or the folder of a sharded run. Raises CheckpointError where it is torn or not ours."""
+    """Read one file, or the folder of a sharded run. Raises CheckpointError where it is torn or not ours, where its header
+    does not make sense, and where its name is that of another step."""
     tensors, header = read_tensors(path)
     try:
-        step, updates, digest = int(header["step"]), int(header["ema_updates"]), str(header["config"])
-    except (KeyError, ValueError, TypeError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem!r} in its header") from problem
-    return Checkpoint(tensors, step, updates, digest, path, header.get("facts", {}))
+        step, updates = whole_number("step", header["step"]), whole_number("ema_updates", header["ema_updates"], 2**53)
+        if _NAME.fullmatch(path.name) and step_of(path) != step:
+            raise ValueError(f"step={step} under the name of step {step_of(path)}")
+        if not isinstance(header["config"], str):
+            raise ValueError(f"config={shortened(header['config'])} is not a digest")
+        facts, without = checked_facts(header.get("facts", {})), unmoved(header)
+    except (KeyError, ValueError) as problem:
+        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: in its header {problem}") from problem
+    return Checkpoint(tensors, step, updates, header["config"], path, facts, unmoved=without)
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
@@ -314,19 +337,13 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None
     """Load weights by their name in a checkpoint, ``model`` or an average's; names and shapes must agree exactly."""
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
     own = network.state_dict()
+    for k, v in found.items():
+        if k in own and v.dtype != own[k].dtype:
+            raise CheckpointError(
+                f"{checkpoint.path} is of another network: {which}.{k} is {v.dtype}, {own[k].dtype} is expected"
+            )
+    check_finite({f"{which}.{k}": v for k, v in found.items()}, checkpoint.step, f"{checkpoint.path} cannot be used")
     try:
         network.load_state_dict({k: held_as(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
     except RuntimeError as problem:
         raise CheckpointError(f"{checkpoint.path} is of another network: {problem}") from problem
-
-
-def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put the optimizer's state back, parameter by parameter."""
-    for name, parameter in network.named_parameters():
-        prefix = f"optimizer.{name}."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        if state:
-            optimizer.state[parameter] = {
-                k: v if k == "step" else held_as(v, parameter).to(parameter.device, parameter.dtype)
-                for k, v in state.items()
-            }

@@ -32,6 +32,7 @@ from scoresde.experiment.checkpoint import (
     read_header,
     read_tensors,
 )
+from scoresde.experiment.header import whole_number
 
 if TYPE_CHECKING:
     from scoresde.experiment.workdir import Workdir
@@ -39,25 +40,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot's header says. stds: widths of the averages in it. seal: its checksum."""
+    """What a snapshot's header says. stds: widths of the averages in it. seal: its checksum. config: the digest of
+    the run's config, empty in files of earlier versions."""
 
     path: Path
     step: int
     updates: int
     stds: tuple[float, ...]
     seal: str
+    config: str = ""
 
 
-def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files) -> None:
-    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped. Raises
-    CheckpointError for one that is not finite."""
+def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files, digest: str = "") -> None:
+    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped.
+
+    digest: of the config. Raises CheckpointError for an average that is not finite.
+    """
     kept = [average for average in averages if isinstance(average, PowerEMA) and average.updates]
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
     files.together(lambda: check_finite(tensors, step))
     header = {
-        "format": FORMAT, "step": step, "updates": kept[0].updates, "stds": [a.std for a in kept],
+        "format": FORMAT, "step": step, "config": digest, "updates": kept[0].updates, "stds": [a.std for a in kept],
         "buffers": [name for name, _ in kept[0].module.named_buffers()],
     }  # fmt: skip
     files.write(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
@@ -84,6 +89,11 @@ def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: s
             f"no snapshots in {workdir.averages}{'' if updates is None else f' up to update {updates}'}: train with "
             "--config.training.posthoc='[0.05, 0.1]'"
         )
+    for one in chosen:
+        if one.config and one.config != chosen[-1].config:
+            raise CheckpointError(
+                f"{one.path} belongs to another config than {chosen[-1].path.name}: remove one of them"
+            )
     stored = [(float(s.updates), width) for s in chosen for width in s.stds]
     end = chosen[-1].updates if updates is None else updates
     parts = iter(posthoc_coefficients(stored, end, std).tolist())
@@ -92,7 +102,7 @@ def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: s
         dtypes = _add(total, one, [next(parts) for _ in one.stds])
     seals = hashlib.sha256(" ".join([*(s.seal for s in chosen), repr(end)]).encode())
     return Checkpoint(
-        {prefix + k: v.to(dtypes[k]) for k, v in total.items()}, chosen[-1].step, end, "", chosen[-1].path,
+        {prefix + k: v.to(dtypes[k]) for k, v in total.items()}, chosen[-1].step, end, chosen[-1].config, chosen[-1].path,
         {"snapshots": len(chosen), "off": profile_error(stored, end, std)}, seals.hexdigest()[:16],
     )  # fmt: skip
 
@@ -106,7 +116,8 @@ def snapshots(folder: Path) -> list[Snapshot]:
             stds = tuple(float(std) for std in header["stds"])
             for std in stds:
                 power_exponent(std)
-            found.append(Snapshot(path, int(header["step"]), int(header["updates"]), stds, str(header["sha256"])))
+            step, updates = whole_number("step", header["step"]), whole_number("updates", header["updates"])
+            found.append(Snapshot(path, step, updates, stds, str(header["sha256"]), str(header.get("config", ""))))
         except (CheckpointError, KeyError, ValueError, TypeError) as problem:
             raise _refused(path, problem) from problem
     return found
@@ -125,7 +136,15 @@ def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> d
     try:
         tensors, header = read_tensors(one.path)
         seal = read_header(one.path)["sha256"]
-    except CheckpointError as problem:
+        count = {name.partition(".")[0] for name in tensors}
+        if count != {f"power{number}" for number in range(len(weights))}:
+            raise ValueError(f"it holds {', '.join(sorted(count))} for {len(weights)} widths")
+        if not isinstance(header.get("buffers", []), list):
+            raise ValueError(f"buffers={header['buffers']!r} is not a list")
+        for name, tensor in tensors.items():
+            if name.partition(".")[2] in total and total[name.partition(".")[2]].shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, other than in the snapshots before")
+    except (CheckpointError, ValueError) as problem:
         raise _refused(one.path, problem) from problem
     if seal != one.seal:
         raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")

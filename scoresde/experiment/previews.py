@@ -34,6 +34,14 @@ def is_due(step: int, every: int) -> bool:
     return bool(every) and (step % every == 0 or step in (every // 25, every // 5))
 
 
+def is_lacking(experiment: Experiment, workdir: Workdir, step: int) -> bool:
+    """Whether a preview that belongs after ``step`` steps is not in the folder, or not all of it."""
+    if not step or not experiment.samplers or not is_due(step, experiment.training.preview_every):
+        return False
+    places = [workdir.previews / f"step-{step:09d}-{name}" for name in ("raw", "ema")]
+    return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
+
+
 def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
     """Draw and write the pictures of a step. What cannot be drawn yet is said, and training goes on."""
     if not experiment.samplers:

@@ -8,6 +8,7 @@ docs/training.md says what is saved, what a fault leaves, and with which exit co
 
 from __future__ import annotations
 
+import math
 import zlib
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -23,10 +24,13 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.interrupts import interrupts
 from scoresde.experiment.metrics import Meter, metrics
 from scoresde.experiment.posthoc import snapshot
-from scoresde.experiment.previews import is_due, preview
+from scoresde.experiment.previews import is_due, is_lacking, preview
 from scoresde.experiment.quarantine import quarantine
 from scoresde.experiment.trainer import Step, Trainer, trainable
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest, environment
+
+LARGEST = 1e6
+"""Values of data as the network sees it above which its scale is named as the reason of a loss that is not finite."""
 
 
 def train(experiment: Experiment, workdir: Workdir) -> None:
@@ -66,10 +70,13 @@ class _Run:
             for torn in passed_over(checkpoint):
                 self.say(f"{torn} is torn, and passed over")
             self.say(f"goes on from {checkpoint.path.name}")
+        self.first, self.before, self.problem = self.trainer.step, self.trainer.updates, ""
 
     def go(self) -> None:
         """Train to the last step."""
         trainer, plan = self.trainer, self.plan
+        if self.trainer.layout.writes and is_lacking(self.experiment, self.workdir, trainer.step):
+            preview(self.experiment, self.workdir, trainer)  # a kill came between the checkpoint and its pictures
         if trainer.step >= plan.steps:
             self.say(f"trained to step {trainer.step} of {plan.steps} already")
             return
@@ -102,8 +109,14 @@ class _Run:
                 if self.trainer.layout.writes:
                     self._keep(step.stop)
                 if step.stop:
-                    self.say(f"stopped at step {trainer.step}, saved; the same command goes on from there")
+                    saved = "saved" if self._moved() else "where no update had been made since the start"
+                    self.say(f"stopped at step {trainer.step}, {saved}; the same command goes on from there")
                     raise KeyboardInterrupt
+        if not self._moved():
+            raise FloatingPointError(
+                f"none of {self.plan.steps - self.first} steps to step {trainer.step} updated the weights, and no checkpoint was "
+                f"written: {self.problem or 'the scale of float16 is still too large, give more steps'}"
+            )
         self.say(f"trained to step {trainer.step}, last loss {row['loss']:.4f}, {trainer.seconds:.1f} s")
 
     def say(self, line: str) -> None:
@@ -122,12 +135,18 @@ class _Run:
             self.digest, self.plan.keep, keep_every=self.plan.keep_every, facts=facts, files=self.trainer.layout,
         )  # fmt: skip
 
+    def _moved(self) -> bool:
+        """Whether this process has updated the weights. Until then there is nothing to save that is not saved already."""
+        return self.trainer.updates > self.before
+
     def _keep(self, stop: bool) -> None:
         """Write what is due after a step. The snapshot goes before the checkpoint: a run goes on after that, and would not come
         back for it."""
         step, end = self.trainer.step, self.trainer.step == self.plan.steps
+        if not self._moved():
+            return
         if step % self.plan.posthoc_every == 0 or end:
-            snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout)
+            snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout, self.digest)
         if step % self.plan.checkpoint_every == 0 or end or stop:
             self.save()
         if is_due(step, self.plan.preview_every):
@@ -136,11 +155,24 @@ class _Run:
     def _set_aside(self, step: Step, x: Tensor) -> None:
         """Keep the batch of a step that was skipped. Raises FloatingPointError where that were too many in a row."""
         line = quarantine(self.workdir, self.group, step, x, self.plan.batch_size)
-        self.say(line)
+        self.problem = f"{line}{self._of_data(x)}"
+        self.say(self.problem)
         if self.trainer.bad >= self.plan.max_bad_steps:
             raise FloatingPointError(
-                f"{line}. {self.trainer.bad} such steps in a row (max_bad_steps), the last checkpoint is intact"
+                f"{self.problem}. {self.trainer.bad} such steps in a row (max_bad_steps), the last checkpoint is intact"
             )
+
+    def _of_data(self, x: Tensor) -> str:
+        """What is wrong with the data of a batch, as the network sees it, where that explains a loss that is not finite."""
+        largest = float(x.abs().max())
+        if largest < LARGEST:
+            return ""
+        data = self.experiment.data.train
+        how = f"reach {largest:.3g}" if math.isfinite(largest) else "are not finite in float32"
+        return (
+            f". The training data {data.name!r} is the reason: its values {how} under the transform {data.transform!r}; give a "
+            "shift and a scale that bring them near [-1, 1]"
+        )
 
     def _check(self, checkpoint: Checkpoint) -> None:
         self.workdir.check_trained(self.experiment, checkpoint)

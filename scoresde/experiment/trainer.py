@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.ema import EMA, PowerEMA, gathered
-from scoresde.experiment.checkpoint import Checkpoint, load_optimizer, load_weights
+from scoresde.experiment.checkpoint import Checkpoint, load_weights
 from scoresde.experiment.distributed import Group, layout
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.precision import lay_out, tuned
+from scoresde.experiment.restore import load_optimizer
 from scoresde.experiment.weights import average_name
 from scoresde.losses import DenoisingScoreMatching, Draw
 from scoresde.score import ScoreModel
@@ -96,6 +97,11 @@ class Trainer:
         self.losses = self.layout.wrap(_Losses(called, experiment.objective))
         self.edges = time_edges(experiment.objective, group.device)
         self.step, self.skipped, self.bad, self.seconds = 0, 0, 0, 0.0
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights."""
+        return self.step - self.skipped
 
     def update(self, x: Tensor, position: Tensor, *, stop: Callable[[], bool] = lambda: False) -> Step:
         """One step on this process's part of the batch. stop: says whether this process was asked to stop."""

@@ -184,8 +184,10 @@ class Workdir:
         which = weights_name(which)
         std = width(which)
         checkpoint = self._last(experiment, which) if std is None else combined(self, std, prefix=f"{which}.")
-        # snapshots of earlier versions do not say which config they belong to; the last checkpoint does
-        self.check_trained(experiment, checkpoint if checkpoint.config_digest else None)
+        if checkpoint.made_of:
+            self.check_trained(experiment)  # snapshots of earlier versions do not say which config they belong to
+        if checkpoint.config_digest or not checkpoint.made_of:
+            self.check_trained(experiment, checkpoint)
         model = experiment.model.to(experiment.device)
         load_weights(model.network, checkpoint, which)
         return model.eval().requires_grad_(False), checkpoint

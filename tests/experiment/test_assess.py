@@ -19,6 +19,7 @@ from PIL import Image
 from scoresde._files import read_sealed, write_sealed
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
+from scoresde.experiment.checkpoint import read_tensors, write_tensors
 from scoresde.experiment.index import SampleIndex
 from scoresde.experiment.report_evaluation import evaluation
 from scoresde.experiment.sets import Events
@@ -60,16 +61,15 @@ def run(trained, tmp_path):
 
 def figures(result):
     """What does not say when and where."""
-    keys = ("seconds", "devices", "features in")
+    keys = ("seconds", "devices", "features in", "sha256")
     parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "yardstick")}
-    return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor")} | parts
+    return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor", "sha256")} | parts
 
 
 def one_more(folder):
     """A checkpoint after the last one."""
-    shutil.copy(
-        folder / "checkpoints" / "step-000000002.safetensors", folder / "checkpoints" / "step-000000003.safetensors"
-    )
+    tensors, header = read_tensors(folder / "checkpoints" / "step-000000002.safetensors")
+    write_tensors(folder / "checkpoints" / "step-000000003.safetensors", tensors, {**header, "step": 3})
 
 
 def flat(array):
