@@ -38,6 +38,7 @@ from scoresde.experiment.checkpoint import (
     list_checkpoints,
     load_weights,
     passed_over,
+    read_header,
     step_of,
 )
 from scoresde.experiment.config import difference, to_json
@@ -107,16 +108,26 @@ class Workdir:
 
         Raises WorkdirError where training has come further than the config's number of steps.
         """
-        config, steps, there = to_json(experiment.config), experiment.training.steps, list_checkpoints(self.checkpoints)
-        if there and step_of(there[-1]) > steps:
+        config, steps, reached = to_json(experiment.config), experiment.training.steps, self._reached()
+        if reached > steps:
             raise WorkdirError(
-                f"--workdir {self.path} is trained to step {step_of(there[-1])}, and training.steps={steps} is less: give as "
+                f"--workdir {self.path} is trained to step {reached}, and training.steps={steps} is less: give as "
                 "many or more; a shorter run needs a folder of its own"
             )
         before = self._kept_config()
         if before != config:
             write_atomic(self.config_file, config.encode())
             self.log(f"{self.path}: config.json is this command's: {'; '.join(difference(config, before))}")
+
+    def _reached(self) -> int:
+        """The step of the newest checkpoint whose header can be read; 0 without one."""
+        for path in reversed(list_checkpoints(self.checkpoints)):
+            try:
+                if read_header(path).get("step") == step_of(path):
+                    return step_of(path)
+            except CheckpointError:
+                continue
+        return 0
 
     def sweep(self, lock: str) -> None:
         """Remove what killed processes left under temporary names; for who holds this lock alone."""
