@@ -20,6 +20,7 @@ anything else is a fault of scoresde's, with its traceback.
 from __future__ import annotations
 
 import argparse
+import dis
 import os
 import signal
 import sys
@@ -49,6 +50,8 @@ NEEDED = {"check": ("config",), "convert": ("workdir", "from"), "inspect": ("dat
 """What a command needs; the others a config and a folder."""
 SECTION = {"sample": "sampling", "likelihood": "likelihood", "evaluate": "evaluation"}
 """The config's section of a command."""
+LONGEST_LINE = 1500
+"""Characters of a line of an error message."""
 _OVERRIDE, _SOURCE = "--config.", "--source."
 
 
@@ -141,16 +144,38 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     try:
         return _ACTIONS[options.command](options, overrides)
     except refusals as problem:
-        print(f"scoresde {options.command}: {problem}", file=sys.stderr)
+        print(_shortened(f"scoresde {options.command}: {problem}"), file=sys.stderr)
         return 2
     except room.WorkerError as problem:
         print(f"scoresde {options.command}: {problem}", file=sys.stderr)
         return 3
+    except TypeError as problem:
+        if not _on_purpose(problem):
+            raise
+        print(_shortened(f"scoresde {options.command}: {problem}"), file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as problem:
         if not room.out_of_memory(problem):
             raise
         print(f"scoresde {options.command}: out of memory: give a smaller batch_size or smaller sizes", file=sys.stderr)
         return 2
+
+
+def _on_purpose(problem: BaseException) -> bool:
+    """Whether an exception comes from a ``raise`` in scoresde, and is a refusal; not from a fault."""
+    place = problem.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not place.tb_frame.f_globals.get("__name__", "").startswith("scoresde."):
+        return False
+    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _shortened(text: str) -> str:
+    """The same with the middle of long lines left out: a value in them may have any length."""
+    half = LONGEST_LINE // 2
+    lines = (f"{line[:half]} ... {line[-half:]}" if len(line) > LONGEST_LINE else line for line in text.splitlines())
+    return "\n".join(lines)
 
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> Any:

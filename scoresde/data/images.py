@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from scoresde._validation import check_choice, check_count
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
 from scoresde.data.sources import LazySplits, Splits, cut
-from scoresde.data.stored import ImageFiles, Items
+from scoresde.data.stored import ImageFiles, Items, MapStyle
 from scoresde.data.transforms import Quantized, declared
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -173,8 +172,8 @@ class TorchDataset(Splits):
 
     def __init__(
         self,
-        train: Any,
-        test: Any = None,
+        train: MapStyle,
+        test: MapStyle | None = None,
         *,
         levels: int = 256,
         low: float = -1.0,

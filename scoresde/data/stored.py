@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -97,6 +97,14 @@ class ImageFiles(Stored):
         left, top = (width - short) // 2, (height - short) // 2
         image = image.convert("RGB" if self.event_shape[0] == 3 else "L").crop((left, top, left + short, top + short))
         return np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC))
+
+
+class MapStyle(Protocol):
+    """A map-style torch data set: anything with ``len(data)`` and ``data[k]``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class Items(Stored):

@@ -18,10 +18,12 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from torch import nn
 
 import scoresde.data
 import scoresde.levels
@@ -36,7 +38,7 @@ import scoresde.score
 import scoresde.sde
 import scoresde.solvers
 from scoresde._validation import shown, suggestion
-from scoresde.experiment.kinds import described, fits, hints, offers
+from scoresde.experiment.kinds import alternatives, described, fits, hints, offers
 from scoresde.experiment.limits import check_count_size, out_of_memory
 
 _ROOMS = (
@@ -140,7 +142,7 @@ def _made(target: Any, node: Mapping[str, Any], where: str, title: str, context:
     if missing:
         raise ConfigError(f"config.{where}: {title}needs {', '.join(missing)}")
     said = "" if wrong is None else _wrong(where, wrong, node[wrong], annotated[wrong])
-    with _refused(where, title, arguments, said):
+    with refused(where, title, arguments, said):
         made = target(**taken)
     if said:
         raise ConfigError(said)
@@ -148,7 +150,7 @@ def _made(target: Any, node: Mapping[str, Any], where: str, title: str, context:
 
 
 @contextmanager
-def _refused(where: str, title: str, arguments: Mapping[str, Any], wrong: str) -> Iterator[None]:
+def refused(where: str, title: str = "", arguments: Collection[str] = (), wrong: str = "") -> Iterator[None]:
     """Make what a constructor raises a ConfigError of one line. wrong: said where the constructor names no parameter."""
     try:
         yield
@@ -238,8 +240,13 @@ def _find(name: str, where: str, hint: Any) -> Any:
 
 
 def _fitting(hint: Any) -> list[str]:
-    """Known names that may stand where ``hint`` is annotated."""
-    return sorted(name for name, thing in known().items() if offers(thing, hint) and not inspect.isabstract(thing))
+    """Known names that may stand where ``hint`` is annotated. Networks, which are callable too, are not listed as functions."""
+    network = any(inspect.isclass(one) and issubclass(one, nn.Module) for one in alternatives(hint))
+    return sorted(
+        name for name, thing in known().items()
+        if offers(thing, hint)
+        and not (inspect.isabstract(thing) or (inspect.isclass(thing) and issubclass(thing, nn.Module) and not network))
+    )  # fmt: skip
 
 
 def _allowed(hint: Any) -> str:

@@ -346,4 +346,4 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None
     try:
         network.load_state_dict({k: held_as(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
     except RuntimeError as problem:
-        raise CheckpointError(f"{checkpoint.path} is of another network: {problem}") from problem
+        raise CheckpointError(f"{checkpoint.path} is of another network: {' '.join(str(problem).split())}") from problem

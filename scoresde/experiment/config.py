@@ -87,8 +87,10 @@ def _kept_config(file: Path, trust: Collection[str]) -> ConfigDict:
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
         content = read_config(file.read_text())
         if wrong := untrusted(content, trust):
-            key, name, _ = wrong[0]
-            flags = " ".join(f"--trust {one}" for one in dict.fromkeys(needed for _, _, needed in wrong))
+            key, name, needed = wrong[0]
+            if not all(part.isidentifier() for part in needed.split(".")):
+                raise ConfigError(f"{str(file)!r}: config.{key}={shown(name)} is not allowed: give the name of a class")
+            flags = " ".join(f"--trust {one}" for one in dict.fromkeys(one for _, _, one in wrong))
             raise ConfigError(
                 f"{str(file)!r}: config.{key}={shown(name)} is not allowed in a folder's config, since it runs code: if you "
                 f"trust it, give {flags}, or --config with a Python file"
@@ -108,9 +110,9 @@ def read_config(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"this is not the config.json of a work folder: {one_line(problem)}") from problem
+        raise ConfigError(f"the folder's config.json cannot be read: {one_line(problem)}") from problem
     if not isinstance(content, dict):
-        raise ConfigError(f"this is not the config.json of a work folder: it holds a {type(content).__name__}")
+        raise ConfigError(f"the folder's config.json cannot be read: it holds a {type(content).__name__}")
     check_values(content)
     return content
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from scoresde._validation import check_choice, check_count, check_number, shown, suggestion
 from scoresde.data import Splits
-from scoresde.experiment.build import ConfigError, build, settings
+from scoresde.experiment.build import ConfigError, build, refused, settings
 from scoresde.experiment.config import SECTIONS, check_values
 from scoresde.experiment.kinds import hints
 from scoresde.experiment.limits import BATCHES, DRAWS, LARGEST, THREADS, check_size, within_memory
@@ -186,7 +186,7 @@ class Experiment:
             data=data,
             sde=sde,
             model=model,
-            objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde, seed=seed),
+            objective=_objective(content["objective"], model.sde, seed),
             training=settings(Training, content.get("training", {}), "training"),
             sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
             samplers=_samplers(content),
@@ -223,6 +223,14 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
             config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
         )
     return settings(ScoreModel, options, "model", network=network, sde=sde)
+
+
+def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> DenoisingScoreMatching:
+    """The objective, once its times have been seen to suit the process."""
+    objective = build(node, "objective", DenoisingScoreMatching, sde=sde, seed=seed)
+    with refused("objective.times"), torch.no_grad():
+        objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
+    return objective
 
 
 def _grey(data: Splits) -> dict[str, float]:

@@ -101,7 +101,11 @@ def _agree(theirs: Any, ours: Any) -> bool:
 
 
 def _members(protocol: type) -> list[str]:
-    return [name for name, thing in vars(protocol).items() if inspect.isfunction(thing) and not name.startswith("_")]
+    return [name for name, thing in vars(protocol).items() if inspect.isfunction(thing) and _is_member(name)]
+
+
+def _is_member(name: str) -> bool:
+    return not name.startswith("_") or name in ("__len__", "__getitem__", "__call__")
 
 
 def _says_nothing(hint: Any) -> bool:

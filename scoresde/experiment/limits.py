@@ -24,7 +24,7 @@ AVERAGES = 100
 """Of a run's weights."""
 THREADS = 1024
 """Of the CPU."""
-MODULES = 100_000
+MODULES = 10_000
 """In a network."""
 _ANY_SIZE = ("seed", "split_seed", "levels")
 """Whole numbers that count nothing which is computed, or that have a check of their own. So have those called max_..."""
@@ -51,12 +51,16 @@ def check_size(name: str, value: int, *, least: int = 1, most: int = LARGEST) ->
         raise ValueError(f"{name}={value!r} is not allowed: give a whole number up to {most}")
 
 
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def within_memory() -> Iterator[None]:
     """Inside, a network is refused as soon as its parameters need more than this machine's memory: before they are written,
     since fresh memory costs nothing until then. Raises TooLarge."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    spent = {"bytes": 0, "modules": 0}
+    memory, spent = machine_memory(), {"bytes": 0, "modules": 0}
 
     def parameter(owner: nn.Module, name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
