@@ -51,7 +51,7 @@ class Adaptive(Engine):
         if bool(failed.any()):
             where = failed.nonzero().flatten().tolist()[:8]
             message = f"{self.solver!r} could not go on for batch positions {where}: their log_prob is NaN"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
         return FlowAnswer(
             log_prob=prior + integrals.mean(0),
             trace_error=divergence.variance(integrals, d).sqrt(),

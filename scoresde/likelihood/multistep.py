@@ -280,7 +280,7 @@ def _report(failed: Tensor, broke: Tensor) -> None:
     message = f"the score is not finite at t={float(broke.min()):g} for batch positions {where[:8]}"
     if bool(failed.all()):
         raise SolverError(message)
-    warnings.warn(f"{message}: their log_prob is NaN", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"{message}: their log_prob is NaN", RuntimeWarning, stacklevel=5)
 
 
 def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnswer:

@@ -300,3 +300,13 @@ class One(UniformDequantizer):
     def sample(self, levels, noise, *, step=0):
         u, log_q = super().sample(levels, noise, step=step)
         return u[:1], log_q
+
+
+@pytest.mark.parametrize("solver", [Multistep(16), RungeKutta(rtol=1e-2, atol=1e-2)])
+def test_a_warning_of_a_likelihood_points_at_the_caller(solver):
+    def broken(x, t):
+        return torch.where((torch.arange(len(x)) == 0)[:, None] & (len(x) == 3), torch.nan, -x)
+
+    with pytest.warns(RuntimeWarning, match="NaN") as caught:
+        log_likelihood(SDE, broken, X, solver=solver)
+    assert caught[0].filename == __file__
