@@ -27,8 +27,8 @@ from torch import Tensor
 from scoresde._validation import expand
 from scoresde.data.transforms import Quantized
 from scoresde.score import Belief, Prediction
+from scoresde.sde.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
-from scoresde.sde.scalar import ScalarSDE
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,28 @@ class Levels(Prediction):
         if not isinstance(self.transform, Quantized):
             raise TypeError(f"transform={self.transform!r} is not a Quantized: Levels is for data of whole levels")
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_data(x, t, self.belief(sde, output, x, t).mean)
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_data(x, self.belief(sde, kernel, output, x).mean)
 
-    def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.noise_from_data(x, self.belief(sde, kernel, output, x).mean)
+
+    def belief(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Belief:
         wanted = (*x.shape, self.transform.levels)
         if output.shape != wanted:
             raise ValueError(f"the network's output has shape {tuple(output.shape)}: Levels wants {wanted}")
-        log_evidence, box_mean = self.boxes(sde, x, t)
+        log_evidence, box_mean = self.boxes(kernel, x)
         logits = output.to(torch.float64) + log_evidence
         return Belief((logits.softmax(-1) * box_mean).sum(-1).to(x.dtype), logits.to(x.dtype))
 
-    def boxes(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def boxes(self, kernel: GaussianKernel, x: Tensor) -> tuple[Tensor, Tensor]:
         """ln P(y | k) and E[x_0 | y, k], both (B, *event, K) in float64."""
-        if not isinstance(sde, ScalarSDE):
-            raise TypeError(f"Levels needs a ScalarSDE, in which the noise of a coordinate is its own: sde={sde!r}")
-        alpha, sigma = expand(sde.alpha(t), x).double(), expand(sde.sigma(t), x).double()
+        if not isinstance(kernel, ScalarKernel):
+            raise TypeError(
+                f"Levels needs a process with scalar coefficients, in which the noise of a coordinate is its own, not a "
+                f"{type(kernel).__name__}"
+            )
+        alpha, sigma = expand(kernel.a, x).double(), expand(kernel.std, x).double()
         y, s = (x.double() / alpha)[..., None], (sigma / alpha)[..., None]
         edges = self.transform.edges(torch.float64, x.device)
         z = (edges - y) / s

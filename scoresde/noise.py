@@ -63,6 +63,30 @@ def _uniform(word: Tensor) -> Tensor:
     return word.to(torch.float64).add_(0.5).mul_(2.0**-32)
 
 
+def _inside(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform numbers in a dtype. Rounding to a coarser one may reach 0 or 1: they stay inside."""
+    kind = torch.finfo(dtype)
+    return u.to(dtype).clamp(min=kind.tiny, max=1.0 - kind.eps / 2)
+
+
+def _box_muller(words: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Four standard normals of every four words, (..., 4)."""
+    z = torch.empty((*words[0].shape, 4), dtype=dtype, device=words[0].device)
+    for k in (0, 2):
+        radius = _uniform(words[k]).log_().mul_(-2.0).sqrt_()
+        angle = _uniform(words[k + 1]).mul_(2.0 * math.pi)
+        z[..., k] = angle.cos().mul_(radius)
+        z[..., k + 1] = angle.sin_().mul_(radius)
+    return z
+
+
+def _whole_seed(seed: int) -> int:
+    """``seed`` as an int. Raises ValueError unless it is a whole number in [0, 2^64)."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed!r} is not allowed: give a whole number in [0, 2**64)")
+    return int(seed)
+
+
 @dataclass(frozen=True)
 class NoiseSource:
     """The random draws of a batch of samples.
@@ -76,9 +100,7 @@ class NoiseSource:
     indices: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed={self.seed!r} is not allowed: give a whole number in [0, 2**64)")
-        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "seed", _whole_seed(self.seed))
         if not isinstance(self.indices, Tensor):
             raise TypeError(f"indices is a {type(self.indices).__name__}: give a tensor (B,) of integers")
         if self.indices.ndim != 1 or self.indices.is_floating_point() or self.indices.dtype == torch.bool:
@@ -94,7 +116,13 @@ class NoiseSource:
         if not isinstance(first, Integral) or isinstance(first, bool) or not 0 <= first <= _WORD:
             raise ValueError(f"first={first!r} is not allowed: give a whole number in [0, 2**32)")
         first = int(first)
-        return cls(seed, torch.arange(first, first + count, device=device))
+        indices = torch.arange(first, first + count, device=device)
+        if cls is not NoiseSource or first + count - 1 > _WORD:
+            return cls(seed, indices)
+        source = object.__new__(cls)  # the range of the indices is known: they need not be looked at
+        object.__setattr__(source, "seed", _whole_seed(seed))
+        object.__setattr__(source, "indices", indices)
+        return source
 
     @classmethod
     def for_batch(
@@ -124,10 +152,7 @@ class NoiseSource:
 
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Uniform draws in (0, 1), shape (B, *event_shape)."""
-        u = self._uniforms(math.prod(event_shape), step, purpose)
-        # rounding to a coarser dtype may reach 0 or 1: stay inside
-        kind = torch.finfo(dtype)
-        u = u.to(dtype).clamp(min=kind.tiny, max=1.0 - kind.eps / 2)
+        u = _inside(self._uniforms(math.prod(event_shape), step, purpose), dtype)
         return u.reshape(len(self.indices), *event_shape)
 
     def normal(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
@@ -154,6 +179,35 @@ class NoiseSource:
         for k in range(0, len(steps), together):
             yield from self._normals(event_shape, steps[k : k + together], purpose, dtype).unbind()
 
+    def uniform_and_normal(
+        self,
+        event_shape: Sequence[int],
+        *,
+        step: int,
+        purposes: tuple[str, str],
+        dtypes: tuple[torch.dtype, torch.dtype],
+    ) -> tuple[Tensor, Tensor]:
+        """One uniform number and one normal event for each sample, by one evaluation of the generator.
+
+        Returns:
+            The draws (B,) of ``uniform((), purpose=purposes[0])`` and (B, *event_shape) of ``normal(event_shape,
+            purpose=purposes[1])``, at the same step.
+        """
+        (first, second), kind = dtypes, type(self)
+        if kind.normal is not NoiseSource.normal or kind.uniform is not NoiseSource.uniform:
+            return (
+                self.uniform((), step=step, purpose=purposes[0], dtype=first),
+                self.normal(event_shape, step=step, purpose=purposes[1], dtype=second),
+            )
+        size = math.prod(event_shape)
+        blocks = torch.arange(-1, -(-size // 4), device=self.indices.device)
+        own, other = (zlib.crc32(purpose.encode()) for purpose in purposes)
+        of = torch.where(blocks < 0, own, other)
+        words = self._words(blocks.clamp(min=0), (step,), of)
+        u = _inside(_uniform(words[0][0, :, 0]), first)
+        z = _box_muller([word[..., 1:] for word in words], second)
+        return u, z.flatten(2)[0, :, :size].reshape(len(self.indices), *event_shape)
+
     def rademacher(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Signs -1 or +1 with probability 1/2 each, shape (B, *event_shape)."""
         u = self._uniforms(math.prod(event_shape), step, purpose)
@@ -166,29 +220,29 @@ class NoiseSource:
 
     def _uniforms(self, size: int, step: int, purpose: str) -> Tensor:
         """(B, size) float64 in (0, 1)."""
-        words = self._words(size, (step,), purpose)
+        words = self._words(self._blocks(size), (step,), self._code(purpose))
         return torch.stack([_uniform(word[0]) for word in words], dim=-1).flatten(1)[:, :size]
 
     def _normals(self, event_shape: Sequence[int], steps: Sequence[int], purpose: str, dtype: torch.dtype) -> Tensor:
         """(steps, B, *event_shape) standard normals."""
         size = math.prod(event_shape)
-        words = self._words(size, steps, purpose)
-        z = torch.empty((*words[0].shape, 4), dtype=dtype, device=words[0].device)
-        for k in (0, 2):
-            radius = _uniform(words[k]).log_().mul_(-2.0).sqrt_()
-            angle = _uniform(words[k + 1]).mul_(2.0 * math.pi)
-            z[..., k] = angle.cos().mul_(radius)
-            z[..., k + 1] = angle.sin_().mul_(radius)
+        z = _box_muller(self._words(self._blocks(size), steps, self._code(purpose)), dtype)
         return z.flatten(2)[..., :size].reshape(len(steps), len(self.indices), *event_shape)
 
-    def _words(self, size: int, steps: Sequence[int], purpose: str) -> list[Tensor]:
-        """Four words of (steps, B, blocks), enough for ``size`` numbers a sample."""
+    def _blocks(self, size: int) -> Tensor:
+        """The numbers of the blocks that hold ``size`` words."""
+        return torch.arange(-(-size // 4), device=self.indices.device)
+
+    def _code(self, purpose: str) -> Tensor:
+        return torch.tensor(zlib.crc32(purpose.encode()), device=self.indices.device)
+
+    def _words(self, blocks: Tensor, steps: Sequence[int], of: Tensor) -> list[Tensor]:
+        """Four words of (steps, B, blocks) for the purposes ``of``, () or one for each block."""
         for number in steps:
             if not isinstance(number, Integral) or not 0 <= number <= _WORD:
                 raise ValueError(f"step={number!r} is not allowed: give a whole number in [0, 2**32)")
         index = self.indices.to(torch.int64)[None, :, None] & _LOW
-        block = torch.arange(-(-size // 4), device=index.device)[None, None, :]
+        block = blocks[None, None, :]
         step = torch.tensor(list(steps), dtype=torch.int64, device=index.device)[:, None, None]
-        of = torch.tensor(zlib.crc32(purpose.encode()), device=index.device)
         words = philox((block, index, step, of), (self.seed & _WORD, self.seed >> 32))
         return [word.expand(len(steps), len(self.indices), block.shape[-1]) for word in words]

@@ -11,11 +11,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from scoresde.score import Prediction, like
+from scoresde.sde.kernel import GaussianKernel
 from scoresde.sde.linear import LinearSDE
 
 
 class ScaledScorePrediction(Prediction):
     """The output is sigma times the score."""
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_noise(x, t, -like(x, output))
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(self.noise(sde, kernel, output, x))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return -like(x, output)

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_batch, check_choice, check_number, shown
+from scoresde._validation import check_batch, check_choice, check_number, shown, times_checked
 from scoresde.conditions import check_condition, required_conditions
+from scoresde.sde.kernel import GaussianKernel
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 from scoresde.sde.scores import HALF
@@ -85,15 +86,27 @@ class Belief:
 
 
 class Prediction(ABC):
-    """What the output of a network means."""
+    """What the output of a network means.
+
+    Each method takes the process ``sde``, its ``kernel`` at the times of the batch, the network's ``output`` and the state x
+    (B, *state). A subclass gives `score`, and overrides what it knows without a detour.
+    """
 
     @abstractmethod
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The score that ``output`` says, the shape of x."""
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """grad log p_t(x), the shape of x."""
 
-    def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
-        """What ``output`` says of x_0."""
-        return Belief(sde.data_from_score(x, t, self.score(sde, output, x, t)))
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """E[z | x_t], the shape of x."""
+        return kernel.noise_from_score(self.score(sde, kernel, output, x))
+
+    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """alpha E[z | x_t] - sigma E[x_0 | x_t], the shape of x."""
+        return kernel.velocity_from_score(x, self.score(sde, kernel, output, x))
+
+    def belief(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Belief:
+        """What the output says of x_0."""
+        return Belief(kernel.data_from_score(x, self.score(sde, kernel, output, x)))
 
 
 def like(x: Tensor, output: Tensor) -> Tensor:
@@ -109,32 +122,50 @@ def like(x: Tensor, output: Tensor) -> Tensor:
 class NoisePrediction(Prediction):
     """The output is E[z | x_t]."""
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_noise(x, t, like(x, output))
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(like(x, output))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return like(x, output)
+
+    def belief(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Belief:
+        return Belief(kernel.data_from_noise(x, like(x, output)))
 
 
 class ScorePrediction(Prediction):
     """The output is the score."""
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return like(x, output)
 
 
 class DataPrediction(Prediction):
     """The output is E[x_0 | x_t]."""
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_data(x, t, like(x, output))
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_data(x, like(x, output))
 
-    def belief(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Belief:
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.noise_from_data(x, like(x, output))
+
+    def belief(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Belief:
         return Belief(like(x, output))
 
 
 class VelocityPrediction(Prediction):
     """The output is alpha E[z | x_t] - sigma E[x_0 | x_t]."""
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return sde.score_from_velocity(x, t, like(x, output))
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(self.noise(sde, kernel, output, x))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.noise_from_velocity(x, like(x, output))
+
+    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return like(x, output)
+
+    def belief(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Belief:
+        return Belief(kernel.data_from_noise(x, self.noise(sde, kernel, output, x)))
 
 
 @dataclass(frozen=True)
@@ -156,9 +187,8 @@ class MixedPrediction(Prediction):
     def __post_init__(self) -> None:
         check_number("data_std", self.data_std, above=0.0)
 
-    def score(self, sde: LinearSDE, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        correction = sde.score_from_noise(x, t, like(x, output))
-        return sde.kernel(t).gaussian_score(x, self._root(sde, x)) + correction
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.gaussian_score(x, self._root(sde, x)) + kernel.score_from_noise(like(x, output))
 
     def _root(self, sde: LinearSDE, x: Tensor) -> LinearMap:
         """data_std P; a number where the state is the data."""
@@ -177,6 +207,11 @@ PREDICTIONS: dict[str, type[Prediction]] = {
     "data": DataPrediction,
     "velocity": VelocityPrediction,
 }
+
+
+def _high(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` in float32 where x has half precision, else as it is."""
+    return value.float() if x.dtype in HALF else value
 
 
 class ScoreModel(nn.Module):
@@ -230,13 +265,12 @@ class ScoreModel(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The score at x (B, *event), t (B,), the shape of x."""
-        score = self.prediction.score(self.sde, *self._widened(self.output(x, t, **condition), x, t))
+        score = self.prediction.score(*self._evaluated(x, t, condition))
         return score if x.dtype not in HALF else score.to(torch.promote_types(x.dtype, t.dtype))
 
-    def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """E[z | x_t] = -sigma score."""
-        _, x, t = self._widened(score := self(x, t, **condition), x, t)
-        return self.sde.noise_from_score(x, t, score)
+    def noise(self, x: Tensor, t: Tensor, *, kernel: GaussianKernel | None = None, **condition: Any) -> Tensor:
+        """E[z | x_t], the shape of x. kernel: ``sde.kernel(t)`` where it is at hand."""
+        return self.prediction.noise(*self._evaluated(x, t, condition, kernel))
 
     def denoised(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[x_0 | x_t]."""
@@ -244,19 +278,34 @@ class ScoreModel(nn.Module):
 
     def velocity(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """alpha E[z | x_t] - sigma E[x_0 | x_t]."""
-        _, x, t = self._widened(score := self(x, t, **condition), x, t)
-        return self.sde.velocity_from_score(x, t, score)
+        return self.prediction.velocity(*self._evaluated(x, t, condition))
 
     def belief(self, x: Tensor, t: Tensor, **condition: Any) -> Belief:
         """What the model believes of x_0."""
-        return self.prediction.belief(self.sde, *self._widened(self.output(x, t, **condition), x, t))
+        return self.prediction.belief(*self._evaluated(x, t, condition))
 
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """What the network itself says."""
         self._check_input(x, t, condition)
-        _, high, t = self._widened(x, x, t)
-        scaled = high if self.data_std is None else self.sde.standardised(high, t, self.data_std)
-        label = self.label(self.sde, t)
+        with times_checked():
+            return self._output(x, self.sde.kernel(_high(t, x)), t, condition)
+
+    def _evaluated(
+        self, x: Tensor, t: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None = None
+    ) -> tuple[LinearSDE, GaussianKernel, Tensor, Tensor]:
+        """What a `Prediction` takes: the process, its kernel, the network's output and the state.
+
+        The kernel is computed once. Where x has half precision, which does not hold the coefficients, all is in float32.
+        """
+        self._check_input(x, t, condition)
+        with times_checked():
+            kernel = kernel or self.sde.kernel(_high(t, x))
+            output = self._output(x, kernel, t, condition)
+        return self.sde, kernel, _high(output, x), _high(x, x)
+
+    def _output(self, x: Tensor, kernel: GaussianKernel, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        scaled = x if self.data_std is None else kernel.standardised(_high(x, x), self.data_std)
+        label = self.label(self.sde, _high(t, x))
         if x.dtype in HALF:
             scaled, label = scaled.to(x.dtype), label.to(x.dtype)
         try:
@@ -269,11 +318,6 @@ class ScoreModel(nn.Module):
                 f"t={low:g} is not allowed: the label of {self.label!r} is not finite there, {self.sde!r} has no noise or no "
                 "signal; begin at a t_min > 0"
             ) from problem
-
-    @staticmethod
-    def _widened(output: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All three in float32 where x has half precision, for coefficients that it does not hold."""
-        return (output.float(), x.float(), t.float()) if x.dtype in HALF else (output, x, t)
 
     def _check_input(self, x: Tensor, t: Tensor, condition: dict[str, Any]) -> None:
         check_batch("x", x)

@@ -56,7 +56,7 @@ def exact_box(left, right, y, s):
 def test_boxes_against_50_digits(transform, s):
     t, s = time_of(s)
     y = places(transform, s)
-    log_evidence, mean = Levels(transform).boxes(WIDE, torch.tensor(y, dtype=F64)[:, None], t.expand(len(y)))
+    log_evidence, mean = Levels(transform).boxes(WIDE.kernel(t.expand(len(y))), torch.tensor(y, dtype=F64)[:, None])
     assert log_evidence.shape == mean.shape == (len(y), 1, transform.levels)
     edges = transform.edges().tolist()
     some = sorted({0, 1, transform.levels // 3, transform.levels // 2, transform.levels - 1})
@@ -77,7 +77,7 @@ def test_boxes_by_quadrature(s):
     """The two integrals themselves: of the normal density over a box, and of x_0 times it."""
     transform, y = Quantized(5, -1.0, 1.0), [-1.3, -0.35, 0.0, 0.9]
     t, s = time_of(s)
-    log_evidence, mean = Levels(transform).boxes(WIDE, torch.tensor(y, dtype=F64)[:, None], t.expand(4))
+    log_evidence, mean = Levels(transform).boxes(WIDE.kernel(t.expand(4)), torch.tensor(y, dtype=F64)[:, None])
     edges, seen = transform.edges().tolist(), 0
     for i, yi in enumerate(y):
         for k in range(5):
@@ -101,7 +101,7 @@ def test_the_slope_of_a_box_mean_is_its_variance(s):
     edges = transform.edges().tolist()
     for k in (0, 5, 16):
         leaf = y[:, None].clone().requires_grad_()
-        mean = Levels(transform).boxes(WIDE, leaf, t.expand(len(y)))[1]
+        mean = Levels(transform).boxes(WIDE.kernel(t.expand(len(y))), leaf)[1]
         slope = torch.autograd.grad(mean[..., k].sum(), leaf)[0][:, 0]
         with mp.workdps(60):
             for i, yi in enumerate(y.tolist()):

@@ -335,3 +335,22 @@ def test_a_source_of_another_number_of_samples_is_refused():
         log_likelihood(sde, score, torch.zeros(4, 2), noise=one)
     with pytest.raises(ValueError, match="1 indices for a batch of 4"):
         UniPC(4)(sde, score, (4, 2), noise=one)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4,), (2, 3, 3)])
+def test_a_uniform_and_a_normal_draw_by_one_evaluation(shape):
+    """The same bits as two draws, at half of the generator's operations."""
+    source = NoiseSource(2**40 + 7, torch.tensor([0, 5, 2**32 - 1]))
+    u, z = source.uniform_and_normal(shape, step=9, purposes=("time", "perturb"), dtypes=(torch.float64, torch.float32))
+    assert torch.equal(u, source.uniform((), step=9, purpose="time", dtype=torch.float64))
+    assert torch.equal(z, source.normal(shape, step=9, purpose="perturb", dtype=torch.float32))
+
+
+def test_a_source_with_noise_of_its_own_is_asked_for_it():
+    class Coloured(NoiseSource):
+        def normal(self, event_shape, *, step, purpose, dtype):
+            return torch.full((len(self.indices), *event_shape), 2.0, dtype=dtype)
+
+    source = Coloured.of(0, 2)
+    _, z = source.uniform_and_normal((3,), step=0, purposes=("time", "perturb"), dtypes=(torch.float32,) * 2)
+    assert isinstance(source, Coloured) and torch.equal(z, torch.full((2, 3), 2.0))

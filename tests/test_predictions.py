@@ -24,4 +24,4 @@ def test_sigma_times_the_score(sde):
     model = ScoreModel(Network(), sde, ScaledScorePrediction(), data_std=None)
     assert torch.allclose(model(x, t), exact(x, t), rtol=1e-10)
     with pytest.raises(ValueError, match="the network's output has shape"):
-        ScaledScorePrediction().score(sde, x[:, :1], x, t)
+        ScaledScorePrediction().score(sde, sde.kernel(t), x[:, :1], x)

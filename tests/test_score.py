@@ -142,7 +142,7 @@ def test_a_condition_reaches_the_network():
 
 def test_a_prediction_of_one_s_own():
     class Half(Prediction):
-        def score(self, sde, output, x, t):
+        def score(self, sde, kernel, output, x):
             return 0.5 * output - x
 
     model, x = ScoreModel(Zero(), VPSDE(), Half()), normal()

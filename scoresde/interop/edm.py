@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from scoresde._validation import check_batch, check_number, expand
 from scoresde.conditions import check_condition
 from scoresde.score import ScoreModel
-from scoresde.sde import VPSDE, LinearSDE, ScalarSDE
+from scoresde.sde import VPSDE, GaussianKernel, LinearSDE, ScalarSDE
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,13 @@ class DenoiserScore(ScoreModel):
             raise TypeError(f"sde={sde!r} is not allowed: a denoiser knows x_0 + sigma z, sigma a number")
         super().__init__(denoiser, sde, "data", label=NoiseRatioLabel(), data_std=None)
 
-    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """D, an estimate of x_0."""
+    def _check_input(self, x: Tensor, t: Tensor, condition: dict[str, Any]) -> None:
+        """The denoiser's dtype may be another than that of x."""
         check_batch("x", x)
         self.sde.check_time(t, len(x))
         check_condition(len(x), condition, self.required)
-        scaled = x / expand(self.sde.kernel(t).signal(), x)
+
+    def _output(self, x: Tensor, kernel: GaussianKernel, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        """D, an estimate of x_0."""
+        scaled = x / expand(kernel.signal(), x)
         return self.network(scaled, self.label(self.sde, t), **condition).to(x.dtype)

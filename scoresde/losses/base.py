@@ -30,19 +30,27 @@ class Objective(Generic[Process]):
         self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
         self._calls = 0
 
-    def _keyed(
-        self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None
-    ) -> tuple[NoiseSource, int, Tensor]:
-        """The source of the draws for a batch, their step, and the times (B,)."""
+    def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
+        """The source of the draws for a batch and their step; times that were given are checked."""
         check_batch("x0", x0)
         if step is None:
             step, self._calls = self._calls, self._calls + 1
         if indices is None:
-            indices = torch.arange(len(x0), device=x0.device)
-        source = NoiseSource(self.seed, indices)
-        if t is None:
-            t = self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=x0.dtype))
-        return source, step, t
+            source = NoiseSource.of(self.seed, len(x0), device=x0.device)
+        else:
+            source = NoiseSource(self.seed, indices)
+        if t is not None:
+            self.sde.check_time(t, len(x0))
+        return source, step
+
+    def _times(self, x0: Tensor, source: NoiseSource, step: int) -> Tensor:
+        """Times (B,) by the law."""
+        return self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=self._time_dtype(x0)))
+
+    @staticmethod
+    def _time_dtype(x0: Tensor) -> torch.dtype:
+        """That of the data, float32 at least: half precision does not hold the coefficients."""
+        return torch.promote_types(x0.dtype, torch.float32)
 
     def _score(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         """The model's score; ValueError where it is of another process or shape, lest it broadcasts."""

@@ -21,10 +21,11 @@ from typing import Any
 
 from torch import Tensor
 
-from scoresde._validation import check_choice, shown
+from scoresde._validation import check_choice, shown, times_checked
 from scoresde.losses.base import Objective
 from scoresde.losses.times import TimeLaw
-from scoresde.sde import Chain, LinearSDE
+from scoresde.score import ScoreModel
+from scoresde.sde import Chain, GaussianKernel, LinearSDE, check_same_process
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
@@ -32,11 +33,19 @@ REDUCTIONS = ("mean", "half_sum")
 
 @dataclass(frozen=True)
 class Draw:
-    """What an objective drew for a batch: times (B,), noise and noisy data (B, *event)."""
+    """What an objective drew for a batch.
+
+    Attributes:
+        t: Times (B,).
+        noise: Noise z (B, *state).
+        x_t: Noisy data A x_0 + L z (B, *state).
+        kernel: The law of x_t given x_0 at these times, computed once for the batch.
+    """
 
     t: Tensor
     noise: Tensor
     x_t: Tensor
+    kernel: GaussianKernel
 
 
 class DenoisingScoreMatching(Objective[LinearSDE]):
@@ -103,17 +112,38 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         indices: Tensor | None = None,
     ) -> Draw:
         """Times, noise and noisy data for a batch."""
-        source, step, t = self._keyed(x0, t, step, indices)
+        source, step = self._keyed(x0, t, step, indices)
+        shape = self.sde.state_shape(x0.shape[1:])
+        if t is None and noise is None:
+            u, noise = source.uniform_and_normal(
+                shape, step=step, purposes=("time", "perturb"), dtypes=(self._time_dtype(x0), x0.dtype)
+            )
+            t = self.times.times(self.sde, u)
+        t = self._times(x0, source, step) if t is None else t
         if noise is None:
-            noise = source.normal(self.sde.state_shape(x0.shape[1:]), step=step, purpose="perturb", dtype=x0.dtype)
-        return Draw(t, noise, self.sde.perturb(x0, t, noise))
+            noise = source.normal(shape, step=step, purpose="perturb", dtype=x0.dtype)
+        elif noise.shape != (len(x0), *shape):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}: give {(len(x0), *shape)}, one state for each event"
+            )
+        with times_checked():
+            kernel = self.sde.kernel(t)
+            x_t = kernel.mean(self.sde.augment(x0)) + kernel.scale(noise)
+        return Draw(t, noise, x_t.to(x0.dtype), kernel)
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """The loss of each example, (B,), for a given draw."""
-        score = self._score(model, draw.x_t, draw.t, condition)
-        residual = draw.noise - self.sde.noise_from_score(draw.x_t, draw.t, score)
-        if self.weighting == "likelihood":
-            residual = self.sde.in_diffusion_units(residual, draw.t)
-        square = residual.reshape(len(residual), -1) ** 2
-        loss = square.mean(1) if self.reduction == "mean" else 0.5 * square.sum(1)
-        return loss / self.times.density(self.sde, draw.t)
+        with times_checked():  # `draw` has checked them
+            residual = draw.noise - self._noise(model, draw, condition)
+            if self.weighting == "likelihood":
+                residual = self.sde.in_diffusion_units(residual, draw.t, draw.kernel)
+            square = residual.reshape(len(residual), -1) ** 2
+            loss = square.mean(1) if self.reduction == "mean" else 0.5 * square.sum(1)
+            return loss / self.times.density(self.sde, draw.t)
+
+    def _noise(self, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]) -> Tensor:
+        """E[z | x_t]: as a `ScoreModel` has it, which for a noise prediction is the network's output, or from the score."""
+        if not isinstance(model, ScoreModel):
+            return draw.kernel.noise_from_score(self._score(model, draw.x_t, draw.t, condition))
+        check_same_process(self.sde, model)
+        return model.noise(draw.x_t, draw.t, kernel=draw.kernel, **condition)

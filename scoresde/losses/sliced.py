@@ -108,7 +108,8 @@ class SlicedScoreMatching(Objective[SDE]):
         indices: Tensor | None = None,
     ) -> SlicedDraw:
         """Times, noisy data and directions for a batch; those of a linear process are those of the denoising loss."""
-        source, step, t = self._keyed(x0, t, step, indices)
+        source, step = self._keyed(x0, t, step, indices)
+        t = self._times(x0, source, step) if t is None else t
         x_t = self.sde.marginal_sample(x0, t, source, step=step)
         shape = (self.projections, *x_t.shape[1:])
         signs = source.rademacher(shape, step=step, purpose="projection", dtype=x_t.dtype)

@@ -69,6 +69,44 @@ class GaussianKernel(ABC):
     def level(self) -> Tensor:
         """||L||_F / sqrt d, shape () or (B,): the root mean square of the noise over coordinates."""
 
+    # one quantity by its names, at a state x (B, *state) of x_t = A x_0 + L z given x_0; all but x are expectations given x
+
+    def noise_from_score(self, score: Tensor) -> Tensor:
+        """E[z | x] = -L^T score."""
+        return -self.scale_transposed(score)
+
+    def score_from_noise(self, noise: Tensor) -> Tensor:
+        """-L^-T noise."""
+        return -self.whiten_transposed(noise)
+
+    def data_from_score(self, x: Tensor, score: Tensor) -> Tensor:
+        """E[x_0 | x] = A^-1 (x + L L^T score)."""
+        return self.solve(x + self.covariance(score))
+
+    def score_from_data(self, x: Tensor, data: Tensor) -> Tensor:
+        """-(L L^T)^-1 (x - A data)."""
+        return -self.whiten_transposed(self.noise_from_data(x, data))
+
+    def noise_from_data(self, x: Tensor, data: Tensor) -> Tensor:
+        """L^-1 (x - A data)."""
+        return self.whiten(x - self.mean(data))
+
+    def data_from_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        """A^-1 (x - L noise)."""
+        return self.solve(x - self.scale(noise))
+
+    def velocity_from_score(self, x: Tensor, score: Tensor) -> Tensor:
+        """Defined for scalar coefficients."""
+        raise TypeError(
+            f"a {type(self).__name__} has no velocity: x_t = alpha x_0 + sigma z with scalar coefficients has one"
+        )
+
+    noise_from_velocity = velocity_from_score
+
+    def standardised(self, x: Tensor, data_std: float) -> Tensor:
+        """x less its mean for data about 0, over its root mean square for data of standard deviation ``data_std``."""
+        return x / expand((self.signal() * data_std).hypot(self.level()), x)
+
     def log_det(self) -> Tensor:
         """ln |det L| per coordinate, (1/d) ln |det L|, shape () or (B,)."""
         return self.noise_map().log_det()
@@ -132,6 +170,16 @@ class ScalarKernel(GaussianKernel):
 
     def whiten(self, v: Tensor) -> Tensor:
         return v / expand(self.std, v)
+
+    def velocity_from_score(self, x: Tensor, score: Tensor) -> Tensor:
+        """alpha E[z | x] - sigma E[x_0 | x] (Salimans & Ho 2022, arXiv:2202.00512)."""
+        noise, data = self.noise_from_score(score), self.data_from_score(x, score)
+        return expand(self.a, x) * noise - expand(self.std, x) * data
+
+    def noise_from_velocity(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """(alpha velocity + sigma x) / (alpha^2 + sigma^2)."""
+        alpha, sigma = expand(self.a, x), expand(self.std, x)
+        return (alpha * velocity + sigma * x) / (alpha**2 + sigma**2)
 
     def signal(self) -> Tensor:
         return self.a.abs()
@@ -262,6 +310,9 @@ class ShiftedKernel(GaussianKernel):
     @property
     def centred(self) -> GaussianKernel:
         return self.kernel.centred
+
+    def standardised(self, x: Tensor, data_std: float) -> Tensor:
+        return super().standardised(x - self.mean(torch.zeros_like(x)), data_std)
 
     def scale(self, z: Tensor) -> Tensor:
         return self.kernel.scale(z)

@@ -153,15 +153,6 @@ class LinearSDE(SDE):
         """du/dt = ||L^-1 G||_F^2 / (2 d), the shape of t."""
         return 0.5 * self.kernel(t).noise_map().inverse().compose(self.diffusion_map(t)).mean_square()
 
-    def standardised(self, x: Tensor, t: Tensor, data_std: float) -> Tensor:
-        """x_t less its mean, which is 0 unless the process is shifted, over the root mean square of the rest: for data about 0 of
-        standard deviation ``data_std``."""
-        kernel = self.kernel(t)
-        std = (kernel.signal() * data_std).hypot(kernel.level())
-        if kernel.centred is not kernel:
-            x = x - kernel.mean(torch.zeros_like(x))
-        return x / expand(std, x)
-
     def prior_sample(
         self,
         shape: Sequence[int],
@@ -226,35 +217,42 @@ class LinearSDE(SDE):
         """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""
         raise TypeError(f"{self!r} has no chain of its own: use ExactSteps, its transitions are exact on any grid")
 
+    # the conversions of the kernel at t, see `GaussianKernel`
+
     def noise_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """E[z | x_t] = -L^T score."""
-        return -self.kernel(t).scale_transposed(score)
+        return self.kernel(t).noise_from_score(score)
 
     def data_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """E[x_0 | x_t] = A^-1 (x + L L^T score), a state."""
-        kernel = self.kernel(t)
-        return kernel.solve(x + kernel.covariance(score))
+        return self.kernel(t).data_from_score(x, score)
 
     def score_from_noise(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """-L^-T noise."""
-        return -self.kernel(t).whiten_transposed(noise)
+        return self.kernel(t).score_from_noise(noise)
 
     def score_from_data(self, x: Tensor, t: Tensor, data: Tensor) -> Tensor:
         """-(L L^T)^-1 (x - A data)."""
-        kernel = self.kernel(t)
-        return -kernel.whiten_transposed(kernel.whiten(x - kernel.mean(data)))
-
-    def in_diffusion_units(self, residual: Tensor, t: Tensor) -> Tensor:
-        """G^T L^-T residual: the error of a score whose error in noise is ``residual``, as the likelihood weighs it."""
-        return self.diffusion_map(t).transpose()(self.kernel(t).whiten_transposed(residual))
+        return self.kernel(t).score_from_data(x, data)
 
     def velocity_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Defined for processes with a number for every time."""
-        raise TypeError(
-            f"{self!r} has no velocity: it is defined for x_t = alpha x_0 + sigma z with numbers alpha, sigma"
-        )
+        """alpha E[z | x_t] - sigma E[x_0 | x_t]. Raises TypeError unless the coefficients are scalar."""
+        return self.kernel(t).velocity_from_score(x, score)
 
-    score_from_velocity = velocity_from_score
+    def score_from_velocity(self, x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """-noise / sigma, noise = (alpha velocity + sigma x) / (alpha^2 + sigma^2). Raises TypeError unless they are scalar."""
+        kernel = self.kernel(t)
+        return kernel.score_from_noise(kernel.noise_from_velocity(x, velocity))
+
+    def in_diffusion_units(self, residual: Tensor, t: Tensor, kernel: GaussianKernel | None = None) -> Tensor:
+        """G^T L^-T residual: the error of a score whose error in noise is ``residual``, as the likelihood weighting has it.
+
+        Args:
+            residual: (B, *state).
+            t: (B,).
+            kernel: ``self.kernel(t)`` where it is at hand.
+        """
+        return self.diffusion_map(t).transpose()((kernel or self.kernel(t)).whiten_transposed(residual))
 
 
 def _alike(here: object, there: object) -> bool:

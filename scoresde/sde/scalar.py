@@ -29,15 +29,16 @@ class ScalarSDE(LinearSDE):
 
     A subclass gives `alpha`, `sigma`, `drift_coefficient` (F) and `diffusion` (g); the rest follows.
 
-    A class may give `log_noise` and its inverse `time_of_log_noise` in closed form. They belong to that class's coefficients: a
-    subclass that overrides a coefficient gets the general ones back, unless it gives its own.
+    A class may give `kernel`, `log_noise` and the inverse `time_of_log_noise` in closed form. They belong to that class's
+    coefficients: a subclass that overrides a coefficient gets the general ones back, unless it gives its own.
     """
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         own = vars(cls).keys()
-        if own & {"alpha", "sigma"} and "log_noise" not in own:
-            cls.log_noise = ScalarSDE.log_noise  # type: ignore[method-assign]
+        if own & {"alpha", "sigma"}:
+            for name in {"log_noise", "kernel"} - own:
+                setattr(cls, name, vars(ScalarSDE)[name])
         if own & {"alpha", "sigma", "beta", "beta_integral", "log_snr"} and "time_of_log_noise" not in own:
             cls.time_of_log_noise = LinearSDE.time_of_log_noise  # type: ignore[method-assign]
 
@@ -122,13 +123,3 @@ class ScalarSDE(LinearSDE):
         from scoresde.sde.chain import EulerChain
 
         return EulerChain(self, steps)
-
-    def velocity_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """alpha E[z | x_t] - sigma E[x_0 | x_t] (Salimans & Ho 2022, arXiv:2202.00512)."""
-        alpha, sigma = expand(self.alpha(t), x), expand(self.sigma(t), x)
-        return alpha * self.noise_from_score(x, t, score) - sigma * self.data_from_score(x, t, score)
-
-    def score_from_velocity(self, x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
-        """-noise / sigma with noise = (alpha velocity + sigma x) / (alpha^2 + sigma^2)."""
-        alpha, sigma = expand(self.alpha(t), x), expand(self.sigma(t), x)
-        return -(alpha * velocity + sigma * x) / (sigma * (alpha**2 + sigma**2))

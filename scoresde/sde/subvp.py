@@ -36,6 +36,11 @@ class SubVPSDE(LinearBeta):
         self.check_time(t)
         return (self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t))).clamp(min=0.0).sqrt()
 
+    def kernel(self, t: Tensor) -> ScalarKernel:
+        self.check_time(t)
+        b = self.beta_integral(t)
+        return ScalarKernel(torch.exp(-0.5 * b), (-torch.expm1(-b)).clamp(min=0.0))
+
     def log_noise(self, t: Tensor) -> Tensor:
         """ln(sigma / alpha) = ln(2 sinh(B / 2)) = B / 2 + ln(1 - exp(-B))."""
         self.check_time(t)

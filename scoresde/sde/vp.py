@@ -85,6 +85,11 @@ class VPSDE(LinearBeta):
         self.check_time(t)
         return self.beta(t).sqrt()
 
+    def kernel(self, t: Tensor) -> ScalarKernel:
+        self.check_time(t)
+        b = self.beta_integral(t)
+        return ScalarKernel(torch.exp(-0.5 * b), (-torch.expm1(-b)).clamp(min=0.0).sqrt())
+
     def log_noise(self, t: Tensor) -> Tensor:
         """ln(sigma / alpha) = ln(exp(B) - 1) / 2."""
         self.check_time(t)
