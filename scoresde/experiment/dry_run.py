@@ -23,6 +23,7 @@ from scoresde.experiment.batches import Batches
 from scoresde.experiment.distributed import Group, processes
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.metrics import memory
+from scoresde.experiment.prior_fit import check_prior
 from scoresde.experiment.train import describe
 from scoresde.experiment.trainer import Trainer
 
@@ -61,6 +62,7 @@ class Needs:
 def dry_run(experiment: Experiment) -> Needs | None:
     """Take a few steps with a copy of the model and say what they needed; None in a launcher's process that is not the first."""
     experiment.use_threads()
+    check_prior(experiment)
     with processes(experiment) as group:
         if experiment.training.sharded and group.world > 1:
             raise ValueError(

@@ -25,6 +25,7 @@ from scoresde.experiment.interrupts import interrupts
 from scoresde.experiment.metrics import Meter, metrics
 from scoresde.experiment.posthoc import snapshot
 from scoresde.experiment.previews import is_due, is_lacking, preview
+from scoresde.experiment.prior_fit import check_prior
 from scoresde.experiment.quarantine import quarantine
 from scoresde.experiment.trainer import Step, Trainer, trainable
 from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest, environment
@@ -37,11 +38,13 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
     SIGINT and SIGTERM finish the step in hand, save, and raise KeyboardInterrupt; a second one raises it at once, unsaved.
+    Raises ConfigError before anything is written where the data and the process do not suit each other (`check_prior`).
     Raises FloatingPointError after ``training.max_bad_steps`` steps in a row without a finite loss and gradient, WorkdirError
     where another process trains in the folder, WorkerError where another process of the run has gone.
     """
     trainable(experiment.model)
     experiment.use_threads()
+    warning = check_prior(experiment)
     with processes(experiment) as group, ExitStack() as held:
 
         def claim() -> None:
@@ -51,7 +54,10 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
             workdir.adopt(experiment)
 
         group.lead(claim)
-        _Run(experiment, workdir, group).go()
+        run = _Run(experiment, workdir, group)
+        if warning:
+            run.say(f"WARNING: {warning}")
+        run.go()
 
 
 class _Run:
