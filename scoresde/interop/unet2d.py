@@ -39,6 +39,8 @@ _KNOWN: dict[str, Any] = {
     "class_embed_type": lambda kind: kind is None,
 }
 """What `UNet2D` can do of a config."""
+_IDLE = ("sample_size", "out_channels", "num_train_timesteps")
+"""Keys on which these networks do not depend, beside those that begin with an underscore."""
 
 
 def network_of(config: Mapping[str, Any]) -> nn.Module:
@@ -49,6 +51,9 @@ def network_of(config: Mapping[str, Any]) -> nn.Module:
     if out != channels:
         raise ValueError(f"out_channels={out} for in_channels={channels}: networks that learn a variance are not known")
     beyond = [f"{k}={config[k]!r}" for k, known in _KNOWN.items() if k in config and not known(config[k])]
+    # a key that is not known here may change what the network computes, and no weight would show it
+    strange = {*config} - {*_DEFAULTS, *_KNOWN, *_IDLE}
+    beyond += [f"{k}={config[k]!r}" for k in sorted(strange) if not k.startswith("_") and config[k] is not None]
     if not beyond:
         return UNet2D({k: v for k, v in config.items() if k in _DEFAULTS})
     try:

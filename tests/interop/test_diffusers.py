@@ -277,6 +277,14 @@ def test_other_networks_ask_for_diffusers(monkeypatch):
         network_of(SMALL | BEYOND)
 
 
+def test_keys_that_are_not_known_ask_for_diffusers(monkeypatch):
+    """A setting of a later version may change what the network computes."""
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"heads_of_a_later_version=3 needs diffusers itself"):
+        network_of(SMALL | UNETS["ddpm"] | {"heads_of_a_later_version": 3})
+    network_of(SMALL | UNETS["ddpm"] | {"later": None, "_diffusers_version": "0.42.1", "num_train_timesteps": 9})
+
+
 def test_other_networks_are_diffusers():
     theirs = pytest.importorskip("diffusers").UNet2DModel(**SMALL | BEYOND).eval()
     network = network_of(SMALL | BEYOND)
