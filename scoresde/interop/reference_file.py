@@ -8,23 +8,24 @@
 A file is a programme for Python's unpickler. torch's weights-only reader runs it: that makes tensors, numbers and containers, and
 refuses whatever else a file names. numpy's scalars are let in as stand-ins, which keep the bytes of the number.
 
-Since torch 1.6 a file is a zip archive with a checksum for each of its parts, which torch does not look at: they are compared
-before anything is read. Older files have none.
+Since torch 1.6 a file is a zip archive with a checksum for each of its parts, which torch does not look at. They are compared,
+and torch is given a new archive of the compared parts, since it may read a damaged directory otherwise. Older files have none.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._files import check_zip
 from scoresde._validation import check_count
 from scoresde.interop.errors import ConvertError
 
@@ -96,13 +97,28 @@ def _load(file: str | Path) -> tuple[Any, bool]:
         checked = stream.read(2) == b"PK"
         stream.seek(0)
         try:
-            check_zip(file)
+            source = _compared(stream) if checked else stream
             with torch.serialization.safe_globals(_STAND_INS):
-                return torch.load(stream, map_location="cpu", weights_only=True), checked
+                return torch.load(source, map_location="cpu", weights_only=True), checked
         except Exception as problem:  # a hostile or torn file may raise anything
             asked = re.search(r"GLOBAL (\S+)", str(problem))
             why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
             raise ConvertError(f"{file} is torn or no checkpoint of score_sde_pytorch: {why}") from problem
+
+
+def _compared(stream: IO[bytes]) -> IO[bytes]:
+    """A new archive, in memory, of the parts of an archive. Raises where one does not have its checksum."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(stream) as old, zipfile.ZipFile(made, "w") as new:
+        names = [part.filename for part in old.infolist()]
+        if len({*names}) != len(names):
+            raise ValueError("two of its parts have one name")
+        for part in old.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its part {part.filename!r} is compressed, which torch does not do")
+            new.writestr(zipfile.ZipInfo(part.filename), old.read(part))  # compares the checksum
+    made.seek(0)
+    return made
 
 
 def _why(content: Any, problem: Exception) -> str:

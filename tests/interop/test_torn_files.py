@@ -82,9 +82,25 @@ def test_a_changed_bit_of_a_weight_is_named(place, tmp_path):
         changed = bytearray(content)
         changed[where + 2] ^= 1
         file.write_bytes(changed)
-        with pytest.raises(ConvertError, match=r"flipped.pth is torn: its part '\w+/data/\d+'"):
+        with pytest.raises(ConvertError, match=r"flipped.pth is torn.*Bad CRC-32 for file '\w+/data/\d+'"):
             read_reference(file)
         assert name
+
+
+def test_a_part_called_a_folder(place, tmp_path):
+    """One bit in the archive's directory, beside the checksums, calls a part a folder. torch reads such a part as whatever the
+    memory holds; here it is what was written."""
+    content, whole = bytearray(place.file.read_bytes()), vars(read_reference(place.file))
+    with zipfile.ZipFile(place.file) as archive:
+        start = archive.start_dir
+    parts = 0
+    while (start := content.find(b"PK\x01\x02", start)) >= 0:
+        content[start + 38] |= 0x10
+        start, parts = start + 46, parts + 1
+    (tmp_path / "folders.pth").write_bytes(content)
+    assert parts > 100
+    found = vars(read_reference(tmp_path / "folders.pth"))
+    assert all(same(whole[name], found[name]) for name in whole)
 
 
 def test_cut_off_checkpoints(place, tmp_path):
