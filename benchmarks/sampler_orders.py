@@ -125,7 +125,7 @@ WEAK = {
     "half of its noise": (quiet(DPMSolverPlusPlus, 2, 0.5), 2),
     "SDE, noise form": (quiet(ExponentialMultistep, 2, Noise(), 1.0), 2),
     "SDE, whitened": (quiet(ExponentialMultistep, 2, Whitened(), 1.0), 2),
-    "SDE, corrected first order": (quiet(ExponentialMultistep, 1, Data(), 1.0, True), 2),
+    "SDE, corrected first order": (quiet(ExponentialMultistep, 1, Data(), 1.0, corrector=True), 2),
     "EDM, churned": (quiet(EDM, churn=Churn(4.0)), 2),
 }
 

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,8 +79,20 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name}={value!r} is not allowed: give a whole number >= {least}")
 
 
+Numbers = Tensor | np.ndarray | Sequence[Any] | float
+"""What `as_numbers` makes a tensor of: Python's own numbers too, in rows."""
+
+
+class KindError(TypeError, ValueError):
+    """An argument of a wrong kind. It is a ValueError too: code that catches wrong values catches wrong kinds."""
+
+
 def shown(value: object) -> str:
-    """What ``value`` is, in one short line: a module prints itself over many."""
+    """What ``value`` is, in one short line: a module prints itself over many, an array its numbers."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
+        return f"<{type(value).__name__} of shape {tuple(value.shape)}>"
+    if isinstance(value, list | tuple | dict | set) and len(value) > 64:
+        return f"<{type(value).__name__} of {len(value)}>"
     text = repr(value)
     return text if len(text) <= 120 and "\n" not in text else f"<{type(value).__name__}>"
 
@@ -105,6 +118,22 @@ def check_counts(name: str, value: object) -> None:
     sequence = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0]
     if not all(isinstance(n, Integral) and int(n) >= 1 for n in sequence):
         raise ValueError(f"{name}={value!r} is not allowed: give a tuple of whole numbers >= 1")
+
+
+def as_numbers(name: str, value: Numbers, device: torch.device | None = None) -> Tensor:
+    """``value`` as a float64 tensor; KindError where it is not made of real numbers, ValueError for a NaN or an infinity."""
+    try:
+        made = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise KindError(f"{name}={shown(value)} is not allowed: give numbers, all rows of one length") from problem
+    if made.dtype == torch.bool or made.is_complex():
+        raise KindError(f"{name} has dtype {made.dtype}: give real numbers")
+    wide = (value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)).to(
+        device, torch.float64
+    )
+    if not bool(torch.isfinite(wide).all()):
+        raise ValueError(f"{name} holds non-finite values: {name}={shown(value)}")
+    return wide
 
 
 _STATES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_count, check_finite, check_number
+from scoresde._arguments import check_constructors
+from scoresde._validation import Numbers, as_numbers, check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
 from scoresde.sde.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
@@ -39,26 +40,25 @@ class GaussianMixture:
     weights: (K,) non-negative; normalised here. None: equal.
     covariances: (K, d, d) symmetric positive semi-definite, d the size of the event; in place of ``stds``.
 
-    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance.
+    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance. With a variance of
+    0 there is a density for t > 0 only, and `log_prob` raises ValueError.
     """
 
     def __init__(
         self,
-        means: Tensor,
-        stds: Tensor | float | None = None,
-        weights: Tensor | None = None,
+        means: Numbers,
+        stds: Numbers | None = None,
+        weights: Numbers | None = None,
         *,
-        covariances: Tensor | None = None,
+        covariances: Numbers | None = None,
     ) -> None:
-        for name, value in (("means", means), ("stds", stds), ("weights", weights), ("covariances", covariances)):
-            if isinstance(value, Tensor) and value.is_complex():
-                raise TypeError(f"{name} has dtype {value.dtype}: give real numbers")
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = as_numbers("means", means)
+        if means.numel() == 0:
+            raise ValueError(
+                f"means has shape {tuple(means.shape)}: give at least one component, of at least one number"
+            )
         if means.ndim < 2:
             raise ValueError(f"means has shape {tuple(means.shape)}: give (K, *event)")
-        for name, value in (("means", means), ("stds", stds), ("weights", weights), ("covariances", covariances)):
-            if value is not None and not bool(torch.isfinite(torch.as_tensor(value, dtype=torch.float64)).all()):
-                raise ValueError(f"{name} holds non-finite values")
         self.event_shape = tuple(means.shape[1:])
         self.means = means.flatten(1)
         count, d = self.means.shape
@@ -66,15 +66,15 @@ class GaussianMixture:
         if (stds is None) == (covariances is None):
             raise ValueError("give either stds or covariances")
         if covariances is not None:
-            covariances = torch.as_tensor(covariances, dtype=torch.float64, device=means.device)
+            covariances = as_numbers("covariances", covariances, means.device)
             if covariances.shape != (count, d, d):
                 raise ValueError(f"covariances has shape {tuple(covariances.shape)}: give ({count}, {d}, {d})")
             if not torch.allclose(covariances, covariances.mT, atol=1e-10):
                 raise ValueError("covariances are not symmetric")
             self.variances, self.rotations = torch.linalg.eigh(covariances)
             floor = -1e-10 * float(self.variances.abs().max())
-        else:
-            std = torch.as_tensor(stds, dtype=torch.float64, device=means.device)
+        elif stds is not None:
+            std = as_numbers("stds", stds, means.device)
             if std.shape not in ((), (count,), means.shape):
                 raise ValueError(f"stds has shape {tuple(std.shape)}: give (), ({count},) or {tuple(means.shape)}")
             if bool((std < 0).any()):
@@ -85,7 +85,8 @@ class GaussianMixture:
         if float(self.variances.min()) < floor:
             raise ValueError(f"covariances has an eigenvalue of {float(self.variances.min()):g}: none may be negative")
         self.variances = self.variances.clamp(min=0.0)
-        weights = torch.ones(count) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        self._flat = not bool((self.variances > 0).all())
+        weights = torch.ones(count) if weights is None else as_numbers("weights", weights)
         if weights.shape != (count,) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
             raise ValueError(
                 f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0"
@@ -116,6 +117,10 @@ class GaussianMixture:
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B, *event) -> (B,)."""
         check_batch("x", x)
+        if self._flat:
+            raise ValueError(
+                f"{self!r} has no density at t = 0, a variance of it is 0: give stds > 0, or take log_prob_at"
+            )
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return self._evaluate(x, one, 0.0 * one)[0]
 
@@ -259,3 +264,6 @@ class SmoothedEmpirical(GaussianMixture):
         check_finite("data", data)
         check_number("std", std, least=0.0)
         super().__init__(data, float(std))
+
+
+check_constructors(globals())

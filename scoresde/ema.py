@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_number
 
 WIDEST = 12.0**-0.5
@@ -91,6 +92,7 @@ class EMA:
         return float((gathered(apart) / gathered(size)).sqrt())
 
 
+@checked_arguments
 def gathered(value: Tensor) -> Tensor:
     """A tensor that several processes hold parts of (a DTensor), made whole in each; any other as it is."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
@@ -110,6 +112,7 @@ class PowerEMA(EMA):
         return (1.0 - 1.0 / n) ** (self.exponent + 1.0)
 
 
+@checked_arguments
 def power_exponent(std: float) -> float:
     """gamma >= 0 of the power function whose relative width is ``std``, in (0, 12^(-1/2)]."""
     check_number("std", std, above=0.0, most=WIDEST)
@@ -117,6 +120,7 @@ def power_exponent(std: float) -> float:
     return max(0.0, float(roots.real.max()))
 
 
+@checked_arguments
 def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, std: float) -> Tensor:
     """How to combine stored averages into the one of width ``std`` after ``updates``: (K,) in float64.
 
@@ -126,6 +130,7 @@ def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, 
     return torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
 
 
+@checked_arguments
 def profile_error(stored: Sequence[tuple[float, float]], updates: float, std: float) -> float:
     """How far the combined profile is from the wanted one: ||p - sum_k w_k p_k|| / ||p||, in L2."""
     products, aims, size = _equations(stored, updates, std)
@@ -158,3 +163,6 @@ def _check_alike(kind: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Ten
     if shapes[0] != shapes[1]:
         differ = sorted(n for n in {*shapes[0], *shapes[1]} if shapes[0].get(n) != shapes[1].get(n))
         raise ValueError(f"the module's {kind} differ from the averaged ones in {differ[:8]}: nothing was changed")
+
+
+check_constructors(globals())

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import check_constructors
 from scoresde._validation import expand
 from scoresde.data.transforms import Quantized
 from scoresde.score import Belief, Prediction
@@ -79,3 +80,6 @@ class Levels(Prediction):
         log_phi = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
         mean = y - s * ((log_phi[..., 1:] - log_mass).exp() - (log_phi[..., :-1] - log_mass).exp())
         return log_mass, torch.minimum(torch.maximum(mean, edges[:-1]), edges[1:])
+
+
+check_constructors(globals())

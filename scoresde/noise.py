@@ -29,6 +29,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from scoresde._arguments import check_constructors, checked_arguments
+
 _WORD = 0xFFFFFFFF
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
@@ -39,6 +41,7 @@ _AHEAD = 2**14
 Twice as many are faster by themselves, and slower in a sampler (`benchmarks/sampler_overhead.py`)."""
 
 
+@checked_arguments
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox4x32-10. Words are int64 tensors holding 0 .. 2^32-1 that broadcast; returns four words of the whole shape.
 
@@ -246,3 +249,6 @@ class NoiseSource:
         step = torch.tensor(list(steps), dtype=torch.int64, device=index.device)[:, None, None]
         words = philox((block, index, step, of), (self.seed & _WORD, self.seed >> 32))
         return [word.expand(len(steps), len(self.indices), block.shape[-1]) for word in words]
+
+
+check_constructors(globals())

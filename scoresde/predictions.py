@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from scoresde._arguments import check_constructors
 from scoresde.score import Prediction, like
 from scoresde.sde.kernel import GaussianKernel
 from scoresde.sde.linear import LinearSDE
@@ -23,3 +24,6 @@ class ScaledScorePrediction(Prediction):
 
     def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return -like(x, output)
+
+
+check_constructors(globals())

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_batch, check_choice, check_number, shown, times_checked
 from scoresde.conditions import check_condition, required_conditions
 from scoresde.sde.kernel import GaussianKernel
@@ -55,8 +56,8 @@ class TimeLabel:
     """
 
     scale: float = 999.0
-    descending: bool = False
-    whole: bool = False
+    descending: bool = field(default=False, kw_only=True)
+    whole: bool = field(default=False, kw_only=True)
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
@@ -109,6 +110,7 @@ class Prediction(ABC):
         return Belief(kernel.data_from_score(x, self.score(sde, kernel, output, x)))
 
 
+@checked_arguments
 def like(x: Tensor, output: Tensor) -> Tensor:
     """``output`` where it has the shape of x; raises ValueError otherwise, lest it broadcasts."""
     if output.shape != x.shape:
@@ -340,3 +342,6 @@ class ScoreModel(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sde={self.sde!r}, prediction={type(self.prediction).__name__}, label={self.label!r}"
+
+
+check_constructors(globals(), records=(Belief,))

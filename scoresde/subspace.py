@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_batch, check_count, check_number, expand
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import Score, check_same_process
@@ -180,6 +181,7 @@ class SubspaceScore:
         return self.subspace.merge(low, perp)
 
 
+@checked_arguments
 @in_evaluation_mode("wrapped")
 def orthogonal_divergence(wrapped: SubspaceScore, x0: Tensor, times: Sequence[float], seed: int = 0) -> Tensor:
     """sigma^2 E |U_perp score_full(x_t) + U_perp x_t / (alpha^2 s_perp^2 + sigma^2)|^2 / n_perp at each time, (len(times),).
@@ -209,3 +211,6 @@ def _rows(value: Any, rows: Tensor) -> Any:
 
 def _said(kept: object) -> str:
     return f"{kept.dtype} of shape {tuple(kept.shape)}" if isinstance(kept, Tensor) else f"a {type(kept).__name__}"
+
+
+check_constructors(globals())

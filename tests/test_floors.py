@@ -17,6 +17,7 @@ PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
     {"_validation", "_files", "version"},
+    {"_arguments"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},
     {"score", "predictions", "levels", "distributions", "subspace"},

@@ -1,5 +1,6 @@
 """Data sets and the transforms that make tensors of them."""
 
+from scoresde._arguments import check_constructors
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
@@ -22,3 +23,5 @@ __all__ = [
     "Transform",
     "permutation",
 ]
+
+check_constructors(globals(), wide=("shift", "scale"))  # in units of the data

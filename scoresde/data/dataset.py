@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite, expand, shown
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
@@ -40,7 +41,7 @@ class Dataset:
             data sets in the first event now, in others when they are read.
     """
 
-    def __init__(self, raw: Any, transform: Transform, name: str = "data", flip: bool = False) -> None:
+    def __init__(self, raw: Any, transform: Transform, name: str = "data", *, flip: bool = False) -> None:
         if not isinstance(transform, Quantized | Affine):
             raise TypeError(
                 f"transform={shown(transform)} is not a transform: give Quantized(levels) or Affine(shift, scale)"
@@ -158,6 +159,7 @@ class Dataset:
         return raw
 
 
+@checked_arguments
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """A permutation of 0 .. n - 1, a function of (seed, epoch)."""
     u = NoiseSource.of(seed, n).uniform((), step=epoch, purpose="order", dtype=torch.float64)

@@ -35,6 +35,7 @@ class CIFAR10(LazySplits):
         folder: str = "data/cifar10",
         low: float = -1.0,
         high: float = 1.0,
+        *,
         flip: bool = False,
         images_per_file: int = 10_000,
     ) -> None:
@@ -59,7 +60,7 @@ class CIFAR10(LazySplits):
         for part, file in zip(parts, files, strict=True):
             if len(part) != self.images_per_file:
                 raise ValueError(f"{file} holds {len(part)} images: {self.images_per_file} are wanted")
-        train = Dataset(torch.cat(list(parts[:5])), self.transform, "CIFAR-10/train", self.flip)
+        train = Dataset(torch.cat(list(parts[:5])), self.transform, "CIFAR-10/train", flip=self.flip)
         return train, Dataset(parts[5], self.transform, "CIFAR-10/test")
 
 
@@ -72,7 +73,7 @@ class MNIST(LazySplits):
     """
 
     def __init__(
-        self, folder: str = "data/mnist", side: int = 28, low: float = -1.0, high: float = 1.0, flip: bool = False
+        self, folder: str = "data/mnist", side: int = 28, low: float = -1.0, high: float = 1.0, *, flip: bool = False
     ) -> None:
         check_count("side", side, least=28)
         super().__init__((1, side, side), Quantized(256, low, high))
@@ -81,7 +82,9 @@ class MNIST(LazySplits):
     def read(self) -> tuple[Dataset, Dataset]:
         train, test = self._images("train"), self._images("t10k", "test")
         name = self.folder.name
-        return Dataset(train, self.transform, f"{name}/train", self.flip), Dataset(test, self.transform, f"{name}/test")
+        return Dataset(train, self.transform, f"{name}/train", flip=self.flip), Dataset(
+            test, self.transform, f"{name}/test"
+        )
 
     def _images(self, *kinds: str) -> Tensor:
         files = sorted(
@@ -120,8 +123,8 @@ class ImageFolder(LazySplits):
         side: int,
         low: float = -1.0,
         high: float = 1.0,
-        flip: bool = False,
         *,
+        flip: bool = False,
         channels: int = 3,
         test: str = "",
         test_fraction: float = 0.1,
@@ -157,7 +160,7 @@ class ImageFolder(LazySplits):
 
     def _set(self, folder: Path, files: Sequence[Path], split: str) -> Dataset:
         stored = ImageFiles(folder, files, self.side, self.channels)
-        return Dataset(stored, self.transform, f"{folder.name}/{split}", self.flip and split == "train")
+        return Dataset(stored, self.transform, f"{folder.name}/{split}", flip=self.flip and split == "train")
 
 
 class TorchDataset(Splits):
@@ -190,4 +193,6 @@ class TorchDataset(Splits):
             kept, held_out = cut(len(first), test_fraction, split_seed)
             first, second = Items(train, kept), Items(train, held_out)
         name = type(train).__name__
-        super().__init__(Dataset(first, transform, f"{name}/train", flip), Dataset(second, transform, f"{name}/test"))
+        super().__init__(
+            Dataset(first, transform, f"{name}/train", flip=flip), Dataset(second, transform, f"{name}/test")
+        )

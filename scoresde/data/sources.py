@@ -149,6 +149,6 @@ class Arrays(Splits):
         transform = declared(levels, low, high, shift, scale)
         raw = read_array(train)
         if test:
-            super().__init__(Dataset(raw, transform, train, flip), Dataset(read_array(test), transform, test))
+            super().__init__(Dataset(raw, transform, train, flip=flip), Dataset(read_array(test), transform, test))
         else:
             super().__init__(*split(raw, transform, test_fraction, split_seed, train, flip))

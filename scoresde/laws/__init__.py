@@ -1,5 +1,6 @@
 """Noise laws: the Gaussian, and what may stand in its place."""
 
+from scoresde._arguments import check_constructors
 from scoresde.laws.base import Gaussian, Noise, NoiseLaw, NoiseSum, chain_weights
 from scoresde.laws.gamma import CentredGamma, GammaSchedule
 from scoresde.laws.generalized import GeneralizedNormal, overlapping_scales
@@ -18,3 +19,5 @@ __all__ = [
     "chain_weights",
     "overlapping_scales",
 ]
+
+check_constructors(globals())

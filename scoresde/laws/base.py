@@ -29,6 +29,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, expand
 from scoresde.noise import NoiseSource
 
@@ -171,6 +172,7 @@ def log_alpha_bar(betas: Tensor) -> Tensor:
     return torch.log1p(-betas.to(F64)).cumsum(0)
 
 
+@checked_arguments
 def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
     """The weights b_i = sqrt(beta_i abar_t / abar_i) of the first t steps, float64.
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number
 from scoresde.laws.base import F64, NoiseLaw, Parameter, check_parameter, meet
 from scoresde.laws.gamma import draw_log_gamma
@@ -82,6 +83,7 @@ class GeneralizedNormal(NoiseLaw):
         return torch.where(n == 0, 0.0, slope)
 
 
+@checked_arguments
 def overlapping_scales(
     beta: float, largest: float, smallest: float, event_shape: Sequence[int], overlap: float = 0.5
 ) -> Tensor:

@@ -14,12 +14,12 @@ so it is drawn exactly from t indices and one normal. Its density is a mixture o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scoresde._validation import Numbers, as_numbers
 from scoresde.laws.base import F64, NoiseLaw, NoiseSum, meet, numbered
 from scoresde.noise import NoiseSource
 
@@ -36,9 +36,9 @@ class NormalMixture(NoiseLaw):
     Raises ValueError naming the argument that is not allowed, or the moments where they are off by more than 1e-6.
     """
 
-    weights: Sequence[float] | Tensor
-    means: Sequence[float] | Tensor
-    stds: Sequence[float] | Tensor
+    weights: Numbers
+    means: Numbers
+    stds: Numbers
 
     def __post_init__(self) -> None:
         parts = _checked(self.weights, self.means, self.stds)
@@ -52,9 +52,7 @@ class NormalMixture(NoiseLaw):
             object.__setattr__(self, name, tuple(part.tolist()))
 
     @classmethod
-    def standardised(
-        cls, weights: Sequence[float] | Tensor, means: Sequence[float] | Tensor, stds: Sequence[float] | Tensor
-    ) -> NormalMixture:
+    def standardised(cls, weights: Numbers, means: Numbers, stds: Numbers) -> NormalMixture:
         """The mixture, shifted to mean 0 and scaled to variance 1."""
         w, m, s = _checked(weights, means, stds)
         mean, variance = _moments(w, m, s)
@@ -119,14 +117,13 @@ class MixtureSum(NoiseSum):
         return mean + variance.sqrt() * z
 
 
-def _checked(weights: object, means: object, stds: object) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(weights: Numbers, means: Numbers, stds: Numbers) -> tuple[Tensor, Tensor, Tensor]:
     """The parts as float64 tensors (K,), the weights normalised; ValueError naming the one that is not allowed."""
-    w, m, s = (torch.as_tensor(v, dtype=F64).cpu() for v in (weights, means, stds))
+    given = {"weights": weights, "means": means, "stds": stds}
+    w, m, s = (as_numbers(name, value).cpu() for name, value in given.items())
     for name, value in (("weights", w), ("means", m), ("stds", s)):
         if value.ndim != 1 or len(value) == 0 or len(value) != len(w):
             raise ValueError(f"{name} has shape {tuple(value.shape)}: give weights, means and stds of one shape (K,)")
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name}={value.tolist()} is not allowed: give finite numbers")
     if bool((w < 0).any()) or not float(w.sum()) > 0:
         raise ValueError(f"weights={w.tolist()} is not allowed: give numbers >= 0, not all 0")
     if not bool((s > 0).all()):

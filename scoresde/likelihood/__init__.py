@@ -1,5 +1,6 @@
 """Likelihoods: how probable data is under a score."""
 
+from scoresde._arguments import check_constructors
 from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error
 from scoresde.likelihood.bounds import BoundResult, elbo
 from scoresde.likelihood.dequantization import (
@@ -40,3 +41,5 @@ __all__ = [
     "log_likelihood",
     "standard_grid",
 ]
+
+check_constructors(globals(), records=(BoundResult, DequantizedResult, KnownBiases, LikelihoodResult))

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_counts
 from scoresde.data.transforms import Transform
 
 
+@checked_arguments
 def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transform) -> Tensor:
     """Bits per dimension of log p(x) in nats, the shape of log_prob.
 
@@ -40,6 +42,7 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transf
     return -raw / (d * math.log(2.0))
 
 
+@checked_arguments
 def bits_per_dim_error(standard_error: Tensor, event_shape: Sequence[int]) -> Tensor:
     """A standard error in nats, in bits per dimension."""
     return standard_error / (math.prod(event_shape) * math.log(2.0))

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
@@ -75,6 +76,7 @@ class BoundResult:
         return f"BoundResult(mean log_prob>={mean:.4f} nats over {len(self.log_prob)}, nfe={self.nfe}, {self.settings})"
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("score")
 def elbo(

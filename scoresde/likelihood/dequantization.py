@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite
 from scoresde.data.transforms import Quantized, Transform
 from scoresde.noise import NoiseSource
@@ -161,6 +162,7 @@ class DequantizedResult:
         return f"DequantizedResult(mean log_prob>={mean:.4f} nats over {len(self.log_prob)}, {self.settings})"
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("log_prob", "dequantizer")
 def importance_weighted_bound(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_choice, check_count, check_finite, expand
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
@@ -66,6 +67,7 @@ class LikelihoodResult:
         return f"LikelihoodResult(mean log_prob={mean:.4f} nats over {len(self.log_prob)}, nfe={self.nfe}, {self.settings})"
 
 
+@checked_arguments
 @in_evaluation_mode("score")
 def log_likelihood(
     sde: SDE,
@@ -230,6 +232,7 @@ class KnownBiases:
     prior: Tensor
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("score")
 def known_biases(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number
 from scoresde.sde import LinearSDE
 from scoresde.solvers.density import cumulative, smooth
@@ -122,6 +123,7 @@ def allot(wanted: Tensor, mean: int) -> list[int]:
     return [int(v) for v in whole.tolist()]
 
 
+@checked_arguments
 def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGrid:
     """Nodes where data between 1/1000 and 1 wide, in units of twice its standard deviation, wants them."""
     first, last = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()

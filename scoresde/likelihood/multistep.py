@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
 from scoresde.likelihood.divergence import Divergence, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min
@@ -290,6 +291,7 @@ def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnsw
     return FlowAnswer(**merged, nfe=answer.nfe + new.nfe, vjps=answer.vjps + new.vjps)
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("score")
 def fit_grid(

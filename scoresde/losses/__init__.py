@@ -1,5 +1,6 @@
 """Objectives: what a score is trained by."""
 
+from scoresde._arguments import check_constructors
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.times import ChainTimes, TimeLaw, UniformLogNoise, UniformTime
@@ -14,3 +15,5 @@ __all__ = [
     "UniformLogNoise",
     "UniformTime",
 ]
+
+check_constructors(globals(), records=(Draw, SlicedDraw))

@@ -6,6 +6,7 @@ Forecasts against what was observed         crps
 Density models to beat                      baselines
 """
 
+from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.metrics.crps import crps, fair_crps
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
@@ -35,3 +36,5 @@ __all__ = [
     "precision_recall",
     "sliced_wasserstein",
 ]
+
+check_constructors(globals(), records=(Baseline, KernelDistance, PrecisionRecall))

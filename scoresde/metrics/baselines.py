@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
+
 CANDIDATES = ((1, "full", 1e-3), (10, "full", 1e-3), (20, "diag", 1e-4), (50, "diag", 1e-4), (100, "diag", 1e-3))
 """Mixtures that are tried: components, kind of covariance, what is added to its diagonal."""
 AT_ONCE = 2**22
@@ -26,6 +28,7 @@ class Baseline:
     standard_error: float
 
 
+@checked_arguments
 def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float = 0.1) -> Baseline:
     """Every coordinate independent, its levels by their frequency in ``train`` plus a pseudocount.
 
@@ -43,6 +46,7 @@ def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float
     return _summary("independent pixel histogram", bits)
 
 
+@checked_arguments
 def gaussian_mixtures(
     train: Tensor,
     test: Tensor,

@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_finite
 
 
+@checked_arguments
 def crps(samples: Tensor, observed: Tensor) -> Tensor:
     """The score of samples (m, *shape) as they are against what was observed (*shape): (*shape), float64, >= 0.
 
@@ -22,6 +24,7 @@ def crps(samples: Tensor, observed: Tensor) -> Tensor:
     return _score(samples, observed, least=1, lost=0)
 
 
+@checked_arguments
 def fair_crps(samples: Tensor, observed: Tensor) -> Tensor:
     """The unbiased estimate of the score of the samples' law, m >= 2; else as `crps`. It may be negative."""
     return _score(samples, observed, least=2, lost=1)

@@ -17,9 +17,11 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde.metrics.moments import Moments
 
 
+@checked_arguments
 def frechet_distance(a: Moments, b: Moments) -> float:
     """d^2 above, >= 0, in squared units of the features: what is called FID where they are Inception's.
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde.metrics.pairs import blocks, checked
 
 
@@ -35,6 +36,7 @@ class KernelDistance:
     standard_error: float
 
 
+@checked_arguments
 def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     """MMD^2 above between features x (n, d) and y (m, d), n, m >= 2, and its standard error.
 

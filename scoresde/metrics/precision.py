@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count
 from scoresde.metrics.pairs import blocks, checked
 
@@ -27,6 +28,7 @@ class PrecisionRecall:
     recall: float
 
 
+@checked_arguments
 def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> PrecisionRecall:
     """Precision and recall of samples (n, d) against data (m, d), in features; n, m > ``neighbours`` = k.
 

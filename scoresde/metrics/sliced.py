@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count
 from scoresde.metrics.pairs import checked
 from scoresde.noise import NoiseSource
@@ -21,6 +22,7 @@ _AT_ONCE = 2**22
 """Projected numbers that are sorted at a time."""
 
 
+@checked_arguments
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 256, seed: int = 0) -> float:
     """SW_2 between x (n, d) and y (m, d), in units of x, its expectation over ``directions`` directions of ``seed``.
 

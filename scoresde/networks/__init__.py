@@ -1,5 +1,6 @@
 """Networks: (input, label) -> output. They know no process."""
 
+from scoresde._arguments import check_constructors
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
 from scoresde.networks.merged import MergedUNet
 from scoresde.networks.mlp import MLP
@@ -25,3 +26,5 @@ __all__ = [
     "SinusoidalEmbedding",
     "SmallUNet",
 ]
+
+check_constructors(globals())

@@ -70,8 +70,8 @@ class NCSNpp(nn.Module):
         outputs: int = 1,
         classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
-        checkpoint: bool = False,
         *,
+        checkpoint: bool = False,
         embedding: Embedding | None = None,
         resampling: Resampling | None = None,
         block: str = "biggan",
@@ -181,15 +181,16 @@ class DDPMpp(NCSNpp):
         outputs: int = 1,
         classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
-        checkpoint: bool = False,
         *,
+        checkpoint: bool = False,
         embedding: Embedding | None = None,
         activation: str = "silu",
         conditional: bool = True,
     ) -> None:
         super().__init__(
-            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
-            embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), progressive_input="none",
+            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
+            checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
+            progressive_input="none",
             activation=activation, conditional=conditional,
         )  # fmt: skip
 
@@ -212,8 +213,8 @@ class DDPM(NCSNpp):
         outputs: int = 1,
         classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
-        checkpoint: bool = False,
         *,
+        checkpoint: bool = False,
         embedding: Embedding | None = None,
         convolve: bool = True,
         group_width: int = 2,
@@ -222,8 +223,9 @@ class DDPM(NCSNpp):
         conditional: bool = True,
     ) -> None:
         super().__init__(
-            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range, checkpoint,
-            embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(), block="ddpm", convolve=convolve,
+            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
+            checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
+            block="ddpm", convolve=convolve,
             progressive_input="none", rescale=False, group_width=group_width, groups=groups, activation=activation,
             conditional=conditional,
         )  # fmt: skip

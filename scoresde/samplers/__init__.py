@@ -1,5 +1,6 @@
 """Samplers: what runs a process backwards."""
 
+from scoresde._arguments import check_constructors
 from scoresde.samplers import grids
 from scoresde.samplers.accurate import Pilot
 from scoresde.samplers.adaptive_sde import AdaptiveSDE
@@ -73,3 +74,5 @@ __all__ = [
     "log_level",
     "pilot_grid",
 ]
+
+check_constructors(globals(), records=(Expectation, SampleResult, Step, Trajectory, Walk))

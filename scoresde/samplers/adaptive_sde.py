@@ -48,6 +48,7 @@ class AdaptiveSDE(Sampler):
         absolute: float = 2.0 / 255.0,
         first_step: float = 0.01,
         t_min: float = 1e-3,
+        *,
         denoise: bool = True,
         max_steps: int = 10_000,
     ) -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
@@ -41,6 +42,7 @@ _REFERENCES = (50, 100)
 """Evaluations of the accurate solutions that are tried before the pilot's own, see `_reference`."""
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("score")
 def fit(

@@ -34,6 +34,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number
 from scoresde.sde import LinearMap, LinearSDE
 from scoresde.sde.whitening import flow_maps
@@ -42,16 +43,19 @@ Variable = Callable[[Tensor, Tensor], Tensor]
 """(u, t) -> what the interpolating polynomials are polynomials of."""
 
 
+@checked_arguments
 def log_level(u: Tensor, t: Tensor) -> Tensor:
     """u itself, ln(sigma / alpha) where the process has numbers: the choice of DPM-Solver."""
     return u
 
 
+@checked_arguments
 def level(u: Tensor, t: Tensor) -> Tensor:
     """e^u, sigma / alpha: the choice of EDM, and of DEIS's rho-methods."""
     return u.exp()
 
 
+@checked_arguments
 def diffusion_time(u: Tensor, t: Tensor) -> Tensor:
     """t: the choice of DEIS's t-methods."""
     return t

@@ -19,6 +19,7 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_number
 from scoresde.sde import SDE, LinearSDE
 
@@ -35,6 +36,7 @@ def check_t_min(sde: SDE, t_min: float, **bounds: float) -> None:
         raise ValueError(f"t_min={t_min!r} is not allowed: {sde!r} goes to T={sde.T:g}, give less")
 
 
+@checked_arguments
 def uniform(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     """Equal steps from T to t_min, (steps + 1,)."""
     check_count("steps", steps)
@@ -42,11 +44,13 @@ def uniform(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     return torch.linspace(sde.T, t_min, steps + 1, dtype=torch.float64)
 
 
+@checked_arguments
 def log_noise(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     """Equal ratios of sigma / alpha from T to t_min, (steps + 1,)."""
     return _in_noise(sde, steps, t_min, lambda first, last, w: (1 - w) * first.log() + w * last.log())
 
 
+@checked_arguments
 def karras(sde: LinearSDE, steps: int, t_min: float = T_MIN, rho: float = 7.0) -> Tensor:
     """(sigma / alpha)^(1 / rho) equally spaced from T to t_min, (steps + 1,)."""
     check_number("rho", rho, above=0.0)
@@ -54,6 +58,7 @@ def karras(sde: LinearSDE, steps: int, t_min: float = T_MIN, rho: float = 7.0) -
     return _in_noise(sde, steps, t_min, lambda a, b, w: rho * ((1 - w) * a**power + w * b**power).log())
 
 
+@checked_arguments
 def quadratic(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     """Equal steps of t^(1/2) from T to t_min, (steps + 1,)."""
     check_count("steps", steps)
@@ -63,6 +68,7 @@ def quadratic(sde: LinearSDE, steps: int, t_min: float = T_MIN) -> Tensor:
     return times
 
 
+@checked_arguments
 def focused(
     sde: LinearSDE,
     steps: int,
@@ -107,6 +113,7 @@ def focused(
     return _in_noise(sde, steps, t_min, log_level)
 
 
+@checked_arguments
 def subsequence(sde: LinearSDE, steps: int, of: int = 1000, power: float = 1.0) -> Tensor:
     """Of the instants T i / of, i = 1 .. of, those nearest to (i / of) = w^power for even w, (steps + 1,), the ends included.
 

@@ -60,6 +60,7 @@ class ExponentialMultistep(Sampler):
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
         eta: float = 0.0,
+        *,
         corrector: bool = False,
         opening: int | None = None,
         cell: float | None = None,
@@ -162,7 +163,9 @@ def kicks(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> It
 class DPMSolverPlusPlus(ExponentialMultistep):
     """DPM-Solver++(2M), and (3M) with order 3; with eta = 1 SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095)."""
 
-    def __init__(self, steps: Steps | ExactSteps = 20, order: int = 2, eta: float = 0.0, denoise: bool = True) -> None:
+    def __init__(
+        self, steps: Steps | ExactSteps = 20, order: int = 2, eta: float = 0.0, *, denoise: bool = True
+    ) -> None:
         super().__init__(steps, order, Data(), eta, denoise=denoise)
 
 
@@ -175,7 +178,7 @@ class UniPC(ExponentialMultistep):
         denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
-    def __init__(self, steps: Steps | ExactSteps = 20, order: int | None = None, denoise: bool = True) -> None:
+    def __init__(self, steps: Steps | ExactSteps = 20, order: int | None = None, *, denoise: bool = True) -> None:
         if order is None:
             order = 2 if stepping(steps, focused).steps < _THIRD else 3
         super().__init__(steps, order, Data(), corrector=True, denoise=denoise)
@@ -192,6 +195,7 @@ class DEIS(ExponentialMultistep):
         steps: Steps | ExactSteps = 20,
         order: int = 3,
         variable: Callable[[Tensor, Tensor], Tensor] = diffusion_time,
+        *,
         denoise: bool = True,
     ) -> None:
         super().__init__(steps, order, Noise(variable), denoise=denoise)
@@ -208,6 +212,7 @@ class AdamsBashforth(ExponentialMultistep):
         steps: Steps | ExactSteps = 20,
         order: int = 2,
         data_std: float = 0.5,
+        *,
         corrector: bool = False,
         denoise: bool = True,
     ) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_number
 from scoresde.samplers.exponential import Evaluation, evaluations, linear
 from scoresde.samplers.fitted import check_mark, mark_of
@@ -61,6 +62,7 @@ def _times(sde: LinearSDE, t_min: float, u: Sequence[float], share: Sequence[flo
     return times
 
 
+@checked_arguments
 @torch.no_grad()
 @in_evaluation_mode("score")
 def pilot_grid(

@@ -42,6 +42,7 @@ class PredictorCorrector(Sampler):
         predictor: Predictor | None = ReverseDiffusion(),  # noqa: B008  (frozen)
         corrector: Corrector | None = None,
         steps: Steps | Stepping = 1000,
+        *,
         denoise: bool = True,
     ) -> None:
         for name, part, kind in (("predictor", predictor, Predictor), ("corrector", corrector, Corrector)):

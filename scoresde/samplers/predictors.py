@@ -15,7 +15,7 @@ and with ``flow=True`` the probability-flow form: half of the score's term, no s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -54,7 +54,7 @@ class Predictor(ABC):
 class EulerMaruyama(Predictor):
     """Euler and Maruyama's method on the reverse SDE, or Euler's on the probability flow where ``flow``."""
 
-    flow: bool = False
+    flow: bool = field(default=False, kw_only=True)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -75,7 +75,7 @@ class EulerMaruyama(Predictor):
 class ReverseDiffusion(Predictor):
     """The discretised forward step, reversed; its probability-flow form where ``flow``."""
 
-    flow: bool = False
+    flow: bool = field(default=False, kw_only=True)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

@@ -30,7 +30,7 @@ class ProbabilityFlowODE(Sampler):
     denoise: return E[x_0 | x] at t_min in place of x.
     """
 
-    def __init__(self, solver: ODESolver = ScipyODE(), t_min: float = 1e-3, denoise: bool = False) -> None:  # noqa: B008
+    def __init__(self, solver: ODESolver = ScipyODE(), t_min: float = 1e-3, *, denoise: bool = False) -> None:  # noqa: B008
         check_number("t_min", t_min, above=0.0)
         check_choice("denoise", denoise, (True, False))
         self.solver, self.t_min, self.denoise = solver, t_min, denoise

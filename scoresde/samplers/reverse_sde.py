@@ -35,6 +35,7 @@ class ReverseSDESampler(Sampler):
         solver: TorchSDE = TorchSDE(),  # noqa: B008  (frozen)
         steps: int = 1000,
         t_min: float = 1e-3,
+        *,
         denoise: bool = True,
     ) -> None:
         check_count("steps", steps)

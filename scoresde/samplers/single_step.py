@@ -129,6 +129,7 @@ class ExponentialRungeKutta(Sampler):
         steps: Steps | ExactSteps = 10,
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
+        *,
         heun: bool = False,
         churn: Churn | None = None,
         denoise: bool = True,
@@ -196,7 +197,7 @@ def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor
 class DPMSolverSingleStep(ExponentialRungeKutta):
     """DPM-Solver++(2S), and (3S) with order 3 (Lu et al. 2022, arXiv:2211.01095)."""
 
-    def __init__(self, steps: Steps | ExactSteps = 10, order: int = 2, denoise: bool = True) -> None:
+    def __init__(self, steps: Steps | ExactSteps = 10, order: int = 2, *, denoise: bool = True) -> None:
         super().__init__(steps, order, Data(), denoise=denoise)
 
 
@@ -212,8 +213,11 @@ class EDM(ExponentialRungeKutta):
     def __init__(
         self,
         steps: Steps | ExactSteps = 18,
+        *,
         heun: bool = True,
         churn: Churn | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(stepping(steps, karras), 2 if heun else 1, Noise(level), heun, churn, denoise)
+        super().__init__(
+            stepping(steps, karras), 2 if heun else 1, Noise(level), heun=heun, churn=churn, denoise=denoise
+        )

@@ -1,5 +1,6 @@
 """Processes: what destroys data, and the mathematics that reversing it needs."""
 
+from scoresde._arguments import check_constructors
 from scoresde.sde.base import SDE, ProbabilityFlow, ReverseSDE, Score, check_same_process
 from scoresde.sde.chain import Chain, EulerChain, TableChain
 from scoresde.sde.cosine import CosineVPSDE
@@ -65,3 +66,5 @@ __all__ = [
     "check_same_process",
     "evaluation_mode",
 ]
+
+check_constructors(globals(), records=(CheckReport, CheckRow))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number, check_times, expand, shown
 from scoresde.noise import NoiseSource
 
@@ -160,6 +161,7 @@ def process_of(score: object) -> SDE | None:
     return None
 
 
+@checked_arguments
 def check_same_process(sde: SDE, score: object) -> None:
     """Raise TypeError where ``score`` cannot be called, ValueError where it says that it was made for another process.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class LinearSDE(SDE):
 
     A subclass gives `drift_map`, `diffusion_map`, `kernel`, `_transition` and `prior_root`; the rest follows.
     """
+
+    special: ClassVar[str] = "closed-form kernel"
+    """What these processes have and others have not."""
 
     @abstractmethod
     def drift_map(self, t: Tensor) -> LinearMap:

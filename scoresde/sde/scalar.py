@@ -10,7 +10,7 @@ With score = grad log p_t(x) each of noise, data and velocity says the same thin
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class ScalarSDE(LinearSDE):
     A class may give `kernel`, `log_noise` and the inverse `time_of_log_noise` in closed form. They belong to that class's
     coefficients: a subclass that overrides a coefficient gets the general ones back, unless it gives its own.
     """
+
+    special: ClassVar[str] = "numbers alpha(t), sigma(t)"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

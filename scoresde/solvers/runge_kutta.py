@@ -10,7 +10,7 @@ batch, and one that cannot go on is reported and leaves the others alone. (Dorma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class RungeKutta:
 
     rtol: float = 1e-5
     atol: float = 1e-5
-    per_sample: bool = True
+    per_sample: bool = field(default=True, kw_only=True)
     max_steps: int = 10_000
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torchsde
@@ -37,7 +37,7 @@ class TorchSDE:
     """
 
     method: str = "euler"
-    adaptive: bool = False
+    adaptive: bool = field(default=False, kw_only=True)
     rtol: float = 1e-3
     atol: float = 1e-3
     dt_min: float = 1e-6

@@ -269,10 +269,10 @@ class TestRefusals:
     def test_arguments(self):
         for make, words in (
             (lambda: ExponentialMultistep(5, order=5), "order=5"),
-            (lambda: ExponentialMultistep(5, form="data"), "is not a Form"),
+            (lambda: ExponentialMultistep(5, form="data"), "give a Form"),
             (lambda: ExponentialMultistep(5, eta=1.0, opening=2), "opening=2"),
             (lambda: ExponentialRungeKutta(5, 3, heun=True), "heun=True"),
-            (lambda: UniPC(PaperSteps(5)), "is a chain's"),
+            (lambda: UniPC(PaperSteps(5)), "give a whole number, a torch.Tensor or an ExactSteps"),
             (lambda: Churn(low=2.0, high=1.0), "high=1"),
         ):
             with pytest.raises((ValueError, TypeError), match=words):

@@ -75,7 +75,9 @@ def of_the_state():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_samples_or_says_why_not(method, adaptive):
     """Numbers, blocks and a diffusion of the state."""
-    sampler = ReverseSDESampler(TorchSDE(method, adaptive, rtol=0.1, atol=0.1), steps=4, t_min=0.1, denoise=False)
+    sampler = ReverseSDESampler(
+        TorchSDE(method, adaptive=adaptive, rtol=0.1, atol=0.1), steps=4, t_min=0.1, denoise=False
+    )
     for sde in (VPSDE(), CriticallyDampedLangevin(), of_the_state()):
         refused = method == "reversible_heun" if sde.additive else method not in ("euler", "milstein", "srk")
         if refused:

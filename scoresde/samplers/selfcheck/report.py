@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from scoresde._arguments import checked_arguments
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.selfcheck import conduct, law
 from scoresde.samplers.selfcheck.moments import Case
@@ -42,6 +43,7 @@ _PARTS: dict[str, Callable[[Case], list[CheckRow]]] = {
 }
 
 
+@checked_arguments
 def check(
     make_sampler: Callable[[int], Sampler],
     sde: LinearSDE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import check_counts, check_number, shown
 from scoresde.sde.base import SDE
 from scoresde.sde.linear import LinearSDE
@@ -15,6 +16,7 @@ from scoresde.sde.selfcheck.report import CheckReport, CheckRow
 from scoresde.sde.selfcheck.subject import BRIEF, Subject
 
 
+@checked_arguments
 def check(sde: SDE, event_shape: Sequence[int] = (2,), data_std: float = 1.0) -> CheckReport:
     """Hold a process to its own mathematics, in seconds on one core.
 

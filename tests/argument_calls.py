@@ -1,0 +1,221 @@
+"""Wrong calls of every public class and function: one valid call each, and one argument at a time replaced.
+
+What comes of a wrong call:
+
+    clear       TypeError, ValueError or FloatingPointError whose message names the parameter (or the missing file)
+    obscure     another exception, a message that does not name the parameter, a hang
+    accepted    no exception
+
+A value that is wrong for most parameters can be right for one: `ALLOWED` has these, each with its reason.
+`benchmarks/fuzz_arguments.py` prints the counts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import signal
+import typing
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
+
+
+class Stranger:
+    """A class that no parameter wants."""
+
+    def __repr__(self) -> str:
+        return "Stranger()"
+
+
+KINDS: dict[str, Any] = {
+    "None": None,
+    "word": "nonsense",
+    "True": True,
+    "one": 1,
+    "half": 0.5,
+    "list": [],
+    "object": Stranger(),
+    "class": Stranger,
+    "scalar tensor": torch.tensor(1.0),
+    "array": np.ones(2),
+    "dict": {"a": 1},
+    "complex": 1 + 2j,
+    "no arguments": lambda: None,
+}
+VALUES: dict[str, Any] = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-1": -1,
+    "0": 0,
+    "1e40": 1e40,
+    "10**30": 10**30,
+    "1e-40": 1e-40,
+    "empty word": "",
+    "empty tuple": (),
+    "negative tuple": (-1, 2),
+    "empty tensor": torch.empty(0),
+    "strange shape": torch.ones(7, 5, 3),
+    "nan tensor": torch.full((4, 2), float("nan")),
+    "complex tensor": torch.ones(4, 2, dtype=torch.complex64),
+    "whole tensor": torch.ones(4, 2, dtype=torch.int64),
+}
+WRONG = KINDS | VALUES
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Values that are right for some parameters: patterns for the names of call and parameter, labels of WRONG, a reason."""
+
+    call: str
+    parameters: str
+    values: str
+    reason: str
+
+    def covers(self, call: str, parameter: str, value: str) -> bool:
+        """Whether this is one of its values."""
+        return (
+            any(fnmatchcase(call, pattern) for pattern in self.call.split())
+            and any(fnmatchcase(parameter, pattern) for pattern in self.parameters.split())
+            and value in [v.strip() for v in self.values.split(",")]
+        )
+
+
+ALLOWED = (
+    Allowed("*", "seed split_seed first epoch", "0", "the first of all seeds, samples and epochs"),
+    Allowed("*", "event_shape", "list, empty tuple", "an event may be a single number"),
+    Allowed("*", "low high shift log_snr_max log_snr_min", "0, -1", "any real number"),
+    Allowed("*", "eta dropout classes", "0", "none of it"),
+    Allowed("*", "name label plain process hint", "word, empty word", "a free name"),
+    Allowed("data.*", "folder train test file", "word, empty word", "a path, read when an event is first asked for"),
+    Allowed("data.*", "raw train test", "whole tensor, one-dimensional", "data of whole numbers"),
+    Allowed("data.*", "levels", "0", "data of real numbers"),
+    Allowed("*.ema.gathered ema.gathered", "value", "scalar tensor, empty tensor, strange shape, nan tensor, whole tensor",
+            "any tensor"),
+)  # fmt: skip
+
+
+def hints(thing: Any) -> dict[str, Any]:
+    """Annotations of the parameters, resolved."""
+    return typing.get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+
+
+def right_kind(annotation: Any, label: str) -> bool:
+    """Whether the annotation says that the value is of a right kind and any such value is right."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    if label == "None":
+        return type(None) in kinds or annotation in (None, Any, object)
+    if label == "True":
+        return bool in kinds
+    if label in ("one", "half"):
+        return float in kinds or (label == "one" and int in kinds)
+    return False
+
+
+def right(call: str, parameter: str, annotation: Any, label: str) -> bool:
+    """Whether the value called ``label`` is no mistake."""
+    if call in RECORDS and label in VALUES and label not in ("empty tuple", "negative tuple"):
+        return (
+            True  # of another kind than the parameter's, perhaps: then it need not be accepted, but may not be obscure
+        )
+    return right_kind(annotation, label) or any(a.covers(call, parameter, label) for a in ALLOWED)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call with one argument replaced."""
+
+    call: str
+    parameter: str
+    label: str
+    right: bool
+
+    def __str__(self) -> str:
+        return f"{self.call}({self.parameter}={self.label})"
+
+
+def cases() -> Iterator[Case]:
+    """Every wrong call, in a fixed order."""
+    for name, thing in public().items():
+        if name in NOT_CALLED or inspect.isabstract(thing):
+            continue
+        known = hints(thing)
+        for parameter in inspect.signature(thing).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            for label in WRONG:
+                yield Case(name, parameter.name, label, right(name, parameter.name, known.get(parameter.name), label))
+
+
+def some(each: int, seed: int = 0) -> list[Case]:
+    """``each`` wrong calls for every parameter, drawn with ``seed``."""
+    parts: dict[tuple[str, str], list[Case]] = {}
+    for case in cases():
+        if not case.right:
+            parts.setdefault((case.call, case.parameter), []).append(case)
+    draw = random.Random(seed)
+    return [case for part in parts.values() for case in draw.sample(part, min(each, len(part)))]
+
+
+def named(parameter: str, message: str) -> bool:
+    """Whether the message names the parameter: a name as short as an English word must look like one."""
+    tail = r"(=| is a| is on| is not| has | holds |\[| of shape )" if len(parameter) <= 2 else r"\b"
+    return re.search(rf"(?<![\w.]){re.escape(parameter)}{tail}", message) is not None
+
+
+def outcome(case: Case, limit: float = 5.0) -> tuple[str, str]:
+    """("clear", "obscure" or "accepted", what was said) of a wrong call."""
+    thing = public()[case.call]
+    given = {**recipe(case.call, thing), case.parameter: WRONG[case.label]}
+    try:
+        with _within(limit), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            thing(**given)
+    except (TypeError, ValueError, FloatingPointError, FileNotFoundError) as problem:
+        said = str(problem)
+        clear = named(case.parameter, said) or (isinstance(problem, FileNotFoundError) and "nonsense" in said)
+        return "clear" if clear and len(said) < 500 else "obscure", f"{type(problem).__name__}: {said}"
+    except Exception as problem:
+        return "obscure", f"{type(problem).__name__}: {problem}"
+    return "accepted", ""
+
+
+class _within:
+    """TimeoutError after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.before: Any = signal.signal(signal.SIGALRM, self._stop)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def __exit__(self, *problem: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, self.before)
+
+    @staticmethod
+    def _stop(*_: object) -> None:
+        raise TimeoutError("still running")
+
+
+def count(chosen: list[Case], look: Callable[[Case, str, str], None] | None = None) -> dict[str, int]:
+    """How many calls there were of each outcome; a right value that is accepted is not counted."""
+    found = {"calls": 0, "clear": 0, "obscure": 0, "accepted": 0}
+    for case in chosen:
+        kind, said = outcome(case)
+        if case.right and kind != "obscure":
+            continue
+        found["calls"] += 1
+        found[kind] += 1
+        if look is not None:
+            look(case, kind, said)
+    return found

@@ -1,0 +1,280 @@
+"""One valid call for each public class and function: what tests/argument_calls.py spoils argument by argument."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import inspect
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
+from scoresde import sde as processes
+from scoresde.data import Affine, Dataset
+from scoresde.laws import Gaussian, NormalMixture
+from scoresde.networks import MLP
+from scoresde.sde.basis import Axes
+from scoresde.subspace import Subspace, SubspaceScore
+
+PACKAGES = (
+    "scoresde", "sde", "score", "predictions", "losses", "samplers", "samplers.grids", "likelihood", "metrics", "data",
+    "networks", "noise", "distributions", "ema", "laws", "levels", "solvers", "subspace",
+)  # fmt: skip
+
+
+def public() -> dict[str, Any]:
+    """Every public class and function by its full name: those in ``__all__``, or defined in a module without one."""
+    found: dict[str, Any] = {}
+    for package in PACKAGES:
+        module = importlib.import_module("scoresde" if package == "scoresde" else f"scoresde.{package}")
+        listed = getattr(module, "__all__", None)
+        for name, thing in vars(module).items():
+            if name.startswith("_") or not callable(thing) or (listed is not None and name not in listed):
+                continue
+            home = getattr(thing, "__module__", "")
+            if home.startswith("scoresde") and (listed is not None or home == module.__name__):
+                found[f"{home.removeprefix('scoresde.')}.{name}"] = thing
+    return dict(sorted(found.items()))
+
+
+SDE = VPSDE()
+MIXTURE = GaussianMixture(torch.tensor([[1.0, 0.5]]), stds=torch.tensor([0.3]))
+SCORE = MIXTURE.score(SDE)
+X = torch.linspace(-1.0, 1.0, 8).reshape(4, 2)
+Y = X.flip(0) * 0.9
+T = torch.full((4,), 0.5)
+ONE = torch.tensor(1.0)
+TIMES = torch.linspace(1.0, 0.1, 4, dtype=torch.float64)
+NET = MLP((2,), width=8, depth=1)
+MODEL = ScoreModel(NET, SDE)
+KERNEL = SDE.kernel(ONE)
+BASIS = Axes([torch.eye(2)])
+SUBSPACE = Subspace(BASIS, torch.tensor([True, False]))
+SPLIT = Dataset(X, Affine())
+EIGHT = (1, 8, 8)
+
+
+@cache
+def _pilot() -> samplers.Pilot:
+    return samplers.Pilot.of(SDE, SCORE, (16, 2), fine=40)
+
+
+def _grid() -> samplers.PilotGrid:
+    return samplers.PilotGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
+
+
+class _TableData:
+    """A data set of torch's kind."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.full((2,), float(i))
+
+
+# (name of the parameter) -> a valid value; what a name means differs between few calls, and RECIPES has those
+COMMON: dict[str, Any] = {
+    "sde": SDE,
+    "process": SDE,
+    "score": SCORE,
+    "x": X,
+    "y": Y,
+    "t": T,
+    "u": T,
+    "samples": X,
+    "data": X,
+    "train": X,
+    "test": Y,
+    "steps": 4,
+    "shape": (4, 2),
+    "event_shape": (2,),
+    "log_prob": T,
+    "standard_error": T,
+    "transform": Affine(),
+    "std": 0.2,
+    "seed": 0,
+    "basis": BASIS,
+    "network": NET,
+    "module": NET,
+    "kernel": KERNEL,
+    "betas": torch.linspace(0.01, 0.2, 5),
+}
+
+GRID = {"u": (-5.0, 0.0, 5.0), "share": (0.0, 0.5, 1.0), "spread": (1.0, 1.0, 1.0)}
+BYTES = Quantized(256)
+LEVELS = torch.tensor([[0, 255], [3, 4]], dtype=torch.uint8)
+CHAIN = {name: torch.linspace(0.9, 0.1, 4, dtype=torch.float64) for name in ("alpha", "sigma", "step_a", "step_std")}
+MOMENTS = metrics.Moments.of(X)
+ROW = processes.CheckRow("a row", 0.1, 0.2)
+RECORD = {
+    **dict.fromkeys(("log_prob", "standard_error", "reconstruction", "prior", "diffusion", "single", "jackknife"), T),
+    **dict.fromkeys(
+        ("effective_draws", "trace_error", "solver_error", "prior_log_prob", "cutoff", "sigma", "width"), T
+    ),
+    **dict.fromkeys(("latent", "states", "state", "y", "x_t", "directions", "noise", "mean"), X),
+    **dict.fromkeys(("nfe", "vjps", "calls", "accepted", "first", "starts", "evaluations", "index"), 1),
+    **dict.fromkeys(("error", "limit", "bits_per_dim", "value", "precision", "recall", "plain_error"), 0.5),
+    **dict.fromkeys(("times", "spent", "widths", "sigmas", "t", "s"), T),
+    **dict.fromkeys(("kernels", "bridged", "marginals", "kernel"), KERNEL),
+    "failed": torch.zeros(4, dtype=torch.bool),
+    "settings": {},
+    "name": "a name",
+    "plain": "a name",
+    "process": "a name",
+    "rows": (ROW,),
+}
+"""Fields of the classes that functions return, by name."""
+
+RECORDS = {
+    "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
+    "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
+    "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
+    "samplers.base.Trajectory", "samplers.expectation.Expectation", "samplers.walk.Step", "samplers.walk.Walk", "score.Belief",
+    "sde.selfcheck.report.CheckReport", "sde.selfcheck.report.CheckRow", "solvers.ode.ODESolution",
+}  # fmt: skip
+"""Classes that functions return: their kinds are checked, their values are findings."""
+
+
+@cache
+def _numbers() -> str:
+    folder = Path(tempfile.mkdtemp(prefix="arguments"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    np.save(folder / "train.npy", np.linspace(-1.0, 1.0, 40).reshape(20, 2))
+    return str(folder / "train.npy")
+
+
+def _a_file() -> str:
+    return str(Path(__file__).parent / "data" / "README.md")
+
+
+IMAGES = {"event_shape": EIGHT, "channels": 8, "multipliers": (1, 2), "attention": (4,), "blocks": 1}
+RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
+    "data.dataset.Dataset": {"raw": X},
+    "data.dataset.permutation": {"n": 5, "epoch": 1},
+    "data.images.ImageFolder": {"folder": "pictures", "side": 8},
+    "data.images.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
+    "data.sources.Arrays": lambda: {"train": _numbers()},
+    "data.sources.Splits": {"train": SPLIT, "test": SPLIT},
+    "distributions.GaussianMixture": {"means": X, "stds": torch.full((4,), 0.3)},
+    "ema.gathered": {"value": X},
+    "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
+    "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
+    "laws.base.NoiseSum": {"law": Gaussian(), "b": torch.tensor([0.1, 0.2])},
+    "laws.base.chain_weights": {"t": 3},
+    "laws.gamma.CentredGamma": {"k": 2.0, "theta": 0.5},
+    "laws.generalized.GeneralizedNormal": {"beta": 1.5},
+    "laws.generalized.overlapping_scales": {"beta": 1.5, "largest": 10.0, "smallest": 0.1},
+    "laws.mixture.MixtureSum": {"law": NormalMixture((0.5, 0.5), (-0.8, 0.8), (0.6, 0.6)), "b": torch.tensor([0.1, 0.2])},
+    "laws.mixture.NormalMixture": {"weights": (0.5, 0.5), "means": (-0.8, 0.8), "stds": (0.6, 0.6)},
+    "likelihood.bits.bits_per_dim": {"transform": BYTES},
+    "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
+    "likelihood.dequantization.FlowDequantizer": {"transform": BYTES, "width": 4, "layers": 2},
+    "likelihood.dequantization.importance_weighted_bound": {
+        "log_prob": lambda x, indices=None: x.sum(1), "levels": LEVELS, "transform": BYTES, "draws": 2,
+    },
+    "likelihood.flow.log_likelihood": {"solver": likelihood.Multistep(nodes=4)},
+    "likelihood.grid.FlowGrid": {"t_min": 1e-3, "data_std": 0.5, **GRID},
+    "likelihood.grid.standard_grid": {"t_min": 1e-3},
+    "likelihood.multistep.Multistep": {"nodes": 8},
+    "likelihood.multistep.fit_grid": {"fine": 40},
+    "metrics.baselines.gaussian_mixtures": {
+        "train": torch.randn(24, 2, generator=torch.Generator().manual_seed(0)), "width": 0.01,
+        "candidates": ((1, "full", 1e-3),),
+    },
+    "metrics.baselines.pixel_histogram": {"train": LEVELS, "test": LEVELS, "levels": 256},
+    "metrics.crps.crps": {"samples": X, "observed": X[0]},
+    "metrics.crps.fair_crps": {"samples": X, "observed": X[0]},
+    "metrics.extractors.Network": {"label": "features"},
+    "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
+    "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
+    "metrics.moments.Gathering": {},
+    "metrics.moments.Moments": {"mean": MOMENTS.mean, "covariance": MOMENTS.covariance},
+    "metrics.sliced.sliced_wasserstein": {"directions": 4},
+    "networks.merged.MergedUNet": {"event_shape": (2, 1, 8, 8), "channels": 8, "blocks": 1},
+    "networks.mlp.MLP": {"width": 8, "depth": 1},
+    "networks.ncsnpp.DDPM": IMAGES,
+    "networks.ncsnpp.DDPMpp": IMAGES,
+    "networks.ncsnpp.NCSNpp": IMAGES,
+    "networks.refinenet.NCSN": {**IMAGES, "multipliers": (1, 1, 2)},
+    "networks.refinenet.NCSNv2": {**IMAGES, "multipliers": (1, 1, 2)},
+    "networks.unet.SmallUNet": {"event_shape": EIGHT, "channels": 8, "blocks": 1},
+    "noise.NoiseSource": {"indices": torch.arange(4)},
+    "noise.philox": {"counter": (torch.arange(4),) * 4, "key": (1, 2)},
+    "samplers.fitted.FittedMultistep": {
+        "times": TIMES, "t_min": 0.05, "a": torch.ones(4), "b": torch.ones(4, 2), "mean": X[0], "data_std": 0.5,
+    },
+    "samplers.fitted.FittedSampler": lambda: {
+        "sampler": samplers.UniPC(4), "expected": samplers.Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
+        "mark": [0.5, 0.1],
+    },
+    "samplers.accurate.Pilot": lambda: {
+        "grid": _grid(), "mean": X[0], "data_std": 0.5, "u": TIMES, "states": torch.ones(4, 4, 2), "ends": X,
+        "evaluations": 3,
+    },
+    "samplers.fitting.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0},
+    "samplers.pilot.PilotGrid": {
+        "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,), "mark": (0.5, 0.1),
+    },
+    "samplers.pilot.pilot_grid": {"fine": 40},
+    "samplers.selfcheck.report.check": {
+        "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
+    },
+    "samplers.walk.Walk": RECORD,
+    "score.like": {"output": X},
+    "sde.chain.TableChain": CHAIN,
+    "sde.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},
+    "sde.kernel.ScalarKernel": {"a": ONE, "std": ONE},
+    "sde.kernel.ShiftedKernel": {"before": X[0], "after": X[0]},
+    "sde.maps.BlockMap": {"m": torch.eye(2)},
+    "sde.maps.DiagonalMap": {"c": torch.ones(2)},
+    "sde.maps.ScalarMap": {"c": ONE},
+    "sde.matrix.MatrixSDE": {"drift": -torch.eye(1, dtype=torch.float64), "diffusion": torch.eye(1, dtype=torch.float64)},
+    "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
+    "sde.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
+    "sde.selfcheck.run.check": {},
+    "sde.shifted.Shifted": {"mean": X[0]},
+    "solvers.ode.SolverError": {},
+    "levels.Levels": {"transform": BYTES},
+    "subspace.Subspace": {"kept": torch.tensor([True, False])},
+    "subspace.SubspaceScore": {
+        "score_low": SCORE, "score_full": SCORE, "subspace": SUBSPACE, "complement_std": 0.1, "t_split": 0.5,
+    },
+    "subspace.orthogonal_divergence": lambda: {
+        "wrapped": SubspaceScore(SCORE, SCORE, SDE, SUBSPACE, 0.1, 0.5), "x0": X, "times": (0.6, 0.8),
+    },
+    "subspace.SubspaceScore.sde": {},
+}  # fmt: skip
+for _name in RECORDS:
+    RECIPES[_name] = dict(RECORD)
+RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
+for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.expectation.Expectation"):
+    RECIPES[_name] = {**RECORD, "standard_error": 0.1}
+del RECIPES["subspace.SubspaceScore.sde"]
+
+NOT_CALLED = {
+    "solvers.ode.SolverError": "an exception: whatever it says",
+    "solvers.ode.ODESolver": "a protocol",
+    "samplers.grids.check_t_min": "a check of its own",
+    "sde.nonlinear.Prior": "a protocol",
+}
+
+
+def recipe(name: str, thing: Any) -> dict[str, Any]:
+    """Valid values of the parameters without a default."""
+    own = RECIPES.get(name, {})
+    own = own() if callable(own) else own
+    given = {}
+    for parameter in inspect.signature(thing).parameters.values():
+        if parameter.name in own:
+            given[parameter.name] = own[parameter.name]
+        elif parameter.default is inspect.Parameter.empty and parameter.name in COMMON:
+            given[parameter.name] = COMMON[parameter.name]
+    return given
