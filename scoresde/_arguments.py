@@ -37,9 +37,9 @@ from scoresde._validation import KindError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-_ROOT = 1e19
-"""Numbers up to here have a square that float32 holds."""
+_FLOAT32 = (torch.finfo(torch.float32).tiny, 1e19)
+"""The sizes of a float: float32 holds it, and its square."""
+_FLOAT64 = (0.0, torch.finfo(torch.float64).max)
 _ABSENT = inspect.Parameter.empty
 
 
@@ -67,30 +67,47 @@ def checked_arguments(function: F, *, finite: bool = True, wide: Sequence[str] =
     Args:
         function: a function with annotations.
         finite: whether floats may be neither NaN nor infinite.
-        wide: floats whose square need not hold in float32, such as the unit of the data.
+        wide: floats that may be any float64, such as the unit of the data.
 
     Raises:
-        KindError: on a call, for an argument of a wrong kind; ValueError for a number outside what its kind holds.
+        KindError: on a call, for an argument of a wrong kind, or a number outside what its kind holds.
     """
-    kinds: dict[str, Kind] = {}
-    order: list[str] = []
+    number = len(_LOOKS)
+    _LOOKS.append(_Look(function, finite, wide))
 
+    # torch.compile copies what a closure holds, and can copy no more than a function and a number
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            if not order:
-                kinds.update(_kinds(function, finite, wide))
-                order.extend(inspect.signature(function).parameters)
-            for name, value in zip(order, args, strict=False):
-                if name in kinds and type(value) not in kinds[name].fast:
-                    _check(name, value, kinds[name])
-            for name, value in kwargs.items():
-                if name in kinds and type(value) not in kinds[name].fast:
-                    _check(name, value, kinds[name])
+            _LOOKS[number].at(args, kwargs)
         return function(*args, **kwargs)
 
     wrapper.__checked__ = True  # type: ignore[attr-defined]
     return typing.cast(F, wrapper)
+
+
+class _Look:
+    """Holds the arguments of a function's calls to the kinds of its parameters, which are resolved at the first."""
+
+    def __init__(self, function: Callable[..., Any], finite: bool, wide: Sequence[str]) -> None:
+        self.function, self.finite, self.wide = function, finite, wide
+        self.kinds: dict[str, Kind] | None = None
+        self.places: list[str] = []
+
+    def at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise KindError for the first argument that is not of its parameter's kind."""
+        if self.kinds is None:
+            parameters = inspect.signature(self.function).parameters.values()
+            self.places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+            self.kinds = _kinds(self.function, self.finite, self.wide)
+        for given in (zip(self.places, args, strict=False), kwargs.items()):
+            for name, value in given:
+                kind = self.kinds.get(name)
+                if kind is not None and type(value) not in kind.fast:
+                    _check(name, value, kind)
+
+
+_LOOKS: list[_Look] = []
 
 
 def check_constructors(namespace: dict[str, Any], *, records: Sequence[type] = (), wide: Sequence[str] = ()) -> None:
@@ -99,7 +116,7 @@ def check_constructors(namespace: dict[str, Any], *, records: Sequence[type] = (
     Args:
         namespace: ``globals()`` of a package with ``__all__``, or of a module without: then of the classes defined in it.
         records: classes that functions return, whose numbers may be NaN or infinite.
-        wide: floats whose square need not hold in float32.
+        wide: floats that may be any float64.
     """
     names = namespace.get("__all__") or [name for name in namespace if not name.startswith("_")]
     for name in names:
@@ -115,12 +132,14 @@ def check_constructors(namespace: dict[str, Any], *, records: Sequence[type] = (
 
 
 def _check(name: str, value: Any, kind: Kind) -> None:
-    """Raise KindError where ``value`` is not of the kind, ValueError where it is and cannot be right."""
+    """Raise KindError where ``value`` is not of the kind, or cannot be right whatever the parameter."""
     if not kind.fits(value):
         raise KindError(f"{name}={shown(value)} {kind.lacks(value)}: give {kind.words}{_hint(value)}")
     fault = kind.fault(value)
+    if fault is not None and isinstance(value, Tensor):
+        raise KindError(f"{name} has dtype {value.dtype}: {fault}")
     if fault is not None:
-        raise ValueError(f"{name}={shown(value)} is not allowed: {fault}")
+        raise KindError(f"{name}={shown(value)} is not allowed: {fault}")
 
 
 def _hint(value: Any) -> str:
@@ -134,9 +153,8 @@ def _kinds(function: Callable[..., Any], finite: bool, wide: Sequence[str]) -> d
     for name, parameter in inspect.signature(function).parameters.items():
         if name in known and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
-            fault = functools.partial(
-                _number_fault, finite=finite, infinite=infinite, most=_LARGEST if name in wide else _ROOT
-            )
+            sizes = _FLOAT64 if name in wide else _FLOAT32
+            fault = functools.partial(_number_fault, finite=finite, infinite=infinite, sizes=sizes)
             kind = _kind(known[name], fault)
             if kind is not None:
                 found[name] = kind
@@ -212,12 +230,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _number_fault(value: Any, *, finite: bool, infinite: bool, most: float) -> str | None:
+def _number_fault(value: Any, *, finite: bool, infinite: bool, sizes: tuple[float, float]) -> str | None:
     """What is wrong with a float; whole numbers may be too large to be made one."""
     size = abs(int(value)) if isinstance(value, Integral) else abs(float(value))
-    if size == 0 or _SMALLEST <= size <= most or not finite or (infinite and size == math.inf):
+    if size == 0 or sizes[0] <= size <= sizes[1] or not finite or (infinite and size == math.inf):
         return None
-    return f"give a finite number, 0 or from {_SMALLEST:.2g} to {most:.2g} in size"
+    return f"give a finite number, 0 or from {sizes[0]:.2g} to {sizes[1]:.2g} in size"
 
 
 def _whole_fault(value: Any) -> str | None:
@@ -225,7 +243,7 @@ def _whole_fault(value: Any) -> str | None:
 
 
 def _tensor_fault(value: Tensor) -> str | None:
-    return f"give real numbers, this is {value.dtype}" if value.is_complex() else None
+    return "give real numbers" if value.is_complex() else None
 
 
 _PLAIN: dict[Any, Kind] = {
@@ -281,7 +299,10 @@ def _items(inner: tuple[Any, ...], number: Callable[[Any], str | None]) -> Kind:
         said = [kind.fault(item) for item, kind in pairs(value) if kind is not None]
         return next((f"of its items, {one}" for one in said if one is not None), None)
 
-    return Kind(f"a tuple ({words})" if exact else f"a tuple or list of {words}", fits, fault)
+    several = {"a number": "of numbers", "a whole number": "of whole numbers", "a string": "of strings"}
+    return Kind(
+        f"a tuple ({words})" if exact else f"a tuple or list {several.get(words, f'({words}, ...)')}", fits, fault
+    )
 
 
 def _protocol(wanted: Any) -> Kind:

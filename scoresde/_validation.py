@@ -84,7 +84,7 @@ Numbers = Tensor | np.ndarray | Sequence[Any] | float
 
 
 class KindError(TypeError, ValueError):
-    """An argument of a wrong kind. It is a ValueError too: code that catches wrong values catches wrong kinds."""
+    """An argument of a wrong kind. It is a ValueError too, so that code that catches wrong values catches wrong kinds."""
 
 
 def shown(value: object) -> str:

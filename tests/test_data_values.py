@@ -125,11 +125,11 @@ def test_scalars_and_other_transforms():
     with pytest.raises(ValueError, match=r"data set 'data' has shape \(\)"):
         Dataset(3, Affine())
     for transform in (3, None, "Affine", Quantized):
-        with pytest.raises(TypeError, match=r"transform=.* is not a transform: give Quantized\(levels\) or Affine"):
+        with pytest.raises(TypeError, match=r"transform=.* is not allowed: give a Quantized or an Affine"):
             Dataset([[1.0]], transform)
     with pytest.raises(TypeError, match=r"flip=1 is not allowed: give True or False"):
         Dataset(torch.zeros(2, 1, 2, 2), Affine(), flip=1)
-    with pytest.raises(TypeError, match=r"transform=Affine\(.* is not a Quantized"):
+    with pytest.raises(TypeError, match=r"transform=Affine\(.* is not allowed: give a Quantized"):
         Levels(Affine())
 
 

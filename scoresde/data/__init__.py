@@ -24,4 +24,4 @@ __all__ = [
     "permutation",
 ]
 
-check_constructors(globals(), wide=("shift", "scale"))  # in units of the data
+check_constructors(globals(), wide=("shift", "scale", "low", "high"))  # in units of the data

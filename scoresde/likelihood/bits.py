@@ -24,13 +24,12 @@ from scoresde.data.transforms import Transform
 def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transform) -> Tensor:
     """Bits per dimension of log p(x) in nats, the shape of log_prob.
 
+    log_prob: (B,) nats, or () for a mean.
     event_shape: of one example.
     transform: the object by which the data was transformed. Data that is not discrete has no bits per dimension: for it
         this raises ValueError, with the figure in nats per dimension that can be given.
     """
-    if not isinstance(transform, Transform):
-        raise TypeError(f"transform={transform!r} is not a Transform: give the data's, e.g. Quantized(levels=256)")
-    check_counts("event_shape", event_shape)
+    _check("log_prob", log_prob, event_shape)
     d = math.prod(event_shape)
     raw = log_prob + transform.log_volume(d)
     if not transform.discrete:
@@ -44,5 +43,15 @@ def bits_per_dim(log_prob: Tensor, event_shape: Sequence[int], transform: Transf
 
 @checked_arguments
 def bits_per_dim_error(standard_error: Tensor, event_shape: Sequence[int]) -> Tensor:
-    """A standard error in nats, in bits per dimension."""
+    """A standard error in nats, (B,) or (), in bits per dimension."""
+    _check("standard_error", standard_error, event_shape)
     return standard_error / (math.prod(event_shape) * math.log(2.0))
+
+
+def _check(name: str, value: Tensor, event_shape: Sequence[int]) -> None:
+    """Raise unless ``value`` is one floating-point number for each example."""
+    check_counts("event_shape", event_shape)
+    if value.ndim > 1 or value.numel() == 0 or not value.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}: give (B,) nats, one number for each example"
+        )

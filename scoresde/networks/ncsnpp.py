@@ -249,7 +249,7 @@ def _check_event(event_shape: Sequence[int], multipliers: Sequence[int]) -> tupl
     check_counts("multipliers", multipliers)
     if not multipliers:
         raise ValueError(f"multipliers={multipliers!r} is not allowed: give one for each resolution, e.g. (1, 2, 2)")
-    images, *sides = event_shape
+    images, *sides = event_shape or (0,)
     step = 2 ** (len(multipliers) - 1)
     if not 1 <= len(sides) <= 3 or any(side < step or side % step for side in sides):
         raise ValueError(

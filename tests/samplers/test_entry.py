@@ -107,10 +107,10 @@ def test_times_may_be_a_list_or_an_array(steps):
     [
         ([0.1, 0.5, 1.0], "do not fall, 0.1, 0.5, 1"),
         ([1.0], "shape"),
-        ([[1.0, 0.5]], "shape"),
+        ([[1.0, 0.5]], "a tuple or list of numbers"),
         (torch.tensor(10), "shape"),
-        ([1.0, math.nan], "do not fall"),
-        (["a", "b"], "no times"),
+        ([1.0, math.nan], "of its items, give a finite number"),
+        (["a", "b"], "a tuple or list of numbers"),
         (torch.tensor([1j, 0.5]), "complex"),
         (True, "steps=True"),
         (2.5, r"steps=2\.5"),
