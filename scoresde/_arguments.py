@@ -307,7 +307,10 @@ def _items(inner: tuple[Any, ...], number: Callable[[Any], str | None]) -> Kind:
 
 def _protocol(wanted: Any) -> Kind:
     """An object with the methods of a protocol."""
-    methods = [name for name in vars(wanted) if not name.startswith("_")] or ["__call__"]
+    own = f"{wanted.__qualname__}."  # typing adds functions of its own
+    methods = [
+        name for name, part in vars(wanted).items() if inspect.isfunction(part) and part.__qualname__.startswith(own)
+    ]
     return Kind(
         f"an object with {' and '.join(methods)}, such as a {wanted.__name__}",
         lambda value: not inspect.isclass(value) and all(hasattr(value, name) for name in methods),
