@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from scoresde._validation import check_number
@@ -87,6 +86,8 @@ def invert(a: Tensor, v: Tensor, y: Tensor) -> Tensor:
 
 
 def _invert_on_host(a: Tensor, v: Tensor) -> Tensor:
+    from scipy import special
+
     shape, upper = np.broadcast_arrays(a.numpy(), v.numpy())
     g = np.ones(upper.shape)
     right, left = (shape < LARGE) & (upper < 0.5), (shape < LARGE) & (upper >= 0.5)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from scoresde.noise import NoiseSource
@@ -23,6 +22,9 @@ from scoresde.samplers.accurate import Pilot
 from scoresde.samplers.exponential import combine
 from scoresde.samplers.fitted import FittedMultistep, Place, places
 from scoresde.sde import Score
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 _GAP = 1e-3
 """Least distance of two times in u."""
@@ -106,6 +108,8 @@ def stepwise(score: Score, pilot: Pilot, along: CubicSpline, u: Tensor, reach: i
 
 def white_paths(pilot: Pilot) -> CubicSpline:
     """u -> w of the pilot's paths."""
+    from scipy.interpolate import CubicSpline
+
     times = pilot.process.time_of_log_spread(pilot.u)
     at = places(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
     white = torch.stack([place.whiten(x) for place, x in zip(at, pilot.states, strict=True)]).double().cpu()
@@ -154,6 +158,8 @@ class Search:
 
     def __call__(self, iterations: int) -> Numbers:
         """The numbers that are found."""
+        from scipy.optimize import least_squares
+
         start, n = self.first.vector(), len(self.first.u)
         bounds = np.full((2, len(start)), np.inf) * np.array([[-1.0], [1.0]])
         bounds[:, :n] = [[self.low], [self.high]]

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, Radau
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
 from scoresde.solvers.ode import ODESolution, SolverError
 
-METHODS = {"RK45": RK45, "RK23": RK23, "DOP853": DOP853, "Radau": Radau, "BDF": BDF, "LSODA": LSODA}
+METHODS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
+"""Names of classes of `scipy.integrate`, which is imported when it is first needed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class ScipyODE:
 
         Raises SolverError where f returns a non-finite value, or the step size underflows.
         """
+        from scipy import integrate
+
         shape, nfe = y.shape, 0
 
         def flat(t: float, state: np.ndarray) -> np.ndarray:
@@ -71,7 +73,7 @@ class ScipyODE:
             return slope.reshape(-1).numpy()
 
         start = y.detach().to("cpu", torch.float64).reshape(-1).numpy()
-        solver = METHODS[self.method](flat, t_start, start, t_end, rtol=self.rtol, atol=self.atol)
+        solver = getattr(integrate, self.method)(flat, t_start, start, t_end, rtol=self.rtol, atol=self.atol)
         accepted = 0
         while solver.status == "running":
             message = solver.step()

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torchsde
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
@@ -125,13 +124,17 @@ class TorchSDE:
         noise: NoiseSource,
         additive: bool = False,
     ) -> Tensor:
-        problem_kind = _Additive if additive else _Diagonal
+        import torchsde
+
+        from scoresde.solvers.torchsde_forms import Additive, Diagonal, StepBrownian, TreeBrownian
+
+        problem_kind = Additive if additive else Diagonal
         problem = problem_kind(drift, diffusion, tuple(x.shape[1:]), self.stratonovich)
         # times in float64, and dt a trifle longer: sums of dt that end short of the span would leave a step of rounding's width
         span = torch.tensor([start, end], dtype=torch.float64, device=x.device)
         dt = dt if self.adaptive else dt * (1.0 + 1e-11)
         flat = x.reshape(len(x), -1)
-        kind = _TreeBrownian if self.adaptive else _StepBrownian
+        kind = TreeBrownian if self.adaptive else StepBrownian
         brownian = kind(span, flat, noise, "space-time" if self.method == "srk" else "none")
         # torchsde warns of numerics that the check of the result meets, and probes a problem with a draw of torch's own
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -147,123 +150,3 @@ class TorchSDE:
                 f"torchsde's {self.method} with dt={dt:g} gave non-finite values at batch positions {bad[:8]}"
             )
         return final
-
-
-class _Problem(torch.nn.Module):
-    """The drift of dx = drift dr + diffusion dW in torchsde's form."""
-
-    def __init__(
-        self,
-        drift: Callable[[Tensor, Tensor], Tensor],
-        diffusion: Callable[[Tensor, Tensor], Tensor],
-        event_shape: tuple[int, ...],
-        stratonovich: bool,
-    ) -> None:
-        super().__init__()
-        self.drift, self.diffusion, self.event_shape = drift, diffusion, event_shape
-        self.sde_type = "stratonovich" if stratonovich else "ito"
-        self._last: tuple[float, Tensor, Tensor] | None = None
-
-    def f(self, r: Tensor, y: Tensor) -> Tensor:
-        # torchsde looks at the drift once before its first step: that evaluation is kept and used
-        if self._last is not None and self._last[0] == float(r) and self._last[1] is y:
-            return self._last[2]
-        value = self.drift(y.reshape(len(y), *self.event_shape), r.to(y)).reshape(y.shape)
-        self._last = (float(r), y, value)
-        return value
-
-
-class _Diagonal(_Problem):
-    """A diffusion with a number for every coordinate, which may depend on the state."""
-
-    noise_type = "diagonal"
-
-    def g(self, r: Tensor, y: Tensor) -> Tensor:
-        return self.diffusion(y.reshape(len(y), *self.event_shape), r.to(y)).reshape(y.shape)
-
-
-class _Additive(_Problem):
-    """A diffusion that is any linear map of the noise, and not of the state."""
-
-    noise_type = "additive"
-
-    def g_prod(self, r: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return self.diffusion(v.reshape(len(v), *self.event_shape), r.to(y)).reshape(y.shape)
-
-
-class _KeyedBrownian(torchsde.BaseBrownian):
-    """Brownian paths keyed by (seed, index): what torchsde asks of any Brownian motion."""
-
-    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
-        super().__init__()
-        self.span, self.like, self.noise, self._levy_area = span, like, noise, levy_area
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self.shape})"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.like.shape)
-
-    @property
-    def levy_area_approximation(self) -> str:
-        return self._levy_area
-
-
-class _StepBrownian(_KeyedBrownian):
-    """Increments W over one step after the other, and where asked the time integral U of the path within a step.
-
-    W = sqrt(h) z_1,   U = int (w(r) - w(ta)) dr = h W / 2 + sqrt(h^3 / 12) z_2,   with z_1, z_2 independent normals.
-    """
-
-    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
-        super().__init__(span, like, noise, levy_area)
-        self.steps: dict[tuple[float, float], int] = {}
-        self.end = float(span[0])
-
-    def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
-        a, b = float(ta), float(tb)
-        if (a, b) not in self.steps:
-            if a < self.end:
-                raise SolverError(
-                    f"the solver asked for [{a:g}, {b:g}] after [.., {self.end:g}]: it needs adaptive=True"
-                )
-            self.steps[a, b], self.end = len(self.steps), b
-        step, h = self.steps[a, b], b - a
-        w = h**0.5 * self._normal("brownian increment", step)
-        if not (return_U or return_A):
-            return w
-        u = 0.5 * h * w + (h**3 / 12.0) ** 0.5 * self._normal("brownian area", step)
-        return (w, u, None) if return_A else (w, u)
-
-    def _normal(self, purpose: str, step: int) -> Tensor:
-        return self.noise.normal(self.like.shape[1:], step=step, purpose=purpose, dtype=self.like.dtype)
-
-
-class _TreeBrownian(_KeyedBrownian):
-    """A `torchsde.BrownianInterval` for each sample: any interval may be asked for, again and again."""
-
-    def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
-        super().__init__(span, like, noise, levy_area)
-        keys = noise.integers(2**31 - 1, (), step=0, purpose="brownian path").tolist()
-        self.paths = [
-            torchsde.BrownianInterval(
-                t0=span[0], t1=span[1], size=(1, like.shape[1]), dtype=like.dtype, device=like.device,
-                entropy=key, levy_area_approximation=levy_area,
-            )
-            for key in keys
-        ]  # fmt: skip
-
-    def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
-        parts = [path(ta, tb, return_U=return_U, return_A=return_A) for path in self.paths]
-        if not (return_U or return_A):
-            return torch.cat(parts)
-        return tuple(None if piece[0] is None else torch.cat(piece) for piece in zip(*parts, strict=True))
