@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from scoresde._files import write_atomic, writing
+from scoresde._files import bytes_digest, write_atomic, writing
 from scoresde.experiment.plan import learning_rate
 from scoresde.experiment.trainer import BUCKETS, Step, Trainer
 from scoresde.experiment.workdir import Workdir
@@ -91,6 +91,12 @@ def whole_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     head, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
     rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
     return head, [row for row in rows if row.get("step", "").isdecimal()]
+
+
+def rows_digest(file: Path, step: int) -> str:
+    """The SHA-256 of the rows up to ``step``: a checkpoint's header holds it, so that a changed row is seen in the report."""
+    rows = [row for row in whole_rows(file)[1] if int(row["step"]) <= step]
+    return bytes_digest(repr([[row.get(name, "nan") for name in COLUMNS] for row in rows]).encode())
 
 
 @contextmanager

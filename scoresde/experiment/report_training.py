@@ -10,7 +10,7 @@ from pathlib import Path
 from scoresde._files import read_plain
 from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
 from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.metrics import whole_rows
+from scoresde.experiment.metrics import rows_digest, whole_rows
 from scoresde.experiment.page import figure, missing, note
 from scoresde.experiment.pictures import curve_picture, is_png
 from scoresde.experiment.workdir import Workdir
@@ -53,6 +53,10 @@ def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
         torn = passed_over(last)
         if torn:
             parts.append(missing(f"torn, and passed over: {', '.join(torn)}"))
+        if last.facts.get("metrics", "") not in ("", rows_digest(workdir.metrics_file, last.step)):
+            parts.append(
+                missing(f"metrics.csv is not as it was when {last.path.name} was written: curves may be wrong")
+            )
         said = f"last checkpoint {last.path.name}"
     else:
         said = "no checkpoint yet" if not files else "no checkpoint"

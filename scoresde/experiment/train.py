@@ -22,7 +22,7 @@ from scoresde.experiment.config import to_json
 from scoresde.experiment.distributed import Group, processes
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.interrupts import interrupts
-from scoresde.experiment.metrics import Meter, metrics
+from scoresde.experiment.metrics import Meter, metrics, rows_digest
 from scoresde.experiment.posthoc import snapshot
 from scoresde.experiment.previews import is_due, is_lacking, preview
 from scoresde.experiment.prior_fit import check_prior
@@ -134,6 +134,7 @@ class _Run:
         """Write a checkpoint."""
         facts = self.trainer.facts() | {
             "data": self.data, "config": to_json(self.experiment.config), "processes": self.group.world,
+            "metrics": rows_digest(self.workdir.metrics_file, self.trainer.step),
             "environment": environment(self.experiment, data=False),
         }  # fmt: skip
         return save_checkpoint(
