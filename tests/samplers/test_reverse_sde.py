@@ -9,7 +9,8 @@ from benchmarks.sampler_orders import REVERSE, SDES, reverse_errors, reverse_slo
 from scoresde.samplers import ReverseSDESampler
 from scoresde.sde import VPSDE, CriticallyDampedLangevin, NonlinearSDE
 from scoresde.solvers import TorchSDE
-from scoresde.solvers.torchsde_sde import METHODS, _StepBrownian
+from scoresde.solvers.torchsde_forms import StepBrownian
+from scoresde.solvers.torchsde_sde import METHODS
 
 F64 = torch.float64
 SHAPE = (2, 4000)
@@ -24,13 +25,13 @@ def test_strong_and_weak_order(method):
 
 def test_a_lost_area_costs_srk_its_order(monkeypatch):
     """Planted: U without its own normal number."""
-    whole = _StepBrownian._normal
+    whole = StepBrownian._normal
 
     def planted(self, purpose, step):
         return whole(self, purpose, step) * (purpose != "brownian area")
 
     before = reverse_errors("srk", SDES["vp"], 81)[0]
-    monkeypatch.setattr(_StepBrownian, "_normal", planted)
+    monkeypatch.setattr(StepBrownian, "_normal", planted)
     assert reverse_errors("srk", SDES["vp"], 81)[0] > 5 * before
     assert reverse_slopes("srk", SDES["vp"])[0] < 1.2
 
