@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.params import mark_long_cells
+
 torch.set_num_threads(1)
 
 _WORST: dict[str, float] = {}
@@ -18,6 +20,12 @@ def worst():
         _WORST[group] = max(_WORST.get(group, 0.0), error)
 
     return note
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Before pytest selects by markers."""
+    mark_long_cells(items)
 
 
 def pytest_sessionfinish(session):
