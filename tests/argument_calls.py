@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,7 @@ def cases() -> Iterator[Case]:
                 yield Case(name, parameter.name, label, right(name, parameter.name, known.get(parameter.name), label))
 
 
+@cache
 def some(each: int, seed: int = 0) -> list[Case]:
     """``each`` wrong calls for every parameter, drawn with ``seed``."""
     parts: dict[tuple[str, str], list[Case]] = {}

@@ -27,7 +27,7 @@ def covering(cells: Iterable[dict[str, Any]]) -> list[int]:
     """Positions of a few cells of a grid in which each value of each axis occurs.
 
     Args:
-        cells: For each cell the value's index on each axis, as pytest's ``callspec.indices`` has it.
+        cells: For each cell the value on each axis, or anything hashable that stands for it.
 
     Returns:
         Positions in ascending order: of a full grid as many as its longest axis has values.
@@ -52,7 +52,8 @@ def mark_long_cells(items: Iterable[Any]) -> None:
         if item.get_closest_marker("covering") and not item.get_closest_marker("long"):
             groups[item.nodeid.partition("[")[0]].append(item)
     for group in groups.values():
-        kept = set(covering(item.callspec.indices for item in group))
+        values = [{name: id(value) for name, value in item.callspec.params.items()} for item in group]
+        kept = set(covering(values))
         for position, item in enumerate(group):
             if position not in kept:
                 item.add_marker(pytest.mark.long)

@@ -28,6 +28,7 @@ from scoresde.laws import (
 from scoresde.laws.gamma import LARGE, cube_start, draw_log_gamma, invert, log_gamma_quantile
 from scoresde.noise import NoiseSource
 from tests.laws_common import F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
+from tests.params import some_long
 
 
 def generalized(beta, std=1.0):
@@ -50,6 +51,17 @@ LAWS = {
     "heavy mixture": (HEAVY, Mixed(HEAVY)),
 }
 
+
+DRAWN_BY_OTHERS = (
+    "gaussian .7",
+    "generalized .6",
+    "generalized 2",
+    "generalized 5",
+    "gamma 1",
+    "gamma 300",
+    "heavy mixture",
+)
+"""Laws of a kind that another one of ``LAWS`` draws."""
 
 every_law = pytest.mark.parametrize("name", LAWS)
 
@@ -219,7 +231,7 @@ def test_gamma_quantiles_of_large_shapes(a):
     assert np.abs(g.numpy() - expected).max() < 1e-5 * math.sqrt(a)
 
 
-@pytest.mark.parametrize("a", [1e-6, 1e-3, 0.1, 0.7])
+@pytest.mark.parametrize("a", some_long([1e-6, 1e-3, 0.1, 0.7], [1e-3, 0.7]))
 def test_small_shapes_are_drawn_in_logarithms(a):
     """Where P(G < 1e-300) is near 1. ln P is a y - ln Gamma(a + 1) for small G = e^y."""
 
@@ -236,7 +248,7 @@ def test_small_shapes_are_drawn_in_logarithms(a):
         assert stats.kstest(tail, "uniform").pvalue > FALSE_ALARM
 
 
-@every_law
+@pytest.mark.parametrize("name", some_long(LAWS, DRAWN_BY_OTHERS))
 def test_draws_follow_the_law(name):
     law, reference = LAWS[name]
     z = draw(law)
@@ -248,7 +260,7 @@ def test_draws_follow_the_law(name):
     assert moments_pvalue(z + 0.03 * variance**0.5, variance, kurtosis) < FALSE_ALARM
 
 
-@pytest.mark.parametrize("beta", [0.05, 0.3, 1.5, 30.0, 100.0])
+@pytest.mark.parametrize("beta", some_long([0.05, 0.3, 1.5, 30.0, 100.0], [0.3, 30.0, 100.0]))
 def test_generalized_draws_at_every_power(beta):
     law, reference = generalized(beta)
     z = draw(law)
@@ -256,7 +268,7 @@ def test_generalized_draws_at_every_power(beta):
     assert ks(z, generalized(1.2 * beta if beta < 3 else 3.0)[1]) < FALSE_ALARM  # planted: another power, same variance
 
 
-@pytest.mark.parametrize("k", [3.0, 25.0])
+@pytest.mark.parametrize("k", some_long([3.0, 25.0], [25.0]))
 def test_a_gamma_law_is_told_from_its_neighbours(k):
     """Planted: the Gaussian of the same moments, the reflected law, a shape 10 % off at the same variance."""
     law = CentredGamma.standard(k)

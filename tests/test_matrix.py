@@ -63,9 +63,9 @@ def assert_right(process, kind):
 
 OF_A_KIND = (
     "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean",
-    "VP by its schedule alone", "VP as matrices", "blurring", "sub-VP", "critically damped Langevin",
+    "VE", "VP by its schedule alone", "VP as matrices", "blurring", "sub-VP", "critically damped Langevin",
 )  # fmt: skip
-"""Beside VP, VE and the non-linear ones; tests/sde samples and weighs each of them too."""
+"""Beside VP and the non-linear ones; tests/sde and tests/samplers sample and weigh each of them too."""
 
 
 @pytest.mark.parametrize("process", some_long(PROCESSES, OF_A_KIND))
@@ -89,9 +89,9 @@ def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
     assert set(tables) == set(EVENTS) and all(set(rows) == set(PROCESSES) for rows in tables.values())
 
 
-def test_a_wrong_score_is_seen(monkeypatch):
+@pytest.mark.parametrize("process", some_long(["VP", "VP as functions"], ["VP as functions"]))
+def test_a_wrong_score_is_seen(process, monkeypatch):
     """Planted: a score half as long must break the bounds of every objective, of every sampler, and of the likelihood."""
     monkeypatch.setattr(matrix, "score_of", lambda law, sde: lambda x, t: 0.5 * law.score(sde)(x, t))
-    for process in ("VP", "VP as functions"):
-        for name, (value, reason) in row(process, EVENTS["vector"], count=600).items():
-            assert reason or error(name, value) > bound(process, name), (process, name, value)
+    for name, (value, reason) in row(process, EVENTS["vector"], count=600).items():
+        assert reason or error(name, value) > bound(process, name), (process, name, value)

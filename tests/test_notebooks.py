@@ -49,11 +49,8 @@ def test_the_notebooks_are_there():
     assert {"quickstart.ipynb", "processes.ipynb"} <= {path.name for path in NOTEBOOKS}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=pytest.mark.long) if p.stem == "processes" else p for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_shows_what_is_stored(path, tmp_path, monkeypatch):
     """No error, and as many pictures and lines as the stored outputs have."""
     book, stored = executed(path, tmp_path, monkeypatch), nbformat.read(path, as_version=4)

@@ -30,7 +30,7 @@ class Item:
 
     def __init__(self, name, a, b, *markers):
         self.nodeid, self.markers = f"{name}[{a}-{b}]", list(markers)
-        self.callspec = SimpleNamespace(indices={"a": a, "b": b})
+        self.callspec = SimpleNamespace(params={"a": a, "b": b})
 
     def get_closest_marker(self, name):
         return name in self.markers or None

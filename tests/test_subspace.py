@@ -137,6 +137,7 @@ def two_legs(predictor, wrapped, times, split):
     return propagate(predictor, wrapped.score_full, times[split:], joined, shape, denoise=True), cost
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("predictor", [Ancestral(), ReverseDiffusion()], ids=repr)
 @pytest.mark.parametrize("subspace", SUBSPACES, ids=NAMES)
 def test_half_the_cost_and_no_loss(subspace, predictor):

@@ -201,6 +201,7 @@ ALL = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ALL)
 def test_half_precision_is_the_score_s_alone(name, dtype):

@@ -114,6 +114,7 @@ class Silent(NoiseSource):
 # --- orders -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", STRONG)
 @pytest.mark.parametrize("name", SDES)
 def test_strong_order(name, method):
@@ -144,6 +145,7 @@ def test_half_a_second_difference_is_second_order(monkeypatch):
     assert 1.6 < slope(path_errors(STRONG["DPM-Solver++(3M)"][0], SDES["ve"])) < 2.5
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", WEAK)
 @pytest.mark.parametrize("name", SDES)
 def test_weak_order(name, method):
@@ -153,6 +155,7 @@ def test_weak_order(name, method):
     assert method != "SDE-DPM-Solver++(1)" or found < 1.5
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("form", [Data(), Noise(), Whitened()], ids=repr)
 @pytest.mark.parametrize(

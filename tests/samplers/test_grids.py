@@ -30,6 +30,7 @@ from scoresde.solvers import RungeKutta
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0), "langevin": CriticallyDampedLangevin()}
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("grid", [grids.focused, grids.quadratic, grids.karras, grids.log_noise, grids.uniform])
 def test_a_grid_falls_from_t_to_t_min(name, grid):

@@ -86,6 +86,7 @@ PREDICTORS = [
 ]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
 @pytest.mark.parametrize("name", SDES)
 def test_first_order(name, predictor):
@@ -104,6 +105,7 @@ class Planted(Predictor):
         return mean + self.noise * sde.diffuse(z, step.t) * step.width.sqrt(), mean
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("planted", [Planted(drift=2.0), Planted(drift=0.5), Planted(noise=0.0), Planted(noise=2**0.5)])
 @pytest.mark.parametrize("name", SDES)
 def test_planted_errors_do_not_converge(name, planted):

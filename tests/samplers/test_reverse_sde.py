@@ -72,6 +72,7 @@ def of_the_state():
     return NonlinearSDE(lambda x, t: -x, lambda x, t: 0.5 + 0.5 * x.abs(), steps=10)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_samples_or_says_why_not(method, adaptive):

@@ -43,6 +43,7 @@ def mixture(event_shape=(2,)):
     return GaussianMixture(means, torch.tensor([0.2, 0.3]), torch.tensor([0.3, 0.7]))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=repr)
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
 @pytest.mark.parametrize("name", SDES)
@@ -61,6 +62,7 @@ def test_any_pairing_on_any_process(name, predictor, corrector):
         assert result.nfe == count * ((predictor is not None) + (corrector.steps if corrector else 0))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("shape", [(), (3,), (2, 5), (1, 4, 6), (3, 2, 2, 2)])
 @pytest.mark.parametrize("name", SDES)
 def test_any_event_rank(name, shape):
@@ -102,6 +104,7 @@ def in_modes(event_shape):
 ON_EVENTS = SDES | {"shifted": Shifted(VPSDE(), torch.full((1, 2, 2), 3.0)), "blocks in modes": in_modes((1, 2, 2))}
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [(n, s) for n in ON_EVENTS for s in SAMPLERS if n != "blocks in modes" or s in ("pc", "ancestral")],  # seconds each
@@ -129,6 +132,7 @@ def test_the_reference_corrector_does_know_its_batch():
     assert not torch.allclose(batch[:7], seven, atol=1e-3)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("sampler", ["pc", "em", "ancestral", "torchsde", "flow"])
 @pytest.mark.parametrize("name", SDES)
 def test_samples_have_the_law(name, sampler):

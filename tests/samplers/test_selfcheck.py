@@ -54,6 +54,7 @@ def quick(make_sampler, sde=SDES["vp"], **kwargs):
     return check(make_sampler, sde, **{"samples": 1000, **kwargs})
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", SDES)
 def test_every_sampler_passes(name, sampler):
@@ -181,6 +182,7 @@ def test_the_planted_method_without_a_mistake_passes(name):
     assert report.passed, f"\n{report}"
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("mistake", ["noise dropped", "factor 2 in g^2", "score halved", "score's sign"])
 @pytest.mark.parametrize("name", ["subvp", "ve"])
 def test_mistakes_are_named_on_other_processes(name, mistake):
