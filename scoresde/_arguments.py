@@ -233,6 +233,8 @@ def _is_number(value: Any) -> bool:
 def _number_fault(value: Any, *, finite: bool, infinite: bool, sizes: tuple[float, float]) -> str | None:
     """What is wrong with a float; whole numbers may be too large to be made one."""
     size = abs(int(value)) if isinstance(value, Integral) else abs(float(value))
+    if isinstance(value, Integral) and size >= 2**63:  # torch takes no larger one
+        return "give a whole number of at most 64 bits, or a float"
     if size == 0 or sizes[0] <= size <= sizes[1] or not finite or (infinite and size == math.inf):
         return None
     return f"give a finite number, 0 or from {sizes[0]:.2g} to {sizes[1]:.2g} in size"
@@ -311,7 +313,14 @@ def _protocol(wanted: Any) -> Kind:
     methods = [
         name for name, part in vars(wanted).items() if inspect.isfunction(part) and part.__qualname__.startswith(own)
     ]
+    named = [
+        name for name in methods if not name.startswith("_")
+    ]  # a tensor has a method of many a name, such as solve
     return Kind(
         f"an object with {' and '.join(methods)}, such as a {wanted.__name__}",
-        lambda value: not inspect.isclass(value) and all(hasattr(value, name) for name in methods),
+        lambda value: (
+            not inspect.isclass(value)
+            and not (isinstance(value, Tensor) and (named or value.ndim == 0))
+            and all(hasattr(value, name) for name in methods)
+        ),
     )

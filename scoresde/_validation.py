@@ -113,6 +113,32 @@ def check_batch(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: give at least one event, and no dimension of size 0")
 
 
+def check_rising(low_name: str, low: float, high_name: str, high: float) -> None:
+    """Raise ValueError unless both are finite numbers, and ``low`` < ``high``."""
+    check_number(low_name, low)
+    check_number(high_name, high)
+    if not low < high:
+        raise ValueError(f"{low_name}={low!r}, {high_name}={high!r} are not allowed: give {low_name} < {high_name}")
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raise ValueError unless ``seed`` is a whole number in [0, 2^64)."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ValueError(f"{name}={seed!r} is not allowed: give a whole number in [0, 2**64)")
+
+
+def check_sizes(name: str, x: Tensor, *sizes: int | str) -> None:
+    """Raise ValueError unless ``x`` is a floating-point tensor of these sizes: numbers, letters for any, "..." for any more."""
+    known = [size for size in sizes if size != "..."]
+    fits = x.ndim == len(known) or (x.ndim > len(known) and len(known) < len(sizes))
+    fits = fits and all(isinstance(size, str) or size == n for size, n in zip(known, x.shape, strict=False))
+    if not fits or x.numel() == 0 or not x.is_floating_point():
+        wanted = ", ".join(map(str, sizes)) + ("," if len(sizes) == 1 else "")
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)} and dtype {x.dtype}: give floating-point numbers ({wanted})"
+        )
+
+
 def check_counts(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is a sequence of whole numbers >= 1, such as an event's shape; it may be empty."""
     sequence = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0]

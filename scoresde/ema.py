@@ -141,6 +141,9 @@ def profile_error(stored: Sequence[tuple[float, float]], updates: float, std: fl
 
 def _equations(stored: Sequence[tuple[float, float]], updates: float, std: float) -> tuple[Tensor, Tensor, Tensor]:
     """<p_i, p_j> (K, K), <p_i, p> (K,) and <p, p> of stored profiles and the wanted one."""
+    check_number("updates", updates, above=0.0)
+    for number, _ in stored:
+        check_number("updates of stored", number, above=0.0)
     if not stored:
         raise ValueError("stored=() is not allowed: give (updates, std) of one average at least")
     t = torch.tensor([a for a, _ in stored], dtype=torch.float64)

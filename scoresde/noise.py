@@ -49,6 +49,8 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
+    if not (0 <= k0 <= _WORD and 0 <= k1 <= _WORD):
+        raise ValueError(f"key={key!r} is not allowed: give two whole numbers in [0, 2**32)")
     for _ in range(_ROUNDS):
         product0, product1 = c0 * _M0, c2 * _M1
         c0, c1, c2, c3 = _mix(product1, c1, k0), product1, _mix(product0, c3, k1), product0

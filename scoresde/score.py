@@ -59,6 +59,9 @@ class TimeLabel:
     descending: bool = field(default=False, kw_only=True)
     whole: bool = field(default=False, kw_only=True)
 
+    def __post_init__(self) -> None:
+        check_number("scale", self.scale, above=0.0)
+
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
         label = self.scale * (sde.T - t if self.descending else t)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import check_constructors, checked_arguments
-from scoresde._validation import check_batch, check_count, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import Score, check_same_process
 from scoresde.sde.basis import Basis
@@ -193,6 +193,13 @@ def orthogonal_divergence(wrapped: SubspaceScore, x0: Tensor, times: Sequence[fl
     x0: data (B, *event). times: in (0, T].
     """
     check_batch("x0", x0)
+    check_finite("x0", x0)
+    if x0.shape[1:] != wrapped.subspace.kept.shape:
+        raise ValueError(
+            f"x0 has shape {tuple(x0.shape)}: give (B, {', '.join(map(str, wrapped.subspace.kept.shape))})"
+        )
+    if not times:
+        raise ValueError("times=() is not allowed: give at least one time")
     noise, values = NoiseSource.of(seed, len(x0), device=x0.device), []
     for k, time in enumerate(times):
         t = torch.full((len(x0),), time, dtype=x0.dtype, device=x0.device)

@@ -29,6 +29,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
+@cache
 def public() -> dict[str, Any]:
     """Every public class and function by its full name: those in ``__all__``, or defined in a module without one."""
     found: dict[str, Any] = {}
@@ -138,6 +139,7 @@ RECORDS = {
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.expectation.Expectation", "samplers.walk.Step", "samplers.walk.Walk", "score.Belief",
+    "metrics.moments.Gathering",
     "sde.selfcheck.report.CheckReport", "sde.selfcheck.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -163,7 +165,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.images.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.sources.Arrays": lambda: {"train": _numbers()},
     "data.sources.Splits": {"train": SPLIT, "test": SPLIT},
-    "distributions.GaussianMixture": {"means": X, "stds": torch.full((4,), 0.3)},
+    "distributions.GaussianMixture": {"means": X, "stds": 0.3},
     "ema.gathered": {"value": X},
     "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
@@ -219,7 +221,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "grid": _grid(), "mean": X[0], "data_std": 0.5, "u": TIMES, "states": torch.ones(4, 4, 2), "ends": X,
         "evaluations": 3,
     },
-    "samplers.fitting.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0},
+    "samplers.fitting.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0, "held_out": 16},
     "samplers.pilot.PilotGrid": {
         "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,), "mark": (0.5, 0.1),
     },

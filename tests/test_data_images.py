@@ -305,7 +305,7 @@ def test_torch_data_sets():
 
 def test_what_a_torch_data_set_may_not_be():
     """Found at once where it is in the first event, and when it is read elsewhere."""
-    with pytest.raises(TypeError, match=r"give a map-style data set"):
+    with pytest.raises(TypeError, match=r"give an object with __len__ and __getitem__"):
         TorchDataset(iter([1]))
     with pytest.raises(ValueError, match="non-finite"):
         TorchDataset(Squares(0), Squares())

@@ -162,6 +162,8 @@ class Dataset:
 @checked_arguments
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """A permutation of 0 .. n - 1, a function of (seed, epoch)."""
+    check_count("n", n, least=0)
+    check_count("epoch", epoch, least=0)
     u = NoiseSource.of(seed, n).uniform((), step=epoch, purpose="order", dtype=torch.float64)
     return u.argsort(stable=True)
 

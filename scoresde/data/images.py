@@ -15,7 +15,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_count
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
-from scoresde.data.sources import LazySplits, Splits, cut
+from scoresde.data.sources import LazySplits, Splits, check_cut, cut
 from scoresde.data.stored import ImageFiles, Items, MapStyle
 from scoresde.data.transforms import Quantized, declared
 
@@ -132,6 +132,7 @@ class ImageFolder(LazySplits):
     ) -> None:
         check_count("side", side)
         check_choice("channels", channels, (1, 3))
+        check_cut(test_fraction, split_seed)
         super().__init__((channels, side, side), Quantized(256, low, high))
         self.folder, self.side, self.flip, self.channels = Path(folder), side, flip, channels
         self.test_folder, self.test_fraction, self.split_seed = Path(test) if test else None, test_fraction, split_seed
@@ -188,10 +189,11 @@ class TorchDataset(Splits):
         flip: bool = False,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
-        first, second = Items(train), None if test is None else Items(test)
+        check_cut(test_fraction, split_seed)
+        first, second = Items(train, name="train"), None if test is None else Items(test, name="test")
         if second is None:
             kept, held_out = cut(len(first), test_fraction, split_seed)
-            first, second = Items(train, kept), Items(train, held_out)
+            first, second = Items(train, kept, "train"), Items(train, held_out, "train")
         name = type(train).__name__
         super().__init__(
             Dataset(first, transform, f"{name}/train", flip=flip), Dataset(second, transform, f"{name}/test")

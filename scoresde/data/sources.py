@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_number, check_seed
 from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.rows import Rows
@@ -80,9 +80,15 @@ class LazySplits(Splits, ABC):
         return f"{type(self).__name__}(events of shape {self.event_shape}, {self.transform!r})"
 
 
+def check_cut(test_fraction: float, split_seed: int) -> None:
+    """Raise ValueError unless a part of a set can be cut off by these."""
+    check_number("test_fraction", test_fraction, above=0.0, below=1.0)
+    check_seed("split_seed", split_seed)
+
+
 def cut(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the test set, at random by a permutation that depends on ``seed`` alone."""
-    check_number("test_fraction", test_fraction, above=0.0)
+    check_cut(test_fraction, seed)
     count = round(n * test_fraction)
     if not 0 < count < n:
         raise ValueError(f"test_fraction={test_fraction} leaves {count} of {n} for the test set: 0 < fraction < 1")
@@ -147,6 +153,9 @@ class Arrays(Splits):
         flip: bool = False,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
+        check_cut(test_fraction, split_seed)
+        if not train:
+            raise ValueError("train='' is not allowed: give the file of an array")
         raw = read_array(train)
         if test:
             super().__init__(Dataset(raw, transform, train, flip=flip), Dataset(read_array(test), transform, test))

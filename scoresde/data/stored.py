@@ -110,17 +110,19 @@ class MapStyle(Protocol):
 class Items(Stored):
     """The events of a map-style torch data set: its items, or the first of each where they are tuples.
 
-    data: has ``len(data)`` and ``data[k]``. index: the items taken, all unless given. Items are tensors, arrays, nested lists of
-    numbers or PIL images; these become (channels, height, width) by the rule of `scoresde.data.pixels`. A list that begins
-    with a tensor, an array or an image is taken for a tuple. The digest reads `LOOKED_AT` of them.
+    data: has ``len(data)`` and ``data[k]``. index: the items taken, all unless given. name: for messages.
+
+    Items are tensors, arrays, nested lists of numbers or PIL images; these become (channels, height, width) by the rule of
+    `scoresde.data.pixels`. A list that begins with a tensor, an array or an image is taken for a tuple. The digest reads
+    `LOOKED_AT` of them.
 
     A random transform inside ``data`` draws from global random state: leave it out, and flip by ``flip=True``.
     """
 
-    def __init__(self, data: Any, index: Tensor | None = None) -> None:
+    def __init__(self, data: Any, index: Tensor | None = None, name: str = "data") -> None:
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-            raise TypeError(f"{type(data).__name__} has no len(data) or no data[k]: give a map-style data set")
-        self.data = data
+            raise TypeError(f"{name}: {type(data).__name__} has no len(data) or no data[k]: give a map-style data set")
+        self.data, self.name = data, name
         self.index = list(range(len(data))) if index is None else index.tolist()
         self.event_shape = ()
         if self.index:
@@ -142,8 +144,10 @@ class Items(Stored):
         try:
             item = self.data[number]
         except Exception as problem:  # a data set of someone's may raise anything
-            raise ValueError(f"item {number} cannot be read: {type(problem).__name__}: {problem}") from problem
-        return event_of(f"item {number}", item)
+            raise ValueError(
+                f"{self.name}: item {number} cannot be read: {type(problem).__name__}: {problem}"
+            ) from problem
+        return event_of(f"{self.name}: item {number}", item)
 
     def digest(self) -> str:
         step = max(1, len(self) // LOOKED_AT)

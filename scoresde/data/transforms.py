@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_finite, check_number
+from scoresde._validation import check_count, check_finite, check_number, check_rising
 from scoresde.data.values import as_tensor, check_event
 from scoresde.noise import NoiseSource
 
@@ -43,7 +43,7 @@ class Quantized:
     def __post_init__(self) -> None:
         check_count("levels", self.levels, least=2)
         check_number("low", self.low)
-        check_number("high", self.high, above=self.low)
+        check_rising("low", self.low, "high", self.high)
 
     @property
     def discrete(self) -> bool:

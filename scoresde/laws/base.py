@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_batch, expand
+from scoresde._validation import check_batch, expand, shown
 from scoresde.noise import NoiseSource
 
 F64 = torch.float64
@@ -43,9 +43,9 @@ def check_parameter(name: str, value: Parameter) -> None:
     if good:
         p = torch.as_tensor(value, dtype=F64)
         # on an accelerator the look would stop the stream of work
-        good = p.ndim <= 1 and (p.device.type != "cpu" or bool((torch.isfinite(p) & (p > 0)).all()))
+        good = p.ndim <= 1 and p.numel() > 0 and (p.device.type != "cpu" or bool((torch.isfinite(p) & (p > 0)).all()))
     if not good:
-        raise ValueError(f"{name}={value!r} is not allowed: give a finite number > 0, or a tensor (B,) of them")
+        raise ValueError(f"{name}={shown(value)} is not allowed: give a finite number > 0, or a tensor (B,) of them")
 
 
 def meet(name: str, value: Parameter, like: Tensor) -> Tensor:
@@ -61,8 +61,10 @@ def check_weights(b: Tensor) -> None:
     if not isinstance(b, Tensor) or b.ndim not in (1, 2) or b.numel() == 0:
         what = f"has shape {tuple(b.shape)}" if isinstance(b, Tensor) else f"is a {type(b).__name__}"
         raise ValueError(f"b {what}: give a tensor (t,) or (B, t), the weights of t >= 1 steps")
+    if not b.is_floating_point():
+        raise ValueError(f"b has dtype {b.dtype}: give floating-point numbers")
     if b.device.type == "cpu" and not bool((torch.isfinite(b) & (b >= 0)).all() and (b > 0).any(-1).all()):
-        raise ValueError(f"b={b} is not allowed: give finite weights >= 0, and in every row one > 0")
+        raise ValueError(f"b={shown(b)} is not allowed: give finite weights >= 0, and in every row one > 0")
 
 
 class Noise(ABC):
@@ -159,16 +161,16 @@ def check_steps(t: int | Tensor, last: int) -> Tensor:
         whole = t.ndim <= 1 and t.numel() > 0 and not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
     steps = torch.as_tensor(t) if whole else torch.zeros(())
     if not whole or (steps.device.type == "cpu" and not (int(steps.min()) >= 1 and int(steps.max()) <= last)):
-        raise ValueError(f"t={t!r} is not allowed: give a whole number from 1 to {last}, or a tensor (B,) of them")
+        raise ValueError(f"t={shown(t)} is not allowed: give a whole number from 1 to {last}, or a tensor (B,) of them")
     return steps
 
 
 def log_alpha_bar(betas: Tensor) -> Tensor:
     """ln abar_t of steps 1 .. T, (T,) float64; raises ValueError unless betas is (T,) with 0 < beta_t < 1."""
     if not isinstance(betas, Tensor) or betas.ndim != 1 or len(betas) == 0 or not betas.is_floating_point():
-        raise ValueError(f"betas={betas!r} is not allowed: give a floating-point tensor (T,)")
+        raise ValueError(f"betas={shown(betas)} is not allowed: give a floating-point tensor (T,)")
     if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ValueError(f"betas={betas!r} is not allowed: every step's beta lies above 0 and below 1")
+        raise ValueError(f"betas={shown(betas)} is not allowed: every step's beta lies above 0 and below 1")
     return torch.log1p(-betas.to(F64)).cumsum(0)
 
 

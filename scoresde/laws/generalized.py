@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_number
+from scoresde._validation import check_counts, check_number, check_rising
 from scoresde.laws.base import F64, NoiseLaw, Parameter, check_parameter, meet
 from scoresde.laws.gamma import draw_log_gamma
 from scoresde.noise import NoiseSource
@@ -96,7 +96,8 @@ def overlapping_scales(
     """
     check_number("beta", beta, least=0.05, most=100.0)
     check_number("smallest", smallest, above=0.0)
-    check_number("largest", largest, above=smallest)
+    check_rising("smallest", smallest, "largest", largest)
+    check_counts("event_shape", event_shape)
     check_number("overlap", overlap, least=0.01, most=0.99)
     k = torch.tensor(math.prod(event_shape) / beta, dtype=F64)
     low, high = torch.zeros((), dtype=F64), torch.full((), 700.0, dtype=F64)  # of ln c

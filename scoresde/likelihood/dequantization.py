@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_count, check_finite
+from scoresde._validation import check_count, check_counts, check_finite, shown
 from scoresde.data.transforms import Quantized, Transform
 from scoresde.noise import NoiseSource
 from scoresde.sde.scores import in_evaluation_mode
@@ -83,11 +83,12 @@ class FlowDequantizer(Dequantizer, nn.Module):
         check_count("layers", layers)
         check_count("width", width)
         self.transform, self.event_shape = _discrete(transform), tuple(event_shape)
+        check_counts("event_shape", event_shape)
         size = math.prod(event_shape)
-        check_count("the event's size", size)
-        self.networks = nn.ModuleList(
-            network() if network else _perceptron(self.event_shape, width) for _ in range(layers)
-        )
+        made = [network() if network else _perceptron(self.event_shape, width) for _ in range(layers)]
+        if not all(isinstance(one, nn.Module) for one in made):
+            raise TypeError(f"network={shown(network)} makes a {type(made[0]).__name__}: it must return an nn.Module")
+        self.networks = nn.ModuleList(made)
         self.gates = nn.Parameter(torch.zeros(layers, 2))
         place = torch.arange(size).reshape(self.event_shape)
         kept = [torch.zeros_like(place, dtype=torch.bool)] + [(place + k) % 2 == 0 for k in range(1, layers)]
@@ -190,6 +191,8 @@ def importance_weighted_bound(
     Raises ValueError for data that is not discrete, levels out of range, and a log_prob that is not finite or of wrong shape.
     """
     check_count("draws", draws)
+    if levels.ndim < 1:
+        raise ValueError("levels has shape (): give integers (B, *event)")
     noise = NoiseSource.for_batch(noise, len(levels), seed, first, levels.device)
     dequantizer = dequantizer or UniformDequantizer()
     kind = _discrete(transform)

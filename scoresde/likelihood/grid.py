@@ -26,7 +26,7 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number
 from scoresde.sde import LinearSDE
-from scoresde.solvers.density import cumulative, smooth
+from scoresde.solvers.density import check_shares, cumulative, smooth
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,9 @@ class FlowGrid:
     def __post_init__(self) -> None:
         check_number("t_min", self.t_min, least=0.0)
         check_number("data_std", self.data_std, above=0.0)
-        for name in ("u", "share"):
-            values = np.asarray(getattr(self, name), dtype=float)
-            if values.ndim != 1 or len(values) < 2 or not bool((np.diff(values) > 0).all() & np.isfinite(values).all()):
-                raise ValueError(
-                    f"{name} of shape {values.shape} is not allowed: give at least 2 rising finite numbers"
-                )
-        if self.share[0] != 0.0 or self.share[-1] != 1.0:
-            raise ValueError(f"share from {self.share[0]!r} to {self.share[-1]!r} is not allowed: it runs from 0 to 1")
-        if len(self.share) != len(self.u) or len(self.spread) not in (0, len(self.u)):
-            raise ValueError(
-                f"{len(self.u)} values of u, {len(self.share)} of share, {len(self.spread)} of spread: give one length"
-            )
+        check_shares(self.u, self.share)
+        if len(self.spread) not in (0, len(self.u)):
+            raise ValueError(f"spread has {len(self.spread)} numbers: give {len(self.u)}, one for each of u, or none")
         for value in self.spread:
             check_number("spread", value, least=0.0)
 
@@ -126,6 +117,8 @@ def allot(wanted: Tensor, mean: int) -> list[int]:
 @checked_arguments
 def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGrid:
     """Nodes where data between 1/1000 and 1 wide, in units of twice its standard deviation, wants them."""
+    check_number("t_min", t_min, least=0.0, below=sde.T)
+    check_number("data_std", data_std, above=0.0)
     first, last = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
     if not math.isfinite(first):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_output
+from scoresde._validation import check_batch, check_output, check_seed
 from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, Chain, check_same_process
@@ -26,6 +26,7 @@ class Objective(Generic[Process]):
     def __init__(self, sde: Process, times: TimeLaw | None, seed: int) -> None:
         if not (times is None or isinstance(times, TimeLaw)):
             raise TypeError(f"times={times!r} is not a TimeLaw: give UniformTime(), UniformLogNoise(low, high), ...")
+        check_seed("seed", seed)
         self.sde, self.seed = sde, seed
         self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
         self._calls = 0

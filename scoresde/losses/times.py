@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_number, check_rising
 from scoresde.sde import SDE, Chain, LinearSDE
 
 
@@ -70,7 +70,7 @@ class UniformLogNoise(TimeLaw):
 
     def __post_init__(self) -> None:
         check_number("low", self.low, above=0.0)
-        check_number("high", self.high, above=self.low)
+        check_rising("low", self.low, "high", self.high)
         check_number("t_min", self.t_min, least=0.0)
 
     def times(self, sde: SDE, u: Tensor) -> Tensor:

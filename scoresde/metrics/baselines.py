@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
+from scoresde._validation import check_batch, check_count, check_finite, check_number
 
 CANDIDATES = ((1, "full", 1e-3), (10, "full", 1e-3), (20, "diag", 1e-4), (50, "diag", 1e-4), (100, "diag", 1e-3))
 """Mixtures that are tried: components, kind of covariance, what is added to its diagonal."""
@@ -35,6 +36,15 @@ def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float
     train, test: (n, *event) levels 0 .. levels - 1. Exact for discrete data: no dequantisation. Beside the data, memory holds the
     counts, levels for each coordinate.
     """
+    check_count("levels", levels, least=2)
+    check_number("pseudocount", pseudocount, above=0.0)
+    for name, value in (("train", train), ("test", test)):
+        if value.is_floating_point() or value.dtype == torch.bool or value.ndim < 1 or value.numel() == 0:
+            raise ValueError(f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}: give levels (n, *event)")
+        low, high = (int(end) for end in value.aminmax())
+        if low < 0 or high >= levels:
+            raise ValueError(f"{name} holds values from {low} to {high}: levels={levels} allows 0 .. {levels - 1}")
+    _check_alike(train, test)
     d = math.prod(train.shape[1:])
     shift = levels * torch.arange(d)
     counts = torch.zeros(d * levels, dtype=torch.float64)
@@ -60,9 +70,18 @@ def gaussian_mixtures(
     """
     from sklearn.mixture import GaussianMixture as SklearnMixture  # see data/sources.py
 
+    for name, value in (("train", train), ("test", test)):
+        check_batch(name, value)
+        check_finite(name, value)
+    _check_alike(train, test)
+    check_number("width", width, above=0.0)
+    if not candidates:
+        raise ValueError(
+            "candidates=() is not allowed: give (components, covariance type, regularisation) of one at least"
+        )
     most = max(count for count, _, _ in candidates)
     if len(train) < max(2, most):
-        raise ValueError(f"{len(train)} training events: {most} components need as many, and at least 2")
+        raise ValueError(f"train has {len(train)} training events: {most} components need as many, and at least 2")
     fit_on, judge = train.flatten(1).double().numpy(), test.flatten(1).double().numpy()
     found = []
     for count, kind, floor in candidates:
@@ -76,3 +95,10 @@ def gaussian_mixtures(
 def _summary(name: str, bits: Tensor) -> Baseline:
     error = float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else math.nan
     return Baseline(name, float(bits.mean()), error)
+
+
+def _check_alike(train: Tensor, test: Tensor) -> None:
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            f"train has events {tuple(train.shape[1:])} and test has {tuple(test.shape[1:])}: give one shape"
+        )

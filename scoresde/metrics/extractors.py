@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_finite, check_number
+from scoresde._validation import check_finite, check_rising
 
 
 class Extractor(ABC):
@@ -139,8 +140,11 @@ class TorchScript(Extractor):
         if (low is None) != (high is None):
             raise ValueError(f"low={low!r} with high={high!r}: give both or neither")
         if low is not None and high is not None:
-            check_number("low", low)
-            check_number("high", high, above=low)
+            check_rising("low", low, "high", high)
+        if sha256 and re.fullmatch(r"[0-9a-fA-F]{1,64}", sha256) is None:
+            raise ValueError(
+                f"sha256={sha256!r} is not allowed: give the first of its 64 hexadecimal digits or all, '' for any file"
+            )
         self.file, self.low, self.high = path, low, high
         self.options = {"return_features": True} if options is None else dict(options)
         self.sha256 = sha256.lower()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde._files import NO_ARRAY, check_zip, write_atomic
-from scoresde._validation import check_finite
+from scoresde._validation import check_count, check_finite
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Moments:
     count: int | None = None
 
     def __post_init__(self) -> None:
+        if self.count is not None:
+            check_count("count", self.count)
         d = tuple(self.mean.shape)
         if self.mean.ndim != 1 or tuple(self.covariance.shape) != d + d:
             raise ValueError(

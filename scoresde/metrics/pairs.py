@@ -13,14 +13,16 @@ BLOCK = 1024
 """Vectors on each side of a block: 8 MiB of numbers."""
 
 
-def checked(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
+def checked(x: Tensor, y: Tensor, least: int = 1, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
     """Both sets in float64. Raises ValueError unless they are (n, d) and (m, d), finite, with n, m >= ``least``."""
-    for name, value in (("x", x), ("y", y)):
+    for name, value in zip(names, (x, y), strict=True):
         if value.ndim != 2 or len(value) < least or value.shape[1] < 1:
             raise ValueError(f"{name} has shape {tuple(value.shape)}: give (n, d) with n >= {least}, d >= 1")
         check_finite(name, value)
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} features, y {y.shape[1]}: both must be of one extractor")
+        raise ValueError(
+            f"{names[0]} has {x.shape[1]} features, {names[1]} {y.shape[1]}: both must be of one extractor"
+        )
     return x.to(torch.float64), y.to(torch.float64)
 
 

@@ -35,7 +35,7 @@ def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> Prec
     A vector lies within a ball that ends at it. Raises ValueError for other shapes, or numbers that are not finite.
     """
     check_count("neighbours", neighbours)
-    x, y = checked(samples, data, least=neighbours + 1)
+    x, y = checked(samples, data, least=neighbours + 1, names=("samples", "data"))
     reach_x, reach_y = _radii(x, neighbours), _radii(y, neighbours)
     good, found = (torch.zeros(len(s), dtype=torch.bool, device=s.device) for s in (x, y))
     for i, here in blocks(x):

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_number, check_rising
 
 REACH = 3.0
 """Spacings outside the range at which the nearest feature has fallen to exp(-4.5) = 0.01."""
@@ -44,8 +44,7 @@ class RadialEmbedding(Embedding):
     def __init__(self, count: int = 48, low: float = -15.0, high: float = 8.0) -> None:
         super().__init__()
         check_count("count", count, least=2)
-        check_number("low", low)
-        check_number("high", high, above=low)
+        check_rising("low", low, "high", high)
         self.features = count
         self.low, self.high, self.spacing = low, high, (high - low) / (count - 1)
         self.register_buffer("centres", torch.linspace(low, high, count))

@@ -92,6 +92,7 @@ class NCSNpp(nn.Module):
             check_count(name, count)
         check_count("classes", classes, least=0)
         check_count("groups", groups, least=0)
+        check_count("group_width", group_width)
         check_choice("conditional", conditional, (False, True))
         if classes and not conditional:
             raise ValueError(
@@ -187,6 +188,7 @@ class DDPMpp(NCSNpp):
         activation: str = "silu",
         conditional: bool = True,
     ) -> None:
+        check_count("channels", channels, least=4)
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
@@ -222,6 +224,7 @@ class DDPM(NCSNpp):
         activation: str = "silu",
         conditional: bool = True,
     ) -> None:
+        check_count("channels", channels, least=4)
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),

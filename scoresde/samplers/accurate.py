@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_counts
+from scoresde._validation import check_count, check_counts, check_number, check_sizes
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
 from scoresde.samplers.exponential import linear
@@ -40,6 +40,19 @@ class Pilot:
     states: Tensor
     ends: Tensor
     evaluations: int
+
+    def __post_init__(self) -> None:
+        check_number("data_std", self.data_std, above=0.0)
+        check_count("evaluations", self.evaluations, least=1)
+        check_sizes("u", self.u, "K")
+        check_sizes("states", self.states, len(self.u), "...")
+        check_sizes("ends", self.ends, "B", "...")
+        if self.states.shape[1:] != self.ends.shape:
+            raise ValueError(
+                f"states has shape {tuple(self.states.shape)} and ends has {tuple(self.ends.shape)}: give (K, B, *state) "
+                "and (B, *state)"
+            )
+        check_sizes("mean", self.mean, *self.grid.event_shape)
 
     @classmethod
     def of(

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from scoresde._files import write_atomic
+from scoresde._validation import check_finite, check_number, check_sizes
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.expectation import Expectation
@@ -96,6 +97,13 @@ class FittedMultistep(Sampler):
     data_std: float
 
     def __post_init__(self) -> None:
+        check_number("t_min", self.t_min, above=0.0)
+        check_number("data_std", self.data_std, above=0.0)
+        check_sizes("mean", self.mean, "...")
+        check_sizes("times", self.times, "N")
+        check_sizes("b", self.b, len(self.times), "K")
+        for name, value in (("times", self.times), ("a", self.a), ("b", self.b), ("mean", self.mean)):
+            check_finite(name, value[None])
         n = len(self.times)
         if self.a.shape != (n,) or self.b.ndim != 2 or len(self.b) != n or not bool((self.times.diff() < 0).all()):
             raise ValueError(
@@ -133,6 +141,8 @@ class FittedSampler(Sampler):
     def __init__(
         self, sampler: FittedMultistep | ExponentialMultistep, expected: Expectation, process: str, mark: list[float]
     ) -> None:
+        if not mark:
+            raise ValueError("mark=[] is not allowed: give the process's own, from mark_of")
         self.sampler, self.expected, self.process, self.mark = sampler, expected, process, mark
 
     def __repr__(self) -> str:

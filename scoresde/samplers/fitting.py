@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_counts, check_kind, check_seed
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.accurate import Pilot, distances
@@ -90,8 +90,12 @@ def fit(
     check_count("search", search, least=0)
     check_count("reach", reach)
     check_count("held_out", held_out, least=16)
-    check_count("seed", seed, least=0)
+    check_seed("seed", seed)
+    check_kind(dtype, device)
     if not isinstance(pilot, Pilot):
+        check_counts("pilot", pilot)
+        if len(pilot) < 1 or pilot[0] < 16:
+            raise ValueError(f"pilot={tuple(pilot)} is not allowed: give the shape (B, *event) of at least 16 starts")
         pilot = Pilot.of(sde, score, pilot, seed=seed, dtype=dtype, device=device)
     elif not pilot.process.same_as(linear(sde, "fit")):
         raise ValueError(f"sde={sde!r} is not the process of the pilot, {pilot.process!r}")

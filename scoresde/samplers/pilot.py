@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_counts, check_number
 from scoresde.samplers.exponential import Evaluation, evaluations, linear
 from scoresde.samplers.fitted import check_mark, mark_of
 from scoresde.samplers.forms import Whitened
@@ -27,7 +27,7 @@ from scoresde.samplers.grids import check_t_min
 from scoresde.samplers.multistep import ExponentialMultistep
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode
-from scoresde.solvers.density import cumulative, smooth
+from scoresde.solvers.density import check_shares, cumulative, smooth
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ class PilotGrid:
     process: str
     event_shape: tuple[int, ...] = field(repr=False)
     mark: tuple[float, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("t_min", self.t_min, above=0.0)
+        check_shares(self.u, self.share)
+        check_counts("event_shape", self.event_shape)
+        if not self.mark:
+            raise ValueError("mark=() is not allowed: give the process's own, from mark_of")
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
         """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than the pilot's."""

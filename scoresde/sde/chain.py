@@ -14,7 +14,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_count, check_finite, check_sizes
 from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
 
@@ -72,6 +72,9 @@ class TableChain(Chain):
         self, sde: ScalarSDE, steps: int, *, alpha: Tensor, sigma: Tensor, step_a: Tensor, step_std: Tensor
     ) -> None:
         super().__init__(sde, steps)
+        for name, value in (("alpha", alpha), ("sigma", sigma), ("step_a", step_a), ("step_std", step_std)):
+            check_sizes(name, value, steps)
+            check_finite(name, value[:, None])
         self.alphas, self.sigmas, self.step_a, self.step_std = alpha, sigma, step_a, step_std
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_number, check_rising
 from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
 
@@ -34,7 +34,7 @@ class EDMSDE(ScalarSDE):
 
     def __post_init__(self) -> None:
         check_number("sigma_min", self.sigma_min, above=0.0)
-        check_number("sigma_max", self.sigma_max, above=self.sigma_min)
+        check_rising("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
     def T(self) -> float:  # type: ignore[override]

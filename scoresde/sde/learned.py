@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_number, check_rising
 from scoresde.sde.logsnr import LogSNRSDE
 
 
@@ -37,7 +37,7 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
     ) -> None:
         super().__init__()
         check_number("log_snr_min", log_snr_min)
-        check_number("log_snr_max", log_snr_max, above=log_snr_min)
+        check_rising("log_snr_min", log_snr_min, "log_snr_max", log_snr_max)
         check_count("hidden", hidden)
         first, rise = (torch.tensor(v, dtype=torch.float32) for v in (-log_snr_max, log_snr_max - log_snr_min))
         self.gamma_0 = nn.Parameter(first, requires_grad=train_ends)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from scoresde._validation import check_number
+from scoresde._validation import check_number, check_rising
 from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
 from scoresde.sde.slopes import value_and_slope
@@ -84,7 +84,7 @@ class LogSNRLinearSDE(LogSNRSDE):
 
     def __post_init__(self) -> None:
         check_number("log_snr_min", self.log_snr_min)
-        check_number("log_snr_max", self.log_snr_max, above=self.log_snr_min)
+        check_rising("log_snr_min", self.log_snr_min, "log_snr_max", self.log_snr_max)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.log_snr_max + t * (self.log_snr_min - self.log_snr_max)

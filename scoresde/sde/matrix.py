@@ -94,6 +94,8 @@ class MatrixSDE(LinearSDE):
         if data_component >= self.size:
             raise ValueError(f"data_component={data_component!r} is not allowed: give one of 0 .. {self.size - 1}")
         self.data_component = data_component
+        if isinstance(aux_std, int | float):
+            check_number("aux_std", aux_std, above=0.0)
         stds = [aux_std] * (self.size - 1) if isinstance(aux_std, int | float) else list(aux_std)
         if len(stds) != self.size - 1:
             raise ValueError(f"aux_std has {len(stds)} values: give one number, or {self.size - 1}")
@@ -310,6 +312,8 @@ def _of_time(
 ) -> MatrixOfTime:
     """``given`` as a function of time to (*t, *modes, *block), its shape checked at () and (2,); k x k for some k is the block
     unless given, and modes are as many as the event has dimensions."""
+    if isinstance(given, Tensor) and given.ndim < 1:
+        raise ValueError(f"{name} has shape (): give a matrix, or a function of time that returns one")
     function = _constant(given.to(torch.float64)) if isinstance(given, Tensor) else given
     rank = 2 if block is None else len(block)
     if not callable(function):

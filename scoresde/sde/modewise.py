@@ -78,6 +78,8 @@ class BlurringSDE(ModewiseSDE):
         self, event_shape: Sequence[int], blur: float = 10.0, floor: float = 0.01, epsilon: float = 0.01
     ) -> None:
         check_counts("event_shape", event_shape)
+        if not event_shape:
+            raise ValueError("event_shape=() is not allowed: a single number cannot be blurred, give at least one axis")
         check_number("blur", blur, above=0.0)
         check_number("floor", floor, above=0.0, most=1.0)
         check_number("epsilon", epsilon, above=0.0, most=0.5)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_number, check_rising
 from scoresde.sde.chain import Chain, TableChain
 from scoresde.sde.kernel import ScalarKernel
 from scoresde.sde.scalar import ScalarSDE
@@ -39,7 +39,7 @@ class VESDE(ScalarSDE):
     def __post_init__(self) -> None:
         check_number("T", self.T, above=0.0)
         check_number("sigma_min", self.sigma_min, above=0.0)
-        check_number("sigma_max", self.sigma_max, above=self.sigma_min)
+        check_rising("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
     def _log_ratio(self) -> float:

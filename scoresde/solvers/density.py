@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from scoresde._validation import shown
+
+
+def check_shares(u: Sequence[float], share: Sequence[float]) -> None:
+    """Raise ValueError unless both rise, are as many, and the shares run from 0 to 1."""
+    for name, given in (("u", u), ("share", share)):
+        values = np.asarray(given, dtype=float)
+        if values.ndim != 1 or len(values) < 2 or not bool((np.diff(values) > 0).all() & np.isfinite(values).all()):
+            raise ValueError(f"{name}={shown(given)} is not allowed: give at least 2 rising finite numbers")
+    if share[0] != 0.0 or share[-1] != 1.0:
+        raise ValueError(f"share from {share[0]!r} to {share[-1]!r} is not allowed: it runs from 0 to 1")
+    if len(share) != len(u):
+        raise ValueError(f"u has {len(u)} numbers and share has {len(share)}: give as many of both")
 
 
 def cumulative(u: Tensor, density: Tensor) -> Tensor:

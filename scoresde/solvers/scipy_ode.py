@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_number
+from scoresde._validation import check_choice, check_count, check_number
 from scoresde.solvers.ode import ODESolution, SolverError
 
 METHODS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
@@ -42,6 +42,7 @@ class ScipyODE:
         check_choice("method", self.method, METHODS)
         check_number("rtol", self.rtol, above=0.0)
         check_number("atol", self.atol, above=0.0)
+        check_count("max_nfe", self.max_nfe)
 
     def solve(
         self,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from scoresde._arguments import checked_arguments
+from scoresde._validation import check_count, check_counts, check_number, check_seed
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.selfcheck import conduct, law
 from scoresde.samplers.selfcheck.moments import Case
@@ -76,6 +77,15 @@ def check(
         raise TypeError(f"{sde!r} states no kernel: there is no closed form to compare with")
     if not event_shape:
         raise ValueError("event_shape=() is not allowed: give at least one axis; events without one are checked anyway")
+    check_counts("event_shape", event_shape)
+    check_counts("counts", counts)
+    check_count("samples", samples, least=2)
+    check_seed("seed", seed)
+    check_number("allowance", allowance, above=0.0)
+    if order is not None:
+        check_number("order", order, least=0.0)
+    if t_min is not None:
+        check_number("t_min", t_min, above=0.0, below=sde.T)
     if len(counts) < 5 or any(b <= a for a, b in pairwise(counts)):
         raise ValueError(f"counts={tuple(counts)} is not allowed: give at least five ascending numbers of steps")
     subject = Case(
