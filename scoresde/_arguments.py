@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from scoresde._representation import prints_as_call
 from scoresde._validation import KindError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,11 +112,12 @@ _LOOKS: list[_Look] = []
 
 
 def check_constructors(namespace: dict[str, Any], *, records: Sequence[type] = (), wide: Sequence[str] = ()) -> None:
-    """Wrap the constructors of a module's public classes, by `checked_arguments`.
+    """Wrap the constructors of a module's public classes by `checked_arguments`, and let the classes print as the call that makes
+    them, by `prints_as_call`.
 
     Args:
         namespace: ``globals()`` of a package with ``__all__``, or of a module without: then of the classes defined in it.
-        records: classes that functions return, whose numbers may be NaN or infinite.
+        records: classes that functions return, whose numbers may be NaN or infinite. They keep their own repr.
         wide: floats that may be any float64.
     """
     names = namespace.get("__all__") or [name for name in namespace if not name.startswith("_")]
@@ -129,6 +131,8 @@ def check_constructors(namespace: dict[str, Any], *, records: Sequence[type] = (
         constructor = vars(owner)["__init__"]
         if owner.__module__.startswith("scoresde") and not hasattr(constructor, "__checked__"):
             type.__setattr__(owner, "__init__", checked_arguments(constructor, finite=made not in records, wide=wide))
+        if not (issubclass(made, BaseException) or made in records or made.__module__.startswith("scoresde.samplers")):
+            prints_as_call(made)
 
 
 def _check(name: str, value: Any, kind: Kind) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TIME_SLACK = 1e-6
 """Times may leave [0, T] by this fraction of T: what float32 makes of a grid that ends at T."""
@@ -93,8 +93,11 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__} of shape {tuple(value.shape)}>"
     if isinstance(value, list | tuple | dict | set) and len(value) > 64:
         return f"<{type(value).__name__} of {len(value)}>"
-    text = repr(value)
-    return text if len(text) <= 120 and "\n" not in text else f"<{type(value).__name__}>"
+    name = type(value).__name__
+    text = f"<{name}>" if isinstance(value, nn.Module) else repr(value)
+    if len(text) <= 120 and "\n" not in text:
+        return text
+    return f"{name}(...)" if text.startswith(f"{name}(") else f"<{name}>"
 
 
 def check_batch(name: str, x: Tensor) -> None:

@@ -97,10 +97,6 @@ class GaussianMixture:
         shared = self.variances.shape[1] == 1 and bool((self.variances == self.variances[0]).all())
         self._distinct_variances = self.variances[:1, 0] if shared else self.variances[:, 0]
 
-    def __repr__(self) -> str:
-        kind = "full" if self.rotations is not None else "isotropic" if self.variances.shape[1] == 1 else "diagonal"
-        return f"{type(self).__name__}({len(self.means)} {kind} components, event_shape={self.event_shape})"
-
     def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
         """(n, *event) exact draws, number ``first`` and on; draw i depends on (seed, first + i) alone."""
         check_count("n", n)
@@ -247,6 +243,9 @@ class _MixtureScore:
 
     mixture: GaussianMixture
     sde: LinearSDE
+
+    def __repr__(self) -> str:
+        return f"{self.mixture!r}.score({self.sde!r})"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.mixture._at(self.sde, x, t)[1]

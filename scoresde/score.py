@@ -343,8 +343,6 @@ class ScoreModel(nn.Module):
             raise ValueError(f"t has shape {tuple(t.shape)}: give ({len(x)},), one time per sample")
         self.sde.check_time(t)
 
-    def extra_repr(self) -> str:
-        return f"sde={self.sde!r}, prediction={type(self.prediction).__name__}, label={self.label!r}"
 
 
 check_constructors(globals(), records=(Belief,))

@@ -64,11 +64,6 @@ class Subspace:
             sides.append(int(used.sum()))
         self.low_shape = tuple(sides) if torch.equal(box, kept) else (int(kept.sum()),)
 
-    def __repr__(self) -> str:
-        return (
-            f"Subspace({self.basis!r}, {int(self.kept.sum())} of {self.kept.numel()} modes, low_shape={self.low_shape})"
-        )
-
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """U_k x (B, *low_shape) and U_perp x (B, n_perp), for x (B, *event)."""
         check_batch("x", x)

@@ -171,7 +171,7 @@ def test_levels_out_of_range_are_refused(value):
 def test_a_data_set_says_what_it_is():
     data = Dataset(levels((6, 1, 2, 3)), Quantized(17), "six")
     assert len(data) == 6 and data.event_shape == (1, 2, 3)
-    assert repr(data) == "Dataset('six', 6 events of shape (1, 2, 3), Quantized(levels=17, low=-1.0, high=1.0))"
+    assert data.summary == "Dataset('six', 6 events of shape (1, 2, 3), Quantized(levels=17, low=-1.0, high=1.0))"
     same, other = Dataset(data.raw.clone(), Quantized(17)), Dataset(data.raw.flip(0), Quantized(17))
     assert data.digest() == same.digest() != other.digest() and len(data.digest()) == 16
     assert Dataset(data.raw.reshape(6, 6), Quantized(17)).digest() != data.digest()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
-    {"_validation", "_files", "version"},
+    {"_validation", "_files", "_representation", "version"},
     {"_arguments"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},

@@ -41,7 +41,7 @@ WRONG = {
     "dtype a word": (lambda: SAMPLER(SDE, EXACT, (4, 2), dtype="float32"), "dtype='float32'"),
     "no such device": (lambda: SAMPLER(SDE, EXACT, (4, 2), device="gpu"), "device='gpu'"),
     "pilot a number": (lambda: fit(SDE, EXACT, steps=5, pilot=16), "pilot=16"),
-    "likelihood exchanged": (lambda: log_likelihood(EXACT, SDE, X), "sde=_MixtureScore("),
+    "likelihood exchanged": (lambda: log_likelihood(EXACT, SDE, X), "sde=<_MixtureScore>"),
     "divergence a word": (lambda: log_likelihood(SDE, EXACT, X, divergence="exact"), "divergence='exact'"),
     "divergence a class": (lambda: log_likelihood(SDE, EXACT, X, divergence=Exact), "divergence=<class"),
     "solver a word": (lambda: log_likelihood(SDE, EXACT, X, solver="rk45"), "solver='rk45'"),

@@ -131,4 +131,4 @@ def test_the_global_dtype_does_not_matter():
 
 
 def test_a_model_says_what_it_is():
-    assert "VPSDE" in repr(ScoreModel(Zero(), VPSDE())) and "NoisePrediction" in repr(ScoreModel(Zero(), VPSDE()))
+    assert "VPSDE" in repr(ScoreModel(Zero(), VPSDE())) and "prediction='noise'" in repr(ScoreModel(Zero(), VPSDE()))

@@ -100,7 +100,9 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """Name, size and transform in one line, for a report."""
         return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {self.transform!r})"
 
     @property

@@ -37,9 +37,6 @@ class Splits:
         """The declaration that both share."""
         return self.train.transform
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(train={self.train!r}, test={self.test!r})"
-
 
 class LazySplits(Splits, ABC):
     """Splits whose files are read when a set is first asked for: to draw samples takes the declaration alone.
@@ -75,9 +72,6 @@ class LazySplits(Splits, ABC):
     @property
     def transform(self) -> Transform:
         return self._transform
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(events of shape {self.event_shape}, {self.transform!r})"
 
 
 def check_cut(test_fraction: float, split_seed: int) -> None:

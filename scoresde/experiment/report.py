@@ -85,7 +85,7 @@ def _plan(experiment: Experiment) -> str:
     parameters = sum(p.numel() for p in experiment.model.parameters())
     passes = plan.steps * plan.batch_size / len(experiment.data.train)
     rows = [
-        ("data", f"{experiment.data.train!r}; {len(experiment.data.test)} for test"),
+        ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} for test"),
         ("process", repr(experiment.model.sde)),
         ("network", f"{type(network).__name__} with {parameters:,} parameters"),
         ("prediction", _named(experiment.model.prediction)),

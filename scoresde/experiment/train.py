@@ -198,6 +198,6 @@ def describe(trainer: Trainer) -> str:
     name = type(trainer.network).__name__.removeprefix("FSDP")
     how = f" by {world} processes{', sharded' if plan.sharded else ''}" if world > 1 else ""
     return (
-        f"{name} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train!r}, "
+        f"{name} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train.summary}, "
         f"steps {trainer.step} to {plan.steps} of {plan.batch_size} on {trainer.group.device}{how}"
     )

@@ -39,6 +39,12 @@ from scoresde.solvers import SolverError
 from scoresde.version import __version__
 
 
+def _summary(solver: object) -> str:
+    """The solver in one line, without the table of its grid."""
+    return str(getattr(solver, "summary", None) or repr(solver))
+
+
+
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
     """Log-likelihood of a split with the weights of ``likelihood.weights``: a row for each event and draw, and a summary, in
     likelihood/.
@@ -94,7 +100,7 @@ class Weighing(Job):
         settings = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
             "weights": weights, "split": plan.split, "data digest": data.digest(), "transform": repr(data.transform),
-            "solver": repr(solver), "grid digest": grid, "divergence": repr(plan.divergence),
+            "solver": _summary(solver), "grid digest": grid, "divergence": repr(plan.divergence),
             "t_min": plan.t_min, "seed": plan.seed,
         }  # fmt: skip
         return cls(experiment, workdir, device, model, checkpoint, data, solver, RowStore(workdir.likelihood, settings))
@@ -169,7 +175,7 @@ class Weighing(Job):
         total, rows = self.count * self.experiment.likelihood.draws, sum(part.size for part in parts)
         others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
         line = (
-            f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {self.solver!r}, "
+            f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {_summary(self.solver)}, "
             f"{self.checkpoint.said(self.store.settings['weights'])}"
         )
         if others and not self.store.path.exists():

@@ -295,7 +295,7 @@ def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
         **versions,
         "torch threads": torch.get_num_threads(),
         "device": str(experiment.device),
-        "data": repr(experiment.data.train if data else experiment.data),
+        "data": experiment.data.train.summary if data else repr(experiment.data),
         "data digest": sets,
         "parameters": sum(p.numel() for p in experiment.model.parameters()),
     }

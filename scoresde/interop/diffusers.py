@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from scoresde._representation import prints_as_call
 from scoresde._validation import check_choice, check_count, check_finite
 from scoresde.interop.unet2d import network_of
 from scoresde.score import ScoreModel
@@ -87,6 +88,7 @@ def process_of(schedule: Mapping[str, Any]) -> TabulatedVP:
     return TabulatedVP(torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, steps, dtype=torch.float64) ** 2)
 
 
+@prints_as_call
 class TabulatedVP(ScalarSDE):
     """The variance-preserving process through a table.
 
@@ -105,9 +107,6 @@ class TabulatedVP(ScalarSDE):
         knots = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
         values = torch.cat((torch.zeros(1, dtype=torch.float64), log_alphas))
         self.cubics = torch.from_numpy(PchipInterpolator(knots.numpy(), values.numpy()).c)
-
-    def __repr__(self) -> str:
-        return f"TabulatedVP({self.steps} steps, alpha(1)={float(self.alpha(torch.ones(()))):.3g})"
 
     def _cubic(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients (4, ...) of the interval in which t lies, highest first, and how far t is into it."""

@@ -53,6 +53,11 @@ class FlowAnswer:
 class Engine(ABC):
     """A way to integrate log p along the flow."""
 
+    @property
+    def summary(self) -> str:
+        """The settings in one line, without tables. Rows of likelihoods are stored under it: it must not change."""
+        return repr(self)
+
     @abstractmethod
     def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         """log p of the states x (B, *state)."""

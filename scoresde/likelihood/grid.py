@@ -53,7 +53,9 @@ class FlowGrid:
         for value in self.spread:
             check_number("spread", value, least=0.0)
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How the grid was made and its ends, in a few words."""
         known = "pilot" if self.spread else "standard"
         return f"FlowGrid({known}, t_min={self.t_min:g}, data_std={self.data_std:.3g})"
 

@@ -75,6 +75,11 @@ class Multistep(Engine):
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, above=0.0)
 
+    @property
+    def summary(self) -> str:
+        grid = "None" if self.grid is None else self.grid.summary
+        return repr(replace(self, grid=None)).replace("grid=None", f"grid={grid}")
+
     def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         sde = problem.sde
         if not isinstance(sde, LinearSDE):

@@ -78,9 +78,6 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         super().__init__(sde, times, seed)
         self.weighting, self.reduction = weighting, reduction
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.sde!r}, weighting={self.weighting!r}, times={self.times!r})"
-
     def __call__(
         self,
         model: Callable[..., Tensor],

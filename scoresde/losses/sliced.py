@@ -74,12 +74,6 @@ class SlicedScoreMatching(Objective[SDE]):
         super().__init__(sde, times, seed)
         self.projections, self.variance_reduced, self.weighting = projections, variance_reduced, weighting
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.sde!r}, projections={self.projections}, "
-            f"variance_reduced={self.variance_reduced}, times={self.times!r}, weighting={self.weighting!r})"
-        )
-
     def __call__(
         self,
         model: Callable[..., Tensor],

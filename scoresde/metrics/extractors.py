@@ -57,9 +57,6 @@ class Extractor(ABC):
         check_finite(f"features by {self.name}", found)
         return found.float() if found.element_size() < 4 else found
 
-    def __repr__(self) -> str:
-        return self.name
-
 
 class Coordinates(Extractor):
     """The event flattened: float32 for bytes and float32, else float64, which loses nothing of whole numbers below 2^53.

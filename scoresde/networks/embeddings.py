@@ -72,9 +72,6 @@ class SinusoidalEmbedding(Embedding):
         check_count("size", size, least=4)
         self.features = size
 
-    def extra_repr(self) -> str:
-        return f"{self.features}"
-
     def forward(self, label: Tensor) -> Tensor:
         """(B,) to (B, size)."""
         half = self.features // 2
@@ -99,9 +96,6 @@ class FourierEmbedding(Embedding):
         check_number("scale", scale, above=0.0)
         self.features, self.scale = 2 * count, scale
         self.register_buffer("frequencies", scale * torch.randn(count))
-
-    def extra_repr(self) -> str:
-        return f"{self.features // 2}, scale={self.scale}"
 
     def forward(self, label: Tensor) -> Tensor:
         """(B,), also in float64, to (B, 2 count) in the frequencies' dtype."""

@@ -70,9 +70,6 @@ class FIR(Resampling):
         # no part of a checkpoint: it is an argument, kept as a buffer so that it lies on the right device
         self.register_buffer("taps", torch.tensor(self.kernel, dtype=torch.float32), persistent=False)
 
-    def extra_repr(self) -> str:
-        return f"{self.kernel}"
-
     def up(self, x: Tensor) -> Tensor:
         taps, sides = len(self.kernel), x.shape[2:]
         weight = 2 ** len(sides) * self._weight(x)

@@ -49,13 +49,6 @@ class SDE(ABC):
             check_number("T", T, above=0.0)
             self.T = float(T)
 
-    def __repr__(self) -> str:
-        """The class and the numbers and words that it was given; T where it is not the class's own."""
-        given = {k: v for k, v in vars(self).items() if not k.startswith("_") and isinstance(v, int | float | str)}
-        if given.get("T") == getattr(type(self), "T", None):
-            given.pop("T", None)
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
-
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(x, t), the shape of x."""

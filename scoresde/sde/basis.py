@@ -16,9 +16,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scoresde._representation import prints_as_call
 from scoresde._validation import check_batch
 
 
+@prints_as_call
 class Basis(ABC):
     """An orthonormal basis of events of one shape."""
 
@@ -33,6 +35,7 @@ class Basis(ABC):
         """The state with these modes."""
 
 
+@prints_as_call
 class Axes(Basis):
     """Separable: mode indices are those of the event's dimensions.
 
@@ -42,9 +45,6 @@ class Axes(Basis):
     def __init__(self, matrices: Sequence[Tensor | int]) -> None:
         self.event_shape = tuple(m if isinstance(m, int) else len(m) for m in matrices)
         self.matrices = [None if isinstance(m, int) else _orthonormal("matrices", m) for m in matrices]
-
-    def __repr__(self) -> str:
-        return f"Axes(event_shape={self.event_shape})"
 
     def forward(self, x: Tensor) -> Tensor:
         return self._apply(x, transpose=False)
@@ -62,6 +62,7 @@ class Axes(Basis):
         return x
 
 
+@prints_as_call
 class Flat(Basis):
     """One orthonormal matrix u (d, d) on flattened events; modes are in the event's shape, row i of u at flat index i."""
 
@@ -73,9 +74,6 @@ class Flat(Basis):
             )
         self.u = _orthonormal("u", u)
 
-    def __repr__(self) -> str:
-        return f"Flat(event_shape={self.event_shape})"
-
     def forward(self, x: Tensor) -> Tensor:
         return (x.reshape(len(x), -1) @ self.u.to(x).mT).reshape(x.shape)
 
@@ -83,6 +81,7 @@ class Flat(Basis):
         return (modes.reshape(len(modes), -1) @ self.u.to(modes)).reshape(modes.shape)
 
 
+@prints_as_call
 class Fourier(Basis):
     """The real discrete Fourier basis over some of the event's dimensions, of sizes n, even or odd; |n| = prod n.
 
@@ -105,9 +104,6 @@ class Fourier(Basis):
         self._order = torch.sign(
             place - self._opposite(place)
         )  # -1 at the first of a pair, 1 at the second, 0 where k = -k
-
-    def __repr__(self) -> str:
-        return f"Fourier(event_shape={self.event_shape}, axes={tuple(k + len(self.event_shape) for k in self.axes)})"
 
     def frequencies(self) -> Tensor:
         """k for every mode, whole numbers from -n / 2 to n / 2: (axes, *event) float64."""

@@ -29,9 +29,6 @@ class Chain(ScalarSDE):
         check_count("steps", steps, least=2)
         self.sde, self.steps, self.T = sde, steps, sde.T
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.sde!r}, steps={self.steps})"
-
     def index(self, t: Tensor) -> Tensor:
         """i(t) in 0 .. N-1, the shape of t."""
         self.check_time(t)

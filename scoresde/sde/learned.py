@@ -65,11 +65,6 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         w, a, b = (nnf.softplus(p.to(t)) for p in (self.w, self.a, self.b))
         return w * t + (a * torch.sigmoid(b * t[..., None] + self.c.to(t))).sum(-1)
 
-    def extra_repr(self) -> str:
-        with torch.no_grad():
-            low, high = (float(v) for v in self.gamma(torch.tensor([0.0, 1.0])))
-        return f"gamma(0)={low:.4g}, gamma(1)={high:.4g}, hidden={len(self.a)}, train_ends={self.gamma_0.requires_grad}"
-
 
 def _softplus_inverse(y: Tensor) -> Tensor:
     return y + torch.log(-torch.expm1(-y))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from scoresde._representation import GIVEN
 from scoresde._validation import check_batch, expand, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
@@ -266,7 +267,8 @@ def _alike(here: object, there: object) -> bool:
         assert isinstance(there, Tensor)
         return here.shape == there.shape and torch.allclose(here, there, rtol=1e-6, atol=0.0)
     if isinstance(here, GaussianKernel | LinearMap | Basis):
-        return vars(here).keys() == vars(there).keys() and all(_alike(v, vars(there)[k]) for k, v in vars(here).items())
+        ours, theirs = ({k: v for k, v in vars(thing).items() if k != GIVEN} for thing in (here, there))
+        return ours.keys() == theirs.keys() and all(_alike(v, theirs[k]) for k, v in ours.items())
     if isinstance(here, list | tuple):
         assert isinstance(there, list | tuple)
         return len(here) == len(there) and all(_alike(a, b) for a, b in zip(here, there, strict=True))

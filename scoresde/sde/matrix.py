@@ -110,12 +110,6 @@ class MatrixSDE(LinearSDE):
         if prior_covariance is not None:
             self._prior = _root_of("prior_covariance", prior_covariance, self.size, event)
 
-    def __repr__(self) -> str:
-        data = f", data_component={self.data_component}" if self.data_component else ""
-        shift = ", shifted" if self._shifted else ""
-        basis = "" if self.basis is None else f", basis={self.basis!r}"
-        return f"MatrixSDE({self.size} components{shift}{basis}, aux_std={self.aux_std}{data}, T={self.T:g})"
-
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (self.size, *event_shape)
 

@@ -91,9 +91,6 @@ class BlurringSDE(ModewiseSDE):
             square = square[..., None] + (torch.arange(n, dtype=torch.float64) / n) ** 2
         self.rates = (torch.pi**2 * square).expand(*event_shape)
 
-    def __repr__(self) -> str:
-        return f"BlurringSDE({self.basis.event_shape}, blur={self.blur}, floor={self.floor}, epsilon={self.epsilon})"
-
     def alphas(self, t: Tensor) -> Tensor:
         t = self._lift(t)
         tau = 0.5 * self.blur**2 * torch.sin(0.5 * torch.pi * t) ** 4

@@ -45,10 +45,6 @@ class Shifted(LinearSDE):
             raise ValueError(f"mean gives shape {tuple(start.shape)} for times of shape (2,): give (2, *event)")
         self.event_shape = tuple(start.shape[1:])
 
-    def __repr__(self) -> str:
-        kind = "mean" if isinstance(self.mean, Tensor) else "moving mean"
-        return f"Shifted({self.process!r}, {kind} of shape {self.event_shape})"
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         check_batch("x", x)
         self.check_time(t, len(x))

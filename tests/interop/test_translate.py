@@ -86,7 +86,8 @@ def test_configs_of_the_reference_are_ours_of_the_same_name(name):
         (n, w.shape) for n, w in nets[1].state_dict().items()
     ]
     # every module's own arguments: groups, kernels, activations, dilations
-    assert repr(nets[0]).partition("(")[2] == repr(nets[1]).partition("(")[2]
+    trees = [torch.nn.Module.__repr__(net).partition("(")[2] for net in nets]
+    assert trees[0] == trees[1]
     for key in ("steps", "batch_size", "learning_rate", "warmup", "grad_clip", "ema_decay"):
         assert found["training"][key] == wanted["training"][key], key
     sampler, ours = found["samplers"]["predictor-corrector"], next(iter(wanted["samplers"].values()))

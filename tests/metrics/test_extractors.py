@@ -158,7 +158,7 @@ class Wrong(Extractor):
 def test_features_are_vectors(found):
     with pytest.raises(ValueError, match=r"features are \(3, d\)"):
         Wrong(found)(torch.zeros(3, 5))
-    assert repr(Wrong(found)) == "Wrong"
+    assert Wrong(found).name == "Wrong" and repr(Wrong(3)) == "Wrong(found=3)"
 
 
 def test_features_of_half_precision_become_float32():
