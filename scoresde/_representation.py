@@ -109,7 +109,7 @@ def arguments_of(x: Any) -> dict[str, Any] | None:
     return named if all(value is not _UNKNOWN for value in named.values()) else None
 
 
-class _UNKNOWN:  # noqa: N801 -- a class, since copies of an object have the same one
+class _UNKNOWN:
     """In place of an argument that is read from the object itself."""
 
 

@@ -344,5 +344,4 @@ class ScoreModel(nn.Module):
         self.sde.check_time(t)
 
 
-
 check_constructors(globals(), records=(Belief,))

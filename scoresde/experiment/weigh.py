@@ -44,7 +44,6 @@ def _summary(solver: object) -> str:
     return str(getattr(solver, "summary", None) or repr(solver))
 
 
-
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
     """Log-likelihood of a split with the weights of ``likelihood.weights``: a row for each event and draw, and a summary, in
     likelihood/.

@@ -136,7 +136,12 @@ def log_likelihood(
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()
-    settings = {"solver": engine.summary, "divergence": repr(divergence), "t_min": f"{t_min:g}", "seed": str(noise.seed)}
+    settings = {
+        "solver": engine.summary,
+        "divergence": repr(divergence),
+        "t_min": f"{t_min:g}",
+        "seed": str(noise.seed),
+    }
     return LikelihoodResult(
         log_prob=found.log_prob - torch.as_tensor(drawn, dtype=torch.float64, device=x.device),
         standard_error=torch.where(known.any(0), error, torch.nan),
