@@ -1,50 +1,66 @@
 """Score-based generative models in continuous time.
 
-    from scoresde import VPSDE, ScoreModel, log_likelihood
+    from scoresde import VPSDE, PredictorCorrector, ScoreModel, log_likelihood
 
-A process destroys data, a score reverses it: train (`scoresde.losses`), sample (`scoresde.samplers`), weigh
-(`scoresde.likelihood`). See docs/architecture.md for the rooms of the house.
+A process turns data into noise, and a score reverses it: train with `DenoisingScoreMatching`, sample with `PredictorCorrector`,
+`DDIM` or `UniPC`, and compute the likelihood with `log_likelihood`. The names here are those that most programs need. The
+sub-packages have the rest: `scoresde.sde` all processes, `scoresde.samplers` all samplers, and so on. `scoresde.experiment` (runs
+from a config) and `scoresde.interop` (models of other projects) are imported by name only. docs/architecture.md has the layout.
 """
 
 from scoresde import (
     data,
     distributions,
     ema,
+    laws,
+    levels,
     likelihood,
     losses,
     metrics,
     networks,
     noise,
+    predictions,
     samplers,
     score,
     sde,
     solvers,
+    subspace,
 )
 from scoresde.data import Affine, Quantized
 from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.ema import EMA
-from scoresde.levels import Levels
+from scoresde.levels import Levels as Levels  # not listed below: for programs that import it from here
 from scoresde.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
-from scoresde.noise import NoiseSource
+from scoresde.losses import DenoisingScoreMatching
+from scoresde.noise import NoiseSource as NoiseSource  # the same
+from scoresde.samplers import DDIM, EDM, DPMSolverPlusPlus, EulerMaruyama, PredictorCorrector, ProbabilityFlowODE, UniPC
 from scoresde.score import ScoreModel
-from scoresde.sde import SDE, VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
+from scoresde.sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.version import __version__
 
 __all__ = [
     "Affine",
+    "CosineVPSDE",
+    "DDIM",
+    "DPMSolverPlusPlus",
+    "DenoisingScoreMatching",
+    "EDM",
+    "EDMSDE",
     "EMA",
+    "EulerMaruyama",
     "Exact",
     "GaussianMixture",
     "Hutchinson",
-    "Levels",
     "LinearSDE",
-    "NoiseSource",
+    "PredictorCorrector",
+    "ProbabilityFlowODE",
     "Quantized",
     "SDE",
     "ScalarSDE",
     "ScoreModel",
     "SmoothedEmpirical",
     "SubVPSDE",
+    "UniPC",
     "VESDE",
     "VPSDE",
     "__version__",
@@ -52,14 +68,23 @@ __all__ = [
     "data",
     "distributions",
     "ema",
+    "laws",
+    "levels",
     "likelihood",
     "log_likelihood",
     "losses",
     "metrics",
     "networks",
     "noise",
+    "predictions",
     "samplers",
     "score",
     "sde",
     "solvers",
+    "subspace",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without what the imports leave behind."""
+    return list(__all__)
