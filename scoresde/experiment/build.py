@@ -118,7 +118,7 @@ def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
     target = _find(name, where, hint)
     if inspect.isfunction(target):
         _named(arguments, where, target, f"{name} ")
-    if not offers(target, hint, arguments):
+    if _incomplete(target) or not offers(target, hint, arguments):
         raise ConfigError(f"config.{where}: {name} is not allowed here: give {_kind(hint)}, {_allowed(hint)}")
     return _made(target, arguments, where, f"{name} ", context)
 
@@ -245,8 +245,13 @@ def _fitting(hint: Any) -> list[str]:
     return sorted(
         name for name, thing in known().items()
         if offers(thing, hint)
-        and not (inspect.isabstract(thing) or (inspect.isclass(thing) and issubclass(thing, nn.Module) and not network))
+        and not (_incomplete(thing) or (inspect.isclass(thing) and issubclass(thing, nn.Module) and not network))
     )  # fmt: skip
+
+
+def _incomplete(target: Any) -> bool:
+    """Whether a class cannot have objects."""
+    return inspect.isabstract(target) or getattr(target, "_is_protocol", False)
 
 
 def _allowed(hint: Any) -> str:

@@ -63,7 +63,7 @@ def _offers(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
     if not inspect.isclass(hint) or not inspect.isclass(target) or hint in _PLAIN:
         return False
     if getattr(hint, "_is_protocol", False):
-        return all(callable(getattr(target, name, None)) for name in _members(hint))
+        return _follows(target, hint, own=1)
     return issubclass(target, hint)
 
 
@@ -100,6 +100,24 @@ def _agree(theirs: Any, ours: Any) -> bool:
     return theirs == ours or not (inspect.isclass(theirs) or inspect.isclass(ours))
 
 
+def _follows(target: Any, protocol: type, own: int) -> bool:
+    """Whether a class (own = 1, for ``self``) or an object has a protocol's methods, and they take what its methods take."""
+    for name in _members(protocol):
+        method = getattr(target, name, None)
+        if not callable(method):
+            return False
+        parameters = list(inspect.signature(vars(protocol)[name]).parameters.values())[1:]
+        needed = [p for p in parameters if p.default is p.empty]
+        keywords = {p.name: None for p in needed if p.kind is p.KEYWORD_ONLY}
+        try:
+            inspect.signature(method).bind(*[None] * (own + len(needed) - len(keywords)), **keywords)
+        except TypeError:
+            return False
+        except ValueError:  # of a builtin that does not say what it takes
+            continue
+    return True
+
+
 def _members(protocol: type) -> list[str]:
     return [name for name, thing in vars(protocol).items() if inspect.isfunction(thing) and _is_member(name)]
 
@@ -130,7 +148,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is collections.abc.Callable:
         return callable(value) and not inspect.isclass(value)
     if getattr(hint, "_is_protocol", False):
-        return all(callable(getattr(value, name, None)) for name in _members(hint))
+        return _follows(value, hint, own=0)
     return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
