@@ -92,6 +92,12 @@ KINDS = {
     "samplers": Sampler,
 }
 """What the nodes at the top are."""
+NODES = (
+    ("sde", "train"), ("sde", "check"), ("network", "train"), ("objective", "train"), ("samplers.heun", "sample"),
+    ("model.prediction", "train"), ("model.label", "train"), ("likelihood.solver", "likelihood"),
+    ("likelihood.divergence", "likelihood"), ("evaluation.extractor", "evaluate"),
+)  # fmt: skip
+"""Keys of nodes, and a command that uses what they make."""
 SETTINGS = {
     "training": Training, "sampling": Sampling, "likelihood": Likelihood, "evaluation": Evaluation, "model": ScoreModel,
 }  # fmt: skip
@@ -147,6 +153,8 @@ class Generator:
             ("sample", "train", "likelihood", "report", "evaluate", "check"), (8, 6, 2, 1, 2, 1)
         )[0]
         if way == "override":
+            if self.strict and self.random.random() < 0.7:
+                return self.node_that_fits()
             keys = self.random.choices((1, 2, 3), (6, 2, 1))[0]
             return Case(way, verb, overrides=tuple(self.override() for _ in range(keys)))
         content = copy.deepcopy(BASE)
@@ -155,6 +163,13 @@ class Generator:
         if way == "text":
             return Case(way, verb, text=self.text(json.dumps(content)))
         return Case(way, verb, content=content)
+
+    def node_that_fits(self) -> Case:
+        """A Python config with one node of the right kind, so that it is built, and often runs."""
+        key, verb = self.random.choice(NODES)
+        section, _, last = key.partition(".")
+        hint = KINDS[section] if section in KINDS else hints(SETTINGS[section])[last]
+        return Case("override", verb, overrides=(f"--config.{key}={self.fitting(hint)!r}",))
 
     def value(self, depth: int = 0) -> Any:
         """Any value, mostly a wrong one."""
@@ -274,8 +289,9 @@ class Harness:
         sys.path.append(str(place))
         sys.addaudithook(self._hear)
         self.listening = False
-        code, said = self.call(["train", "--config", str(self.base), "--workdir", str(place / "trained")])
-        assert code == 0, said
+        for verb in ("train", "sample"):
+            code, said = self.call([verb, "--config", str(self.base), "--workdir", str(place / "trained")])
+            assert code == 0, said
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.listening and event in (
