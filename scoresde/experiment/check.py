@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from ml_collections import ConfigDict
 
+from scoresde._validation import check_number
 from scoresde.experiment.build import ConfigError, build
+from scoresde.experiment.config import check_values
+from scoresde.experiment.experiment import section
 from scoresde.sde import CheckReport, LinearSDE
 from scoresde.sde import check as check_process
 
@@ -18,8 +21,14 @@ def check(config: ConfigDict) -> CheckReport:
     content = config.to_dict()
     if "sde" not in content:
         raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
+    check_values(content)
     sde = build(content["sde"], "sde", LinearSDE)
-    data_std = (content.get("model") or {}).get("data_std") or 1.0
+    data_std = section(content, "model").get("data_std")
+    data_std = 1.0 if data_std is None else data_std
+    try:
+        check_number("data_std", data_std, above=0.0)
+    except ValueError as problem:
+        raise ConfigError(f"config.model.{problem}") from problem
     # a process in a basis knows its events
     basis = getattr(sde, "basis", None)
     threads = torch.get_num_threads()

@@ -110,9 +110,9 @@ def read_config(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"the folder's config.json cannot be read: {one_line(problem)}") from problem
+        raise ConfigError(f"this is not the config.json of a work folder: {one_line(problem)}") from problem
     if not isinstance(content, dict):
-        raise ConfigError(f"the folder's config.json cannot be read: it holds a {type(content).__name__}")
+        raise ConfigError(f"this is not the config.json of a work folder: it holds a {type(content).__name__}")
     check_values(content)
     return content
 

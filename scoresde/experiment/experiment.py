@@ -205,7 +205,7 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
 
     ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
     """
-    options = dict(_section(config, "model"))
+    options = dict(section(config, "model"))
     if steps := _whole(options, "steps", 0, where="model.", most=LARGEST):
         try:
             sde = sde.discretize(steps)
@@ -240,7 +240,7 @@ def _grey(data: Splits) -> dict[str, float]:
 
 
 def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
-    nodes = _section(config, "samplers")
+    nodes = section(config, "samplers")
     for name in nodes:
         if not _NAME.fullmatch(name) or not name.isprintable():
             raise ConfigError(
@@ -261,11 +261,12 @@ def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = ""
     return value
 
 
-def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = config.get(key, {})
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"config.{key}={shown(section)}: give a section, {{'key': value, ...}}")
-    return section
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section of a config, empty where there is none. Raises ConfigError."""
+    found = config.get(key, {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"config.{key}={shown(found)}: give a section, {{'key': value, ...}}")
+    return found
 
 
 def _device(name: Any) -> torch.device:

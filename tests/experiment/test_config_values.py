@@ -22,19 +22,19 @@ from .conftest import ROOT, called
 
 WRONG = {
     # an argument of the wrong type
-    "data={'name': 'Arrays', 'train': 1}": "config.data.train=1 is not allowed: give text in quotes",
-    "data={'name': 'TorchDataset', 'train': 3}": "config.data.train=3 is not allowed: give a node of MapStyle",
-    "network.embedding=3": "config.network.embedding=3 is not allowed: give a node of Embedding, or None",
+    "data={'name': 'Arrays', 'train': 1}": "config.data.train=1 is not allowed: give a string",
+    "data={'name': 'TorchDataset', 'train': 3}": "config.data.train=3 is not allowed: give an object with __len__ and",
+    "network.embedding=3": "config.network.embedding=3 is not allowed: give an Embedding or None",
     "network.width=[1]": "config.network.width=(1,) is not allowed",
-    "sde.beta_max=big": "config.sde.beta_max='big' is not allowed: give a finite number",
-    "sde.beta_max=True": "config.sde.beta_max=True is not allowed: give a finite number",
-    "samplers.a={'name': 'EDM', 'churn': 3}": "config.samplers.a.churn=3 is not allowed: give a node of Churn, or None",
-    "samplers.a={'name': 'DEIS', 'variable': 3}": "config.samplers.a.variable=3 is not allowed: give a node of a function",
+    "sde.beta_max=big": "config.sde.beta_max='big' is not allowed: give a number",
+    "sde.beta_max=True": "config.sde.beta_max=True is not allowed: give a number",
+    "samplers.a={'name': 'EDM', 'churn': 3}": "config.samplers.a.churn=3 is not allowed: give a Churn or None",
+    "samplers.a={'name': 'DEIS', 'variable': 3}": "config.samplers.a.variable=3 is not allowed: give a function",
     "samplers.a={'name': 'EDM', 'heun': 'no'}": "config.samplers.a.heun='no' is not allowed: give True or False",
     "samplers.a=3": "config.samplers.a=3: give a node",
     "likelihood.solver=3": "config.likelihood.solver=3 is not",
     "evaluation.extractor=Coordinates": "config.evaluation.extractor='Coordinates' is not",
-    "model.label=3": "config.model.label=3 cannot be called",
+    "model.label=3": "config.model.label=3 is not allowed: give a function",
     "objective.times=3": "config.objective.times=3 is not",
     "training.compile=2": "config.training.compile=2 is not",
     "seed=[1]": "config.seed=[1] is not allowed",
@@ -112,6 +112,12 @@ def test_a_wrong_value_is_named(override):
         Experiment.from_config(config)
     assert WRONG[override] in str(said.value)
     assert "\n" not in str(said.value) and len(str(said.value)) < 700
+
+
+@pytest.mark.parametrize("override", ["model=3", "model.data_std=x", "model.data_std=-1", "sde=3", "sde.name=karras"])
+def test_check_refuses_too(override):
+    done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", f"--config.{override}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "config." in done.stderr
 
 
 def test_what_nests_too_deep():
