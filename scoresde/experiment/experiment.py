@@ -62,8 +62,9 @@ class Likelihood:
     batch_size: events at a time; rows depend on it by rounding only. seed: of dequantisation and probes.
     t_min: where the flow starts.
     solver: `Multistep` unless given; or `RungeKutta`, `ScipyODE`, anything with their ``solve``.
-    tolerance: of the default solver, bits/dim.
-    pilot: training events by which a `Multistep` without a grid has its nodes placed (`fit_grid`); 0 for the standard grid.
+    tolerance: of the default solver, bits/dim; None for .02.
+    pilot: training events by which a `Multistep` without a grid has its nodes placed (`fit_grid`), at most ``limit``; 0 for the
+        standard grid.
     divergence: a `Divergence`.
     weights: as those of `Sampling`.
     """

@@ -32,7 +32,15 @@ from scoresde.experiment.sharing import Job, Tell, local_device, share
 from scoresde.experiment.summary import BIAS_EVENTS, biases, statistics
 from scoresde.experiment.weights import titled, weights_name
 from scoresde.experiment.workdir import Workdir, config_digest
-from scoresde.likelihood import FlowGrid, Multistep, bits_per_dim, bits_per_dim_error, fit_grid, log_likelihood
+from scoresde.likelihood import (
+    DEFAULT_TOLERANCE,
+    FlowGrid,
+    Multistep,
+    bits_per_dim,
+    bits_per_dim_error,
+    fit_grid,
+    log_likelihood,
+)
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
@@ -90,7 +98,7 @@ class Weighing(Job):
         weights = weights_name(plan.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         digest = checkpoint.digest
-        solver, grid = plan.solver or Multistep(tolerance=plan.tolerance), "none"
+        solver, grid = plan.solver or Multistep(tolerance=plan.tolerance or DEFAULT_TOLERANCE), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and plan.pilot:
                 solver = replace(solver, grid=pilot_grid(experiment, workdir, model, digest, device))
@@ -243,16 +251,18 @@ def describe(summary: dict[str, Any]) -> str:
 def pilot_grid(
     experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
 ) -> FlowGrid:
-    """`fit_grid` on training examples, kept beside the checkpoint: every process and every restart uses the same.
+    """Fit a grid to training examples and save it next to the checkpoint: every process and every restart uses the same.
 
-    A file that does not fit, or cannot be read, is fitted again.
+    The pilot takes no more examples than there are events to compute (``limit``), so that a look at a few events costs little.
+    A later run with a larger limit uses the same grid, and goes on with the same rows. A file that is of other settings, or
+    cannot be read, is fitted again.
     """
     plan, train = experiment.likelihood, experiment.data.train
-    count, weights = min(plan.pilot, len(train)), weights_name(plan.weights)
+    count, weights = min(plan.pilot, plan.limit or plan.pilot, len(train)), weights_name(plan.weights)
     file = workdir.checkpoints / f"grid-{titled(digest, weights)}-{plan.t_min:g}.json"
     head = {
         "scoresde": __version__, "checkpoint digest": digest, "weights": weights, "t_min": plan.t_min,
-        "data digest": train.digest(), "events": count,
+        "data digest": train.digest(), "pilot": plan.pilot,
     }  # fmt: skip
     with workdir.lock("grid", wait=True):
         if file.exists():
@@ -268,7 +278,7 @@ def pilot_grid(
         started = time.perf_counter()
         x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
         grid = fit_grid(model.sde, model, x, t_min=plan.t_min)
-        write_sealed(file, {"for": head, "grid": grid.to_json()})
+        write_sealed(file, {"for": head, "events": count, "grid": grid.to_json()})
         workdir.log(
             f"{workdir.path}: nodes placed by a pilot on {count} training events, {time.perf_counter() - started:.1f} s"
         )

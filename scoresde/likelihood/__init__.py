@@ -14,9 +14,10 @@ from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchins
 from scoresde.likelihood.engine import Engine
 from scoresde.likelihood.flow import KnownBiases, LikelihoodResult, known_biases, log_likelihood
 from scoresde.likelihood.grid import FlowGrid, standard_grid
-from scoresde.likelihood.multistep import Multistep, fit_grid
+from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep, fit_grid
 
 __all__ = [
+    "DEFAULT_TOLERANCE",
     "BoundResult",
     "DequantizedResult",
     "Dequantizer",

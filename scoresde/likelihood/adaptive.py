@@ -8,13 +8,12 @@ right-hand side must be smooth, so the probes are the same throughout.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem
+from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, warn_caller
 from scoresde.solvers import ODESolver
 
 
@@ -51,7 +50,7 @@ class Adaptive(Engine):
         if bool(failed.any()):
             where = failed.nonzero().flatten().tolist()[:8]
             message = f"{self.solver!r} could not go on for batch positions {where}: their log_prob is NaN"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warn_caller(message)
         return FlowAnswer(
             log_prob=prior + integrals.mean(0),
             trace_error=divergence.variance(integrals, d).sqrt(),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import FrameType
 
 from torch import Tensor
 
@@ -68,3 +71,12 @@ def check_t_min(sde: SDE, t_min: float) -> None:
     check_number("t_min", t_min, least=0.0)
     if t_min >= sde.T:
         raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")
+
+
+def warn_caller(message: str) -> None:
+    """Issue a RuntimeWarning that points at the first caller outside this package."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "scoresde":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level - 1)

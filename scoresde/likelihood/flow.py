@@ -12,6 +12,7 @@ prior. `known_biases` estimates both.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,8 +24,9 @@ from scoresde._validation import check_batch, check_choice, check_count, check_f
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem, check_t_min
-from scoresde.likelihood.multistep import Multistep
+from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep
 from scoresde.noise import NoiseSource
+from scoresde.score import ScoreModel
 from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
 from scoresde.sde.maps import BlockMap
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
@@ -91,14 +93,15 @@ def log_likelihood(
     score: (x, t) -> the shape of x. Networks behind it are evaluated in evaluation mode, without dropout and batch statistics,
         and keep their own mode afterwards, see `scoresde.sde.scores`.
     x: (B, *event) finite data. In float16 or bfloat16 the score is evaluated in that dtype, with all else in float32 or float64.
-    solver: `Multistep()` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process without
-        closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
+    solver: `Multistep(tolerance=0.02)` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process
+        without closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
         whole, see there.
     divergence: `Hadamard()` unless given, `Exact()` for events of at most four coordinates; with an adaptive solver
         `Hutchinson()`, one Rademacher probe, the paper's.
     probes: products for each evaluation, in place of the divergence's own number.
-    tolerance: of the default solver: the integration error of a sample, in bits per dimension, above which it is done again with
-        twice the nodes; rtol = atol of a solver with adaptive steps. Not together with ``solver``, which has its own.
+    tolerance: of the default solver: the integration error of a sample, in bits per dimension, above which it is computed again
+        with twice the nodes (.02 unless given); rtol = atol of a solver with adaptive steps (1e-5 unless given). Not together
+        with ``solver``, which has its own.
     t_min: where the flow starts, in [0, T); the paper takes 1e-5.
     seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
     differentiable: keep a graph to x, to the score's parameters and to those of the process that its kernels carry a graph to (a
@@ -119,6 +122,7 @@ def log_likelihood(
     sde = getattr(sde, "continuous", sde)
     check_t_min(sde, t_min)
     check_choice("differentiable", differentiable, (True, False))
+    _check_noise(sde, score, t_min)
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance: a solver has its own")
     engine = _engine(sde, solver, tolerance)
@@ -197,6 +201,17 @@ def _reaches(value: Tensor, x: Tensor) -> bool:
     return False
 
 
+def _check_noise(sde: SDE, score: Score, t_min: float) -> None:
+    """Raise ValueError where a network would be asked for the score of data without noise."""
+    if not (isinstance(score, ScoreModel) and isinstance(sde, LinearSDE)):
+        return  # a closed form may know the score of the data itself
+    if not math.isfinite(float(sde.log_spread(torch.tensor(t_min, dtype=torch.float64)))):
+        raise ValueError(
+            f"t_min={t_min!r} is not allowed: {sde!r} has no noise there, and a network's score is divided by it; give a "
+            "later time, e.g. t_min=1e-5"
+        )
+
+
 def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None) -> Engine:
     if isinstance(solver, Engine):
         return solver
@@ -205,7 +220,7 @@ def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None
             raise TypeError(f"solver={solver!r} is not a solver: give Multistep(), RungeKutta() or ScipyODE()")
         return Adaptive(solver)
     if isinstance(sde, LinearSDE):
-        return Multistep(tolerance=tolerance)
+        return Multistep(tolerance=DEFAULT_TOLERANCE if tolerance is None else tolerance)
     tolerance = 1e-5 if tolerance is None else tolerance
     return Adaptive(ScipyODE(rtol=tolerance, atol=tolerance))
 
@@ -267,6 +282,7 @@ def known_biases(
     check_same_process(sde, score)
     sde = sde.continuous
     check_t_min(sde, t_min)
+    _check_noise(sde, score, t_min)
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
     score, divergence = _Followed(CheckedScore(score, len(x), x.dtype)), divergence or Exact()
     x = wide(x)

@@ -1,12 +1,15 @@
 """Where a fixed-grid solver puts its nodes and its probes, learned once for a model from a few examples.
 
-The error of a multistep method over an interval of the clock u (`LinearSDE.log_spread`) grows with the bend |d^2 f /
-du^2|, f being the slope of the whitened state and, beside it, the divergence for each coordinate. Nodes are equally
-spaced in the integral of
+The error of a multistep method over an interval of the clock u (`LinearSDE.log_spread`) grows with the bend d^2 f / du^2 of
+the slope f of the whitened state, and with that of the divergence g. What a bend of f does to log p is its product with the
+score: where the data is thin, the score is steep and a small bend counts. Nodes are equally spaced in the integral of
 
-    m(u) = ( rms over examples and coordinates of d^2 f / du^2 )^(1/2),    smoothed, plus a share of its mean
+    m(u) = ( mean_ij (p_ij d^2 f_ij / du^2)^2 + mean_i (d^2 g_i / du^2 / D)^2 )^(1/4),   smoothed, plus a share of its mean
 
-(equal local errors would have the exponent 1/3; `benchmarks/likelihood.py grids` compares)
+with examples i, the D coordinates j, and p = R^T score, which is about 1 for Gaussian data (equal local errors would have
+the exponent 1/6; `benchmarks/likelihood.py grids` compares).
+
+The Gaussian whose flow is taken out has the examples' mean and spread: data far from 0 would otherwise bend f by its distance.
 
 and the probes of a node go in proportion to the standard deviation of one probe there times the node's weight (Neyman's
 allocation). `standard_grid` is the choice where nothing is known of the model: safe, with more nodes.
@@ -35,7 +38,8 @@ class FlowGrid:
 
     t_min: where the flow starts. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the nodes below u.
     spread: (K,) standard deviation of one probe's estimate of the divergence per du; empty where it is not known.
-    data_std: of the data, about zero: the width of the Gaussian whose flow is taken out.
+    data_std: of the data about ``centre``: the width of the Gaussian whose flow is taken out.
+    centre: mean of that Gaussian: a number for each coordinate of the event, or one for all; empty for zero.
     """
 
     t_min: float
@@ -43,6 +47,7 @@ class FlowGrid:
     share: tuple[float, ...]
     spread: tuple[float, ...]
     data_std: float
+    centre: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_number("t_min", self.t_min, least=0.0)
@@ -52,6 +57,18 @@ class FlowGrid:
             raise ValueError(f"spread has {len(self.spread)} numbers: give {len(self.u)}, one for each of u, or none")
         for value in self.spread:
             check_number("spread", value, least=0.0)
+        for value in self.centre:
+            check_number("centre", value)
+
+    def origin(self, event: Tensor) -> Tensor:
+        """``centre`` in the shape, dtype and device of an event (1, *event). Raises ValueError where it does not fit."""
+        if len(self.centre) not in (0, 1, event.numel()):
+            raise ValueError(
+                f"the grid's centre has {len(self.centre)} numbers, the event {event.numel()} coordinates: make a grid for "
+                "this data"
+            )
+        values = torch.tensor(self.centre or (0.0,), dtype=event.dtype, device=event.device)
+        return values.expand(event.numel()).reshape(event.shape)
 
     @property
     def summary(self) -> str:
@@ -91,6 +108,7 @@ class FlowGrid:
         try:
             fields: dict[str, Any] = json.loads(text)
             lists = {name: tuple(fields.pop(name)) for name in ("u", "share", "spread")}
+            lists["centre"] = tuple(fields.pop("centre", ()))
             return cls(t_min=fields["t_min"], data_std=fields["data_std"], **lists)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
             raise ValueError(f"this is not the text of a FlowGrid: {problem}") from problem
@@ -117,8 +135,18 @@ def allot(wanted: Tensor, mean: int) -> list[int]:
 
 
 @checked_arguments
-def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGrid:
-    """Nodes where data between 1/1000 and 1 wide, in units of twice its standard deviation, wants them."""
+def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5, centre: tuple[float, ...] = ()) -> FlowGrid:
+    """Nodes for data with structure between 1/1000 and 1 wide, in units of twice its standard deviation.
+
+    Args:
+        sde: the process.
+        t_min: where the flow starts.
+        data_std: standard deviation of the data about ``centre``.
+        centre: mean of the data: a number for each coordinate, or one for all; empty for zero.
+
+    Raises:
+        ValueError: the process has no noise at ``t_min``.
+    """
     check_number("t_min", t_min, least=0.0, below=sde.T)
     check_number("data_std", data_std, above=0.0)
     first, last = sde.log_spread(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
@@ -129,14 +157,18 @@ def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5) -> FlowGr
     u = torch.linspace(first, last, 401, dtype=torch.float64)
     s = u.exp() / (2.0 * data_std)
     density = (1.0 + s).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
-    return _grid(t_min, u, density, (), data_std)
+    return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), (), data_std, centre)
 
 
-def _grid(t_min: float, u: Tensor, density: Tensor, spread: tuple[float, ...], data_std: float) -> FlowGrid:
-    return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), spread, data_std)
-
-
-def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: float, floor: float) -> FlowGrid:
+def grid_from(
+    t_min: float,
+    u: Tensor,
+    bend: Tensor,
+    spread: Tensor,
+    data_std: float,
+    floor: float,
+    centre: tuple[float, ...] = (),
+) -> FlowGrid:
     """The grid of a pilot that saw ``bend`` (K - 2,), the mean square of d^2 f / du^2, inside a fine uniform u (K,).
 
     spread: (K,) standard deviation of one probe. floor: added share of the mean.
@@ -145,4 +177,25 @@ def grid_from(t_min: float, u: Tensor, bend: Tensor, spread: Tensor, data_std: f
     density = torch.cat((density[:1], density, density[-1:]))
     density = smooth(density, len(u) // 20)
     share = floor * density.mean().clamp(min=1e-12)  # a score that is a Gaussian's own has no bend at all
-    return _grid(t_min, u, density + share, tuple(smooth(spread, len(u) // 20).tolist()), data_std)
+    shares = cumulative(u, density + share)
+    known = tuple(smooth(spread, len(u) // 20).tolist())
+    return FlowGrid(t_min, tuple(u.tolist()), tuple(shares.tolist()), known, data_std, centre)
+
+
+def mean_and_spread(x: Tensor) -> tuple[tuple[float, ...], float]:
+    """Centre and standard deviation of data for a grid.
+
+    Args:
+        x: examples, (B, *event).
+
+    Returns:
+        The mean of each coordinate, or one for all where there are fewer than 8 examples, and the root mean square about it.
+    """
+    flat = x.detach().double().flatten(1) if x.ndim > 1 else x.detach().double()[:, None]
+    few = len(flat) < 8
+    mean = flat.mean().expand(1) if few else flat.mean(0)
+    freedom = flat.numel() - 1 if few else (len(flat) - 1) * flat.shape[1]
+    spread = float(((flat - mean).square().sum() / max(1, freedom)).sqrt())
+    if spread <= 1e-12 * float(flat.abs().max()):  # examples that do not differ
+        spread = float(flat.square().mean().sqrt()) or 1.0
+    return tuple(mean.tolist()), spread

@@ -22,7 +22,6 @@ In the whitened state w and the clock u (`sde/whitening.py`), with the residual 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -32,9 +31,11 @@ from torch.utils.checkpoint import checkpoint
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
-from scoresde.likelihood.divergence import Divergence, Hutchinson
-from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min
-from scoresde.likelihood.grid import FlowGrid, grid_from, standard_grid
+from scoresde.likelihood.divergence import Hutchinson
+from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min, warn_caller
+from scoresde.likelihood.estimate import PathError, between_orders, probe_variances, quadrature_square, trace_error
+from scoresde.likelihood.estimate import dot as _dot
+from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, standard_grid
 from scoresde.noise import NoiseSource
 from scoresde.sde import LinearSDE, Score, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
@@ -45,9 +46,8 @@ from scoresde.solvers.quadrature import Increments, adams
 _ORDER = 2
 _POINTS = 4
 _TRUST = 10.0
-_SHARE_LEFT = 0.5
-"""Of the root of the sum of squares of step 3's terms, what is stated as the error that is left after them. It is less, by ten
-times and more on a fine grid; on a coarse one it is about that (`benchmarks/likelihood.py suite`)."""
+DEFAULT_TOLERANCE = 0.02
+"""Tolerance in bits/dim where no solver is given: the few samples for which 64 nodes do not suffice get more."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ class Multistep(Engine):
     tolerance: largest estimated integration error of a sample in bits/dim: a sample above it is done again with twice
         the nodes, until ``max_nodes``. None: the nodes as they are.
 
-    The estimate is of the path, to first order, and not of the quadrature of g. On a grid that does not resolve g it is too
-    small: under blurring, whose modes run at rates of their own on one clock, up to 17 times with 8 nodes and 2 with 32
-    (docs/likelihood.md, "The error bar").
+    The estimate (`scoresde.likelihood.estimate`) is from the nodes' own values. On a coarse grid it is of the error's size, on
+    a fine one several times larger (docs/likelihood_figures.md, "Is the stated error honest?").
     """
 
     nodes: int = 64
@@ -109,16 +108,19 @@ def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
     path = _Path.along(problem, sde, grid, times, u, x, allotment)
     d, start, end = x[0].numel(), path.points[0], path.points[-1]
     means = torch.stack([e.mean(0) for e in path.estimates])
+    noisy = not (divergence.exact or divergence.fixed)
+    noise = probe_variances(divergence, path.estimates, u.detach().to(means), d) if noisy else None
     g = means - d * torch.stack([p.gaussian_trace for p in path.points]).to(means)[:, None]
     weights = weights.to(means)
     prior = sde.prior_log_prob(path.latent)
     log_prob = prior + d * (end.log_det - start.log_det) + weights @ g + path.jumps
     failed = ~torch.isfinite(log_prob)
     broke = torch.stack([torch.where(torch.isfinite(v), sde.T, p.t) for v, p in zip(g, path.points, strict=True)])
+    unresolved = quadrature_square(u.detach(), _POINTS, g.detach(), None if noise is None else noise.detach())
     answer = FlowAnswer(
         log_prob=torch.where(failed, torch.nan, log_prob),
-        trace_error=_trace_error(divergence, path.estimates, weights, u.to(weights), d),
-        solver_error=path.solver_error,
+        trace_error=trace_error(divergence, path.estimates, weights, noise, d),
+        solver_error=(path.error_square + unresolved).sqrt(),
         latent=path.latent.to(x.dtype),
         prior_log_prob=prior,
         nfe=nodes,
@@ -132,18 +134,19 @@ def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
 class _Path:
     """A pass over the nodes.
 
-    solver_error: (B,) nats. products: vector-Jacobian products at each node.
+    error_square: (B,) nats^2, square of the path's error, see estimate.py. products: vector-Jacobian products at each node.
     estimates: for each node (E, B), minus the divergence of h. latent: x_T. jumps: (B,) what step 3 adds to log p.
-    slopes: f at each node, where they were asked for.
+    slopes, pulls: f and R^T score at each node, where they were asked for.
     """
 
     points: list[WhitePoint]
     estimates: list[Tensor]
     latent: Tensor
     jumps: Tensor
-    solver_error: Tensor
+    error_square: Tensor
     products: list[int]
     slopes: list[Tensor]
+    pulls: list[Tensor]
 
     @classmethod
     def along(
@@ -163,38 +166,42 @@ class _Path:
         predictors, correctors = adams(u, _ORDER)
         stencils = Increments.of(u, _POINTS)
         stream = problem.divergence.stream(x, problem.noise)
-        origin = sde.augment(sde.project(torch.zeros_like(x[:1], dtype=torch.float64)))
+        origin = sde.augment(grid.origin(sde.project(torch.zeros_like(x[:1], dtype=torch.float64))))
         centres = [sde.kernel(t).mean(origin) for t in times.to(x.device)]
         evaluate = _evaluation(problem, x, points, centres)
         slopes: dict[int, Tensor] = {}
         places: dict[int, Tensor] = {}
         pulls: dict[int, Tensor] = {}
+        trusts: dict[int, Tensor] = {}
         estimates: list[Tensor] = []
         products: list[int] = []
-        jumps, rough = wide.expand(len(x)), wide.expand(len(x))
+        jumps, error, unresolved = wide.expand(len(x)), PathError(x[0].numel()), between_orders(u.detach(), _POINTS)
         w, done, drawn = points[0].unroot(x.double() - centres[0]), 0, 0
         for i, count in enumerate(allotment):
             place = w if i == 0 else w + _combine(predictors[i - 1], slopes, i)
             probes = stream(0 if problem.divergence.fixed else drawn, count)
             drawn, products = drawn + count, [*products, len(probes)]
-            slopes[i], estimate, pulls[i] = evaluate(place, i, probes)
+            slopes[i], estimate, pulls[i], trusts[i] = evaluate(place, i, probes)
             places[i] = place
             estimates.append(estimate)
             if i > 0:
                 w = w + _combine(correctors[i - 1], slopes, i + 1)
             while done < len(u) - 1 and stencils.first[done] + stencils.points <= i + 1:
-                rise = _combine(stencils.weights[done], slopes, stencils.first[done] + stencils.points)
-                jump = _dot(pulls[done + 1], rise - (places[done + 1] - places[done]))
-                jumps, rough = jumps + jump, rough + jump.detach() ** 2
+                stop = stencils.first[done] + stencils.points
+                jump = _combine(stencils.weights[done], slopes, stop) - (places[done + 1] - places[done])
+                jumps = jumps + _dot(pulls[done + 1], jump)
+                hessian = estimates[done + 1].mean(0).to(wide) * points[done + 1].stretch
+                error.add(pulls[done + 1], trusts[done + 1], jump, _combine(unresolved[done], slopes, stop), hessian)
                 done += 1
                 if not keep:
                     for old in [k for k in slopes if k < i - stencils.points]:
                         del slopes[old]
                 for old in [k for k in places if k < done]:
-                    del places[old], pulls[old]
+                    del places[old]
+                    if not keep:
+                        del pulls[old]
         latent = centres[-1] + points[-1].root(place)
-        solver_error = _SHARE_LEFT * rough.sqrt()
-        return cls(points, estimates, latent, jumps, solver_error, products, [slopes[k] for k in sorted(slopes)])
+        return cls(points, estimates, latent, jumps, error.square(), products, _in_order(slopes), _in_order(pulls))
 
 
 def _places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,6 +215,10 @@ def _places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
     return times, u
 
 
+def _in_order(values: dict[int, Tensor]) -> list[Tensor]:
+    return [values[k] for k in sorted(values)]
+
+
 def _combine(weights: Tensor, slopes: dict[int, Tensor], stop: int) -> Tensor:
     """sum of weights times the slopes of the nodes before ``stop``."""
     first = stop - len(weights)
@@ -219,19 +230,15 @@ def _combine(weights: Tensor, slopes: dict[int, Tensor], stop: int) -> Tensor:
     return total
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) inner products."""
-    return (a * b).reshape(len(a), -1).sum(1)
-
-
-Evaluation = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor, Tensor]]
+Evaluation = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centres: list[Tensor]) -> Evaluation:
-    """(w, node, probes) -> the slope f, the estimates (E, B) of minus the divergence of h, and R^T score; float64."""
+    """(w, node, probes) -> the slope f, the estimates (E, B) of minus the divergence of h, R^T score times its trust, and
+    the trust (B,); float64."""
     divergence, d = problem.divergence, x[0].numel()
 
-    def evaluate(w: Tensor, i: int, probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(w: Tensor, i: int, probes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         point = points[i]
         narrow, t = point.spread.to(x), point.t.to(x).expand(len(x))
         back = narrow.transpose()
@@ -248,34 +255,11 @@ def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centr
         spoilt = 0.0 * slope.reshape(len(x), -1).sum(1)  # NaN where the score is not finite, and 0 elsewhere
         least = trace.mean(0).double().abs() + d * point.gaussian_trace
         trust = (_TRUST * least / _dot(h, h).double().clamp(min=1e-30)).clamp(max=1.0)
-        return slope, -trace.double() + spoilt, point.root.transpose()(expand(trust, score) * score)
+        return slope, -trace.double() + spoilt, point.root.transpose()(expand(trust, score) * score), trust
 
     if not problem.differentiable:
         return torch.no_grad()(evaluate)
     return lambda w, i, probes: checkpoint(evaluate, w, i, probes, use_reentrant=False)
-
-
-def _trace_error(divergence: Divergence, estimates: list[Tensor], weights: Tensor, u: Tensor, d: int) -> Tensor:
-    """Standard error (B,) of the quadrature by the probes' own spread.
-
-    Several estimates at a node tell their variance. A single one is compared with the line through its neighbours: with
-    independent errors the difference has the variance of all three, weighted, besides what bend there is.
-    """
-    if divergence.exact:
-        return torch.zeros_like(estimates[0][0])
-    if divergence.fixed and len(estimates[0]) == 1:
-        return torch.full_like(estimates[0][0], torch.nan)
-    if divergence.fixed:
-        whole = sum(w * e for w, e in zip(weights, estimates, strict=True))
-        assert isinstance(whole, Tensor)
-        return divergence.variance(whole, d).sqrt()
-    means = torch.stack([e.mean(0) for e in estimates])
-    left, right = (u[1:-1] - u[:-2])[:, None], (u[2:] - u[1:-1])[:, None]
-    a, b = right / (left + right), left / (left + right)
-    apart = (means[1:-1] - a * means[:-2] - b * means[2:]) ** 2 / (1.0 + a**2 + b**2)
-    apart = torch.cat((apart[:1], apart, apart[-1:]))
-    own = [divergence.variance(e, d) if len(e) > 1 else apart[i] for i, e in enumerate(estimates)]
-    return (weights**2 @ torch.stack(own)).sqrt()
 
 
 def _report(failed: Tensor, broke: Tensor) -> None:
@@ -286,7 +270,7 @@ def _report(failed: Tensor, broke: Tensor) -> None:
     message = f"the score is not finite at t={float(broke.min()):g} for batch positions {where[:8]}"
     if bool(failed.all()):
         raise SolverError(message)
-    warnings.warn(f"{message}: their log_prob is NaN", RuntimeWarning, stacklevel=5)
+    warn_caller(f"{message}: their log_prob is NaN")
 
 
 def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnswer:
@@ -325,9 +309,9 @@ def fit_grid(
     noise = NoiseSource.of(seed, len(x), device=x.device)
     checked = CheckedScore(score, len(x), x.dtype)
     x = wide(x)
-    data_std = float(x.double().square().mean().sqrt())
+    centre, data_std = mean_and_spread(x)
     x, _ = sde.lift(x, noise)
-    start = standard_grid(sde, t_min, data_std)
+    start = standard_grid(sde, t_min, data_std, centre)
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
     problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)
     path = _Path.along(problem, sde, start, *_places(sde, start, u), x, [2] * fine, keep=True)
@@ -336,8 +320,9 @@ def fit_grid(
     if not bool(torch.isfinite(estimates).all()):
         raise SolverError("the score is not finite on the way of these examples: no grid is made for it")
     slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(1) / d
-    bend = _second(slopes, h).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
-    return grid_from(t_min, u, bend, estimates.var(1).mean(1).sqrt(), data_std, floor)
+    pulls = torch.stack(path.pulls).cpu()[1:-1]
+    bend = (pulls * _second(slopes, h)).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
+    return grid_from(t_min, u, bend, estimates.var(1).mean(1).sqrt(), data_std, floor, centre)
 
 
 def _second(values: Tensor, h: float) -> Tensor:

@@ -46,6 +46,11 @@ class WhitePoint:
     log_det: Tensor
     gaussian_trace: Tensor
 
+    @property
+    def stretch(self) -> float:
+        """Mean square of R over that of B: makes the trace of B^T H B that of R^T H R, for isotropic H."""
+        return float(self.root.mean_square() / self.spread.mean_square())
+
     def to(self, x: Tensor) -> WhitePoint:
         """The same in the dtype and on the device of x."""
         return WhitePoint(*(getattr(self, f.name).to(x) for f in fields(self)))

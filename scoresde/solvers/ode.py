@@ -28,6 +28,10 @@ class ODESolution:
     evaluations: Tensor | None = None
 
 
+LEAST_RTOL = 1e-13
+"""Smallest relative tolerance: about 450 times float64's resolution. Rounding alone exceeds a smaller one."""
+
+
 class ODESolver(Protocol):
     """`ScipyODE`, `RungeKutta`, or anything that solves dy/dt = f(t, y); f gets t as a number or (B,)."""
 

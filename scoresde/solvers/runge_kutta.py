@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
-from scoresde.solvers.ode import ODESolution, SolverError
+from scoresde.solvers.ode import LEAST_RTOL, ODESolution, SolverError
 
 _A = (
     (1 / 5,),
@@ -35,7 +35,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 class RungeKutta:
     """Adaptive Runge-Kutta on the device of the state, in its dtype; float64 is meant.
 
-    rtol, atol: tolerances of the local error per step, > 0.
+    rtol, atol: tolerances of the local error per step, rtol >= 1e-13, atol > 0.
     per_sample: a step size for each sample; otherwise one for the batch, whose error is the largest of any sample; a sample whose
         trial step is not finite has then failed at once, where with a step of its own it tries a smaller one.
     max_steps: steps tried after which a sample has failed.
@@ -47,7 +47,7 @@ class RungeKutta:
     max_steps: int = 10_000
 
     def __post_init__(self) -> None:
-        check_number("rtol", self.rtol, above=0.0)
+        check_number("rtol", self.rtol, least=LEAST_RTOL)
         check_number("atol", self.atol, above=0.0)
         check_count("max_steps", self.max_steps)
 

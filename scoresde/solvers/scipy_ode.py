@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_count, check_number
-from scoresde.solvers.ode import ODESolution, SolverError
+from scoresde.solvers.ode import LEAST_RTOL, ODESolution, SolverError
 
 METHODS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
 """Names of classes of `scipy.integrate`, which is imported when it is first needed."""
@@ -29,7 +29,7 @@ class ScipyODE:
     """SciPy's solvers, step by step, on tensors: what `scipy.integrate.solve_ivp` does.
 
     method: one of RK45, RK23, DOP853, Radau, BDF, LSODA.
-    rtol, atol: tolerances of the local error per step, > 0; the paper uses 1e-5 for both.
+    rtol, atol: tolerances of the local error per step, rtol >= 1e-13, atol > 0; the paper uses 1e-5 for both.
     max_nfe: evaluations after which it gives up with a SolverError.
     """
 
@@ -40,7 +40,7 @@ class ScipyODE:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        check_number("rtol", self.rtol, above=0.0)
+        check_number("rtol", self.rtol, least=LEAST_RTOL)
         check_number("atol", self.atol, above=0.0)
         check_count("max_nfe", self.max_nfe)
 

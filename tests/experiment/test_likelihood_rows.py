@@ -251,6 +251,15 @@ class TestGrid:
             assert why in weigh(**PILOT).stdout
             assert file.read_text() == good and weigh.table() == before
 
+    def test_the_limit_limits_the_pilot(self, weigh):
+        """And a larger limit later goes on with the same grid and the same rows."""
+        assert "nodes placed by a pilot on 2 training events" in weigh(likelihood__pilot=3, likelihood__limit=2).stdout
+        before = weigh.table()
+        more = weigh(likelihood__pilot=3, likelihood__limit=4).stdout
+        assert "nodes placed" not in more and "2 of them to compute" in more
+        assert weigh.table()[:3] == before
+        assert "is of other settings" in weigh(likelihood__pilot=4, likelihood__limit=4).stdout
+
 
 class TestStatistics:
     def rows(self, n, m, event, draw, probe, seed=0):

@@ -10,7 +10,9 @@ import torch
 from scoresde import GaussianMixture, Quantized, bits_per_dim, log_likelihood
 from scoresde.data import Affine
 from scoresde.likelihood import Exact, Hutchinson, Multistep, bits_per_dim_error, known_biases
+from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
+from scoresde.score import ScoreModel
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, MatrixSDE, SubVPSDE
 from scoresde.solvers import RungeKutta, ScipyODE, SolverError
 from tests.params import some_long
@@ -158,6 +160,16 @@ class TestBitsPerDim:
         assert torch.allclose(bits_per_dim(zero, (3, 4, 4), Quantized(256, -1, 1)), torch.tensor(7.0))
         assert torch.allclose(bits_per_dim(zero, (3, 4, 4), Quantized(256, 0, 1)), torch.tensor(8.0))
 
+    @pytest.mark.parametrize(
+        "convert", [lambda v: bits_per_dim(v, (2,), Quantized(4)), lambda v: bits_per_dim_error(v, (2,))]
+    )
+    def test_one_value_for_each_example(self, convert):
+        assert convert(torch.zeros(3)).shape == (3,) and convert(torch.zeros(())).shape == ()
+        with pytest.raises(ValueError, match=r"has shape \(3, 2\) .*: give \(B,\) nats, one number for each example"):
+            convert(torch.zeros(3, 2))
+        with pytest.raises(TypeError, match="float"):
+            convert(1.0)
+
     def test_refused_for_real_data_with_the_figure_in_nats(self):
         with pytest.raises(ValueError, match=r"discrete data only.*report nats, here 6 per example or 3 per dimension"):
             bits_per_dim(torch.tensor([-6.0]), (2,), Affine())
@@ -202,6 +214,24 @@ class TestRefusals:
     def test_a_solver_that_runs_away(self):
         with pytest.raises(SolverError, match="max_nfe=10"):
             log_likelihood(VPSDE(), mixture(2).score(VPSDE()), torch.ones(3, 2), solver=ScipyODE(max_nfe=10))
+
+
+@pytest.mark.parametrize("solver", [None, ScipyODE(), RungeKutta()], ids=repr)
+def test_a_network_has_no_score_without_noise(solver):
+    model = ScoreModel(MLP((2,), width=8), VPSDE())
+    for call in (log_likelihood, known_biases):
+        options = {"solver": solver} if call is log_likelihood else {}
+        with pytest.raises(ValueError, match=r"t_min=0.0 is not allowed: VPSDE\(.*no noise there"):
+            call(VPSDE(), model, torch.ones(2, 2), t_min=0.0, **options)
+
+
+def test_a_tolerance_below_rounding_is_refused():
+    for solver in (RungeKutta, ScipyODE):
+        with pytest.raises(ValueError, match="rtol=1e-40 is not allowed: give a finite number >= 1e-13"):
+            solver(rtol=1e-40)
+        solver(rtol=1e-13)
+    with pytest.raises(ValueError, match="max_nfe=0"):
+        ScipyODE(max_nfe=0)
 
 
 def test_known_biases_of_a_shifted_matrix_process():
