@@ -79,4 +79,4 @@ def warn_caller(message: str) -> None:
     level = 2
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "scoresde":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, RuntimeWarning, stacklevel=level - 1)
+    warnings.warn(message, RuntimeWarning, stacklevel=level)

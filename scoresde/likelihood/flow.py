@@ -12,7 +12,6 @@ prior. `known_biases` estimates both.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -205,7 +204,7 @@ def _check_noise(sde: SDE, score: Score, t_min: float) -> None:
     """Raise ValueError where a network would be asked for the score of data without noise."""
     if not (isinstance(score, ScoreModel) and isinstance(sde, LinearSDE)):
         return  # a closed form may know the score of the data itself
-    if not math.isfinite(float(sde.log_spread(torch.tensor(t_min, dtype=torch.float64)))):
+    if not bool(torch.isfinite(sde.log_spread(torch.tensor(t_min, dtype=torch.float64)))):
         raise ValueError(
             f"t_min={t_min!r} is not allowed: {sde!r} has no noise there, and a network's score is divided by it; give a "
             "later time, e.g. t_min=1e-5"

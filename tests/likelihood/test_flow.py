@@ -167,7 +167,7 @@ class TestBitsPerDim:
         assert convert(torch.zeros(3)).shape == (3,) and convert(torch.zeros(())).shape == ()
         with pytest.raises(ValueError, match=r"has shape \(3, 2\) .*: give \(B,\) nats, one number for each example"):
             convert(torch.zeros(3, 2))
-        with pytest.raises(TypeError, match="float"):
+        with pytest.raises(TypeError, match=r"=1\.0 is not allowed: give a torch\.Tensor"):
             convert(1.0)
 
     def test_refused_for_real_data_with_the_figure_in_nats(self):
@@ -227,8 +227,8 @@ def test_a_network_has_no_score_without_noise(solver):
 
 def test_a_tolerance_below_rounding_is_refused():
     for solver in (RungeKutta, ScipyODE):
-        with pytest.raises(ValueError, match="rtol=1e-40 is not allowed: give a finite number >= 1e-13"):
-            solver(rtol=1e-40)
+        with pytest.raises(ValueError, match="rtol=1e-20 is not allowed: give a finite number >= 1e-13"):
+            solver(rtol=1e-20)
         solver(rtol=1e-13)
     with pytest.raises(ValueError, match="max_nfe=0"):
         ScipyODE(max_nfe=0)
@@ -253,7 +253,8 @@ def test_a_chain_is_weighed_by_the_flow_of_its_process(sde):
     x, chain = mixture.sample(4, dtype=torch.float64), sde.discretize(1000)
     score = mixture.score(chain)
     grid, adaptive = (
-        log_likelihood(chain, score, x, divergence=Exact(), solver=solver).log_prob for solver in (None, ScipyODE())
+        log_likelihood(chain, score, x, divergence=Exact(), solver=solver).log_prob
+        for solver in (Multistep(), ScipyODE())
     )
     torch.testing.assert_close(grid, adaptive, rtol=0.0, atol=5e-3)
     torch.testing.assert_close(adaptive, mixture.log_prob(x), rtol=0.0, atol=0.13)
