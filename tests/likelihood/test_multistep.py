@@ -368,7 +368,7 @@ class TestGrids:
         elif damage == "negative":
             fields["spread"][0] = -1.0
         plain = {"cut": text[:-30], "null": "null", "list": "[1, 2]"}
-        with pytest.raises(ValueError, match=r"FlowGrid|u of|spread|share"):
+        with pytest.raises(ValueError, match=r"FlowGrid|u=|spread|share"):
             FlowGrid.from_json(plain.get(damage, json.dumps(fields)))
 
     def test_nodes_rise_between_the_ends(self):
