@@ -235,8 +235,16 @@ def outcome(kind: str, verb: str, run: Path, true: set[str]) -> tuple[str, str]:
     page = (run / "report.html").read_text() if verb == "report" else ""
     if (found < true and page.count("class='missing'")) or "metrics.csv is not as it was" in page:
         return "said", ""
+    if "passed over" in out or f"weights ema of {_last(run)}" in out:
+        return "said", ""  # the command names the checkpoint that it took instead
     other = sorted(part[:300] for part in found - true)[:3]
     return "silent", f"{verb} shows {other or 'less than before'}"
+
+
+def _last(run: Path) -> str:
+    """The newest intact checkpoint where it is not the one of the untouched folder."""
+    last = last_checkpoint(run / "checkpoints")
+    return "none" if last is None or last.step == 4 else last.path.name
 
 
 def fuzz(

@@ -68,7 +68,7 @@ class Checkpoint:
     def said(self, which: str) -> str:
         """A few words on its weights of a name; of an average made of snapshots, how near it is to the one that is meant."""
         if not self.made_of:
-            return f"weights {which}"
+            return f"weights {which} of {self.path.name}"
         count, off = self.facts["snapshots"], self.facts["off"]
         return f"weights {which} of {count} snapshots (profile off by {off:.2g} of its norm)"
 
