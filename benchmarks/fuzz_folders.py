@@ -7,7 +7,7 @@ sample and train run on it in this process. Printed are counts, by kind of chang
 
     refused      code 2 and one line that names the problem
     worked       code 0, and every figure, sample and weight is that of the untouched folder
-    said         code 0; a figure differs or is missing, and the page or the log says which file is the reason
+    said         code 0; a figure is left out, or it differs and the page or the log says why
     as asked     code 0 under a config.json whose changed value is a request: sampling, samplers, likelihood, ...
     forged       code 0 with the content of a file that was forged under a right checksum, and makes sense
     silent       code 0 and another figure without a word: must be 0
@@ -50,8 +50,8 @@ def get_config():
     return ConfigDict(dict(
         device="cpu", data=dict(name="Arrays", train={points!r}, scale=2.0, shift=0.0), sde=dict(name="VPSDE"),
         network=dict(name="MLP", width=8, depth=1), objective=dict(name="DenoisingScoreMatching"),
-        training=dict(steps=4, batch_size=4, preview_every=2, checkpoint_every=2, log_every=1, posthoc=(0.05, 0.1),
-                      posthoc_every=2),
+        training=dict(steps=4, batch_size=4, preview_every=2, checkpoint_every=2, log_every=1, learning_rate=0.1,
+                      warmup=1, posthoc=(0.05, 0.1), posthoc_every=2),
         sampling=dict(count=4, batch_size=2), samplers=dict(pc=dict(name="PredictorCorrector", steps=2)),
         likelihood=dict(limit=4, batch_size=2, pilot=2, solver=dict(name="Multistep", nodes=4)),
     ))
@@ -98,7 +98,8 @@ def figures(verb: str, run: Path) -> set[str]:
     if verb == "report":
         page = (run / "report.html").read_text()
         page = re.sub(r"<table id='(timings|environment)'>.*?</table>|<details>.*?</details>", "", page, flags=re.S)
-        return set(re.findall(r"<tr.*?</tr>|<figure.*?</figure>", re.sub(r", [\d.]+ s,", "", page), flags=re.S))
+        parts = re.findall(r"<tr.*?</tr>|<figure.*?</figure>", re.sub(r", [\d.]+ s,", "", page), flags=re.S)
+        return {f"{part} {parts[:k].count(part)}" for k, part in enumerate(parts)}
     if verb == "sample":
         facts = json.loads((run / "samples/pc.json").read_text())
         raw = np.load(run / "samples/pc.npz")["raw"].tobytes().hex()

@@ -1,6 +1,6 @@
 """Pictures of samples while a run trains, of raw and of averaged weights: a broken average is seen within minutes.
 
-    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers
+    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers and the picture's digest
 
 Drawn with the config's first sampler at `STEPS` steps where it counts its steps, with keyed noise and a copy of the weights: the
 run is what it would be without them.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scoresde._files import write_atomic
+from scoresde._files import bytes_digest, write_atomic
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import event_picture
 from scoresde.experiment.trainer import Trainer
@@ -55,10 +55,10 @@ def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
             continue
         place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
-        file = io.BytesIO()
-        np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())
+        file, picture = io.BytesIO(), event_picture(raw, experiment.data.transform)
+        np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
         write_atomic(place.with_suffix(".npz"), file.getvalue())
-        write_atomic(place, event_picture(raw, experiment.data.transform))
+        write_atomic(place, picture)
 
 
 def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:

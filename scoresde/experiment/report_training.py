@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+import io
 import math
 import re
 from pathlib import Path
 
-from scoresde._files import read_plain
+import numpy as np
+
+from scoresde._files import NO_ARRAY, bytes_digest, read_plain
 from scoresde.experiment.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
 from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.metrics import rows_digest, whole_rows
@@ -125,7 +128,20 @@ def _preview(step: int, file: Path) -> str:
         content = read_plain(file)
     except (OSError, ValueError) as problem:
         return missing(str(problem))
-    return figure(content, f"step {step:,}") if is_png(content) else missing(f"{file.name} is no whole picture")
+    if not is_png(content):
+        return missing(f"{file.name} is no whole picture")
+    if _written_as(file.with_suffix(".npz")) not in ("", bytes_digest(content)):
+        return missing(f"{file.name} is not the picture that belongs to its .npz file")
+    return figure(content, f"step {step:,}")
+
+
+def _written_as(numbers: Path) -> str:
+    """The digest of the picture that was written with a preview's numbers; an empty string where that is not known."""
+    try:
+        with np.load(io.BytesIO(read_plain(numbers)), allow_pickle=False) as found:
+            return str(found["picture"])
+    except (*NO_ARRAY, KeyError):
+        return ""
 
 
 def _number(text: str) -> float:
