@@ -23,6 +23,7 @@ FLOORS = [
     {"score", "predictions", "levels", "distributions", "subspace"},
     {"losses", "samplers", "likelihood", "guidance"},
     {"interop", "experiment"},
+    {"command_line"},
     {"cli"},
     {"__main__"},
 ]

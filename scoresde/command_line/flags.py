@@ -1,0 +1,159 @@
+"""The commands and their flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Args:
+        text: What it does, for the list of commands.
+        usage: Its arguments, for the first line of its help.
+        needed: Names of the arguments that it cannot do without.
+        section: The section of the config to which its flags belong.
+    """
+
+    text: str
+    usage: str
+    needed: tuple[str, ...] = ("config", "workdir")
+    section: str = ""
+
+
+RUNS = ("train", "sample", "likelihood", "evaluate", "report")
+"""Commands that work in a folder. Without --config they take the config of the folder."""
+_RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
+
+COMMANDS = {
+    "train": Command("train a model, or continue from the last checkpoint", f"{_RUN} [--dry-run]"),
+    "sample": Command(
+        "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
+    ),
+    "likelihood": Command(
+        "compute the log-likelihood of a data set, in bits/dim where the data are discrete",
+        f"{_RUN} [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]",
+        section="likelihood",
+    ),
+    "evaluate": Command(
+        "compare samples with data: Frechet and kernel distance, precision, recall",
+        f"{_RUN} [--samples PATH] [--processes N]",
+        section="evaluation",
+    ),
+    "report": Command("write report.html about what the folder holds", _RUN),
+    "inspect": Command(
+        "look at data, and write a config that trains on it",
+        "DATA [--output FILE] [--force] [--side PIXELS]",
+        needed=("data",),
+    ),
+    "check": Command(
+        "test the process of a config against its own equations",
+        "--config FILE [--config.KEY=VALUE ...]",
+        needed=("config",),
+    ),
+    "convert": Command(
+        "make a work folder from a checkpoint of another project",
+        "--from PROJECT FILE --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]\n"
+        "                        [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]",
+        needed=("workdir", "from"),
+    ),
+}
+
+
+def whole_number(text: str) -> int:
+    """The value of a flag that counts."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a whole number") from None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of some commands.
+
+    Args:
+        name: Without the dashes.
+        owners: The commands that have it.
+        text: What it does, for the help.
+        values: Names of its values; a flag without values is a switch.
+        kind: Type of its value.
+        setting: Whether it sets the key of its name in the command's section of the config. The value of a path is text.
+        repeated: Whether it may be given several times.
+    """
+
+    name: str
+    owners: tuple[str, ...]
+    text: str
+    values: tuple[str, ...] = ()
+    kind: Callable[[str], Any] = str
+    setting: bool = False
+    repeated: bool = False
+
+    @property
+    def place(self) -> str:
+        """Its attribute among the options."""
+        return self.name.replace("-", "_")
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flag to a parser."""
+        if not self.values:
+            parser.add_argument(f"--{self.name}", action="store_true", default=None, help=self.text)
+        elif self.repeated:
+            parser.add_argument(f"--{self.name}", metavar=self.values[0], action="append", help=self.text)
+        elif len(self.values) == 1:
+            parser.add_argument(f"--{self.name}", metavar=self.values[0], type=self.kind, help=self.text)
+        else:
+            parser.add_argument(f"--{self.name}", metavar=self.values, nargs=len(self.values), help=self.text)
+
+
+_CONFIGURED = (*RUNS, "check", "convert")
+FLAGS = (
+    Flag("config", _CONFIGURED, "a Python file with get_config(), or a config.json", ("FILE",)),
+    Flag(
+        "trust", _CONFIGURED, "a module whose classes a folder's config.json may name; may be given several times", ("MODULE",),
+        repeated=True,
+    ),
+    Flag("workdir", (*RUNS, "convert"), "the folder of the run; train and convert create it", ("DIR",)),
+    Flag("dry-run", ("train",), "measure a few steps, and print the memory and the hours that the run needs; write nothing"),
+    Flag("processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number),
+    Flag(
+        "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
+        "the same as --config.sampling.weights or --config.likelihood.weights", ("NAME",), setting=True,
+    ),
+    Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
+    Flag(
+        "draws", ("likelihood",), "number of dequantizations of each event; the same as --config.likelihood.draws", ("N",),
+        setting=True,
+    ),
+    Flag(
+        "tolerance", ("likelihood",), "largest integration error in bits/dim, for the default solver; the same as "
+        "--config.likelihood.tolerance", ("BITS",), setting=True,
+    ),
+    Flag(
+        "samples", ("evaluate",), "a folder of images, or the file of an array, instead of the samples of the run; the same as "
+        "--config.evaluation.samples", ("PATH",), Path, setting=True,
+    ),
+    Flag("output", ("inspect",), "where to write the config", ("FILE",)),
+    Flag("force", ("inspect",), "replace the file if it exists"),
+    Flag("side", ("inspect",), "side in pixels to which the images of a folder are reduced", ("PIXELS",), whole_number),
+    Flag("from", ("convert",), "the other project (score_sde_pytorch), and its checkpoint", ("PROJECT", "FILE")),
+    Flag(
+        "source-config", ("convert",), "config of the other project; it is read, not executed. --source.KEY=VALUE corrects it",
+        ("FILE",),
+    ),
+    Flag(
+        "expected", ("convert",), "an .npz file with x, labels, and out_raw or out_ema: outputs to compare the network with",
+        ("FILE",),
+    ),
+)  # fmt: skip
+
+
+def flags_of(command: str) -> tuple[Flag, ...]:
+    """The flags of a command."""
+    return tuple(flag for flag in FLAGS if command in flag.owners)

@@ -1,0 +1,179 @@
+"""Arguments to options and overrides: argparse sub-parsers, and --config.KEY=VALUE for any value of the config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from scoresde._validation import shown, suggestion
+from scoresde.command_line.flags import COMMANDS, FLAGS, RUNS, flags_of
+from scoresde.command_line.refusals import one_line
+from scoresde.version import __version__
+
+OVERRIDE, SOURCE = "--config.", "--source."
+_EPILOG = """\
+Any value of the config can be set: --config.training.steps=500 --config.sde.name=VESDE
+
+exit codes:
+  0    done
+  1    check or inspect found a fault
+  2    the request cannot be met; the reason is one line on standard error
+  3    one of several processes died; what the others finished is kept
+  130  interrupted by SIGINT or SIGTERM; all finished work is saved"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Options, and the overrides by dotted key. Exits with code 2 and a message for what is not known."""
+    parser = make_parser()
+    plain, overrides, sources = _split(parser, arguments)
+    command = _command(plain)
+    if command is not None:
+        plain.remove(command)
+        if command not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            parser.error(f"command {shown(command)} is not known: there are {known}{suggestion(command, COMMANDS)}")
+        plain.insert(0, command)
+    elif not any(argument in ("-h", "--help", "--version") for argument in plain):
+        parser.error(f"a command is missing: give {', '.join(COMMANDS)}")
+    options = argparse.Namespace(data=None, **{flag.place: None for flag in FLAGS})
+    options, unknown = parser.parse_known_args(plain, options)
+    own: Parser = options.parser
+    if unknown:
+        _refuse_unknown(own, options.command, unknown[0])
+    if options.command in RUNS and options.config is None and options.workdir is not None:
+        options.config = _config_of(own, options.workdir)
+    options.source = sources
+    _check_needed(own, options)
+    _set_overrides(own, options, overrides)
+    return options, overrides
+
+
+def make_parser() -> Parser:
+    """The parser of the program, with one sub-parser for each command."""
+    parser = Parser(
+        prog="scoresde",
+        description="Score-based generative models in continuous time.",
+        usage="scoresde COMMAND [flags of the command] [--config.KEY=VALUE ...]",
+        epilog="scoresde COMMAND --help shows the flags of a command.\n\n" + _EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"scoresde {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    for name, command in COMMANDS.items():
+        text = command.text[0].upper() + command.text[1:] + "."
+        if name in RUNS:
+            text += "\nWithout --config the config of the folder is used, its config.json."
+        own = commands.add_parser(
+            name,
+            prog=f"scoresde {name}",
+            help=command.text,
+            description=text,
+            usage=f"scoresde {name} {command.usage}",
+            epilog=None if name == "inspect" else _EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        own.set_defaults(parser=own)
+        own.add_argument("--version", action="version", version=f"scoresde {__version__}", help=argparse.SUPPRESS)
+        if "data" in command.needed:
+            own.add_argument("data", nargs="?", metavar="DATA", help="a folder, the file of an array, or module:class")
+        for flag in flags_of(name):
+            flag.add(own)
+    return parser
+
+
+def _split(parser: Parser, arguments: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Arguments for argparse, overrides of the config, and corrections of another project's config."""
+    plain: list[str] = []
+    values: dict[str, dict[str, str]] = {OVERRIDE: {}, SOURCE: {}}
+    rest = iter(arguments)
+    for argument in rest:
+        prefix = next((p for p in values if argument.startswith(p)), "")
+        if not prefix:
+            plain.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(prefix).partition("=")
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                parser.error(f"{argument} needs a value: {argument}=VALUE")
+            value = following
+        values[prefix][key] = value
+    return plain, values[OVERRIDE], values[SOURCE]
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    """The first argument that is neither a flag nor the value of one: flags may come before the command."""
+    counts = {f"--{flag.name}": len(flag.values) for flag in FLAGS}
+    passed = 0
+    for argument in arguments:
+        if passed:
+            passed -= 1
+        elif argument.startswith("-"):
+            passed = counts.get(argument, 0)
+        else:
+            return argument
+    return None
+
+
+def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
+    """Exit for an argument that the command does not have."""
+    name = argument.split("=")[0]
+    owners = next((flag.owners for flag in FLAGS if f"--{flag.name}" == name), ())
+    if owners:
+        parser.error(f"{name} belongs to {' and '.join(owners)}, not to {command}")
+    if not argument.startswith("-"):
+        parser.error(f"{shown(argument)} is not expected: {command} takes flags only")
+    first, dot, rest = name.partition(".")
+    if dot:
+        near = get_close_matches(first, [OVERRIDE[:-1], SOURCE[:-1]], n=1, cutoff=0.75)
+        meant = f"{near[0]}.{rest}" if near else OVERRIDE + name.lstrip("-")
+        parser.error(f"{argument} is not known; did you mean '{meant}'?")
+    flags = ["--help", "--version", *(f"--{flag.name}" for flag in flags_of(command))]
+    parser.error(f"{argument} is not known{suggestion(name, flags)}")
+
+
+def _config_of(parser: Parser, workdir: str) -> str:
+    """The config that a work folder keeps; without one, exits with code 2."""
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        parser.error(f"--config is needed: --workdir {workdir} has no config.json")
+    return str(file)
+
+
+def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
+    """Exit where an argument is missing that the command needs."""
+    command = options.command
+    needed = ("config",) if options.dry_run else COMMANDS[command].needed
+    if missing := [name for name in needed if getattr(options, name) is None]:
+        names = ", ".join("DATA" if name == "data" else f"--{name}" for name in missing)
+        parser.error(f"the following arguments are required by {command}: {names}")
+    if command == "convert" and options.config is None and options.source_config is None:
+        parser.error("the following arguments are required by convert: --source-config or --config")
+    if options.source and options.source_config is None:
+        parser.error(f"{SOURCE}{next(iter(options.source))} corrects a --source-config, and none is given")
+
+
+def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Put flags that are settings among the overrides. Exit for overrides of a command without a config."""
+    command = options.command
+    for flag in flags_of(command):
+        value = getattr(options, flag.place)
+        if value is not None and flag.setting:
+            key = f"{COMMANDS[command].section}.{flag.name}"
+            if key in overrides:
+                parser.error(f"--{flag.name} and --config.{key} say the same: give one of them")
+            overrides[key] = repr(str(value)) if flag.kind is Path else value
+    if overrides and command not in FLAGS[0].owners:
+        parser.error(f"{OVERRIDE}{next(iter(overrides))} is for commands with a config, not for {command}")
