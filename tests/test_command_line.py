@@ -55,7 +55,7 @@ REFUSED = {
     "sample --config": "argument --config: expected one argument",
     "sample --config.seed": "--config.seed needs a value: --config.seed=VALUE",
     "sample --processes=two": "argument --processes: 'two' is not allowed: give a whole number",
-    "sample --workdir nowhere": "--config is needed: --workdir nowhere has no config.json",
+    "sample --workdir nowhere": "--config is needed: --workdir nowhere holds no config.json",
     "likelihood --config=a --workdir=b --draws=1 --config.likelihood.draws=2": "say the same: give one",
     "convert --config=a --workdir=b --from=c": "argument --from: expected 2 arguments",
     "convert --config=a --workdir=b --from c d --source.x=1": "--source.x corrects a --source-config, and none is given",

@@ -121,7 +121,7 @@ FLAGS = (
     ),
     Flag("workdir", (*RUNS, "convert"), "the folder of the run; train and convert create it", ("DIR",)),
     Flag("dry-run", ("train",), "measure a few steps, and print the memory and the hours that the run needs; write nothing"),
-    Flag("processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number),
+    Flag("processes", ("sample", "likelihood", "evaluate"), "local processes that share the work", ("N",), whole_number),
     Flag(
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
         "the same as --config.sampling.weights or --config.likelihood.weights", ("NAME",), setting=True,

@@ -148,7 +148,7 @@ def _config_of(parser: Parser, workdir: str) -> str:
     """The config that a work folder keeps; without one, exits with code 2."""
     file = Path(workdir) / "config.json"
     if not file.is_file():
-        parser.error(f"--config is needed: --workdir {workdir} has no config.json")
+        parser.error(f"--config is needed: --workdir {workdir} holds no config.json")
     return str(file)
 
 
