@@ -48,8 +48,9 @@ def prints_as_call(cls: C) -> C:
     if ours and not _has_fields(owner) and not hasattr(constructor, "__recorded__"):
         _set(owner, "__init__", _recorded(constructor))
     _set(cls, "__repr__", _repr)
-    _set(cls, "__eq__", _equal)
-    _set(cls, "__hash__", _hash)
+    if not issubclass(cls, nn.Module):  # torch compares modules by identity, and traces their own hash
+        _set(cls, "__eq__", _equal)
+        _set(cls, "__hash__", _hash)
     return cls
 
 
@@ -198,7 +199,7 @@ def _equal(self: Any, other: object) -> Any:
     """Whether the other is of the same class, from equal arguments, with equal public numbers and strings."""
     if self is other:
         return True
-    if type(self) is not type(other) or isinstance(self, nn.Module):
+    if type(self) is not type(other):
         return NotImplemented
     ours, theirs = arguments_of(self), arguments_of(other)
     return (
@@ -211,7 +212,7 @@ def _equal(self: Any, other: object) -> Any:
 
 def _hash(self: Any) -> int:
     """Of the class and of the numbers and strings among the arguments."""
-    arguments = None if isinstance(self, nn.Module) else arguments_of(self)
+    arguments = arguments_of(self)
     if arguments is None:
         return object.__hash__(self)
     plain = sorted((name, value) for name, value in arguments.items() if isinstance(value, int | float | str))

@@ -287,7 +287,7 @@ def test_a_planted_mistake_is_caught_and_named(wrong):
     ("arguments", "error", "words"),
     [
         ((object(), MU), TypeError, "process="),
-        ((VPSDE(), 0.5), TypeError, "mean is a float"),
+        ((VPSDE(), 0.5), TypeError, "mean=0.5 is not allowed"),
         ((VPSDE(), MU.long()), TypeError, "mean has dtype"),
         ((VPSDE(), MU * math.nan), ValueError, "mean holds non-finite"),
         ((VPSDE(), lambda t: MU[None]), ValueError, r"mean gives shape \(1, 2\)"),
