@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.params import mark_long_cells
+from tests.params import mark_long_cells, say_markers
 
 torch.set_num_threads(1)
 
@@ -20,6 +20,10 @@ def worst():
         _WORST[group] = max(_WORST.get(group, 0.0), error)
 
     return note
+
+
+def pytest_configure(config):
+    say_markers(config.option.markexpr)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,6 +12,14 @@ from typing import Any
 
 import pytest
 
+_WHOLE = False
+
+
+def say_markers(expression: str) -> None:
+    """Take note of pytest's ``-m``, before any test is collected."""
+    global _WHOLE
+    _WHOLE = "not long" not in expression
+
 
 def some_long(values: Iterable[Any], long: Callable[[Any], bool] | Iterable[Any]) -> list[Any]:
     """The values, those in ``long`` or for which it holds marked so."""
@@ -21,6 +29,11 @@ def some_long(values: Iterable[Any], long: Callable[[Any], bool] | Iterable[Any]
         assert not missing, f"{missing} are no parameters"
         return some_long(values, lambda value: value in chosen)
     return [pytest.param(value, marks=pytest.mark.long) if long(value) else value for value in values]
+
+
+def examples(count: int) -> int:
+    """How many examples hypothesis draws: ``count`` under ``make test-all``, a quarter of them by default."""
+    return count if _WHOLE else count // 4
 
 
 def covering(cells: Iterable[dict[str, Any]]) -> list[int]:

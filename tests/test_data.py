@@ -22,8 +22,9 @@ from scoresde.data import (
 )
 from scoresde.noise import NoiseSource
 from tests.data_common import F32, F64, levels
+from tests.params import examples
 
-LIGHT = settings(max_examples=60, deadline=None, derandomize=True)
+LIGHT = settings(max_examples=examples(60), deadline=None, derandomize=True)
 
 
 def numbered(n):

@@ -170,6 +170,7 @@ def test_the_papers_form_by_quadrature():
     assert abs(float(found.log_prob.mean()) - without) > 40 * error
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("d", [1, 2, 16])
 @pytest.mark.parametrize("name", SDES)
 def test_mixtures_are_met_from_below(name, d):

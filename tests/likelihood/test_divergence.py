@@ -96,6 +96,7 @@ class TestHadamard:
         assert torch.allclose(found.mean(0), j.trace().expand(5))
         assert bool((Hadamard(count=size).variance(found, d) == 0).all())
 
+    @pytest.mark.covering
     @pytest.mark.parametrize("d", [12, 24, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_the_variance_without_replacement(self, d, count):
@@ -185,6 +186,7 @@ def curved(x):
     return ((flat @ a).tanh() + flat**2).reshape(x.shape)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("shape", [(1,), (5,), (2, 3)])
 @pytest.mark.parametrize(
     "divergence", [Exact, *(lambda forward, e=e: e.__class__(forward=forward, count=e.count) for e in ESTIMATORS[2:])]

@@ -74,7 +74,7 @@ def difference(f, value, where, h=1e-5):
     ("sde", "divergence"),
     [
         (VPSDE(), Exact()),
-        (VPSDE(), Hadamard(count=2)),
+        pytest.param(VPSDE(), Hadamard(count=2), marks=pytest.mark.long),
         (VPSDE(), Hutchinson(forward=True)),
         (VESDE(0.01, 30.0), Hadamard()),
         pytest.param(CriticallyDampedLangevin(), Hadamard(), marks=pytest.mark.long),

@@ -32,6 +32,7 @@ from scoresde.samplers import (
 from scoresde.samplers.exponential import Instants, Intervals
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.sde.basis import fourier
+from tests.params import some_long
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.sampler_orders import SDES, STRONG, T_MIN, WEAK, mixture, on, path_errors, quiet, slope, weak_errors
@@ -191,7 +192,7 @@ CHECKED = {
 }
 
 
-@pytest.mark.parametrize("sampler", CHECKED)
+@pytest.mark.parametrize("sampler", some_long(CHECKED, ["SDE 2M", "UniPC", "DEIS", "2S", "EDM"]))
 def test_the_selfcheck_passes(sampler):
     make, order = CHECKED[sampler]
     report = check(make, VPSDE(), order=order, denoised=True, samples=500, counts=(10, 20, 40, 80, 160))

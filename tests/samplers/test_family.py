@@ -33,6 +33,7 @@ from scoresde.samplers import (
 from scoresde.samplers.adaptive_sde import Paths
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import ScipyODE
+from tests.params import some_long
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
 
@@ -67,7 +68,7 @@ def test_ddim_without_noise_is_the_first_order_flow(name):
     assert torch.allclose(found.samples, flow.samples, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("eta", some_long([0.0, 0.5, 1.0], [0.0, 1.0]))
 def test_ddim_passes_the_selfcheck(eta):
     def make(n):
         return PredictorCorrector(DDIM(eta), steps=ExactSteps(n, grids.log_noise))

@@ -22,8 +22,10 @@ from scoresde.samplers import (
     Sampler,
 )
 from scoresde.samplers.selfcheck import check
+from scoresde.samplers.selfcheck import report as report_module
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
 from tests.bare import Bare
+from tests.params import some_long
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
 
@@ -165,9 +167,18 @@ MISTAKES = {
 }
 
 
+OF_PART = {"evaluations counted": "times", "another seed, another sample": "a sample and its batch"}
+"""Rows that another part of the check gives than the one of their name."""
+
+
+@pytest.mark.parametrize("whole", some_long([False, True], [True]))
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_is_caught_and_named(mistake):
+def test_a_planted_mistake_is_caught_and_named(mistake, whole, monkeypatch):
+    """By default by the one part of the check that gives the row."""
     make, line, hint = MISTAKES[mistake]
+    if not whole:
+        part = OF_PART.get(line, line)
+        monkeypatch.setattr(report_module, "_PARTS", {part: report_module._PARTS[part]})
     report = quick(make, order=0 if mistake == "batch's norm" else 1, counts=COARSE)
     row = next((r for r in report.rows if r.name == line), None)
     assert row is not None, f"\n{report}"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scoresde.noise import NoiseSource
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
+from tests.params import examples
 
 F32, F64 = torch.float32, torch.float64
 
@@ -16,7 +17,7 @@ F32, F64 = torch.float32, torch.float64
 DEFAULTS = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 
 
-LIGHT = settings(max_examples=150, deadline=None, derandomize=True)
+LIGHT = settings(max_examples=examples(150), deadline=None, derandomize=True)
 
 
 @st.composite

@@ -6,9 +6,10 @@ import torch
 from hypothesis import settings
 
 from scoresde.sde import EDMSDE, CosineVPSDE, LearnedSNRSDE, LinearInterpolantSDE, LogSNRLinearSDE, Schedule
+from tests.params import examples
 
 F32, F64 = torch.float32, torch.float64
-LIGHT = settings(max_examples=100, deadline=None, derandomize=True)
+LIGHT = settings(max_examples=examples(100), deadline=None, derandomize=True)
 
 
 def bent():

@@ -75,9 +75,13 @@ class Diffusing(ModewiseSDE):
         return DiagonalMap(torch.ones(self.basis.event_shape, dtype=F64), self.basis)
 
 
-def test_a_process_on_a_torus_commutes_with_shifts():
+@pytest.mark.long
+def test_a_process_on_a_torus_holds_to_its_own_mathematics():
     report = check(Diffusing((3,)), (3,))
     assert report.passed, f"\n{report}"
+
+
+def test_a_process_on_a_torus_commutes_with_shifts():
     sde = Diffusing((4, 3))
     x, t = torch.linspace(-1.0, 2.0, 12, dtype=F64).sin().reshape(1, 4, 3), torch.tensor([0.2], dtype=F64)
     for f in (

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import chi2
 
 from scoresde.sde import NonlinearSDE
+from tests.params import some_long
 from tests.sde import fokker_planck
 from tests.sde.fokker_planck import GRID, WIDTH
 from tests.sde.nonlinear import CUBIC
@@ -39,14 +40,14 @@ def test_the_fokker_planck_solution():
     assert np.allclose(change[inside], flux[inside], atol=1e-3 * np.abs(flux).max())
 
 
-@pytest.mark.parametrize("t", [0.1, 1.0])
+@pytest.mark.parametrize("t", some_long([0.1, 1.0], [0.1]))
 def test_simulated_paths_follow_the_fokker_planck_equation(t):
     """A false alarm in 1e6; a drift of 1.1 x^3, or noise of 1.05 in place of 1, is seen below."""
     statistic, critical = chi_square(NonlinearSDE(CUBIC.f, CUBIC.g, steps=200), t)
     assert statistic < critical
 
 
-@pytest.mark.parametrize(("f", "g"), [(1.1, 1.0), (1.0, 1.05)])
+@pytest.mark.parametrize(("f", "g"), [pytest.param(1.1, 1.0, marks=pytest.mark.long), (1.0, 1.05)])
 def test_the_histogram_sees_an_error(f, g):
     planted = NonlinearSDE(lambda x, t: -f * x**3, lambda t: torch.full_like(t, g), steps=200)
     statistic, critical = chi_square(planted, 1.0)

@@ -19,6 +19,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import ProbabilityFlowODE, ReverseSDESampler
 from scoresde.sde import VPSDE, NonlinearSDE
 from scoresde.solvers import ScipyODE, SolverError, TorchSDE
+from tests.params import some_long
 from tests.sde.nonlinear import CUBIC, EVENTS, F32, F64, geometric, normal, per_event
 
 VP = VPSDE(0.1, 8.0)
@@ -166,6 +167,7 @@ def test_no_global_state_is_read_or_changed():
     assert torch.equal(CUBIC.simulate(torch.zeros(3, 2), torch.tensor(1.0)), a)
 
 
+@pytest.mark.long
 def test_an_adaptive_solver_meets_the_same_law():
     """Brownian motion to t: a standard deviation of sqrt t within 5 standard errors, a false alarm in 1.7e6."""
     sde = NonlinearSDE(
@@ -248,7 +250,7 @@ def test_the_divergence_is_differentiable(kind):
 MIXTURE = GaussianMixture(torch.tensor([[0.7, 0.7], [-0.7, -0.7]]), torch.tensor([0.2, 0.3]), torch.tensor([0.3, 0.7]))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", some_long(WAYS, ["g(t)", "g(x, t) for each coordinate"]))
 def test_samplers_and_likelihood_take_it_as_the_linear_process(way):
     exact, sde = MIXTURE.score(VP), WAYS[way]
 

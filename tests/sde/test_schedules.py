@@ -295,7 +295,13 @@ def test_transitions_compose_and_carry_the_marginals(name, u):
     assert near((whole.a * sde.sigma(s)).hypot(whole.std), sde.sigma(t), 1e-10)
 
 
-@pytest.mark.parametrize("name", some_long([name for name in ALL if name != "learned"], ["learned bent", "given vp"]))
+@pytest.mark.parametrize(
+    "name",
+    some_long(
+        [name for name in ALL if name != "learned"],
+        ["cosine s=0", "edm", "interpolant", "log snr wide", "learned bent", "given vp", "given ve"],
+    ),
+)
 def test_the_process_check_passes(name):
     """Moment equations integrated, flow and reverse SDE back from T, bridge, conversions, float32, edges."""
     report = check(ALL[name])

@@ -65,7 +65,7 @@ def test_the_flow_carries_quantiles_to_quantiles(name, worst):
     assert error < 1e-3
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", some_long(RUN, ["interpolant", "log snr", "given"]))
 @torch.no_grad()
 def test_predictor_corrector_samples_the_mixture(name):
     """Kolmogorov-Smirnov: sqrt(n) D > 2.5 has probability 2 exp(-12.5) = 7e-6 at each; a score 1.5 times too large shows."""
@@ -83,7 +83,9 @@ def test_predictor_corrector_samples_the_mixture(name):
     assert distance(lambda x, t: 1.5 * exact(x, t)) > 3.0
 
 
-@pytest.mark.parametrize("name", some_long(RUN | MISMATCHED, ["cosine", "edm", "given", "learned to -5"]))
+@pytest.mark.parametrize(
+    "name", some_long(RUN | MISMATCHED, ["cosine", "edm", "log snr", "learned", "given", "learned to -5"])
+)
 def test_log_likelihood_is_the_mixture_s(name, worst):
     """log p at t_min within 1e-3 bits/dim for every sample, of centred data.
 

@@ -15,15 +15,16 @@ from scoresde.sde.basis import haar
 from scoresde.sde.langevin import CriticallyDampedLangevin
 from scoresde.sde.modewise import BlurringSDE
 from tests.bare import Bare
+from tests.params import some_long
 
 PROCESSES = [
     (VPSDE(), (2,)),
-    (VPSDE(0.5, 8.0), (3,)),
+    pytest.param(VPSDE(0.5, 8.0), (3,), marks=pytest.mark.long),
     (SubVPSDE(), (2,)),
-    (VESDE(), (2,)),
+    pytest.param(VESDE(), (2,), marks=pytest.mark.long),
     (VESDE(0.002, 80.0), (1, 2)),
     (CriticallyDampedLangevin(), (2,)),
-    (CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2)),
+    pytest.param(CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2), marks=pytest.mark.long),
     pytest.param(BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4), marks=pytest.mark.long),
     (BlurringSDE((5,)), (5,)),
 ]
@@ -163,8 +164,12 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("whole", some_long([False, True], [True]))
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda c: c.__name__)
-def test_a_planted_mistake_is_caught_and_named(wrong):
+def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
+    """By default without the flow of Gaussian data, which takes most of the time and gives none of these rows."""
+    if not whole:
+        monkeypatch.setattr("scoresde.sde.selfcheck.run.gaussian", lambda subject: [])
     line, hint = MISTAKES[wrong]
     report = check(wrong())
     row = next((r for r in report.rows if r.name == line), None)
@@ -195,6 +200,7 @@ def test_a_check_that_raises_is_a_line_of_the_report():
     assert "raised RuntimeError: not today" in str(report)
 
 
+@pytest.mark.long
 def test_a_badly_wrong_diffusion_is_caught_soon():
     """Its flow of Gaussian data is so stiff that a solver without a budget takes 260000 evaluations to say so."""
     calls = []
@@ -225,13 +231,13 @@ def test_pooling_is_orthonormal():
 @pytest.mark.parametrize(
     ("process", "data_std", "passes"),
     [
-        (OneFileProcess(T=math.log(2.0) / 3.0), 1.0, False),  # alpha(T) = .5
+        pytest.param(OneFileProcess(T=math.log(2.0) / 3.0), 1.0, False, marks=pytest.mark.long),  # alpha(T) = .5
         (OneFileProcess(T=math.log(5.0) / 3.0), 1.0, False),  # .2
         (OneFileProcess(T=math.log(10.0) / 3.0), 1.0, True),  # .1
         (OneFileProcess(T=math.log(10.0) / 3.0), 3.0, False),
-        (VESDE(0.01, 5.0), 1.0, False),
-        (VESDE(0.01, 5.0), 0.5, True),
-        (VPSDE(T=0.5), 1.0, False),
+        pytest.param(VESDE(0.01, 5.0), 1.0, False, marks=pytest.mark.long),
+        pytest.param(VESDE(0.01, 5.0), 0.5, True, marks=pytest.mark.long),
+        pytest.param(VPSDE(T=0.5), 1.0, False, marks=pytest.mark.long),
         (CriticallyDampedLangevin(mass=1.0, beta=0.5, gamma=0.5), 1.0, False),
     ],
     ids=repr,

@@ -66,7 +66,7 @@ def gaussian_flow(sde, data_std):
     return velocity
 
 
-@pytest.mark.parametrize("name", some_long(PROCESSES, ["matrix 7"]))
+@pytest.mark.parametrize("name", some_long(PROCESSES, lambda name: name not in ("moving", "blur", "cld")))
 def test_the_flow_of_gaussian_data_stands_still(name, worst):
     """x = m + R w moves with the flow, from the mean and from d points about it, and so does ln |det R|."""
     sde, data_std, times = PROCESSES[name], 0.7, [0.02, 0.2, PROCESSES[name].T]
@@ -137,7 +137,7 @@ def test_the_clock_rises_at_its_slope(name):
     assert torch.allclose(slope, difference, rtol=1e-5), (slope / difference - 1).abs().max()
 
 
-@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize("name", some_long(CLOCKS, lambda name: name.startswith("matrix") and name != "matrix 4"))
 def test_the_time_of_a_clock_s_reading(name):
     sde = CLOCKS[name]
     t = torch.linspace(0.01, 1.0, 12, dtype=F64) * sde.T

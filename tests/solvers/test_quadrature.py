@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoresde.solvers.quadrature import Increments, adams, lagrange_integrals
+from tests.params import examples
 
 F64 = torch.float64
-LIGHT = settings(max_examples=60, deadline=None, derandomize=True)
+LIGHT = settings(max_examples=examples(60), deadline=None, derandomize=True)
 
 
 @st.composite
