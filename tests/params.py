@@ -31,9 +31,14 @@ def some_long(values: Iterable[Any], long: Callable[[Any], bool] | Iterable[Any]
     return [pytest.param(value, marks=pytest.mark.long) if long(value) else value for value in values]
 
 
+def whole() -> bool:
+    """Whether long tests run too, as under ``make test-all``."""
+    return _WHOLE
+
+
 def examples(count: int) -> int:
     """How many examples hypothesis draws: ``count`` under ``make test-all``, a quarter of them by default."""
-    return count if _WHOLE else count // 4
+    return count if whole() else count // 4
 
 
 def covering(cells: Iterable[dict[str, Any]]) -> list[int]:
