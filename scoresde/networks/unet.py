@@ -94,7 +94,8 @@ class SmallUNet(nn.Module):
         out: Tensor = self.last(F.silu(self.norm(h)))
         if self.outputs == 1:
             return out
-        return out.unflatten(1, (self.images, self.outputs)).movedim(2, -1)
+        grouped: Tensor = out.unflatten(1, (self.images, self.outputs))
+        return grouped.movedim(2, -1)
 
 
 class _Block(nn.Module):
