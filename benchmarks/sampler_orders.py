@@ -30,7 +30,7 @@ from scoresde.samplers import (
     Data,
     DPMSolverPlusPlus,
     DPMSolverSingleStep,
-    ExactSteps,
+    ExactTransitions,
     ExponentialMultistep,
     ExponentialRungeKutta,
     Noise,
@@ -59,9 +59,9 @@ def slope(errors: Sequence[float], counts: Sequence[int] = COUNTS) -> float:
     return float(-((k - k.mean()) * (y - y.mean())).sum() / ((k - k.mean()) ** 2).sum())
 
 
-def on(steps: int) -> ExactSteps:
+def on(steps: int) -> ExactTransitions:
     """The grid of ``steps``."""
-    return ExactSteps(steps, lambda sde, n: grids.log_noise(sde, n, T_MIN))
+    return ExactTransitions(steps, lambda sde, n: grids.log_noise(sde, n, T_MIN))
 
 
 def mixture(event_shape: tuple[int, ...] = (2,)) -> GaussianMixture:
@@ -71,7 +71,7 @@ def mixture(event_shape: tuple[int, ...] = (2,)) -> GaussianMixture:
     return GaussianMixture(means, torch.tensor([0.5, 0.4]), torch.tensor([0.4, 0.6]))
 
 
-Make = Callable[[int | ExactSteps], Sampler]
+Make = Callable[[int | ExactTransitions], Sampler]
 
 
 def path_errors(make: Make, sde: ScalarSDE, truth: dict[ScalarSDE, torch.Tensor] = {}) -> list[float]:  # noqa: B006  (a cache)

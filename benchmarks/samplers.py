@@ -44,7 +44,6 @@ from scoresde.samplers import (
     AdamsBashforth,
     Ancestral,
     DPMSolverPlusPlus,
-    ExactSteps,
     Langevin,
     Pilot,
     PredictorCorrector,
@@ -132,7 +131,7 @@ def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple
     for name, method in PLAIN.items():
         yield name, method(steps[name]), {"grid": "default"}
         yield name, method(grids.log_noise(problem.sde, steps[name])), {"grid": "log s"}
-    yield "UniPC-3, pilot grid", UniPC(ExactSteps(calls - 1, pilot.grid), 3), {"grid": "pilot"}
+    yield "UniPC-3, pilot grid", UniPC(calls - 1, 3, grid=pilot.grid), {"grid": "pilot"}
     made = fit(problem.sde, problem.score, calls, pilot=pilot)
     half = pilot.part(slice(PILOT // 2, None))
     few = half.distances(ends(problem, made, half.starts, calls))
@@ -212,8 +211,8 @@ def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
             )[0]
         stochastic = {
             "SDE-DPM-Solver++(2M)": DPMSolverPlusPlus(calls - 1, eta=1.0),
-            "SDE-DPM-Solver++(2M), log s": DPMSolverPlusPlus(ExactSteps(calls - 1, grids.log_noise), eta=1.0),
-            "ancestral, uniform": PredictorCorrector(Ancestral(), steps=ExactSteps(calls - 1, grids.uniform)),
+            "SDE-DPM-Solver++(2M), log s": DPMSolverPlusPlus(calls - 1, eta=1.0, grid=grids.log_noise),
+            "ancestral, uniform": PredictorCorrector(Ancestral(), steps=calls - 1, grid=grids.uniform),
             "torchsde Euler": ReverseSDESampler(TorchSDE(), steps=calls - 1),
         }
         for name, sampler in stochastic.items():

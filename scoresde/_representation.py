@@ -12,6 +12,7 @@ any other class was given. Rules:
 - Where the object has an attribute with the name of the parameter, and it is of the kind that was given, or None was given, the
   attribute counts: it may have changed since. Lists, tuples and dictionaries are shown as they were given.
 - Modules and tensors are not kept a second time where the object has them under that name.
+- A function is shown by its name, a ``functools.partial`` as the call that makes it.
 - A tensor or array of more than `LARGEST` numbers is shown as its shape and dtype. Such a text cannot be evaluated.
 - A module prints the call that makes its architecture; its weights are not part of the text. Two modules are equal only where
   they are one, as everywhere in torch.
@@ -51,9 +52,6 @@ def prints_as_call(cls: C) -> C:
     if not issubclass(cls, nn.Module):  # torch compares modules by identity, and traces their own hash
         _set(cls, "__eq__", _equal)
         _set(cls, "__hash__", _hash)
-    elif cls.__hash__ is _hash:  # a module that is a process too
-        _set(cls, "__eq__", nn.Module.__eq__)
-        _set(cls, "__hash__", nn.Module.__hash__)
     return cls
 
 
@@ -73,6 +71,11 @@ def text_of(value: Any) -> str:
         return f"[{', '.join(map(text_of, value))}]"
     if type(value) is dict:
         return "{" + ", ".join(f"{text_of(k)}: {text_of(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, functools.partial):
+        given = [value.func, *value.args]
+        return (
+            f"partial({', '.join([*map(text_of, given), *(f'{k}={text_of(v)}' for k, v in value.keywords.items())])})"
+        )
     if isinstance(value, torch.device):
         return f"torch.device({str(value)!r})"
     if isinstance(value, FunctionType | BuiltinFunctionType | type) and "<" not in value.__qualname__:
@@ -93,6 +96,8 @@ def same_value(a: Any, b: Any) -> bool:
         return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same_value(value, b[key]) for key, value in a.items())
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return a.func is b.func and same_value(a.args, b.args) and same_value(a.keywords, b.keywords)
     if isinstance(a, Tensor | np.ndarray) or isinstance(b, Tensor | np.ndarray):
         return False
     return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
@@ -202,7 +207,7 @@ def _equal(self: Any, other: object) -> Any:
     """Whether the other is of the same class, from equal arguments, with equal public numbers and strings."""
     if self is other:
         return True
-    if type(self) is not type(other) or isinstance(self, nn.Module):
+    if type(self) is not type(other):
         return NotImplemented
     ours, theirs = arguments_of(self), arguments_of(other)
     return (
@@ -215,7 +220,7 @@ def _equal(self: Any, other: object) -> Any:
 
 def _hash(self: Any) -> int:
     """Of the class and of the numbers and strings among the arguments."""
-    arguments = None if isinstance(self, nn.Module) else arguments_of(self)
+    arguments = arguments_of(self)
     if arguments is None:
         return object.__hash__(self)
     plain = sorted((name, value) for name, value in arguments.items() if isinstance(value, int | float | str))

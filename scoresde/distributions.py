@@ -108,8 +108,7 @@ class GaussianMixture:
         if self.rotations is not None:
             for one in k.unique():  # a component at a time: their rotations side by side would fill the memory
                 z[k == one] = z[k == one] @ self.rotations[one].mT
-        out: Tensor = (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
-        return out
+        return (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B, *event) -> (B,)."""

@@ -109,8 +109,7 @@ class PowerEMA(EMA):
         super().__init__(module, 0.0)
 
     def kept(self, n: int) -> float:
-        out: float = (1.0 - 1.0 / n) ** (self.exponent + 1.0)
-        return out
+        return (1.0 - 1.0 / n) ** (self.exponent + 1.0)
 
 
 @checked_arguments
@@ -128,8 +127,7 @@ def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, 
     stored: (updates, std) of each of K averages.
     """
     products, aims, _ = _equations(stored, updates, std)
-    out: Tensor = torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
-    return out
+    return torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
 
 
 @checked_arguments

@@ -314,8 +314,7 @@ class ScoreModel(nn.Module):
         if x.dtype in HALF:
             scaled, label = scaled.to(x.dtype), label.to(x.dtype)
         try:
-            out: Tensor = self.network(scaled, label, **condition)
-            return out
+            return self.network(scaled, label, **condition)
         except ValueError as problem:
             if bool(torch.isfinite(label).all()):
                 raise

@@ -138,8 +138,8 @@ RECORDS = {
     "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
-    "samplers.base.Trajectory", "samplers.expectation.Expectation", "samplers.walk.Step", "samplers.walk.Walk", "score.Belief",
-    "metrics.moments.Gathering",
+    "samplers.base.Trajectory", "samplers.expectation.Expectation", "samplers.walk.Step", "samplers.walk.Transitions",
+    "score.Belief", "metrics.moments.Gathering",
     "sde.selfcheck.report.CheckReport", "sde.selfcheck.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -229,7 +229,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "samplers.selfcheck.report.check": {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
-    "samplers.walk.Walk": RECORD,
+    "samplers.walk.Transitions": RECORD,
     "score.like": {"output": X},
     "sde.chain.TableChain": CHAIN,
     "sde.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},

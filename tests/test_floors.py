@@ -17,7 +17,6 @@ PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
     {"_validation", "_files", "_representation", "version"},
-    {"_kinds"},
     {"_arguments"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},

@@ -24,8 +24,10 @@ from scoresde.laws import (
 )
 from scoresde.laws.base import numbered
 from scoresde.noise import NoiseSource
-from scoresde.samplers import AnnealedLangevin, Step
-from scoresde.sde import ScalarKernel
+from scoresde.samplers import AnnealedLangevin
+from scoresde.samplers.base import CountedScore
+from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.instants import Instant, Interval
 from tests.laws_common import BETAS, F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
 
 # sums of steps
@@ -267,16 +269,16 @@ def test_entry_45_a_minor_mode_keeps_its_weight():
     2000 samples, a standard error of .005: ten other seeds gave .051 to .066. Left over is what is frozen in as the modes part.
     """
     means, std, weights = torch.tensor([-1.5, 1.5], dtype=F64), 0.3, torch.tensor([0.95, 0.05], dtype=F64)
-    one = torch.ones((), dtype=F64)
-    still = ScalarKernel(one, 0 * one)
 
     def minor(scales, steps):
         source, langevin = NoiseSource.of(0, 2000), AnnealedLangevin(snr=0.5)
         x = GeneralizedNormal(1.0, 5.0).sample(source, (1,), step=0, purpose="start", dtype=F64)
         for i, scale in enumerate(scales):
-            step = Step(i, one, one, 0 * one, scale, still, still)
+            at = Instant(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, torch.ones(len(x), dtype=F64), torch.ones((), dtype=F64))
+            interval = Interval(i, at, at, h=0.0, a=1.0, std=0.0, level=float(scale))
+            model = Model(CountedScore(lambda x, t, b=float(scale): laplace_score(x, b, means, std, weights)), None)
             for z in source.normal((steps, 1), step=i, purpose="langevin", dtype=F64).unbind(1):
-                x = langevin.step(step, x, laplace_score(x, float(scale), means, std, weights), z)[0]
+                x = langevin.step(model, x, interval, z)[0]
         right = x > 0
         return float(right.double().mean()), float(x[~right].std())
 

@@ -11,7 +11,7 @@ from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Ancestral, PredictorCorrector, ReverseDiffusion
-from scoresde.samplers.walk import ExactSteps, GivenTimes
+from scoresde.samplers.walk import ExactTransitions, GivenTimes
 from scoresde.sde import VPSDE, CriticallyDampedLangevin, SubVPSDE
 from scoresde.sde.basis import Flat, haar, pca
 from scoresde.solvers import ScipyODE
@@ -106,11 +106,11 @@ def propagate(predictor, score, times, covariance, shape, denoise):
     """The covariance after a predictor's steps under a linear score without mean: unit vectors through the step itself."""
     d = len(covariance)
     unit = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
-    walk = ExactSteps(len(times) - 1, GivenTimes(times)).walk(SDE)
+    walk = ExactTransitions(len(times) - 1, GivenTimes(times)).transitions(SDE)
     for step in walk.steps(unit):
         slope = score(unit, step.t.expand(d))
-        gain = predictor.step(SDE, step, unit, slope, 0 * unit)[1].reshape(d, d)
-        scatter = predictor.step(SDE, step, 0 * unit, 0 * unit, unit)[0].reshape(d, d)
+        gain = predictor.map_step(SDE, step, unit, slope, 0 * unit)[1].reshape(d, d)
+        scatter = predictor.map_step(SDE, step, 0 * unit, 0 * unit, unit)[0].reshape(d, d)
         covariance = gain.mT @ covariance @ gain
         if not (denoise and step.index == len(walk) - 1):
             covariance = covariance + scatter.mT @ scatter

@@ -24,7 +24,8 @@ def get_config():
         "symmetric-splitting": {
             "name": "PredictorCorrector",
             "predictor": {"name": "SymmetricSplitting"},
-            "steps": {"name": "ExactSteps", "steps": 200, "grid": {"name": "log_noise"}},
+            "steps": 200,
+            "grid": {"name": "log_noise"},
         },
         "probability-flow": {"name": "ProbabilityFlowODE"},
     }

@@ -23,7 +23,7 @@ def get_config():
             "name": "PredictorCorrector",
             "predictor": {"name": "ReverseDiffusion"},
             "corrector": {"name": "Langevin", "snr": 0.16, "steps": 1},
-            "steps": {"name": "PaperSteps", "steps": 1000, "t_min": 1e-5},
+            "steps": {"name": "ReferenceDiscretization", "steps": 1000, "t_min": 1e-5},
         },
         "probability-flow": {"name": "ProbabilityFlowODE", "t_min": 1e-5},
     }

@@ -15,7 +15,7 @@ def get_config():
         "predictor-corrector": {
             "name": "PredictorCorrector",
             "predictor": {"name": "EulerMaruyama"},
-            "steps": {"name": "PaperSteps", "steps": 1000, "t_min": 1e-3},
+            "steps": {"name": "ReferenceDiscretization", "steps": 1000, "t_min": 1e-3},
         },
         "probability-flow": {"name": "ProbabilityFlowODE", "t_min": 1e-3},
     }

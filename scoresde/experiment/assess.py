@@ -52,8 +52,7 @@ def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         workdir.claim(experiment)
     workdir.check(experiment)
     workdir.check_trained(experiment)
-    out: dict[str, dict[str, Any]] | None = share(Assessing, experiment, workdir, processes)
-    return out
+    return share(Assessing, experiment, workdir, processes)
 
 
 def check_dimension(plan: Evaluation, dimension: int) -> None:

@@ -92,8 +92,7 @@ def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, *
     Raises:
         ConfigError: where the node cannot be built. Nothing is called that is not of the kind.
     """
-    out: Kind = _build(node, where, kind, context)
-    return out
+    return _build(node, where, kind, context)
 
 
 def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: Any) -> Kind:
@@ -107,8 +106,7 @@ def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: An
         if key in node:
             takes = [name for name in inspect.signature(cls).parameters if name not in context]
             raise ConfigError(f"config.{where}.{key} is not known: config.{where} takes {', '.join(takes)}")
-    out: Kind = _made(cls, node, where, "", context)
-    return out
+    return _made(cls, node, where, "", context)
 
 
 def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:

@@ -60,8 +60,7 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
     """
     if not experiment.samplers:
         raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
-    out: dict[str, Path] | None = share(Sampling, experiment, workdir, processes)
-    return out
+    return share(Sampling, experiment, workdir, processes)
 
 
 @dataclass(frozen=True)

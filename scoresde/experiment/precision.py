@@ -37,11 +37,9 @@ class Tuned(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=layout(x.ndim))
         if self.dtype == torch.float32:
-            out: Tensor = self.network(x, label, **condition)
-            return out
+            return self.network(x, label, **condition)
         with torch.autocast(x.device.type, dtype=self.dtype):
-            out = self.network(x, label, **condition)
-            return out.float()
+            return self.network(x, label, **condition).float()
 
 
 def tuned(model: ScoreModel, plan: Training) -> ScoreModel:

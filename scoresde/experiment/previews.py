@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import io
 
 import numpy as np
@@ -22,7 +21,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.experiment.pictures import event_picture
 from scoresde.experiment.trainer import Trainer
 from scoresde.experiment.workdir import Workdir
-from scoresde.samplers import ExactSteps, Fast, Sampler, UniPC, grids
+from scoresde.samplers import Fast, GridSampler, ReferenceDiscretization, Sampler, UniPC
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 
@@ -82,10 +81,13 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The sampler with at most so many steps, where it has a number of them; one that would fit itself is not waited for."""
     if isinstance(sampler, Fast):
-        return UniPC(ExactSteps(steps, functools.partial(grids.focused, t_min=sampler.t_min)))
-    stepping = getattr(sampler, "stepping", None)
-    if not dataclasses.is_dataclass(stepping) or getattr(stepping, "steps", 0) <= steps:
+        return UniPC(steps, t_min=sampler.t_min)
+    own = sampler.steps if isinstance(sampler, GridSampler) else ()
+    fewer: int | ReferenceDiscretization = steps
+    if isinstance(own, ReferenceDiscretization) and own.steps > steps:
+        fewer = dataclasses.replace(own, steps=steps)
+    elif not isinstance(own, int) or own <= steps:
         return sampler
     made = copy.copy(sampler)
-    object.__setattr__(made, "stepping", dataclasses.replace(stepping, steps=steps))  # type: ignore[type-var]
+    object.__setattr__(made, "steps", fewer)
     return made

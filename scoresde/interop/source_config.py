@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scoresde.interop.errors import ConvertError
-from scoresde.interop.source_expressions import Unread
-from scoresde.interop.source_statements import Module
+from scoresde.interop.source_statements import Module, Unread
 
 MOST_BYTES = 1_000_000
 """Larger files are no configs."""

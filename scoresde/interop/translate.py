@@ -85,7 +85,7 @@ def translate(settings: Mapping[str, Any], name: str) -> Source:
     sigmas = (facts["model.num_scales"], *map(float, ends)) if known else None
     if facts.notes:
         slips.append(f"not in {name}, taken from the reference's default_cifar10_configs: {', '.join(facts.notes)}")
-    return Source(name, config, sigmas, tuple(slips))
+    return Source(name, config, sigmas, tuple(slips))  # type: ignore[arg-type]
 
 
 def _repaired(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -221,7 +221,7 @@ def _samplers(facts: Facts) -> dict[str, Any]:
     corrector = facts.usual("sampling.corrector", one_of(*_CORRECTORS), "none")
     found: dict[str, Any] = {}
     if facts.usual("sampling.method", one_of("pc", "ode"), "pc") == "pc" and (predictor, corrector) != ("none", "none"):
-        steps = {"name": "PaperSteps", "steps": facts["model.num_scales"], "t_min": t_min}
+        steps = {"name": "ReferenceDiscretization", "steps": facts["model.num_scales"], "t_min": t_min}
         found["predictor-corrector"] = {
             "name": "PredictorCorrector",
             "predictor": {"name": _PREDICTORS[predictor]} if _PREDICTORS[predictor] else None,

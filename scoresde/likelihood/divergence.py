@@ -101,8 +101,7 @@ class Divergence(ABC):
     @staticmethod
     def _pushed(f: Field, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
         with _differentiable_attention(True), torch.set_grad_enabled(differentiable):
-            out: Tensor = torch.func.jvp(f, (x,), (v,))[1]
-            return out
+            return torch.func.jvp(f, (x,), (v,))[1]
 
     @staticmethod
     def _pulled(y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:

@@ -100,8 +100,7 @@ class Network(Extractor):
         return found.hexdigest()
 
     def features(self, raw: Tensor) -> Tensor:
-        out: Tensor = self.module.to(raw.device)(raw.to(torch.float32))
-        return out
+        return self.module.to(raw.device)(raw.to(torch.float32))
 
 
 class TorchScript(Extractor):
@@ -154,7 +153,7 @@ class TorchScript(Extractor):
         return f"TorchScript({self.file.name!r}{options}{scale})"
 
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> str:  # type: ignore[override]
         """The file's SHA-256. Raises ValueError where another is wanted."""
         return hashlib.sha256(self._content()).hexdigest()
 
@@ -163,16 +162,14 @@ class TorchScript(Extractor):
         """The network, read when it is first needed. Raises ValueError for what is none."""
         content = io.BytesIO(self._content())
         try:
-            out: torch.jit.ScriptModule = torch.jit.load(content, map_location="cpu").eval()
-            return out
+            return torch.jit.load(content, map_location="cpu").eval()
         except RuntimeError as problem:
             raise ValueError(f"{str(self.file)!r} is no TorchScript file: {str(problem).splitlines()[0]}") from problem
 
     def features(self, raw: Tensor) -> Tensor:
         images = self._bytes(raw)
         try:
-            out: Tensor = self.module.to(raw.device)(images, **self.options)
-            return out
+            return self.module.to(raw.device)(images, **self.options)
         except RuntimeError as problem:
             raise ValueError(
                 f"{self.name} refuses images of shape {tuple(images.shape)} with options {self.options}: {problem}"

@@ -41,5 +41,4 @@ def _factor(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2.0)
     noise = math.sqrt(len(values)) * torch.finfo(values.dtype).eps * float(values.abs().max())
     kept = values > noise
-    out: Tensor = vectors[:, kept] * values[kept].sqrt()
-    return out
+    return vectors[:, kept] * values[kept].sqrt()

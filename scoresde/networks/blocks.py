@@ -56,8 +56,7 @@ def convolution(
 ) -> nn.Module:
     """A convolution over ``dims`` dimensions that keeps the sides, unless stride or padding say otherwise."""
     padding = size // 2 if padding is None else padding
-    out: nn.Module = initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
-    return out
+    return initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
 
 
 def activation_of(name: str) -> nn.Module:
@@ -149,8 +148,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
         """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""
         if self.checkpoint and torch.is_grad_enabled():
-            out: Tensor = recomputed(self._compute, x, told, use_reentrant=False)
-            return out
+            return recomputed(self._compute, x, told, use_reentrant=False)
         return self._compute(x, told)
 
     def _compute(self, x: Tensor, told: Tensor | None) -> Tensor:
@@ -223,8 +221,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """(B, before, *sides) to (B, after, *(sides / 2)); the label is not needed."""
-        out: Tensor = self.conv(self.resampling.before_stride(x))
-        return out
+        return self.conv(self.resampling.before_stride(x))
 
 
 class Upsample(nn.Module):
@@ -236,5 +233,4 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """(B, before, *sides) to (B, after, *(2 sides)); the label is not needed."""
-        out: Tensor = self.conv(self.resampling.up(x))
-        return out
+        return self.conv(self.resampling.up(x))

@@ -91,11 +91,10 @@ class SmallUNet(nn.Module):
         h = torch.cat((h, skip), dim=1)
         for block in self.up:
             h = block(h, told)
-        out: Tensor = self.last(F.silu(self.norm(h)))
+        out = self.last(F.silu(self.norm(h)))
         if self.outputs == 1:
             return out
-        grouped: Tensor = out.unflatten(1, (self.images, self.outputs))
-        return grouped.movedim(2, -1)
+        return out.unflatten(1, (self.images, self.outputs)).movedim(2, -1)
 
 
 class _Block(nn.Module):
@@ -112,8 +111,7 @@ class _Block(nn.Module):
         scale, shift = self.label(told)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift))
-        out: Tensor = self.shortcut(x) + self.conv2(h)
-        return out
+        return self.shortcut(x) + self.conv2(h)
 
 
 class _Attention(nn.Module):
@@ -126,5 +124,4 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).mT.unbind(1)
-        out: Tensor = x + self.last(F.scaled_dot_product_attention(q, k, v).mT.reshape(b, c, h, w))
-        return out
+        return x + self.last(F.scaled_dot_product_attention(q, k, v).mT.reshape(b, c, h, w))

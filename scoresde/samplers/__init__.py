@@ -11,6 +11,7 @@ from scoresde.samplers.fast import Fast
 from scoresde.samplers.fitted import FittedMultistep, FittedSampler
 from scoresde.samplers.fitting import fit
 from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
+from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.samplers.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid
 from scoresde.samplers.posterior import DDIM, ConsistentAnnealed
@@ -21,7 +22,7 @@ from scoresde.samplers.reverse_sde import ReverseSDESampler
 from scoresde.samplers.selfcheck import check
 from scoresde.samplers.single_step import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
 from scoresde.samplers.splitting import SymmetricSplitting
-from scoresde.samplers.walk import ExactSteps, PaperSteps, Step, Stepping, Walk
+from scoresde.samplers.walk import Discretization, ExactTransitions, ReferenceDiscretization, Step, Transitions
 
 __all__ = [
     "AdamsBashforth",
@@ -34,12 +35,13 @@ __all__ = [
     "Corrector",
     "DDIM",
     "DEIS",
+    "Discretization",
     "DPMSolverPlusPlus",
     "DPMSolverSingleStep",
     "Data",
     "EDM",
     "EulerMaruyama",
-    "ExactSteps",
+    "ExactTransitions",
     "ExponentialMultistep",
     "ExponentialRungeKutta",
     "Expectation",
@@ -47,9 +49,9 @@ __all__ = [
     "FittedMultistep",
     "FittedSampler",
     "Form",
+    "GridSampler",
     "Langevin",
     "Noise",
-    "PaperSteps",
     "Pilot",
     "PilotGrid",
     "Predictor",
@@ -59,12 +61,12 @@ __all__ = [
     "ReverseSDESampler",
     "SampleResult",
     "Sampler",
+    "ReferenceDiscretization",
     "Step",
-    "Stepping",
     "SymmetricSplitting",
     "Trajectory",
+    "Transitions",
     "UniPC",
-    "Walk",
     "Whitened",
     "check",
     "diffusion_time",
@@ -75,4 +77,8 @@ __all__ = [
     "pilot_grid",
 ]
 
-check_constructors(globals(), records=(Expectation, SampleResult, Step, Trajectory, Walk))
+check_constructors(
+    globals(),
+    records=(Expectation, SampleResult, Step, Trajectory, Transitions),
+    own_repr=(FittedMultistep, FittedSampler, Pilot, PilotGrid),  # made by a fit
+)

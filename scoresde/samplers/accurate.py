@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from scoresde.samplers.base import CountedScore, Sampler
 from scoresde.samplers.exponential import linear
 from scoresde.samplers.multistep import UniPC
 from scoresde.samplers.pilot import PilotGrid, pilot_grid
-from scoresde.samplers.walk import ExactSteps
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF
 
@@ -87,13 +85,13 @@ class Pilot:
         def draw(sampler: Sampler, keep: int = 0):  # type: ignore[no-untyped-def]
             return sampler(process, counted, shape, seed=seed, dtype=dtype, device=device, keep_every=keep)
 
-        rough = draw(UniPC(ExactSteps(20, partial(grids.log_noise, t_min=t_min)))).samples
+        rough = draw(UniPC(20, grid=grids.log_noise, t_min=t_min)).samples
         mean = rough.mean(0)
         data_std = float((rough - mean).double().square().mean().sqrt())
         grid = pilot_grid(
             process, counted, shape, t_min=t_min, fine=fine, data_std=data_std, seed=seed, dtype=dtype, device=device
         )
-        path = draw(UniPC(ExactSteps(fine, grid)), max(1, fine // _KEPT))
+        path = draw(UniPC(fine, grid=grid), max(1, fine // _KEPT))
         u = process.log_spread(path.times[:: max(1, fine // _KEPT)])
         return cls(process, grid, mean, data_std, u, path.trajectory.states[: len(u)], path.state, counted.calls)
 
@@ -116,7 +114,7 @@ class Pilot:
 
     def reference(self, steps: int) -> Sampler:
         """The method by which the paths were solved, with ``steps`` evaluations."""
-        return UniPC(ExactSteps(steps - 1, self.grid))
+        return UniPC(steps - 1, grid=self.grid)
 
 
 def distances(ends: Tensor, wanted: Tensor) -> Tensor:

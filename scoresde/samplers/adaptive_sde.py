@@ -61,12 +61,6 @@ class AdaptiveSDE(Sampler):
         self.relative, self.absolute, self.first_step = relative, absolute, first_step
         self.t_min, self.denoise, self.max_steps = t_min, denoise, max_steps
 
-    def __repr__(self) -> str:
-        return (
-            f"AdaptiveSDE(relative={self.relative:g}, absolute={self.absolute:g}, first_step={self.first_step:g}, "
-            f"t_min={self.t_min:g}, denoise={self.denoise})"
-        )
-
     def run(
         self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:

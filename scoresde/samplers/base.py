@@ -77,6 +77,24 @@ class SampleResult:
         return f"SampleResult(samples of shape {tuple(self.samples.shape)}, nfe={self.nfe}, seed={self.seed}{lost}{stopped})"
 
 
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of a model: ``value`` is its score, noise or data at x (B, *state), t (B,), as ``kind`` says."""
+
+    x: Tensor
+    t: Tensor
+    value: Tensor
+    kind: str
+
+    def data(self, sde: LinearSDE) -> Tensor:
+        """E[x_0 | x_t]."""
+        if self.kind == "data":
+            return self.value
+        if self.kind == "noise":
+            return sde.kernel(self.t).data_from_noise(self.x, self.value)
+        return sde.data_from_score(self.x, self.t, self.value)
+
+
 class CountedScore(CheckedScore):
     """A `CheckedScore` that counts its calls, and keeps its first and last call since `mark`.
 
@@ -87,13 +105,19 @@ class CountedScore(CheckedScore):
         super().__init__(score, batch, dtype)
         self.calls = 0
         self.spent: Tensor | None = None
-        self.first: tuple[Tensor, Tensor, Tensor] | None = None
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+        self.first: Call | None = None
+        self.last: Call | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.evaluate(self.score, x, t, "score")
+
+    def evaluate(self, function: Score, x: Tensor, t: Tensor, kind: str) -> Tensor:
+        """``function(x, t)``, the model's score, noise or data, as ``kind`` says."""
         self.calls += 1
-        value = super().__call__(x, t).to(x.dtype)  # a score that computes in more must not decide what the samples are
-        self.last = (x, t, value)
+        value = self.checked(function, x, t).to(
+            x.dtype
+        )  # a score that computes in more must not decide what the samples are
+        self.last = Call(x, t, value, kind)
         if self.first is None:
             self.first = self.last
         return value
@@ -140,11 +164,10 @@ class Record:
         whole = len(self.data) == len(states)
         return Trajectory(torch.stack(times), torch.stack(states), torch.stack(self.data) if whole else None)
 
-    def prediction(self, call: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def prediction(self, call: Call) -> Tensor:
         """The data's mean by a call of the score; the data of the last state where the process knows no mean, or the call was of
         a part of the batch."""
-        mean = self.sde.data_from_score(*call) if isinstance(self.sde, LinearSDE) and self._whole(call) else self.x
-        return self.sde.project(mean)
+        return self.sde.project(call.data(self.sde) if self._whole(call) else self.x)  # type: ignore[arg-type]
 
     def _predict(self) -> None:
         """E[x_0 | x] for the state that was kept last, once the score was called there for the whole batch."""
@@ -152,8 +175,8 @@ class Record:
         if call is not None and len(self.data) < len(self.kept) and self._whole(call):
             self.data.append(self.prediction(call))
 
-    def _whole(self, call: tuple[Tensor, Tensor, Tensor]) -> bool:
-        return isinstance(self.sde, LinearSDE) and call[0].shape == self.x.shape
+    def _whole(self, call: Call) -> bool:
+        return isinstance(self.sde, LinearSDE) and call.x.shape == self.x.shape
 
 
 class Sampler(ABC):

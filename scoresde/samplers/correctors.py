@@ -18,13 +18,16 @@ in two a step of at most 2.5 a (snr sigma)^2.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
-from scoresde.samplers.walk import Step
+from scoresde.noise import NoiseSource
+from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.instants import Interval
 
 PRIOR_DIMENSIONS = 8
 """Weight of the bound 1 / sigma^2 in the pooled squared score, in coordinates."""
@@ -45,24 +48,36 @@ class Corrector(ABC):
         check_number("snr", self.snr, above=0.0, most=1e3)
         check_count("steps", self.steps)
 
-    def step(self, step: Step, x: Tensor, score: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(state, mean) after one Langevin step, both the shape of x."""
-        e = expand(2.0 * step.kernel.contraction() * self.size(step, score, z) ** 2, x)
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor) -> tuple[Tensor, Tensor]:
+        """x + e score + sqrt(2 e) z, one Langevin step at the time where ``interval`` starts.
+
+        Args:
+            model: Gives the score.
+            x: (B, *state).
+            interval: The step of the grid; its ``at``, ``a`` and ``level`` are used.
+            z: Standard normals like x.
+
+        Returns:
+            The state and its mean, x + e score.
+        """
+        score = model.score(x, interval.at)
+        e = 2.0 * interval.a**2 * self.size(interval, score, z) ** 2
+        e = expand(e, x) if isinstance(e, Tensor) else e
         mean = x + e * score
-        return mean + (2.0 * e).sqrt() * z, mean
+        return mean + (2.0 * e) ** 0.5 * z, mean
 
     @abstractmethod
-    def size(self, step: Step, score: Tensor, z: Tensor) -> Tensor:
-        """snr ||z|| / ||score||, shape () or (B,)."""
+    def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor | float:
+        """snr ||z|| / ||score||, a number or of shape () or (B,)."""
 
 
 @dataclass(frozen=True)
 class Langevin(Corrector):
     """Langevin steps whose size follows each sample's own score."""
 
-    def size(self, step: Step, score: Tensor, z: Tensor) -> Tensor:
+    def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         flat = score.flatten(1) if score.ndim > 1 else score[:, None]
-        square = (flat**2).sum(1) + PRIOR_DIMENSIONS / step.sigma**2
+        square = (flat**2).sum(1) + PRIOR_DIMENSIONS / interval.level**2
         return self.snr * ((flat.shape[1] + PRIOR_DIMENSIONS) / square).sqrt()
 
 
@@ -70,16 +85,34 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """Langevin steps whose size follows sigma(t) alone (Song & Ermon 2019's annealing)."""
 
-    def size(self, step: Step, score: Tensor, z: Tensor) -> Tensor:
-        return self.snr * step.sigma
+    def size(self, interval: Interval, score: Tensor, z: Tensor) -> float:
+        return self.snr * interval.level
 
 
 @dataclass(frozen=True)
 class BatchLangevin(Corrector):
     """The reference implementation's `langevin`: norms averaged over the batch. A sample depends on its neighbours."""
 
-    def size(self, step: Step, score: Tensor, z: Tensor) -> Tensor:
+    def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         def mean_norm(v: Tensor) -> Tensor:
             return torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1).mean()
 
         return self.snr * mean_norm(z) / mean_norm(score)
+
+
+def normals_of(
+    ahead: int, corrector: Corrector | None, steps: int, x: Tensor, noise: NoiseSource
+) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+    """The standard normals of each step: ``ahead`` of the predictor's, stacked where more than one, and the corrector's, a list.
+
+    Draw k of step i has the key i * (draws of a step) + k, for the purposes "predictor" and "corrector".
+    """
+    again = 0 if corrector is None else corrector.steps
+    first, second = (
+        noise.normals(x.shape[1:], steps=range(steps * each), purpose=purpose, dtype=x.dtype)
+        for each, purpose in ((ahead, "predictor"), (again, "corrector"))
+    )
+    for _ in range(steps):
+        corrections = [next(second) for _ in range(again)]
+        z = [next(first) for _ in range(ahead)]
+        yield (torch.stack(z) if ahead > 1 else z[0] if z else None), corrections

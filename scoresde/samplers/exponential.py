@@ -46,14 +46,14 @@ def factors(maps: LinearMap, like: Tensor, count: int) -> list[Factor]:
 
 
 @dataclass(frozen=True)
-class Instants:
+class Nodes:
     """Places in time: u and t, both (n,) float64."""
 
     u: Tensor
     t: Tensor
 
     @classmethod
-    def at(cls, sde: LinearSDE, t: Tensor) -> Instants:
+    def at(cls, sde: LinearSDE, t: Tensor) -> Nodes:
         """The places of times. Raises ValueError for one without noise."""
         u = sde.log_spread(t)
         if not bool(torch.isfinite(u).all()):
@@ -62,15 +62,15 @@ class Instants:
             )
         return cls(u, t)
 
-    def __getitem__(self, k: slice) -> Instants:
-        return Instants(self.u[k], self.t[k])
+    def __getitem__(self, k: slice) -> Nodes:
+        return Nodes(self.u[k], self.t[k])
 
-    def towards(self, sde: LinearSDE, other: Instants, share: float) -> Instants:
+    def towards(self, sde: LinearSDE, other: Nodes, share: float) -> Nodes:
         """A share of the way in u from here to ``other``."""
         if share == 0.0 or share == 1.0:
             return other if share else self
         u = (1.0 - share) * self.u + share * other.u
-        return Instants(u, sde.time_of_log_spread(u))
+        return Nodes(u, sde.time_of_log_spread(u))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Intervals:
     kick: LinearMap | None
 
     @classmethod
-    def of(cls, sde: LinearSDE, form: Form, eta: float, start: Instants, end: Instants) -> Intervals:
+    def of(cls, sde: LinearSDE, form: Form, eta: float, start: Nodes, end: Nodes) -> Intervals:
         """The steps from ``start`` (n) to ``end``."""
         width = end.u - start.u
         x, w = gauss_legendre(_POINTS + int(2.0 * float(width.abs().max())))
@@ -108,7 +108,7 @@ class Intervals:
         shares = [p.compose(form.slope(sde, t[j])).times((1.0 + eta**2) * w[j] * width) for j, p in enumerate(carries)]
         return cls(form, u, t, shares, carry, form.noise(sde, eta, start.t, end.t, carry))
 
-    def rule(self, nodes: list[Instants], used: Tensor, like: Tensor) -> Rule:
+    def rule(self, nodes: list[Nodes], used: Tensor, like: Tensor) -> Rule:
         """The steps by the polynomials through ``nodes``, of which ``used`` (n, m) count."""
         n, m = used.shape
         places = torch.stack([self.form.variable(v.u, v.t) for v in nodes], -1)

@@ -50,12 +50,6 @@ class Fast(Sampler):
         self.steps, self.pilot, self.search, self.t_min, self.seed = steps, pilot, search, t_min, seed
         self.held_out = held_out
 
-    def __repr__(self) -> str:
-        return (
-            f"Fast(steps={self.steps}, pilot={self.pilot}, search={self.search}, t_min={self.t_min:g}, seed={self.seed}, "
-            f"held_out={self.held_out})"
-        )
-
     def prepared(
         self,
         sde: LinearSDE,

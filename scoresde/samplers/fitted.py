@@ -213,7 +213,7 @@ def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str,
         return tensors, {"t_min": sampler.t_min, "data_std": sampler.data_std}
     whitened = sampler.form.data_std if isinstance(sampler.form, Whitened) else None
     return {"times": given_times(sampler)}, {
-        "order": sampler.order, "corrector": sampler.corrector, "opening": sampler.opening, "whitened": whitened,
+        "order": sampler.order, "corrector": sampler.corrector, "opening": sampler.first_order, "whitened": whitened,
     }  # fmt: skip
 
 
@@ -229,5 +229,4 @@ def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMul
 
 def given_times(sampler: ExponentialMultistep) -> Tensor:
     """The times of a sampler that was made from them."""
-    times: Sequence[float] | Tensor = sampler.stepping.grid.times  # type: ignore[attr-defined]
-    return torch.as_tensor(times, dtype=torch.float64)
+    return torch.tensor(sampler.steps, dtype=torch.float64)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,11 +66,6 @@ class Form(ABC):
     """A linear part and a prediction. variable: what the polynomials are of: `log_level`, `level`, `diffusion_time`."""
 
     variable: Variable = log_level
-
-    def __repr__(self) -> str:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        given = (f"{name}={getattr(value, '__name__', value)}" for name, value in values.items())
-        return f"{type(self).__name__}({', '.join(given)})"
 
     @abstractmethod
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap | None:

@@ -7,7 +7,8 @@
     focused      equal steps in ln(sigma / alpha) far from the scale of the data, several times shorter ones near it
     subsequence  instants of DDPM's chain, evenly or by squares (Song et al. 2020, appendix D.2; arXiv:2010.02502)
 
-`pilot_grid` makes one for a model, where its steps have equal errors. The reference implementation's grid is `PaperSteps`.
+`pilot_grid` makes one for a model, where its steps have equal errors. The reference implementation's grid is
+`ReferenceDiscretization`.
 
 To fix an argument: ``functools.partial(karras, rho=5.0)``.
 """
@@ -15,7 +16,9 @@ To fix an argument: ``functools.partial(karras, rho=5.0)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,19 +99,16 @@ def focused(
         check_number(name, value, above=0.0)
     middle = math.log(level)
 
-    def share(u: Tensor) -> Tensor:
+    def share(u: np.ndarray) -> np.ndarray:
         """The density's integral."""
-        return 2.0 * width * ((u - middle) / (2.0 * width)).tanh().atan() + floor * u
+        return 2.0 * width * np.arctan(np.tanh((u - middle) / (2.0 * width))) + floor * u
+
+    def density(u: np.ndarray) -> np.ndarray:
+        return 1.0 / np.cosh((u - middle) / width) + floor
 
     def log_level(first: Tensor, last: Tensor, w: Tensor) -> Tensor:
-        low, high = last.log(), first.log()
-        wanted = (1 - w) * share(high) + w * share(low)
-        below, above = low.expand_as(w), high.expand_as(w)
-        for _ in range(_HALVINGS):
-            half = 0.5 * (below + above)
-            under = share(half) < wanted
-            below, above = torch.where(under, half, below), torch.where(under, above, half)
-        return 0.5 * (below + above)
+        low, high, weight = last.log().numpy(), first.log().numpy(), w.numpy()
+        return torch.from_numpy(_inverse(share, density, (1 - weight) * share(high) + weight * share(low), low, high))
 
     return _in_noise(sde, steps, t_min, log_level)
 
@@ -129,6 +129,34 @@ def subsequence(sde: LinearSDE, steps: int, of: int = 1000, power: float = 1.0) 
             f"steps={steps} with power={power!r} is not allowed: instants of {of} fall together, give fewer"
         )
     return sde.T * index / of
+
+
+def _inverse(
+    function: Callable[[np.ndarray], np.ndarray],
+    slope: Callable[[np.ndarray], np.ndarray],
+    wanted: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> np.ndarray:
+    """Where a rising function has the values ``wanted``, between ``low`` and ``high``: Newton's steps, halvings where they leave
+    what is known to hold the answer."""
+    below, above = np.full_like(wanted, low), np.full_like(wanted, high)
+    u, closest = 0.5 * (below + above), 1e-15 * max(1.0, abs(float(low)), abs(float(high)))
+    for _ in range(_HALVINGS):
+        excess = function(u) - wanted
+        below, above = np.where(excess < 0, u, below), np.where(excess < 0, above, u)
+        new = u - excess / slope(u)
+        new = np.where((new < below) | (new > above), 0.5 * (below + above), new)
+        moved, u = float(np.abs(new - u).max()), new
+        if moved <= closest:
+            break
+    return u
+
+
+@checked_arguments
+def end_time(sde: SDE, t_min: float | None = None) -> float:
+    """``t_min``; where it is None the process's own, else 1e-3."""
+    return float(getattr(sde, "t_min", T_MIN)) if t_min is None else t_min
 
 
 def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  # type: ignore[no-untyped-def]

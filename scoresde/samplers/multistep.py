@@ -18,45 +18,53 @@ order opens with a step by Runge and Kutta's, at one evaluation more (see ``open
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.exponential import Instants, Intervals, Rule, combine, evaluations, finish, linear
-from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time
+from scoresde.samplers.base import Callback, CountedScore
+from scoresde.samplers.exponential import Intervals, Nodes, Rule, combine, evaluations, finish, linear
+from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, log_level
+from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import focused
+from scoresde.samplers.history import History
+from scoresde.samplers.instants import Interval, with_noise
 from scoresde.samplers.single_step import TABLEAUS, Stages
-from scoresde.samplers.walk import ExactSteps, Steps, stepping
-from scoresde.sde import SDE, LinearSDE
+from scoresde.samplers.walk import Grid, Times, discretization, plain_steps
+from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 _THIRD = 15
 """Steps from which `UniPC` has order 3."""
 
 
-class ExponentialMultistep(Sampler):
+class ExponentialMultistep(GridSampler):
     """Multistep method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
-    order: predictions in a polynomial, 1 to 4.
-    form: `Data`, `Noise` or `Whitened`.
-    eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
-    corrector: take each state anew with the evaluation made at it.
-    cell: width in u of the cells of a fixed Brownian path from which the noise is taken, e.g. 0.01: then runs with any number of
-        steps follow the same path. None: a draw for each step.
-    opening: order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with a
-        corrector, at most 3; with noise 1.
-    denoise: return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    Args:
+        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
+        order: Predictions in a polynomial, 1 to 4.
+        form: `Data`, `Noise` or `Whitened`.
+        eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
+        corrector: Take each state again with the evaluation made at it.
+        opening: Order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with a
+            corrector, at most 3; with noise 1.
+        cell: Width in u of the cells of a fixed Brownian path from which the noise is taken, e.g. 0.01: then runs with any number
+            of steps follow the same path. None: a draw for each step.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
     def __init__(
         self,
-        steps: Steps | ExactSteps = 20,
+        steps: Times = 20,
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
         eta: float = 0.0,
@@ -64,49 +72,86 @@ class ExponentialMultistep(Sampler):
         corrector: bool = False,
         opening: int | None = None,
         cell: float | None = None,
+        grid: Grid = focused,
+        t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
         check_choice("order", order, (1, 2, 3, 4))
         check_number("eta", eta, least=0.0)
-        check_choice("corrector", corrector, (True, False))
-        check_choice("denoise", denoise, (True, False))
         if not isinstance(form, Form):
             raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
         if cell is not None:
             check_number("cell", cell, above=0.0)
-        if opening is None:
-            opening = 1 if eta else min(3, max(1, order - 1 - corrector))
-        check_choice("opening", opening, (1, 2, 3))
-        if eta and opening > 1:
+        if opening is not None:
+            check_choice("opening", opening, (1, 2, 3))
+        if eta and opening is not None and opening > 1:
             raise ValueError(
                 f"opening={opening!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
             )
-        self.stepping, self.order, self.form, self.eta = stepping(steps, focused), order, form, float(eta)
-        self.corrector, self.opening, self.cell, self.denoise = corrector, opening, cell, denoise
+        self.order, self.form, self.eta, self.corrector, self.cell = order, form, float(eta), corrector, cell
+        self.opening = opening
+        self.set_grid(steps, grid, t_min, denoise=denoise)
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.stepping!r}, order={self.order}, form={self.form!r}, eta={self.eta:g}, "
-            f"corrector={self.corrector}, opening={self.opening}, denoise={self.denoise})"
+    @property
+    def first_order(self) -> int:
+        """Order of the first step."""
+        if self.opening is not None:
+            return self.opening
+        return 1 if self.eta else min(3, max(1, self.order - 1 - self.corrector))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a step adds noise."""
+        return self.eta > 0.0
+
+    def process(self, sde: SDE) -> LinearSDE:
+        """The process in continuous time. Raises TypeError where it is not linear."""
+        return linear(sde, self)
+
+    def has_step(self, process: LinearSDE) -> bool:
+        """Whether the coefficients are scalar and the polynomials those of the data in ln(alpha / sigma)."""
+        data = type(self.form) is Data and self.form.variable is log_level
+        return super().has_step(process) and data and self.first_order == 1
+
+    def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
+        """The steps. Raises ValueError for a time without noise."""
+        return with_noise(sde, intervals)
+
+    def draws(self, steps: int, x: Tensor, noise: NoiseSource, intervals: list[Interval]) -> Iterator[Any]:
+        """Standard normals, also those of a fixed path."""
+        if not self.stochastic:
+            return iter([None] * steps)
+        u = [-at.lam for at in (*(i.at for i in intervals), intervals[-1].to)]
+        return kicks(noise, x, torch.tensor(u, dtype=torch.float64), self.cell)
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
+        """x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s sum_k w_k D_k + noise, D_k the last predictions of the data.
+
+        With the corrector, x_t is first taken again by the polynomial that contains its own prediction.
+        """
+        at, to, eta = interval.at, interval.to, self.eta
+        h = to.lam - at.lam
+        data = model.data(x, at)
+        if past is not None and self.corrector:
+            x = past.corrected(x, data, at.lam)
+        known = History.of(interval, eta, data, past, self.order)
+        mean = combine(
+            ((to.sigma / at.sigma * math.exp(-(eta**2) * h), x), *zip(known.weights, known.data, strict=True))
         )
+        return add_noise(mean, z, to.sigma, eta, h), mean, known
 
-    def start_time(self, sde: SDE) -> float:
-        """The first time of the grid."""
-        return self.stepping.start_time(linear(sde, self))
-
-    def run(
+    def run_maps(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        process = linear(sde, self)
-        times = self.stepping.times(process)
-        grid = Instants.at(process, times)
-        places = evaluations(process, self.form, times, x)
-        predict, correct = self._rules(process, grid, x)
-        opening = None
-        if self.opening > 1:
-            opening = Stages.of(process, self.form, TABLEAUS[self.opening], grid[:1], grid[1:2], x)
+        times = self.discretization.times(sde)
+        grid = Nodes.at(sde, times)
+        places = evaluations(sde, self.form, times, x)
+        predict, correct = self._rules(sde, grid, x)
+        first = None
+        if self.first_order > 1:
+            first = Stages.of(sde, self.form, TABLEAUS[self.first_order], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
-        told, kick, draws = times.to(x).unbind(), None, kicks(noise, x, grid.u, self.cell)
+        clocks, kick, draws = times.to(x).unbind(), None, kicks(noise, x, grid.u, self.cell)
         y = before = x if places[0].centre is None else x - places[0].centre
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
@@ -114,22 +159,22 @@ class ExponentialMultistep(Sampler):
                 y = correct(i - 1, before, past)
                 y = y if kick is None else y.add_(kick)
             before = y
-            y = predict(i, y, past) if opening is None or i > 0 else opening(score, 0, y, past[0])
+            y = predict(i, y, past) if first is None or i > 0 else first(score, 0, y, past[0])
             if predict.kick is not None:
                 kick = combine(((predict.kick[i], next(draws)),))
                 y.add_(kick)
-            callback(i + 1, told[i + 1], places[i + 1].state(y))
-        return finish(sde, score, places[-1].state(y), told[-1], self.denoise), times
+            callback(i + 1, clocks[i + 1], places[i + 1].state(y))
+        return finish(sde, score, places[-1].state(y), clocks[-1], self.denoise), times
 
-    def _rules(self, sde: LinearSDE, grid: Instants, like: Tensor) -> tuple[Rule, Rule | None]:
+    def _rules(self, sde: LinearSDE, grid: Nodes, like: Tensor) -> tuple[Rule, Rule | None]:
         """Predictor and corrector of every step."""
         n = len(grid.t) - 1
         step = torch.arange(n)
         start, end = grid[:-1], grid[1:]
 
-        def back(k: int) -> Instants:
+        def back(k: int) -> Nodes:
             before = (step - k).clamp(min=0)
-            return Instants(grid.u[before], grid.t[before])
+            return Nodes(grid.u[before], grid.t[before])
 
         nodes = [back(k) for k in range(self.order)]
         used = step[:, None] >= torch.arange(self.order)
@@ -160,60 +205,131 @@ def kicks(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> It
         yield total if count < 2 else total.mul_(count**-0.5)
 
 
+def add_noise(mean: Tensor, z: Tensor | None, sigma: float, eta: float, h: float) -> Tensor:
+    """mean + sigma_s sqrt(1 - e^(-2 eta^2 h)) z."""
+    return mean if z is None else mean.add(z, alpha=sigma * math.sqrt(-math.expm1(-2.0 * eta**2 * h)))
+
+
 class DPMSolverPlusPlus(ExponentialMultistep):
-    """DPM-Solver++(2M), and (3M) with order 3; with eta = 1 SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095)."""
+    """DPM-Solver++(2M), and (3M) with order 3; with eta = 1 SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095).
+
+    Args:
+        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
+        order: 1 to 4.
+        eta: 0 the probability flow, 1 the reverse SDE.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    """
 
     def __init__(
-        self, steps: Steps | ExactSteps = 20, order: int = 2, eta: float = 0.0, *, denoise: bool = True
+        self,
+        steps: Times = 20,
+        order: int = 2,
+        eta: float = 0.0,
+        *,
+        grid: Grid = focused,
+        t_min: float | None = None,
+        denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Data(), eta, denoise=denoise)
+        super().__init__(steps, order, Data(), eta, grid=grid, t_min=t_min, denoise=denoise)
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
+        """Order 2, with r = h' / h for the step before, k = 1 + eta^2 and G = 1 - e^(-k h):
+
+        x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s G D + alpha_s (1 - G / (k h)) (D - D') / r
+        """
+        if self.order > 2:
+            return super().step(model, x, interval, z, past)
+        at, to, eta = interval.at, interval.to, self.eta
+        h, k = to.lam - at.lam, 1.0 + eta**2
+        gain, data = -math.expm1(-k * h), model.data(x, at)
+        mean = torch.add(to.sigma / at.sigma * math.exp(-(eta**2) * h) * x, data, alpha=to.alpha * gain)
+        if past is not None and self.order == 2:
+            before, r = past[0], past[1] / h
+            mean.add_(data - before, alpha=to.alpha * (1.0 - gain / (k * h)) / r)
+        return add_noise(mean, z, to.sigma, eta, h), mean, (data, h)
 
 
 class UniPC(ExponentialMultistep):
     """UniPC-p with p = ``order`` predictions and the corrector (Zhao et al. 2023, arXiv:2302.04867).
 
     Args:
-        steps: Number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
+        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
         order: 1 to 4. None: 2 below 15 steps, where a third order is less stable, else 3.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
         denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
-    def __init__(self, steps: Steps | ExactSteps = 20, order: int | None = None, *, denoise: bool = True) -> None:
+    def __init__(
+        self,
+        steps: Times = 20,
+        order: int | None = None,
+        *,
+        grid: Grid = focused,
+        t_min: float | None = None,
+        denoise: bool = True,
+    ) -> None:
         if order is None:
-            order = 2 if stepping(steps, focused).steps < _THIRD else 3
-        super().__init__(steps, order, Data(), corrector=True, denoise=denoise)
+            order = 2 if discretization(plain_steps(steps), grid, t_min).steps < _THIRD else 3
+        super().__init__(steps, order, Data(), corrector=True, grid=grid, t_min=t_min, denoise=denoise)
 
 
 class DEIS(ExponentialMultistep):
     """tAB-DEIS: the noise by polynomials of t (Zhang & Chen 2023, arXiv:2204.13902).
 
-    variable: what the polynomials are of; `level` makes it the rhoAB-DEIS.
+    Args:
+        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
+        order: 1 to 4.
+        variable: What the polynomials are of; `level` makes it the rhoAB-DEIS.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
     def __init__(
         self,
-        steps: Steps | ExactSteps = 20,
+        steps: Times = 20,
         order: int = 3,
         variable: Callable[[Tensor, Tensor], Tensor] = diffusion_time,
         *,
+        grid: Grid = focused,
+        t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Noise(variable), denoise=denoise)
+        super().__init__(steps, order, Noise(variable), grid=grid, t_min=t_min, denoise=denoise)
+
+    @property
+    def variable(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the polynomials are of."""
+        return self.form.variable
 
 
 class AdamsBashforth(ExponentialMultistep):
     """Adams and Bashforth's method in whitened coordinates; with the corrector Adams and Moulton's after it.
 
-    data_std: of the data, about zero.
+    Args:
+        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
+        order: 1 to 4.
+        data_std: Standard deviation of the data, about zero.
+        corrector: Take each state again with the evaluation made at it.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
     def __init__(
         self,
-        steps: Steps | ExactSteps = 20,
+        steps: Times = 20,
         order: int = 2,
         data_std: float = 0.5,
         *,
         corrector: bool = False,
+        grid: Grid = focused,
+        t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Whitened(data_std=data_std), corrector=corrector, denoise=denoise)
+        form = Whitened(data_std=data_std)
+        super().__init__(steps, order, form, corrector=corrector, grid=grid, t_min=t_min, denoise=denoise)
+        self.data_std = data_std

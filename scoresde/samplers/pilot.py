@@ -32,13 +32,13 @@ from scoresde.solvers.density import check_shares, cumulative, smooth
 
 @dataclass(frozen=True)
 class PilotGrid:
-    """A density of nodes, and a grid function: ``ExactSteps(12, grid)``.
+    """A density of nodes, and a grid function: ``UniPC(12, grid=grid)``.
 
     t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
     process: repr of the process that it was made for. mark: `mark_of` it on events of ``event_shape``; another is refused.
     """
 
-    begins_at_end: ClassVar[bool] = True  # see `ExactSteps.start_time`
+    begins_at_end: ClassVar[bool] = True  # see `Discretization.start_time`
 
     t_min: float
     u: tuple[float, ...] = field(repr=False)
@@ -109,7 +109,7 @@ def pilot_grid(
     def watched(x: Tensor, t: Tensor) -> Tensor:
         value = score(x, t)
         if not places:
-            places.extend(evaluations(process, form, sampler.stepping.times(process), x))
+            places.extend(evaluations(process, form, sampler.discretization.times(process), x))
         place = places[len(slopes)]
         y = x if place.centre is None else x - place.centre
         slopes.append(place(lambda *_: value, y).to(torch.float64))

@@ -35,9 +35,6 @@ class ProbabilityFlowODE(Sampler):
         check_choice("denoise", denoise, (True, False))
         self.solver, self.t_min, self.denoise = solver, t_min, denoise
 
-    def __repr__(self) -> str:
-        return f"ProbabilityFlowODE(solver={self.solver!r}, t_min={self.t_min}, denoise={self.denoise})"
-
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,6 @@ class ReverseSDESampler(Sampler):
         check_choice("denoise", denoise, (True, False))
         self.solver, self.steps, self.t_min, self.denoise = solver, steps, t_min, denoise
 
-    def __repr__(self) -> str:
-        return f"ReverseSDESampler(solver={self.solver!r}, steps={self.steps}, t_min={self.t_min})"
-
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:

@@ -22,19 +22,20 @@ and is refused there; `Whitened` has neither trouble.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.base import Callback, CountedScore
 from scoresde.samplers.exponential import (
     Evaluation,
     Factor,
-    Instants,
     Intervals,
+    Nodes,
     Rule,
     centres,
     combine,
@@ -44,9 +45,11 @@ from scoresde.samplers.exponential import (
     linear,
 )
 from scoresde.samplers.forms import Data, Form, Noise, level
+from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import focused, karras
-from scoresde.samplers.walk import ExactSteps, Steps, stepping
-from scoresde.sde import SDE, LinearSDE
+from scoresde.samplers.instants import Instant, Interval, instants, with_noise
+from scoresde.samplers.walk import Grid, Times
+from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 Tableau = tuple[tuple[float, tuple[int, ...]], ...]
 """For each stage and the end: the share of the way, and the numbers of the predictions that lead there, 0 at the start."""
@@ -68,7 +71,7 @@ class Stages:
     places: list[list[Evaluation]]
 
     @classmethod
-    def of(cls, sde: LinearSDE, form: Form, tableau: Tableau, start: Instants, end: Instants, like: Tensor) -> Stages:
+    def of(cls, sde: LinearSDE, form: Form, tableau: Tableau, start: Nodes, end: Nodes, like: Tensor) -> Stages:
         """The stages on the intervals from ``start`` (n) to ``end``."""
         at = [start, *(start.towards(sde, end, share) for share, _ in tableau)]
         rules, places = [], []
@@ -112,70 +115,87 @@ class Churn:
         inside = (level.exp() >= self.low) & (level.exp() <= self.high)
         return torch.where(inside, sde.time_of_log_noise(level + math.log1p(gamma)), t).maximum(t)
 
+    def added(self, x: Tensor, at: Instant, to: Instant, z: Tensor) -> Tensor:
+        """alpha' x / alpha + S_noise sqrt(sigma'^2 - (alpha' sigma / alpha)^2) z, the state at the higher time ``to``."""
+        a = to.alpha / at.alpha
+        std = max(to.sigma**2 - (a * at.sigma) ** 2, 0.0) ** 0.5
+        return a * x + self.inflate * std * z
 
-class ExponentialRungeKutta(Sampler):
+
+class ExponentialRungeKutta(GridSampler):
     """Single-step method for any linear process, on any grid.
 
-    steps: number of steps N on the grid `focused`, N + 1 descending times, or ``ExactSteps(N, grid)``.
-    order: 1, 2 or 3, the number of evaluations for each step.
-    form: `Data`, `Noise` or `Whitened`.
-    heun: take the stage of order 2 at the end of the step in place of its middle.
-    churn: a `Churn`, or None for the flow alone.
-    denoise: return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    Args:
+        steps: Number of steps N, each of them ``order`` evaluations of the score, or N + 1 descending times.
+        order: 1, 2 or 3.
+        form: `Data`, `Noise` or `Whitened`.
+        heun: Take the stage of order 2 at the end of the step in place of its middle.
+        churn: A `Churn`, or None for the flow alone.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
+
+    purpose = "churn"
 
     def __init__(
         self,
-        steps: Steps | ExactSteps = 10,
+        steps: Times = 10,
         order: int = 2,
         form: Form = Data(),  # noqa: B008  (frozen)
         *,
         heun: bool = False,
         churn: Churn | None = None,
+        grid: Grid = focused,
+        t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
         check_choice("order", order, (1, 2, 3))
-        check_choice("denoise", denoise, (True, False))
         if not isinstance(form, Form):
             raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
         if heun and order != 2:
             raise ValueError(f"heun=True with order={order!r} is not allowed: Heun's method has order 2")
-        self.stepping, self.order, self.form, self.heun = stepping(steps, focused), order, form, heun
-        self.churn, self.denoise = churn, denoise
+        self.order, self.form, self.heun, self.churn = order, form, heun, churn
+        self.set_grid(steps, grid, t_min, denoise=denoise)
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.stepping!r}, order={self.order}, form={self.form!r}, heun={self.heun}, "
-            f"churn={self.churn!r}, denoise={self.denoise})"
-        )
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is put in."""
+        return self.churn is not None
 
-    def start_time(self, sde: SDE) -> float:
-        """The first time of the grid."""
-        return self.stepping.start_time(linear(sde, self))
+    def process(self, sde: SDE) -> LinearSDE:
+        """The process in continuous time. Raises TypeError where it is not linear."""
+        return linear(sde, self)
 
-    def run(
+    def has_step(self, process: LinearSDE) -> bool:
+        """No: `EDM` has."""
+        return False
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
+        raise TypeError(f"{self!r} steps by maps alone")
+
+    def run_maps(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        process = linear(sde, self)
-        times = self.stepping.times(process)
-        grid = Instants.at(process, times)
+        times = self.discretization.times(sde)
+        grid = Nodes.at(sde, times)
         start, kicks = grid[:-1], None
         if self.churn is not None:
-            _check_stable(process, self.form, times)
-            start = Instants.at(process, self.churn.times(process, times[:-1]))
-            kicks = _kicks(process, self.churn, times[:-1], start.t, x)
-        stages = Stages.of(process, self.form, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
-        first, ends = evaluations(process, self.form, start.t, x), stages.places[-1]
-        told = times.to(x).unbind()
-        centre = centres(process, times[:1], x)[0]
+            _check_stable(sde, self.form, times)
+            start = Nodes.at(sde, self.churn.times(sde, times[:-1]))
+            kicks = _kicks(sde, self.churn, times[:-1], start.t, x)
+        stages = Stages.of(sde, self.form, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
+        first, ends = evaluations(sde, self.form, start.t, x), stages.places[-1]
+        clocks = times.to(x).unbind()
+        centre = centres(sde, times[:1], x)[0]
         y = x if centre is None else x - centre
-        draws = noise.normals(x.shape[1:], steps=range(len(told) - 1), purpose="churn", dtype=x.dtype)
+        draws = noise.normals(x.shape[1:], steps=range(len(clocks) - 1), purpose=self.purpose, dtype=x.dtype)
         for i in range(len(times) - 1):
             if kicks is not None:
                 y = combine(((kicks[0][i], y), (kicks[1][i], next(draws))))
             y = stages(score, i, y, first[i](score, y))
-            callback(i + 1, told[i + 1], ends[i].state(y))
-        return finish(sde, score, ends[-1].state(y), told[-1], self.denoise), times
+            callback(i + 1, clocks[i + 1], ends[i].state(y))
+        return finish(sde, score, ends[-1].state(y), clocks[-1], self.denoise), times
 
 
 def _check_stable(sde: LinearSDE, form: Form, times: Tensor) -> None:
@@ -195,29 +215,76 @@ def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor
 
 
 class DPMSolverSingleStep(ExponentialRungeKutta):
-    """DPM-Solver++(2S), and (3S) with order 3 (Lu et al. 2022, arXiv:2211.01095)."""
+    """DPM-Solver++(2S), and (3S) with order 3 (Lu et al. 2022, arXiv:2211.01095).
 
-    def __init__(self, steps: Steps | ExactSteps = 10, order: int = 2, *, denoise: bool = True) -> None:
-        super().__init__(steps, order, Data(), denoise=denoise)
+    Args:
+        steps: Number of steps N, each of them ``order`` evaluations of the score, or N + 1 descending times.
+        order: 1, 2 or 3.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+    """
+
+    def __init__(
+        self,
+        steps: Times = 10,
+        order: int = 2,
+        *,
+        grid: Grid = focused,
+        t_min: float | None = None,
+        denoise: bool = True,
+    ) -> None:
+        super().__init__(steps, order, Data(), grid=grid, t_min=t_min, denoise=denoise)
 
 
 class EDM(ExponentialRungeKutta):
     """The sampler of Karras et al. 2022 (arXiv:2206.00364): Heun's method in sigma / alpha on their grid, noise churned in.
 
-    steps: number of steps N on the grid `karras`, N + 1 descending times, or ``ExactSteps(N, grid)``.
-    heun: False for Euler's method.
-    churn: a `Churn`; None for the deterministic sampler. Refused on blocks, where this sampler needs 60 steps without it too and
-        ``ExponentialRungeKutta(steps, 2, Whitened(data_std), heun=True, churn=churn)`` does not; see above.
+    Args:
+        steps: Number of steps N, each of them two evaluations of the score, one without ``heun``; or N + 1 descending times.
+        heun: False for Euler's method.
+        churn: A `Churn`; None for the deterministic sampler. Refused on blocks, where this sampler needs 60 steps without it too
+            and ``ExponentialRungeKutta(steps, 2, Whitened(data_std), heun=True, churn=churn)`` does not; see above.
+        grid: Function of `scoresde.samplers.grids`.
+        t_min: Last time; None for the process's own where it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
     """
 
     def __init__(
         self,
-        steps: Steps | ExactSteps = 18,
+        steps: Times = 18,
         *,
+        grid: Grid = karras,
+        t_min: float | None = None,
         heun: bool = True,
         churn: Churn | None = None,
         denoise: bool = True,
     ) -> None:
         super().__init__(
-            stepping(steps, karras), 2 if heun else 1, Noise(level), heun=heun, churn=churn, denoise=denoise
+            steps, 2 if heun else 1, Noise(level), heun=heun, churn=churn, grid=grid, t_min=t_min, denoise=denoise
         )
+
+    def has_step(self, process: LinearSDE) -> bool:
+        """Whether the coefficients are scalar."""
+        return isinstance(process, ScalarSDE)
+
+    def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
+        """The steps with the times at which they start once noise was added. Raises ValueError for a time without noise."""
+        with_noise(sde, intervals)
+        if self.churn is None:
+            return intervals
+        times = self.churn.times(sde, torch.tensor([i.at.t for i in intervals], dtype=torch.float64))
+        raised = instants(sde, times, like=intervals[0].at.time)
+        return [replace(interval, churned=at) for interval, at in zip(intervals, raised, strict=True)]
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
+        """Karras et al. 2022, algorithm 2, for x / alpha, whose slope in rho = sigma / alpha is the noise."""
+        at, to = interval.at, interval.to
+        if self.churn is not None and interval.churned is not None:
+            x, at = self.churn.added(x, at, interval.churned, z), interval.churned
+        start, rise = to.alpha / at.alpha * x, to.sigma - to.alpha * at.sigma / at.alpha
+        noise = model.noise(x, at)
+        x = start + rise * noise
+        if self.heun:
+            x = start + 0.5 * rise * (noise + model.noise(x, to))
+        return x, x, None

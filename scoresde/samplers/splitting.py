@@ -20,21 +20,31 @@ of steps, and few steps are not thrown off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import expand
+from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.instants import Interval
 from scoresde.samplers.predictors import Predictor
-from scoresde.samplers.walk import Step
+from scoresde.samplers.walk import Grid, Step, Steps  # noqa: F401  (Grid, Steps: of inherited fields)
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, MapKernel, ShiftedKernel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class SymmetricSplitting(Predictor):
     """Half of the analytic part, all of the score part, half of the analytic part; for processes at rest in their prior."""
 
-    draws = 2  # one for each half; no annotation: not an argument
+    draws_per_step = 2  # one for each half; no annotation: not an argument
+
+    def has_step(self, process: LinearSDE) -> bool:
+        """No: every process takes the maps."""
+        return False
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
+        raise TypeError(f"{self!r} steps by maps alone")
 
     def check(self, sde: LinearSDE) -> None:
         """Raise ValueError where the prior is not the process's law of rest."""
@@ -52,7 +62,7 @@ class SymmetricSplitting(Predictor):
         first, _ = halves(sde, step, x)
         return first.mean(x) + first.scale(z[0])
 
-    def step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
+    def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
         """The score part and the second analytic half, from the state in the middle and the score there."""
         assert z is not None
         _, second = halves(sde, step, x)

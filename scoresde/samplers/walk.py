@@ -1,18 +1,19 @@
-"""The way down: from T to t_min in steps, each with what a predictor needs to know of it, known before the first one.
+"""Discretizations: from T to t_min in steps, with what each step needs, known before the first one.
 
-A step goes from t (where the score is evaluated) to s < t. It carries its width and the forward kernel x_t | x_s ~
-N(A x_s, L L^T). Two ways to come by them:
+A step goes from t, where the score is evaluated, to s < t. It has a length and the forward kernel x_t | x_s ~ N(A x_s, L L^T):
 
-    ExactSteps   any grid of times; kernels are the process's own transitions, widths t - s
-    PaperSteps   the reference implementation: N times linspace(T, t_min, N), every width T / N, kernels those of the
-                 process's chain (DDPM's and SMLD's tables, Euler-Maruyama for any other)
+    ExactTransitions          any grid of times; the process's own transitions, lengths t - s
+    ReferenceDiscretization   the reference implementation: N times linspace(T, t_min, N), every length T / N, the kernels of the
+                              process's chain (DDPM's and SMLD's tables, Euler-Maruyama for any other)
 
-A grid is a tensor; functions in `scoresde.samplers.grids` make them. Everything here is float64 until a sampler
-rounds it to the dtype of its state.
+For scalar processes the steps are numbers (`Interval`), for all others tensors and kernels (`Step`). Everything is computed in
+float64. Functions in `scoresde.samplers.grids` make the times.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde._representation import text_of
 from scoresde._validation import check_count, check_number
-from scoresde.samplers.grids import FROM_T, check_t_min, uniform
-from scoresde.sde import GaussianKernel, LinearSDE
+from scoresde.samplers.grids import FROM_T, check_t_min, end_time, uniform
+from scoresde.samplers.instants import Instant, Interval, chain_intervals, exact_intervals
+from scoresde.sde import GaussianKernel, LinearSDE, ScalarSDE
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,18 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """All N steps. times: (N + 1,) descending, scores are evaluated at all but the last; widths, sigmas: (N,); kernels,
-    bridged, marginals x_t | x_0: N of each."""
+class Transitions:
+    """All N steps of a grid, for any linear process.
+
+    Attributes:
+        times: (N + 1,) descending; the score is evaluated at all but the last.
+        widths: (N,) lengths of the steps.
+        sigmas: (N,) marginal standard deviations at the start of each step.
+        kernels: Forward kernels of the steps, N.
+        bridged: The same with the bridge's noise, N.
+        marginals: x_t | x_0 at the start of each step, N.
+        before: x_s | x_0 at its end, N; None where it follows from the others.
+    """
 
     times: Tensor
     widths: Tensor
@@ -56,6 +68,7 @@ class Walk:
     kernels: GaussianKernel
     bridged: GaussianKernel
     marginals: GaussianKernel
+    before: GaussianKernel | None = None
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -66,45 +79,69 @@ class Walk:
         kernels, bridged = self.kernels.to(like), self.bridged.to(like)
         return [Step(k, times[k], times[k + 1], widths[k], sigmas[k], kernels[k], bridged[k]) for k in range(len(self))]
 
+    def levels(self, like: Tensor) -> list[Interval]:
+        """The steps as a corrector needs them: the score's time, the contraction ``a`` of the mean, and the noise ``level``."""
+        moved, nan = self.times[:-1].to(like), math.nan
+        rows = zip(moved.unbind(), moved[:, None].expand(-1, len(like)).unbind(), strict=True)
+        at = [Instant(nan, nan, nan, nan, nan, nan, time, clock) for clock, time in rows]
+        columns = torch.stack((self.widths, self.kernels.contraction().sqrt(), self.sigmas), 1).tolist()
+        return [Interval(k, at[k], at[k], h, a, nan, level) for k, (h, a, level) in enumerate(columns)]
 
-class Stepping(ABC):
-    """A way to make a `Walk` for a process."""
+
+class Discretization(ABC):
+    """A way to cut the time from T down to t_min into steps."""
+
+    steps: int
 
     @abstractmethod
-    def walk(self, sde: LinearSDE) -> Walk:
-        """The walk from `start_time` down."""
+    def times(self, sde: LinearSDE) -> Tensor:
+        """(N + 1,) float64, descending."""
+
+    @abstractmethod
+    def transitions(self, sde: LinearSDE) -> Transitions:
+        """The steps for any linear process."""
+
+    @abstractmethod
+    def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
+        """The steps between ``times``, which `times` gave, as numbers, for states like ``like`` (B, *state)."""
 
     def start_time(self, sde: LinearSDE) -> float:
         """The first time: T."""
         return sde.T
 
 
+Grid = Callable[[LinearSDE, int], Tensor]
+"""(sde, N) -> descending times (N + 1,). One that takes ``t_min`` too is told where to end."""
+
+
 @dataclass(frozen=True)
-class ExactSteps(Stepping):
+class ExactTransitions(Discretization):
     """The process's own transitions between the times of a grid.
 
-    steps: number of steps N.
-    grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; `grids.uniform` unless given. A sampler whose
-        grid begins below T needs a ``start``, a state at its first time.
+    Args:
+        steps: Number of steps N.
+        grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; or (sde, N, t_min), which ends at t_min. A
+            sampler whose grid begins below T needs a ``start``, a state at its first time.
+        t_min: Last time of a grid that takes one. None: the process's own where it has one, else 1e-3.
     """
 
     steps: int = 1000
-    grid: Callable[[LinearSDE, int], Tensor] = uniform
+    grid: Grid = uniform
+    t_min: float | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
-
-    def __repr__(self) -> str:
-        function = self.grid
-        given = ""
-        if isinstance(function, partial):
-            given = "".join(f", {k}={v!r}" for k, v in function.keywords.items())
-            function = function.func
-        return f"ExactSteps({self.steps}, {getattr(function, '__name__', repr(function))}{given})"
+        if self.t_min is not None and not takes_t_min(self.grid):
+            raise ValueError(
+                f"t_min={self.t_min!r} is not allowed: {text_of(self.grid)} ends where it ends, leave it out"
+            )
 
     def times(self, sde: LinearSDE) -> Tensor:
         """The grid, (steps + 1,) float64."""
-        times = _as_times("grid gave", self.grid(sde, self.steps))
+        end = {}
+        if takes_t_min(self.grid):
+            end = {"t_min": end_time(sde, self.t_min)}
+        times = _as_times("grid gave", self.grid(sde, self.steps, **end))  # type: ignore[call-arg]
         if len(times) != self.steps + 1:
             raise ValueError(f"grid gave {len(times)} times: {self.steps + 1} descending times are needed")
         sde.check_time(times)
@@ -115,11 +152,25 @@ class ExactSteps(Stepping):
         known = any(function is one for one in FROM_T) or getattr(function, "begins_at_end", False)
         return sde.T if known else float(self.times(sde)[0])
 
-    def walk(self, sde: LinearSDE) -> Walk:
+    def transitions(self, sde: LinearSDE) -> Transitions:
         times = self.times(sde)
         t, s = times[:-1], times[1:]
-        kernels, marginals = sde.transition(s, t), sde.kernel(t)
-        return Walk(times, t - s, sde.noise_level(t), kernels, kernels.bridged(marginals, sde.kernel(s)), marginals)
+        kernels, marginals, before = sde.transition(s, t), sde.kernel(t), sde.kernel(s)
+        bridged = kernels.bridged(marginals, before)
+        return Transitions(times, t - s, sde.noise_level(t), kernels, bridged, marginals, before)
+
+    def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
+        return exact_intervals(sde, times, like)
+
+
+def takes_t_min(grid: Grid) -> bool:
+    """Whether a grid function has a last time ``t_min`` that is not yet set."""
+    if isinstance(grid, partial) and "t_min" in grid.keywords:
+        return False
+    try:
+        return "t_min" in inspect.signature(grid).parameters
+    except (TypeError, ValueError):  # a builtin
+        return False
 
 
 @dataclass(frozen=True)
@@ -133,24 +184,37 @@ class GivenTimes:
         return self.times
 
 
-Steps = int | Tensor | np.ndarray | Sequence[float]
-"""A number of steps, or N + 1 descending times as a tensor, an array or a list."""
-
-
-def given_steps(steps: Steps, grid: Callable[[LinearSDE, int], Tensor] = uniform) -> ExactSteps:
-    """A number of steps on ``grid``, or the descending times themselves."""
+def plain_steps(steps: Steps) -> int | tuple[float, ...] | Discretization:
+    """``steps`` as a sampler keeps it: times as a tuple of floats. Raises ValueError for what is none."""
     if isinstance(steps, Tensor | np.ndarray | list | tuple):
-        times = _as_times("steps holds", steps)
-        return ExactSteps(len(times) - 1, GivenTimes(times))
+        return tuple(_as_times("steps holds", steps).tolist())
+    if isinstance(steps, Discretization):
+        return steps
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps={steps!r} is not allowed: give a whole number >= 1, descending times, or ExactSteps")
-    return ExactSteps(int(steps), grid)
+        raise ValueError(
+            f"steps={steps!r} is not allowed: give a whole number >= 1, descending times, or ReferenceDiscretization(N)"
+        )
+    return int(steps)
+
+
+def discretization(steps: int | tuple[float, ...] | Discretization, grid: Grid, t_min: float | None) -> Discretization:
+    """What the arguments of a sampler say together, see `GridSampler`."""
+    if isinstance(steps, int):
+        return ExactTransitions(steps, grid, t_min)
+    if t_min is not None:
+        raise ValueError(
+            f"t_min={t_min!r} is not allowed with steps={steps!r}, which has its own last time: leave it out"
+        )
+    if isinstance(steps, Discretization):
+        return steps
+    return ExactTransitions(len(steps) - 1, GivenTimes(torch.tensor(steps, dtype=torch.float64)))
 
 
 def _as_times(name: str, value: object) -> Tensor:
     """Descending times (N + 1,), N >= 1, in float64 on the CPU. Raises ValueError for what are none."""
     try:
-        times = torch.as_tensor(value).detach().to("cpu")
+        plain = value if isinstance(value, Tensor | np.ndarray) else np.asarray(value)  # torch makes lists float32
+        times = torch.as_tensor(plain).detach().to("cpu")
     except (TypeError, ValueError, RuntimeError) as problem:
         raise ValueError(f"{name} no times ({problem}): give descending numbers (N + 1,), N >= 1") from problem
     if times.ndim != 1 or len(times) < 2 or times.is_complex() or times.dtype == torch.bool:
@@ -158,7 +222,8 @@ def _as_times(name: str, value: object) -> Tensor:
             f"{name} times of shape {tuple(times.shape)}, {times.dtype}: give descending numbers (N + 1,), N >= 1"
         )
     times = times.to(torch.float64)
-    if not bool((times.diff() < 0).all()) or not bool(torch.isfinite(times).all()):
+    values = times.numpy()
+    if not bool((np.diff(values) < 0).all()) or not bool(np.isfinite(values).all()):
         raise ValueError(f"{name} times that do not fall, {_shortened(times)}: give descending times")
     return times
 
@@ -168,15 +233,8 @@ def _shortened(times: Tensor) -> str:
     return ", ".join(ends if len(ends) <= 6 else [*ends[:3], "...", *ends[-2:]])
 
 
-def stepping(steps: Steps | ExactSteps, grid: Callable[[LinearSDE, int], Tensor]) -> ExactSteps:
-    """What ``steps`` says: a number of steps on ``grid``, the descending times themselves, or both."""
-    if isinstance(steps, Stepping) and not isinstance(steps, ExactSteps):
-        raise TypeError(f"steps={steps!r} is a chain's: give a number, a tensor of times, or ExactSteps(N, grid)")
-    return steps if isinstance(steps, ExactSteps) else given_steps(steps, grid)
-
-
 @dataclass(frozen=True)
-class PaperSteps(Stepping):
+class ReferenceDiscretization(Discretization):
     """The discretisation of the reference implementation, for results that must agree with it.
 
     steps: N; its tables depend on it.
@@ -190,13 +248,28 @@ class PaperSteps(Stepping):
         check_count("steps", self.steps, least=2)
         check_number("t_min", self.t_min, least=0.0)
 
-    def walk(self, sde: LinearSDE) -> Walk:
+    def times(self, sde: LinearSDE) -> Tensor:
         check_t_min(sde, self.t_min)
         times = torch.linspace(sde.T, self.t_min, self.steps, dtype=torch.float64)
-        widths = torch.full_like(times, sde.T / self.steps)
+        return torch.cat((times, (times[-1:] - sde.T / self.steps).clamp(min=0.0)))
+
+    def transitions(self, sde: LinearSDE) -> Transitions:
+        ends = self.times(sde)
+        times, widths = ends[:-1], self._widths(sde)
         chain = sde.discretize(self.steps)
         kernels = chain.step(times)
         # the reference's annealed Langevin corrector takes the process's sigma on a chain too
-        ends = torch.cat((times, (times[-1:] - widths[-1:]).clamp(min=0.0)))
-        marginals = chain.kernel(times)
-        return Walk(ends, widths, sde.continuous.noise_level(times), kernels, kernels.bridged(marginals), marginals)
+        marginals, levels = chain.kernel(times), sde.continuous.noise_level(times)
+        return Transitions(ends, widths, levels, kernels, kernels.bridged(marginals), marginals)
+
+    def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
+        return chain_intervals(sde, times, self._widths(sde), self.steps, like)
+
+    def _widths(self, sde: LinearSDE) -> Tensor:
+        return torch.full((self.steps,), sde.T / self.steps, dtype=torch.float64)
+
+
+Times = int | Tensor | np.ndarray | Sequence[float] | ExactTransitions
+"""A number of steps N, or N + 1 descending times as a tensor, an array or a list."""
+Steps = Times | ReferenceDiscretization
+"""The same, or the reference implementation's."""

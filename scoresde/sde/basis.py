@@ -125,8 +125,7 @@ class Fourier(Basis):
         real = torch.where(order > 0, other, modes)
         imaginary = order * torch.where(order > 0, modes, other)
         scale = math.sqrt(0.5) ** order.abs()
-        out: Tensor = torch.fft.ifftn(torch.complex(scale * real, scale * imaginary), dim=self.axes, norm="ortho").real
-        return out
+        return torch.fft.ifftn(torch.complex(scale * real, scale * imaginary), dim=self.axes, norm="ortho").real
 
     def _opposite(self, modes: Tensor) -> Tensor:
         """The mode -k at the place of k."""

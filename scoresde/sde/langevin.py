@@ -51,8 +51,7 @@ class CriticallyDampedLangevin(LinearSDE):
     @property
     def friction(self) -> float:
         """Gamma = 2 sqrt M."""
-        out: float = 2.0 * self.mass**0.5
-        return out
+        return 2.0 * self.mass**0.5
 
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *event_shape)

@@ -219,7 +219,7 @@ class LinearSDE(SDE):
 
     def discretize(self, steps: int) -> Chain:
         """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""
-        raise TypeError(f"{self!r} has no chain of its own: use ExactSteps, its transitions are exact on any grid")
+        raise TypeError(f"{self!r} has no chain of its own: give steps=N, its own transitions are exact on any grid")
 
     # the conversions of the kernel at t, see `GaussianKernel`
 

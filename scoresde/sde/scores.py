@@ -140,8 +140,12 @@ class CheckedScore:
         self.dtype = dtype if dtype in HALF else None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.checked(self.score, x, t)
+
+    def checked(self, function: Score, x: Tensor, t: Tensor) -> Tensor:
+        """``function(x, t)``, the score or another prediction of the same model, held to the shape of x."""
         try:
-            value = self._value(x if self.dtype is None else x.to(self.dtype), t)
+            value = self._value(function, x if self.dtype is None else x.to(self.dtype), t)
             check_output("score", value, x)
         except (RuntimeError, ValueError, IndexError) as problem:
             if self.batch is None or len(x) == self.batch or isinstance(problem, torch.OutOfMemoryError):
@@ -153,11 +157,11 @@ class CheckedScore:
             ) from problem
         return value if self.dtype is None else value.to(x.dtype)
 
-    def _value(self, x: Tensor, t: Tensor) -> Tensor:
+    def _value(self, function: Score, x: Tensor, t: Tensor) -> Tensor:
         if not self.every_call:
-            return self.score(x, t)
+            return function(x, t)
         with evaluation_mode(self.score):
-            return self.score(x, t)
+            return function(x, t)
 
 
 def _check_signature(score: Score) -> None:

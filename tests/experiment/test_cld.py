@@ -13,7 +13,7 @@ from scoresde.experiment.experiment import Experiment
 from scoresde.score import MixedPrediction
 from tests.experiment.conftest import ROOT
 
-FEW = {"samplers.symmetric-splitting.steps.steps": 3, "samplers.predictor-corrector.steps": None}
+FEW = {"samplers.symmetric-splitting.steps": 3, "samplers.predictor-corrector.steps": None}
 FEW |= {"samplers.probability-flow.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 'atol': 0.05}"}
 
 

@@ -320,7 +320,7 @@ def get_config():
         "objective": {{"name": "DenoisingScoreMatching"}},
         "training": {{"steps": 3, "batch_size": 4}},
         "samplers": {{"flow": {{"name": "ProbabilityFlowODE"}},
-                     "karras": {{"name": "PredictorCorrector", "steps": {{"name": "ExactSteps", "steps": 4,
+                     "karras": {{"name": "PredictorCorrector", "steps": {{"name": "ExactTransitions", "steps": 4,
                                 "grid": {{"name": "karras", "rho": 5.0}}}}}}}},
         "likelihood": {{"divergence": {{"name": "Exact"}}}},
     }})

@@ -15,7 +15,7 @@ from scoresde.experiment.kinds import described, fits, offers
 from scoresde.experiment.weights import weights_name
 from scoresde.samplers import DEIS, EDM, Sampler
 from scoresde.samplers.grids import karras
-from scoresde.samplers.walk import ExactSteps
+from scoresde.samplers.walk import ExactTransitions
 from scoresde.sde import VPSDE, LinearSDE
 
 from .conftest import ROOT, called
@@ -53,7 +53,7 @@ WRONG = {
     "data={'name': 'TorchDataset', 'train': {'name': 'subprocess:Popen', 'args': 'true'}}": "is not allowed here",
     "network.embedding={'name': 'VPSDE'}": "config.network.embedding: VPSDE is not allowed here: give Embedding",
     "samplers.a={'name': 'DEIS', 'variable': {'name': 'karras'}}": "variable: karras is not allowed here: give a function",
-    "samplers.a={'name': 'EDM', 'steps': {'name': 'PaperSteps'}}": "PaperSteps is not allowed here",
+    "samplers.a={'name': 'EDM', 'steps': {'name': 'ReferenceDiscretization'}}": "ReferenceDiscretization is not allowed here",
     "likelihood.solver={'name': 'TorchSDE'}": "give Engine, or ODESolver, or None, allowed are Multistep, RungeKutta, Sc",
     "likelihood.divergence={'name': 'Divergence'}": "Divergence is not allowed here",
     "objective.times={'name': 'ChainTimes'}": "config.objective.times: ChainTimes needs a chain",
@@ -201,7 +201,7 @@ def test_an_own_module_that_cannot_be_imported(tmp_path, monkeypatch):
 
 
 def test_kinds():
-    sampler, grid = Sampler, ExactSteps.__init__.__annotations__["grid"]
+    sampler, grid = Sampler, ExactTransitions.__init__.__annotations__["grid"]
     assert offers(EDM, sampler) and not offers(VPSDE, sampler) and not offers(karras, sampler)
     from collections.abc import Callable, Sequence
 

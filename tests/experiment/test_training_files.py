@@ -428,5 +428,5 @@ class TestAverages:
 
 def test_a_preview_does_not_wait_for_a_fit():
     sampler = with_steps(Fast(5, t_min=1e-2), 20)
-    assert isinstance(sampler, UniPC) and sampler.stepping.steps == 20
-    assert float(sampler.stepping.times(VPSDE())[-1]) == pytest.approx(1e-2)
+    assert isinstance(sampler, UniPC) and sampler.steps == 20
+    assert float(sampler.discretization.times(VPSDE())[-1]) == pytest.approx(1e-2)

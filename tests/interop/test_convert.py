@@ -42,7 +42,7 @@ VE = {
     "training": {"ema_decay": 0.999, "steps": 7, "batch_size": 2, "warmup": 1},
     "sampling": {"count": 2},
     "samplers": {"pc": {"name": "PredictorCorrector", "predictor": {"name": "ReverseDiffusion"},
-                        "steps": {"name": "PaperSteps", "steps": 3, "t_min": 1e-5}}},
+                        "steps": {"name": "ReferenceDiscretization", "steps": 3, "t_min": 1e-5}}},
     "likelihood": {"limit": 2, "solver": {"name": "ScipyODE", "rtol": 0.5, "atol": 0.5}},
 }  # fmt: skip
 VP = VE | {

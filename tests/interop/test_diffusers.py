@@ -20,7 +20,7 @@ from scoresde import VPSDE, Exact, GaussianMixture, log_likelihood
 from scoresde.interop.diffusers import IndexLabel, in_continuous_time, load, process_of
 from scoresde.interop.unet2d import UNet2D, network_of
 from scoresde.noise import NoiseSource
-from scoresde.samplers import Ancestral, ExactSteps, PaperSteps, PredictorCorrector
+from scoresde.samplers import Ancestral, PredictorCorrector, ReferenceDiscretization
 from scoresde.sde import CosineVPSDE, check
 from scoresde.solvers import ScipyODE
 
@@ -207,10 +207,10 @@ def test_a_folder_is_a_model(tmp_path, kind, inside):
     assert torch.allclose(on_chain, score, rtol=1e-4, atol=1e-4)
     # float32 times: the label is known to 1e-4 of a step
     assert float((between - score).abs().max()) < 2e-3 * float(score.abs().max())
-    sampler = PredictorCorrector(Ancestral(), steps=PaperSteps(5))
+    sampler = PredictorCorrector(Ancestral(), steps=ReferenceDiscretization(5))
     assert torch.isfinite(sampler(model.sde, model, (2, 3, 8, 8), seed=0).samples).all()
     later = in_continuous_time(model)
-    sampler = PredictorCorrector(steps=ExactSteps(5))
+    sampler = PredictorCorrector(steps=5)
     assert torch.isfinite(sampler(later.sde, later, (2, 3, 8, 8), seed=0).samples).all()
 
 

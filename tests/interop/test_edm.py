@@ -11,7 +11,7 @@ from torch import nn
 from scoresde import Exact, GaussianMixture, ScoreModel, log_likelihood
 from scoresde.interop.edm import DenoiserScore, EDMPrecondition, VEPrecondition, VPPrecondition
 from scoresde.noise import NoiseSource
-from scoresde.samplers import ExactSteps, PredictorCorrector, ProbabilityFlowODE, grids
+from scoresde.samplers import ExactTransitions, PredictorCorrector, ProbabilityFlowODE, grids
 from scoresde.score import TimeLabel
 from scoresde.sde import EDMSDE, VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
 
@@ -126,7 +126,7 @@ def test_samples_and_likelihoods():
     """The law comes back on EDM's process: samples to 4 standard errors and the bias of 40 steps, densities to the prior's."""
     sde = EDMSDE()
     model = DenoiserScore(EDMPrecondition(Exactly("edm")), sde)
-    steps = ExactSteps(40, partial(grids.karras, t_min=0.002))
+    steps = ExactTransitions(40, partial(grids.karras, t_min=0.002))
     x = PredictorCorrector(steps=steps)(sde, model, (2000, 2), seed=0, dtype=torch.float64).samples
     assert abs(float(x.mean()) - MEAN) < 4 * STD / 4000**0.5 + 0.01
     x = ProbabilityFlowODE(t_min=0.002)(sde, model, (2000, 2), seed=0, dtype=torch.float64).samples

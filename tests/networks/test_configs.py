@@ -96,8 +96,8 @@ def test_says_what_the_reference_s_says(name):
     sampler = ours.samplers.get("predictor-corrector") or ours.samplers["annealed-langevin"]
     assert type(sampler.predictor) is PREDICTORS[theirs["sampling.predictor"]]
     assert type(sampler.corrector) is CORRECTORS[theirs["sampling.corrector"]]
-    assert len(sampler.stepping.walk(sde)) == theirs["model.num_scales"]
-    assert sampler.stepping.t_min == (1e-5 if ve else 1e-3)
+    assert len(sampler.discretization.transitions(sde)) == theirs["model.num_scales"]
+    assert sampler.steps.t_min == (1e-5 if ve else 1e-3)
     if sampler.corrector is not None:
         assert (sampler.corrector.snr, sampler.corrector.steps) == (
             theirs["sampling.snr"],
@@ -131,7 +131,7 @@ def shrunken(content):
     content["data"]["side"] = 8
     for sampler in content["samplers"].values():
         if sampler["name"] == "PredictorCorrector":
-            sampler["steps"] = {"name": "ExactSteps", "steps": 2}
+            sampler["steps"] = {"name": "ExactTransitions", "steps": 2}
             if sampler.get("corrector"):
                 sampler["corrector"]["steps"] = 1
     return content

@@ -14,12 +14,14 @@ from scoresde.samplers import (
     AnnealedLangevin,
     BatchLangevin,
     EulerMaruyama,
-    PaperSteps,
     PredictorCorrector,
     ProbabilityFlowODE,
+    ReferenceDiscretization,
     ReverseDiffusion,
-    Step,
 )
+from scoresde.samplers.base import CountedScore
+from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.instants import Instant, Interval
 from scoresde.score import ScoreModel, SigmaLabel, TimeLabel
 
 from .common import SDES, arrays, deviation, make_sde, meta, net_rule, tensor
@@ -41,36 +43,43 @@ def make_predictor(name, kind, flow=False):
 
 
 def per_example_step(spec, t):
-    """The reference's step at a time of its own for each example, as `PaperSteps` has it for a grid."""
+    """The reference's step at a time of its own for each example, as `ReferenceDiscretization` has it for a grid.
+
+    Tensors (B, 1, 1, 1) stand for the numbers of an interval.
+    """
     sde = make_sde(**spec)
     chain = sde.discretize(spec["N"])
-    kernel = chain.step(t)
-    return sde, Step(0, t, t, 1.0 / spec["N"] + 0 * t, sde.sigma(t), kernel, kernel.bridged(chain.kernel(t.double())))
+    step, marginal = chain.step(t), chain.kernel(t.double())
+
+    def column(values):
+        return values.reshape(-1, 1, 1, 1).to(t)
+
+    alpha, sigma, a, std = (column(v) for v in (marginal.a, marginal.std, step.a, step.std))
+    before = ((column(marginal.std.double() ** 2 - step.std.double() ** 2)).clamp(min=0.0)) ** 0.5 / a
+    drift, g = column(sde.drift_coefficient(t)), column(sde.diffusion(t))
+    at = Instant(t, alpha, sigma, None, drift, g, t, t)
+    to = Instant(t, alpha / a, before, None, drift, g, t, t)
+    return sde, Interval(0, at, to, 1.0 / spec["N"], a, std, column(sde.sigma(t)))
 
 
 SINGLE = sorted({key.rsplit("/", 1)[0] for key in DATA if key.startswith("single/")})
-
-
-def rounded(step, x):
-    kernels = step.kernel.to(x), step.bridged.to(x)
-    t, width = step.t, step.width.reshape(-1, 1, 1, 1).to(x)
-    return Step(step.index, t, step.s, width, step.sigma.to(x), *kernels)
 
 
 @pytest.mark.parametrize("key", SINGLE)
 def test_single_update(key, worst):
     _, name, method, variant = key.split("/")
     x, t = tensor(DATA["x"]), tensor(DATA["t"])
-    sde, step = per_example_step(SDES[name], t)
-    step = rounded(step, x)
+    sde, interval = per_example_step(SDES[name], t)
+    model = Model(CountedScore(score), sde)
     if method in PREDICTORS:
         predictor = make_predictor(method, SDES[name]["kind"], flow=variant == "pf1")
         # the reference's probability-flow form of reverse diffusion adds zero times a normal
-        x_next, x_mean = predictor.step(sde, step, x, score(x, t), tensor(DATA["single_noise"]))
+        z = tensor(DATA["single_noise"]) if predictor.stochastic else None
+        x_next, x_mean, _ = predictor.step(model, x, interval, z, None)
     else:
         corrector, x_next = CORRECTORS[method](snr=0.16), x
         for z in tensor(DATA[f"corrector_noise_{variant}"]):
-            x_next, x_mean = corrector.step(step, x_next, score(x_next, t), z)
+            x_next, x_mean = corrector.step(model, x_next, interval, z)
     for found, what in ((x_next, "x_next"), (x_mean, "x_mean")):
         error = deviation(found, DATA[f"{key}/{what}"])
         worst("samplers single updates", error)
@@ -87,7 +96,7 @@ def test_grids(name):
     kind, steps, eps = name.split("_")
     steps, eps = int(steps[1:]), float(eps[3:])
     sde = make_sde(**SDES["vp" if kind == "vp" else "ve50"])
-    times = PaperSteps(steps, eps).walk(sde).times[:-1]
+    times = ReferenceDiscretization(steps, eps).transitions(sde).times[:-1]
     assert np.allclose(times.numpy(), DATA[f"grid/{name}/t"], atol=1e-7)
     index = sde.discretize(steps).index(times)
     assert np.array_equal(index.numpy(), DATA[f"grid/{name}/index"])
@@ -156,7 +165,7 @@ def test_trajectory(name, worst):
     sampler = PredictorCorrector(
         predictor,
         corrector,
-        steps=PaperSteps(SHORT[kind]["N"], config["eps"]),
+        steps=ReferenceDiscretization(SHORT[kind]["N"], config["eps"]),
         # without a predictor the reference's "mean" is the noisy state
         denoise=config["denoise"] and predictor is not None,
     )
@@ -186,9 +195,9 @@ def test_probability_flow_ode(kind, denoise, worst):
     result = ProbabilityFlowODE(t_min=t_min)(sde, model, tuple(start.shape), start=start)
     x = result.samples
     if denoise == "1":  # the reference's way: one step of reverse diffusion from its table, without noise
-        step = PaperSteps(SHORT[kind]["N"], t_min).walk(sde).steps(x)[-1]
+        step = ReferenceDiscretization(SHORT[kind]["N"], t_min).transitions(sde).steps(x)[-1]
         t = step.t.expand(len(x))
-        x = ReverseDiffusion().step(sde, step, x, model(x, t), torch.zeros_like(x))[1]
+        x = ReverseDiffusion().map_step(sde, step, x, model(x, t), torch.zeros_like(x))[1]
     sample = x if kind == "ve" else (x + 1) / 2
     error = deviation(sample, DATA[f"{key}/sample"])
     worst("samplers probability-flow ODE", error)

@@ -22,12 +22,12 @@ from scoresde.samplers import (
     DPMSolverPlusPlus,
     DPMSolverSingleStep,
     EulerMaruyama,
-    ExactSteps,
+    ExactTransitions,
     Fast,
     Langevin,
-    PaperSteps,
     PredictorCorrector,
     ProbabilityFlowODE,
+    ReferenceDiscretization,
     ReverseDiffusion,
     ReverseSDESampler,
     UniPC,
@@ -72,7 +72,7 @@ def test_a_grid_function_is_held_to_the_prior_too():
     def below(sde, steps):
         return torch.linspace(0.9, 1e-3, steps + 1)
 
-    for sampler in (DPMSolverPlusPlus(ExactSteps(4, below)), PredictorCorrector(steps=ExactSteps(4, partial(below)))):
+    for sampler in (DPMSolverPlusPlus(4, grid=below), PredictorCorrector(steps=4, grid=partial(below))):
         with pytest.raises(ValueError, match=r"begins at t=0\.9"):
             sampler(VE, DATA.score(VE), (3, 2))
 
@@ -84,7 +84,7 @@ class Short(VPSDE):
 @pytest.mark.parametrize("grid", [*grids.FROM_T, partial(grids.karras, rho=3.0)])
 def test_grids_that_are_taken_to_begin_at_the_end_do(grid):
     for sde in (VE, Short()):
-        assert float(grid(sde, 4)[0]) == sde.T == ExactSteps(4, grid).start_time(sde)
+        assert float(grid(sde, 4)[0]) == sde.T == ExactTransitions(4, grid).start_time(sde)
 
 
 def test_float32_s_rounding_of_the_end_is_the_end():
@@ -98,7 +98,7 @@ def test_times_may_be_a_list_or_an_array(steps):
     for make in (UniPC, partial(PredictorCorrector, ReverseDiffusion(), None)):
         wanted = make(torch.tensor([1.0, 0.5, 0.1]))(VE, DATA.score(VE), (3, 2))
         assert torch.allclose(make(steps)(VE, DATA.score(VE), (3, 2)).samples, wanted.samples, rtol=1e-4)
-    listed = ExactSteps(2, lambda sde, n: steps)
+    listed = ExactTransitions(2, lambda sde, n: steps)
     assert torch.allclose(UniPC(listed)(VE, DATA.score(VE), (3, 2)).times, wanted.times, atol=1e-7)
 
 
@@ -131,9 +131,9 @@ def test_other_times_are_refused(steps, message):
         AdaptiveSDE(t_min=1.0),
         ReverseSDESampler(t_min=2.0),
         ProbabilityFlowODE(t_min=1.0),
-        PredictorCorrector(steps=PaperSteps(100, t_min=1.0)),
-        UniPC(ExactSteps(4, partial(grids.log_noise, t_min=1.5))),
-        PredictorCorrector(steps=ExactSteps(4, partial(grids.uniform, t_min=1.0))),
+        PredictorCorrector(steps=ReferenceDiscretization(100, t_min=1.0)),
+        UniPC(4, grid=grids.log_noise, t_min=1.5),
+        PredictorCorrector(steps=4, grid=grids.uniform, t_min=1.0),
         Fast(2, pilot=16, t_min=1.0),
     ],
 )

@@ -22,14 +22,14 @@ from scoresde.samplers import (
     ExponentialMultistep,
     ExponentialRungeKutta,
     Noise,
-    PaperSteps,
+    ReferenceDiscretization,
     UniPC,
     Whitened,
     check,
     grids,
     level,
 )
-from scoresde.samplers.exponential import Instants, Intervals
+from scoresde.samplers.exponential import Intervals, Nodes
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.sde.basis import fourier
 from tests.params import some_long
@@ -45,7 +45,7 @@ from benchmarks.sampler_orders import SDES, STRONG, T_MIN, WEAK, mixture, on, pa
 def test_first_order_weights_are_the_closed_forms(eta, steps):
     """Data: (sigma_s e^-(eta^2 h) / sigma_t, alpha_s (1 - e^-(1 + eta^2) h)), noise: (alpha_s / alpha_t, ...), 10 units of u."""
     sde, one = VESDE(1e-3, 50.0), torch.ones(steps, 1, dtype=torch.bool)
-    grid = Instants.at(sde, sde.time_of_log_noise(torch.linspace(3.8, -6.2, steps + 1, dtype=torch.float64)))
+    grid = Nodes.at(sde, sde.time_of_log_noise(torch.linspace(3.8, -6.2, steps + 1, dtype=torch.float64)))
     a, b = grid.u[:-1], grid.u[1:]
     h = a - b
     exact = {
@@ -276,7 +276,7 @@ class TestRefusals:
             (lambda: ExponentialMultistep(5, form="data"), "give a Form"),
             (lambda: ExponentialMultistep(5, eta=1.0, opening=2), "opening=2"),
             (lambda: ExponentialRungeKutta(5, 3, heun=True), "heun=True"),
-            (lambda: UniPC(PaperSteps(5)), "give a whole number, a torch.Tensor or an ExactSteps"),
+            (lambda: UniPC(ReferenceDiscretization(5)), "give a whole number, a torch.Tensor"),
             (lambda: Churn(low=2.0, high=1.0), "high=1"),
         ):
             with pytest.raises((ValueError, TypeError), match=words):

@@ -17,14 +17,14 @@ from scoresde.samplers import (
     Churn,
     ConsistentAnnealed,
     DPMSolverPlusPlus,
-    ExactSteps,
+    ExactTransitions,
     ExponentialMultistep,
     Langevin,
     Noise,
-    PaperSteps,
     PilotGrid,
     PredictorCorrector,
     ProbabilityFlowODE,
+    ReferenceDiscretization,
     UniPC,
     check,
     grids,
@@ -51,9 +51,7 @@ def mixture(event_shape=(2,)):
 def test_ddim_with_all_of_its_noise_is_the_ancestral_step(name):
     sde = SDES[name]
     runs = [
-        PredictorCorrector(p, steps=ExactSteps(20, grids.log_noise))(
-            sde, mixture().score(sde), (4, 2), dtype=torch.float64
-        )
+        PredictorCorrector(p, steps=20, grid=grids.log_noise)(sde, mixture().score(sde), (4, 2), dtype=torch.float64)
         for p in (DDIM(1.0), Ancestral("lower"))
     ]
     assert torch.allclose(runs[0].samples, runs[1].samples, rtol=1e-8, atol=1e-10)
@@ -61,7 +59,7 @@ def test_ddim_with_all_of_its_noise_is_the_ancestral_step(name):
 
 @pytest.mark.parametrize("name", SDES)
 def test_ddim_without_noise_is_the_first_order_flow(name):
-    sde, steps = SDES[name], ExactSteps(20, grids.log_noise)
+    sde, steps = SDES[name], ExactTransitions(20, grids.log_noise)
     kwargs = {"seed": 4, "dtype": torch.float64}
     found = PredictorCorrector(DDIM(), steps=steps)(sde, mixture().score(sde), (4, 2), **kwargs)
     flow = ExponentialMultistep(steps, 1, Noise(), denoise=False)(sde, mixture().score(sde), (4, 2), **kwargs)
@@ -71,7 +69,7 @@ def test_ddim_without_noise_is_the_first_order_flow(name):
 @pytest.mark.parametrize("eta", some_long([0.0, 0.5, 1.0], [0.0, 1.0]))
 def test_ddim_passes_the_selfcheck(eta):
     def make(n):
-        return PredictorCorrector(DDIM(eta), steps=ExactSteps(n, grids.log_noise))
+        return PredictorCorrector(DDIM(eta), steps=n, grid=grids.log_noise)
 
     for sde in (SDES["vp"], SDES["ve"]):
         report = check(make, sde, order=1, denoised=True, samples=300, counts=(20, 40, 80, 160, 240))
@@ -79,7 +77,8 @@ def test_ddim_passes_the_selfcheck(eta):
 
 
 def test_ddim_on_the_chain_s_table_and_on_blocks():
-    for sde, steps in ((SDES["vp"], PaperSteps(100)), (CriticallyDampedLangevin(), ExactSteps(50, grids.log_noise))):
+    langevin = CriticallyDampedLangevin()
+    for sde, steps in ((SDES["vp"], ReferenceDiscretization(100)), (langevin, ExactTransitions(50, grids.log_noise))):
         x = PredictorCorrector(DDIM(0.5), Langevin(0.05), steps=steps)(
             sde, mixture().score(sde), (500, 2), seed=1
         ).samples
@@ -91,21 +90,21 @@ def test_ddim_on_the_chain_s_table_and_on_blocks():
 def test_annealed_sampling_is_consistent_for_data_in_one_point(eta):
     """Each level's standard deviation is the process's own, to 1e-12: 232 levels (arXiv:2009.05475, proposition 1)."""
     sde = VESDE(0.01, 10.0)
-    walk = ExactSteps(231, grids.log_noise).walk(sde)
+    walk = ExactTransitions(231, grids.log_noise).transitions(sde)
     like = torch.zeros(3, 1, dtype=torch.float64)
     predictor = ConsistentAnnealed(eta).prepare(sde, walk, like)
     std = float(sde.sigma(walk.times[0]))
     for step in walk.steps(like):
         x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
         z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
-        out, _ = predictor.step(sde, step, x, -x / sde.sigma(step.t) ** 2, z)
+        out, _ = predictor.map_step(sde, step, x, -x / sde.sigma(step.t) ** 2, z)
         std = math.hypot(float(out[1] - out[0]) * std, float(out[2] - out[0]))
         assert abs(std / float(sde.sigma(step.s)) - 1.0) < 1e-9
 
 
 def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
     def make(n):
-        return PredictorCorrector(ConsistentAnnealed(0.1), steps=ExactSteps(n, grids.log_noise))
+        return PredictorCorrector(ConsistentAnnealed(0.1), steps=n, grid=grids.log_noise)
 
     report = check(
         make, SDES["ve"], order=0, denoised=True, samples=1000, counts=(70, 90, 110, 150, 200), allowance=0.12
@@ -115,12 +114,12 @@ def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
 
 
 def test_posterior_refusals():
-    with pytest.raises(ValueError, match="would carry more noise than x_s may hold, at 10 of 10 steps"):
+    with pytest.raises(ValueError, match="would keep more noise than x_s may hold, at 10 of 10 steps"):
         PredictorCorrector(ConsistentAnnealed(0.1), steps=10)(SDES["ve"], lambda x, t: -x, (2, 2))
     with pytest.raises(ValueError, match=r"eta=1\.5"):
         DDIM(1.5)
     with pytest.raises(TypeError, match="prepare"):
-        DDIM().step(None, None, None, None, None)
+        DDIM().map_step(None, None, None, None, None)
 
 
 # --- adaptive steps of the reverse SDE ----------------------------------------------------------------------------
@@ -236,7 +235,7 @@ def test_a_pilot_grid_needs_fewer_steps():
     exact = ProbabilityFlowODE(ScipyODE(rtol=1e-7, atol=1e-7))(sde, score, (64, 2), start=start).samples
 
     def error(grid):
-        result = UniPC(ExactSteps(24, grid), 2, denoise=False)(sde, score, (64, 2), start=start)
+        result = UniPC(24, 2, denoise=False, grid=grid)(sde, score, (64, 2), start=start)
         return float((result.samples - exact).square().mean().sqrt())
 
     assert error(grid) < 0.5 * min(error(grids.log_noise), error(grids.uniform))

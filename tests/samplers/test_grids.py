@@ -17,7 +17,7 @@ from scoresde.samplers import (
     AdamsBashforth,
     DPMSolverPlusPlus,
     DPMSolverSingleStep,
-    ExactSteps,
+    ExactTransitions,
     ExponentialMultistep,
     ExponentialRungeKutta,
     ProbabilityFlowODE,
@@ -73,15 +73,15 @@ def test_quadratic_is_even_in_the_root_of_time():
 )
 def test_the_default_grid_is_focused(make):
     sde = VPSDE()
-    assert torch.equal(make(7).stepping.times(sde), grids.focused(sde, 7))
-    assert torch.equal(make(ExactSteps(7, grids.karras)).stepping.times(sde), grids.karras(sde, 7))
-    assert torch.equal(EDM(7).stepping.times(sde), grids.karras(sde, 7))
+    assert torch.equal(make(7).discretization.times(sde), grids.focused(sde, 7))
+    assert torch.equal(make(ExactTransitions(7, grids.karras)).discretization.times(sde), grids.karras(sde, 7))
+    assert torch.equal(EDM(7).discretization.times(sde), grids.karras(sde, 7))
 
 
 def test_unipc_has_a_lower_order_where_steps_are_few():
     assert [UniPC(n).order for n in (1, 9, 14, 15, 30)] == [2, 2, 2, 3, 3]
     assert UniPC(torch.linspace(1.0, 0.01, 6)).order == 2
-    assert UniPC(ExactSteps(20, grids.karras)).order == 3
+    assert UniPC(20, grid=grids.karras).order == 3
     assert UniPC(5, 3).order == 3
 
 
@@ -98,7 +98,7 @@ def test_the_order_holds_on_the_default_grid(order, least):
     exact = end(ProbabilityFlowODE(RungeKutta(rtol=1e-11, atol=1e-11), t_min=0.02, denoise=False))
     counts = [16, 24, 36, 54, 81]
     errors = [
-        float((end(DPMSolverPlusPlus(ExactSteps(n, grid), order, denoise=False)) - exact).square().mean().sqrt())
+        float((end(DPMSolverPlusPlus(n, order, denoise=False, grid=grid)) - exact).square().mean().sqrt())
         for n in counts
     ]
     assert slope(errors, counts) > least

@@ -16,13 +16,15 @@ import torch
 from scoresde.samplers import (
     Ancestral,
     EulerMaruyama,
-    ExactSteps,
+    ExactTransitions,
     Predictor,
     PredictorCorrector,
     ProbabilityFlowODE,
     ReverseDiffusion,
 )
+from scoresde.samplers.base import CountedScore
 from scoresde.samplers.correctors import AnnealedLangevin
+from scoresde.samplers.grid_sampler import Model
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 from scoresde.solvers import ScipyODE
 from tests.params import whole
@@ -50,14 +52,19 @@ def grid(sde, steps):
     return torch.linspace(sde.T, T_MIN, steps + 1, dtype=torch.float64)
 
 
+def intervals(discretization, sde, x):
+    return discretization.intervals(sde, discretization.times(sde), x)
+
+
 def propagated(sde, predictor, steps):
     """Mean and variance of the sampler's output, started from the true law at T."""
     mean, variance = true_law(sde, sde.T)
     s = score(sde)
-    for step in ExactSteps(steps, grid).walk(sde).steps(torch.zeros((), dtype=torch.float64)):
-        x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
-        z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
-        state, _ = predictor.step(sde, step, x, s(x, step.t.expand(3)), z)
+    x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
+    z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
+    model = Model(CountedScore(s), sde)
+    for interval in intervals(ExactTransitions(steps, grid), sde, x):
+        state, _, _ = predictor.step(model, x, interval, z if predictor.stochastic else None, None)
         b, c, n = state[0, 0], state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
         mean, variance = c * mean + b, c**2 * variance + n**2
     return mean, variance
@@ -101,9 +108,10 @@ class Planted(Predictor):
     drift: float = 1.0
     noise: float = 1.0
 
-    def step(self, sde, step, x, score, z):
-        mean = x - sde.reverse_drift(x, step.t, self.drift * score) * step.width
-        return mean + self.noise * sde.diffuse(z, step.t) * step.width.sqrt(), mean
+    def step(self, model, x, interval, z, past):
+        at, h = interval.at, interval.h
+        mean = x - (at.F * x - at.g**2 * self.drift * model.score(x, at)) * h
+        return mean + self.noise * at.g * h**0.5 * z, mean, None
 
 
 @pytest.mark.covering
@@ -121,10 +129,10 @@ def test_the_method_that_errors_are_planted_in_converges():
 def test_upper_is_exact_for_a_standard_normal_under_vp():
     """DDPM's sigma_t^2 = beta_t is the optimal variance for x_0 ~ N(0, I): moments stay at (0, 1) for any number of steps."""
     sde = VPSDE()
-    step = ExactSteps(7).walk(sde).steps(torch.zeros((), dtype=torch.float64))[3]
     x = torch.tensor([[1.0]], dtype=torch.float64)
-    mean, _ = Ancestral("upper").step(sde, step, x, -x, torch.zeros_like(x))
-    noise, _ = Ancestral("upper").step(sde, step, 0 * x, 0 * x, x)
+    interval, model = intervals(ExactTransitions(7), sde, x)[3], Model(CountedScore(lambda x, t: -x), sde)
+    mean, *_ = Ancestral("upper").step(model, x, interval, torch.zeros_like(x), None)
+    noise, *_ = Ancestral("upper").step(model, 0 * x, interval, x, None)
     assert torch.allclose(mean**2 + noise**2, torch.ones(()).double(), atol=1e-14)
 
 
@@ -132,13 +140,12 @@ def test_lower_is_exact_for_data_in_one_point():
     """The bridge's variance is exact where x_0 is known: one step from any t gives the law at s."""
     for sde in SDES.values():
         times = torch.tensor([0.8, 0.3], dtype=torch.float64)
-        walk = ExactSteps(1, lambda sde, n, times=times: times).walk(sde)
-        step = walk.steps(torch.zeros((), dtype=torch.float64))[0]
         point, t, s = 0.7, times[0], times[1]
         x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
         z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
         value = (sde.alpha(t) * point - x) / sde.sigma(t) ** 2
-        state, _ = Ancestral("lower").step(sde, step, x, value, z)
+        (interval,) = intervals(ExactTransitions(1, lambda sde, n, times=times: times), sde, x)
+        state, *_ = Ancestral("lower").step(Model(CountedScore(lambda x, t, v=value: v), sde), x, interval, z, None)
         b, c, n = state[0, 0], state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
         assert torch.allclose(c * sde.alpha(t) * point + b, sde.alpha(s) * point, rtol=1e-12)
         assert torch.allclose(c**2 * sde.sigma(t) ** 2 + n**2, sde.sigma(s) ** 2, rtol=1e-12)
@@ -148,14 +155,14 @@ def test_lower_is_exact_for_data_in_one_point():
 def test_langevin_has_the_stationary_variance_of_theory(name):
     """With step e and target variance v the stationary variance is v / (1 - e / (2 v)) (systems.md, entry 2, gamma = 2 e)."""
     sde = SDES[name]
-    step = ExactSteps(1000, grid).walk(sde).steps(torch.zeros((), dtype=torch.float64))[500]
-    _, v = true_law(sde, step.t)
     corrector = AnnealedLangevin(snr=0.3)
     x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
     z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
-    state, _ = corrector.step(step, x, score(sde)(x, step.t.expand(3)), z)
+    interval = intervals(ExactTransitions(1000, grid), sde, x)[500]
+    _, v = true_law(sde, torch.tensor(interval.at.t, dtype=torch.float64))
+    state, _ = corrector.step(Model(CountedScore(score(sde)), sde), x, interval, z)
     c, n = state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
-    e = 2 * step.kernel.contraction() * (0.3 * step.sigma) ** 2
+    e = 2 * interval.a**2 * (0.3 * interval.level) ** 2
     assert torch.allclose(n**2 / (1 - c**2), v / (1 - e / (2 * v)), rtol=1e-10)
 
 
@@ -191,7 +198,7 @@ def test_a_missing_denoising_step_is_seen():
     kwargs = {"seed": 3, "dtype": torch.float64}
     clean = PredictorCorrector(EulerMaruyama(), steps=20)(sde, score(sde), (4000, 1), **kwargs).samples
     noisy = PredictorCorrector(EulerMaruyama(), steps=20, denoise=False)(sde, score(sde), (4000, 1), **kwargs).samples
-    last = ExactSteps(20).walk(sde).steps(torch.zeros((), dtype=torch.float64))[-1]
+    last = ExactTransitions(20).transitions(sde).steps(torch.zeros((), dtype=torch.float64))[-1]
     added = sde.diffusion(last.t) ** 2 * last.width
     # the variance of 4000 draws is known to 2.2 %; five standard errors: a false alarm in 1e6
     assert abs(float(noisy.var() - clean.var() - added)) < 5 * 0.022 * float(clean.var() + added) * 0.5

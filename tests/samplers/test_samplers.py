@@ -16,15 +16,17 @@ from scoresde.samplers import (
     BatchLangevin,
     DPMSolverPlusPlus,
     EulerMaruyama,
-    ExactSteps,
+    ExactTransitions,
     Langevin,
-    PaperSteps,
     PredictorCorrector,
     ProbabilityFlowODE,
+    ReferenceDiscretization,
     ReverseDiffusion,
     ReverseSDESampler,
     grids,
 )
+from scoresde.samplers.base import CountedScore
+from scoresde.samplers.grid_sampler import Model
 from scoresde.sde import VESDE, VPSDE, MatrixSDE, Shifted, SubVPSDE
 from scoresde.sde.basis import fourier
 from scoresde.solvers import ScipyODE, TorchSDE
@@ -54,7 +56,7 @@ def test_any_pairing_on_any_process(name, predictor, corrector):
             PredictorCorrector(predictor, corrector)
         return
     sde = SDES[name]
-    for steps in (ExactSteps(5), PaperSteps(25)):
+    for steps in (ExactTransitions(5), ReferenceDiscretization(25)):
         result = PredictorCorrector(predictor, corrector, steps=steps)(sde, mixture().score(sde), (3, 2))
         assert result.samples.shape == (3, 2)
         assert torch.isfinite(result.samples).all()
@@ -183,10 +185,10 @@ def test_karras_is_geometric_in_noise_for_large_rho_and_linear_for_one():
 
 def test_langevin_step_stays_finite_at_a_mode():
     sde = SDES["vp"]
-    step = ExactSteps(10).walk(sde).steps(torch.zeros(()))[5]
     x, z = torch.zeros(1, 2), torch.ones(1, 2)
-    state, _ = Langevin(0.16).step(step, x, torch.zeros_like(x), z)
-    bound = math.sqrt(2 * 2 * 2.5 / 2 * (0.16 * float(step.sigma)) ** 2 * 1.0)
+    interval = ExactTransitions(10).intervals(sde, grids.uniform(sde, 10), x)[5]
+    state, _ = Langevin(0.16).step(Model(CountedScore(lambda x, t: 0 * x), sde), x, interval, z)
+    bound = math.sqrt(2 * 2 * 2.5 / 2 * (0.16 * interval.level) ** 2 * 1.0)
     assert float(state.abs().max()) <= bound * 1.001
 
 
@@ -227,17 +229,17 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"variance='uper'.*did you mean 'upper'"):
             Ancestral("uper")
         with pytest.raises(ValueError, match="steps=0"):
-            ExactSteps(0)
-        with pytest.raises(TypeError, match="predictor='em' is not a Predictor"):
+            ExactTransitions(0)
+        with pytest.raises(TypeError, match="predictor='em' is not allowed: give a Predictor"):
             PredictorCorrector("em")
         with pytest.raises(ValueError, match="too few"):
-            PredictorCorrector(steps=PaperSteps(10))(VPSDE(), self.score, (2, 3))
+            PredictorCorrector(steps=ReferenceDiscretization(10))(VPSDE(), self.score, (2, 3))
 
     def test_grid(self):
-        ascending = ExactSteps(3, lambda sde, n: torch.linspace(0, 1, n + 1))
+        ascending = ExactTransitions(3, lambda sde, n: torch.linspace(0, 1, n + 1))
         with pytest.raises(ValueError, match="descending"):
             PredictorCorrector(steps=ascending)(VPSDE(), self.score, (2, 3))
-        outside = ExactSteps(3, lambda sde, n: torch.linspace(1.5, 0, n + 1))
+        outside = ExactTransitions(3, lambda sde, n: torch.linspace(1.5, 0, n + 1))
         with pytest.raises(ValueError, match=r"allowed is \[0, 1\]"):
             PredictorCorrector(steps=outside)(VPSDE(), self.score, (2, 3))
 
@@ -265,9 +267,7 @@ def test_a_compiled_score_gives_the_same_samples():
     )
 
 
-@pytest.mark.parametrize(
-    "sampler", [PredictorCorrector(ReverseDiffusion(), Langevin(), steps=3), DPMSolverPlusPlus(ExactSteps(3))]
-)
+@pytest.mark.parametrize("sampler", [PredictorCorrector(ReverseDiffusion(), Langevin(), steps=3), DPMSolverPlusPlus(3)])
 def test_a_score_of_float64_does_not_decide_what_samples_are(sampler):
     sde = SDES["vp"]
     exact = mixture().score(sde)

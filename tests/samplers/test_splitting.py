@@ -14,7 +14,7 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.losses import DenoisingScoreMatching, UniformLogNoise
 from scoresde.noise import NoiseSource
-from scoresde.samplers import EulerMaruyama, ExactSteps, PredictorCorrector, SymmetricSplitting
+from scoresde.samplers import EulerMaruyama, ExactTransitions, PredictorCorrector, SymmetricSplitting
 from scoresde.samplers.splitting import drift_of_covariance, prior_score, reversal
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, Shifted, SubVPSDE
 
@@ -41,15 +41,15 @@ def propagated(sde, predictor, steps, mean, std, start):
         return -torch.linalg.solve(v, (x.flatten(1) - m).mT).mT.reshape(x.shape)
 
     m, v = start
-    d, draws, shape = len(m), predictor.draws, sde.state_shape((1,))
+    d, draws, shape = len(m), predictor.draws_per_step, sde.state_shape((1,))
     unit = torch.eye(1 + d + draws * d, dtype=torch.float64)
     x0 = unit[:, 1 : 1 + d].reshape(-1, *shape)
     z = unit[:, 1 + d :].reshape(-1, draws, *shape).movedim(1, 0)
     z = z[0] if draws == 1 else z
     times = torch.linspace(sde.T, T_MIN, steps + 1, dtype=torch.float64)
-    for step in ExactSteps(steps, lambda *_: times).walk(sde).steps(ONE):
+    for step in ExactTransitions(steps, lambda *_: times).transitions(sde).steps(ONE):
         x = predictor.approach(sde, step, x0, z)
-        out = predictor.step(sde, step, x, score(x, step.t), z)[0].flatten(1)
+        out = predictor.map_step(sde, step, x, score(x, step.t), z)[0].flatten(1)
         b, a, n = out[0], (out[1 : 1 + d] - out[0]).mT, (out[1 + d :] - out[0]).mT
         m, v = a @ m + b, a @ v @ a.mT + n @ n.mT
     return m, v
@@ -96,11 +96,11 @@ def test_exact_at_rest(name):
     d = len(rest)
     unit = torch.eye(3 * d, dtype=torch.float64)
     x0, z = unit[:, :d].reshape(-1, *shape), unit[:, d:].reshape(-1, 2, *shape).movedim(1, 0)
-    step = ExactSteps(1).walk(sde).steps(ONE)[0]
+    step = ExactTransitions(1).transitions(sde).steps(ONE)[0]
 
     def covariance(predictor, z):
         x = predictor.approach(sde, step, x0, z)
-        columns = predictor.step(sde, step, x, prior_score(sde, x), z)[0].flatten(1).mT
+        columns = predictor.map_step(sde, step, x, prior_score(sde, x), z)[0].flatten(1).mT
         a, n = columns[:, :d], columns[:, d:]
         return a @ rest @ a.mT + n @ n.mT
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch.distributions import Normal
 
 from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
-from scoresde.samplers import ExactSteps, Langevin, PredictorCorrector, ProbabilityFlowODE, grids
+from scoresde.samplers import Langevin, PredictorCorrector, ProbabilityFlowODE, grids
 from scoresde.sde import (
     EDMSDE,
     CosineVPSDE,
@@ -71,7 +70,7 @@ def test_predictor_corrector_samples_the_mixture(name):
     """Kolmogorov-Smirnov: sqrt(n) D > 2.5 has probability 2 exp(-12.5) = 7e-6 at each; a score 1.5 times too large shows."""
     sde, n = RUN[name], 3000
     t_min = 1e-3 * sde.T if name != "edm" else sde.t_min
-    sampler = PredictorCorrector(corrector=Langevin(0.1), steps=ExactSteps(150, partial(grids.log_noise, t_min=t_min)))
+    sampler = PredictorCorrector(corrector=Langevin(0.1), steps=150, grid=grids.log_noise, t_min=t_min)
     exact = LINE.score(sde)
 
     def distance(score):

@@ -23,7 +23,7 @@ def get_config():
             "name": "PredictorCorrector",
             "predictor": None,
             "corrector": {"name": "AnnealedLangevin", "snr": 0.316, "steps": 100},
-            "steps": {"name": "PaperSteps", "steps": 10, "t_min": 1e-5},
+            "steps": {"name": "ReferenceDiscretization", "steps": 10, "t_min": 1e-5},
         }
     }
     return config

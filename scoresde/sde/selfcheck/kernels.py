@@ -32,8 +32,7 @@ _SLIPS: tuple[Slip, ...] = (
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
-    out: Tensor = vectors @ torch.diag(values.clamp(min=0.0) ** exponent) @ vectors.mT
-    return out
+    return vectors @ torch.diag(values.clamp(min=0.0) ** exponent) @ vectors.mT
 
 
 def kernel(s: Subject) -> list[CheckRow]:

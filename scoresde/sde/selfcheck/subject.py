@@ -87,8 +87,7 @@ class Subject:
         """The exact score of the Gaussian data at states (B, *state)."""
         mean, covariance = self.law(t)
         flat = x.reshape(len(x), self.size)
-        out: Tensor = -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
-        return out
+        return -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

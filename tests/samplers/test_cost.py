@@ -1,0 +1,78 @@
+"""What a step costs besides the network: operations, waits for the device, functions on the way; the device of every tensor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoresde.noise import NoiseSource
+from scoresde.samplers import PredictorCorrector
+from scoresde.samplers.base import CountedScore
+from scoresde.sde import VPSDE
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks import hops
+from benchmarks.operations import SAMPLERS, of_step
+
+MOST = {
+    "Euler-Maruyama": 8,
+    "reverse diffusion": 7,
+    "ancestral": 7,
+    "predictor-corrector": 24,
+    "Langevin": 18,
+    "DDIM": 8,
+    "DPM-Solver++(2M)": 7,
+    "SDE-DPM-Solver++(2M)": 8,
+    "UniPC": 10,
+    "EDM's Heun": 9,
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_operations(name):
+    """Of a step, besides the score; none waits. Of the set-up, besides the keyed generator."""
+    step, waits, setup, _ = of_step(name, 16, 20)
+    assert step <= MOST[name]
+    assert waits == 0
+    assert setup <= 300
+
+
+@pytest.mark.parametrize("name", hops.methods(2))
+def test_functions_between_the_call_and_the_update(name):
+    path = hops.trace(hops.methods(2)[name]).path(hops.trace(hops.methods(4)[name]))
+    assert 5 < len(path) <= 20, sorted(path)
+    files = 5 if name in ("predictor-corrector", "UniPC") else 4
+    assert len({file for file, _ in path}) <= files, sorted(path)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_tensors_stay_on_the_state_s_device(name):
+    """On ``meta`` an operation with a tensor of the CPU fails, and so does a look at a value."""
+    x, noise, seen = torch.empty(3, 2, device="meta"), NoiseSource.of(0, 3, device="meta"), []
+
+    def score(x, t):
+        assert t.device.type == "meta" and t.shape == (3,)
+        return -x * t[:, None]
+
+    sampler, counted = SAMPLERS[name](6), CountedScore(score, 3, torch.float32)
+    state, times = sampler.run(VPSDE(), counted, x, noise, lambda k, t, x: seen.extend((t, x)))
+    assert all(value.device.type == "meta" for value in (state, *seen))
+    assert times.device.type == "cpu" and len(times) == 7
+
+
+def test_a_step_that_waits_is_seen():
+    """Planted."""
+
+    class Waiting(PredictorCorrector):
+        def step(self, model, x, interval, z, past):
+            float(x.sum())
+            return super().step(model, x, interval, z, past)
+
+    SAMPLERS["planted"] = lambda n: Waiting(steps=n)
+    try:
+        assert of_step("planted", 4, 8)[1] == 1
+    finally:
+        del SAMPLERS["planted"]
