@@ -52,6 +52,9 @@ def prints_as_call(cls: C) -> C:
     if not issubclass(cls, nn.Module):  # torch compares modules by identity, and traces their own hash
         _set(cls, "__eq__", _equal)
         _set(cls, "__hash__", _hash)
+    elif cls.__hash__ is _hash:  # a module that is a process too
+        _set(cls, "__eq__", nn.Module.__eq__)
+        _set(cls, "__hash__", nn.Module.__hash__)
     return cls
 
 
@@ -207,7 +210,7 @@ def _equal(self: Any, other: object) -> Any:
     """Whether the other is of the same class, from equal arguments, with equal public numbers and strings."""
     if self is other:
         return True
-    if type(self) is not type(other):
+    if type(self) is not type(other) or isinstance(self, nn.Module):
         return NotImplemented
     ours, theirs = arguments_of(self), arguments_of(other)
     return (
@@ -220,7 +223,7 @@ def _equal(self: Any, other: object) -> Any:
 
 def _hash(self: Any) -> int:
     """Of the class and of the numbers and strings among the arguments."""
-    arguments = arguments_of(self)
+    arguments = None if isinstance(self, nn.Module) else arguments_of(self)
     if arguments is None:
         return object.__hash__(self)
     plain = sorted((name, value) for name, value in arguments.items() if isinstance(value, int | float | str))

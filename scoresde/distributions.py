@@ -108,7 +108,8 @@ class GaussianMixture:
         if self.rotations is not None:
             for one in k.unique():  # a component at a time: their rotations side by side would fill the memory
                 z[k == one] = z[k == one] @ self.rotations[one].mT
-        return (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
+        out: Tensor = (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
+        return out
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B, *event) -> (B,)."""

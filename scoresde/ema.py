@@ -109,7 +109,8 @@ class PowerEMA(EMA):
         super().__init__(module, 0.0)
 
     def kept(self, n: int) -> float:
-        return (1.0 - 1.0 / n) ** (self.exponent + 1.0)
+        out: float = (1.0 - 1.0 / n) ** (self.exponent + 1.0)
+        return out
 
 
 @checked_arguments
@@ -127,7 +128,8 @@ def posthoc_coefficients(stored: Sequence[tuple[float, float]], updates: float, 
     stored: (updates, std) of each of K averages.
     """
     products, aims, _ = _equations(stored, updates, std)
-    return torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
+    out: Tensor = torch.linalg.lstsq(products, aims[:, None], driver="gelsd").solution[:, 0]
+    return out
 
 
 @checked_arguments

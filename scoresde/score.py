@@ -314,7 +314,8 @@ class ScoreModel(nn.Module):
         if x.dtype in HALF:
             scaled, label = scaled.to(x.dtype), label.to(x.dtype)
         try:
-            return self.network(scaled, label, **condition)
+            out: Tensor = self.network(scaled, label, **condition)
+            return out
         except ValueError as problem:
             if bool(torch.isfinite(label).all()):
                 raise

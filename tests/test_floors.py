@@ -17,6 +17,7 @@ PACKAGE = ROOT / "scoresde"
 
 FLOORS = [
     {"_validation", "_files", "_representation", "version"},
+    {"_kinds"},
     {"_arguments"},
     {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},

@@ -113,7 +113,8 @@ class Dataset:
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of shape, dtype and content; of a `Stored` what it has for one."""
         if not isinstance(self.raw, Tensor):
-            return self.raw.digest()
+            out: str = self.raw.digest()
+            return out
         return content_digest(self.raw)
 
     def encode(

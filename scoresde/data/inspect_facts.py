@@ -121,7 +121,8 @@ def _distinct(events: Tensor) -> Tensor:
     """The values that occur, float64. Bytes are counted, not sorted."""
     if events.dtype == torch.uint8:
         return torch.bincount(events.flatten(), minlength=256).nonzero().flatten().double()
-    return events.unique().double()
+    out: Tensor = events.unique().double()
+    return out
 
 
 class _Seen:

@@ -78,7 +78,8 @@ class Quantized:
             raise ValueError(
                 f"{name} holds values from {low} to {high}: levels={self.levels} allows 0 .. {self.levels - 1}"
             )
-        return raw.long() if raw.is_floating_point() else raw
+        out: Tensor = raw.long() if raw.is_floating_point() else raw
+        return out
 
     def check_dtype(self, dtype: torch.dtype) -> None:
         """Raise ValueError where x of this dtype cannot tell neighbouring levels apart."""
@@ -129,7 +130,8 @@ class Quantized:
         Raises ValueError for NaN and infinities, which lie in no box, and for an empty x.
         """
         x = _finite("x", x)
-        return ((x - self.low) / self.width).floor().clamp(0, self.levels - 1).long()
+        out: Tensor = ((x - self.low) / self.width).floor().clamp(0, self.levels - 1).long()
+        return out
 
     def spread(self, std: float) -> float:
         """The standard deviation of x, where levels have the standard deviation ``std``: dequantisation adds a box's."""
@@ -190,7 +192,7 @@ class Affine:
         Raises ValueError for NaN, infinities, an empty x, and where the result is beyond float64.
         """
         x = _finite("x", x)
-        raw = x * self.scale + self.shift
+        raw: Tensor = x * self.scale + self.shift
         if not bool(torch.isfinite(raw).all()):
             raise ValueError(
                 f"x up to {float(x.detach().abs().max()):g} is beyond float64 after {self!r} is undone: "
@@ -211,7 +213,8 @@ def _finite(name: str, x: Any) -> Tensor:
     """x in float64. Raises ValueError for NaN, infinities and nothing at all."""
     x = check_event(name, as_tensor(name, x))
     check_finite(name, x.reshape(len(x) if x.ndim else 1, -1))
-    return x.to(torch.float64)
+    out: Tensor = x.to(torch.float64)
+    return out
 
 
 def _most_levels(largest: float, width: float, dtype: torch.dtype) -> int:

@@ -52,7 +52,8 @@ def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         workdir.claim(experiment)
     workdir.check(experiment)
     workdir.check_trained(experiment)
-    return share(Assessing, experiment, workdir, processes)
+    out: dict[str, dict[str, Any]] | None = share(Assessing, experiment, workdir, processes)
+    return out
 
 
 def check_dimension(plan: Evaluation, dimension: int) -> None:

@@ -92,7 +92,8 @@ def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, *
     Raises:
         ConfigError: where the node cannot be built. Nothing is called that is not of the kind.
     """
-    return _build(node, where, kind, context)
+    out: Kind = _build(node, where, kind, context)
+    return out
 
 
 def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: Any) -> Kind:
@@ -106,7 +107,8 @@ def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: An
         if key in node:
             takes = [name for name in inspect.signature(cls).parameters if name not in context]
             raise ConfigError(f"config.{where}.{key} is not known: config.{where} takes {', '.join(takes)}")
-    return _made(cls, node, where, "", context)
+    out: Kind = _made(cls, node, where, "", context)
+    return out
 
 
 def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:

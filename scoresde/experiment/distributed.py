@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.experiment.checkpoint import OneFile, here, publish, rank_file, write_index, write_tensors
@@ -144,7 +145,7 @@ class Sharded:
             )
         self.group, self.lead, self.together = group, group.lead, group.together
         self._mark = int(group.sum(torch.tensor(os.getpid() * group.leads, device=group.device)))
-        self._mesh = dist.init_device_mesh(group.device.type, (group.world,))
+        self._mesh = init_device_mesh(group.device.type, (group.world,))
 
     def place(self, module: nn.Module) -> None:
         """Leave this process its rows of a network, or of an average of one, on its device: block by block, so that the whole is

@@ -60,7 +60,8 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
     """
     if not experiment.samplers:
         raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
-    return share(Sampling, experiment, workdir, processes)
+    out: dict[str, Path] | None = share(Sampling, experiment, workdir, processes)
+    return out
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from scoresde.experiment.limits import BATCHES, DRAWS, LARGEST, THREADS, check_s
 from scoresde.experiment.plan import Training
 from scoresde.experiment.weights import DEFAULT, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
-from scoresde.likelihood.adaptive import ODESolver
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.metrics import Coordinates, Extractor
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
+from scoresde.solvers import ODESolver
 
 _NAME = re.compile(r"[^./\\@]{1,60}")
 
@@ -259,7 +259,7 @@ def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = ""
         raise ConfigError(f"config.{where}{problem}") from problem
     if value > most:
         raise ConfigError(f"config.{where}{key}={value} is not allowed: give a whole number up to {most}")
-    return value
+    return int(value)
 
 
 def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

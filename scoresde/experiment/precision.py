@@ -37,9 +37,11 @@ class Tuned(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=layout(x.ndim))
         if self.dtype == torch.float32:
-            return self.network(x, label, **condition)
+            out: Tensor = self.network(x, label, **condition)
+            return out
         with torch.autocast(x.device.type, dtype=self.dtype):
-            return self.network(x, label, **condition).float()
+            out = self.network(x, label, **condition)
+            return out.float()
 
 
 def tuned(model: ScoreModel, plan: Training) -> ScoreModel:

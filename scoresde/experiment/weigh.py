@@ -61,7 +61,8 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
     Returns the summary; None in a launcher's process that is not the last to finish. Raises WorkdirError where another likelihood
     is at work in the folder, WorkerError where a local process died, SolverError where no row has a number.
     """
-    return share(Weighing, experiment, workdir, processes)
+    out: dict[str, Any] | None = share(Weighing, experiment, workdir, processes)
+    return out
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ class TabulatedVP(ScalarSDE):
     def log_alpha(self, t: Tensor) -> Tensor:
         """ln alpha(t), float64."""
         (a, b, c, d), u = self._cubic(t)
-        return ((a * u + b) * u + c) * u + d
+        out: Tensor = ((a * u + b) * u + c) * u + d
+        return out
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.log_alpha(t).exp().to(t.dtype)
@@ -128,7 +129,8 @@ class TabulatedVP(ScalarSDE):
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         (a, b, c, _), u = self._cubic(t)
-        return ((3.0 * a * u + 2.0 * b) * u + c).to(t.dtype)
+        out: Tensor = ((3.0 * a * u + 2.0 * b) * u + c).to(t.dtype)
+        return out
 
     def diffusion(self, t: Tensor) -> Tensor:
         return (-2.0 * self.drift_coefficient(t)).clamp(min=0.0).sqrt()

@@ -55,7 +55,8 @@ class Precondition(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         """(B, *event), sigma of shape (B,) or () to (B, *event)."""
         c_skip, c_out, c_in, c_noise = (expand(c, x) for c in self.coefficients(sigma.expand(len(x))))
-        return c_skip * x + c_out * self.network(c_in * x, c_noise.flatten(), **condition)
+        out: Tensor = c_skip * x + c_out * self.network(c_in * x, c_noise.flatten(), **condition)
+        return out
 
 
 class VPPrecondition(Precondition):
@@ -124,4 +125,5 @@ class DenoiserScore(ScoreModel):
     def _output(self, x: Tensor, kernel: GaussianKernel, t: Tensor, condition: dict[str, Any]) -> Tensor:
         """D, an estimate of x_0."""
         scaled = x / expand(kernel.signal(), x)
-        return self.network(scaled, self.label(self.sde, t), **condition).to(x.dtype)
+        out: Tensor = self.network(scaled, self.label(self.sde, t), **condition).to(x.dtype)
+        return out

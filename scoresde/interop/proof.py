@@ -95,7 +95,7 @@ def _arrays(file: str | Path) -> dict[str, Tensor]:
 def _returned(model: ScoreModel, x: Tensor, labels: Tensor) -> Tensor:
     """What the source's network returns: ours is told ln sigma in place of sigma, and divided by sigma elsewhere."""
     fourier = isinstance(getattr(model.network, "embedding", None), FourierEmbedding)
-    out = model.network(x, labels.log() if fourier else labels.float())
+    out: Tensor = model.network(x, labels.log() if fourier else labels.float())
     if not isinstance(model.prediction, ScaledScorePrediction):
         return out
     process = process_of(model)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from scoresde.interop.errors import ConvertError
-from scoresde.interop.source_statements import Module, Unread
+from scoresde.interop.source_expressions import Unread
+from scoresde.interop.source_statements import Module
 
 MOST_BYTES = 1_000_000
 """Larger files are no configs."""

@@ -64,7 +64,7 @@ def binary(op: ast.AST, left: Any, right: Any) -> Any:
     if isinstance(op, ast.Not):
         return (not right) if plain(right) else None
     function = _BINARY.get(type(op))
-    kinds = int | float | str | list | tuple
+    kinds = (int, float, str, list, tuple)
     if function is None or not isinstance(left, kinds) or not isinstance(right, kinds):
         return None
     if isinstance(op, ast.UAdd | ast.USub) and not isinstance(right, int | float):

@@ -85,7 +85,7 @@ def translate(settings: Mapping[str, Any], name: str) -> Source:
     sigmas = (facts["model.num_scales"], *map(float, ends)) if known else None
     if facts.notes:
         slips.append(f"not in {name}, taken from the reference's default_cifar10_configs: {', '.join(facts.notes)}")
-    return Source(name, config, sigmas, tuple(slips))  # type: ignore[arg-type]
+    return Source(name, config, sigmas, tuple(slips))
 
 
 def _repaired(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

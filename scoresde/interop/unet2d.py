@@ -74,7 +74,8 @@ class _Theirs(nn.Module):
         return self.inner.load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor, label: Tensor, **condition: Any) -> Tensor:
-        return self.inner(x, label, return_dict=False, **condition)[0]
+        out: Tensor = self.inner(x, label, return_dict=False, **condition)[0]
+        return out
 
 
 class UNet2D(nn.Module):
@@ -124,7 +125,8 @@ class UNet2D(nn.Module):
         h = self.mid_block(h, told)
         for level in self.up_blocks:
             h = level(h, told, take=skips)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
+        return out
 
     def _told(self, label: Tensor, class_labels: Tensor | None) -> Tensor:
         half = self.features // 2
@@ -135,7 +137,8 @@ class UNet2D(nn.Module):
         told = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](embedded)))
         if (self.class_embedding is None) != (class_labels is None):
             raise ValueError("class_labels are given to a network that has classes, and to no other")
-        return told if self.class_embedding is None else told + self.class_embedding(class_labels)
+        out: Tensor = told if self.class_embedding is None else told + self.class_embedding(class_labels)
+        return out
 
 
 class _Level(nn.Module):
@@ -189,7 +192,8 @@ class _Middle(nn.Module):
         h = self.resnets[0](h, told)
         for attention in self.attentions:
             h = attention(h)
-        return self.resnets[1](h, told)
+        out: Tensor = self.resnets[1](h, told)
+        return out
 
 
 class _Block(nn.Module):
@@ -207,7 +211,8 @@ class _Block(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + expand(self.time_emb_proj(told), h)
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.scale
+        out: Tensor = ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.scale
+        return out
 
 
 class _Attention(nn.Module):
@@ -227,7 +232,8 @@ class _Attention(nn.Module):
             layer(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
         )
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return (self.to_out[0](h).mT.reshape(x.shape) + x) / self.scale
+        out: Tensor = (self.to_out[0](h).mT.reshape(x.shape) + x) / self.scale
+        return out
 
 
 class _Down(nn.Module):
@@ -238,7 +244,8 @@ class _Down(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class _Up(nn.Module):
@@ -249,4 +256,5 @@ class _Up(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out

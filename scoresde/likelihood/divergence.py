@@ -101,7 +101,8 @@ class Divergence(ABC):
     @staticmethod
     def _pushed(f: Field, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
         with _differentiable_attention(True), torch.set_grad_enabled(differentiable):
-            return torch.func.jvp(f, (x,), (v,))[1]
+            out: Tensor = torch.func.jvp(f, (x,), (v,))[1]
+            return out
 
     @staticmethod
     def _pulled(y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:

@@ -43,4 +43,5 @@ def _score(samples: Tensor, observed: Tensor, least: int, lost: int) -> Tensor:
     x, y = samples.to(torch.float64).sort(0).values, observed.to(torch.float64)
     rank = torch.arange(1, m + 1, dtype=torch.float64, device=x.device)
     weight = (2.0 * rank - m - 1.0) / (m * (m - lost))
-    return (x - y).abs().mean(0) - torch.tensordot(weight, x, 1)
+    out: Tensor = (x - y).abs().mean(0) - torch.tensordot(weight, x, 1)
+    return out

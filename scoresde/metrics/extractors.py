@@ -100,7 +100,8 @@ class Network(Extractor):
         return found.hexdigest()
 
     def features(self, raw: Tensor) -> Tensor:
-        return self.module.to(raw.device)(raw.to(torch.float32))
+        out: Tensor = self.module.to(raw.device)(raw.to(torch.float32))
+        return out
 
 
 class TorchScript(Extractor):
@@ -153,7 +154,7 @@ class TorchScript(Extractor):
         return f"TorchScript({self.file.name!r}{options}{scale})"
 
     @cached_property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """The file's SHA-256. Raises ValueError where another is wanted."""
         return hashlib.sha256(self._content()).hexdigest()
 
@@ -162,14 +163,16 @@ class TorchScript(Extractor):
         """The network, read when it is first needed. Raises ValueError for what is none."""
         content = io.BytesIO(self._content())
         try:
-            return torch.jit.load(content, map_location="cpu").eval()
+            out: torch.jit.ScriptModule = torch.jit.load(content, map_location="cpu").eval()
+            return out
         except RuntimeError as problem:
             raise ValueError(f"{str(self.file)!r} is no TorchScript file: {str(problem).splitlines()[0]}") from problem
 
     def features(self, raw: Tensor) -> Tensor:
         images = self._bytes(raw)
         try:
-            return self.module.to(raw.device)(images, **self.options)
+            out: Tensor = self.module.to(raw.device)(images, **self.options)
+            return out
         except RuntimeError as problem:
             raise ValueError(
                 f"{self.name} refuses images of shape {tuple(images.shape)} with options {self.options}: {problem}"

@@ -41,4 +41,5 @@ def _factor(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2.0)
     noise = math.sqrt(len(values)) * torch.finfo(values.dtype).eps * float(values.abs().max())
     kept = values > noise
-    return vectors[:, kept] * values[kept].sqrt()
+    out: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return out

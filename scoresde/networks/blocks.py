@@ -56,7 +56,8 @@ def convolution(
 ) -> nn.Module:
     """A convolution over ``dims`` dimensions that keeps the sides, unless stride or padding say otherwise."""
     padding = size // 2 if padding is None else padding
-    return initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
+    out: nn.Module = initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
+    return out
 
 
 def activation_of(name: str) -> nn.Module:
@@ -148,7 +149,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
         """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""
         if self.checkpoint and torch.is_grad_enabled():
-            return recomputed(self._compute, x, told, use_reentrant=False)
+            out: Tensor = recomputed(self._compute, x, told, use_reentrant=False)
+            return out
         return self._compute(x, told)
 
     def _compute(self, x: Tensor, told: Tensor | None) -> Tensor:
@@ -221,7 +223,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """(B, before, *sides) to (B, after, *(sides / 2)); the label is not needed."""
-        return self.conv(self.resampling.before_stride(x))
+        out: Tensor = self.conv(self.resampling.before_stride(x))
+        return out
 
 
 class Upsample(nn.Module):
@@ -233,4 +236,5 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """(B, before, *sides) to (B, after, *(2 sides)); the label is not needed."""
-        return self.conv(self.resampling.up(x))
+        out: Tensor = self.conv(self.resampling.up(x))
+        return out

@@ -36,4 +36,5 @@ class MergedUNet(nn.Module):
         """(B, k, C, H, W), (B,) to (B, k, C, H, W) or (B, k, C, H, W, outputs)."""
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this MergedUNet was made for {self.event_shape}")
-        return self.unet(x.flatten(1, 2), label).unflatten(1, self.event_shape[:2])
+        out: Tensor = self.unet(x.flatten(1, 2), label).unflatten(1, self.event_shape[:2])
+        return out

@@ -53,7 +53,8 @@ class MLP(nn.Module):
         for block in self.blocks:
             h = block(h, embedded)
         shape = (len(x), *self.event_shape) + ((self.outputs,) if self.outputs > 1 else ())
-        return self.last(F.silu(h)).reshape(shape)
+        out: Tensor = self.last(F.silu(h)).reshape(shape)
+        return out
 
 
 class _Block(nn.Module):
@@ -63,4 +64,5 @@ class _Block(nn.Module):
         self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
-        return h + self.down(F.silu(self.up(self.norm(h) + self.label(embedded))))
+        out: Tensor = h + self.down(F.silu(self.up(self.norm(h) + self.label(embedded))))
+        return out

@@ -157,7 +157,8 @@ class NCSNpp(nn.Module):
             y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
             _check_classes(y, label, self.classes)
             told = told + self.class_label(y)
-        return self.act(told)
+        out: Tensor | None = self.act(told)
+        return out
 
     def _check_input(self, x: Tensor) -> None:
         alike = x.ndim == len(self.event_shape) + 1 and x.shape[1] == self.event_shape[0]

@@ -215,7 +215,8 @@ class _Convolution(nn.Module):
         self.conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, row: Tensor, between: Callable[[Tensor], Tensor] = lambda h: h) -> Tensor:
-        return self.conv(between(x if self.norm is None else self.norm(x, row)))
+        out: Tensor = self.conv(between(x if self.norm is None else self.norm(x, row)))
+        return out
 
 
 class _Residuals(nn.Module):
@@ -261,4 +262,5 @@ class _Refine(nn.Module):
         for conv in self.chain:
             path = conv(path, row, between=self.pool)
             x = x + path
-        return self.out(x, row)
+        out: Tensor = self.out(x, row)
+        return out

@@ -91,10 +91,11 @@ class SmallUNet(nn.Module):
         h = torch.cat((h, skip), dim=1)
         for block in self.up:
             h = block(h, told)
-        out = self.last(F.silu(self.norm(h)))
+        out: Tensor = self.last(F.silu(self.norm(h)))
         if self.outputs == 1:
             return out
-        return out.unflatten(1, (self.images, self.outputs)).movedim(2, -1)
+        grouped: Tensor = out.unflatten(1, (self.images, self.outputs))
+        return grouped.movedim(2, -1)
 
 
 class _Block(nn.Module):
@@ -111,7 +112,8 @@ class _Block(nn.Module):
         scale, shift = self.label(told)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.shortcut(x) + self.conv2(h)
+        out: Tensor = self.shortcut(x) + self.conv2(h)
+        return out
 
 
 class _Attention(nn.Module):
@@ -124,4 +126,5 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).mT.unbind(1)
-        return x + self.last(F.scaled_dot_product_attention(q, k, v).mT.reshape(b, c, h, w))
+        out: Tensor = x + self.last(F.scaled_dot_product_attention(q, k, v).mT.reshape(b, c, h, w))
+        return out

@@ -125,7 +125,8 @@ class Fourier(Basis):
         real = torch.where(order > 0, other, modes)
         imaginary = order * torch.where(order > 0, modes, other)
         scale = math.sqrt(0.5) ** order.abs()
-        return torch.fft.ifftn(torch.complex(scale * real, scale * imaginary), dim=self.axes, norm="ortho").real
+        out: Tensor = torch.fft.ifftn(torch.complex(scale * real, scale * imaginary), dim=self.axes, norm="ortho").real
+        return out
 
     def _opposite(self, modes: Tensor) -> Tensor:
         """The mode -k at the place of k."""

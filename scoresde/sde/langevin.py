@@ -51,7 +51,8 @@ class CriticallyDampedLangevin(LinearSDE):
     @property
     def friction(self) -> float:
         """Gamma = 2 sqrt M."""
-        return 2.0 * self.mass**0.5
+        out: float = 2.0 * self.mass**0.5
+        return out
 
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         return (2, *event_shape)

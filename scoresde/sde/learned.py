@@ -53,7 +53,8 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         """-ln SNR(t), the shape of t."""
         start, end = self._network(t.new_tensor([0.0, 1.0]))
         share = (self._network(t) - start) / (end - start)
-        return self.gamma_0.to(t) + self.log_rise.to(t).exp() * share
+        out: Tensor = self.gamma_0.to(t) + self.log_rise.to(t).exp() * share
+        return out
 
     forward = gamma
 

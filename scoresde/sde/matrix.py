@@ -275,7 +275,8 @@ def _triangle(m: Tensor) -> Tensor:
     """The lower triangular L, its diagonal not negative, with L L^T = m m^T; m (*batch, k, n), n >= k."""
     lower = torch.linalg.qr(m.mT)[1].mT
     sign = torch.where(lower.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    return lower * sign[..., None, :]
+    out: Tensor = lower * sign[..., None, :]
+    return out
 
 
 def _spans(cells: _Law) -> list[_Law]:

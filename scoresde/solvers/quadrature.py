@@ -24,7 +24,8 @@ def lagrange_integrals(nodes: Tensor, a: Tensor, b: Tensor) -> Tensor:
     vandermonde = x[..., None, :] ** powers[:, None]
     half = (0.5 * (b - a) / unit)[..., None]
     moments = torch.where(powers % 2 == 0, 2.0 * half ** (powers + 1) / (powers + 1), 0.0)
-    return torch.linalg.solve(vandermonde, moments[..., None])[..., 0] * unit[..., None]
+    out: Tensor = torch.linalg.solve(vandermonde, moments[..., None])[..., 0] * unit[..., None]
+    return out
 
 
 def lagrange(nodes: Tensor, used: Tensor, at: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Additive(_Problem):
         return self.diffusion(v.reshape(len(v), *self.event_shape), r.to(y)).reshape(y.shape)
 
 
-class _KeyedBrownian(torchsde.BaseBrownian):
+class _KeyedBrownian(torchsde.BaseBrownian):  # type: ignore[misc]  # torchsde has no types
     """Brownian paths keyed by (seed, index): what torchsde asks of any Brownian motion."""
 
     def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:

@@ -143,7 +143,7 @@ class TorchSDE:
                 problem, flat, span, bm=brownian, method=self.method, dt=dt, adaptive=self.adaptive,
                 rtol=self.rtol, atol=self.atol, dt_min=self.dt_min,
             )  # fmt: skip
-        final = path[-1].reshape(x.shape)
+        final: Tensor = path[-1].reshape(x.shape)
         if not bool(torch.isfinite(final).all()):
             bad = torch.nonzero(~torch.isfinite(final).reshape(len(final), -1).all(1)).flatten().tolist()
             raise SolverError(

@@ -32,7 +32,8 @@ _SLIPS: tuple[Slip, ...] = (
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
-    return vectors @ torch.diag(values.clamp(min=0.0) ** exponent) @ vectors.mT
+    out: Tensor = vectors @ torch.diag(values.clamp(min=0.0) ** exponent) @ vectors.mT
+    return out
 
 
 def kernel(s: Subject) -> list[CheckRow]:

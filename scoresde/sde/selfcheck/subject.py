@@ -87,7 +87,8 @@ class Subject:
         """The exact score of the Gaussian data at states (B, *state)."""
         mean, covariance = self.law(t)
         flat = x.reshape(len(x), self.size)
-        return -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
+        out: Tensor = -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
+        return out
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
