@@ -26,6 +26,7 @@ from scoresde.samplers import (
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import RungeKutta
 from scoresde.solvers.quadrature import adams
+from tests.params import some_long
 
 WIDE = {"dtype": torch.float64}
 
@@ -200,7 +201,7 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("langevin", marks=pytest.mark.long), "shifted", "blurring"])
+@pytest.mark.parametrize("name", some_long(["langevin", "shifted", "blurring"], ["langevin", "blurring"]))
 def test_any_linear_process(name):
     sde, event, search = PROCESSES[name]
     score = mixture(event).score(sde)
