@@ -20,16 +20,17 @@ from ml_collections import ConfigDict
 from scoresde.experiment import ConfigError, Experiment, Workdir, apply_overrides, load_config
 from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
 
-from .conftest import ROOT, called
+from .conftest import ROOT, TINY, called
 
 LONG = pytest.mark.long
 NO_STEPS = {"samplers__predictor-corrector__steps": None}
 
 
 @pytest.mark.parametrize("process", ["vp", pytest.param("subvp", marks=LONG), pytest.param("ve", marks=LONG)])
-def test_the_whole_path(command, here, process):
+@pytest.mark.parametrize("network", ["MLP", pytest.param("UNet", marks=LONG)])
+def test_the_whole_path(command, here, process, network):
     for verb, call in (("train", command), ("sample", here), ("likelihood", here), ("report", here)):
-        done = call(verb, process)
+        done = call(verb, process, **(TINY if network == "MLP" else {}))
         assert done.returncode == 0, done.stderr
     run = command.workdir
     with open(run / "metrics.csv", newline="") as file:
@@ -205,8 +206,8 @@ class TestRefusals:
         assert (here.workdir / "thesis.tex").read_text() == "mine"
 
     def test_evaluation_settings_may_change(self, here):
-        assert here("train").returncode == 0
-        assert here("sample", sampling__seed=7).returncode == 0
+        assert here("train", **TINY).returncode == 0
+        assert here("sample", sampling__seed=7, **TINY).returncode == 0
 
     def test_too_few_arguments(self):
         self.assert_refused(called("train"), "--config", "--workdir")

@@ -84,6 +84,7 @@ def test_what_a_folder_holds_is_shown(points):
     assert "cannot be" not in page
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("verb", [*VERBS, "sample --weights 0.07"])
 @pytest.mark.parametrize(
     "key, value", [("data.scale", 20.0), ("sde.name", "SubVPSDE"), ("network.depth", 2), ("seed", 5)]
