@@ -12,19 +12,24 @@ import torch
 from torch import nn
 
 import scoresde
-from scoresde import VESDE, VPSDE, data, losses, networks
+from scoresde import VESDE, VPSDE, data, losses, networks, samplers
 from scoresde._representation import LARGEST, same_value, text_of
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.sde.basis import dct, fourier
 from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
 
+FITTED = {
+    "samplers.accurate.Pilot",
+    "samplers.fitted.FittedMultistep",
+    "samplers.fitted.FittedSampler",
+    "samplers.pilot.PilotGrid",
+}
+"""Made by a fit, and kept in files; their reprs say how good they are."""
 ABSTRACT = {name: thing for name, thing in public().items() if inspect.isclass(thing) and inspect.isabstract(thing)}
 CLASSES = {
     name: thing
     for name, thing in public().items()
-    if inspect.isclass(thing)
-    and name not in {*RECORDS, *NOT_CALLED, *ABSTRACT}
-    and not name.startswith("samplers.")  # their reprs are made there
+    if inspect.isclass(thing) and name not in {*RECORDS, *NOT_CALLED, *ABSTRACT, *FITTED}
 }
 OUTSIDE = {
     "distributions.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network", "sde.nonlinear.NonlinearSDE",
@@ -34,8 +39,10 @@ OUTSIDE = {
 
 
 def names():
-    """What a repr may name: the public classes, those of the bases, torch and numpy."""
+    """What a repr may name: the public classes, functions of samplers, those of the bases, torch and numpy."""
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
+    found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
+    found |= {name: getattr(samplers, name) for name in ("diffusion_time", "level", "log_level")}
     return found | vars(scoresde.sde.basis) | {"torch": torch, "numpy": numpy}
 
 

@@ -321,8 +321,8 @@ def get_config():
         "objective": {{"name": "DenoisingScoreMatching"}},
         "training": {{"steps": 3, "batch_size": 4}},
         "samplers": {{"flow": {{"name": "ProbabilityFlowODE"}},
-                     "karras": {{"name": "PredictorCorrector", "steps": {{"name": "ExactTransitions", "steps": 4,
-                                "grid": {{"name": "karras", "rho": 5.0}}}}}}}},
+                     "karras": {{"name": "PredictorCorrector", "steps": 4,
+                                "grid": {{"name": "karras", "rho": 5.0}}}}}},
         "likelihood": {{"divergence": {{"name": "Exact"}}}},
     }})
 """

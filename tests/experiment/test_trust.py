@@ -66,7 +66,7 @@ NODES = {
     "sampling.name": f"{CANARY}:Thing",
     "samplers.x": {"name": f"{CANARY}:function"},
     "samplers.heun.churn": {"name": f"{CANARY}:Thing"},
-    "samplers.heun.steps": {"name": "ExactTransitions", "grid": {"name": f"{CANARY}:function"}},
+    "samplers.heun.grid": {"name": f"{CANARY}:function"},
     "samplers.heun.grids": [{"name": f"{CANARY}:Thing"}, [{"a": {"name": f"{CANARY}:Thing"}}]],
     "likelihood.name": f"{CANARY}:Thing",
     "likelihood.solver": {"name": f"{CANARY}:Thing"},

@@ -132,7 +132,7 @@ def shrunken(content):
     content["data"]["side"] = 8
     for sampler in content["samplers"].values():
         if sampler["name"] == "PredictorCorrector":
-            sampler["steps"] = {"name": "ExactTransitions", "steps": 2}
+            sampler["steps"] = 2
             if sampler.get("corrector"):
                 sampler["corrector"]["steps"] = 1
     return content
