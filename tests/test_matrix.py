@@ -6,19 +6,18 @@ alone, and images and series. docs/matrix.md has the figures of a full run.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import matrix
-from benchmarks.matrix import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row
 from scoresde.samplers import ExponentialMultistep, PredictorCorrector
 from scoresde.samplers.single_step import ExponentialRungeKutta
 from scoresde.samplers.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
+from tests import compatibility
+from tests.compatibility import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row
 from tests.params import some_long
 
 # 600 samples: a mean is known to 0.041 standard deviations, a standard deviation to 2.9 %; 4.5 standard errors over at most 8
@@ -92,6 +91,6 @@ def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("process", some_long(["VP", "VP as functions"], ["VP as functions"]))
 def test_a_wrong_score_is_seen(process, monkeypatch):
     """Planted: a score half as long must break the bounds of every objective, of every sampler, and of the likelihood."""
-    monkeypatch.setattr(matrix, "score_of", lambda law, sde: lambda x, t: 0.5 * law.score(sde)(x, t))
+    monkeypatch.setattr(compatibility, "score_of", lambda law, sde: lambda x, t: 0.5 * law.score(sde)(x, t))
     for name, (value, reason) in row(process, EVENTS["vector"], count=600).items():
         assert reason or error(name, value) > bound(process, name), (process, name, value)

@@ -1,7 +1,7 @@
 """Processes: what destroys data, and the mathematics that reversing it needs."""
 
 from scoresde._arguments import check_constructors
-from scoresde.sde.base import SDE, ProbabilityFlow, ReverseSDE, Score, check_same_process
+from scoresde.sde.base import SDE, Score, check_same_process
 from scoresde.sde.chain import Chain, EulerChain, TableChain
 from scoresde.sde.cosine import CosineVPSDE
 from scoresde.sde.edm import EDMSDE
@@ -48,8 +48,6 @@ __all__ = [
     "ModewiseSDE",
     "NonlinearSDE",
     "Prior",
-    "ProbabilityFlow",
-    "ReverseSDE",
     "ScalarKernel",
     "ScalarMap",
     "ScalarSDE",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,14 +120,6 @@ class SDE(ABC):
             f"{self!r} has no chain: one is made of numbers alpha(t), sigma(t), which this process does not have"
         )
 
-    def reverse(self, score: Score) -> ReverseSDE:
-        """The reverse-time SDE under ``score``."""
-        return ReverseSDE(self, score)
-
-    def probability_flow(self, score: Score) -> ProbabilityFlow:
-        """The deterministic flow with the same marginals under ``score``."""
-        return ProbabilityFlow(self, score)
-
     def same_as(self, other: SDE) -> bool:
         """Whether ``other`` is this process: the same object, or equal. A subclass that can tell more overrides this."""
         return self is other or self == other
@@ -173,35 +164,3 @@ def check_same_process(sde: SDE, score: object) -> None:
         raise ValueError(
             f"the score was made for {other!r}, and sde={sde!r} is not the same process: give the score's own, score.sde"
         )
-
-
-@dataclass(frozen=True)
-class ReverseSDE:
-    """dx = [f - g^2 score] dt + g dw', run from T down to 0."""
-
-    sde: SDE
-    score: Score
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t) - g(t)^2 score(x, t)."""
-        return self.sde.reverse_drift(x, t, self.score(x, t))
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """g(t)."""
-        return self.sde.diffusion(t)
-
-
-@dataclass(frozen=True)
-class ProbabilityFlow:
-    """dx = [f - g^2 score / 2] dt."""
-
-    sde: SDE
-    score: Score
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t) - g(t)^2 score(x, t) / 2."""
-        return self.sde.flow_drift(x, t, self.score(x, t))
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """Zero, the shape of t."""
-        return torch.zeros_like(t)

@@ -25,10 +25,9 @@ def quantities(sde, x, t):
         "marginal_mean": mean,
         "marginal_std": std,
         "prior_logp": sde.prior_log_prob(x),
-        "reverse_drift": sde.reverse(score).drift(x, t),
-        "reverse_diffusion": sde.reverse(score).diffusion(t),
-        "pflow_drift": sde.probability_flow(score).drift(x, t),
-        "pflow_diffusion": sde.probability_flow(score).diffusion(t),
+        "reverse_drift": sde.reverse_drift(x, t, score(x, t)),
+        "reverse_diffusion": sde.diffusion(t),
+        "pflow_drift": sde.flow_drift(x, t, score(x, t)),
     }
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,9 +31,7 @@ from scoresde.samplers.exponential import Intervals, Nodes
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.sde.basis import fourier
 from tests.params import some_long
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.sampler_orders import SDES, STRONG, T_MIN, WEAK, mixture, on, path_errors, quiet, slope, weak_errors
+from tests.samplers.orders import SDES, STRONG, T_MIN, WEAK, mixture, on, path_errors, quiet, slope, weak_errors
 
 # --- coefficients -------------------------------------------------------------------------------------------------
 

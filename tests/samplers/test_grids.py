@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from benchmarks.sampler_orders import mixture, slope
 from scoresde.samplers import (
     DEIS,
     EDM,
@@ -26,6 +25,7 @@ from scoresde.samplers import (
 )
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
 from scoresde.solvers import RungeKutta
+from tests.samplers.orders import mixture, slope
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0), "langevin": CriticallyDampedLangevin()}
 

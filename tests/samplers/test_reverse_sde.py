@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.sampler_orders import REVERSE, SDES, reverse_errors, reverse_slopes
 from scoresde.samplers import ReverseSDESampler
 from scoresde.sde import VPSDE, CriticallyDampedLangevin, NonlinearSDE
 from scoresde.solvers import TorchSDE
 from scoresde.solvers.torchsde_forms import StepBrownian
 from scoresde.solvers.torchsde_sde import METHODS
+from tests.samplers.orders import REVERSE, SDES, reverse_errors, reverse_slopes
 
 F64 = torch.float64
 SHAPE = (2, 4000)
