@@ -67,6 +67,8 @@ DANGEROUS = (
     "scoresde.__main__:main", "scoresde.cli:main", "scoresde.experiment.build:importlib", "scoresde.data:torch", "pickle:loads",
     "torch:load", "torch.nn:Sequential", "torch.nn:Linear", "pathlib:Path", "a b:c", "os:system:x", "os\n:system", "ctypes:CDLL",
 )  # fmt: skip
+CANARIES = 3
+"""How many of them, from the front, are canaries."""
 PLAIN: tuple[Any, ...] = (
     0, 1, -1, 2, 3, 7, 0.5, 2.5, -0.5, True, False, None, "", "x", "1", "ema", "a" * 3000, "\0", "é\n", [], [1, 2], [0.1, 0.2],
     ["a"], [[1, 2], [3]], [None], {}, {"a": 1}, {"a": {"b": [1]}}, {"name": 3}, {"name": None}, {"name": ""}, {"name": {}},
@@ -119,7 +121,7 @@ BASE = {
     "likelihood": {"limit": 2, "batch_size": 2, "pilot": 2},
     "evaluation": {},
 }
-SECONDS = 40
+SECONDS = 120
 """Of a case, after which it hangs, unless it shows a progress bar."""
 
 
@@ -142,12 +144,12 @@ class Generator:
     """Cases by number: the same seed, the same cases."""
 
     def __init__(self, seed: int) -> None:
-        self.random, self.strict = random.Random(seed), False
+        self.random, self.strict, self.danger = random.Random(seed), False, False
         self.names = sorted(known())
 
     def case(self) -> Case:
         """The next case."""
-        self.strict = self.random.random() < 0.5
+        self.strict, self.danger = self.random.random() < 0.5, self.random.random() < 0.25
         way = self.random.choices(("folder", "text", "override", "python"), (4, 1, 4, 1))[0]
         verb = self.random.choices(
             ("sample", "train", "likelihood", "report", "evaluate", "check"), (8, 6, 2, 1, 2, 1)
@@ -179,13 +181,16 @@ class Generator:
         if kind == "huge":
             return self.random.choice(HUGE)
         if kind == "danger":
-            name = self.random.choice(DANGEROUS)
-            return self.random.choice(
-                (name, {"name": name}, {"name": name, "command": "true", "args": ["true"], "x": 1})
-            )
+            return self.dangerous()
         if kind == "list":
             return [self.value(depth + 1) for _ in range(self.random.randrange(3))]
         return self.node(depth)
+
+    def dangerous(self) -> Any:
+        """A name that must not be called: every other time of the canaries, as text, or as a node by itself or in another."""
+        name = self.random.choice(DANGEROUS[: self.random.choice((CANARIES, len(DANGEROUS)))])
+        node = self.random.choice(({"name": name}, {"name": name, "command": "true", "args": ["true"], "x": 1}))
+        return self.random.choice((name, node, node, {"name": "EDM", "churn": node}, [node], {"a": node}))
 
     def node(self, depth: int = 0, name: str = "") -> dict[str, Any]:
         """A node of a known class, with arguments that it has."""
@@ -239,6 +244,8 @@ class Generator:
 
     def right_or_wrong(self, path: list[str]) -> Any:
         """A value for a key: every other time one of the right type."""
+        if self.danger:
+            return self.dangerous()
         if not self.strict and self.random.random() < 0.4:
             return self.value()
         *parents, last = path

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 def required_conditions(network: nn.Module) -> frozenset[str]:
     """Names of the conditions without which the network cannot be called. Raises TypeError where it takes no input and label."""
+    if getattr(type(network), "forward", None) is nn.Module.forward and "forward" not in vars(network):
+        raise TypeError(
+            f"network: {type(network).__name__} has no forward(input, label): give a module that is a network"
+        )
     try:
         signature = inspect.signature(network.forward)
     except (TypeError, ValueError):  # compiled code may not say

@@ -100,7 +100,12 @@ class Network(Extractor):
         return found.hexdigest()
 
     def features(self, raw: Tensor) -> Tensor:
-        out: Tensor = self.module.to(raw.device)(raw.to(torch.float32))
+        try:
+            out: Tensor = self.module.to(raw.device)(raw.to(torch.float32))
+        except (TypeError, RuntimeError) as problem:
+            if isinstance(problem, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"{self.name} refuses samples of shape {tuple(raw.shape)}: {problem}") from problem
         return out
 
 

@@ -57,6 +57,8 @@ WRONG = {
     "likelihood.solver={'name': 'TorchSDE'}": "give Engine, or ODESolver, or None, allowed are Multistep, RungeKutta, Sc",
     "likelihood.divergence={'name': 'Divergence'}": "Divergence is not allowed here",
     "objective.times={'name': 'ChainTimes'}": "config.objective.times: ChainTimes needs a chain",
+    "network={'name': 'FlowDequantizer', 'transform': {'name': 'Quantized'}, 'event_shape': [1, 2, 1, 1]}":
+    "config.model: network: FlowDequantizer has no forward(input, label)",
     "model.name=os:system": "config.model.name is not known",
     "training.name=os:system": "config.training.name is not known",
     "model.network={'name': 'MLP'}": "config.model.network is not known",

@@ -14,6 +14,7 @@ from torch import nn
 
 import scoresde
 from scoresde.metrics import Coordinates, Extractor, Network, TorchScript
+from scoresde.networks import MLP
 
 
 class Means(nn.Module):
@@ -166,3 +167,12 @@ def test_features_of_half_precision_become_float32():
     for half in (torch.bfloat16, torch.float16):
         made = Wrong(found.to(half))(torch.zeros(2, 5))
         assert made.dtype == torch.float32 and torch.equal(made, found) and made.numpy().shape == (2, 1)
+
+
+def test_a_module_that_takes_something_else():
+    for module, said in (
+        (MLP((1, 2, 2), width=8, depth=1), "missing 1 required"),
+        (torch.nn.Linear(3, 2), "cannot be multiplied"),
+    ):
+        with pytest.raises(ValueError, match=rf"Network\('mine'\) refuses samples of shape \(2, 1, 2, 2\): .*{said}"):
+            Network(module, "mine")(torch.zeros(2, 1, 2, 2))
