@@ -206,7 +206,7 @@ class TestFailures:
 
     # in a batch of 3 the solver goes on without it; alone, and where the whole batch is lost, it gives up
     @pytest.mark.filterwarnings("ignore:the score is not finite")
-    @pytest.mark.parametrize(("lost", "size"), [({3}, 3), ({3}, 1), ({3, 4}, 3)])
+    @pytest.mark.parametrize(("lost", "size"), [({3}, 3), pytest.param({3}, 1, marks=pytest.mark.long), ({3, 4}, 3)])
     def test_a_failed_row_is_marked_and_not_in_the_mean(self, weigh, trained, lose, lost, size):
         lose(lost)
         assert f"WARNING: {len(lost)} of 5 rows FAILED" in weigh(likelihood__batch_size=size).stdout
