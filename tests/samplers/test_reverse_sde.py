@@ -10,13 +10,14 @@ from scoresde.sde import VPSDE, CriticallyDampedLangevin, NonlinearSDE
 from scoresde.solvers import TorchSDE
 from scoresde.solvers.torchsde_forms import StepBrownian
 from scoresde.solvers.torchsde_sde import METHODS
+from tests.params import some_long
 from tests.samplers.orders import REVERSE, SDES, reverse_errors, reverse_slopes
 
 F64 = torch.float64
 SHAPE = (2, 4000)
 
 
-@pytest.mark.parametrize("method", REVERSE)
+@pytest.mark.parametrize("method", some_long(REVERSE, ["milstein", "midpoint", "euler_heun"]))
 def test_strong_and_weak_order(method):
     """No draws: the error is exact."""
     for found, order in zip(reverse_slopes(method, SDES["vp"]), REVERSE[method], strict=True):

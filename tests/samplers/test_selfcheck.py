@@ -63,8 +63,12 @@ def quick(make_sampler, sde=SDES["vp"], part=None, **kwargs):
 ORDER = "order of convergence"
 
 
+OF_A_KIND = ("euler, noisy", "reverse diffusion, flow", "ancestral, lower", "flow, denoised", "annealed")
+"""Samplers that differ from another one of ``SAMPLERS`` in one argument; tests/samplers/test_orders.py has their orders."""
+
+
 @pytest.mark.covering
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", some_long(SAMPLERS, OF_A_KIND))
 @pytest.mark.parametrize("name", SDES)
 def test_every_sampler_passes(name, sampler):
     make, order, denoised = SAMPLERS[sampler]

@@ -83,7 +83,8 @@ def test_predictor_corrector_samples_the_mixture(name):
 
 
 @pytest.mark.parametrize(
-    "name", some_long(RUN | MISMATCHED, ["cosine", "edm", "log snr", "learned", "given", "learned to -5"])
+    "name",
+    some_long(RUN | MISMATCHED, ["cosine", "edm", "log snr", "learned", "given", "log snr to -5", "learned to -5"]),
 )
 def test_log_likelihood_is_the_mixture_s(name, worst):
     """log p at t_min within 1e-3 bits/dim for every sample, of centred data.
