@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -171,18 +171,43 @@ class NoiseSource:
         times cheaper. A subclass with a `normal` of its own is asked for each.
         """
         if type(self).normal is not NoiseSource.normal:
-            for step in steps:
-                z = self.normal(event_shape, step=step, purpose=purpose, dtype=dtype)
-                if z.shape != (len(self.indices), *event_shape):
-                    raise ValueError(
-                        f"{type(self).__name__}.normal returned shape {tuple(z.shape)}: it must return "
-                        f"{(len(self.indices), *event_shape)}"
-                    )
-                yield z
+            yield from self._one_by_one(self.normal, event_shape, steps, purpose, dtype)
             return
+        for part in self._together(event_shape, steps):
+            yield from self._normals(event_shape, part, purpose, dtype).unbind()
+
+    def rademachers(
+        self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str, dtype: torch.dtype
+    ) -> Iterator[Tensor]:
+        """`rademacher` for one of ``steps`` after the other, drawn ahead as by `normals`."""
+        if type(self).rademacher is not NoiseSource.rademacher:
+            yield from self._one_by_one(self.rademacher, event_shape, steps, purpose, dtype)
+            return
+        for part in self._together(event_shape, steps):
+            yield from self._signs(event_shape, part, purpose, dtype).unbind()
+
+    def _one_by_one(
+        self,
+        draw: Callable[..., Tensor],
+        event_shape: Sequence[int],
+        steps: Sequence[int],
+        purpose: str,
+        dtype: torch.dtype,
+    ) -> Iterator[Tensor]:
+        """The draws of a subclass's own method, one call for each step."""
+        shape = (len(self.indices), *event_shape)
+        for step in steps:
+            z = draw(event_shape, step=step, purpose=purpose, dtype=dtype)
+            if z.shape != shape:
+                name = f"{type(self).__name__}.{draw.__name__}"
+                raise ValueError(f"{name} returned shape {tuple(z.shape)}: it must return {shape}")
+            yield z
+
+    def _together(self, event_shape: Sequence[int], steps: Sequence[int]) -> Iterator[Sequence[int]]:
+        """``steps`` in parts that are drawn at once."""
         together = max(1, _AHEAD // max(1, len(self.indices) * -(-math.prod(event_shape) // 4)))
         for k in range(0, len(steps), together):
-            yield from self._normals(event_shape, steps[k : k + together], purpose, dtype).unbind()
+            yield steps[k : k + together]
 
     def uniform_and_normal(
         self,
@@ -215,8 +240,7 @@ class NoiseSource:
 
     def rademacher(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Signs -1 or +1 with probability 1/2 each, shape (B, *event_shape)."""
-        u = self._uniforms(math.prod(event_shape), step, purpose)
-        return torch.where(u < 0.5, -1.0, 1.0).to(dtype).reshape(len(self.indices), *event_shape)
+        return self._signs(event_shape, (step,), purpose, dtype)[0]
 
     def integers(self, below: int, event_shape: Sequence[int], *, step: int, purpose: str) -> Tensor:
         """Whole numbers 0 .. below - 1, shape (B, *event_shape); the bias is below ``below`` / 2^32."""
@@ -225,8 +249,17 @@ class NoiseSource:
 
     def _uniforms(self, size: int, step: int, purpose: str) -> Tensor:
         """(B, size) float64 in (0, 1)."""
-        words = self._words(self._blocks(size), (step,), self._code(purpose))
-        return torch.stack([_uniform(word[0]) for word in words], dim=-1).flatten(1)[:, :size]
+        return self._uniforms_of(size, (step,), purpose)[0]
+
+    def _uniforms_of(self, size: int, steps: Sequence[int], purpose: str) -> Tensor:
+        """(steps, B, size) float64 in (0, 1)."""
+        words = self._words(self._blocks(size), steps, self._code(purpose))
+        return torch.stack([_uniform(word) for word in words], dim=-1).flatten(2)[..., :size]
+
+    def _signs(self, event_shape: Sequence[int], steps: Sequence[int], purpose: str, dtype: torch.dtype) -> Tensor:
+        """(steps, B, *event_shape) signs."""
+        u = self._uniforms_of(math.prod(event_shape), steps, purpose)
+        return torch.where(u < 0.5, -1.0, 1.0).to(dtype).reshape(len(steps), len(self.indices), *event_shape)
 
     def _normals(self, event_shape: Sequence[int], steps: Sequence[int], purpose: str, dtype: torch.dtype) -> Tensor:
         """(steps, B, *event_shape) standard normals."""

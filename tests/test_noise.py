@@ -73,7 +73,8 @@ def test_known_normals():
 
 @pytest.mark.parametrize("ahead", [1, 7, 100, 2**14])
 @pytest.mark.parametrize("event_shape", [(), (7,), (2, 9)])
-def test_normals_ahead_are_those_of_each_step(monkeypatch, ahead, event_shape):
+@pytest.mark.parametrize("kind", ["normal", "rademacher"])
+def test_draws_ahead_are_those_of_each_step(monkeypatch, kind, ahead, event_shape):
     """Whatever is drawn at once, and never more than that, unless one step needs it."""
     sizes = []
 
@@ -85,20 +86,24 @@ def test_normals_ahead_are_those_of_each_step(monkeypatch, ahead, event_shape):
     monkeypatch.setattr(scoresde.noise, "philox", counted)
     monkeypatch.setattr(scoresde.noise, "_AHEAD", ahead)
     source, steps = NoiseSource.of(4, 5, first=3), [*range(20), 2**32 - 1, 4]
-    found = list(source.normals(event_shape, steps=steps, purpose="p", dtype=F64))
+    found = list(getattr(source, f"{kind}s")(event_shape, steps=steps, purpose="p", dtype=F64))
     assert max(sizes) <= max(ahead, 5 * -(-math.prod(event_shape) // 4))
     assert len(found) == len(steps)
     for step, z in zip(steps, found, strict=True):
-        assert torch.equal(z, source.normal(event_shape, step=step, purpose="p", dtype=F64))
+        assert torch.equal(z, getattr(source, kind)(event_shape, step=step, purpose="p", dtype=F64))
 
 
-def test_normals_ask_a_source_with_draws_of_its_own():
+@pytest.mark.parametrize("name", ["normals", "rademachers"])
+def test_draws_ahead_ask_a_source_with_draws_of_its_own(name):
     class Opposite(NoiseSource):
         def normal(self, event_shape, **key):
             return -super().normal(event_shape, **key)
 
+        def rademacher(self, event_shape, **key):
+            return -super().rademacher(event_shape, **key)
+
     key = {"purpose": "p", "dtype": F64}
-    plain, own = (list(kind.of(0, 3).normals((2,), steps=range(3), **key)) for kind in (NoiseSource, Opposite))
+    plain, own = (list(getattr(kind.of(0, 3), name)((2,), steps=range(3), **key)) for kind in (NoiseSource, Opposite))
     assert torch.equal(torch.stack(plain), -torch.stack(own))
 
 

@@ -17,7 +17,7 @@ at every node, which costs nothing and has a variance that is several times smal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,6 +35,8 @@ Field = Callable[[Tensor], Tensor]
 ProbeStream = Callable[[int, int], Tensor]
 """(first, count) -> probes number first, ..., first + count - 1, (count, B, *event)."""
 
+_AHEAD = 2**20
+"""Elements of the probes that are drawn at once, for as many evaluations as this is."""
 _CHUNK = 2**22
 """Elements of a block of probes that go through one backward pass together."""
 
@@ -171,11 +173,11 @@ class Hutchinson(Divergence):
         return self.count
 
     def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
-        draw = noise.rademacher if self.law == "rademacher" else noise.normal
+        draw = noise.rademachers if self.law == "rademacher" else noise.normals
 
         def take(first: int, count: int) -> Tensor:
             numbers = range(first, first + count)
-            return torch.stack([draw(x.shape[1:], step=k, purpose="probe", dtype=x.dtype) for k in numbers])
+            return torch.stack(list(draw(x.shape[1:], steps=numbers, purpose="probe", dtype=x.dtype)))
 
         return take
 
@@ -266,6 +268,31 @@ class HutchPlusPlus(Divergence):
         parts = self._quadratic(product, both)
         estimates = parts[:columns].sum(0) + parts[columns:]
         return (y, estimates) if differentiable else (y.detach(), estimates.detach())
+
+
+def probes_ahead(divergence: Divergence, x: Tensor, noise: NoiseSource, counts: Sequence[int]) -> Iterator[Tensor]:
+    """The probes of one evaluation after the other, drawn ahead for as many as `_AHEAD` allows.
+
+    Args:
+        divergence: whose probes.
+        x: events, (B, *event).
+        noise: their keys.
+        counts: probes for each evaluation; the same for all where they are exact or fixed.
+
+    Yields:
+        (count, B, *event), each evaluation with the numbers that follow those before.
+    """
+    stream = divergence.stream(x, noise)
+    if divergence.exact or divergence.fixed:
+        yield from [stream(0, counts[0])] * len(counts)
+        return
+    at = drawn = 0
+    while at < len(counts):
+        stop, size = at + 1, counts[at]
+        while stop < len(counts) and (size + counts[stop]) * x.numel() <= _AHEAD:
+            stop, size = stop + 1, size + counts[stop]
+        yield from stream(drawn, size).split(list(counts[at:stop]))
+        at, drawn = stop, drawn + size
 
 
 def _flat(v: Tensor) -> Tensor:

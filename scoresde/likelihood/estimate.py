@@ -20,7 +20,8 @@ same places do not remove it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,36 +34,60 @@ _SECOND = 4.0
 _NOISE = 2.0
 
 
-@dataclass
-class PathError:
-    """Sums over the intervals of a path. coordinates: D. Each sum is (B,) or 0 before the first interval."""
+@dataclass(frozen=True)
+class Estimates:
+    """Those of minus the divergence at n nodes, nodes with as many of them together.
 
-    coordinates: int
-    squares: Tensor | float = field(default=0.0)
-    second: Tensor | float = field(default=0.0)
+    groups: numbers of nodes, and their estimates (E, nodes, B), float64.
+    """
 
-    def add(self, pull: Tensor, trust: Tensor, jump: Tensor, unresolved: Tensor, hessian: Tensor) -> None:
-        """Add an interval.
+    groups: list[tuple[list[int], Tensor]]
 
-        Args:
-            pull: R^T score at its end times its trust, (B, *state).
-            trust: the part of the score that the correction takes, in (0, 1], (B,).
-            jump: the jump there, (B, *state).
-            unresolved: rise by the cubic less rise by the quadratic, (B, *state).
-            hessian: tr H there, (B,).
-        """
-        pull, trust, jump = pull.detach(), trust.detach(), jump.detach()
-        size, steepness = dot(jump, jump), dot(pull, pull)
-        along = dot(pull, jump) / trust
-        first = along**2 + size * steepness / trust**2 / self.coordinates
-        left = ((1.0 - trust) * along) ** 2 + (dot(pull, unresolved.detach()) / trust) ** 2
-        self.squares = self.squares + _FIRST * first + left
-        bend = torch.maximum(hessian.detach().abs(), steepness)
-        self.second = self.second + 0.5 * size * bend / self.coordinates
+    @classmethod
+    def of(cls, estimates: list[Tensor]) -> Estimates:
+        """The estimates (E, B) of each node."""
+        counts = sorted({len(e) for e in estimates})
+        rows = [[i for i, e in enumerate(estimates) if len(e) == count] for count in counts]
+        return cls([(group, torch.stack([estimates[i] for i in group], dim=1)) for group in rows])
 
-    def square(self) -> Tensor:
-        """e^2 without the quadrature, (B,)."""
-        return torch.as_tensor(self.squares + (_SECOND * self.second) ** 2)
+    def each(self, function: Callable[[list[int], Tensor], Tensor]) -> Tensor:
+        """(n, B) in the order of the nodes, of a function of some nodes and their estimates (E, nodes, B)."""
+        parts = [function(rows, values) for rows, values in self.groups]
+        if len(parts) == 1:
+            return parts[0]
+        order = [i for rows, _ in self.groups for i in rows]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(parts)[torch.tensor(back, device=parts[0].device)]
+
+    def means(self) -> Tensor:
+        """The mean estimate at each node, (n, B)."""
+        return self.each(lambda rows, values: values.mean(0))
+
+    def stacked(self) -> Tensor:
+        """(E, n, B), where all nodes have as many."""
+        ((_, values),) = self.groups
+        return values
+
+
+def path_square(gram: Tensor, trust: Tensor, hessian: Tensor, d: int) -> Tensor:
+    """e^2 without the quadrature.
+
+    Args:
+        gram: inner products of R^T score at an interval's end, the jump there, and what is unresolved (rise by the cubic less
+            rise by the quadratic), (n, B, 3, 3).
+        trust: the part of the score that the correction takes, in (0, 1], (n, B).
+        hessian: tr H there, (n, B).
+        d: coordinates D.
+
+    Returns:
+        (B,) nats^2.
+    """
+    steepness, along, size = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
+    first = along**2 + size * steepness / d
+    left = ((1.0 - trust) * along) ** 2 + gram[..., 0, 2] ** 2
+    bend = torch.maximum(hessian.abs(), trust**2 * steepness)
+    second = (0.5 * size * bend / d).sum(0)
+    return (_FIRST * first + left).sum(0) + (_SECOND * second) ** 2
 
 
 def between_orders(u: Tensor, points: int) -> Tensor:
@@ -103,42 +128,41 @@ def quadrature_square(u: Tensor, points: int, g: Tensor, noise: Tensor | None) -
     return (square - _NOISE * (weights[:, :, None].square() * noise[where]).sum((0, 1))).clamp(min=0.0)
 
 
-def probe_variances(divergence: Divergence, estimates: list[Tensor], u: Tensor, d: int) -> Tensor:
+def probe_variances(divergence: Divergence, estimates: Estimates, u: Tensor, d: int) -> Tensor:
     """Variance (n, B) of the mean estimate at each node, for probes that differ from node to node.
 
     Several estimates at a node show their variance. A single one is compared with the line through its neighbours: with
     independent errors the difference has the variance of all three, weighted, and the bend of the values on top.
     """
-    means = torch.stack([e.mean(0) for e in estimates])
+    means = estimates.means()
     left, right = (u[1:-1] - u[:-2])[:, None], (u[2:] - u[1:-1])[:, None]
     a, b = right / (left + right), left / (left + right)
     apart = (means[1:-1] - a * means[:-2] - b * means[2:]) ** 2 / (1.0 + a**2 + b**2)
     apart = torch.cat((apart[:1], apart, apart[-1:]))
-    return torch.stack([divergence.variance(e, d) if len(e) > 1 else apart[i] for i, e in enumerate(estimates)])
+
+    def variance(rows: list[int], values: Tensor) -> Tensor:
+        if len(values) > 1:
+            return divergence.variance(values.flatten(1), d).reshape(values.shape[1:])
+        return apart if len(rows) == len(apart) else apart[torch.tensor(rows, device=apart.device)]
+
+    return estimates.each(variance)
 
 
-def trace_error(
-    divergence: Divergence, estimates: list[Tensor], weights: Tensor, noise: Tensor | None, d: int
-) -> Tensor:
+def trace_error(divergence: Divergence, estimates: Estimates, weights: Tensor, noise: Tensor | None, d: int) -> Tensor:
     """Standard error (B,) of the quadrature by the probes.
 
     Args:
         divergence: what made the estimates.
-        estimates: for each node (E, B).
+        estimates: at the nodes.
         weights: of the quadrature, (n,).
         noise: variances at the nodes, (n, B), or None for the exact divergence and for fixed probes.
         d: coordinates.
     """
     if noise is not None:
         return (weights**2 @ noise).sqrt()
+    values = estimates.stacked()
     if divergence.exact:
-        return torch.zeros_like(estimates[0][0])
-    if len(estimates[0]) == 1:
-        return torch.full_like(estimates[0][0], torch.nan)
-    whole = torch.stack([w * e for w, e in zip(weights, estimates, strict=True)]).sum(0)
-    return divergence.variance(whole, d).sqrt()
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) inner products."""
-    return (a * b).reshape(len(a), -1).sum(1)
+        return torch.zeros_like(values[0, 0])
+    if len(values) == 1:
+        return torch.full_like(values[0, 0], torch.nan)
+    return divergence.variance((weights[:, None] * values).sum(1), d).sqrt()

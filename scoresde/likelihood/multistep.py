@@ -22,30 +22,24 @@ In the whitened state w and the clock u (`sde/whitening.py`), with the residual 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_batch, check_count, check_finite, check_number, expand
+from scoresde._validation import check_batch, check_count, check_finite, check_number, times_checked
 from scoresde.likelihood.divergence import Hutchinson
 from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min, warn_caller
-from scoresde.likelihood.estimate import PathError, between_orders, probe_variances, quadrature_square, trace_error
-from scoresde.likelihood.estimate import dot as _dot
+from scoresde.likelihood.estimate import probe_variances, quadrature_square, trace_error
 from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, standard_grid
+from scoresde.likelihood.path import POINTS, Path, places
 from scoresde.noise import NoiseSource
 from scoresde.sde import LinearSDE, Score, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
-from scoresde.sde.whitening import WhitePoint, white_points
 from scoresde.solvers import SolverError
-from scoresde.solvers.quadrature import Increments, adams
+from scoresde.solvers.quadrature import Increments
 
-_ORDER = 2
-_POINTS = 4
-_TRUST = 10.0
 DEFAULT_TOLERANCE = 0.02
 """Tolerance in bits/dim where no solver is given: the few samples for which 64 nodes do not suffice get more."""
 
@@ -100,23 +94,28 @@ class Multistep(Engine):
 
 def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
     """log p with a given number of nodes, and (B,) the first times at which a score was not finite, T where none was."""
-    times, u = _places(sde, grid, grid.nodes(nodes))
-    weights = Increments.of(u, _POINTS).total()
+    with times_checked():  # those of the nodes lie between t_min and T
+        return _over(problem, sde, grid, x, nodes)
+
+
+def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
+    """`_once` for times that were checked."""
+    times, u = places(sde, grid, grid.nodes(nodes))
+    weights = Increments.of(u, POINTS).total()
     divergence = problem.divergence
     products = divergence.products
     allotment = grid.allotment(u.detach(), weights.detach(), products) if divergence.divisible else [products] * nodes
-    path = _Path.along(problem, sde, grid, times, u, x, allotment)
-    d, start, end = x[0].numel(), path.points[0], path.points[-1]
-    means = torch.stack([e.mean(0) for e in path.estimates])
+    path = Path.along(problem, sde, grid, times, u, x, allotment)
+    d, points, means = x[0].numel(), path.points, path.estimates.means()
     noisy = not (divergence.exact or divergence.fixed)
     noise = probe_variances(divergence, path.estimates, u.detach().to(means), d) if noisy else None
-    g = means - d * torch.stack([p.gaussian_trace for p in path.points]).to(means)[:, None]
+    g = means - d * points.gaussian_trace[:, None]
     weights = weights.to(means)
     prior = sde.prior_log_prob(path.latent)
-    log_prob = prior + d * (end.log_det - start.log_det) + weights @ g + path.jumps
+    log_prob = prior + d * (points.log_det[-1] - points.log_det[0]) + weights @ g + path.jumps
     failed = ~torch.isfinite(log_prob)
-    broke = torch.stack([torch.where(torch.isfinite(v), sde.T, p.t) for v, p in zip(g, path.points, strict=True)])
-    unresolved = quadrature_square(u.detach(), _POINTS, g.detach(), None if noise is None else noise.detach())
+    broke = torch.where(torch.isfinite(g), sde.T, points.t[:, None])
+    unresolved = quadrature_square(u.detach(), POINTS, g.detach(), None if noise is None else noise.detach())
     answer = FlowAnswer(
         log_prob=torch.where(failed, torch.nan, log_prob),
         trace_error=trace_error(divergence, path.estimates, weights, noise, d),
@@ -128,138 +127,6 @@ def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
         failed=failed,
     )
     return answer, broke.amin(0)
-
-
-@dataclass(frozen=True)
-class _Path:
-    """A pass over the nodes.
-
-    error_square: (B,) nats^2, square of the path's error, see estimate.py. products: vector-Jacobian products at each node.
-    estimates: for each node (E, B), minus the divergence of h. latent: x_T. jumps: (B,) what step 3 adds to log p.
-    slopes, pulls: f and R^T score at each node, where they were asked for.
-    """
-
-    points: list[WhitePoint]
-    estimates: list[Tensor]
-    latent: Tensor
-    jumps: Tensor
-    error_square: Tensor
-    products: list[int]
-    slopes: list[Tensor]
-    pulls: list[Tensor]
-
-    @classmethod
-    def along(
-        cls,
-        problem: FlowProblem,
-        sde: LinearSDE,
-        grid: FlowGrid,
-        times: Tensor,
-        u: Tensor,
-        x: Tensor,
-        allotment: list[int],
-        keep: bool = False,
-    ) -> _Path:
-        """Steps 1 and 3 from the states x (B, *state) over nodes that `_places` made; ``keep`` returns the slopes."""
-        wide = x.new_zeros((), dtype=torch.float64)
-        points = [point.to(wide) for point in white_points(sde, times, grid.data_std)]
-        predictors, correctors = adams(u, _ORDER)
-        stencils = Increments.of(u, _POINTS)
-        stream = problem.divergence.stream(x, problem.noise)
-        origin = sde.augment(grid.origin(sde.project(torch.zeros_like(x[:1], dtype=torch.float64))))
-        centres = [sde.kernel(t).mean(origin) for t in times.to(x.device)]
-        evaluate = _evaluation(problem, x, points, centres)
-        slopes: dict[int, Tensor] = {}
-        places: dict[int, Tensor] = {}
-        pulls: dict[int, Tensor] = {}
-        trusts: dict[int, Tensor] = {}
-        estimates: list[Tensor] = []
-        products: list[int] = []
-        jumps, error, unresolved = wide.expand(len(x)), PathError(x[0].numel()), between_orders(u.detach(), _POINTS)
-        w, done, drawn = points[0].unroot(x.double() - centres[0]), 0, 0
-        for i, count in enumerate(allotment):
-            place = w if i == 0 else w + _combine(predictors[i - 1], slopes, i)
-            probes = stream(0 if problem.divergence.fixed else drawn, count)
-            drawn, products = drawn + count, [*products, len(probes)]
-            slopes[i], estimate, pulls[i], trusts[i] = evaluate(place, i, probes)
-            places[i] = place
-            estimates.append(estimate)
-            if i > 0:
-                w = w + _combine(correctors[i - 1], slopes, i + 1)
-            while done < len(u) - 1 and stencils.first[done] + stencils.points <= i + 1:
-                stop = stencils.first[done] + stencils.points
-                jump = _combine(stencils.weights[done], slopes, stop) - (places[done + 1] - places[done])
-                jumps = jumps + _dot(pulls[done + 1], jump)
-                hessian = estimates[done + 1].mean(0).to(wide) * points[done + 1].stretch
-                error.add(pulls[done + 1], trusts[done + 1], jump, _combine(unresolved[done], slopes, stop), hessian)
-                done += 1
-                if not keep:
-                    for old in [k for k in slopes if k < i - stencils.points]:
-                        del slopes[old]
-                for old in [k for k in places if k < done]:
-                    del places[old]
-                    if not keep:
-                        del pulls[old]
-        latent = centres[-1] + points[-1].root(place)
-        return cls(points, estimates, latent, jumps, error.square(), products, _in_order(slopes), _in_order(pulls))
-
-
-def _places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) times of the nodes u, held constant, and u: with a graph where the process has one to its own parameters."""
-    with torch.no_grad():
-        times = sde.time_of_log_spread(u)
-        times[0], times[-1] = grid.t_min, sde.T
-    if torch.is_grad_enabled():
-        clock = sde.log_spread(times)
-        u = clock if clock.requires_grad else u
-    return times, u
-
-
-def _in_order(values: dict[int, Tensor]) -> list[Tensor]:
-    return [values[k] for k in sorted(values)]
-
-
-def _combine(weights: Tensor, slopes: dict[int, Tensor], stop: int) -> Tensor:
-    """sum of weights times the slopes of the nodes before ``stop``."""
-    first = stop - len(weights)
-    if weights.requires_grad:
-        return torch.stack([w * slopes[first + k] for k, w in enumerate(weights.to(slopes[first].device))]).sum(0)
-    total = slopes[first] * float(weights[0])
-    for k in range(1, len(weights)):
-        total = torch.add(total, slopes[first + k], alpha=float(weights[k]))
-    return total
-
-
-Evaluation = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-
-
-def _evaluation(problem: FlowProblem, x: Tensor, points: list[WhitePoint], centres: list[Tensor]) -> Evaluation:
-    """(w, node, probes) -> the slope f, the estimates (E, B) of minus the divergence of h, R^T score times its trust, and
-    the trust (B,); float64."""
-    divergence, d = problem.divergence, x[0].numel()
-
-    def evaluate(w: Tensor, i: int, probes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        point = points[i]
-        narrow, t = point.spread.to(x), point.t.to(x).expand(len(x))
-        back = narrow.transpose()
-        here = (centres[i] + point.root(w)).to(x.dtype)
-        scores: list[Tensor] = []
-
-        def field(xi: Tensor) -> Tensor:
-            scores.append(problem.score(here + narrow(xi), t))
-            return back(scores[-1])
-
-        h, trace = divergence(field, torch.zeros_like(here), probes, problem.differentiable)
-        score = scores[0].double() if problem.differentiable else scores[0].detach().double()
-        slope = -point.push(h.double() + point.pull(w))
-        spoilt = 0.0 * slope.reshape(len(x), -1).sum(1)  # NaN where the score is not finite, and 0 elsewhere
-        least = trace.mean(0).double().abs() + d * point.gaussian_trace
-        trust = (_TRUST * least / _dot(h, h).double().clamp(min=1e-30)).clamp(max=1.0)
-        return slope, -trace.double() + spoilt, point.root.transpose()(expand(trust, score) * score), trust
-
-    if not problem.differentiable:
-        return torch.no_grad()(evaluate)
-    return lambda w, i, probes: checkpoint(evaluate, w, i, probes, use_reentrant=False)
 
 
 def _report(failed: Tensor, broke: Tensor) -> None:
@@ -314,15 +181,16 @@ def fit_grid(
     start = standard_grid(sde, t_min, data_std, centre)
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
     problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)
-    path = _Path.along(problem, sde, start, *_places(sde, start, u), x, [2] * fine, keep=True)
+    with times_checked():
+        path = Path.along(problem, sde, start, *places(sde, start, u), x, [2] * fine, keep=True)
     d, h = x[0].numel(), float(u[1] - u[0])
-    estimates = torch.stack(path.estimates).cpu()  # (fine, 2, B)
+    estimates = path.estimates.stacked().cpu()  # (2, fine, B)
     if not bool(torch.isfinite(estimates).all()):
         raise SolverError("the score is not finite on the way of these examples: no grid is made for it")
-    slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(1) / d
+    slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(0) / d
     pulls = torch.stack(path.pulls).cpu()[1:-1]
     bend = (pulls * _second(slopes, h)).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
-    return grid_from(t_min, u, bend, estimates.var(1).mean(1).sqrt(), data_std, floor, centre)
+    return grid_from(t_min, u, bend, estimates.var(0).mean(1).sqrt(), data_std, floor, centre)
 
 
 def _second(values: Tensor, h: float) -> Tensor:

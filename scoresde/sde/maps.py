@@ -74,6 +74,10 @@ class LinearMap(ABC):
     def __getitem__(self, k: int) -> LinearMap:
         """The k-th of a batch of maps."""
 
+    @abstractmethod
+    def unbind(self) -> Sequence[LinearMap]:
+        """All of a batch of maps, by one operation."""
+
     def dense(self, event_shape: Sequence[int]) -> Tensor:
         """The (d, d) matrix of one map (coefficients without a batch) on flattened events; for small d."""
         d = math.prod(event_shape)
@@ -120,6 +124,9 @@ class ScalarMap(LinearMap):
 
     def __getitem__(self, k: int) -> ScalarMap:
         return ScalarMap(self.c[k])
+
+    def unbind(self) -> Sequence[ScalarMap]:
+        return [ScalarMap(c) for c in self.c.unbind()]
 
 
 @dataclass(frozen=True)
@@ -176,6 +183,9 @@ class BlockMap(LinearMap):
 
     def __getitem__(self, k: int) -> BlockMap:
         return BlockMap(self.m[k], self.basis)
+
+    def unbind(self) -> Sequence[BlockMap]:
+        return [BlockMap(m, self.basis) for m in self.m.unbind()]
 
     @property
     def _rank(self) -> int:
@@ -235,6 +245,9 @@ class DiagonalMap(LinearMap):
 
     def __getitem__(self, k: int) -> DiagonalMap:
         return DiagonalMap(self.c[k], self.basis)
+
+    def unbind(self) -> Sequence[DiagonalMap]:
+        return [DiagonalMap(c, self.basis) for c in self.c.unbind()]
 
     @property
     def _rank(self) -> int:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scoresde.sde.linear import LinearSDE
-from scoresde.sde.maps import LinearMap, ScalarMap
+from scoresde.sde.maps import BlockMap, LinearMap, ScalarMap
 
 _SUBSTEP = 0.01
 """Largest step of the flow of blocks, in u: of R it leaves out 4e-8 for third-order Langevin diffusion (`test_whitening.py`)."""
@@ -31,7 +31,7 @@ _SUBSTEP = 0.01
 
 @dataclass(frozen=True)
 class WhitePoint:
-    """The coordinates at one time, float64.
+    """The coordinates at one time, float64. At n times all have n in front (`white_path`).
 
     root: R. unroot: R^-1. push: R^-1 B. pull: B^T S^-1 R. spread: B.
     log_det: ln |det R| per coordinate, (). gaussian_trace: tr B^T S^-1 B per coordinate, ().
@@ -47,36 +47,46 @@ class WhitePoint:
     gaussian_trace: Tensor
 
     @property
-    def stretch(self) -> float:
+    def stretch(self) -> Tensor:
         """Mean square of R over that of B: makes the trace of B^T H B that of R^T H R, for isotropic H."""
-        return float(self.root.mean_square() / self.spread.mean_square())
+        return self.root.mean_square() / self.spread.mean_square()
 
     def to(self, x: Tensor) -> WhitePoint:
         """The same in the dtype and on the device of x."""
         return WhitePoint(*(getattr(self, f.name).to(x) for f in fields(self)))
 
+    def unbind(self) -> list[WhitePoint]:
+        """The points at single times."""
+        return [
+            WhitePoint(*parts) for parts in zip(*(getattr(self, f.name).unbind() for f in fields(self)), strict=True)
+        ]
+
 
 def white_points(sde: LinearSDE, times: Tensor, data_std: float) -> list[WhitePoint]:
     """The coordinates of ``sde`` at ``times`` (n + 1,), rising, for data of standard deviation ``data_std``."""
+    return white_path(sde, times, data_std).unbind()
+
+
+def white_path(sde: LinearSDE, times: Tensor, data_std: float) -> WhitePoint:
+    """`white_points` as one, with all times in front: a number of operations that does not depend on how many they are, unless
+    the process's maps are blocks."""
     times = times.to(torch.float64)
     spread, covariance = _at(sde, times, data_std)
-    if covariance.commutes:
-        square = covariance.root()
-        roots = [square[k] for k in range(len(times))]
-    else:
-        steps = flow_maps(sde, times[:-1], times[1:], lambda t: _at(sde, t, data_std)[1].inverse())
-        roots = [covariance[0].root()]
-        for k in range(len(times) - 1):
-            roots.append(steps[k].compose(roots[-1]))
-    points = []
-    for k, root in enumerate(roots):
-        b, precision, unroot = spread[k], covariance[k].inverse(), root.inverse()
-        pull = b.transpose().compose(precision)
-        trace = precision.root().transpose().compose(b).mean_square()
-        points.append(
-            WhitePoint(times[k], root, unroot, unroot.compose(b), pull.compose(root), b, root.log_det(), trace)
-        )
-    return points
+    root = covariance.root() if covariance.commutes else _flow_roots(sde, times, data_std, covariance)
+    precision, unroot = covariance.inverse(), root.inverse()
+    pull = spread.transpose().compose(precision)
+    trace = precision.root().transpose().compose(spread).mean_square()
+    return WhitePoint(times, root, unroot, unroot.compose(spread), pull.compose(root), spread, root.log_det(), trace)
+
+
+def _flow_roots(sde: LinearSDE, times: Tensor, data_std: float, covariance: LinearMap) -> LinearMap:
+    """R at each of the times for blocks: a root of S at the first, and from there by the flow."""
+    steps = flow_maps(sde, times[:-1], times[1:], lambda t: _at(sde, t, data_std)[1].inverse())
+    roots = [covariance[0].root()]
+    for step in steps.unbind():
+        roots.append(step.compose(roots[-1]))
+    blocks = [root for root in roots if isinstance(root, BlockMap)]
+    return BlockMap(torch.stack(torch.broadcast_tensors(*(root.m for root in blocks))), blocks[0].basis)
 
 
 def _at(sde: LinearSDE, t: Tensor, data_std: float) -> tuple[LinearMap, LinearMap]:

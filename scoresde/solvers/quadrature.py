@@ -80,10 +80,13 @@ def adams(u: Tensor, order: int) -> tuple[list[Tensor], list[Tensor]]:
     The predictor integrates the polynomial through the last min(i, order) nodes before i, the corrector that through i too;
     weights are in the order of the nodes.
     """
-    predictors, correctors = [], []
-    for i in range(1, len(u)):
-        k = min(i, order)
-        a, b = u[i - 1], u[i]
-        predictors.append(lagrange_integrals(u[i - k : i], a, b))
-        correctors.append(lagrange_integrals(u[i - k : i + 1], a, b))
+    predictors: list[Tensor] = []
+    correctors: list[Tensor] = []
+    n = len(u) - 1
+    full = min(n, order)
+    for k in range(1, full + 1):  # all intervals with a whole stencil at once, those before one by one
+        i = torch.arange(k, n + 1 if k == full else k + 1)
+        stencil = u[i[:, None] + torch.arange(-k, 1)]
+        predictors += lagrange_integrals(stencil[:, :-1], u[i - 1], u[i]).unbind()
+        correctors += lagrange_integrals(stencil, u[i - 1], u[i]).unbind()
     return predictors, correctors

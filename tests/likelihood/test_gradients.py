@@ -185,17 +185,17 @@ def test_memory_does_not_grow_with_the_nodes():
 
 def test_an_evaluation_that_is_kept_would_be_seen():
     """Planted: the same without recomputation."""
-    from scoresde.likelihood import multistep
+    from scoresde.likelihood import path
 
     model, x = example(VPSDE(), Watched())
-    whole = multistep.checkpoint
-    multistep.checkpoint = lambda f, *args, use_reentrant: f(*args)
+    whole = path.checkpoint
+    path.checkpoint = lambda f, *args, use_reentrant: f(*args)
     try:
         found = log_likelihood(VPSDE(), model, x.requires_grad_(True), solver=Multistep(16), differentiable=True)
         assert model.network.alive() == 16
         assert found.log_prob.requires_grad
     finally:
-        multistep.checkpoint = whole
+        path.checkpoint = whole
 
 
 def test_the_gradient_by_x_is_the_score():

@@ -25,7 +25,7 @@ from scoresde.likelihood import (
     HutchPlusPlus,
     Multistep,
     fit_grid,
-    multistep,
+    path,
     standard_grid,
 )
 from scoresde.likelihood.grid import allot, grid_from
@@ -109,7 +109,7 @@ LONG = [pytest.param(name, marks=pytest.mark.long) for name in PROCESSES if name
 def test_order_three_without_it(name, monkeypatch):
     """Step 1 alone is Adams-Moulton's third order, and the correction is what takes the error down from there."""
     nodes = (256, 384, 512, 768, 1024) if name == "cld" else (64, 96, 128, 192, 256)
-    monkeypatch.setattr(multistep, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
+    monkeypatch.setattr(path, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
     found = errors(name, nodes)
     monkeypatch.undo()
     assert order(nodes, found) == pytest.approx(3.0, abs=0.5), found
@@ -117,29 +117,30 @@ def test_order_three_without_it(name, monkeypatch):
 
 
 def sign_flipped(monkeypatch):
-    dot = multistep._dot
-    monkeypatch.setattr(multistep, "_dot", lambda a, b: -dot(a, b))
+    dot = path._dot
+    monkeypatch.setattr(path, "_dot", lambda a, b: -dot(a, b))
 
 
 def gaussian_trace_dropped(monkeypatch):
-    points = multistep.white_points
-    monkeypatch.setattr(
-        multistep,
-        "white_points",
-        lambda *args: [replace(p, gaussian_trace=0.0 * p.gaussian_trace) for p in points(*args)],
-    )
+    points = path.white_path
+
+    def without_trace(*args):
+        found = points(*args)
+        return replace(found, gaussian_trace=0.0 * found.gaussian_trace)
+
+    monkeypatch.setattr(path, "white_path", without_trace)
 
 
 def corrector_of_lower_order(monkeypatch):
     """The state goes on from the predicted place in place of the corrected one."""
-    adams = multistep.adams
+    adams = path.adams
 
     def lower(u, order):
         predictors, _ = adams(u, order)
         return predictors, [torch.cat((p, p.new_zeros(1))) for p in predictors]
 
-    monkeypatch.setattr(multistep, "adams", lower)
-    monkeypatch.setattr(multistep, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
+    monkeypatch.setattr(path, "adams", lower)
+    monkeypatch.setattr(path, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
 
 
 @pytest.mark.parametrize("plant", [sign_flipped, gaussian_trace_dropped])
