@@ -6,8 +6,8 @@ A small MLP of 25 k parameters on a batch of 16 x 192 in float32, as a bare scor
 The bare call and every sampler take turns, 15 rounds of 40 steps; CPU time of this thread, medians, the ratio of each
 sampler's time per call to the bare call's in the same round. "no draws" has the keyed noise replaced by one fixed tensor,
 to tell the loop from the generator. The coefficients made before the loop, once for a run, are timed apart: a run of 80
-steps less one of 40 is 40 steps. The last column is all that a run of 20 steps costs besides the network. Where diffusers and azula are installed (``pip install -e ".[peers]"``) their loops around the
-same network take their turns.
+steps less one of 40 is 40 steps. The last column is all that a run of 20 steps costs besides the network. Where diffusers and
+azula are installed (``pip install -e ".[peers]"``) their loops around the same network take their turns.
 """
 
 from __future__ import annotations
