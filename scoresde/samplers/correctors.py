@@ -95,7 +95,8 @@ class BatchLangevin(Corrector):
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         def mean_norm(v: Tensor) -> Tensor:
-            return torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1).mean()
+            norms: Tensor = torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1)
+            return norms.mean()
 
         return self.snr * mean_norm(z) / mean_norm(score)
 

@@ -201,7 +201,7 @@ def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
     times = {
         "pilot grid": pilot.grid(pilot.process, steps - 1),
         **{
-            f"{grid.__name__} grid": grid(pilot.process, steps - 1, t_min=t_min)  # type: ignore[attr-defined]
+            f"{grid.__name__} grid": grid(pilot.process, steps - 1, t_min=t_min)
             for grid in (grids.focused, grids.log_noise, grids.karras, grids.quadratic, grids.uniform)
         },
     }

@@ -150,7 +150,8 @@ def _inverse(
         moved, u = float(np.abs(new - u).max()), new
         if moved <= closest:
             break
-    return u
+    found: np.ndarray = u
+    return found
 
 
 @checked_arguments

@@ -136,7 +136,9 @@ class DDIM(Posterior):
 
     def kept(self, interval: Interval) -> float:
         """sqrt(sigma_s^2 - eta^2 bridge^2)."""
-        return max(interval.to.sigma**2 - (self.eta * interval.bridge) ** 2, 0.0) ** 0.5
+        variance = max(interval.to.sigma**2 - (self.eta * interval.bridge) ** 2, 0.0)
+        root: float = variance**0.5
+        return root
 
     def kept_maps(self, walk: Transitions, covariance: LinearMap, before: LinearMap) -> LinearMap:
         bridge = walk.bridged.noise_map()

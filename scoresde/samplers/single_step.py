@@ -119,7 +119,8 @@ class Churn:
         """alpha' x / alpha + S_noise sqrt(sigma'^2 - (alpha' sigma / alpha)^2) z, the state at the higher time ``to``."""
         a = to.alpha / at.alpha
         std = max(to.sigma**2 - (a * at.sigma) ** 2, 0.0) ** 0.5
-        return a * x + self.inflate * std * z
+        noised: Tensor = a * x + self.inflate * std * z
+        return noised
 
 
 class ExponentialRungeKutta(GridSampler):

@@ -141,7 +141,7 @@ class ExactTransitions(Discretization):
         end = {}
         if takes_t_min(self.grid):
             end = {"t_min": end_time(sde, self.t_min)}
-        times = _as_times("grid gave", self.grid(sde, self.steps, **end))  # type: ignore[call-arg]
+        times = _as_times("grid gave", self.grid(sde, self.steps, **end))
         if len(times) != self.steps + 1:
             raise ValueError(f"grid gave {len(times)} times: {self.steps + 1} descending times are needed")
         sde.check_time(times)

@@ -28,7 +28,7 @@ class GlobalState:
         now = np.random.get_state()  # noqa: NPY002
         found = {
             "torch": not torch.equal(self.torch, torch.random.get_rng_state()),
-            "numpy": not all(np.array_equal(a, b) for a, b in zip(self.numpy, now, strict=True)),  # type: ignore[arg-type]
+            "numpy": not all(np.array_equal(a, b) for a, b in zip(self.numpy, now, strict=True)),
             "random": self.python != random.getstate(),
         }
         return [name for name, moved in found.items() if moved]

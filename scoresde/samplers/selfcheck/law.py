@@ -141,7 +141,7 @@ def mixture(s: Case) -> list[CheckRow]:
         "variance": (float(x.var(0).mean()) / exact - 1, 5 * math.sqrt(fourth) / exact / size + 2 * s.allowance),
         "spread": (float(inside.std(0).mean()) / 0.3 - 1, 5 / math.sqrt(1.4) / size + 2 * s.allowance),
     }
-    figures = {name: (off, off / limit) for name, (off, limit) in figures.items()}  # type: ignore[misc]
+    figures = {name: (off, off / limit) for name, (off, limit) in figures.items()}
     name, (off, ratio) = max(figures.items(), key=lambda item: _bad(item[1][1]))
     hint = ""
     if not abs(ratio) <= 1.0:
