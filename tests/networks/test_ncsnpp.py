@@ -54,6 +54,7 @@ STYLES = [
 ]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(
     ("block", "down", "up", "combine", "resampling"), [(*s, [FIR, Averaging][i % 2]) for i, s in enumerate(STYLES)]
 )

@@ -39,6 +39,7 @@ def law(name):
     return GaussianMixture(means.reshape(-1, 3, 4, 4), stds, tensor(DATA[f"{name}/weights"]))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("probe", ["Rademacher", "Gaussian"])
 @pytest.mark.parametrize("sde_name", SDES)
 @pytest.mark.parametrize("name", LAWS)
