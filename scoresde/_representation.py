@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeVar
@@ -83,7 +84,9 @@ def text_of(value: Any) -> str:
         return f"torch.device({str(value)!r})"
     if isinstance(value, FunctionType | BuiltinFunctionType | type) and "<" not in value.__qualname__:
         return value.__name__
-    return repr(value)
+    if isinstance(value, FunctionType):  # no address: a text is the same in every process
+        return f"<function {value.__qualname__}, {value.__module__} line {value.__code__.co_firstlineno}>"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def same_value(a: Any, b: Any) -> bool:
