@@ -121,7 +121,7 @@ def check_rising(low_name: str, low: float, high_name: str, high: float) -> None
     check_number(low_name, low)
     check_number(high_name, high)
     if not low < high:
-        raise ValueError(f"{low_name}={low!r}, {high_name}={high!r} are not allowed: give {low_name} < {high_name}")
+        raise ValueError(f"{high_name}={high!r} is not allowed: give a finite number > {low!r} ({low_name})")
 
 
 def check_seed(name: str, seed: int) -> None:

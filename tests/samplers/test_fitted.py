@@ -288,7 +288,7 @@ def test_refusals(case):
         fit(other, mixture().score(other), 4, pilot=pilot)
     with pytest.raises(ValueError, match="steps=1"):
         fit(sde, score, 1, pilot=pilot)
-    with pytest.raises(ValueError, match=r"shape\[0\]=8"):
+    with pytest.raises(ValueError, match=r"pilot=\(8, 2\)"):
         fit(sde, score, 4, pilot=(8, 2))
     with pytest.raises(ValueError, match="falling times"):
         FittedMultistep(torch.tensor([0.1, 0.2]), 1e-3, torch.ones(2), torch.ones(2, 1), torch.zeros(2), 0.5)

@@ -325,5 +325,5 @@ def test_what_does_not_fit_is_named(arguments, words):
 
 
 def test_what_is_no_function_is_refused():
-    with pytest.raises(TypeError, match="drift is a float"):
+    with pytest.raises(TypeError, match=r"drift=-0\.5 is not allowed"):
         MatrixSDE(-0.5, torch.eye(1))

@@ -261,7 +261,9 @@ def test_a_score_of_other_numbers_is_refused(dtype):
 @pytest.mark.parametrize("score", [lambda x: x, nn.Linear(2, 2), lambda x, t, y: x, ScoreModel, None, 3])
 def test_what_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(score):
     for entry in ("sampler", "likelihood", "bound"):
-        with pytest.raises(TypeError, match=r"score=.* (cannot be called|is to be called as score\(x, t\))"):
+        with pytest.raises(
+            TypeError, match=r"score=.* (is to be called as score\(x, t\)|called with 2 arg|cannot be called|give a f)"
+        ):
             ENTRIES[entry](score)
 
 
