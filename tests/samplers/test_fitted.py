@@ -298,10 +298,11 @@ def test_refusals(case):
 
 
 def test_processes_that_are_called_the_same_are_told_apart():
-    """Two shifts have one repr."""
-    here, there = (Shifted(VPSDE(), torch.tensor([m, 1.0])) for m in (2.0, 2.01))
+    """Two shifts of more numbers than are printed have one repr."""
+    here, there = (Shifted(VPSDE(), torch.full((101,), m)) for m in (2.0, 2.01))
+    law = GaussianMixture(torch.zeros(1, 101), torch.tensor([0.5]))
     assert repr(here) == repr(there)
-    made = fit(here, mixture().score(here), 3, pilot=(16, 2), search=0)
-    assert made(here, mixture().score(here), (4, 2)).nfe == 3
+    made = fit(here, law.score(here), 3, pilot=(16, 101), search=0)
+    assert made(here, law.score(here), (4, 101)).nfe == 3
     with pytest.raises(ValueError, match="not what this sampler was fitted to"):
-        made(there, mixture().score(there), (4, 2))
+        made(there, law.score(there), (4, 101))
