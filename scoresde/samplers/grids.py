@@ -157,7 +157,10 @@ def _inverse(
 @checked_arguments
 def end_time(sde: SDE, t_min: float | None = None) -> float:
     """``t_min``; where it is None the process's own, else 1e-3."""
-    return float(getattr(sde, "t_min", T_MIN)) if t_min is None else t_min
+    if t_min is None:
+        return float(getattr(sde, "t_min", T_MIN))
+    check_number("t_min", t_min, least=0.0)
+    return t_min
 
 
 def _in_noise(sde: LinearSDE, steps: int, t_min: float, log_level) -> Tensor:  # type: ignore[no-untyped-def]

@@ -131,6 +131,8 @@ class ExactTransitions(Discretization):
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
+        if self.t_min is not None:
+            check_number("t_min", self.t_min, least=0.0)
         if self.t_min is not None and not takes_t_min(self.grid):
             raise ValueError(
                 f"t_min={self.t_min!r} is not allowed: {text_of(self.grid)} ends where it ends, leave it out"
