@@ -40,6 +40,9 @@ _AHEAD = 2**20
 _CHUNK = 2**22
 """Elements of a block of probes that go through one backward pass together."""
 
+_CPU_CHUNK = 2**19
+"""The same on the CPU. Buffers above 32 MiB are mapped anew each time and cost several times the arithmetic."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence(ABC):
@@ -122,7 +125,7 @@ class Divergence(ABC):
 
         if len(v) == 1:
             return pull(v[0], False)[None]
-        rows = max(1, _CHUNK // x.numel())
+        rows = max(1, (_CPU_CHUNK if x.device.type == "cpu" else _CHUNK) // x.numel())
         return torch.cat([pull(v[i : i + rows], True) for i in range(0, len(v), rows)])
 
     @staticmethod
