@@ -14,6 +14,8 @@ In the whitened state w and the clock u (`sde/whitening.py`), with the residual 
        log p = the above + sum_i (R_i^T score_i) . d_i
 
    takes the leading error away, for nothing (`tests/likelihood/test_multistep.py` measures the order before and after).
+   The score is that of p_T at T, where the prior stands in its place: the sum of all jumps is moved there, and the prior taken
+   at x_T with them in.
    A network's score may be far from the gradient of its own flow's log p where there is hardly any noise. For a density
    E |score|^2 = -E div score (Fisher), and that is at least what a Gaussian as wide as the data has; a score whose square is
    more than ten times both together counts for less, in proportion.

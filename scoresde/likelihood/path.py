@@ -74,6 +74,7 @@ class Path:
         grams: list[Tensor] = []
         products: list[int] = []
         w = frames[0].unroot(x.double() - frames[0].centre)
+        moved = torch.zeros_like(w)
         probes = probes_ahead(problem.divergence, x, problem.noise, allotment)
         for i, (frame, drawn) in enumerate(zip(frames, probes, strict=True)):
             seats[i] = w if i == 0 else _add(w, stencils.predictors[i - 1], slopes, i)
@@ -87,18 +88,21 @@ class Path:
                 done, stop = len(grams), stencils.stop(len(grams))
                 jump = _add(seats.pop(done) - seats[done + 1], stencils.rise[done], slopes, stop)
                 along.append(_dot(pulls[done + 1], jump))
+                moved = moved + jump
                 with torch.no_grad():
                     grams.append(_gram(pulls[done + 1], jump, _sum(stencils.unresolved[done], slopes, stop)))
                 if not keep:
                     pulls.pop(done)
                     for old in [k for k in slopes if k < i - POINTS]:
                         del slopes[old]
-        latent = frames[-1].centre + frames[-1].root(seats[len(frames) - 1])
+        last = len(frames) - 1
+        latent = frames[-1].centre + frames[-1].root(seats[last] + moved)
         found = Estimates.of(estimates)
         trust = _trusts(found, points, torch.stack(squares), x[0].numel())
         hessian = found.means() * points.stretch[:, None]
         error = path_square(torch.stack(grams), trust[1:].detach(), hessian[1:].detach(), x[0].numel())
-        jumps = (trust[1:] * torch.stack(along)).sum(0)
+        # the prior's gradient, not the score, says what the moves do to log p at T
+        jumps = (trust[1:] * torch.stack(along)).sum(0) - _dot(pulls[last], moved)
         trusted = [pulls[k] * trust[k].reshape(-1, *[1] * (x.ndim - 1)) for k in sorted(pulls)] if keep else []
         return cls(points, found, latent, jumps, error, products, [slopes[k] for k in sorted(slopes)], trusted)
 

@@ -115,6 +115,17 @@ def test_the_default_refines_single_points():
     assert float((found.log_prob - exact).abs().max()) < bound
 
 
+def test_the_prior_in_place_of_p_t():
+    """Under VE data around 10 has p_T around 10, the prior is around 0: the correction at T takes the prior's gradient. With
+    the score's the error at 64 nodes was .009 nats for all points, seven times the stated one."""
+    sde, law, x = PROCESSES["ve"], LAWS["shifted"], points("shifted")
+    for solver, most in ((Multistep(64), 3e-3), (Multistep(64, tolerance=1e-4), 1e-4)):
+        found = log_likelihood(sde, law.score(sde), x, solver=solver, divergence=Exact())
+        error = (found.log_prob - truth("ve", "shifted")).abs()
+        assert float(error.max()) < most
+        assert float((error / found.solver_error).max()) < 2.0
+
+
 def test_honest_under_blurring():
     """Every mode runs at a rate of its own on one clock: with 8 nodes the divergence is not resolved."""
     sde, law = BlurringSDE((8,), blur=3.0), GaussianMixture(torch.zeros(1, 8, dtype=F64), 0.2)
