@@ -118,7 +118,7 @@ def test_a_learned_schedule_against_finite_differences():
 
     def run(differentiable=False):
         return log_likelihood(
-            sde, model, x, solver=Multistep(nodes=24), divergence=Exact(), t_min=1e-3, differentiable=differentiable
+            sde, model, x, solver=Multistep(nodes=32), divergence=Exact(), t_min=1e-3, differentiable=differentiable
         ).log_prob.sum()
 
     parameters = [sde.log_rise, sde.w, sde.a]
