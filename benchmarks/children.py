@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from scoresde.cli import main
-from scoresde.experiment.checkpoint import list_checkpoints
+from scoresde.experiment.folder.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

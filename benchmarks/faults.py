@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import work_faults
 from benchmarks.children import Child, flags, together, train
-from scoresde.experiment.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
+from scoresde.experiment.folder.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
 
 
 @dataclass(frozen=True)

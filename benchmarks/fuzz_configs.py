@@ -44,10 +44,10 @@ import torch
 
 from scoresde.cli import main
 from scoresde.data import Splits
-from scoresde.experiment.build import known
-from scoresde.experiment.experiment import Evaluation, Likelihood, Sampling
-from scoresde.experiment.kinds import alternatives, hints, offers
-from scoresde.experiment.plan import Training
+from scoresde.experiment.config.builder import known
+from scoresde.experiment.config.experiment import Evaluation, Likelihood, Sampling
+from scoresde.experiment.config.kinds import alternatives, hints, offers
+from scoresde.experiment.config.sections import Training
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
 from scoresde.score import ScoreModel
@@ -64,7 +64,8 @@ def function(*args, **kwargs): CALLS.append("function")
 DANGEROUS = (
     "fuzz_canary:Thing", "fuzz_canary:function", "fuzz_canary:CALLS", "os:system", "os.path:join",
     "subprocess:Popen", "subprocess:run", "builtins:eval", "builtins:exec", "builtins:open", "math:pi", ".x:y", ":", "x:", ":y",
-    "scoresde.__main__:main", "scoresde.cli:main", "scoresde.experiment.build:importlib", "scoresde.data:torch", "pickle:loads",
+    "scoresde.__main__:main", "scoresde.cli:main", "scoresde.experiment.config.builder:importlib", "scoresde.data:torch",
+    "pickle:loads",
     "torch:load", "torch.nn:Sequential", "torch.nn:Linear", "pathlib:Path", "a b:c", "os:system:x", "os\n:system", "ctypes:CDLL",
 )  # fmt: skip
 CANARIES = 3

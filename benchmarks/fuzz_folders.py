@@ -36,8 +36,8 @@ import torch
 
 from scoresde._files import SEAL, write_sealed
 from scoresde.cli import main
-from scoresde.experiment.checkpoint import last_checkpoint, read_tensors, write_tensors
-from scoresde.experiment.workdir import EVALUATION
+from scoresde.experiment.folder.checkpoint import last_checkpoint, read_tensors, write_tensors
+from scoresde.experiment.folder.workdir import EVALUATION
 
 VERBS = ("report", "evaluate", "likelihood", "sample", "train")
 OUTCOMES = ("refused", "worked", "said", "as asked", "forged", "silent", "traceback")

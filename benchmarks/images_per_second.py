@@ -23,10 +23,10 @@ import torch
 from ml_collections import ConfigDict
 
 from scoresde.experiment import Experiment, load_config
-from scoresde.experiment.batches import Batches
-from scoresde.experiment.distributed import Group
-from scoresde.experiment.dry_run import Activations
-from scoresde.experiment.trainer import Trainer
+from scoresde.experiment.training.batches import Batches
+from scoresde.experiment.training.distributed import Group
+from scoresde.experiment.training.dry_run import Activations
+from scoresde.experiment.training.trainer import Trainer
 
 CONFIGS = {
     "DDPM++": "vp/cifar10_ddpmpp_continuous",

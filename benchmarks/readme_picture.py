@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scoresde.data import Digits
-from scoresde.experiment.pictures import event_picture
+from scoresde.experiment.folder.plots import event_picture
 
 HERE = Path(__file__).resolve().parents[1]
 TITLES = {"vp": "VP", "subvp": "sub-VP", "ve": "VE"}

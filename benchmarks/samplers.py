@@ -54,7 +54,7 @@ from scoresde.samplers import (
     fit,
     grids,
 )
-from scoresde.samplers.accurate import distances
+from scoresde.samplers.fitted.accurate import distances
 from scoresde.score import ScoreModel
 from scoresde.sde import ScalarSDE
 from scoresde.solvers import TorchSDE

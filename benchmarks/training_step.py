@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from scoresde.data import Dataset, Quantized
 from scoresde.ema import EMA
-from scoresde.experiment.build import build
-from scoresde.experiment.config import load_config
-from scoresde.experiment.experiment import build_model
+from scoresde.experiment.config.builder import build
+from scoresde.experiment.config.experiment import build_model
+from scoresde.experiment.config.loader import load_config
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks.blocks import group_norm
 from scoresde.sde import LinearSDE

@@ -32,8 +32,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.children import ROOT, SMALL, Child, together
 from scoresde.experiment import Experiment, load_config
-from scoresde.experiment.checkpoint import Checkpoint, last_checkpoint
-from scoresde.experiment.config import apply_overrides
+from scoresde.experiment.config.loader import apply_overrides
+from scoresde.experiment.folder.checkpoint import Checkpoint, last_checkpoint
 
 BASE = {
     "network.dropout": 0.0, "training.log_every": 1, "training.checkpoint_every": 50, "training.warmup": 10,

@@ -12,29 +12,26 @@ from scoresde import (
     data,
     distributions,
     ema,
-    laws,
-    levels,
     likelihood,
     losses,
     metrics,
     networks,
     noise,
-    predictions,
+    noise_distributions,
     samplers,
     score,
     sde,
     solvers,
-    subspace,
 )
 from scoresde.data import Affine, Quantized
 from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.ema import EMA
-from scoresde.levels import Levels as Levels  # not listed below: for programs that import it from here
 from scoresde.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.noise import NoiseSource as NoiseSource  # the same
 from scoresde.samplers import DDIM, EDM, DPMSolverPlusPlus, EulerMaruyama, PredictorCorrector, ProbabilityFlowODE, UniPC
 from scoresde.score import ScoreModel
+from scoresde.score.quantized import Levels as Levels  # not listed below: for programs that import it from here
 from scoresde.sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.version import __version__
 
@@ -68,20 +65,17 @@ __all__ = [
     "data",
     "distributions",
     "ema",
-    "laws",
-    "levels",
+    "noise_distributions",
     "likelihood",
     "log_likelihood",
     "losses",
     "metrics",
     "networks",
     "noise",
-    "predictions",
     "samplers",
     "score",
     "sde",
     "solvers",
-    "subspace",
 ]
 
 

@@ -18,14 +18,14 @@ import torch
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
 from scoresde.data import Affine, Dataset
-from scoresde.laws import Gaussian, NormalMixture
 from scoresde.networks import MLP
-from scoresde.sde.basis import Axes
-from scoresde.subspace import Subspace, SubspaceScore
+from scoresde.noise_distributions import Gaussian, NormalMixture
+from scoresde.score.subspace import Subspace, SubspaceScore
+from scoresde.sde.linalg.basis import Axes
 
 PACKAGES = (
-    "scoresde", "sde", "score", "predictions", "losses", "samplers", "samplers.grids", "likelihood", "metrics", "data",
-    "networks", "noise", "distributions", "ema", "laws", "levels", "solvers", "subspace",
+    "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.grids", "likelihood", "metrics", "data",
+    "networks", "noise", "distributions", "ema", "noise_distributions", "score.quantized", "solvers", "score.subspace",
 )  # fmt: skip
 
 
@@ -138,9 +138,10 @@ RECORDS = {
     "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
-    "samplers.base.Trajectory", "samplers.expectation.Expectation", "samplers.walk.Step", "samplers.walk.Transitions",
-    "score.Belief", "metrics.moments.Gathering",
-    "sde.selfcheck.report.CheckReport", "sde.selfcheck.report.CheckRow", "solvers.ode.ODESolution",
+    "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
+    "samplers.discretization.Transitions",
+    "score.predictions.DataPosterior", "metrics.moments.Gathering",
+    "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
 
@@ -165,17 +166,20 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.images.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.sources.Arrays": lambda: {"train": _numbers()},
     "data.sources.Splits": {"train": SPLIT, "test": SPLIT},
-    "distributions.GaussianMixture": {"means": X, "stds": 0.3},
+    "distributions.mixture.GaussianMixture": {"means": X, "stds": 0.3},
     "ema.gathered": {"value": X},
     "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
-    "laws.base.NoiseSum": {"law": Gaussian(), "b": torch.tensor([0.1, 0.2])},
-    "laws.base.chain_weights": {"t": 3},
-    "laws.gamma.CentredGamma": {"k": 2.0, "theta": 0.5},
-    "laws.generalized.GeneralizedNormal": {"beta": 1.5},
-    "laws.generalized.overlapping_scales": {"beta": 1.5, "largest": 10.0, "smallest": 0.1},
-    "laws.mixture.MixtureSum": {"law": NormalMixture((0.5, 0.5), (-0.8, 0.8), (0.6, 0.6)), "b": torch.tensor([0.1, 0.2])},
-    "laws.mixture.NormalMixture": {"weights": (0.5, 0.5), "means": (-0.8, 0.8), "stds": (0.6, 0.6)},
+    "noise_distributions.base.NoiseSum": {"law": Gaussian(), "b": torch.tensor([0.1, 0.2])},
+    "noise_distributions.base.chain_weights": {"t": 3},
+    "noise_distributions.gamma.CentredGamma": {"k": 2.0, "theta": 0.5},
+    "noise_distributions.generalized.GeneralizedNormal": {"beta": 1.5},
+    "noise_distributions.generalized.overlapping_scales": {"beta": 1.5, "largest": 10.0, "smallest": 0.1},
+    "noise_distributions.mixture.MixtureSum": {
+        "law": NormalMixture((0.5, 0.5), (-0.8, 0.8), (0.6, 0.6)),
+        "b": torch.tensor([0.1, 0.2]),
+    },
+    "noise_distributions.mixture.NormalMixture": {"weights": (0.5, 0.5), "means": (-0.8, 0.8), "stds": (0.6, 0.6)},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
     "likelihood.dequantization.FlowDequantizer": {"transform": BYTES, "width": 4, "layers": 2},
@@ -192,8 +196,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "candidates": ((1, "full", 1e-3),),
     },
     "metrics.baselines.pixel_histogram": {"train": LEVELS, "test": LEVELS, "levels": 256},
-    "metrics.crps.crps": {"samples": X, "observed": X[0]},
-    "metrics.crps.fair_crps": {"samples": X, "observed": X[0]},
+    "metrics.ranked_probability.crps": {"samples": X, "observed": X[0]},
+    "metrics.ranked_probability.fair_crps": {"samples": X, "observed": X[0]},
     "metrics.extractors.Network": {"label": "features"},
     "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
     "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
@@ -210,56 +214,59 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "networks.unet.SmallUNet": {"event_shape": EIGHT, "channels": 8, "blocks": 1},
     "noise.NoiseSource": {"indices": torch.arange(4)},
     "noise.philox": {"counter": (torch.arange(4),) * 4, "key": (1, 2)},
-    "samplers.fitted.FittedMultistep": {
+    "samplers.fitted.sampler.FittedMultistep": {
         "times": TIMES, "t_min": 0.05, "a": torch.ones(4), "b": torch.ones(4, 2), "mean": X[0], "data_std": 0.5,
     },
-    "samplers.fitted.FittedSampler": lambda: {
+    "samplers.fitted.sampler.FittedSampler": lambda: {
         "sampler": samplers.UniPC(4), "expected": samplers.Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
         "mark": [0.5, 0.1],
     },
-    "samplers.accurate.Pilot": lambda: {
+    "samplers.fitted.accurate.Pilot": lambda: {
         "grid": _grid(), "mean": X[0], "data_std": 0.5, "u": TIMES, "states": torch.ones(4, 4, 2), "ends": X,
         "evaluations": 3,
     },
-    "samplers.fitting.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0, "held_out": 16},
-    "samplers.pilot.PilotGrid": {
+    "samplers.fitted.fit_method.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0, "held_out": 16},
+    "samplers.fitted.pilot.PilotGrid": {
         "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,), "mark": (0.5, 0.1),
     },
-    "samplers.pilot.pilot_grid": {"fine": 40},
-    "samplers.selfcheck.report.check": {
+    "samplers.fitted.pilot.pilot_grid": {"fine": 40},
+    "samplers.checks.report.check": {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
-    "samplers.walk.Transitions": RECORD,
-    "score.like": {"output": X},
-    "sde.chain.TableChain": CHAIN,
-    "sde.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},
-    "sde.kernel.ScalarKernel": {"a": ONE, "std": ONE},
-    "sde.kernel.ShiftedKernel": {"before": X[0], "after": X[0]},
-    "sde.maps.BlockMap": {"m": torch.eye(2)},
-    "sde.maps.DiagonalMap": {"c": torch.ones(2)},
-    "sde.maps.ScalarMap": {"c": ONE},
-    "sde.matrix.MatrixSDE": {"drift": -torch.eye(1, dtype=torch.float64), "diffusion": torch.eye(1, dtype=torch.float64)},
+    "samplers.discretization.Transitions": RECORD,
+    "score.predictions.like": {"output": X},
+    "sde.scalar.TableChain": CHAIN,
+    "sde.linalg.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},
+    "sde.linalg.kernel.ScalarKernel": {"a": ONE, "std": ONE},
+    "sde.linalg.kernel.ShiftedKernel": {"before": X[0], "after": X[0]},
+    "sde.linalg.maps.BlockMap": {"m": torch.eye(2)},
+    "sde.linalg.maps.DiagonalMap": {"c": torch.ones(2)},
+    "sde.linalg.maps.ScalarMap": {"c": ONE},
+    "sde.processes.matrix.MatrixSDE": {
+        "drift": -torch.eye(1, dtype=torch.float64),
+        "diffusion": torch.eye(1, dtype=torch.float64),
+    },
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
-    "sde.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
-    "sde.selfcheck.run.check": {},
-    "sde.shifted.Shifted": {"mean": X[0]},
+    "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
+    "sde.checks.run.check": {},
+    "sde.processes.shifted.Shifted": {"mean": X[0]},
     "solvers.ode.SolverError": {},
-    "levels.Levels": {"transform": BYTES},
-    "subspace.Subspace": {"kept": torch.tensor([True, False])},
-    "subspace.SubspaceScore": {
+    "score.quantized.Levels": {"transform": BYTES},
+    "score.subspace.Subspace": {"kept": torch.tensor([True, False])},
+    "score.subspace.SubspaceScore": {
         "score_low": SCORE, "score_full": SCORE, "subspace": SUBSPACE, "complement_std": 0.1, "t_split": 0.5,
     },
-    "subspace.orthogonal_divergence": lambda: {
+    "score.subspace.orthogonal_divergence": lambda: {
         "wrapped": SubspaceScore(SCORE, SCORE, SDE, SUBSPACE, 0.1, 0.5), "x0": X, "times": (0.6, 0.8),
     },
-    "subspace.SubspaceScore.sde": {},
+    "score.subspace.SubspaceScore.sde": {},
 }  # fmt: skip
 for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
-for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.expectation.Expectation"):
+for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1}
-del RECIPES["subspace.SubspaceScore.sde"]
+del RECIPES["score.subspace.SubspaceScore.sde"]
 
 NOT_CALLED = {
     "solvers.ode.SolverError": "an exception: whatever it says",

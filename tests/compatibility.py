@@ -80,10 +80,10 @@ def diffusion_of_state(event: Event) -> NonlinearSDE:
     vp, score = VPSDE(), mixture(event).score(VPSDE())
 
     def g(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return vp.diffuse(1.0 + 0.5 * x.tanh(), t)
+        return vp.apply_diffusion(1.0 + 0.5 * x.tanh(), t)
 
     def divergence(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return vp.diffuse_twice((1.0 + 0.5 * x.tanh()) * (1.0 - x.tanh() ** 2), t)
+        return vp.apply_diffusion_matrix((1.0 + 0.5 * x.tanh()) * (1.0 - x.tanh() ** 2), t)
 
     def f(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         s = score(x, t)

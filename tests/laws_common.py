@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from scoresde.laws import (
+from scoresde.noise import NoiseSource
+from scoresde.noise_distributions import (
     CentredGamma,
     NormalMixture,
 )
-from scoresde.noise import NoiseSource
 
 F64 = torch.float64
 

@@ -10,8 +10,8 @@ import torch
 
 from scoresde.data import Affine, Arrays, Dataset, Quantized, Splits, TorchDataset
 from scoresde.data.values import as_tensor
-from scoresde.levels import Levels
 from scoresde.noise import NoiseSource
+from scoresde.score.quantized import Levels
 from tests.data_common import F32, F64
 
 COMPLEX = np.array([[1 + 2j, 3.0], [0.5, 1j]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -19,9 +20,9 @@ FLOORS = [
     {"_validation", "_files", "_representation", "version"},
     {"_kinds"},
     {"_arguments"},
-    {"noise", "laws", "solvers", "networks", "data", "metrics", "ema", "conditions"},
+    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "conditions"},
     {"sde"},
-    {"score", "predictions", "levels", "distributions", "subspace"},
+    {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
     {"interop", "experiment"},
     {"command_line"},
@@ -34,13 +35,38 @@ STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metric
 NEIGHBOURS = {
     ("solvers", "noise"),
     ("data", "noise"),
-    ("laws", "noise"),
+    ("noise_distributions", "noise"),
     ("metrics", "noise"),
-    ("levels", "score"),
-    ("predictions", "score"),
     ("distributions", "score"),
     ("interop", "experiment"),
 }
+
+
+# the parts of a package, lowest first: a part imports lower ones, and parts of its own level only where named
+PARTS = {
+    "sde": [
+        {"base", "autodiff", "linalg"},
+        {"linear", "nonlinear", "scores"},
+        {"scalar"},
+        {"processes", "gaussian_flow"},
+        {"checks"},
+    ],
+    "score": [{"labels"}, {"predictions"}, {"model", "quantized", "subspace"}],
+    "distributions": [{"mixture"}, {"empirical"}],
+    "samplers": [
+        {"arguments", "grids", "instants"},
+        {"base", "discretization"},
+        {"grid_sampler"},
+        {"exponential"},
+        {"predictor_corrector", "adaptive"},
+        {"fitted"},
+        {"checks"},
+    ],
+    "experiment": [{"config"}, {"folder", "inspection"}, {"training", "results"}, {"jobs"}, {"reports"}],
+}
+WITHIN = {("samplers", "grids", "arguments")}
+# what a part may not import though it lies lower
+APART = {("experiment", "inspection", "folder")}
 
 
 def floor_of(room):
@@ -87,9 +113,62 @@ def test_imports_go_down(path):
     assert list(upward(path.read_text(), room)) == []
 
 
+def part_of(path):
+    """The part of its package that a file belongs to; None for the package's own __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return None if len(parts) < 2 or parts[1] == "__init__" else parts[1]
+
+
+def upward_parts(source, package, part):
+    """Imports of ``source``, a file of ``part``, of parts of the same package that do not lie lower, but for types."""
+    level = {name: k for k, names in enumerate(PARTS[package]) for name in names}
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"scoresde.{package}."):
+            other = node.module.split(".")[2]
+            if other == part or (package, part, other) in WITHIN:
+                continue
+            if level[other] >= level[part] or (package, part, other) in APART:
+                yield other
+
+
+IN_PARTS = [p for p in FILES if room_of(p) in PARTS and part_of(p)]
+
+
+@pytest.mark.parametrize("path", IN_PARTS, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_within_a_package_go_down(path):
+    package, part = room_of(path), part_of(path)
+    assert any(part in level for level in PARTS[package]), f"{package}.{part} has no level: give it one in PARTS"
+    assert list(upward_parts(path.read_text(), package, part)) == []
+
+
+def test_an_upward_import_within_a_package_is_seen():
+    assert list(upward_parts("from scoresde.experiment.jobs.job import share", "experiment", "folder")) == ["jobs"]
+    assert list(upward_parts("from scoresde.sde.processes.vp import VPSDE", "sde", "scalar")) == ["processes"]
+    assert list(upward_parts("from scoresde.experiment.config.loader import load_config", "experiment", "jobs")) == []
+
+
+FOLDERS = sorted(p.parent for p in PACKAGE.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(PACKAGE.parent)))
+def test_no_module_is_hidden_by_a_name_of_its_package(folder):
+    """`scoresde.metrics.crps` cannot be both a module and a function."""
+    name = ".".join(folder.relative_to(PACKAGE.parent).parts)
+    package = importlib.import_module(name)
+    for module in [p.stem for p in folder.glob("*.py") if p.stem != "__init__"] + [
+        p.parent.name for p in folder.glob("*/__init__.py")
+    ]:
+        value = getattr(package, module, None)
+        assert value is None or inspect.ismodule(value), f"{name}.{module} is a module, and {value!r}"
+
+
 def test_an_upward_import_is_seen():
     assert list(upward("from scoresde.samplers import Sampler", "sde")) == ["samplers"]
-    assert list(upward("def f():\n    import scoresde.experiment.train", "losses")) == ["experiment"]
+    assert list(upward("def f():\n    import scoresde.experiment.training.loop", "losses")) == ["experiment"]
     assert list(upward("from scoresde.samplers import walk", "losses")) == ["samplers"]
     assert list(upward("from scoresde import cli", "samplers")) == ["cli"]
     assert list(upward("from scoresde.sde import VPSDE", "samplers")) == []

@@ -17,7 +17,8 @@ import torch
 from scipy import special, stats
 
 import scoresde.noise
-from scoresde.laws import (
+from scoresde.noise import NoiseSource
+from scoresde.noise_distributions import (
     CentredGamma,
     Gaussian,
     GeneralizedNormal,
@@ -25,8 +26,7 @@ from scoresde.laws import (
     NoiseLaw,
     NoiseSum,
 )
-from scoresde.laws.gamma import LARGE, cube_start, draw_log_gamma, invert, log_gamma_quantile
-from scoresde.noise import NoiseSource
+from scoresde.noise_distributions.gamma import LARGE, cube_start, draw_log_gamma, invert, log_gamma_quantile
 from tests.laws_common import F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
 from tests.params import some_long
 

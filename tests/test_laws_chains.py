@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from scoresde.laws import (
+from scoresde.noise import NoiseSource
+from scoresde.noise_distributions import (
     CentredGamma,
     GammaSchedule,
     Gaussian,
@@ -22,8 +23,7 @@ from scoresde.laws import (
     chain_weights,
     overlapping_scales,
 )
-from scoresde.laws.base import numbered
-from scoresde.noise import NoiseSource
+from scoresde.noise_distributions.base import numbered
 from scoresde.samplers import AnnealedLangevin
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.grid_sampler import Model

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from scoresde.laws import (
+from scoresde.noise_distributions import (
     CentredGamma,
     GammaSchedule,
     Gaussian,

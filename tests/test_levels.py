@@ -15,8 +15,8 @@ from scipy import integrate, stats
 from torch import nn
 
 from scoresde.data import Quantized
-from scoresde.levels import Levels
 from scoresde.score import ScoreModel
+from scoresde.score.quantized import Levels
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 
 F32, F64 = torch.float32, torch.float64
@@ -219,7 +219,7 @@ def test_no_nan_in_values_and_gradients(s, dtype):
     logits = torch.linspace(-200.0, 200.0, 17, dtype=dtype).requires_grad_()
     model = ScoreModel(Told(logits), WIDE, Levels(transform))
     times = t.to(dtype).expand(len(y))
-    score, belief = model(x, times), model.belief(x, times)
+    score, belief = model(x, times), model.posterior(x, times)
     assert score.dtype == dtype and belief.mean.dtype == dtype
     assert ((belief.mean >= -1) & (belief.mean <= 1)).all()
     for value in (score, belief.mean, belief.logits):
@@ -234,7 +234,7 @@ def test_the_evidence_decides_where_noise_is_small():
     x = transform.encode(torch.arange(17)[:, None], None, dtype=F64)
     t = time_of(1e-3)[0].expand(17)
     model = ScoreModel(Told(torch.linspace(-9.0, 9.0, 17, dtype=F64)), WIDE, Levels(transform))
-    belief = model.belief(x, t)
+    belief = model.posterior(x, t)
     assert torch.equal(belief.logits.argmax(-1).flatten(), torch.arange(17))
     # half a box is 29 s: what leaks over its edge is exp(-430)
     assert torch.allclose(belief.mean, x, atol=1e-12) and float(model(x, t).abs().max()) < 1e-6
@@ -247,6 +247,6 @@ def test_an_output_of_another_shape_is_refused(shape):
             return torch.zeros(shape)
 
     model = ScoreModel(Shaped(), VPSDE(), Levels(FIVE))
-    for call in (model, model.denoised, model.belief):
+    for call in (model, model.denoised, model.posterior):
         with pytest.raises(ValueError, match=r"Levels wants \(2, 3, 5\)"):
             call(torch.zeros(2, 3), torch.tensor([0.5, 0.6]))

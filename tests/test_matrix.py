@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import matrix
 from scoresde.samplers import ExponentialMultistep, PredictorCorrector
-from scoresde.samplers.single_step import ExponentialRungeKutta
-from scoresde.samplers.splitting import drift_of_covariance
+from scoresde.samplers.exponential.runge_kutta import ExponentialRungeKutta
+from scoresde.samplers.predictor_corrector.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
 from tests import compatibility
 from tests.compatibility import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoresde import VESDE, VPSDE, GaussianMixture, ScoreModel, SubVPSDE
-from scoresde.predictions import ScaledScorePrediction
+from scoresde.score.predictions import ScaledScorePrediction
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(), SubVPSDE(), VESDE().discretize(10)], ids=repr)

@@ -25,4 +25,4 @@ def test_every_name_is_a_sub_package_or_documented_class_or_function():
 def test_names_that_programs_rely_on_are_there():
     assert scoresde.losses.DenoisingScoreMatching is scoresde.DenoisingScoreMatching
     assert scoresde.samplers.PredictorCorrector is scoresde.PredictorCorrector
-    assert scoresde.Levels is scoresde.levels.Levels and scoresde.NoiseSource is scoresde.noise.NoiseSource
+    assert scoresde.Levels is scoresde.score.quantized.Levels and scoresde.NoiseSource is scoresde.noise.NoiseSource

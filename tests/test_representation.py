@@ -15,7 +15,7 @@ import scoresde
 from scoresde import VESDE, VPSDE, data, losses, networks, samplers
 from scoresde._representation import LARGEST, same_value, text_of
 from scoresde.losses import DenoisingScoreMatching
-from scoresde.sde.basis import dct, fourier
+from scoresde.sde.linalg.basis import dct, fourier
 from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
 
 FITTED = {
@@ -43,7 +43,7 @@ def names():
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
     found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
     found |= {name: getattr(samplers, name) for name in ("diffusion_time", "level", "log_level")}
-    return found | vars(scoresde.sde.basis) | {"torch": torch, "numpy": numpy}
+    return found | vars(scoresde.sde.linalg.basis) | {"torch": torch, "numpy": numpy}
 
 
 def pull(x, t):

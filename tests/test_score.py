@@ -62,7 +62,10 @@ def test_all_predictions_give_the_same_score(prediction, sde):
     data = sde.data_from_score(x, TIMES, exact)
     # through the score, the data at t = 1 of VP and sub-VP is a difference of terms 150 times its size
     assert torch.allclose(model.denoised(x, TIMES), data, rtol=1e-8, atol=1e-8)
-    assert torch.equal(model.denoised(x, TIMES), model.belief(x, TIMES).mean) and model.belief(x, TIMES).logits is None
+    assert (
+        torch.equal(model.denoised(x, TIMES), model.posterior(x, TIMES).mean)
+        and model.posterior(x, TIMES).logits is None
+    )
     velocity = sde.velocity_from_score(x, TIMES, exact)
     assert torch.allclose(model.velocity(x, TIMES), velocity, rtol=1e-8, atol=1e-8)
 
@@ -134,7 +137,7 @@ def test_the_network_sees_no_shift(sde):
 
 def test_a_condition_reaches_the_network():
     model, x = ScoreModel(Zero(), VPSDE()), normal()
-    for call in (model, model.noise, model.denoised, model.velocity, model.belief, model.output):
+    for call in (model, model.noise, model.denoised, model.velocity, model.posterior, model.output):
         model.network.condition = None
         call(x, TIMES, wanted=3)
         assert model.network.condition == {"wanted": 3}

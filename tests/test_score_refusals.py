@@ -32,7 +32,7 @@ class Linear(nn.Module):
         return self.layer(x)
 
 
-CALLS = ["__call__", "noise", "denoised", "velocity", "belief"]
+CALLS = ["__call__", "noise", "denoised", "velocity", "posterior"]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -11,11 +11,11 @@ from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Ancestral, PredictorCorrector, ReverseDiffusion
-from scoresde.samplers.walk import ExactTransitions, GivenTimes
+from scoresde.samplers.discretization import ExactTransitions, GivenTimes
+from scoresde.score.subspace import Subspace, SubspaceScore, orthogonal_divergence
 from scoresde.sde import VPSDE, CriticallyDampedLangevin, SubVPSDE
-from scoresde.sde.basis import Flat, haar, pca
+from scoresde.sde.linalg.basis import Flat, haar, pca
 from scoresde.solvers import ScipyODE
-from scoresde.subspace import Subspace, SubspaceScore, orthogonal_divergence
 
 SDE, NARROW, SPLIT = VPSDE(), 0.05, 0.35
 WIDE = torch.linspace(0.5, 2.0, 16, dtype=torch.float64)  # variances

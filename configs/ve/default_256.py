@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scoresde.experiment.config import load_config
+from scoresde.experiment.config.loader import load_config
 
 
 def get_config():

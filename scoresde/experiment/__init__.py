@@ -1,22 +1,22 @@
 """Experiments: from a config to a work folder with a trained model, samples, likelihoods and a report."""
 
-from scoresde.experiment.assess import assess
-from scoresde.experiment.build import ConfigError, build
-from scoresde.experiment.check import check
-from scoresde.experiment.checkpoint import CheckpointError, read_checkpoint
-from scoresde.experiment.config import apply_overrides, load_config
-from scoresde.experiment.draw import sample
-from scoresde.experiment.dry_run import Needs, dry_run
-from scoresde.experiment.experiment import Experiment
-from scoresde.experiment.index import read_samples
-from scoresde.experiment.inspect import inspect
-from scoresde.experiment.limits import out_of_memory
-from scoresde.experiment.posthoc import posthoc
-from scoresde.experiment.report import report
-from scoresde.experiment.sharing import WorkerError
-from scoresde.experiment.train import train
-from scoresde.experiment.weigh import likelihood
-from scoresde.experiment.workdir import Workdir, WorkdirError
+from scoresde.experiment.config.builder import ConfigError, build
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.limits import out_of_memory
+from scoresde.experiment.config.loader import apply_overrides, load_config
+from scoresde.experiment.config.process_check import check
+from scoresde.experiment.folder.averages import posthoc
+from scoresde.experiment.folder.checkpoint import CheckpointError, read_checkpoint
+from scoresde.experiment.folder.launcher import WorkerError
+from scoresde.experiment.folder.workdir import Workdir, WorkdirError
+from scoresde.experiment.inspection.inspection import inspect
+from scoresde.experiment.jobs.evaluation import assess
+from scoresde.experiment.jobs.likelihood import likelihood
+from scoresde.experiment.jobs.sampling import sample
+from scoresde.experiment.reports.report import report
+from scoresde.experiment.results.sample_index import read_samples
+from scoresde.experiment.training.dry_run import Needs, dry_run
+from scoresde.experiment.training.loop import train
 
 __all__ = [
     "CheckpointError",

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.config.experiment import Experiment
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.score_sde import unlike_groups
 from scoresde.networks import DDPM, FIR, Averaging, FourierEmbedding, NCSNpp, Resampling
 from scoresde.networks.blocks import Attention, ResidualBlock
 from scoresde.networks.refinenet import RefineNet
-from scoresde.predictions import ScaledScorePrediction
 from scoresde.score import LogNoiseLabel, NoisePrediction, ScoreModel, ScorePrediction, SigmaLabel, TimeLabel
+from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, VPSDE, Chain, SubVPSDE
 
 HOW = "give --source-config FILE, the source's own config, or --expected FILE.npz with its outputs"

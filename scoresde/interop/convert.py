@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_choice
 from scoresde.ema import EMA
-from scoresde.experiment.build import build
-from scoresde.experiment.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from scoresde.experiment.experiment import Experiment, build_model
-from scoresde.experiment.plan import Training
-from scoresde.experiment.workdir import Workdir, WorkdirError, config_digest
+from scoresde.experiment.config.builder import build
+from scoresde.experiment.config.experiment import Experiment, build_model
+from scoresde.experiment.config.sections import Training
+from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
 from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.proof import compare_outputs, compare_scores

@@ -16,8 +16,8 @@ from scoresde.interop.conventions import process_of
 from scoresde.interop.errors import ConvertError
 from scoresde.networks import FourierEmbedding
 from scoresde.noise import NoiseSource
-from scoresde.predictions import ScaledScorePrediction
 from scoresde.score import ScoreModel
+from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, Chain
 
 TOLERANCE = 1e-3

@@ -44,7 +44,7 @@ from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number
 from scoresde.noise import NoiseSource
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
-from scoresde.sde.maps import BlockMap, DiagonalMap
+from scoresde.sde.linalg.maps import BlockMap, DiagonalMap
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
 _CELLS = 256
@@ -189,13 +189,13 @@ class _Path:
     def prior(self, z: Tensor) -> Tensor:
         """log q(x_T | x_0) - log pi(x_T): both at one point, so that little is left of their scatter."""
         kernel = self.sde.kernel(self.cells.t[-1])
-        end = kernel.mean(self.sde.augment(self.x.to(torch.float64))) + kernel.scale(z)
+        end = kernel.mean(self.sde.embed_data(self.x.to(torch.float64))) + kernel.scale(z)
         log_q = -0.5 * _square(z) - z[0].numel() * (kernel.log_det() + 0.5 * math.log(2.0 * math.pi))
         return log_q - self.sde.prior_log_prob(end)
 
     def _error(self, kernel: GaussianKernel, t: Tensor, z: Tensor) -> Tensor:
         """z - z_s at x_t, float64."""
-        x_t = kernel.mean(self.sde.augment(self.x.to(torch.float64))) + kernel.scale(z)
+        x_t = kernel.mean(self.sde.embed_data(self.x.to(torch.float64))) + kernel.scale(z)
         value = self.score(x_t.to(self.x.dtype), t)
         check_finite("score", value, f" for times from {float(t.min()):g} to {float(t.max()):g}")
         return z + kernel.scale_transposed(value.to(torch.float64))
@@ -256,14 +256,14 @@ def _precision(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> LinearMa
     white = kernel.noise_map().inverse().compose(kernel.signal_map())
     if not isinstance(white, BlockMap):
         return white.transpose().compose(white)
-    data = sde.augment(torch.ones_like(like[:1], dtype=torch.float64))
+    data = sde.embed_data(torch.ones_like(like[:1], dtype=torch.float64))
     square = (white.m @ data.reshape(data.shape[1], -1)[:, 0]).square().sum(-1)
     return ScalarMap(square) if white.basis is None else DiagonalMap(square, white.basis)
 
 
 def _forward(sde: LinearSDE, kernel: GaussianKernel, x0: Tensor) -> Tensor:
     """W x_0 = L^-1 A x_0, linear in x_0 where the kernel is shifted too."""
-    return kernel.whiten(kernel.centred.mean(sde.augment(x0)))
+    return kernel.whiten(kernel.centred.mean(sde.embed_data(x0)))
 
 
 def _square(v: Tensor) -> Tensor:

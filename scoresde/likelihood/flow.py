@@ -27,7 +27,7 @@ from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
-from scoresde.sde.maps import BlockMap
+from scoresde.sde.linalg.maps import BlockMap
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE
 
@@ -132,7 +132,7 @@ def log_likelihood(
         divergence = _with_probes(divergence, probes)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     x, precision = wide(x), x.dtype
-    state, drawn = sde.lift(x, noise)
+    state, drawn = sde.sample_auxiliary(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
         followed = _Followed(CheckedScore(score, len(x), precision, every_call=differentiable))
         found = engine.weigh(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
@@ -285,7 +285,7 @@ def known_biases(
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
     score, divergence = _Followed(CheckedScore(score, len(x), x.dtype)), divergence or Exact()
     x = wide(x)
-    state, _ = sde.lift(x, noise)
+    state, _ = sde.sample_auxiliary(x, noise)
     d = state[0].numel()
     t = torch.tensor(t_min, dtype=torch.float64, device=x.device)
     start, end = sde.kernel(t), sde.kernel(torch.full_like(t, sde.T))
@@ -293,7 +293,7 @@ def known_biases(
     scores: list[Tensor] = []
 
     def data_part(v: Tensor) -> Tensor:
-        return sde.augment(sde.project(v))  # what else the state holds was drawn, noise and all
+        return sde.embed_data(sde.extract_data(v))  # what else the state holds was drawn, noise and all
 
     def field(xi: Tensor) -> Tensor:
         scores.append(data_part(score(state + data_part(narrow.scale(xi)), t.to(x).expand(len(x)))))
@@ -306,7 +306,7 @@ def known_biases(
     cutoff = 0.5 * (trace.mean(0).double() + _dot(h, h)) - log_det - moved
     root = sde.prior_root()
     shrunk = root.inverse().compose(end.noise_map())
-    mean = end.mean(sde.augment(x).double())
+    mean = end.mean(sde.embed_data(x).double())
     mean = root.inverse()(mean - expand(sde.prior_mean(), mean).to(mean))
     prior = 0.5 * (d * float(shrunk.mean_square()) - d + _dot(mean, mean)) - d * float(shrunk.log_det())
     return KnownBiases(cutoff, prior)
@@ -317,7 +317,7 @@ def _log_det_of_data(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> fl
     a = kernel.signal_map()
     if not isinstance(a, BlockMap):
         return float(a.log_det())
-    data = sde.augment(torch.ones_like(like[:1], dtype=torch.float64))
+    data = sde.embed_data(torch.ones_like(like[:1], dtype=torch.float64))
     data = data.reshape(data.shape[1], -1)[:, 0]
     return float(((a.m @ data) @ data).abs().log().mean())
 

@@ -1,6 +1,6 @@
 """log p along the probability flow on a fixed grid: one evaluation for each node, new probes at each.
 
-In the whitened state w and the clock u (`sde/whitening.py`), with the residual slope f = dw/du and the residual divergence g,
+In the whitened state w and the clock u (`sde/gaussian_flow.py`), with the residual slope f = dw/du and the residual divergence g,
 
     log p(x_0) = log p_T(x_T) + ln |det R_n / det R_0| + int g du
 
@@ -179,7 +179,7 @@ def fit_grid(
     checked = CheckedScore(score, len(x), x.dtype)
     x = wide(x)
     centre, data_std = mean_and_spread(x)
-    x, _ = sde.lift(x, noise)
+    x, _ = sde.sample_auxiliary(x, noise)
     start = standard_grid(sde, t_min, data_std, centre)
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
     problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)

@@ -19,8 +19,8 @@ from scoresde.likelihood.engine import FlowProblem
 from scoresde.likelihood.estimate import Estimates, between_orders, path_square
 from scoresde.likelihood.grid import FlowGrid
 from scoresde.sde import LinearSDE
-from scoresde.sde.maps import LinearMap
-from scoresde.sde.whitening import WhitePoint, white_path
+from scoresde.sde.gaussian_flow import WhitePoint, white_path
+from scoresde.sde.linalg.maps import LinearMap
 from scoresde.solvers.quadrature import Increments, adams
 
 ORDER = 2
@@ -141,7 +141,7 @@ def _frames(sde: LinearSDE, grid: FlowGrid, times: Tensor, x: Tensor) -> tuple[W
     """The coordinates at all nodes as one, and the frame of each: on the device of x, computed on the CPU."""
     wide, n = x.new_zeros((), dtype=torch.float64), len(times)
     event = torch.zeros((1, *x.shape[1:]), dtype=torch.float64)
-    origin = sde.augment(grid.origin(sde.project(event)))
+    origin = sde.embed_data(grid.origin(sde.extract_data(event)))
     centres = sde.kernel(times).mean(origin.expand(n, *origin.shape[1:])).to(wide)
     points = white_path(sde, times, grid.data_std).to(wide)
     narrow = points.spread.to(x)
@@ -239,7 +239,7 @@ def _evaluation(problem: FlowProblem, x: Tensor) -> Evaluation:
         slope = frame.push(h + frame.pull(w))
         square = h.square().reshape(len(x), -1).sum(1)
         spoilt = 0.0 * square  # NaN where the score is not finite, and 0 elsewhere
-        return slope, spoilt - trace, frame.lift(score.double()), square
+        return slope, spoilt - trace, frame.sample_auxiliary(score.double()), square
 
     if not problem.differentiable:
         return torch.no_grad()(evaluate)

@@ -125,7 +125,7 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
             )
         with times_checked():
             kernel = self.sde.kernel(t)
-            x_t = kernel.mean(self.sde.augment(x0)) + kernel.scale(noise)
+            x_t = kernel.mean(self.sde.embed_data(x0)) + kernel.scale(noise)
         return Draw(t, noise, x_t.to(x0.dtype), kernel)
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:

@@ -137,11 +137,11 @@ class SlicedScoreMatching(Objective[SDE]):
 
     def _weighted(self, score: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """w."""
-        return self.sde.diffuse_twice(score, t, x) if self.weighting == "likelihood" else score
+        return self.sde.apply_diffusion_matrix(score, t, x) if self.weighting == "likelihood" else score
 
     def _root(self, v: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """g v where w = g g^T s, v where w = s: s^T of it is v^T g^T s."""
-        return self.sde.diffuse(v, t, x) if self.weighting == "likelihood" else v
+        return self.sde.apply_diffusion(v, t, x) if self.weighting == "likelihood" else v
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

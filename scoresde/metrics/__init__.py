@@ -8,12 +8,12 @@ Density models to beat                      baselines
 
 from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
-from scoresde.metrics.crps import crps, fair_crps
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
 from scoresde.metrics.moments import Gathering, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
+from scoresde.metrics.ranked_probability import crps, fair_crps
 from scoresde.metrics.sliced import sliced_wasserstein
 
 __all__ = [

@@ -2,27 +2,33 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.samplers import grids
-from scoresde.samplers.accurate import Pilot
-from scoresde.samplers.adaptive_sde import AdaptiveSDE
+from scoresde.samplers.adaptive.adaptive_sde import AdaptiveSDE
+from scoresde.samplers.adaptive.probability_flow import ProbabilityFlowODE
+from scoresde.samplers.adaptive.reverse_sde import ReverseSDESampler
 from scoresde.samplers.base import Sampler, SampleResult, Trajectory
-from scoresde.samplers.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
-from scoresde.samplers.expectation import Expectation
-from scoresde.samplers.fast import Fast
-from scoresde.samplers.fitted import FittedMultistep, FittedSampler
-from scoresde.samplers.fitting import fit
-from scoresde.samplers.forms import Data, Form, Noise, Whitened, diffusion_time, level, log_level
+from scoresde.samplers.checks import check
+from scoresde.samplers.discretization import (
+    Discretization,
+    ExactTransitions,
+    ReferenceDiscretization,
+    Step,
+    Transitions,
+)
+from scoresde.samplers.exponential.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
+from scoresde.samplers.exponential.parameterization import Data, Form, Noise, Whitened, diffusion_time, level, log_level
+from scoresde.samplers.exponential.runge_kutta import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
+from scoresde.samplers.fitted.accurate import Pilot
+from scoresde.samplers.fitted.expectation import Expectation
+from scoresde.samplers.fitted.fast import Fast
+from scoresde.samplers.fitted.fit_method import fit
+from scoresde.samplers.fitted.pilot import PilotGrid, pilot_grid
+from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
 from scoresde.samplers.grid_sampler import GridSampler
-from scoresde.samplers.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
-from scoresde.samplers.pilot import PilotGrid, pilot_grid
-from scoresde.samplers.posterior import DDIM, ConsistentAnnealed
-from scoresde.samplers.predictor_corrector import PredictorCorrector
-from scoresde.samplers.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
-from scoresde.samplers.probability_flow import ProbabilityFlowODE
-from scoresde.samplers.reverse_sde import ReverseSDESampler
-from scoresde.samplers.selfcheck import check
-from scoresde.samplers.single_step import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
-from scoresde.samplers.splitting import SymmetricSplitting
-from scoresde.samplers.walk import Discretization, ExactTransitions, ReferenceDiscretization, Step, Transitions
+from scoresde.samplers.predictor_corrector.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
+from scoresde.samplers.predictor_corrector.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
+from scoresde.samplers.predictor_corrector.sampler import PredictorCorrector
+from scoresde.samplers.predictor_corrector.splitting import SymmetricSplitting
 
 __all__ = [
     "AdamsBashforth",

@@ -167,7 +167,7 @@ class Record:
     def prediction(self, call: Call) -> Tensor:
         """The data's mean by a call of the score; the data of the last state where the process knows no mean, or the call was of
         a part of the batch."""
-        return self.sde.project(call.data(self.sde) if self._whole(call) else self.x)  # type: ignore[arg-type]
+        return self.sde.extract_data(call.data(self.sde) if self._whole(call) else self.x)  # type: ignore[arg-type]
 
     def _predict(self) -> None:
         """E[x_0 | x] for the state that was kept last, once the score was called there for the whole batch."""
@@ -244,7 +244,7 @@ class Sampler(ABC):
         try:
             record(0, torch.tensor(at, dtype=start.dtype), start)
             state, times = self.run(sde, counted, start, noise, record)
-            samples = sde.project(state)
+            samples = sde.extract_data(state)
         except KeyboardInterrupt:
             if counted.last is None:
                 raise

@@ -12,8 +12,8 @@ from torch import Tensor
 from scoresde._validation import check_number, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.discretization import Discretization, Grid, Steps, discretization, plain_steps
 from scoresde.samplers.instants import Instant, Interval
-from scoresde.samplers.walk import Discretization, Grid, Steps, discretization, plain_steps
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 

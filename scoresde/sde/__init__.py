@@ -2,27 +2,26 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.sde.base import SDE, Score, check_same_process
-from scoresde.sde.chain import Chain, EulerChain, TableChain
-from scoresde.sde.cosine import CosineVPSDE
-from scoresde.sde.edm import EDMSDE
-from scoresde.sde.interpolant import LinearInterpolantSDE
-from scoresde.sde.kernel import GaussianKernel, MapKernel, ScalarKernel, ShiftedKernel
-from scoresde.sde.langevin import CriticallyDampedLangevin
-from scoresde.sde.learned import LearnedSNRSDE
+from scoresde.sde.checks import CheckReport, CheckRow, check
+from scoresde.sde.linalg.kernel import GaussianKernel, MapKernel, ScalarKernel, ShiftedKernel
+from scoresde.sde.linalg.maps import BlockMap, DiagonalMap, LinearMap, ScalarMap
 from scoresde.sde.linear import LinearSDE
-from scoresde.sde.logsnr import LogSNRLinearSDE, LogSNRSDE
-from scoresde.sde.maps import BlockMap, DiagonalMap, LinearMap, ScalarMap
-from scoresde.sde.matrix import MatrixSDE
-from scoresde.sde.modewise import BlurringSDE, ModewiseSDE
 from scoresde.sde.nonlinear import NonlinearSDE, Prior
-from scoresde.sde.scalar import ScalarSDE
-from scoresde.sde.schedule import Schedule, ScheduleSDE
+from scoresde.sde.processes.cosine import CosineVPSDE
+from scoresde.sde.processes.edm import EDMSDE
+from scoresde.sde.processes.interpolant import LinearInterpolantSDE
+from scoresde.sde.processes.langevin import CriticallyDampedLangevin
+from scoresde.sde.processes.learned import LearnedSNRSDE
+from scoresde.sde.processes.logsnr import LogSNRLinearSDE, LogSNRSDE
+from scoresde.sde.processes.matrix import MatrixSDE
+from scoresde.sde.processes.modewise import BlurringSDE, ModewiseSDE
+from scoresde.sde.processes.schedule import Schedule, ScheduleSDE
+from scoresde.sde.processes.shifted import Shifted
+from scoresde.sde.processes.subvp import SubVPSDE
+from scoresde.sde.processes.ve import VESDE
+from scoresde.sde.processes.vp import VPSDE
+from scoresde.sde.scalar import Chain, EulerChain, ScalarSDE, TableChain
 from scoresde.sde.scores import evaluation_mode
-from scoresde.sde.selfcheck import CheckReport, CheckRow, check
-from scoresde.sde.shifted import Shifted
-from scoresde.sde.subvp import SubVPSDE
-from scoresde.sde.ve import VESDE
-from scoresde.sde.vp import VPSDE
 
 __all__ = [
     "SDE",

@@ -24,7 +24,7 @@ from scoresde._validation import check_number, check_times, expand, shown
 from scoresde.noise import NoiseSource
 
 if TYPE_CHECKING:
-    from scoresde.sde.chain import Chain
+    from scoresde.sde.scalar import Chain
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, t) -> grad log p_t(x), the shape of x. t is (B,), float32 where x has half precision."""
@@ -75,11 +75,11 @@ class SDE(ABC):
     additive: bool = True
     """Whether g is of t alone."""
 
-    def diffuse(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         """g z; the state x matters only to a process that is not `additive`."""
         return expand(self.diffusion(t), z) * z
 
-    def diffuse_twice(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion_matrix(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         """g g^T v: what multiplies the score."""
         return expand(self.diffusion(t), v) ** 2 * v
 
@@ -93,26 +93,26 @@ class SDE(ABC):
         """Shape of the state of one event."""
         return tuple(event_shape)
 
-    def augment(self, x0: Tensor) -> Tensor:
+    def embed_data(self, x0: Tensor) -> Tensor:
         """The mean of the state at t = 0 given data x0 (B, *event)."""
         return x0
 
-    def project(self, state: Tensor) -> Tensor:
+    def extract_data(self, state: Tensor) -> Tensor:
         """The data that a state stands for."""
         return state
 
-    def lift(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor | float]:
+    def sample_auxiliary(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor | float]:
         """A state drawn given data x0, and the log-density (B,) in nats of what was drawn: log p(x0) is at least the mean of
         log p(state) minus it, and equal where nothing is drawn."""
         return x0, 0.0
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """f - g^2 score, the drift of the reverse-time SDE, for a score already evaluated at (x, t)."""
-        return self.drift(x, t) - self.diffuse_twice(score, t)
+        return self.drift(x, t) - self.apply_diffusion_matrix(score, t)
 
     def flow_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """f - g^2 score / 2, the drift of the probability-flow ODE."""
-        return self.drift(x, t) - 0.5 * self.diffuse_twice(score, t)
+        return self.drift(x, t) - 0.5 * self.apply_diffusion_matrix(score, t)
 
     def discretize(self, steps: int) -> Chain:
         """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""

@@ -27,12 +27,12 @@ from scoresde._representation import GIVEN
 from scoresde._validation import check_batch, expand, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
-from scoresde.sde.basis import Basis
-from scoresde.sde.kernel import GaussianKernel, standard_normal_log_prob
-from scoresde.sde.maps import LinearMap
+from scoresde.sde.linalg.basis import Basis
+from scoresde.sde.linalg.kernel import GaussianKernel, standard_normal_log_prob
+from scoresde.sde.linalg.maps import LinearMap
 
 if TYPE_CHECKING:
-    from scoresde.sde.chain import Chain
+    from scoresde.sde.scalar import Chain
 
 
 class LinearSDE(SDE):
@@ -54,7 +54,7 @@ class LinearSDE(SDE):
 
     @abstractmethod
     def kernel(self, t: Tensor) -> GaussianKernel:
-        """The kernel x_t | x_0, for the state's mean at t = 0 as `augment` gives it; t is () or (B,)."""
+        """The kernel x_t | x_0, for the state's mean at t = 0 as `embed_data` gives it; t is () or (B,)."""
 
     @abstractmethod
     def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
@@ -78,10 +78,10 @@ class LinearSDE(SDE):
         self.check_time(t)
         return self.diffusion_map(t).mean_square().sqrt()
 
-    def diffuse(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         return self.diffusion_map(t)(z)
 
-    def diffuse_twice(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion_matrix(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         g = self.diffusion_map(t)
         return g(g.transpose()(v))
 
@@ -90,13 +90,13 @@ class LinearSDE(SDE):
         check_batch("x0", x0)
         self.check_time(t, len(x0))
         kernel = self.kernel(t)
-        return kernel.mean(self.augment(x0)), kernel.level()
+        return kernel.mean(self.embed_data(x0)), kernel.level()
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """A x_0 + L noise, for data x0 (B, *event) and noise (B, *state)."""
         check_batch("x0", x0)
         self.check_time(t, len(x0))
-        kernel, mean = self.kernel(t), self.augment(x0)
+        kernel, mean = self.kernel(t), self.embed_data(x0)
         if noise.shape != mean.shape:
             raise ValueError(f"noise has shape {tuple(noise.shape)}: give {tuple(mean.shape)}, one draw for each state")
         return kernel.mean(mean) + kernel.scale(noise)
@@ -122,7 +122,7 @@ class LinearSDE(SDE):
         ``transition(s, t).bridged(kernel(t), kernel(s))``. Raises ValueError for s > t, or times outside [0, T].
         """
         step, start, end = self.transition(s, t), self.kernel(s), self.kernel(t)
-        mean = start.mean(self.augment(x0))
+        mean = start.mean(self.embed_data(x0))
         off = end.whiten_transposed(end.whiten(x_t - step.mean(mean)))
         return mean + start.covariance(step.signal_map().transpose()(off))
 

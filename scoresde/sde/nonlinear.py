@@ -28,7 +28,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, check_count, check_number, expand
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
-from scoresde.sde.kernel import standard_normal_log_prob
+from scoresde.sde.linalg.kernel import standard_normal_log_prob
 from scoresde.solvers import SolverError, TorchSDE
 
 
@@ -100,11 +100,11 @@ class NonlinearSDE(SDE):
         value = self.g(t.reshape(-1))
         return value.reshape(t.shape + value.shape[1:])
 
-    def diffuse(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         """g z, at the state x where g depends on it."""
         return self._diffusion(z, t, x) * z
 
-    def diffuse_twice(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
+    def apply_diffusion_matrix(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
         """g g^T v, at the state x where g depends on it."""
         return self._diffusion(v, t, x) ** 2 * v
 
@@ -133,12 +133,12 @@ class NonlinearSDE(SDE):
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """f - D - g^2 score."""
-        drift = self.drift(x, t) - self.diffuse_twice(score, t, x)
+        drift = self.drift(x, t) - self.apply_diffusion_matrix(score, t, x)
         return drift if self.additive else drift - self.diffusion_divergence(x, t)
 
     def flow_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """f - D / 2 - g^2 score / 2."""
-        drift = self.drift(x, t) - 0.5 * self.diffuse_twice(score, t, x)
+        drift = self.drift(x, t) - 0.5 * self.apply_diffusion_matrix(score, t, x)
         return drift if self.additive else drift - 0.5 * self.diffusion_divergence(x, t)
 
     @torch.no_grad()

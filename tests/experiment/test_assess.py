@@ -19,10 +19,10 @@ from PIL import Image
 from scoresde._files import read_sealed, write_sealed
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
-from scoresde.experiment.checkpoint import read_tensors, write_tensors
-from scoresde.experiment.index import SampleIndex
-from scoresde.experiment.report_evaluation import evaluation
-from scoresde.experiment.sets import Events
+from scoresde.experiment.folder.checkpoint import read_tensors, write_tensors
+from scoresde.experiment.reports.evaluation import evaluation
+from scoresde.experiment.results.event_sets import Events
+from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
 from tests.experiment.conftest import ROOT, TINY, Command, CopyCommand, ended
 from tests.experiment.extractors import Stopping
@@ -138,7 +138,9 @@ def test_nothing_is_computed_twice(run, monkeypatch):
     assert "1438 events of data/train, 0 of them" in done.stdout
     done = run(evaluation__extractor="{'name': 'tests.experiment.extractors:Slow'}")
     assert done.stdout.count(" 0 of them") == 0, "by another extractor"
-    monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "__version__", "of another release")
+    monkeypatch.setattr(
+        importlib.import_module("scoresde.experiment.jobs.evaluation"), "__version__", "of another release"
+    )
     assert run().stdout.count(" 0 of them") == 0, "by another version"
 
 
@@ -378,7 +380,9 @@ def test_samples_of_before_are_said(run):
 
 def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
     """Samples drawn anew after their evaluation; samples, figures and likelihood of a checkpoint that was gone on from."""
-    monkeypatch.setattr(importlib.import_module("scoresde.experiment.report"), "baselines", lambda experiment: ([], ""))
+    monkeypatch.setattr(
+        importlib.import_module("scoresde.experiment.reports.report"), "baselines", lambda experiment: ([], "")
+    )
     workdir = Workdir(run.command.workdir)
     run(verb="likelihood", likelihood__limit=2)
     assert not workdir.outdated(json.loads((workdir.likelihood / "test.json").read_text()))
@@ -421,7 +425,7 @@ def test_samples_by_other_weights_stand_beside_the_first(run):
 
 
 def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("scoresde.experiment.assess"), "DIMENSIONS_UP_TO", 63)
+    monkeypatch.setattr(importlib.import_module("scoresde.experiment.jobs.evaluation"), "DIMENSIONS_UP_TO", 63)
     assert "Coordinates gives 64 numbers" in run(code=2).stderr
 
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from scoresde.experiment.config import load_config
-from scoresde.experiment.experiment import Experiment
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.loader import load_config
 from scoresde.score import MixedPrediction
 from tests.experiment.conftest import ROOT
 

@@ -18,7 +18,7 @@ import torch
 from ml_collections import ConfigDict
 
 from scoresde.experiment import ConfigError, Experiment, Workdir, apply_overrides, load_config
-from scoresde.experiment.checkpoint import list_checkpoints, read_checkpoint
+from scoresde.experiment.folder.checkpoint import list_checkpoints, read_checkpoint
 
 from .conftest import ROOT, TINY, called
 

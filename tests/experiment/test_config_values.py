@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from benchmarks.fuzz_configs import BASE, fuzz
 from scoresde.experiment import ConfigError, Experiment, apply_overrides, build, load_config
-from scoresde.experiment.config import check_values, read_config
-from scoresde.experiment.kinds import described, fits, offers
-from scoresde.experiment.weights import weights_name
+from scoresde.experiment.config.kinds import described, fits, offers
+from scoresde.experiment.config.loader import check_values, read_config
+from scoresde.experiment.config.weight_names import weights_name
 from scoresde.samplers import DEIS, EDM, Sampler
+from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.grids import karras
-from scoresde.samplers.walk import ExactTransitions
 from scoresde.sde import VPSDE, LinearSDE
 
 from .conftest import ROOT, called
@@ -97,8 +97,8 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def _a_small_machine(monkeypatch):
-    monkeypatch.setattr("scoresde.experiment.limits.machine_memory", lambda: 2**17)
-    monkeypatch.setattr("scoresde.experiment.limits.MODULES", 200)
+    monkeypatch.setattr("scoresde.experiment.config.limits.machine_memory", lambda: 2**17)
+    monkeypatch.setattr("scoresde.experiment.config.limits.MODULES", 200)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

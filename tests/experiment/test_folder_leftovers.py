@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scoresde._files import WriteError, write_atomic
-from scoresde.experiment.checkpoint import list_checkpoints
+from scoresde.experiment.folder.checkpoint import list_checkpoints
 from tests.experiment.conftest import called
 
 CONFIG = """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scoresde.experiment.checkpoint import (
+from scoresde.experiment.folder.checkpoint import (
     CheckpointError,
     last_checkpoint,
     list_checkpoints,
@@ -18,7 +18,7 @@ from scoresde.experiment.checkpoint import (
     read_tensors,
     write_tensors,
 )
-from scoresde.experiment.restore import load_optimizer
+from scoresde.experiment.training.restore import load_optimizer
 from tests.experiment.conftest import TINY, HereCommand
 
 HEADERS = {
@@ -162,7 +162,7 @@ def test_moments_that_are_missing_or_do_not_fit_are_refused(run, change, said):
 
 def test_moments_of_a_parameter_without_a_gradient_are_not_missed(tmp_path):
     from scoresde.ema import EMA
-    from scoresde.experiment.checkpoint import save_checkpoint
+    from scoresde.experiment.folder.checkpoint import save_checkpoint
 
     network = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 2), "idle": torch.nn.Linear(2, 2)})
     optimizer = torch.optim.Adam(network.parameters())

@@ -19,9 +19,9 @@ from scoresde.data import CIFAR10, MNIST, Affine, Quantized
 from scoresde.data.inspect_facts import Facts, farthest, survey
 from scoresde.data.inspect_sources import Source, find
 from scoresde.experiment import Experiment, Workdir, load_config
-from scoresde.experiment.checkpoint import list_checkpoints
-from scoresde.experiment.inspect import inspect
-from scoresde.experiment.inspect_advice import Measured, advise, data_section
+from scoresde.experiment.folder.checkpoint import list_checkpoints
+from scoresde.experiment.inspection.advice import Measured, advise, data_section
+from scoresde.experiment.inspection.inspection import inspect
 
 from .conftest import ROOT, called
 

@@ -12,9 +12,9 @@ import torch
 
 from scoresde._files import read_sealed, write_sealed
 from scoresde.experiment import Workdir
-from scoresde.experiment.checkpoint import read_tensors, write_tensors
-from scoresde.experiment.rows import COLUMNS, Batch, Row
-from scoresde.experiment.summary import statistics
+from scoresde.experiment.folder.checkpoint import read_tensors, write_tensors
+from scoresde.experiment.results.likelihood_rows import COLUMNS, Batch, Row
+from scoresde.experiment.results.likelihood_summary import statistics
 from scoresde.likelihood import log_likelihood
 from tests.experiment.conftest import HereCommand
 
@@ -145,7 +145,7 @@ class TestRows:
             seeds.append(noise.seed)
             return log_likelihood(sde, score, x, noise=noise, **settings)
 
-        monkeypatch.setattr("scoresde.experiment.weigh.log_likelihood", watched)
+        monkeypatch.setattr("scoresde.experiment.jobs.likelihood.log_likelihood", watched)
         for seed in (11, 12):
             weigh("--draws=2", likelihood__seed=seed, likelihood__limit=1)
         assert seeds[::2] == [11, 12] and len(set(seeds)) == 4
@@ -200,7 +200,7 @@ class TestFailures:
                     sde, lambda y, t: torch.where(lost, math.nan, score(y, t)), x, noise=noise, **settings
                 )
 
-            monkeypatch.setattr("scoresde.experiment.weigh.log_likelihood", bent)
+            monkeypatch.setattr("scoresde.experiment.jobs.likelihood.log_likelihood", bent)
 
         return now
 

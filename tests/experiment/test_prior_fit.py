@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scoresde.data import Affine, Dataset
-from scoresde.experiment.build import ConfigError
-from scoresde.experiment.prior_fit import check_prior, prior_mismatch
+from scoresde.experiment.config.builder import ConfigError
+from scoresde.experiment.training.prior_fit import check_prior, prior_mismatch
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, LinearSDE, SubVPSDE
 
 from .conftest import called
@@ -31,7 +31,7 @@ def test_the_mismatch_is_that_of_gaussians(sde, mean, std):
     found, x = given(sde, mean, std)
     t = torch.tensor(sde.T, dtype=torch.float64)
     if isinstance(sde, CriticallyDampedLangevin):
-        state = sde.kernel(t).mean(sde.augment(x))
+        state = sde.kernel(t).mean(sde.embed_data(x))
         zero = torch.zeros_like(state)
         wanted = float((sde.prior_log_prob(zero) - sde.prior_log_prob(state)).mean()) / 6
     else:

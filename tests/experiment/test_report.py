@@ -17,11 +17,11 @@ from PIL import Image
 from scoresde._files import bytes_digest, write_sealed
 from scoresde.data import Affine
 from scoresde.experiment import Experiment, apply_overrides, load_config
-from scoresde.experiment.checkpoint import list_checkpoints
-from scoresde.experiment.page import figure, page, table
-from scoresde.experiment.pictures import curve_picture, event_picture
-from scoresde.experiment.report import baselines
-from scoresde.experiment.report_training import read_metrics, speed
+from scoresde.experiment.folder.checkpoint import list_checkpoints
+from scoresde.experiment.folder.plots import curve_picture, event_picture
+from scoresde.experiment.reports.html import figure, page, table
+from scoresde.experiment.reports.report import baselines
+from scoresde.experiment.reports.training import read_metrics, speed
 from tests.experiment.conftest import ROOT, TINY, CopyCommand, ended
 
 FEW = {
@@ -195,7 +195,7 @@ class TestBaselines:
 
     def test_large_ones_are_said(self, tmp_path, monkeypatch):
         raw = np.random.default_rng(0).integers(0, 17, (240, 1, 8, 8)).astype(np.uint8)
-        room = importlib.import_module("scoresde.experiment.report")
+        room = importlib.import_module("scoresde.experiment.reports.report")
         monkeypatch.setattr(room, "MIXTURES_UP_TO", 120 * 20 * 64)
         found, said = self.of(tmp_path, raw)
         assert "20 diag" in found[0].name

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from scoresde.experiment import Workdir, read_samples
-from scoresde.experiment.shards import Entry, SampleStore, gaps
-from scoresde.experiment.sharing import Tell, local_device
+from scoresde.experiment.jobs.job import Tell, local_device
+from scoresde.experiment.results.shards import Entry, SampleStore, gaps
 from scoresde.samplers import Sampler
 from tests.experiment.conftest import TINY, Command, CopyCommand, HereCommand, ended
 
@@ -213,7 +213,7 @@ def test_other_settings_start_anew_and_do_not_mix(draw, trained):
 
 def test_many_samples_stay_in_their_shards(draw, monkeypatch):
     x = x_of(draw.folder)
-    monkeypatch.setattr("scoresde.experiment.draw.GATHERED_UP_TO", 8 * 64 - 1)
+    monkeypatch.setattr("scoresde.experiment.jobs.sampling.GATHERED_UP_TO", 8 * 64 - 1)
     assert "8 samples by pc in 3 shards named in pc.json" in draw().stdout
     assert not (draw.folder / "pc.npz").exists() and (draw.folder / "pc.png").exists()
     assert np.array_equal(np.concatenate([p["x"] for p in read_samples(draw.folder / "pc.json")]), x)

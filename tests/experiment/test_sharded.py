@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.children import SMALL, together
 from scoresde.experiment import Workdir, posthoc
 from scoresde.experiment import train as train_here
-from scoresde.experiment.checkpoint import (
+from scoresde.experiment.folder.checkpoint import (
     CheckpointError,
     last_checkpoint,
     list_checkpoints,
@@ -27,7 +27,7 @@ from scoresde.experiment.checkpoint import (
     write_index,
     write_tensors,
 )
-from scoresde.experiment.distributed import Group, Sharded, blocks
+from scoresde.experiment.training.distributed import Group, Sharded, blocks
 from scoresde.networks import NCSNpp
 from tests.experiment.test_training import apart
 from tests.experiment.training import advance, experiment, trainer
@@ -169,7 +169,7 @@ class TestFolder:
 
     def test_without_checksums_a_flipped_bit_would_pass(self, run, monkeypatch):
         folder, whole = run
-        monkeypatch.setattr("scoresde.experiment.checkpoint._checksum", lambda tensors, header: None)
+        monkeypatch.setattr("scoresde.experiment.folder.checkpoint._checksum", lambda tensors, header: None)
         folded(folder, whole, {"format": 2, "step": 3, "ema_updates": 1, "config": ""})
         file = rank_file(folder / "step-000000003", 1)
         content = bytearray(file.read_bytes())

@@ -17,7 +17,7 @@ from benchmarks.children import SMALL, together
 from scoresde.ema import EMA
 from scoresde.experiment import Workdir
 from scoresde.experiment import train as train_here
-from scoresde.experiment.checkpoint import last_checkpoint, list_checkpoints, rank_file, read_tensors, remove
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, rank_file, read_tensors, remove
 from tests.experiment.conftest import SMALL as HERE
 from tests.experiment.conftest import HereCommand
 from tests.experiment.test_sample_shards import FEW
@@ -172,7 +172,7 @@ class TestCommandsOnAFolderOfParts:
         return call
 
     def test_they_work_and_pass_over_a_broken_part(self, run, monkeypatch):
-        monkeypatch.setattr(sys.modules["scoresde.experiment.report"], "baselines", lambda experiment: ([], ""))
+        monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
         whole = last_checkpoint(run.folder / "checkpoints")
         for torn, name in (("", "step-000000004"), ("step-000000004 is torn, and passed over", "step-000000002")):
             for verb, result in (("sample", "samples/pc.json"), ("likelihood", "likelihood/test.json")):

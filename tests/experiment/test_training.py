@@ -12,10 +12,10 @@ from torch import nn
 from benchmarks.children import together
 from scoresde.experiment import Workdir
 from scoresde.experiment import train as train_here
-from scoresde.experiment.checkpoint import last_checkpoint, read_tensors, save_checkpoint
-from scoresde.experiment.distributed import Group
-from scoresde.experiment.interrupts import GRACE, interrupts
-from scoresde.experiment.trainer import BUCKETS, own_generator, time_edges
+from scoresde.experiment.folder.checkpoint import last_checkpoint, read_tensors, save_checkpoint
+from scoresde.experiment.training.distributed import Group
+from scoresde.experiment.training.signals import GRACE, interrupts
+from scoresde.experiment.training.trainer import BUCKETS, own_generator, time_edges
 from scoresde.losses import ChainTimes, DenoisingScoreMatching, UniformLogNoise, UniformTime
 from scoresde.networks import Embedding
 from scoresde.noise import NoiseSource
@@ -140,7 +140,7 @@ class TestGoingOn:
     def test_signals(self, world, monkeypatch):
         """A second one counts at once; for a launcher's process only after some seconds, since it hears each of them twice."""
         now = [100.0]
-        monkeypatch.setattr("scoresde.experiment.interrupts.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("scoresde.experiment.training.signals.time.monotonic", lambda: now[0])
         import signal
 
         with interrupts(world) as stopped:

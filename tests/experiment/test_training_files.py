@@ -22,7 +22,7 @@ from torch import nn
 from scoresde.ema import PowerEMA, _products, posthoc_coefficients, power_exponent
 from scoresde.experiment import Workdir, WorkdirError, dry_run, posthoc
 from scoresde.experiment import train as train_here
-from scoresde.experiment.checkpoint import (
+from scoresde.experiment.folder.checkpoint import (
     CheckpointError,
     last_checkpoint,
     list_checkpoints,
@@ -30,12 +30,12 @@ from scoresde.experiment.checkpoint import (
     read_tensors,
     write_tensors,
 )
-from scoresde.experiment.distributed import Group
-from scoresde.experiment.dry_run import Activations
-from scoresde.experiment.metrics import COLUMNS, metrics, whole_rows
-from scoresde.experiment.previews import is_due, preview, with_steps
-from scoresde.experiment.trainer import BUCKETS, Trainer
-from scoresde.experiment.workdir import config_digest
+from scoresde.experiment.folder.workdir import config_digest
+from scoresde.experiment.training.distributed import Group
+from scoresde.experiment.training.dry_run import Activations
+from scoresde.experiment.training.metrics_log import COLUMNS, metrics, whole_rows
+from scoresde.experiment.training.previews import is_due, preview, with_steps
+from scoresde.experiment.training.trainer import BUCKETS, Trainer
 from scoresde.samplers import Fast, UniPC
 from scoresde.sde import VPSDE
 from scoresde.solvers import SolverError
@@ -136,7 +136,7 @@ def test_killed_before_a_checkpoint_no_snapshot_is_missing(tmp_path, monkeypatch
 
     for name in ("save_checkpoint", "snapshot"):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(sys.modules["scoresde.experiment.train"], name, killed)
+            patched.setattr(sys.modules["scoresde.experiment.training.loop"], name, killed)
             run(tmp_path / name, **settings)
         run(tmp_path / name, **settings)
         names = [[p.name for p in list_checkpoints(f / "averages")] for f in (tmp_path / name, tmp_path / "whole")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoresde.experiment import ConfigError, load_config
-from scoresde.experiment.trust import untrusted
+from scoresde.experiment.config.trust import untrusted
 
 from .canary import CALLS
 from .conftest import called, ended
@@ -111,17 +111,17 @@ class TestAFolderIsData:
         seen = []
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         monkeypatch.chdir(trained)
-        monkeypatch.setattr("scoresde.experiment.report", lambda *given: seen.append(list(sys.path)))
+        monkeypatch.setattr("scoresde.experiment.reports.report", lambda *given: seen.append(list(sys.path)))
         assert called("report", "--workdir", ".").returncode == 0
         assert seen and str(trained) not in seen[0]
 
     def test_own_names_of_another_kind(self, foreign):
         """Of the library, but not what the key takes: nothing is made of them."""
-        for name in ("MLP", "karras", "scoresde.networks.mlp:MLP", "scoresde.experiment.workdir:Workdir"):
+        for name in ("MLP", "karras", "scoresde.networks.mlp:MLP", "scoresde.experiment.folder.workdir:Workdir"):
             assert_refused(called("sample", "--workdir", foreign({"sde": {"name": name}})), "is not allowed here")
-        done = called("sample", "--workdir", foreign({"sde": {"name": "scoresde.sde.vp:torch"}}))
+        done = called("sample", "--workdir", foreign({"sde": {"name": "scoresde.sde.processes.vp:torch"}}))
         assert_refused(done, "is a module")
-        done = called("sample", "--workdir", foreign({"sde": {"name": "scoresde.experiment.build:Path"}}))
+        done = called("sample", "--workdir", foreign({"sde": {"name": "scoresde.experiment.config.builder:Path"}}))
         assert_refused(done, "is of pathlib")
 
     def test_a_program_in_a_file(self, foreign, tmp_path):
@@ -184,7 +184,7 @@ class TestTrust:
 
 
 def test_names_in_the_library():
-    allowed = ("VPSDE", "scoresde.sde.vp:VPSDE", "scoresde.sde:VPSDE", "no such name")
+    allowed = ("VPSDE", "scoresde.sde.processes.vp:VPSDE", "scoresde.sde:VPSDE", "no such name")
     assert untrusted({"a": [{"name": name} for name in allowed]}) == []
     foreign = (
         "scoresde:sde", "scoresde.__main__:main", "scoresde._files:write_atomic", "scoresde.no.file:X", "scoresde..sde:X",

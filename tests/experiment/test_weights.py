@@ -13,7 +13,9 @@ import torch
 
 from scoresde.ema import PowerEMA, posthoc_coefficients, power_exponent, profile_error
 from scoresde.experiment import Workdir, posthoc
-from scoresde.experiment.checkpoint import (
+from scoresde.experiment.config.weight_names import titled, weights_name, width
+from scoresde.experiment.folder.averages import combined, snapshot
+from scoresde.experiment.folder.checkpoint import (
     CheckpointError,
     OneFile,
     last_checkpoint,
@@ -21,8 +23,6 @@ from scoresde.experiment.checkpoint import (
     read_tensors,
     write_tensors,
 )
-from scoresde.experiment.posthoc import combined, snapshot
-from scoresde.experiment.weights import titled, weights_name, width
 from tests.experiment.conftest import CopyCommand, ended
 from tests.experiment.test_sample_shards import FEW
 from tests.experiment.training import experiment
@@ -31,7 +31,7 @@ AVERAGES = {
     **FEW, "training__steps": 6, "training__ema_decays": [0.1, 0.9], "training__posthoc": [0.05, 0.1],
     "training__posthoc_every": 2, "sampling__count": 3,
 }  # fmt: skip
-MODULE = sys.modules["scoresde.experiment.posthoc"]  # whose name the function takes
+MODULE = sys.modules["scoresde.experiment.folder.averages"]  # whose name the function takes
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_names():
 
 def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
     """Raw weights, two averages and a post-hoc one: four files, four sets of numbers, the default's as they were."""
-    monkeypatch.setattr(sys.modules["scoresde.experiment.report"], "baselines", lambda experiment: ([], ""))
+    monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     before = {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")}
     assert "3 of them to draw here, weights model" in run("sample", "--weights", "model")
     run("sample", "--weights=ema1")
@@ -96,7 +96,7 @@ def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
 
 
 def test_rows_of_each_are_apart(run, monkeypatch):
-    monkeypatch.setattr(sys.modules["scoresde.experiment.report"], "baselines", lambda experiment: ([], ""))
+    monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     before = (run.folder / "likelihood" / "test.json").read_bytes()
     assert "5 of them to compute here" in run("likelihood", "--weights", "model")
     assert "0 of them to compute here" in run("likelihood")

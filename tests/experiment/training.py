@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from scoresde.experiment import Experiment, load_config
-from scoresde.experiment.config import apply_overrides
-from scoresde.experiment.distributed import Group
-from scoresde.experiment.trainer import Trainer
+from scoresde.experiment.config.loader import apply_overrides
+from scoresde.experiment.training.distributed import Group
+from scoresde.experiment.training.trainer import Trainer
 from tests.experiment.conftest import ROOT
 
 TINY = {

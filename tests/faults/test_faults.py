@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.experiment.checkpoint import (
+from scoresde.experiment.folder.checkpoint import (
     CheckpointError,
     last_checkpoint,
     list_checkpoints,

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.children import together, train
 from benchmarks.faults import FAULTS, Bench, attempt, random
 from benchmarks.work_faults import SAMPLING
-from scoresde.experiment.checkpoint import last_checkpoint
+from scoresde.experiment.folder.checkpoint import last_checkpoint
 
 
 @pytest.mark.long
@@ -34,7 +34,7 @@ def test_many_times(fault, tmp_path):
 @pytest.mark.long
 def test_a_bench_sees_a_checkpoint_without_a_checksum(tmp_path, monkeypatch):
     """Were the checksum not looked at, some flipped bits would pass."""
-    monkeypatch.setattr("scoresde.experiment.checkpoint._checksum", lambda tensors, header: header.get("sha256"))
+    monkeypatch.setattr("scoresde.experiment.folder.checkpoint._checksum", lambda tensors, header: header.get("sha256"))
     flipped = next(f for f in FAULTS if f.__name__ == "flipped")
     assert any("was taken for intact" in line for line in attempt(flipped, 4, tmp_path))
 

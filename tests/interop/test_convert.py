@@ -17,7 +17,7 @@ import torch
 from scoresde.cli import main
 from scoresde.ema import EMA
 from scoresde.experiment import Experiment, Workdir, load_config, read_checkpoint
-from scoresde.experiment.checkpoint import list_checkpoints
+from scoresde.experiment.folder.checkpoint import list_checkpoints
 from scoresde.interop.score_sde import layout, to_reference
 
 from ..parity.common import _PLACES, folder, tensor

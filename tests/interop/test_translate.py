@@ -12,8 +12,8 @@ import torch
 from ml_collections import ConfigDict
 
 from scoresde.experiment import Experiment
-from scoresde.experiment.build import build
-from scoresde.experiment.config import load_config
+from scoresde.experiment.config.builder import build
+from scoresde.experiment.config.loader import load_config
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.score_sde import from_reference, to_reference
 from scoresde.interop.translate import translate

@@ -12,7 +12,7 @@ from scoresde.likelihood import elbo
 from scoresde.likelihood.bounds import _Cells, _log_noise, _Path, _seen
 from scoresde.noise import NoiseSource
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, Shifted, SubVPSDE
-from scoresde.sde.basis import dct
+from scoresde.sde.linalg.basis import dct
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 100.0)}
 
@@ -55,7 +55,7 @@ class Dense:
 
     def __init__(self, sde):
         self.sde, d = sde, len(MEAN)
-        self.embed = sde.augment(torch.eye(d, dtype=torch.float64)).reshape(d, -1).mT
+        self.embed = sde.embed_data(torch.eye(d, dtype=torch.float64)).reshape(d, -1).mT
         self.size = len(self.embed)
         shape = sde.state_shape((d,))
         self.shape, self.prior = shape, sde.prior_root().dense(shape)
@@ -257,7 +257,7 @@ def test_what_the_data_leaves_open_by_dense_matrices(name):
     """Where the state is more than the data: with W = L^-1 A as a matrix, W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d."""
     sde, t, like = LARGER[name], torch.tensor(0.3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64)
     kernel = sde.kernel(t)
-    data = sde.augment(torch.eye(3, dtype=torch.float64))
+    data = sde.embed_data(torch.eye(3, dtype=torch.float64))
     w = kernel.whiten(kernel.signal_map()(data)).reshape(3, 6).mT
     unit = torch.eye(6, dtype=torch.float64).reshape(6, 2, 3)
     assert torch.allclose(_seen(sde, kernel, like, unit).reshape(6, 6), w @ torch.linalg.pinv(w), atol=1e-9)
@@ -272,7 +272,7 @@ def test_a_shift_leaves_the_bound(name):
 
     def moved(y, t):
         kernel = sde.kernel(t)
-        return -0.5 * (y - kernel.mean(sde.augment(torch.zeros(len(y), 3, dtype=y.dtype))))
+        return -0.5 * (y - kernel.mean(sde.embed_data(torch.zeros(len(y), 3, dtype=y.dtype))))
 
     there = elbo(sde, moved, x, draws=1, replicates=2, t_min=T_MIN)
     here = elbo(plain, lambda y, t: -0.5 * y, x, draws=1, replicates=2, t_min=T_MIN)

@@ -145,7 +145,7 @@ def test_the_gradient_is_the_denoising_loss_s(sde):
 @pytest.mark.parametrize("sde", [CriticallyDampedLangevin(), BlurringSDE((2,))], ids=["velocities", "modes"])
 def test_likelihood_weighting_with_a_matrix(sde, variance_reduced):
     """-tr(G G^T A) + E ||G^T (b - A x)||^2 / 2 for noise on the velocity alone, and for noise by frequency."""
-    square = sde.diffuse_twice(torch.eye(2, dtype=F64), torch.full((2,), 0.3, dtype=F64))
+    square = sde.apply_diffusion_matrix(torch.eye(2, dtype=F64), torch.full((2,), 0.3, dtype=F64))
     assert not torch.allclose(square, square[0, 0] * torch.eye(2, dtype=F64))
     x = MEAN + STANDARD @ torch.linalg.cholesky(COVARIANCE).T
     draw = SlicedDraw(torch.full((16,), 0.3, dtype=F64), x, SIGNS[:, None].expand(4, 16, 2))
@@ -178,7 +178,7 @@ def test_likelihood_weighting_with_a_diffusion_of_x():
 
     class Outside(SlicedScoreMatching):
         def _weighted(self, score, t, x):
-            return self.sde.diffuse_twice(score, t, x.detach())
+            return self.sde.apply_diffusion_matrix(score, t, x.detach())
 
     planted = Outside(sde, weighting="likelihood")
     assert value(planted, 1.0) != pytest.approx(-0.5 * n**2 * (1 + 1 / v), rel=0.1)

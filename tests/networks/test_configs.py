@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from scoresde.data import Quantized
-from scoresde.experiment.build import ConfigError, build
-from scoresde.experiment.config import load_config
-from scoresde.experiment.experiment import Likelihood, Sampling, Training, build_model, settings
+from scoresde.experiment.config.builder import ConfigError, build
+from scoresde.experiment.config.experiment import Likelihood, Sampling, Training, build_model, settings
+from scoresde.experiment.config.loader import load_config
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks.refinenet import RefineNet
-from scoresde.predictions import ScaledScorePrediction
 from scoresde.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Langevin, ReverseDiffusion, Sampler
 from scoresde.score import NoisePrediction, ScorePrediction
+from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import Chain, LinearSDE
 
 from ..params import some_long

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.experiment.build import build
-from scoresde.experiment.config import load_config
+from scoresde.experiment.config.builder import build
+from scoresde.experiment.config.loader import load_config
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
 from scoresde.networks import (
     DDPM,
@@ -29,8 +29,8 @@ from scoresde.networks import (
     RadialEmbedding,
     SinusoidalEmbedding,
 )
-from scoresde.predictions import ScaledScorePrediction
 from scoresde.score import LogNoiseLabel, ScoreModel, TimeLabel
+from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE
 
 from .common import _PLACES, _ROOT, arrays, folder, tensor

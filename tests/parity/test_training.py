@@ -14,8 +14,8 @@ import torch
 from scoresde.ema import EMA
 from scoresde.interop.score_sde import from_reference, layout, to_reference
 from scoresde.losses import DenoisingScoreMatching, UniformTime
-from scoresde.predictions import ScaledScorePrediction
 from scoresde.score import LogNoiseLabel, ScoreModel, TimeLabel
+from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, VPSDE
 
 from .common import arrays, tensor

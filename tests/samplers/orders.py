@@ -2,7 +2,7 @@
 
 Steps on the `log_noise` grid from T to t = 0.05, 16 to 81 of them; slopes of ln(error) over ln(steps), by least squares.
 Strong: root mean square distance of 24 paths of a two-mode mixture, whose score is not linear, to the exact flow (DOP853 at
-1e-11). Weak: error of mean and variance for Gaussian data, exact to rounding (`samplers/selfcheck/moments.py`). Processes
+1e-11). Weak: error of mean and variance for Gaussian data, exact to rounding (`samplers/checks/moments.py`). Processes
 are mild, VP and sub-VP with beta up to 8 and VE from 0.1 to 5, so that these counts show the order and not how it is come
 by.
 
@@ -40,7 +40,7 @@ from scoresde.samplers import (
     grids,
     level,
 )
-from scoresde.samplers.selfcheck.moments import Case, distance, exact_law, targets
+from scoresde.samplers.checks.moments import Case, distance, exact_law, targets
 from scoresde.sde import VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.solvers import ScipyODE, TorchSDE
 from scoresde.solvers.quadrature import gauss_legendre

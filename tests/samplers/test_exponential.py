@@ -27,9 +27,9 @@ from scoresde.samplers import (
     grids,
     level,
 )
-from scoresde.samplers.exponential import Intervals, Nodes
+from scoresde.samplers.exponential.coefficients import Intervals, Nodes
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
-from scoresde.sde.basis import fourier
+from scoresde.sde.linalg.basis import fourier
 from tests.params import some_long
 from tests.samplers.orders import SDES, STRONG, T_MIN, WEAK, mixture, on, path_errors, quiet, slope, weak_errors
 

@@ -30,7 +30,7 @@ from scoresde.samplers import (
     grids,
     pilot_grid,
 )
-from scoresde.samplers.adaptive_sde import Paths
+from scoresde.samplers.adaptive.adaptive_sde import Paths
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import ScipyODE
 from tests.params import some_long
@@ -172,7 +172,7 @@ def test_adaptive_steps_are_each_sample_s_own():
     with pytest.raises(FloatingPointError, match="not finite"):
         AdaptiveSDE(max_steps=3)(SDES["vp"], score, (2, 2))
     of_state = NonlinearSDE(
-        VPSDE().drift, lambda x, t: VPSDE().diffuse(1 + 0 * x, t), steps=10, divergence=lambda x, t: 0 * x
+        VPSDE().drift, lambda x, t: VPSDE().apply_diffusion(1 + 0 * x, t), steps=10, divergence=lambda x, t: 0 * x
     )
     with pytest.raises(ValueError, match="diffusion of the state"):
         AdaptiveSDE()(of_state, lambda x, t: -x, (2, 2))

@@ -19,10 +19,10 @@ from scoresde.samplers import (
     UniPC,
     Whitened,
     fit,
-    fit_stages,
-    fitting,
     grids,
 )
+from scoresde.samplers.fitted import fit_method as fitting
+from scoresde.samplers.fitted import stages as fit_stages
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import RungeKutta
 from scoresde.solvers.quadrature import adams

@@ -23,8 +23,8 @@ from scoresde.samplers import (
     ReverseDiffusion,
 )
 from scoresde.samplers.base import CountedScore
-from scoresde.samplers.correctors import AnnealedLangevin
 from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.predictor_corrector.correctors import AnnealedLangevin
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 from scoresde.solvers import ScipyODE
 from tests.params import whole

@@ -28,7 +28,7 @@ from scoresde.samplers import (
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.grid_sampler import Model
 from scoresde.sde import VESDE, VPSDE, MatrixSDE, Shifted, SubVPSDE
-from scoresde.sde.basis import fourier
+from scoresde.sde.linalg.basis import fourier
 from scoresde.solvers import ScipyODE, TorchSDE
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}

@@ -25,7 +25,7 @@ from scoresde.samplers import (
     UniPC,
     grids,
 )
-from scoresde.samplers.history import phi, polynomial_weights
+from scoresde.samplers.exponential.history import phi, polynomial_weights
 from scoresde.sde import EDMSDE, VESDE, VPSDE, CosineVPSDE, LinearInterpolantSDE, SubVPSDE
 
 SDES = {

@@ -21,8 +21,8 @@ from scoresde.samplers import (
     ReverseSDESampler,
     Sampler,
 )
-from scoresde.samplers.selfcheck import check
-from scoresde.samplers.selfcheck import report as report_module
+from scoresde.samplers.checks import check
+from scoresde.samplers.checks import report as report_module
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
 from tests.bare import Bare
 from tests.params import some_long
@@ -103,8 +103,8 @@ class Planted(Predictor):
 
     def step(self, sde, step, x, score, z):
         t, h = step.t, step.width
-        mean = x - (self.f * sde.drift(x, t) - self.pull * sde.diffuse_twice(score, t)) * h
-        return mean + self.noise * sde.diffuse(z, t) * h**self.power, mean
+        mean = x - (self.f * sde.drift(x, t) - self.pull * sde.apply_diffusion_matrix(score, t)) * h
+        return mean + self.noise * sde.apply_diffusion(z, t) * h**self.power, mean
 
 
 class GlobalNoise(EulerMaruyama):

@@ -15,7 +15,7 @@ from scoresde.distributions import GaussianMixture
 from scoresde.losses import DenoisingScoreMatching, UniformLogNoise
 from scoresde.noise import NoiseSource
 from scoresde.samplers import EulerMaruyama, ExactTransitions, PredictorCorrector, SymmetricSplitting
-from scoresde.samplers.splitting import drift_of_covariance, prior_score, reversal
+from scoresde.samplers.predictor_corrector.splitting import drift_of_covariance, prior_score, reversal
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, Shifted, SubVPSDE
 
 T_MIN = 1e-3
@@ -27,7 +27,7 @@ SDES = {"cld": CriticallyDampedLangevin(mass=0.25, beta=4.0, gamma=0.04), "vp": 
 def law(sde, t, mean, std):
     """Mean (D,) and covariance (D, D) of the state at t for data N(mean, std^2)."""
     kernel, shape = sde.kernel(torch.as_tensor(t, dtype=torch.float64)), sde.state_shape((1,))
-    start = sde.augment(ONE.reshape(1, 1)).flatten()
+    start = sde.embed_data(ONE.reshape(1, 1)).flatten()
     unit = torch.eye(len(start), dtype=torch.float64).reshape(-1, *shape)
     a, c = kernel.mean(unit).flatten(1).mT, kernel.covariance(unit).flatten(1).mT
     return a @ start * mean, std**2 * torch.outer(a @ start, a @ start) + c

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scoresde.sde import ModewiseSDE, check
-from scoresde.sde.basis import Fourier, fourier
-from scoresde.sde.maps import DiagonalMap
+from scoresde.sde.linalg.basis import Fourier, fourier
+from scoresde.sde.linalg.maps import DiagonalMap
 
 F64 = torch.float64
 SHAPES = [

@@ -92,7 +92,7 @@ def reverse_draws(sde, n, change=lambda drift, x, t: drift):
         return change(sde.reverse_drift(x, t, score(x, t)), x, t)
 
     def diffusion(x, t):
-        return sde.diffuse(torch.ones_like(x), t.expand(len(x)), x)
+        return sde.apply_diffusion(torch.ones_like(x), t.expand(len(x)), x)
 
     start, noise = sde.prior_sample((n, 1), seed=3, dtype=F64), NoiseSource.of(3, n)
     with torch.no_grad():

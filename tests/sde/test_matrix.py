@@ -11,14 +11,14 @@ from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
 from scoresde.samplers import PredictorCorrector, SymmetricSplitting
-from scoresde.sde.basis import dct, fourier
-from scoresde.sde.langevin import CriticallyDampedLangevin
-from scoresde.sde.maps import BlockMap, ScalarMap
-from scoresde.sde.matrix import MatrixSDE
-from scoresde.sde.selfcheck import check
-from scoresde.sde.subvp import SubVPSDE
-from scoresde.sde.ve import VESDE
-from scoresde.sde.vp import VPSDE
+from scoresde.sde.checks import check
+from scoresde.sde.linalg.basis import dct, fourier
+from scoresde.sde.linalg.maps import BlockMap, ScalarMap
+from scoresde.sde.processes.langevin import CriticallyDampedLangevin
+from scoresde.sde.processes.matrix import MatrixSDE
+from scoresde.sde.processes.subvp import SubVPSDE
+from scoresde.sde.processes.ve import VESDE
+from scoresde.sde.processes.vp import VPSDE
 from scoresde.solvers import ScipyODE
 
 TIMES = torch.cat((torch.tensor([1e-8, 1e-5, 1e-3]), torch.linspace(0, 1, 161)[1:])).double()
@@ -277,14 +277,14 @@ def test_edges_of_time():
 
 def test_lift_and_project():
     sde, x0 = third_order(data_component=1), torch.randn(5, 2, 3)
-    state, log_q = sde.lift(x0, NoiseSource.of(0, 5))
+    state, log_q = sde.sample_auxiliary(x0, NoiseSource.of(0, 5))
     assert state.shape == (5, 3, 2, 3)
-    assert torch.equal(sde.project(state), x0)
-    assert torch.equal(sde.project(sde.augment(x0)), x0)
+    assert torch.equal(sde.extract_data(state), x0)
+    assert torch.equal(sde.extract_data(sde.embed_data(x0)), x0)
     others = state[:, [0, 2]] / torch.tensor([0.3, 0.5])[:, None, None]
     wanted = -0.5 * (others**2).flatten(1).sum(1) - 6 * math.log(2 * math.pi) - 6 * math.log(0.15)
     assert torch.allclose(log_q, wanted.double(), atol=1e-4)
-    assert as_block(VPSDE()).lift(x0, NoiseSource.of(0, 5))[1].tolist() == [0.0] * 5
+    assert as_block(VPSDE()).sample_auxiliary(x0, NoiseSource.of(0, 5))[1].tolist() == [0.0] * 5
 
 
 def test_likelihood_of_gaussian_data():

@@ -46,13 +46,13 @@ def test_coefficients_are_the_linear_process_s(way, event):
     for t in (torch.linspace(0.0, 1.0, 5, dtype=F64), torch.tensor(0.3, dtype=F64)):
         pairs = [
             (sde.drift(x, t), VP.drift(x, t)),
-            (sde.diffuse(v, t, x), VP.diffuse(v, t)),
-            (sde.diffuse_twice(v, t, x), VP.diffuse_twice(v, t)),
+            (sde.apply_diffusion(v, t, x), VP.apply_diffusion(v, t)),
+            (sde.apply_diffusion_matrix(v, t, x), VP.apply_diffusion_matrix(v, t)),
             (sde.reverse_drift(x, t, v), VP.reverse_drift(x, t, v)),
             (sde.flow_drift(x, t, v), VP.flow_drift(x, t, v)),
         ]
         if sde.additive:
-            pairs += [(sde.diffusion(t), VP.diffusion(t)), (sde.diffuse(v, t), VP.diffuse(v, t))]
+            pairs += [(sde.diffusion(t), VP.diffusion(t)), (sde.apply_diffusion(v, t), VP.apply_diffusion(v, t))]
         for found, wanted in pairs:
             assert found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-13)
 
@@ -67,7 +67,9 @@ def test_a_number_for_each_coordinate(depends):
         sde = NonlinearSDE(VP.drift, lambda x, t: t[:, None] * scale * x.cos())
     for t in (torch.tensor(0.3, dtype=F64), torch.linspace(0.1, 0.9, 4, dtype=F64)):
         g = t.expand(4)[:, None] * scale * (1.0 if depends == "t" else x.cos())
-        assert torch.allclose(sde.diffuse(v, t, x), g * v) and torch.allclose(sde.diffuse_twice(v, t, x), g**2 * v)
+        assert torch.allclose(sde.apply_diffusion(v, t, x), g * v) and torch.allclose(
+            sde.apply_diffusion_matrix(v, t, x), g**2 * v
+        )
         d = torch.zeros_like(x) if depends == "t" else -2 * g**2 * x.tan()
         assert torch.allclose(sde.diffusion_divergence(x, t), d, rtol=1e-12)
         assert torch.allclose(sde.flow_drift(x, t, v), VP.drift(x, t) - 0.5 * (d + g**2 * v), rtol=1e-12)
@@ -329,7 +331,7 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"f returned shape \(4,\)"):
         NonlinearSDE(lambda x, t: t, VP.diffusion).drift(x, t)
     with pytest.raises(ValueError, match=r"g returned shape \(2,\)"):
-        NonlinearSDE(VP.drift, lambda t: t[:2]).diffuse(x, t)
+        NonlinearSDE(VP.drift, lambda t: t[:2]).apply_diffusion(x, t)
     with pytest.raises(ValueError, match=r"divergence returned shape \(4,\)"):
         NonlinearSDE(VP.drift, lambda x, t: x, divergence=lambda x, t: t).diffusion_divergence(x, t)
     with pytest.raises(ValueError, match=r"gave draws of shape \(4, 2\)"):
@@ -351,7 +353,7 @@ def test_a_diffusion_of_x_asks_for_x():
     sde, x, t = geometric(), normal((2, 1)), torch.tensor([0.5, 0.6], dtype=F64)
     with pytest.raises(TypeError, match="depends on x"):
         sde.diffusion(t)
-    for call in (sde.diffuse, sde.diffuse_twice):
+    for call in (sde.diffuse, sde.apply_diffusion_matrix):
         with pytest.raises(ValueError, match="give the state"):
             call(x, t)
 

@@ -32,7 +32,7 @@ def test_reverse_drift_and_flow(sde, shape, c):
     assert f.shape == reverse.shape == flow.shape == shape
     assert torch.allclose(reverse, f - g**2 * here, rtol=1e-13, atol=1e-13)
     assert torch.allclose(flow, f - g**2 * here / 2, rtol=1e-12, atol=1e-12)
-    assert torch.equal(sde.diffuse(x, t), g * x)
+    assert torch.equal(sde.apply_diffusion(x, t), g * x)
 
 
 @LIGHT
@@ -62,7 +62,7 @@ def simulate(sde, x0, g_factor=1.0):
         pair = source.normal((2,), step=k, purpose="path", dtype=F64)
         for j in (0, 1):
             t = scalar((2 * k + j + 0.5) * h)
-            x = x + sde.drift(x, t) * h + (g_factor * h) ** 0.5 * sde.diffuse(pair[:, j], t)
+            x = x + sde.drift(x, t) * h + (g_factor * h) ** 0.5 * sde.apply_diffusion(pair[:, j], t)
     return x
 
 

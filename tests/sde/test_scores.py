@@ -30,7 +30,7 @@ from scoresde.samplers import (
     fit,
     pilot_grid,
 )
-from scoresde.samplers.accurate import Pilot
+from scoresde.samplers.fitted.accurate import Pilot
 from scoresde.score import ScoreModel
 from scoresde.sde import VESDE, VPSDE, check_same_process, evaluation_mode
 from scoresde.sde.base import process_of

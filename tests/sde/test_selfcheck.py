@@ -11,9 +11,9 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.samplers import DDIM, PredictorCorrector
 from scoresde.sde import VESDE, VPSDE, ScalarKernel, ScalarSDE, SubVPSDE, check
-from scoresde.sde.basis import haar
-from scoresde.sde.langevin import CriticallyDampedLangevin
-from scoresde.sde.modewise import BlurringSDE
+from scoresde.sde.linalg.basis import haar
+from scoresde.sde.processes.langevin import CriticallyDampedLangevin
+from scoresde.sde.processes.modewise import BlurringSDE
 from tests.bare import Bare
 from tests.params import some_long
 
@@ -169,7 +169,7 @@ MISTAKES = {
 def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
     """By default without the flow of Gaussian data, which takes most of the time and gives none of these rows."""
     if not whole:
-        monkeypatch.setattr("scoresde.sde.selfcheck.run.gaussian", lambda subject: [])
+        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda subject: [])
     line, hint = MISTAKES[wrong]
     report = check(wrong())
     row = next((r for r in report.rows if r.name == line), None)

@@ -120,7 +120,7 @@ MOVED = GaussianMixture(torch.tensor([[1.0, 0.5], [-1.0, -0.5]]) + MU, stds=torc
 
 def origin(sde):
     """MU as a state, (1, *state)."""
-    return sde.augment(MU[None])
+    return sde.embed_data(MU[None])
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -277,7 +277,7 @@ MISTAKES = {
 def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
     """By default without the flow of Gaussian data, which takes most of the time and gives none of these rows."""
     if not whole:
-        monkeypatch.setattr("scoresde.sde.selfcheck.run.gaussian", lambda subject: [])
+        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda subject: [])
     line, hint = MISTAKES[wrong]
     report = check(wrong(VPSDE(), MU))
     row = next(r for r in report.rows if r.name == line)
@@ -308,7 +308,7 @@ def test_events_of_another_shape_are_refused():
     for call in (
         lambda: sde.perturb(torch.zeros(4, 3), torch.tensor(0.5), torch.zeros(4, 3)),
         lambda: sde.prior_sample((4, 1)),
-        lambda: sde.lift(torch.zeros(4, 2, 2), NoiseSource.of(0, 4)),
+        lambda: sde.sample_auxiliary(torch.zeros(4, 2, 2), NoiseSource.of(0, 4)),
     ):
         with pytest.raises(ValueError, match=r"the mean of .* is one of \(2,\)"):
             call()
@@ -338,7 +338,7 @@ def test_the_mean_of_the_bridge_is_that_of_the_joint_law(sde):
     for i in range(3):
         s, t = times[0][i], times[1][i]
         first, last, step = sde.kernel(s), sde.kernel(t), sde.transition(s, t)
-        m_s, m_t = (k.mean(sde.augment(x0[i : i + 1])).reshape(-1) for k in (first, last))
+        m_s, m_t = (k.mean(sde.embed_data(x0[i : i + 1])).reshape(-1) for k in (first, last))
         noise_s, noise_t, a = (m.dense(shape) for m in (first.noise_map(), last.noise_map(), step.signal_map()))
         joint = torch.cat((torch.cat((noise_s @ noise_s.mT, noise_s @ noise_s.mT @ a.mT), 1),
                            torch.cat((a @ noise_s @ noise_s.mT, noise_t @ noise_t.mT), 1)))  # fmt: skip

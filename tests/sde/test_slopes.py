@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scoresde.sde.slopes import values_and_slopes
+from scoresde.sde.autodiff import values_and_slopes
 
 F64 = torch.float64
 TIMES = torch.tensor([0.1, 0.2, 0.5], dtype=F64)

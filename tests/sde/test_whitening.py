@@ -21,7 +21,7 @@ from scoresde.sde import (
     Shifted,
     SubVPSDE,
 )
-from scoresde.sde.whitening import white_points
+from scoresde.sde.gaussian_flow import white_points
 from scoresde.solvers import ScipyODE
 from tests.params import some_long
 from tests.sde.schedules import ALL as SCHEDULES

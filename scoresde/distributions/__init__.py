@@ -1,0 +1,6 @@
+"""Distributions whose score and density have a closed form at every time under every linear process."""
+
+from scoresde.distributions.empirical import SmoothedEmpirical
+from scoresde.distributions.mixture import GaussianMixture
+
+__all__ = ["GaussianMixture", "SmoothedEmpirical"]

@@ -1,0 +1,255 @@
+"""Laws whose score and density are known in closed form at every time under every linear process.
+
+Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it stays a mixture,
+
+    p_t(x) = sum_k w_k N(x; alpha mu_k, alpha^2 C_k + sigma^2 I),
+
+and the score is the responsibility-weighted sum of its components' scores. With C_k = V_k diag(c_k) V_k^T, decomposed
+once, every time costs a rotation. Under a process with a matrix kernel N(A x_0, L L^T) the components are
+N(A mu_k, A C_k A^T + L L^T), by dense matrices: for small events. Where a kernel is shifted, its mean at x_0 = 0 is subtracted
+from x first. They are the ground truth of the project's tests, and a network of nobody's making: anything that takes a score
+takes ``mixture.score(sde)``.
+
+Inside, everything is float64 whatever the dtype of x; results come in the dtype of x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._arguments import check_constructors
+from scoresde._validation import Numbers, as_numbers, check_batch, check_count
+from scoresde.noise import NoiseSource
+from scoresde.sde.linalg.kernel import GaussianKernel, ScalarKernel
+from scoresde.sde.linear import LinearSDE
+
+_CHUNK = 2**21
+"""Elements of a (B, K, d) block that is held at once: 16 MiB in float64."""
+
+
+class GaussianMixture:
+    """A mixture of K Gaussians on events of any shape.
+
+    means: (K, *event).
+    stds: () or (K,) for isotropic components; (K, *event) for diagonal ones. None where ``covariances`` is given.
+    weights: (K,) non-negative; normalised here. None: equal.
+    covariances: (K, d, d) symmetric positive semi-definite, d the size of the event; in place of ``stds``.
+
+    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance. With a variance of
+    0 there is a density for t > 0 only, and `log_prob` raises ValueError.
+    """
+
+    def __init__(
+        self,
+        means: Numbers,
+        stds: Numbers | None = None,
+        weights: Numbers | None = None,
+        *,
+        covariances: Numbers | None = None,
+    ) -> None:
+        means = as_numbers("means", means)
+        if means.numel() == 0:
+            raise ValueError(
+                f"means has shape {tuple(means.shape)}: give at least one component, of at least one number"
+            )
+        if means.ndim < 2:
+            raise ValueError(f"means has shape {tuple(means.shape)}: give (K, *event)")
+        self.event_shape = tuple(means.shape[1:])
+        self.means = means.flatten(1)
+        count, d = self.means.shape
+        self.rotations: Tensor | None = None
+        if (stds is None) == (covariances is None):
+            raise ValueError("give either stds or covariances")
+        if covariances is not None:
+            covariances = as_numbers("covariances", covariances, means.device)
+            if covariances.shape != (count, d, d):
+                raise ValueError(f"covariances has shape {tuple(covariances.shape)}: give ({count}, {d}, {d})")
+            if not torch.allclose(covariances, covariances.mT, atol=1e-10):
+                raise ValueError("covariances are not symmetric")
+            self.variances, self.rotations = torch.linalg.eigh(covariances)
+            floor = -1e-10 * float(self.variances.abs().max())
+        elif stds is not None:
+            std = as_numbers("stds", stds, means.device)
+            if std.shape not in ((), (count,), means.shape):
+                raise ValueError(f"stds has shape {tuple(std.shape)}: give (), ({count},) or {tuple(means.shape)}")
+            if bool((std < 0).any()):
+                raise ValueError("stds holds negative values")
+            # isotropic components keep one column: it broadcasts over the coordinates
+            std = std.flatten(1) if std.shape == means.shape else std.expand(count)[:, None]
+            self.variances, floor = std**2, 0.0
+        if float(self.variances.min()) < floor:
+            raise ValueError(f"covariances has an eigenvalue of {float(self.variances.min()):g}: none may be negative")
+        self.variances = self.variances.clamp(min=0.0)
+        self._flat = not bool((self.variances > 0).all())
+        weights = torch.ones(count) if weights is None else as_numbers("weights", weights)
+        if weights.shape != (count,) or bool((weights < 0).any()) or not float(weights.sum()) > 0:
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)}: give ({count},) non-negative numbers, not all 0"
+            )
+        weights = weights.to(self.means)
+        self.weights = weights / weights.sum()
+        self._squares = torch.einsum("kd,kd->k", self.means, self.means)
+        shared = self.variances.shape[1] == 1 and bool((self.variances == self.variances[0]).all())
+        self._distinct_variances = self.variances[:1, 0] if shared else self.variances[:, 0]
+
+    def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
+        """(n, *event) exact draws, number ``first`` and on; draw i depends on (seed, first + i) alone."""
+        check_count("n", n)
+        source = NoiseSource.of(seed, n, first, self.means.device)
+        u = source.uniform((), step=0, purpose="mixture component", dtype=torch.float64)
+        k = torch.searchsorted(self.weights.cumsum(0), u).clamp(max=len(self.weights) - 1)
+        z = source.normal(self.means.shape[1:], step=0, purpose="mixture noise", dtype=torch.float64)
+        z = z * self.variances[k].sqrt()
+        if self.rotations is not None:
+            for one in k.unique():  # a component at a time: their rotations side by side would fill the memory
+                z[k == one] = z[k == one] @ self.rotations[one].mT
+        out: Tensor = (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
+        return out
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (B, *event) -> (B,)."""
+        check_batch("x", x)
+        if self._flat:
+            raise ValueError(
+                f"{self!r} has no density at t = 0, a variance of it is 0: give stds > 0, or take log_prob_at"
+            )
+        one = torch.ones((), dtype=torch.float64, device=x.device)
+        return self._evaluate(x, one, 0.0 * one)[0]
+
+    def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
+        return self._at(sde, x, t)[0]
+
+    def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
+        """The exact score under ``sde``: (x, t) -> grad log p_t(x)."""
+        return _MixtureScore(self, sde)
+
+    def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log-density (B,) and score (B, *state) of x_t at the state x."""
+        check_batch("x", x)
+        sde.check_time(t, len(x))
+        t = t.to(torch.float64)
+        if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
+            state = ", ".join(["B", *map(str, sde.state_shape(self.event_shape))])
+            raise ValueError(f"x has shape {tuple(x.shape)}: give ({state}), a batch of the process's states")
+        kernel = sde.kernel(t)
+        dtype, x = x.dtype, x.to(torch.float64)
+        x = x - kernel.mean(torch.zeros_like(x))
+        if isinstance(kernel.centred, ScalarKernel):
+            log_prob, score = self._evaluate(x, kernel.centred.a, kernel.centred.std)
+            return log_prob.to(dtype), score.to(dtype)
+        flat, times = x.flatten(1), t.expand(len(x))
+        if bool((times == times[0]).all()):
+            log_prob, score = _full(flat[None], *self._dense(sde, times[:1]), self.weights)
+            return log_prob[0].to(dtype), score[0].to(dtype).reshape(x.shape)
+        rows = max(1, _CHUNK // (8 * len(self.means) * flat.shape[1] ** 2))
+        parts = []
+        for i in range(0, len(x), rows):
+            own, which = times[i : i + rows].unique(return_inverse=True)
+            means, factors = self._dense(sde, own)
+            parts.append(_full(flat[i : i + rows, None], means[which], factors[which], self.weights))
+        log_prob, score = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
+        return log_prob.to(dtype), score.to(dtype).reshape(x.shape)
+
+    def _dense(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (n, K, D) and Cholesky factors (n, K, D, D) of the components of x_t without its shift, at times t (n,)."""
+        n, d, shape = len(t), self.means.shape[1], sde.state_shape(self.event_shape)
+        size = math.prod(shape)
+
+        def columns(count: int, event: tuple[int, ...], function: Callable[[GaussianKernel, Tensor], Tensor]) -> Tensor:
+            """A map's matrices (n, D, count), from its images of unit vectors of shape ``event``."""
+            unit = torch.eye(count, dtype=torch.float64).reshape(count, *event).repeat(n, *(1,) * len(event))
+            images = function(sde.kernel(t.repeat_interleave(count)).centred, unit)
+            return images.reshape(n, count, size).mT
+
+        forward = columns(d, self.event_shape, lambda kernel, unit: kernel.mean(sde.embed_data(unit)))
+        noise = columns(size, shape, lambda kernel, unit: kernel.covariance(unit))[:, None]
+        variances = self.variances.expand(-1, d)
+        turned = forward[:, None].expand(-1, len(variances), -1, -1)
+        if self.rotations is not None:
+            turned = turned @ self.rotations
+        covariances = turned @ (variances[:, :, None] * turned.mT) + 0.5 * (noise + noise.mT)
+        return self.means @ forward.mT, torch.linalg.cholesky(covariances)
+
+    def _evaluate(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """log-density (B,) and score (B, *event) of the law of alpha x_0 + sigma z at x."""
+        check_batch("x", x)
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the distribution's is {self.event_shape}")
+        flat = x.flatten(1).to(torch.float64)
+        alpha, sigma = alpha.expand(len(x))[:, None], sigma.expand(len(x))[:, None]
+        isotropic = self.rotations is None and self.variances.shape[1] == 1
+        part, size = (self._isotropic, len(self.means)) if isotropic else (self._general, self.means.numel())
+        rows = max(1, _CHUNK // size)
+        parts = [part(flat[i : i + rows], alpha[i : i + rows], sigma[i : i + rows]) for i in range(0, len(x), rows)]
+        log_prob, score = (torch.cat(part).to(x.dtype) for part in zip(*parts, strict=True))
+        return log_prob, score.reshape(x.shape)
+
+    def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """One variance per component. Distances come from a matrix product, so nothing of size B K d is made."""
+        variance = alpha**2 * self._distinct_variances + sigma**2  # (B, 1) where all components share it, else (B, K)
+        lengths = x.square().sum(1, keepdim=True) + alpha**2 * self._squares
+        squares = torch.addmm(lengths, -2.0 * alpha * x, self.means.mT).clamp(min=0.0)
+        norm = self.weights.log() - 0.5 * x.shape[1] * (2.0 * math.pi * variance).log()
+        log_joint = torch.addcdiv(norm, squares, variance, value=-0.5)
+        log_prob = log_joint.logsumexp(-1)
+        share = (log_joint - log_prob[:, None]).exp() / variance
+        total = share.sum(1, keepdim=True)
+        near = (share.detach() > 0.0).any(0).nonzero()[:, 0]  # far from most points most shares are exactly 0
+        means = self.means
+        if 2 * len(near) < len(means):
+            share, means = share[:, near], means[near]
+        return log_prob, alpha * (share @ means) - total * x
+
+    def _general(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = alpha[..., None], sigma[..., None]
+        offset = x[:, None] - alpha * self.means  # (B, K, d)
+        if self.rotations is not None:
+            offset = torch.einsum("kij,bki->bkj", self.rotations, offset)
+        variance = alpha**2 * self.variances + sigma**2  # (B, K, d) or (B, K, 1)
+        whitened = offset / variance
+        repeats = offset.shape[-1] // variance.shape[-1]
+        log_det = repeats * variance.log().sum(-1)
+        norm = offset.shape[-1] * math.log(2.0 * math.pi)
+        log_joint = self.weights.log() - 0.5 * ((offset * whitened).sum(-1) + log_det + norm)
+        log_prob = log_joint.logsumexp(-1)
+        share = (log_joint - log_prob[:, None]).exp()
+        if self.rotations is not None:
+            return log_prob, -torch.einsum("bk,kij,bkj->bi", share, self.rotations, whitened)
+        return log_prob, -torch.einsum("bk,bki->bi", share, whitened)
+
+
+def _full(x: Tensor, means: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log-density (G, n) and score (G, n, D) at x (G, n, D) of mixtures with means (G, K, D) and covariances factor factor^T."""
+    offset = (x[:, None] - means[:, :, None]).mT  # (G, K, D, n)
+    white = torch.linalg.solve_triangular(factors, offset, upper=False)
+    slope = torch.linalg.solve_triangular(factors.mT, white, upper=True)
+    log_det = (
+        factors.diagonal(dim1=-2, dim2=-1).log().sum(-1) - weights.log() + 0.5 * x.shape[-1] * math.log(2.0 * math.pi)
+    )
+    log_joint = -log_det[..., None] - 0.5 * (white**2).sum(2)
+    log_prob = log_joint.logsumexp(1)
+    share = (log_joint - log_prob[:, None]).exp()
+    return log_prob, -torch.einsum("gkn,gkdn->gnd", share, slope)
+
+
+@dataclass(frozen=True)
+class _MixtureScore:
+    """grad log p_t of a mixture under a process."""
+
+    mixture: GaussianMixture
+    sde: LinearSDE
+
+    def __repr__(self) -> str:
+        return f"{self.mixture!r}.score({self.sde!r})"
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.mixture._at(self.sde, x, t)[1]
+
+
+check_constructors(globals())

@@ -1,0 +1,1 @@
+"""Config files: loading, overrides, and the objects that their nodes name."""

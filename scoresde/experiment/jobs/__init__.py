@@ -1,0 +1,1 @@
+"""Work that processes share: sampling, likelihoods, evaluation."""

@@ -1,0 +1,256 @@
+"""The report of a run, also of one that is unfinished, at work or broken: what is there is shown, what is not is said."""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
+from scoresde.data import Quantized
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.folder.plots import event_picture, histogram_picture
+from scoresde.experiment.folder.workdir import Workdir, config_digest
+from scoresde.experiment.reports.evaluation import evaluation
+from scoresde.experiment.reports.html import UNREADABLE, figure, missing, note, page, table
+from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training
+from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
+
+BASELINES_UP_TO = 2**24
+"""Numbers in a training set up to which other density models are fitted to it: the digits have 2^17, CIFAR-10 2^27."""
+MIXTURES_UP_TO = 2**29
+"""Products in a pass of a mixture's fit, events x components x dimensions (squared for full covariances): about a minute."""
+
+
+def report(experiment: Experiment, workdir: Workdir) -> Path:
+    """Write report.html into the work folder and return its path.
+
+    Raises WorkdirError where the folder or its last checkpoint belongs to another config. A result that is torn, or was changed
+    after it was written, is named in place of its figures.
+    """
+    workdir.check(experiment)
+    workdir.check_trained(experiment)
+    metrics = read_metrics(workdir.metrics_file)
+    sections = [
+        _head(experiment, workdir, metrics),
+        _plan(experiment),
+        _likelihood(experiment, workdir),
+        _samples(experiment, workdir),
+        evaluation(workdir),
+        training(experiment, workdir, metrics),
+        _timings(experiment, workdir, metrics),
+        _settings(workdir),
+        _environment(workdir),
+    ]
+    with workdir.lock("report", wait=True):
+        workdir.sweep("report")
+        write_atomic(workdir.report_file, page(f"scoresde: {workdir.path.name}", sections).encode())
+    return workdir.report_file
+
+
+def baselines(experiment: Experiment) -> tuple[list[Baseline], str]:
+    """Other density models on the same split, and which are left out and why; none for data that is not discrete, or large."""
+    data, transform = experiment.data, experiment.data.transform
+    if not isinstance(transform, Quantized):
+        return [], ""
+    n, d = len(data.train), math.prod(data.event_shape)
+    if n * d > BASELINES_UP_TO:
+        return [], f"no baselines: {n} training events of {d} numbers are more than {BASELINES_UP_TO} in all"
+    raw, held_out = (d.events(torch.arange(len(d))) for d in (data.train, data.test))
+    found = [pixel_histogram(raw, held_out, transform.levels)]
+    work = {c: n * c[0] * (d * d if c[1] == "full" else d) for c in CANDIDATES}
+    fitted = tuple(c for c in CANDIDATES if c[0] <= n and n > 1 and work[c] <= MIXTURES_UP_TO)
+    left = [
+        f"{c[0]} {c[1]} ({'few events' if c[0] > n or n < 2 else 'large events'})"
+        for c in CANDIDATES
+        if c not in fitted
+    ]
+    if fitted:
+        train, test = (d.encode(torch.arange(len(d)), seed=experiment.likelihood.seed) for d in (data.train, data.test))
+        found.insert(0, gaussian_mixtures(train, test, transform.width, fitted))
+    return found, f"Gaussian mixtures left out: {', '.join(left)}" if left else ""
+
+
+def _head(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
+    return f"<h1>{html.escape(workdir.path.name)}</h1>{progress(experiment, workdir, metrics)}"
+
+
+def _plan(experiment: Experiment) -> str:
+    plan, network = experiment.training, experiment.model.network
+    parameters = sum(p.numel() for p in experiment.model.parameters())
+    passes = plan.steps * plan.batch_size / len(experiment.data.train)
+    rows = [
+        ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} for test"),
+        ("process", repr(experiment.model.sde)),
+        ("network", f"{type(network).__name__} with {parameters:,} parameters"),
+        ("prediction", _named(experiment.model.prediction)),
+        ("objective", _node(experiment, "objective")),
+        ("training", f"{plan.steps:,} steps of {plan.batch_size}, {passes:,.1f} passes; learning rate {plan.learning_rate:g}, "
+                     f"{plan.schedule}, warm-up {plan.warmup}; averages at {', '.join(f'{decay:g}' for decay in plan.decays)}"),
+        *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
+        ("likelihood", f"{experiment.likelihood.split}, draws of each event: {experiment.likelihood.draws}, "
+                       f"{_named(experiment.likelihood.divergence)}"),
+    ]  # fmt: skip
+    return "<h2>Plan</h2>" + table("plan", (), rows)
+
+
+def _named(thing: object) -> str:
+    """How a thing prints itself, or its class where that has an address."""
+    text = repr(thing)
+    return type(thing).__name__ if " at 0x" in text else text
+
+
+def _node(experiment: Experiment, section: str) -> str:
+    node = experiment.config.to_dict()[section]
+    rest = ", ".join(f"{key}={value!r}" for key, value in node.items() if key != "name")
+    return f"{node['name']}({rest})"
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    """The content of a result's file; empty where it is not there as it was written."""
+    try:
+        return read_sealed(file)
+    except (OSError, ValueError):
+        return {}
+
+
+def _outdated(experiment: Experiment, workdir: Workdir, facts: dict[str, Any]) -> str:
+    """What a result was made with, where that is not the run as it is now; else nothing."""
+    if facts.get("config digest") not in (None, config_digest(experiment)):
+        return f"another config, digest {facts['config digest']}"
+    return workdir.outdated(facts)
+
+
+def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
+    parts = ["<h2>Likelihood</h2>"]
+    for file in sorted(workdir.likelihood.glob("*.json")):
+        try:
+            parts.append(_one_likelihood(experiment, file))
+            if before := _outdated(experiment, workdir, _facts(file)):
+                parts.append(missing(f"{file.name}: computed with {before}: scoresde likelihood computes it again"))
+        except UNREADABLE as problem:
+            parts.append(missing(f"{file.name} cannot be shown: {problem!r}: scoresde likelihood writes it again"))
+    return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde likelihood")
+
+
+def _one_likelihood(experiment: Experiment, file: Path) -> str:
+    summary, lines = read_sealed(file), read_plain(file.with_suffix(".csv"))
+    if summary["table digest"] != bytes_digest(lines):
+        raise ValueError(f"{file.stem}.csv is not the table that belongs to it")
+    discrete = "bits_per_dim" in summary
+    unit, keys = (
+        ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats_of_data", "nats_error"))
+    )
+    meaning = "bits/dim, less is better" if discrete else "nats, log-density of the data as given, more is better"
+    value, error = summary[keys[0]], summary[keys[1]]
+    column, shift = ("bits_per_dim", 0.0) if discrete else ("nats", value - summary["nats"])
+    others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
+    rows = [
+        (
+            f"this run, likelihood of its probability flow, weights {summary['weights']}",
+            f"{value:.3f}",
+            "unknown" if error is None else f"{error:.3f}",
+        )
+    ]
+    rows += [
+        (b.name, f"{b.bits_per_dim:.3f}", "unknown" if math.isnan(b.standard_error) else f"{b.standard_error:.3f}")
+        for b in others
+    ]
+    head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
+    table_rows = csv.DictReader(lines.decode().splitlines())
+    values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])
+    biases = dict(summary["known biases"])
+    failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
+    return "".join([
+        table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
+        note(left_out) if left_out else "",
+        figure(histogram_picture(values, f"{unit} of an event"), f"{len(values)} events and draws, {meaning}", "wide"),
+        missing(failed) if summary["failed"] else "",
+        note(
+            "The standard error is over events; it holds their differences, the dequantisation and the trace noise. Its parts, "
+            f"and the solver's own estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
+            "flow at t_min, with the prior at T, and is not corrected for either; to first order the figure is too pessimistic "
+            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
+        ),
+    ])  # fmt: skip
+
+
+def _listed(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'unknown' if value is None else f'{value:.3g}'}" for name, value in figures.items())
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    keys = ("draws", "solver", "divergence", "t_min", "transform", "data digest", "checkpoint", "weights", "seed")
+    return ", ".join(f"{k} {summary[k]}" for k in keys) + "."
+
+
+def _samples(experiment: Experiment, workdir: Workdir) -> str:
+    data = experiment.data.test
+    parts = ["<h2>Samples</h2>"]
+    raw = data.raw[: min(64, len(data))]
+    parts.append(figure(event_picture(raw, data.transform), "held-out data, not samples"))
+    for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
+        try:
+            parts.append(_drawn(experiment, workdir, name))
+            continue
+        except FileNotFoundError:
+            pass
+        except UNREADABLE as problem:
+            parts.append(missing(f"{name} cannot be shown: {problem}: scoresde sample writes it again"))
+        there = len(list(workdir.samples.glob(f"{name}/shards-*/*.npz")))
+        said = f"being drawn, {there} batches are there" if there else "not drawn yet"
+        parts.append(missing(f"{name}: {said}: scoresde sample"))
+    return "".join(parts)
+
+
+def _drawn(experiment: Experiment, workdir: Workdir, name: str) -> str:
+    """Samples that are there, with their picture. Raises FileNotFoundError where they are not."""
+    facts, picture = read_sealed(workdir.samples / f"{name}.json"), read_plain(workdir.samples / f"{name}.png")
+    if facts["picture digest"] != bytes_digest(picture):
+        raise ValueError(f"{name}.png is not the picture that belongs to it")
+    took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
+    other = (
+        ""
+        if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
+        else f", by {facts.get('sampler')}"
+    )
+    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}")
+    before = _outdated(experiment, workdir, facts)
+    return shown + (missing(f"{name}: drawn with {before}: scoresde sample draws anew") if before else "")
+
+
+def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
+    rows = []
+    if metrics:
+        rates = [rate for rate in metrics.get("images_per_second") or speed(experiment, metrics) if math.isfinite(rate)]
+        rate = f", {np.median(rates):,.0f} events a second (median)" if rates else ""
+        seconds = metrics.get("seconds", [math.nan])[-1]
+        rows.append(("training", f"{seconds:.1f}", f"{metrics['step'][-1]:.0f} steps{rate}"))
+    for folder, unit, evaluations in ((workdir.samples, "count", "nfe"), (workdir.likelihood, "events", "mean nfe")):
+        for file in sorted(folder.glob("*.json")):
+            facts = _facts(file)
+            try:
+                what = f"{facts[unit]} of them, {facts[evaluations]:.0f} evaluations"
+            except UNREADABLE:
+                what = "cannot be read"
+            rows.append((f"{folder.name}, {file.stem}", str(facts.get("seconds", "")), what))
+    return "<h2>Timings</h2>" + table("timings", ("part", "seconds", "for"), rows, numbers=(1,))
+
+
+def _settings(workdir: Workdir) -> str:
+    content = html.escape(workdir.config_file.read_text())
+    return f"<h2>Settings</h2><details><summary>config.json</summary><pre id='settings'>{content}</pre></details>"
+
+
+def _environment(workdir: Workdir) -> str:
+    content, said = {}, ""
+    try:
+        content = read_sealed(workdir.path / "environment.json")
+    except (OSError, ValueError) as problem:
+        said = missing(f"environment.json is not there, or cannot be read: {problem}")
+    return "<h2>Environment</h2>" + said + table("environment", (), [(k, str(v)) for k, v in content.items()])

@@ -1,0 +1,151 @@
+"""What a report shows of training: how far it is, its curves, and samples on the way. Files may be half-written, or none."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from scoresde._files import NO_ARRAY, bytes_digest, read_plain
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.folder.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
+from scoresde.experiment.folder.plots import curve_picture, is_png
+from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.reports.html import figure, missing, note
+from scoresde.experiment.training.metrics_log import rows_digest, whole_rows
+
+_PREVIEW = re.compile(r"step-(\d+)-(\w+)\.png")
+PREVIEWS = 6
+"""Pictures that are shown of a row of previews, the first and the last among them."""
+_TITLES = {
+    "loss": "loss, mean since the last point",
+    "grad_norm": "norm of the gradient, before it is clipped",
+    "learning_rate": "learning rate",
+    "images_per_second": "training events per second",
+    "ema_distance": "distance of the averaged weights from the weights",
+    "memory_mib": "memory held at most, MiB",
+    "skipped": "steps without an update, so far",
+}
+
+Metrics = dict[str, list[float]]
+"""Columns of metrics.csv, all as long as ``step``."""
+
+
+def read_metrics(file: Path) -> Metrics:
+    """The columns of metrics.csv; NaN for what is no number. A line without its end, or with too few cells, is left out."""
+    head, rows = whole_rows(file)
+    return {name: [_number(row[name]) for row in rows] for name in head} if rows else {}
+
+
+def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
+    """How far training is, and which checkpoints there are."""
+    steps = experiment.training.steps
+    parts, files = [], list_checkpoints(workdir.checkpoints)
+    at = int(metrics["step"][-1]) if metrics else 0
+    try:
+        last = last_checkpoint(workdir.checkpoints)
+    except CheckpointError as problem:
+        last = None
+        parts.append(missing(f"no checkpoint can be read: {problem}"))
+    if last is not None:
+        at = max(at, last.step)
+        torn = passed_over(last)
+        if torn:
+            parts.append(missing(f"torn, and passed over: {', '.join(torn)}"))
+        if last.facts.get("metrics", "") not in ("", rows_digest(workdir.metrics_file, last.step)):
+            parts.append(
+                missing(f"metrics.csv is not as it was when {last.path.name} was written: curves may be wrong")
+            )
+        said = f"last checkpoint {last.path.name}"
+    else:
+        said = "no checkpoint yet" if not files else "no checkpoint"
+    line = f"step {at:,} of {steps:,}, {said}"
+    return f"<p><progress max='{steps}' value='{min(at, steps)}'></progress> {html.escape(line)}</p>{''.join(parts)}"
+
+
+def training(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
+    """Curves and previews."""
+    parts = ["<h2>Training</h2>"]
+    if not metrics:
+        parts.append(missing("no step logged yet: scoresde train"))
+    held = sorted((workdir.path / "quarantine").glob("*.safetensors"))
+    if held:
+        parts.append(missing(f"{len(held)} batches whose loss or gradient was not finite are in quarantine/"))
+    return "".join([*parts, *_curves(experiment, metrics), _previews(workdir.path / "previews")])
+
+
+def speed(experiment: Experiment, metrics: Metrics) -> list[float]:
+    """Training events per second between two points; NaN where the clock started anew."""
+    steps, seconds = metrics["step"], metrics.get("seconds", [math.nan] * len(metrics["step"]))
+    found = []
+    for k in range(len(steps)):
+        before = (steps[k - 1], seconds[k - 1]) if k else (0.0, 0.0)
+        took = seconds[k] - before[1]
+        found.append((steps[k] - before[0]) * experiment.training.batch_size / took if took > 0 else math.nan)
+    return found
+
+
+def _curves(experiment: Experiment, metrics: Metrics) -> list[str]:
+    if not metrics:
+        return []
+    columns = {name: values for name, values in metrics.items() if name not in ("step", "seconds")}
+    columns.setdefault("images_per_second", speed(experiment, metrics))
+    by_time = {name: columns.pop(name) for name in list(columns) if re.fullmatch(r"loss_t\d+", name)}
+    order = sorted(columns, key=lambda name: list(_TITLES).index(name) if name in _TITLES else len(_TITLES))
+    shown = [(_TITLES.get(name, name), {name: columns[name]}) for name in order]
+    if by_time:
+        shown.insert(1, (f"loss over t, in {len(by_time)} parts of the time law, small t first", by_time))
+    found = []
+    for title, lines in shown:
+        if any(math.isfinite(value) and value for values in lines.values() for value in values):
+            found.append(figure(curve_picture(metrics["step"], lines), title, "half"))
+    return found
+
+
+def _previews(folder: Path) -> str:
+    rows: dict[str, list[tuple[int, Path]]] = {}
+    for file in folder.glob("step-*.png"):
+        if named := _PREVIEW.fullmatch(file.name):
+            rows.setdefault(named[2], []).append((int(named[1]), file))
+    parts = []
+    for kind, files in sorted(rows.items()):
+        files.sort()
+        chosen = sorted({round(k * (len(files) - 1) / (PREVIEWS - 1)) for k in range(PREVIEWS)})
+        figures = "".join(_preview(*files[k]) for k in chosen)
+        weights = {"ema": "averaged weights", "raw": "weights as they are"}.get(kind, kind)
+        parts.append(f"<h3>Samples on the way, {html.escape(weights)}</h3>{figures}")
+        if len(files) > len(chosen):
+            parts.append(note(f"{len(chosen)} of {len(files)} in previews/"))
+    return "".join(parts)
+
+
+def _preview(step: int, file: Path) -> str:
+    try:
+        content = read_plain(file)
+    except (OSError, ValueError) as problem:
+        return missing(str(problem))
+    if not is_png(content):
+        return missing(f"{file.name} is no whole picture")
+    if _written_as(file.with_suffix(".npz")) not in ("", bytes_digest(content)):
+        return missing(f"{file.name} is not the picture that belongs to its .npz file")
+    return figure(content, f"step {step:,}")
+
+
+def _written_as(numbers: Path) -> str:
+    """The digest of the picture that was written with a preview's numbers; an empty string where that is not known."""
+    try:
+        with np.load(io.BytesIO(read_plain(numbers)), allow_pickle=False) as found:
+            return str(found["picture"])
+    except (*NO_ARRAY, KeyError):
+        return ""
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

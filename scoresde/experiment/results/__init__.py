@@ -1,0 +1,1 @@
+"""Results on the disk: shards of samples and features, rows of likelihoods, summaries."""

@@ -1,0 +1,221 @@
+"""What an evaluation looks at: sets of events, cut into ranges by index.
+
+    Events    of a data set, in ranges of `PART`
+    Drawn     samples of an index, in the ranges of its shards
+
+A range has a source, the digest of what it is made of: features of it are good as long as that is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scoresde.data import Dataset
+from scoresde.data.inspect_sources import find
+from scoresde.data.stored import ImageFiles
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.folder.cache import file_digest
+from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
+from scoresde.experiment.results.sample_index import SampleIndex
+from scoresde.experiment.results.shards import compact
+
+PART = 256
+"""Events of a data set whose features are a shard."""
+LOSSY = (".jpg", ".jpeg")
+
+
+class EventSet(ABC):
+    """Events by index, as they were decoded. name: of it and of its results. warnings: what one should know."""
+
+    unit: ClassVar[str]
+    name: str
+    warnings: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Events in it."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What its features depend on, beside the source of each range."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Where it comes from."""
+
+    @property
+    @abstractmethod
+    def said(self) -> str:
+        """The same in a few words."""
+
+    @abstractmethod
+    def ranges(self) -> Sequence[tuple[int, int, str]]:
+        """(first, end, source) in order, without gap or overlap; the last may go beyond ``count``."""
+
+    @abstractmethod
+    def raw(self, first: int, end: int) -> Tensor:
+        """The events of a range, (B, *event). Raises ValueError where they are not what they were."""
+
+
+@dataclass(frozen=True)
+class Events(EventSet):
+    """A data set. more: facts beside its own. seen: a digest of its content, where the data's own does not read all of it."""
+
+    name: str
+    data: Dataset
+    more: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    seen: str = ""
+    unit: ClassVar[str] = "events"
+
+    @property
+    def count(self) -> int:
+        return len(self.data)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the data."""
+        return self.seen or self.data.digest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"data digest": self.digest, "event shape": list(self.data.event_shape)}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"data": self.data.name, "count": self.count, **self.identity, **self.more}
+
+    @property
+    def said(self) -> str:
+        return f"{self.data.name}, {self.count} {self.unit}, digest {self.digest}"
+
+    def ranges(self) -> list[tuple[int, int, str]]:
+        return [(first, min(first + PART, self.count), self.digest) for first in range(0, self.count, PART)]
+
+    def raw(self, first: int, end: int) -> Tensor:
+        return torch.from_numpy(compact(self.data.events(torch.arange(first, end)), self.data.transform))
+
+
+@dataclass(frozen=True)
+class Drawn(EventSet):
+    """Samples of an index."""
+
+    name: str
+    index: SampleIndex
+    warnings: tuple[str, ...] = ()
+    unit: ClassVar[str] = "samples"
+
+    @property
+    def count(self) -> int:
+        return self.index.count
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"samples": self.index.store.fingerprint}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        said = {key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")}
+        return {"index": self.index.path.name, **said, "settings": self.index.store.settings}
+
+    @property
+    def said(self) -> str:
+        return f"{self.index.path.name}, {self.count} {self.unit}"
+
+    def ranges(self) -> list[tuple[int, int, str]]:
+        return [(entry.first, entry.end, entry.sha256) for entry in self.index.entries]
+
+    def raw(self, first: int, end: int) -> Tensor:
+        entry = next(entry for entry in self.index.entries if (entry.first, entry.end) == (first, end))
+        return torch.from_numpy(self.index.read(entry).raw)
+
+
+def assessed(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
+    """What is to be evaluated: samples of the config's samplers that are there, or those that ``evaluation.samples`` names.
+
+    Raises WorkdirError where none are there, FileNotFoundError or ValueError for what cannot be read.
+    """
+    if experiment.evaluation.samples:
+        return [given(experiment)]
+    names = [path.stem for path in sorted(workdir.samples.glob("*.json"))]
+    # NAME@... are samples of a sampler by other weights
+    names = [name for name in names if name.partition("@")[0] in experiment.samplers]
+    if not names:
+        raise WorkdirError(
+            f"--workdir {workdir.path} holds no samples of {', '.join(experiment.samplers) or 'a sampler'}: "
+            "run scoresde sample first, or give --samples"
+        )
+    return [drawn(experiment, workdir, name) for name in names]
+
+
+def drawn(experiment: Experiment, workdir: Workdir, name: str) -> Drawn:
+    """The samples samples/NAME.json, with a warning where they are not by the config's sampler and the last checkpoint."""
+    index = SampleIndex.open(workdir.samples / f"{name}.json")
+    if index.store.settings.get("config digest") != config_digest(experiment):
+        raise WorkdirError(
+            f"{index.path} was drawn under another config (digest {index.store.settings.get('config digest')}, this one is "
+            f"{config_digest(experiment)}): scoresde sample draws again"
+        )
+    node = experiment.config.to_dict()["samplers"][name.partition("@")[0]]
+    found = []
+    if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
+        found.append(f"drawn by {index.facts.get('sampler')}, not by the config's: scoresde sample draws anew")
+    if before := workdir.outdated(index.facts):
+        found.append(f"drawn with {before}: scoresde sample draws anew")
+    return Drawn(name, index, tuple(found))
+
+
+def given(experiment: Experiment) -> Events:
+    """The events that ``evaluation.samples`` names, read as the config's data: its event shape, its levels."""
+    path, data = experiment.evaluation.samples, experiment.data
+    side = data.event_shape[-1] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
+    source = find(path, side)
+    if source.problems:
+        raise ValueError(f"samples={path!r}: {'; '.join(source.problems[:3])}")
+    shape = tuple(source.events.shape[1:])
+    if shape != data.event_shape:
+        raise ValueError(f"samples={path!r} has events {shape}, the data {data.event_shape}: they must be alike")
+    events = Dataset(source.events, data.transform, path)
+    images = source.events if isinstance(source.events, ImageFiles) else None
+    warnings = _of_files(images, data.event_shape[-1]) if images else []
+    seen = _content(images) if images else ""
+    name = f"files-{Path(path.partition('.npz:')[0]).stem}-{(seen or events.digest())[:8]}"
+    return Events(name, events, {"what": source.what}, tuple(warnings), seen)
+
+
+def _content(images: ImageFiles) -> str:
+    """16 hex digits of all bytes of all files: samples are often drawn anew under the same names, where data stays."""
+    digests = " ".join([str(images.shape), *(file_digest(file) for file in images.files)])
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+
+def _of_files(images: ImageFiles, side: int) -> list[str]:
+    """What a folder of images does to a figure."""
+    found = []
+    if lossy := sum(file.suffix.lower() in LOSSY for file in images.files):
+        found.append(
+            f"{lossy} of {len(images)} files are JPEG, whose losses a figure sees: save samples as PNG or arrays"
+        )
+    resized = 0
+    for file in images.files:
+        with Image.open(file) as image:
+            resized += image.size != (side, side)
+    if resized:
+        found.append(
+            f"{resized} of {len(images)} images were cropped and shrunk to {side} x {side}, which figures depend on"
+        )
+    return found

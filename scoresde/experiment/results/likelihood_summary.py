@@ -1,0 +1,124 @@
+"""What the rows of a likelihood come to: the mean, what its error is made of, and what it leaves out.
+
+Let y_ij be the figure (bits/dim, or nats) of event i = 1..n at draw j = 1..m_i, e_ij its standard error by the probes, and
+
+    y_i = mean_j y_ij          y = mean_i y_i          V = sum_i (y_i - y)^2 / (n - 1)
+    W = sum_ij (y_ij - y_i)^2 / sum_i (m_i - 1)        the spread over draws, dequantisation and probes together
+
+Then the standard error of y and its parts are
+
+    standard error    s^2 = V / n                      all that differs from event to event
+    trace             a^2 = sum_i sum_j e_ij^2 / m_i^2 / n^2
+    dequantisation    b^2 = sum_i W / m_i / n^2 - a^2
+    sampling          c^2 = s^2 - a^2 - b^2            the events being n of all those that there might be
+    solver            mean of the rows' solver errors: they may all point one way, so it is no part of s
+
+so that s^2 = a^2 + b^2 + c^2, but for a part that comes out below zero, which is then 0. With one draw b is not known and is
+in c; where the probes' errors are not known (a single fixed one) neither is a, which is in b and c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from scoresde.data import Dataset
+from scoresde.experiment.results.likelihood_rows import Row
+from scoresde.likelihood import Exact, Hadamard, known_biases
+from scoresde.noise import NoiseSource
+from scoresde.score import ScoreModel
+
+BIAS_EVENTS = 32
+"""Events, from the front, at which the known biases are looked at."""
+EXACT_SIZE = 256
+"""Largest event whose divergence at t_min is taken exactly for them; 64 probes above."""
+
+Number = float | None
+"""None where it is not known: JSON has no NaN."""
+
+
+def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[str, Number | dict[str, Number]]:
+    """Mean, standard error and its parts, as the module says; rows that failed are left out.
+
+    log_volume: ln |dx / d(data)| of an event, which makes nats of what the model sees nats of the data as given.
+
+    Raises ValueError where no row is left.
+    """
+    good = [row for row in rows if not row.failed]
+    if not good:
+        raise ValueError("there is no row that did not fail")
+    _, event = np.unique([row.index for row in good], return_inverse=True)
+    draws = np.bincount(event)
+    n = len(draws)
+
+    def mean_of(values: np.ndarray) -> np.ndarray:
+        return np.bincount(event, values) / draws
+
+    def mean_and_error(name: str) -> tuple[float, float]:
+        means = mean_of(np.array([getattr(row, name) for row in good]))
+        return float(means.mean()), float(means.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+    nats, nats_error = mean_and_error("nats")
+    key = "bits_per_dim" if discrete else "nats"
+    y = np.array([getattr(row, key) for row in good])
+    error = mean_and_error(key)[1]
+    probes = np.array([row.trace_error for row in good])
+    trace = float((np.bincount(event, probes**2) / draws**2).sum() / n**2)
+    freedom = int((draws - 1).sum())
+    spread = float(((y - mean_of(y)[event]) ** 2).sum() / freedom) if freedom else math.nan
+    within = float((spread / draws).sum() / n**2)
+    known = [0.0 if math.isnan(part) else part for part in (trace, within)]
+    found: dict[str, Number | dict[str, Number]] = {"nats": _number(nats), "nats_error": _number(nats_error)}
+    if discrete:
+        value, _ = mean_and_error(key)
+        found |= {"bits_per_dim": _number(value), "standard_error": _number(error)}
+    else:
+        found["nats_of_data"] = _number(nats + log_volume)
+    solver = np.array([row.solver_error for row in good])
+    found["parts of the error"] = {
+        "sampling of events": _root(error**2 - max(known)),
+        "dequantisation": _root(within - known[0]) if discrete else None,
+        "trace": _root(trace),
+        "solver": _number(float(mean_of(solver).mean())),
+    }
+    return found
+
+
+def biases(
+    model: ScoreModel, data: Dataset, *, count: int, t_min: float, seed: int, device: torch.device, batch_size: int
+) -> dict[str, Number]:
+    """What the figure is too high by, to first order, at the first ``count`` events: bits/dim, or nats too low for real data.
+
+    cut-off: the density at t_min in place of that at 0 (for quantised data, whose density has steps, it says little).
+    prior: the most that the prior in place of p_T can cost in the mean.
+    """
+    d = math.prod(data.event_shape)
+    unit = d * math.log(2.0) if data.transform.discrete else 1.0
+    cutoff, prior = [], []
+    for first in range(0, count, batch_size):
+        index = torch.arange(first, min(first + batch_size, count))
+        found = known_biases(
+            model.sde, model, data.encode(index, seed=seed).to(device), t_min=t_min,
+            divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=64), noise=NoiseSource(seed, index.to(device)),
+        )  # fmt: skip
+        cutoff.append(-found.cutoff.cpu() / unit)
+        prior.append(found.prior.cpu() / unit)
+    low, high = torch.cat(cutoff), torch.cat(prior)
+    spread = float(low.std() / math.sqrt(count)) if count > 1 else math.nan
+    return {
+        "events": count,
+        "cut-off": _number(float(low.mean())),
+        "cut-off error": _number(spread),
+        "prior, at most": _number(float(high.mean())),
+    }
+
+
+def _number(value: float) -> Number:
+    return value if math.isfinite(value) else None
+
+
+def _root(square: float) -> Number:
+    return math.sqrt(max(0.0, square)) if math.isfinite(square) else None

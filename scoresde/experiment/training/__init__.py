@@ -1,0 +1,1 @@
+"""Training: the loop, its trainer, processes, precision, signals and logs."""

@@ -1,0 +1,235 @@
+"""Several processes that train one model, as torchrun starts them; one process alone is a group of one.
+
+    torchrun --nproc-per-node 4 -m scoresde train --config FILE --workdir DIR
+
+A batch is the same whatever the number of processes: rank r takes its r-th part. Every process's loss is its share of the batch's
+mean, and gradients are added up.
+
+    Replicated      every process holds everything, rank 0 writes one file           DistributedDataParallel
+    Sharded         every process holds and writes its rows of every tensor          fully_shard (FSDP2)
+
+What one process knows and all must act on, a loss that is not finite or a signal, is added up once a step, so that all skip, save
+and stop at the same one. All read the folder, so it must be one that all see. Tensors travel by nccl on GPUs and by gloo on CPUs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.sections import Training
+from scoresde.experiment.folder.checkpoint import OneFile, here, publish, rank_file, write_index, write_tensors
+from scoresde.experiment.folder.launcher import WorkerError, launched
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run, seen from one of them.
+
+    rank: number of this one, of ``world``. device: what it computes on.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """What of ``count`` events is this process's: shares differ by one at most."""
+        return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes, the same bits in all of them."""
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def joined(self, values: Tensor, count: int) -> Tensor:
+        """``count`` rows of which each process has its `part`, in order."""
+        whole = torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device)
+        whole[self.part(count)] = values
+        return self.sum(whole)
+
+    def lead(self, action: Callable[[], object]) -> None:
+        """Rank 0 acts while the others wait. Where it refuses it raises its own error, and the others WorkerError."""
+        self.together(action if self.leads else lambda: None)
+
+    def together(self, action: Callable[[], object]) -> None:
+        """All act. Who refuses raises its own error when the others have ended, and those WorkerError."""
+        problem: BaseException | None = None
+        try:
+            action()
+        except BaseException as found:
+            problem = found
+        refused = torch.zeros(self.world, device=self.device)
+        refused[self.rank] = float(problem is not None)
+        who = self.sum(refused).nonzero().flatten().tolist()
+        if problem is not None:
+            raise problem
+        if who:
+            raise WorkerError(f"rank {self.rank} of {self.world}: rank {who[0]} has refused, and says why")
+
+    def agree(self, what: str, value: int) -> None:
+        """Raise WorkerError unless all processes have the same number."""
+        first = self.sum(torch.tensor(value if self.leads else 0, device=self.device))
+        if float(self.sum((first != value).float())):
+            raise WorkerError(
+                f"rank {self.rank} of {self.world}: {what} {value} here and {int(first)} with rank 0: "
+                "the processes do not see the same files"
+            )
+
+
+class Replicated(OneFile):
+    """Every process holds all weights, moments and averages; rank 0 writes."""
+
+    def __init__(self, group: Group) -> None:
+        self.group, self.writes = group, group.leads
+
+    def place(self, module: nn.Module) -> None:
+        """Put a network, or an average of one, where it is computed."""
+        module.to(self.group.device)
+
+    def wrap(self, losses: nn.Module) -> nn.Module:
+        """The module, with gradients added up over the processes as they come."""
+        if self.group.world == 1:
+            return losses
+        devices = [self.group.device.index] if self.group.device.type == "cuda" else None
+        # buffers are the same everywhere: made from the seed, and no network here changes one
+        known = inspect.signature(DistributedDataParallel).parameters
+        key = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {"device_ids": devices, key: False}
+        return DistributedDataParallel(losses, **options)
+
+    def silent(self, losses: nn.Module) -> AbstractContextManager[object]:
+        """Inside, gradients of `wrap`'s module are kept to this process."""
+        return losses.no_sync() if isinstance(losses, DistributedDataParallel) else nullcontext()
+
+
+class Sharded:
+    """Every process holds its rows of all weights, gradients, moments and averages, and writes them to its file of a folder.
+
+    Weights are gathered for the forward and the backward pass of a block, and given up after it: of each innermost element of
+    the network's ModuleLists; what is in none of them is one block more, gathered for the whole step. Such an element must be
+    called as itself, and may not change a list that it is given.
+
+    Raises ValueError where the processes would take other numbers of micro-batches: each gathers weights, which all do together.
+    """
+
+    writes = True
+
+    def __init__(self, group: Group, plan: Training) -> None:
+        shares = [
+            (r + 1) * plan.batch_size // group.world - r * plan.batch_size // group.world for r in range(group.world)
+        ]
+        if plan.micro_batch and len({-(-share // plan.micro_batch) for share in shares}) > 1:
+            raise ValueError(
+                f"sharded=True and micro_batch={plan.micro_batch} exclude each other with batch_size={plan.batch_size} and "
+                f"WORLD_SIZE={group.world}: some processes would take more micro-batches; give one that divides the shares"
+            )
+        self.group, self.lead, self.together = group, group.lead, group.together
+        self._mark = int(group.sum(torch.tensor(os.getpid() * group.leads, device=group.device)))
+        self._mesh = init_device_mesh(group.device.type, (group.world,))
+
+    def place(self, module: nn.Module) -> None:
+        """Leave this process its rows of a network, or of an average of one, on its device: block by block, so that the whole is
+        never there."""
+        from torch.distributed.fsdp import fully_shard
+
+        if scalars := [name for name, p in module.named_parameters() if p.ndim == 0]:
+            raise ValueError(f"sharded=True needs parameters with a dimension at least, and {scalars[:4]} have none")
+        # before fully_shard's own hook, which a change in place of a view would defeat
+        module.register_forward_hook(lambda _, __, out: out.clone())
+        for block in blocks(module):
+            fully_shard(block, mesh=self._mesh)
+        fully_shard(module, mesh=self._mesh)
+
+    def wrap(self, losses: nn.Module) -> nn.Module:
+        """The module: its network adds up gradients already."""
+        return losses
+
+    def silent(self, losses: nn.Module) -> AbstractContextManager[object]:
+        """Nothing: gradients are added up, and given up but for own rows, after every micro-batch."""
+        return nullcontext()
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+        """Write a folder, each process its file; it has its name when all are on the disk."""
+        path, group = path.with_suffix(""), self.group
+        temporary = path.with_name(f".{path.name}.{self._mark}.tmp")
+        mine = {k: here(v) for k, v in tensors.items() if hasattr(v, "to_local") or group.leads}
+        part = {"format": header["format"], "step": header["step"], "rank": group.rank, "world": group.world}
+        group.together(lambda: write_tensors(rank_file(temporary, group.rank), mine, part))
+
+        def finish() -> None:
+            write_index(temporary, group.world, header)
+            publish(temporary, path)
+
+        group.lead(finish)
+        return path
+
+
+def layout(group: Group, plan: Training) -> Replicated | Sharded:
+    """How the processes hold the network: one alone holds all of it."""
+    return Sharded(group, plan) if plan.sharded and group.world > 1 else Replicated(group)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Innermost elements of the network's ModuleLists that hold parameters."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return [
+        part
+        for parts in lists
+        for part in parts
+        if not any(isinstance(inner, nn.ModuleList) for inner in part.modules())
+        and next(part.parameters(), None) is not None
+    ]
+
+
+@contextmanager
+def processes(experiment: Experiment) -> Iterator[Group]:
+    """The group that a launcher's environment speaks of. Raises WorkerError where another process has gone."""
+    rank, world = launched()
+    device = experiment.device
+    if world == 1:
+        yield Group(0, 1, device)
+        return
+    if experiment.training.batch_size < world:
+        raise ValueError(
+            f"batch_size={experiment.training.batch_size} cannot be shared by WORLD_SIZE={world} processes"
+        )
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", rank))
+        device = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Group(rank, world, device)
+    except RuntimeError as problem:
+        if not _lost(problem):
+            raise
+        raise WorkerError(
+            f"rank {rank} of {world}: another process has gone, what was saved is kept: the same command goes on from there "
+            f"({str(problem).splitlines()[0][:160]})"
+        ) from problem
+    dist.destroy_process_group()
+
+
+def _lost(problem: RuntimeError) -> bool:
+    """Whether an error is of the connection to the others."""
+    return isinstance(problem, dist.DistError) or (type(problem) is RuntimeError and "gloo" in str(problem).lower())

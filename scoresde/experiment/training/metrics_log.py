@@ -1,0 +1,140 @@
+"""What a run says of itself: metrics.csv, and TensorBoard where it is installed.
+
+step, loss, grad_norm, learning_rate, seconds     means since the last row, or since the run went on; seconds of training so far
+images_per_second                                 events, over all processes
+ema_distance                                      ||weights - average|| / ||weights||
+memory_mib                                         most that was held: on the GPU, or by the process
+skipped                                           steps without an update, so far
+loss_t1 ... loss_t8                               loss by eighths of the time law, small t first; nan where none was drawn
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scoresde._files import bytes_digest, write_atomic, writing
+from scoresde.experiment.config.sections import learning_rate
+from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.training.trainer import BUCKETS, Step, Trainer
+
+COLUMNS = (
+    "step", "loss", "grad_norm", "learning_rate", "seconds", "images_per_second", "ema_distance", "memory_mib", "skipped",
+    *(f"loss_t{k}" for k in range(1, BUCKETS + 1)),
+)  # fmt: skip
+
+Row = dict[str, float]
+
+
+class Meter:
+    """Gathers steps and makes rows of them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._sums, self._counts = (torch.zeros(BUCKETS, dtype=torch.float64) for _ in range(2))
+        self._norms: list[float] = []
+        self._steps, self._since = 0, trainer.seconds
+
+    def add(self, step: Step) -> None:
+        """Take a step in. One that was skipped counts for the speed alone."""
+        self._steps += 1
+        if not step.skipped:
+            self._sums += step.sums
+            self._counts += step.counts
+            self._norms.append(step.norm)
+
+    def row(self) -> Row:
+        """The row of the steps since the last one; a mean of none is NaN."""
+        trainer, events = self.trainer, self._steps * self.trainer.plan.batch_size
+        row = {
+            "step": trainer.step,
+            "loss": _ratio(float(self._sums.sum()), float(self._counts.sum())),
+            "grad_norm": _ratio(math.fsum(self._norms), len(self._norms)),
+            "learning_rate": learning_rate(trainer.plan, trainer.step - 1),
+            "seconds": round(trainer.seconds, 3),
+            "images_per_second": round(_ratio(events, trainer.seconds - self._since), 2),
+            "ema_distance": trainer.averages[0].distance(trainer.network),
+            "memory_mib": round(memory(trainer.group.device) / 2**20, 1),
+            "skipped": trainer.skipped,
+        }
+        by_time = zip(self._sums.tolist(), self._counts.tolist(), strict=True)
+        row |= {f"loss_t{k}": _ratio(total, count) for k, (total, count) in enumerate(by_time, start=1)}
+        self._sums.zero_()
+        self._counts.zero_()
+        self._norms.clear()
+        self._steps, self._since = 0, trainer.seconds
+        return row
+
+
+def memory(device: torch.device) -> int:
+    """Bytes that this process has held at most, on the GPU where it computes on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def whole_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The head of a table of metrics, and its rows. What a power cut, a full disk or an editor may leave is dropped: a line
+    without an end or with another number of cells than the head, a row whose step is no number. No file is an empty one."""
+    text = file.read_text(errors="replace").replace("\0", "") if file.exists() else ""
+    head, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
+    return head, [row for row in rows if row.get("step", "").isdecimal()]
+
+
+def rows_digest(file: Path, step: int) -> str:
+    """The SHA-256 of the rows up to ``step``: a checkpoint's header holds it, so that a changed row is seen in the report."""
+    rows = [row for row in whole_rows(file)[1] if int(row["step"]) <= step]
+    return bytes_digest(repr([[row.get(name, "nan") for name in COLUMNS] for row in rows]).encode())
+
+
+@contextmanager
+def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row; it is on the disk when that returns, and so before the checkpoint of its step. Rows after
+    ``step``, of a part that is run again, are dropped, in TensorBoard too."""
+    rows = [row for row in whole_rows(workdir.metrics_file)[1] if int(row["step"]) <= step]
+    board: Any = None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
+    except ImportError:
+        pass
+    text = io.StringIO()
+    before = csv.DictWriter(text, COLUMNS, restval="nan", extrasaction="ignore")
+    before.writeheader()
+    before.writerows(rows)
+    write_atomic(workdir.metrics_file, text.getvalue().encode())
+    with open(workdir.metrics_file, "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+
+        def write(row: Row) -> None:
+            with writing(workdir.metrics_file):
+                writer.writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+            if board is not None:
+                for key in COLUMNS[1:]:
+                    board.add_scalar(key, row[key], int(row["step"]))
+                board.flush()
+
+        try:
+            yield write
+        finally:
+            if board is not None:
+                board.close()
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan

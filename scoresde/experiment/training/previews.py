@@ -1,0 +1,93 @@
+"""Pictures of samples while a run trains, of raw and of averaged weights: a broken average is seen within minutes.
+
+    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers and the picture's digest
+
+Drawn with the config's first sampler at `STEPS` steps where it counts its steps, with keyed noise and a copy of the weights: the
+run is what it would be without them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+
+import numpy as np
+import torch
+from torch import nn
+
+from scoresde._files import bytes_digest, write_atomic
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.folder.plots import event_picture
+from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.training.trainer import Trainer
+from scoresde.samplers import Fast, GridSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.score import ScoreModel
+from scoresde.solvers import SolverError
+
+COUNT, STEPS = 16, 20
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether a preview belongs after ``step`` steps: every so many, and early at a 25th and a 5th of that."""
+    return bool(every) and (step % every == 0 or step in (every // 25, every // 5))
+
+
+def is_lacking(experiment: Experiment, workdir: Workdir, step: int) -> bool:
+    """Whether a preview that belongs after ``step`` steps is not in the folder, or not all of it."""
+    if not step or not experiment.samplers or not is_due(step, experiment.training.preview_every):
+        return False
+    places = [workdir.previews / f"step-{step:09d}-{name}" for name in ("raw", "ema")]
+    return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
+
+
+def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
+    """Draw and write the pictures of a step. What cannot be drawn yet is said, and training goes on."""
+    if not experiment.samplers:
+        return
+    sampler = next(iter(experiment.samplers.values()))
+    for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
+        try:
+            x = _draw(experiment, trainer, sampler, network)
+            raw = experiment.data.transform.decode(x)
+        except (FloatingPointError, SolverError, ValueError, torch.OutOfMemoryError) as problem:
+            workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
+            continue
+        place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
+        file, picture = io.BytesIO(), event_picture(raw, experiment.data.transform)
+        np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
+        write_atomic(place.with_suffix(".npz"), file.getvalue())
+        write_atomic(place, picture)
+
+
+def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:
+    model: ScoreModel = copy.copy(trainer.model)
+    model._modules = {**trainer.model._modules, "network": copy.deepcopy(network)}
+    model.eval().requires_grad_(False)
+    shape, plan = (COUNT, *experiment.data.event_shape), experiment.sampling
+    for made in (with_steps(sampler, STEPS), sampler):
+        try:
+            result = made(model.sde, model, shape, seed=plan.seed, device=trainer.group.device)
+        except ValueError:  # a grid that has its own number of steps
+            if made is sampler:
+                raise
+            continue
+        if result.interrupted:  # the sampler took the second signal, which is to end the run at once
+            raise KeyboardInterrupt
+        return result.samples.cpu()
+    raise AssertionError("unreachable")
+
+
+def with_steps(sampler: Sampler, steps: int) -> Sampler:
+    """The sampler with at most so many steps, where it has a number of them; one that would fit itself is not waited for."""
+    if isinstance(sampler, Fast):
+        return UniPC(steps, t_min=sampler.t_min)
+    own = sampler.steps if isinstance(sampler, GridSampler) else ()
+    fewer: int | ReferenceDiscretization = steps
+    if isinstance(own, ReferenceDiscretization) and own.steps > steps:
+        fewer = dataclasses.replace(own, steps=steps)
+    elif not isinstance(own, int) or own <= steps:
+        return sampler
+    made = copy.copy(sampler)
+    object.__setattr__(made, "steps", fewer)
+    return made

@@ -1,0 +1,76 @@
+"""Adam's state from a checkpoint, checked against the parameters that it belongs to."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.experiment.folder.checkpoint import Checkpoint, CheckpointError, held_as
+from scoresde.experiment.folder.header import shortened
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put the optimizer's state back, parameter by parameter.
+
+    Raises CheckpointError where moments are missing or do not fit: training would start again from zero moments, with other
+    steps than the run's, and nothing would say so.
+    """
+    parameters = dict(network.named_parameters())
+    states = {name: _state(checkpoint, name) for name in parameters}
+    _check_all_there(parameters, states, checkpoint)
+    for name, state in states.items():
+        if state:
+            parameter = parameters[name]
+            _check(name, parameter, state, checkpoint)
+            optimizer.state[parameter] = {
+                k: v if k == "step" else held_as(v, parameter).to(parameter.device, parameter.dtype)
+                for k, v in state.items()
+            }
+
+
+def _state(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    prefix = f"optimizer.{name}."
+    return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+
+
+def _check_all_there(
+    parameters: dict[str, nn.Parameter], states: dict[str, dict[str, Tensor]], checkpoint: Checkpoint
+) -> None:
+    """Raise unless moments are there for every parameter that trains but those that the header names."""
+    lacking = {name for name, parameter in parameters.items() if parameter.requires_grad and not states[name]}
+    known = checkpoint.unmoved
+    if known is None:  # of an earlier version: it says nothing, and no moments at all are the fault that one can see
+        known = tuple(lacking) if any(states.values()) or not checkpoint.ema_updates else ()
+    if gone := sorted(lacking - set(known)):
+        more = f" and {len(gone) - 3} more" if gone[3:] else ""
+        raise CheckpointError(
+            f"{checkpoint.path} lacks Adam's moments of {', '.join(gone[:3])}{more}: training cannot go on from it; remove "
+            "it to go on from the one before"
+        )
+
+
+def _check(name: str, parameter: nn.Parameter, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Raise unless a parameter's state is a count of steps and two finite moments of the parameter's shape."""
+    problem = ""
+    if set(state) != {"step", *MOMENTS}:
+        problem = f"has {', '.join(sorted(state))}: step, exp_avg and exp_avg_sq are expected"
+    elif state["step"].numel() != 1 or not _is_count(float(state["step"])):
+        problem = f"has step {shortened(state['step'].tolist())}: a whole number >= 0 is expected"
+    for key in () if problem else MOMENTS:
+        moment = state[key]
+        if moment.shape != parameter.shape or not moment.is_floating_point():
+            problem = (
+                f"has {key} {tuple(moment.shape)} {moment.dtype}: {tuple(parameter.shape)} real numbers are expected"
+            )
+        elif not bool(torch.isfinite(moment).all()) or (key == "exp_avg_sq" and bool((moment < 0).any())):
+            problem = f"has {key} with numbers that are not finite{', or below 0' if key == 'exp_avg_sq' else ''}"
+    if problem:
+        raise CheckpointError(f"{checkpoint.path}: Adam's state of {name} {problem}")
+
+
+def _is_count(value: float) -> bool:
+    return math.isfinite(value) and value >= 0.0 and value.is_integer()

@@ -1,0 +1,23 @@
+"""Noise laws: the Gaussian, and what may stand in its place."""
+
+from scoresde._arguments import check_constructors
+from scoresde.noise_distributions.base import Gaussian, Noise, NoiseLaw, NoiseSum, chain_weights
+from scoresde.noise_distributions.gamma import CentredGamma, GammaSchedule
+from scoresde.noise_distributions.generalized import GeneralizedNormal, overlapping_scales
+from scoresde.noise_distributions.mixture import MixtureSum, NormalMixture
+
+__all__ = [
+    "CentredGamma",
+    "GammaSchedule",
+    "Gaussian",
+    "GeneralizedNormal",
+    "MixtureSum",
+    "Noise",
+    "NoiseLaw",
+    "NoiseSum",
+    "NormalMixture",
+    "chain_weights",
+    "overlapping_scales",
+]
+
+check_constructors(globals())

@@ -1,0 +1,223 @@
+"""Gamma noise (Nachmani, San-Roman, Wolf 2021, arXiv:2106.07582 and arXiv:2110.05948), and keyed gamma draws.
+
+Centred:   n = g - k theta,    g ~ Gamma(k, theta),    variance k theta^2,    support n > -k theta
+
+    log p(n) = (k - 1) ln(1 + r) - k r - ln(k theta) + [k ln k - k - ln Gamma(k)],    r = n / (k theta)
+    score    = -(n + theta) / (theta (n + k theta))
+
+Chain:     x_t = sqrt(1 - beta_t) x_{t-1} + n_t,    n_t of shape k_t = beta_t / (abar_t theta_0^2) and scale
+theta_t = sqrt(abar_t) theta_0, hence of variance beta_t. Step i reaches x_t with scale sqrt(abar_t / abar_i) theta_i
+= theta_t whatever i, so the sum is of the family again:
+
+    x_t - sqrt(abar_t) x_0 ~ centred Gamma(kbar_t, theta_t),    kbar_t = sum_{i<=t} k_i = (1 / abar_t - 1) / theta_0^2,
+
+since beta_i / abar_i = 1 / abar_i - 1 / abar_{i-1} telescopes; its variance is kbar_t theta_t^2 = 1 - abar_t.
+
+Draws:     G ~ Gamma(a, 1) with a >= 1 solves Q(a, G) = v, the upper tail, at a keyed uniform v of 64 bits; a < 1 takes
+G_{a+1} u^(1/a). In logarithms no shape is too small. On the CPU SciPy inverts Q, or P = 1 - Q where that is smaller, to
+rounding. Elsewhere three of Halley's steps on ln Q or ln P in y = ln G do, from Wilson and Hilferty's cube, G = a (1 -
+1/(9a) + z / (3 sqrt(a)))^3 at the normal quantile z: to 2e-9 standard deviations, which is what torch's Q allows. From
+a = 1e6 on the cube itself is taken, right to 1e-5 standard deviations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number
+from scoresde.noise import NoiseSource
+from scoresde.noise_distributions.base import (
+    F64,
+    NoiseLaw,
+    Parameter,
+    check_parameter,
+    check_steps,
+    check_weights,
+    log_alpha_bar,
+    meet,
+)
+
+_STEPS = 3
+LARGE = 1e6
+_BELOW_ONE = 1.0 - 2.0**-53
+
+
+def draw_log_gamma(a: Parameter, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+    """ln G of draws G ~ Gamma(a, 1), (B, *event) in float64. a: shape, > 0, a number or (B,)."""
+    high, low, u = source.uniform((*event, 3), step=step, purpose=purpose, dtype=F64).unbind(-1)
+    v = (high + (low - 0.5) * 2.0**-32).clamp(max=_BELOW_ONE)
+    a = meet("shape", a, v)
+    small = a < 1.0
+    log_g = log_gamma_quantile(a + small, v)
+    return torch.where(small, log_g + u.log() / a, log_g)
+
+
+def log_gamma_quantile(a: Tensor, v: Tensor) -> Tensor:
+    """y = ln G with Q(a, G) = v in float64: a >= 1 and 0 < v < 1 broadcast against each other."""
+    start = cube_start(a, v)
+    y = _invert_on_host(a, v) if v.device.type == "cpu" else invert(a, v, start)
+    return torch.where(a < LARGE, y, start)
+
+
+def cube_start(a: Tensor, v: Tensor) -> Tensor:
+    """ln G of Wilson and Hilferty's cube; far down the lower tail, where it fails, of P = G^a / Gamma(a + 1)."""
+    cube_root = 1.0 - 1.0 / (9.0 * a) - torch.special.ndtri(v) / (3.0 * a.sqrt())
+    power = (torch.log1p(-v) + torch.lgamma(a + 1.0)) / a
+    return torch.where(cube_root > 0.3, a.log() + 3.0 * cube_root.clamp(min=0.3).log(), power)
+
+
+def invert(a: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    """Halley's steps from y to Q(a, e^y) = v, on the device that v is on."""
+    upper = v < 0.5
+    for _ in range(_STEPS):
+        x = y.exp()
+        tail = torch.where(upper, torch.special.gammaincc(a, x), torch.special.gammainc(a, x))
+        slope = torch.exp(a * y - x - torch.lgamma(a)) / tail  # of ln P in y; of ln Q with the sign turned
+        slope = torch.where(upper, -slope, slope)
+        newton = (tail / torch.where(upper, v, 1.0 - v)).log() / slope
+        y = y - newton / (1.0 - 0.5 * newton * (a - x - slope)).clamp(min=0.5)
+    return y
+
+
+def _invert_on_host(a: Tensor, v: Tensor) -> Tensor:
+    from scipy import special
+
+    shape, upper = np.broadcast_arrays(a.numpy(), v.numpy())
+    g = np.ones(upper.shape)
+    right, left = (shape < LARGE) & (upper < 0.5), (shape < LARGE) & (upper >= 0.5)
+    # by index: SciPy's ufuncs may write out of bounds under where= (scipy/scipy#25127)
+    g[right] = special.gammainccinv(shape[right], upper[right])
+    g[left] = special.gammaincinv(shape[left], 1.0 - upper[left])
+    return torch.from_numpy(g).log()
+
+
+def _log_peak(k: Tensor) -> Tensor:
+    """k ln k - k - ln Gamma(k), by Stirling's series from k = 20 on."""
+    large = k.clamp(min=20.0)
+    r = large**-2
+    series = 0.5 * (large / (2.0 * math.pi)).log()
+    series = series - (1.0 / 12.0 - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r * (1.0 / 1680.0 - r / 1188.0)))) / large
+    small = k.clamp(max=20.0)
+    return torch.where(k < 20.0, small * small.log() - small - torch.lgamma(small), series)
+
+
+@dataclass(frozen=True)
+class CentredGamma(NoiseLaw):
+    """g - k theta with g ~ Gamma(k, theta); `standard(k)` has variance 1.
+
+    k: shape, theta: scale; both > 0, a number or (B,).
+
+    For k <= 1 the density jumps at the edge of its support, and the score is no target of denoising score matching.
+
+    The support is n > -k theta. Outside of it log_prob is -inf and the score NaN. On its edge log_prob is the density's
+    limit (+inf for k < 1, ln(1/theta) for k = 1, -inf above) and the score NaN. A draw is rounded to the inside of the
+    support in its own dtype, so that it has a finite log_prob and score.
+    """
+
+    k: Parameter
+    theta: Parameter
+
+    def __post_init__(self) -> None:
+        check_parameter("k", self.k)
+        check_parameter("theta", self.theta)
+
+    @classmethod
+    def standard(cls, k: Parameter) -> CentredGamma:
+        """The law of shape k and variance 1."""
+        check_parameter("k", k)
+        return cls(k, (k.to(F64) if isinstance(k, Tensor) else k) ** -0.5)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.as_tensor(self.k, dtype=F64) * torch.as_tensor(self.theta, dtype=F64).square()
+
+    @property
+    def excess_kurtosis(self) -> Tensor:
+        return 6.0 / torch.as_tensor(self.k, dtype=F64)
+
+    def sum_of_steps(self, b: Tensor) -> CentredGamma:
+        """Shape t k and scale b theta, where the t weights of a row that are not 0 are all one b.
+
+        Raises ValueError for other weights: gamma laws of different scales do not sum to one. The steps of a chain have
+        shapes and scales by which they do, `GammaSchedule`; `NoiseSum` draws the sum for any weights.
+        """
+        check_weights(b)
+        b = b.to(F64)
+        largest = b.amax(-1)
+        if not bool(((b == 0) | (b == largest[..., None])).all()):
+            raise ValueError(
+                f"b={b} is not allowed: gamma steps sum to a gamma law at equal weights only (zeros apart); take the "
+                "laws of a GammaSchedule for a chain, or NoiseSum(law, b) to draw every step"
+            )
+        return CentredGamma(self.k * (b > 0).sum(-1), self.theta * largest)
+
+    def sample(
+        self, source: NoiseSource, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype
+    ) -> Tensor:
+        n = self._draw(source, tuple(event_shape), step, purpose)
+        edge = -meet("k", self.k, n) * meet("theta", self.theta, n)
+        first = edge.to(dtype)
+        first = torch.where(first.to(F64) > edge, first, torch.nextafter(first, torch.zeros_like(first)))
+        return torch.maximum(n.to(dtype), first)
+
+    def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
+        g = draw_log_gamma(self.k, source, event, step, purpose).exp()
+        return meet("theta", self.theta, g) * (g - meet("k", self.k, g))
+
+    def _log_density(self, n: Tensor) -> Tensor:
+        k, theta = meet("k", self.k, n), meet("theta", self.theta, n)
+        r = n / (k * theta)
+        inside = torch.special.xlog1py(k - 1.0, r) - k * r - (k * theta).log() + _log_peak(k)
+        return torch.where(r < -1.0, -math.inf, inside)
+
+    def _slope(self, n: Tensor) -> Tensor:
+        k, theta = meet("k", self.k, n), meet("theta", self.theta, n)
+        g = n + k * theta
+        return torch.where(g > 0, -(n + theta) / (theta * g), math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class GammaSchedule:
+    """The gamma noise of every step of a chain, and of the chain up to every step.
+
+    betas: (T,), each in (0, 1). theta_0: > 0, the scale at the start; the smaller, the closer to a Gaussian.
+    k, theta, k_bar, alpha_bar: (T,) float64, the entry of step t at t - 1.
+    """
+
+    betas: Tensor
+    theta_0: float = 0.001
+    k: Tensor = field(init=False, repr=False)
+    theta: Tensor = field(init=False, repr=False)
+    k_bar: Tensor = field(init=False, repr=False)
+    alpha_bar: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("theta_0", self.theta_0, above=0.0)
+        log_bar = log_alpha_bar(self.betas)
+        values = {
+            "k": self.betas.to(F64) * (-log_bar).exp() / self.theta_0**2,
+            "theta": self.theta_0 * (0.5 * log_bar).exp(),
+            "k_bar": torch.expm1(-log_bar) / self.theta_0**2,
+            "alpha_bar": log_bar.exp(),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def step(self, t: int | Tensor) -> CentredGamma:
+        """The noise n_t of step t, variance beta_t. t: 1 .. T, a whole number or (B,) of them."""
+        i = check_steps(t, len(self.betas)).to(self.k.device) - 1
+        return CentredGamma(self.k[i], self.theta[i])
+
+    def total(self, t: int | Tensor) -> CentredGamma:
+        """The noise x_t - sqrt(abar_t) x_0 of the steps up to t, variance 1 - abar_t. t: as for `step`.
+
+        ``CentredGamma.standard(schedule.total(t).k)`` is it at variance 1: what the network predicts.
+        """
+        i = check_steps(t, len(self.betas)).to(self.k.device) - 1
+        return CentredGamma(self.k_bar[i], self.theta[i])

@@ -1,0 +1,1 @@
+"""Solvers with adaptive steps: the probability flow, the reverse SDE."""

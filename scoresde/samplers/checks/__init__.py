@@ -1,0 +1,5 @@
+"""Any sampler held to what a sampler must do."""
+
+from scoresde.samplers.checks.report import check
+
+__all__ = ["check"]

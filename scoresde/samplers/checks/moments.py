@@ -1,0 +1,198 @@
+"""What is checked, and the law of its output for Gaussian data: exact to rounding, by one run on crafted noise.
+
+Data is N(m, P_0), whose score is affine in x. A sampler is then an affine map of its start and of all its draws,
+
+    x_out = b + C w_T + sum_k N_k z_k,         x_T = m_T + V_T^(1/2) w_T,
+
+and a noise source that gives row b of the batch a unit vector for one draw and zero for all others makes the rows the columns of
+C and N_k. One more row, with all draws at once, tells whether the map is affine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import expand
+from scoresde.noise import NoiseSource
+from scoresde.samplers.base import Sampler, SampleResult
+from scoresde.sde import LinearSDE, ScalarSDE, Score
+from scoresde.sde.checks import Subject
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is checked, and with what."""
+
+    make_sampler: Callable[[int], Sampler]
+    sde: LinearSDE
+    event_shape: tuple[int, ...]
+    counts: tuple[int, ...]
+    order: float | None
+    t_min: float | None
+    denoised: bool | None
+    allowance: float
+    samples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gauss", Subject(self.sde, self.event_shape))
+
+    gauss: Subject = None  # type: ignore[assignment]
+
+    def scale(self) -> Tensor:
+        """Standard deviation of the data, the worst coordinate's."""
+        return self.gauss.law(self.gauss.t0)[1].diagonal().max().sqrt()
+
+
+class GaussianScore:
+    """The exact score of N(m, P_0) for events of one shape, that notes the times it is asked at."""
+
+    def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
+        self.sde, self.times = sde, list[float]()
+        size = math.prod(event_shape)
+        self.mean = torch.linspace(0.2, 0.6, size, dtype=torch.float64).reshape(event_shape)
+        self.variance = torch.linspace(0.3, 0.9, size, dtype=torch.float64).reshape(event_shape)
+        self.subject = None if isinstance(sde, ScalarSDE) else Subject(sde, event_shape)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times += [float(t.min()), float(t.max())]
+        times = t.to(torch.float64)
+        if self.subject is None:
+            assert isinstance(self.sde, ScalarSDE)
+            a, v = expand(self.sde.alpha(times), x), expand(self.sde.sigma(times), x) ** 2
+            return ((a * self.mean - x) / (a**2 * self.variance + v)).to(x.dtype)
+        score = torch.empty_like(x, dtype=torch.float64)
+        for time in times.unique():
+            here = times == time
+            score[here] = self.subject.score(x[here].to(torch.float64), float(time))
+        return score.to(x.dtype)
+
+
+class Crafted(NoiseSource):
+    """Gives row ``offset + j`` of the batch the unit vector e_j of a draw, others zero, the last row fixed normal numbers.
+
+    Draws are known by (purpose, step, shape), as keyed ones are; ``others`` counts what is not a normal draw.
+    """
+
+    def __init__(self, rows: int, first: int, draws: dict[tuple[str, int, tuple[int, ...]], int]) -> None:
+        super().__init__(0, torch.arange(rows))
+        for name, value in {"draws": draws, "first": first, "others": [0], "recording": rows == 1}.items():
+            object.__setattr__(self, name, value)
+
+    draws: dict[tuple[str, int, tuple[int, ...]], int]
+    first: int
+    others: list[int]
+    recording: bool
+
+    def normal(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
+        key, size = (purpose, step, tuple(event_shape)), math.prod(event_shape)
+        if self.recording and key not in self.draws:
+            self.draws[key] = self.used()
+        value = torch.zeros(len(self.indices), size, dtype=dtype)
+        if key not in self.draws:
+            self.others[0] += 1  # a draw that hangs on the data
+        elif not self.recording:
+            row = self.first + self.draws[key]
+            value[row : row + size] = torch.eye(size, dtype=dtype)
+            value[-1] = self.probe()[self.draws[key] :][:size].to(dtype)
+        return value.reshape(len(self.indices), *event_shape)
+
+    def _uniforms(self, size: int, step: int, purpose: str) -> Tensor:
+        self.others[0] += 1
+        return super()._uniforms(size, step, purpose)
+
+    def used(self) -> int:
+        """Numbers drawn in all."""
+        return sum(math.prod(shape) for _, _, shape in self.draws)
+
+    def probe(self) -> Tensor:
+        return _normals(self.used(), "probe of the draws")
+
+
+def _normals(count: int, purpose: str) -> Tensor:
+    return NoiseSource.of(0, 1).normal((count,), step=0, purpose=purpose, dtype=torch.float64)[0]
+
+
+@dataclass(frozen=True)
+class Law:
+    """Law of a sampler's output for Gaussian data. bend: how far the map is from affine, in standard deviations. last: the norm
+    of the last draw's coefficients. t_min: where it stopped. lowest: the last time of a score."""
+
+    mean: Tensor
+    covariance: Tensor
+    bend: float
+    last: float
+    t_min: float
+    lowest: float
+    nfe: int
+
+
+def exact_law(s: Case, steps: int) -> Law:
+    """The law by one run on crafted noise."""
+    n, shape = s.gauss.size, s.gauss.shape
+    mean, covariance = s.gauss.law(s.sde.T)
+    root = torch.linalg.cholesky(covariance)
+    draws: dict[tuple[str, int, tuple[int, ...]], int] = {}
+    score = GaussianScore(s.sde, s.event_shape)
+    dry = Crafted(1, 0, draws)
+    run(s, steps, score, 1, noise=dry, start=mean.reshape(1, *shape))
+    rows = 1 + n + dry.used() + 1
+    source = Crafted(rows, 1 + n, draws)
+    probe = _normals(n, "probe of the start")
+    start = mean.repeat(rows, 1)
+    start[1 : 1 + n] += root.mT
+    start[-1] += root @ probe
+    result = run(s, steps, score, rows, noise=source, start=start.reshape(rows, *shape))
+    out = result.state.to(torch.float64).reshape(rows, n)
+    columns = out[1:-1] - out[0]
+    wanted = out[0] + torch.cat((probe, source.probe())) @ columns
+    law = columns.mT @ columns
+    bend = math.inf if source.others[0] + dry.others[0] else float((out[-1] - wanted).abs().max() / s.scale())
+    last = 0.0
+    if draws:
+        at = 1 + n + max(draws.values())
+        last = float((out[at:-1] - out[0]).abs().max())
+    times = [float(t) for t in result.times]
+    stop = s.t_min if s.t_min is not None else getattr(s.make_sampler(steps), "t_min", None)
+    if s.t_min is None and times:
+        stop = times[-1]
+    return Law(out[0], law, bend, last, min(score.times) if stop is None else float(stop), min(score.times), result.nfe)
+
+
+def run(s: Case, steps: int, score: Score, rows: int, **kwargs: Any) -> SampleResult:
+    """``rows`` samples of the sampler with so many steps, in float64 unless told otherwise."""
+    kwargs.setdefault("dtype", torch.float64)
+    return s.make_sampler(steps)(s.sde, score, (rows, *s.event_shape), **kwargs)
+
+
+def targets(s: Case, t: float) -> list[tuple[Tensor, Tensor]]:
+    """Laws (mean, covariance) of x at t and of E[x_0 | x at t]."""
+    mean, covariance = s.gauss.law(t)
+    unit, ones = s.gauss.unit, torch.full((s.gauss.size,), t, dtype=torch.float64)
+    score = GaussianScore(s.sde, s.event_shape)
+
+    def tweedie(x: Tensor) -> Tensor:
+        return s.sde.data_from_score(x, ones[: len(x)], score(x, ones[: len(x)])).reshape(len(x), -1)
+
+    laws = [(mean, covariance)]
+    if t > 0:
+        at = mean.reshape(1, *s.gauss.shape)
+        middle = tweedie(at)[0]
+        slope = (tweedie(at + unit) - middle).mT
+        laws.append((middle, slope @ covariance @ slope.mT))
+    return laws
+
+
+def distance(mean: Tensor, covariance: Tensor, target: tuple[Tensor, Tensor]) -> float:
+    """Error of a law in units of the right one: of its mean in standard deviations, plus of its variance relatively."""
+    root = torch.linalg.cholesky(target[1] + 1e-12 * target[1].diagonal().max() * torch.eye(len(mean)))
+    off = torch.linalg.solve_triangular(root, (mean - target[0])[:, None], upper=False)
+    half = torch.linalg.solve_triangular(root, covariance, upper=False)
+    white = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    return float(off.abs().max() + (white - torch.eye(len(mean))).abs().max())

@@ -1,0 +1,1 @@
+"""Exponential integrators: multistep and Runge-Kutta methods for any linear process."""

@@ -1,0 +1,1 @@
+"""Multistep methods fitted to a model's own flow."""

@@ -1,0 +1,74 @@
+"""The default for few evaluations: a sampler that fits itself to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number
+from scoresde.noise import NoiseSource
+from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.fitted.accurate import Pilot
+from scoresde.samplers.fitted.fit_method import fit
+from scoresde.samplers.fitted.sampler import FittedSampler
+from scoresde.samplers.grids import T_MIN
+from scoresde.sde import LinearSDE, Score
+
+
+class Fast(Sampler):
+    """`fit` as a sampler, for configs and for who wants samples soon: `prepared` pays for the pilot and the fit once.
+
+    Called without that it prepares itself at every call, from the same pilot each time; ``nfe`` counts the samples' evaluations.
+
+    Args:
+        steps: Evaluations of a sample, at least 2.
+        pilot: Starts of the pilot, at least 16.
+        search: Iterations of `fit`'s second stage.
+        t_min: Where the flow ends, > 0.
+        seed: Key of the pilot and of the held-out starts.
+        held_out: New starts on which the error is measured, at least 16.
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        pilot: int = 128,
+        search: int | None = None,
+        t_min: float = T_MIN,
+        seed: int = 0,
+        held_out: int = 2000,
+    ) -> None:
+        check_count("steps", steps, least=2)
+        check_count("pilot", pilot, least=16)
+        check_number("t_min", t_min, above=0.0)
+        check_count("seed", seed, least=0)
+        check_count("held_out", held_out, least=16)
+        if search is not None:
+            check_count("search", search, least=0)
+        self.steps, self.pilot, self.search, self.t_min, self.seed = steps, pilot, search, t_min, seed
+        self.held_out = held_out
+
+    def prepared(
+        self,
+        sde: LinearSDE,
+        score: Score,
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> FittedSampler:
+        """What `fit` makes of the model, at hundreds to thousands of evaluations of a batch of ``pilot``."""
+        shape = (self.pilot, *event_shape)
+        pilot = Pilot.of(sde, score, shape, t_min=self.t_min, seed=self.seed, dtype=dtype, device=device)
+        return fit(
+            sde, score, self.steps, pilot=pilot, search=self.search, held_out=self.held_out, seed=self.seed, dtype=dtype
+        )
+
+    def run(
+        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
+        event = sde.extract_data(x).shape[1:]
+        ready = self.prepared(sde, score.score, event, dtype=score.dtype or x.dtype, device=x.device)
+        return ready.run(sde, score, x, noise, callback)

@@ -1,0 +1,128 @@
+"""A grid for one model: the steps of a multistep method of second order have equal errors on a pilot batch.
+
+Over the clock u (`log_spread`) with the prediction f of `Whitened`, whose bend d^2 f / du^2 is what such a method leaves out,
+nodes are equally spaced in the integral of
+
+    m(u) = ( rms over samples and coordinates of d^2 f / du^2 )^(1/3),    smoothed, plus a share of its mean
+
+The share guards against what the pilot did not see, and few steps against step ratios that are too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde._arguments import checked_arguments
+from scoresde._validation import check_count, check_counts, check_number
+from scoresde.samplers.exponential.coefficients import Evaluation, evaluations, linear
+from scoresde.samplers.exponential.multistep import ExponentialMultistep
+from scoresde.samplers.exponential.parameterization import Whitened
+from scoresde.samplers.fitted.sampler import check_mark, mark_of
+from scoresde.samplers.grids import check_t_min
+from scoresde.sde import LinearSDE, Score
+from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode
+from scoresde.solvers.density import check_shares, cumulative, smooth
+
+
+@dataclass(frozen=True)
+class PilotGrid:
+    """A density of nodes, and a grid function: ``UniPC(12, grid=grid)``.
+
+    t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
+    process: repr of the process that it was made for. mark: `mark_of` it on events of ``event_shape``; another is refused.
+    """
+
+    begins_at_end: ClassVar[bool] = True  # see `Discretization.start_time`
+
+    t_min: float
+    u: tuple[float, ...] = field(repr=False)
+    share: tuple[float, ...] = field(repr=False)
+    process: str
+    event_shape: tuple[int, ...] = field(repr=False)
+    mark: tuple[float, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("t_min", self.t_min, above=0.0)
+        check_shares(self.u, self.share)
+        check_counts("event_shape", self.event_shape)
+        if not self.mark:
+            raise ValueError("mark=() is not allowed: give the process's own, from mark_of")
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
+        """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than the pilot's."""
+        check_count("steps", steps)
+        process = sde.continuous
+        check_mark(process, self.event_shape, self.mark, f"this grid was made for, {self.process}")
+        return _times(process, self.t_min, self.u, self.share, steps)
+
+
+def _times(sde: LinearSDE, t_min: float, u: Sequence[float], share: Sequence[float], steps: int) -> Tensor:
+    """(steps + 1,) descending times from T to t_min, by the shares of the steps below u."""
+    times = sde.time_of_log_spread(torch.from_numpy(np.interp(np.linspace(1.0, 0.0, steps + 1), share, u)))
+    times[0], times[-1] = sde.T, t_min
+    return times
+
+
+@checked_arguments
+@torch.no_grad()
+@in_evaluation_mode("score")
+def pilot_grid(
+    sde: LinearSDE,
+    score: Score,
+    shape: Sequence[int],
+    *,
+    t_min: float = 1e-3,
+    fine: int = 200,
+    floor: float = 0.15,
+    data_std: float = 0.5,
+    seed: int = 0,
+    start: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> PilotGrid:
+    """A grid from a pilot batch of ``shape`` (B, *event), 32 to 96 samples, at a cost of ``fine`` evaluations, once for a model.
+
+    t_min: where sampling will stop. fine: steps of the pilot, at least 40. floor: share of the mean that is added.
+    data_std: of the data, about zero. start: (B, *state) at T in place of a draw from the prior in
+    ``dtype`` on ``device``.
+    """
+    check_count("fine", fine, least=40)
+    check_t_min(sde, t_min, above=0.0)
+    check_number("floor", floor, above=0.0)
+    kind = dtype if start is None else start.dtype
+    if kind in HALF:
+        score, dtype = CheckedScore(score, dtype=kind), torch.float32
+        start = None if start is None else start.float()
+    form = Whitened(data_std=data_std)
+    process = linear(sde, "pilot_grid")
+    ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()
+    sampler = ExponentialMultistep(_times(process, t_min, ends, (0.0, 1.0), fine), 2, form, corrector=True)
+    slopes: list[Tensor] = []
+    places: list[Evaluation] = []
+
+    def watched(x: Tensor, t: Tensor) -> Tensor:
+        value = score(x, t)
+        if not places:
+            places.extend(evaluations(process, form, sampler.discretization.times(process), x))
+        place = places[len(slopes)]
+        y = x if place.centre is None else x - place.centre
+        slopes.append(place(lambda *_: value, y).to(torch.float64))
+        return value
+
+    sampler(sde, watched, shape, seed=seed, start=start, dtype=dtype, device=device)
+    f = torch.stack(slopes).flatten(1)
+    bend = (f[2:] - 2.0 * f[1:-1] + f[:-2]).square().mean(1).sqrt().flip(0).cpu()
+    density = smooth(bend ** (1.0 / 3.0), fine // 20)
+    density = torch.cat((density[:1], density, density[-1:]))
+    u = torch.linspace(ends[0], ends[1], fine + 1, dtype=torch.float64)
+    share = cumulative(u, density + floor * density.mean())
+    event = tuple(shape[1:])
+    return PilotGrid(
+        t_min, tuple(u.tolist()), tuple(share.tolist()), repr(process), event, tuple(mark_of(process, event))
+    )

@@ -1,0 +1,1 @@
+"""Predictor-corrector sampling: predictors, correctors, and the loop."""

@@ -1,5 +1,0 @@
-"""Any sampler held to what a sampler must do."""
-
-from scoresde.samplers.selfcheck.report import check
-
-__all__ = ["check"]

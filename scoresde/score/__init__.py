@@ -1,0 +1,36 @@
+"""Scores: a network made a score model, what it predicts, and the labels of time."""
+
+from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
+from scoresde.score.model import ScoreModel
+from scoresde.score.predictions import (
+    PREDICTIONS,
+    DataPosterior,
+    DataPrediction,
+    MixedPrediction,
+    NoisePrediction,
+    Prediction,
+    ScaledScorePrediction,
+    ScorePrediction,
+    VelocityPrediction,
+    like,
+)
+from scoresde.score.quantized import Levels
+
+__all__ = [
+    "PREDICTIONS",
+    "DataPosterior",
+    "DataPrediction",
+    "Label",
+    "Levels",
+    "LogNoiseLabel",
+    "MixedPrediction",
+    "NoisePrediction",
+    "Prediction",
+    "ScaledScorePrediction",
+    "ScoreModel",
+    "ScorePrediction",
+    "SigmaLabel",
+    "TimeLabel",
+    "VelocityPrediction",
+    "like",
+]

@@ -1,0 +1,173 @@
+"""What the output of a network means: noise, score, data, velocity, and others.
+
+noise        E[z | x_t]                             score = -output / sigma                (DDPM)
+score        grad log p_t                           score = output
+data         E[x_0 | x_t]                           score = (alpha output - x) / sigma^2   (Tweedie)
+velocity     alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
+scaled score sigma grad log p_t = -E[z | x_t]       score = output / sigma                 (NCSN++, NCSNv2)
+mixed        E[z | x_t] less what it is for Gaussian data                                  (Vahdat et al. 2021)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._arguments import check_constructors, checked_arguments
+from scoresde._validation import check_number
+from scoresde.sde.linalg.kernel import GaussianKernel
+from scoresde.sde.linalg.maps import BlockMap, LinearMap, ScalarMap
+from scoresde.sde.linear import LinearSDE
+
+
+@dataclass(frozen=True)
+class DataPosterior:
+    """What a model believes of x_0 having seen x_t.
+
+    mean: (B, *event), E[x_0 | x_t].
+    logits: (B, *event, levels) where the model has a distribution over the levels of each coordinate, else None.
+    """
+
+    mean: Tensor
+    logits: Tensor | None = None
+
+
+class Prediction(ABC):
+    """What the output of a network means.
+
+    Each method takes the process ``sde``, its ``kernel`` at the times of the batch, the network's ``output`` and the state x
+    (B, *state). A subclass gives `score`, and overrides what it knows without a detour.
+    """
+
+    @abstractmethod
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """grad log p_t(x), the shape of x."""
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """E[z | x_t], the shape of x."""
+        return kernel.noise_from_score(self.score(sde, kernel, output, x))
+
+    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        """alpha E[z | x_t] - sigma E[x_0 | x_t], the shape of x."""
+        return kernel.velocity_from_score(x, self.score(sde, kernel, output, x))
+
+    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+        """What the output says of x_0."""
+        return DataPosterior(kernel.data_from_score(x, self.score(sde, kernel, output, x)))
+
+
+@checked_arguments
+def like(x: Tensor, output: Tensor) -> Tensor:
+    """``output`` where it has the shape of x; raises ValueError otherwise, lest it broadcasts."""
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the network's output has shape {tuple(output.shape)} for x of shape {tuple(x.shape)}: "
+            "it must return what it predicts for every coordinate of x"
+        )
+    return output
+
+
+class NoisePrediction(Prediction):
+    """The output is E[z | x_t]."""
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(like(x, output))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return like(x, output)
+
+    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+        return DataPosterior(kernel.data_from_noise(x, like(x, output)))
+
+
+class ScorePrediction(Prediction):
+    """The output is the score."""
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return like(x, output)
+
+
+class DataPrediction(Prediction):
+    """The output is E[x_0 | x_t]."""
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_data(x, like(x, output))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.noise_from_data(x, like(x, output))
+
+    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+        return DataPosterior(like(x, output))
+
+
+class VelocityPrediction(Prediction):
+    """The output is alpha E[z | x_t] - sigma E[x_0 | x_t]."""
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(self.noise(sde, kernel, output, x))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.noise_from_velocity(x, like(x, output))
+
+    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return like(x, output)
+
+    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+        return DataPosterior(kernel.data_from_noise(x, self.noise(sde, kernel, output, x)))
+
+
+@dataclass(frozen=True)
+class MixedPrediction(Prediction):
+    """The output corrects the score that data N(0, data_std^2 I) would have, in units of noise:
+
+        score = -(data_std^2 A P A^T + L L^T)^-1 x - L^-T output
+
+    with P the projection of a state on the data in it: the mixed score (Vahdat, Kreis, Kautz 2021, arXiv:2106.05931; Dockhorn
+    et al. 2022, arXiv:2112.07068). A network that says 0 is exact for Gaussian data. For Langevin diffusion the velocity's part
+    is -v / Sigma_vv - l output, as Dockhorn et al. have it, where x and v are uncorrelated under the Gaussian's law of x_t;
+    elsewhere they leave that correlation to the network.
+
+    data_std: standard deviation of the Gaussian data, > 0.
+    """
+
+    data_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("data_std", self.data_std, above=0.0)
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.gaussian_score(x, self._root(sde, x)) + kernel.score_from_noise(like(x, output))
+
+    def _root(self, sde: LinearSDE, x: Tensor) -> LinearMap:
+        """data_std P; a number where the state is the data."""
+        std = torch.tensor(self.data_std, dtype=x.dtype, device=x.device)
+        if sde.extract_data(x).shape == x.shape:
+            return ScalarMap(std)
+        fields = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        fields = fields.reshape(*fields.shape, *(1,) * (x.ndim - 2)).expand(-1, *x.shape[1:])
+        of_data = sde.embed_data(sde.extract_data(fields)).reshape(*fields.shape[:2], -1)[..., 0]
+        return BlockMap(std * of_data.mT)
+
+
+PREDICTIONS: dict[str, type[Prediction]] = {
+    "noise": NoisePrediction,
+    "score": ScorePrediction,
+    "data": DataPrediction,
+    "velocity": VelocityPrediction,
+}
+
+
+class ScaledScorePrediction(Prediction):
+    """The output is sigma times the score."""
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return kernel.score_from_noise(self.noise(sde, kernel, output, x))
+
+    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        return -like(x, output)
+
+
+check_constructors(globals(), records=(DataPosterior,))

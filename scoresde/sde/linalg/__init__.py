@@ -1,0 +1,1 @@
+"""Linear maps on states, bases of events, Gaussian kernels."""
