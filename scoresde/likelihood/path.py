@@ -239,7 +239,7 @@ def _evaluation(problem: FlowProblem, x: Tensor) -> Evaluation:
         slope = frame.push(h + frame.pull(w))
         square = h.square().reshape(len(x), -1).sum(1)
         spoilt = 0.0 * square  # NaN where the score is not finite, and 0 elsewhere
-        return slope, spoilt - trace, frame.sample_auxiliary(score.double()), square
+        return slope, spoilt - trace, frame.lift(score.double()), square
 
     if not problem.differentiable:
         return torch.no_grad()(evaluate)

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import types
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_other_makers_folders(tmp_path):
 
 
 def test_cifar_batches(tmp_path, monkeypatch):
-    monkeypatch.setitem(CIFAR10.__init__.__wrapped__.__kwdefaults__, "images_per_file", 2)
+    monkeypatch.setitem(unwrap(CIFAR10.__init__).__kwdefaults__, "images_per_file", 2)
     for name in [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]:
         content = np.random.default_rng(len(name)).integers(0, 256, (2, 3073), dtype=np.uint8)
         content[:, 0] = 1

@@ -197,7 +197,7 @@ def network(seed=0, d=3, dtype=F64):
 def test_gradients_reach_the_parameters(variance_reduced):
     """Against central differences, through the second derivative."""
     net, model = network()
-    loss = SlicedScoreMatching(VPSDE(), 2, variance_reduced)
+    loss = SlicedScoreMatching(VPSDE(), 2, variance_reduced=variance_reduced)
     x0 = normal((6, 3))
     loss(model, x0, step=0).mean().backward()
     for p in list(net.parameters())[:3]:
@@ -232,7 +232,7 @@ def test_the_loss_is_its_formula(event, variance_reduced):
         flat = x.reshape(len(x), -1)
         return ((flat @ matrix).sin() * t[:, None]).reshape(x.shape)
 
-    loss = SlicedScoreMatching(VPSDE(), 3, variance_reduced)
+    loss = SlicedScoreMatching(VPSDE(), 3, variance_reduced=variance_reduced)
     draw = loss.draw(x0, step=0)
     found = loss.evaluate(model, draw)
     assert found.shape == (4,) and draw.directions.shape == (3, *x0.shape)
@@ -378,7 +378,7 @@ def test_times_out_of_range_are_refused(sde):
 def test_the_global_dtype_does_not_matter():
     def everything():
         return [
-            SlicedScoreMatching(sde, 2, reduced, weighting="likelihood")(
+            SlicedScoreMatching(sde, 2, variance_reduced=reduced, weighting="likelihood")(
                 lambda x, t: -x, normal((4, 2), dtype=dtype), step=0
             )
             for sde in (*SDES, CUBIC)

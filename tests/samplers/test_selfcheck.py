@@ -21,6 +21,7 @@ from scoresde.samplers import (
     ReverseSDESampler,
     Sampler,
 )
+from scoresde.samplers.base import CountedScore
 from scoresde.samplers.checks import check
 from scoresde.samplers.checks import report as report_module
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
@@ -101,22 +102,22 @@ class Planted(Predictor):
     noise: float = 1.0
     power: float = 0.5
 
-    def step(self, sde, step, x, score, z):
-        t, h = step.t, step.width
-        mean = x - (self.f * sde.drift(x, t) - self.pull * sde.apply_diffusion_matrix(score, t)) * h
-        return mean + self.noise * sde.apply_diffusion(z, t) * h**self.power, mean
+    def step(self, model, x, interval, z, past):
+        at, h = interval.at, interval.h
+        mean = x - (self.f * at.F * x - self.pull * at.g**2 * model.score(x, at)) * h
+        return mean + self.noise * at.g * h**self.power * z, mean, None
 
 
 class GlobalNoise(EulerMaruyama):
-    def step(self, sde, step, x, score, z):
-        return super().step(sde, step, x, score, torch.randn_like(x))
+    def step(self, model, x, interval, z, past):
+        return super().step(model, x, interval, torch.randn_like(x), past)
 
 
 class SharedNoise(EulerMaruyama):
     """One draw for the whole batch."""
 
-    def step(self, sde, step, x, score, z):
-        return super().step(sde, step, x, score, z.mean(0, keepdim=True).expand_as(x))
+    def step(self, model, x, interval, z, past):
+        return super().step(model, x, interval, z.mean(0, keepdim=True).expand_as(x), past)
 
 
 class FloatSampler(PredictorCorrector):
@@ -127,7 +128,7 @@ class FloatSampler(PredictorCorrector):
 
 class Uncounted(PredictorCorrector):
     def run(self, sde, score, x, noise, callback):
-        return super().run(sde, score.score, x, noise, callback)
+        return super().run(sde, CountedScore(score.score), x, noise, callback)
 
 
 class Upwards(PredictorCorrector):
@@ -242,7 +243,7 @@ def test_a_mistake_in_steps_that_follow_the_score_is_caught():
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match="states no kernel"):
+    with pytest.raises(TypeError, match="has no closed-form kernel"):
         check(stepped(EulerMaruyama()), Bare())
     with pytest.raises(ValueError, match="counts="):
         check(stepped(EulerMaruyama()), VPSDE(), counts=(10, 20, 40))
