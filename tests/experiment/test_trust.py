@@ -111,7 +111,7 @@ class TestAFolderIsData:
         seen = []
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         monkeypatch.chdir(trained)
-        monkeypatch.setattr("scoresde.experiment.reports.report", lambda *given: seen.append(list(sys.path)))
+        monkeypatch.setattr("scoresde.experiment.report", lambda *given: seen.append(list(sys.path)))
         assert called("report", "--workdir", ".").returncode == 0
         assert seen and str(trained) not in seen[0]
 
