@@ -344,7 +344,7 @@ def test_wrong_shapes_are_named():
 @pytest.mark.parametrize("bad", [-0.1, 1.5, math.nan])
 def test_times_out_of_range_are_refused(bad):
     x, t = normal((2, 1)), torch.tensor([0.5, bad], dtype=F64)
-    for call in (CUBIC.drift, CUBIC.simulate, CUBIC.diffuse, geometric().diffusion_divergence):
+    for call in (CUBIC.drift, CUBIC.simulate, CUBIC.apply_diffusion, geometric().diffusion_divergence):
         with pytest.raises(ValueError, match="allowed is"):
             call(x, t)
 
@@ -353,7 +353,7 @@ def test_a_diffusion_of_x_asks_for_x():
     sde, x, t = geometric(), normal((2, 1)), torch.tensor([0.5, 0.6], dtype=F64)
     with pytest.raises(TypeError, match="depends on x"):
         sde.diffusion(t)
-    for call in (sde.diffuse, sde.apply_diffusion_matrix):
+    for call in (sde.apply_diffusion, sde.apply_diffusion_matrix):
         with pytest.raises(ValueError, match="give the state"):
             call(x, t)
 

@@ -296,7 +296,7 @@ def test_time_of_log_noise(sde, t):
 def test_one_time_for_all_is_the_same_time_for_each(sde, shape):
     x, z = normal(shape), normal(shape, "z")
     one, each = scalar(0.3), scalar([0.3] * shape[0])
-    for f in (sde.drift, sde.diffuse, sde.apply_diffusion_matrix):
+    for f in (sde.drift, sde.apply_diffusion, sde.apply_diffusion_matrix):
         assert torch.equal(f(x, one), f(x, each))
     for f in (sde.perturb, sde.reverse_drift, sde.noise_from_score, sde.score_from_data, sde.velocity_from_score):
         # a vector's exp and a scalar's may differ in the last bit
