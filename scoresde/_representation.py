@@ -219,9 +219,15 @@ def _equal(self: Any, other: object) -> Any:
     return (
         ours is not None
         and theirs is not None
-        and same_value(ours, theirs)
-        and same_value(_numbers(self), _numbers(other))
+        and same_value(_compared(self, ours), _compared(other, theirs))
+        and same_value(_compared(self, _numbers(self)), _compared(other, _numbers(other)))
     )
+
+
+def _compared(x: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the fields of a dataclass that are declared not to count."""
+    left_out = {field.name for field in dataclasses.fields(x) if not field.compare} if _has_fields(type(x)) else set()
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def _hash(self: Any) -> int:
@@ -229,7 +235,8 @@ def _hash(self: Any) -> int:
     arguments = None if isinstance(self, nn.Module) else arguments_of(self)
     if arguments is None:
         return object.__hash__(self)
-    plain = sorted((name, value) for name, value in arguments.items() if isinstance(value, int | float | str))
+    compared = _compared(self, arguments)
+    plain = sorted((name, value) for name, value in compared.items() if isinstance(value, int | float | str))
     return hash((type(self), tuple(plain)))
 
 

@@ -174,7 +174,7 @@ def test_large_batches_are_cut(monkeypatch):
     arguments, _ = components("full", 3, (2, 2))
     mixture, x, t = GaussianMixture(**arguments), normal((50, 2, 2), "x"), torch.linspace(0.1, 1.0, 50, dtype=F64)
     whole = mixture.log_prob_at(SDES[0], x, t), mixture.score(SDES[0])(x, t)
-    monkeypatch.setattr("scoresde.distributions._CHUNK", 100)
+    monkeypatch.setattr("scoresde.distributions.mixture._CHUNK", 100)
     assert torch.allclose(mixture.log_prob_at(SDES[0], x, t), whole[0], rtol=1e-14)
     assert torch.allclose(mixture.score(SDES[0])(x, t), whole[1], rtol=1e-13)
 
@@ -365,7 +365,7 @@ def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
     x = NoiseSource.of(0, 7).normal(sde.state_shape((3,)), step=0, purpose="x", dtype=F64)
     t = torch.tensor([0.3, 0.9, 0.3, 0.05, 1.0, 0.9, 0.2], dtype=F64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scoresde.distributions._CHUNK", 8 * 2 * math.prod(x.shape[1:]) ** 2 * 3)
+        patch.setattr("scoresde.distributions.mixture._CHUNK", 8 * 2 * math.prod(x.shape[1:]) ** 2 * 3)
         score, log_prob = law.score(sde)(x, t), law.log_prob_at(sde, x, t)
     for i in range(7):
         one = x[i : i + 1], t[i : i + 1]

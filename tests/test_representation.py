@@ -19,10 +19,10 @@ from scoresde.sde.linalg.basis import dct, fourier
 from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
 
 FITTED = {
-    "samplers.accurate.Pilot",
-    "samplers.fitted.FittedMultistep",
-    "samplers.fitted.FittedSampler",
-    "samplers.pilot.PilotGrid",
+    "samplers.fitted.accurate.Pilot",
+    "samplers.fitted.sampler.FittedMultistep",
+    "samplers.fitted.sampler.FittedSampler",
+    "samplers.fitted.pilot.PilotGrid",
 }
 """Made by a fit, and kept in files; their reprs say how good they are."""
 ABSTRACT = {name: thing for name, thing in public().items() if inspect.isclass(thing) and inspect.isabstract(thing)}
@@ -32,8 +32,8 @@ CLASSES = {
     if inspect.isclass(thing) and name not in {*RECORDS, *NOT_CALLED, *ABSTRACT, *FITTED}
 }
 OUTSIDE = {
-    "distributions.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network", "sde.nonlinear.NonlinearSDE",
-    "sde.schedule.Schedule",
+    "distributions.empirical.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network", "sde.nonlinear.NonlinearSDE",
+    "sde.processes.schedule.Schedule",
 }  # fmt: skip
 """Made of what has no text: a function without a name, a module or a data set of the user, large data."""
 

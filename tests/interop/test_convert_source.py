@@ -117,7 +117,7 @@ def test_groups_that_disagree_are_refused(tmp_path):
         ({"activation": "relu"}, "activation ReLU(): SiLU"),
         ({"rescale": False}, "rescale=False: True"),
         ({"resampling": {"name": "Averaging"}}, "resampling Averaging(): FIR (1, 3, 3, 1)"),
-        ({"resampling": {"name": "FIR", "kernel": [1, 2, 1]}}, "resampling FIR((1, 2, 1)): FIR (1, 3, 3, 1)"),
+        ({"resampling": {"name": "FIR", "kernel": [1, 2, 1]}}, "resampling FIR(kernel=(1, 2, 1)): FIR (1, 3, 3, 1)"),
         ({"groups": 1}, "a norm of 8 channels has 1 groups: 2 in"),
         ({"group_width": 2}, "a norm of 8 channels has 4 groups: 2 in"),
     ],
