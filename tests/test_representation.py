@@ -32,8 +32,8 @@ CLASSES = {
     if inspect.isclass(thing) and name not in {*RECORDS, *NOT_CALLED, *ABSTRACT, *FITTED}
 }
 OUTSIDE = {
-    "distributions.empirical.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network", "sde.nonlinear.NonlinearSDE",
-    "sde.processes.schedule.Schedule",
+    "distributions.empirical.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network",
+    "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
 }  # fmt: skip
 """Made of what has no text: a function without a name, a module or a data set of the user, large data."""
 
