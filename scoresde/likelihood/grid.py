@@ -178,7 +178,8 @@ def grid_from(
     density = smooth(density, len(u) // 20)
     share = floor * density.mean().clamp(min=1e-12)  # a score that is a Gaussian's own has no bend at all
     shares = cumulative(u, density + share)
-    known = tuple(smooth(spread, len(u) // 20).tolist())
+    # a number that float32 does not hold is no spread: its size counts for nothing
+    known = tuple(max(value, 1e-30) if value > 0.0 else 0.0 for value in smooth(spread, len(u) // 20).tolist())
     return FlowGrid(t_min, tuple(u.tolist()), tuple(shares.tolist()), known, data_std, centre)
 
 

@@ -19,7 +19,7 @@ from scoresde.likelihood import (
     standard_grid,
 )
 from scoresde.likelihood.estimate import between_orders, quadrature_square
-from scoresde.likelihood.grid import mean_and_spread
+from scoresde.likelihood.grid import grid_from, mean_and_spread
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
 from scoresde.solvers.quadrature import Increments
 
@@ -225,3 +225,11 @@ class TestMeanAndSpread:
             result = log_likelihood(sde, law.score(sde), x, solver=Multistep(32, grid), divergence=Exact())
             found.append(result.log_prob - result.prior_log_prob)
         assert torch.allclose(*found, atol=1e-6)
+
+
+def test_a_grid_is_made_where_the_trace_hardly_varies():
+    """Spreads below what float32 holds are kept as the smallest that count."""
+    u = torch.linspace(-5.0, 3.0, 200, dtype=torch.float64)
+    spread = torch.cat((torch.full((100,), 1e-60, dtype=torch.float64), torch.ones(100, dtype=torch.float64)))
+    grid = grid_from(1e-3, u, torch.ones(198, dtype=torch.float64), spread, 0.5, 0.1)
+    assert min(grid.spread) == 1e-30 and max(grid.spread) > 0.9
