@@ -3,7 +3,7 @@
     colours or grey      8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
     more than 8 bits     grey images keep their own numbers; colours are refused, because Pillow keeps 8 bits of them
     orientation          as the camera noted it (EXIF)
-    transparency         dropped where all is opaque; otherwise refused, because the colours beneath are nobody's intention
+    transparency         dropped where all is opaque; otherwise refused, because the colours of transparent pixels are undefined
     several frames       refused; of a camera's multi-picture file (MPO) the main picture is taken
 
 The depth is read from the file and not from what the decoder returns.

@@ -202,4 +202,5 @@ class Search:
 
 
 def made(pilot: Pilot, numbers: Numbers) -> FittedMultistep:
+    """The method with these times and coefficients."""
     return FittedMultistep(_times(pilot, numbers.u), pilot.grid.t_min, numbers.a, numbers.b, pilot.mean, pilot.data_std)
