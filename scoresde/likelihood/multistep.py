@@ -13,7 +13,7 @@ In the whitened state w and the clock u (`sde/gaussian_flow.py`), with the resid
 
        log p = the above + sum_i (R_i^T score_i) . d_i
 
-   takes the leading error away, for nothing (`tests/likelihood/test_multistep.py` measures the order before and after).
+   takes the leading error away, for nothing (`tests/likelihood/test_multistep_order.py` measures the order before and after).
    The score is that of p_T at T, where the prior stands in its place: the sum of all jumps is moved there, and the prior taken
    at x_T with them in.
    A network's score may be far from the gradient of its own flow's log p where there is hardly any noise. For a density
