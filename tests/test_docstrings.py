@@ -36,7 +36,9 @@ def public_modules(package: str) -> list[ModuleType]:
         for p in sorted((PACKAGE / package).rglob("__init__.py"))
         if p.parent != PACKAGE / package
     ]
-    return [m for m in map(importlib.import_module, names) if hasattr(m, "__all__") or m.__name__ == f"scoresde.{package}"]
+    return [
+        m for m in map(importlib.import_module, names) if hasattr(m, "__all__") or m.__name__ == f"scoresde.{package}"
+    ]
 
 
 def public_objects(package: str) -> Iterator[tuple[str, object, type | None]]:
@@ -64,7 +66,9 @@ def documented(owner: type | None, thing: object, name: str) -> str:
     if owner is None:
         if inspect.isclass(thing):
             own += "\n" + (inspect.getdoc(thing.__init__) or "" if "__init__" in vars(thing) else "")
-            own += "".join("\n" + (inspect.getdoc(b) or "") for b in thing.__mro__[1:] if b.__module__.startswith("scoresde"))
+            own += "".join(
+                "\n" + (inspect.getdoc(b) or "") for b in thing.__mro__[1:] if b.__module__.startswith("scoresde")
+            )
         return own
     above = [inspect.getdoc(vars(b)[name]) or "" for b in owner.__mro__[1:] if name in vars(b)]
     return "\n".join([own, *above])
@@ -107,14 +111,16 @@ def faults(name: str, thing: object, owner: type | None) -> list[str]:
     missing = [p.name for p in parameters if not p.name.startswith("_") and p.name not in described(everything)]
     if missing:
         found.append(f"no description of {', '.join(missing)}")
-    if inspect.isfunction(thing) and parameters and thing.__annotations__.get("return") not in ("None", None, "NoReturn"):
-        if not re.search(r"^(Returns|Yields):", everything, re.M):
-            found.append("no Returns section")
+    returns = thing.__annotations__.get("return") if inspect.isfunction(thing) and parameters else None
+    if returns not in ("None", None, "NoReturn") and not re.search(r"^(Returns|Yields):", everything, re.M):
+        found.append("no Returns section")
     return found
 
 
 def all_faults(package: str) -> list[str]:
-    return [f"{name}: {fault}" for name, thing, owner in public_objects(package) for fault in faults(name, thing, owner)]
+    return [
+        f"{name}: {fault}" for name, thing, owner in public_objects(package) for fault in faults(name, thing, owner)
+    ]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -126,7 +132,11 @@ def test_public_objects_have_google_style_docstrings(package):
 @pytest.mark.parametrize("module", MODULES)
 def test_public_modules_have_google_style_docstrings(module):
     loaded = importlib.import_module(f"scoresde.{module}")
-    things = [(f"scoresde.{module}.{k}", v) for k, v in vars(loaded).items() if getattr(v, "__module__", "") == loaded.__name__]
+    things = [
+        (f"scoresde.{module}.{k}", v)
+        for k, v in vars(loaded).items()
+        if getattr(v, "__module__", "") == loaded.__name__
+    ]
     found = [f"{n}: {f}" for n, v in things if not n.rsplit(".", 1)[1].startswith("_") for f in faults(n, v, None)]
     assert not found, "\n".join(found)
 

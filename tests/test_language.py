@@ -1,6 +1,6 @@
 """Retired words: the field's terms and plain English are used everywhere outside the glossary and the changelog.
 
-    python -m tests.test_language scoresde/samplers docs       # prints the places in these folders
+python -m tests.test_language scoresde/samplers docs       # prints the places in these folders
 """
 
 from __future__ import annotations
