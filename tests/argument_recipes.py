@@ -124,7 +124,7 @@ RECORD = {
     **dict.fromkeys(("nfe", "vjps", "calls", "accepted", "first", "starts", "evaluations", "index"), 1),
     **dict.fromkeys(("error", "limit", "bits_per_dim", "value", "precision", "recall", "plain_error"), 0.5),
     **dict.fromkeys(("times", "spent", "widths", "sigmas", "t", "s"), T),
-    **dict.fromkeys(("kernels", "bridged", "marginals", "kernel"), KERNEL),
+    **dict.fromkeys(("kernels", "posteriors", "posterior", "marginals", "kernel"), KERNEL),
     "failed": torch.zeros(4, dtype=torch.bool),
     "settings": {},
     "name": "a name",

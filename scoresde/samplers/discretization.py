@@ -36,7 +36,8 @@ class Step:
     """One step down, all tensors ().
 
     index: 0 for the first. t, s: times before and after. width: t - s, as the discretisation has it. sigma: the marginal
-    standard deviation at t. kernel: the forward kernel that the step undoes; bridged: the same with the bridge's noise.
+    standard deviation at t. kernel: the forward kernel that the step undoes; posterior: the same map
+    with the noise of q(x_s | x_t, x_0).
     """
 
     index: int
@@ -45,7 +46,7 @@ class Step:
     width: Tensor
     sigma: Tensor
     kernel: GaussianKernel
-    bridged: GaussianKernel
+    posterior: GaussianKernel
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Transitions:
         widths: (N,) lengths of the steps.
         sigmas: (N,) marginal standard deviations at the start of each step.
         kernels: Forward kernels of the steps, N.
-        bridged: The same with the bridge's noise, N.
+        posteriors: The same maps with the noise of q(x_s | x_t, x_0), N.
         marginals: x_t | x_0 at the start of each step, N.
         before: x_s | x_0 at its end, N; None where it follows from the others.
     """
@@ -66,7 +67,7 @@ class Transitions:
     widths: Tensor
     sigmas: Tensor
     kernels: GaussianKernel
-    bridged: GaussianKernel
+    posteriors: GaussianKernel
     marginals: GaussianKernel
     before: GaussianKernel | None = None
 
@@ -76,8 +77,10 @@ class Transitions:
     def steps(self, like: Tensor) -> list[Step]:
         """The steps in the dtype and on the device of ``like``."""
         times, widths, sigmas = (v.to(like) for v in (self.times, self.widths, self.sigmas))
-        kernels, bridged = self.kernels.to(like), self.bridged.to(like)
-        return [Step(k, times[k], times[k + 1], widths[k], sigmas[k], kernels[k], bridged[k]) for k in range(len(self))]
+        kernels, posteriors = self.kernels.to(like), self.posteriors.to(like)
+        return [
+            Step(k, times[k], times[k + 1], widths[k], sigmas[k], kernels[k], posteriors[k]) for k in range(len(self))
+        ]
 
     def levels(self, like: Tensor) -> list[Interval]:
         """The steps as a corrector needs them: the score's time, the contraction ``a`` of the mean, and the noise ``level``."""
@@ -158,8 +161,8 @@ class ExactTransitions(Discretization):
         times = self.times(sde)
         t, s = times[:-1], times[1:]
         kernels, marginals, before = sde.transition(s, t), sde.kernel(t), sde.kernel(s)
-        bridged = kernels.bridged(marginals, before)
-        return Transitions(times, t - s, sde.noise_level(t), kernels, bridged, marginals, before)
+        posteriors = kernels.with_posterior_noise(marginals, before)
+        return Transitions(times, t - s, sde.noise_level(t), kernels, posteriors, marginals, before)
 
     def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
         return exact_intervals(sde, times, like)
@@ -262,7 +265,7 @@ class ReferenceDiscretization(Discretization):
         kernels = chain.step(times)
         # the reference's annealed Langevin corrector takes the process's sigma on a chain too
         marginals, levels = chain.kernel(times), sde.continuous.noise_level(times)
-        return Transitions(ends, widths, levels, kernels, kernels.bridged(marginals), marginals)
+        return Transitions(ends, widths, levels, kernels, kernels.with_posterior_noise(marginals), marginals)
 
     def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
         return chain_intervals(sde, times, self._widths(sde), self.steps, like)

@@ -66,8 +66,8 @@ class Interval:
     churned: Instant | None = None
 
     @property
-    def bridge(self) -> float:
-        """Standard deviation of x_s given x_t and x_0."""
+    def posterior_std(self) -> float:
+        """Standard deviation of q(x_s | x_t, x_0)."""
         return self.std * self.to.sigma / self.at.sigma
 
 

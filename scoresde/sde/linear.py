@@ -113,13 +113,13 @@ class LinearSDE(SDE):
             raise ValueError(f"s={s.tolist()}, t={t.tolist()}: a transition goes from s up to t, s <= t")
         return self._transition(s, t)
 
-    def bridge_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    def posterior_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """E[x_s | x_t, x_0] (B, *state), s <= t and 0 < t, for states x_t (B, *state) and data x0 (B, *event), by Bayes' rule:
 
             m_s + S_s A^T S_t^-1 (x_t - m_t),       x_s | x_0 ~ N(m_s, S_s),    x_t | x_s ~ N(A x_s, C)
 
         Where the state is more than the data, x_0 says the data alone. The covariance, S_s - S_s A^T S_t^-1 A S_s, is that of
-        ``transition(s, t).bridged(kernel(t), kernel(s))``. Raises ValueError for s > t, or times outside [0, T].
+        ``transition(s, t).with_posterior_noise(kernel(t), kernel(s))``. Raises ValueError for s > t, or times outside [0, T].
         """
         step, start, end = self.transition(s, t), self.kernel(s), self.kernel(t)
         mean = start.mean(self.embed_data(x0))

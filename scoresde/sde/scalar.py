@@ -80,7 +80,7 @@ class ScalarSDE(LinearSDE):
         a = self.alpha(t) / self.alpha(s)
         return ScalarKernel(a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0.0).sqrt())
 
-    def bridge(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of x_s given x_t and x_0, s <= t (Ho et al. 2020, eq. 6-7, any process).
 
         q(x_s | x_t, x_0) = N(a sigma_s^2 / sigma_t^2 x_t + alpha_s v / sigma_t^2 x_0, sigma_s^2 v / sigma_t^2 I),

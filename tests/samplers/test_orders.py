@@ -137,7 +137,7 @@ def test_upper_is_exact_for_a_standard_normal_under_vp():
 
 
 def test_lower_is_exact_for_data_in_one_point():
-    """The bridge's variance is exact where x_0 is known: one step from any t gives the law at s."""
+    """The variance of q(x_s | x_t, x_0) is exact where x_0 is known: one step from any t gives the law at s."""
     for sde in SDES.values():
         times = torch.tensor([0.8, 0.3], dtype=torch.float64)
         point, t, s = 0.7, times[0], times[1]

@@ -20,7 +20,7 @@ T_METHODS = {
     "perturb": lambda sde, t: sde.perturb(torch.ones(3, 2), t, torch.ones(3, 2)),
     "reverse_drift": lambda sde, t: sde.reverse_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
     "flow_drift": lambda sde, t: sde.flow_drift(torch.ones(3, 2), t, torch.ones(3, 2)),
-    "bridge": lambda sde, t: sde.bridge(torch.ones(3, 2), torch.ones(3, 2), 0.5 * t, t),
+    "posterior": lambda sde, t: sde.posterior(torch.ones(3, 2), torch.ones(3, 2), 0.5 * t, t),
     "noise_from_score": lambda sde, t: sde.noise_from_score(torch.ones(3, 2), t, torch.ones(3, 2)),
     "score_from_data": lambda sde, t: sde.score_from_data(torch.ones(3, 2), t, torch.ones(3, 2)),
     "transition": lambda sde, t: sde.transition(torch.tensor(0.0), t),

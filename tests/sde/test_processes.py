@@ -174,12 +174,12 @@ def test_the_general_transition_agrees_with_the_closed_forms(name):
 
 @LIGHT
 @given(sde=processes(), times=st.tuples(st.floats(1e-4, 1.0), st.floats(0.01, 0.99)), shape=events())
-def test_the_bridge_is_bayes(sde, times, shape):
+def test_the_posterior_is_bayes(sde, times, shape):
     """The product of the Gaussians q(x_s | x_0) and q(x_t | x_s), normalised."""
     t = times[0] * torch.linspace(0.9, 1.0, shape[0], dtype=F64)
     s = times[1] * t
     x_t, x0 = normal(shape, "x_t"), normal(shape, "x_0")
-    mean, std = sde.bridge(x_t, x0, s, t)
+    mean, std = sde.posterior(x_t, x0, s, t)
     assert mean.shape == shape and std.shape == (shape[0],)
     kernel = sde.transition(s, t)
     for b in range(shape[0]):
@@ -191,21 +191,21 @@ def test_the_bridge_is_bayes(sde, times, shape):
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_the_bridge_at_its_ends(name):
+def test_the_posterior_at_its_ends(name):
     """s = t is x_t itself; s = 0 of a process without noise at 0 is x_0 itself."""
     sde, (x_t, x0) = DEFAULTS[name], (normal((3, 2), "x_t"), normal((3, 2), "x_0"))
-    mean, std = sde.bridge(x_t, x0, scalar(0.4), scalar(0.4))
+    mean, std = sde.posterior(x_t, x0, scalar(0.4), scalar(0.4))
     assert torch.equal(mean, x_t) and float(std) == 0.0
     if name != "ve":
-        mean, std = sde.bridge(x_t, x0, scalar(0.0), scalar(0.4))
+        mean, std = sde.posterior(x_t, x0, scalar(0.0), scalar(0.4))
         assert near(mean, x0, 1e-14) and float(std) == 0.0
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_the_bridged_kernel_is_the_bridge(name):
+def test_the_noise_of_the_posterior_kernel_is_that_of_the_posterior(name):
     sde, (s, t) = DEFAULTS[name], (scalar([0.1, 0.3]), scalar([0.15, 0.9]))
-    kernel = sde.transition(s, t).bridged(sde.kernel(t))
-    assert near(kernel.std, sde.bridge(normal((2, 1)), normal((2, 1)), s, t)[1], 1e-10)
+    kernel = sde.transition(s, t).with_posterior_noise(sde.kernel(t))
+    assert near(kernel.std, sde.posterior(normal((2, 1)), normal((2, 1)), s, t)[1], 1e-10)
     assert near(kernel.a, sde.transition(s, t).a, 0.0)
 
 
@@ -312,7 +312,7 @@ def everything(sde, dtype):
     chain = sde.discretize(50)
     kernel, step = sde.transition(0.5 * t, t), chain.step(t)
     found = [sde.alpha(t), sde.sigma(t), sde.diffusion(t), sde.drift(x, t), *sde.marginal(x, t), kernel.a, kernel.std]
-    found += [sde.prior_sample((3, 2), dtype=dtype), sde.prior_log_prob(x), *sde.bridge(x, z, 0.5 * t, t)]
+    found += [sde.prior_sample((3, 2), dtype=dtype), sde.prior_log_prob(x), *sde.posterior(x, z, 0.5 * t, t)]
     found += [sde.time_of_log_noise(t), chain.alpha(t), chain.sigma(t), step.a, step.std]
     return [*found, sde.score_from_velocity(x, t, z), sde.score_from_data(x, t, z)]
 
@@ -352,7 +352,7 @@ class OrnsteinUhlenbeck(ScalarSDE):
 
 
 def test_a_process_of_one_s_own_needs_four_methods_and_any_end():
-    """On [0, 3]: transition, bridge, prior, inverse of the noise and a chain all follow."""
+    """On [0, 3]: transition, posterior, prior, inverse of the noise and a chain all follow."""
     sde = OrnsteinUhlenbeck(0.7, 1.3, 3.0)
     s, t = scalar([0.5, 1.0]), scalar([0.9, 2.9])
     kernel = sde.transition(s, t)

@@ -305,7 +305,7 @@ def test_transitions_compose_and_carry_the_marginals(name, u):
     ),
 )
 def test_the_process_check_passes(name):
-    """Moment equations integrated, flow and reverse SDE back from T, bridge, conversions, float32, edges."""
+    """Moment equations integrated, flow and reverse SDE back from T, posterior, conversions, float32, edges."""
     report = check(ALL[name])
     assert report.passed, str(report)
 

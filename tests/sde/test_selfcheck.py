@@ -109,9 +109,9 @@ class PriorVarianceForItsRoot(OneFileProcess):
         return 2.0
 
 
-class BridgeExchanged(OneFileProcess):
-    def bridge(self, x_t, x0, s, t):
-        return super().bridge(x0, x_t, s, t)
+class PosteriorExchanged(OneFileProcess):
+    def posterior(self, x_t, x0, s, t):
+        return super().posterior(x0, x_t, s, t)
 
 
 class ScoreWithoutTheSquare(OneFileProcess):
@@ -155,7 +155,7 @@ MISTAKES = {
     SigmaSquared: ("kernel covariance from the SDE", "sigma^2 returned for sigma"),
     StepForgetsTheContraction: ("transition carries the marginal", "a^2 sigma_s^2"),
     PriorVarianceForItsRoot: ("prior, nats per coordinate", "not its square"),
-    BridgeExchanged: ("bridge agrees with Bayes", "exchanged"),
+    PosteriorExchanged: ("posterior agrees with Bayes", "exchanged"),
     ScoreWithoutTheSquare: ("conversions agree with the kernel", "sigma^2"),
     NoiseOfTheWrongSign: ("conversions invert each other", ""),
     NoiseThatFalls: ("noise to signal rises", "must fall"),

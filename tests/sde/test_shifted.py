@@ -328,13 +328,13 @@ PUSHED = MatrixSDE(
 
 
 @pytest.mark.parametrize("sde", [*PROCESSES.values(), Shifted(PROCESSES["cld"], moving), PUSHED], ids=repr)
-def test_the_mean_of_the_bridge_is_that_of_the_joint_law(sde):
+def test_the_mean_of_the_posterior_is_that_of_the_joint_law(sde):
     """x_s and x_t given x_0 are Gaussian together, with covariance S_s A^T between them: conditioned by dense matrices."""
     x0 = normal((3, 2), "x0")
     times = torch.tensor([0.2, 0.5, 0.69], dtype=F64), torch.tensor([0.3, 0.8, 0.7], dtype=F64)
     shape = sde.state_shape((2,))
     x_t, size = normal((3, *shape), "x_t"), math.prod(shape)
-    found = sde.bridge_mean(x_t, x0, *times)
+    found = sde.posterior_mean(x_t, x0, *times)
     for i in range(3):
         s, t = times[0][i], times[1][i]
         first, last, step = sde.kernel(s), sde.kernel(t), sde.transition(s, t)
@@ -347,12 +347,14 @@ def test_the_mean_of_the_bridge_is_that_of_the_joint_law(sde):
         torch.testing.assert_close(found[i].reshape(-1), wanted, rtol=1e-8, atol=1e-9)
 
 
-def test_the_mean_of_the_bridge_of_numbers_and_at_its_ends():
+def test_the_mean_of_the_posterior_of_numbers_and_at_its_ends():
     x0, x_t = normal((2, 2), "x0"), normal((2, 2), "x_t")
     s, t = torch.tensor([0.1, 0.4], dtype=F64), torch.tensor([0.3, 0.9], dtype=F64)
     sde = PROCESSES["vp"]
-    torch.testing.assert_close(sde.bridge_mean(x_t, x0, s, t), sde.bridge(x_t, x0, s, t)[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        sde.posterior_mean(x_t, x0, s, t), sde.posterior(x_t, x0, s, t)[0], rtol=1e-12, atol=1e-12
+    )
     state = normal((2, 2, 2), "x_t")
-    torch.testing.assert_close(PROCESSES["cld"].bridge_mean(state, x0, t, t), state)
+    torch.testing.assert_close(PROCESSES["cld"].posterior_mean(state, x0, t, t), state)
     with pytest.raises(ValueError, match="from s up to t"):
-        sde.bridge_mean(x_t, x0, t, s)
+        sde.posterior_mean(x_t, x0, t, s)

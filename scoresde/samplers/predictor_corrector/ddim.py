@@ -4,10 +4,10 @@ For x_t = alpha_t x_0 + sigma_t z a step keeps noise of the size ``kept`` and ad
 
     x_s = alpha_s E[x_0 | x_t] + kept E[z | x_t] + sqrt(sigma_s^2 - kept^2) z'
 
-    DDIM(eta)                  kept = sqrt(sigma_s^2 - eta^2 bridge^2)           Song et al. 2020, arXiv:2010.02502
+    DDIM(eta)                  kept = sqrt(sigma_s^2 - eta^2 sigma_(s|t)^2)     Song et al. 2020, arXiv:2010.02502
     ConsistentAnnealed(eta)    kept = (1 - eta) sigma_t alpha_s / alpha_t        Jolicoeur-Martineau et al. 2020, arXiv:2009.05475
 
-with bridge the standard deviation of x_s given x_t and x_0. For any linear process, A the forward step's map and C its
+with sigma_(s|t) the standard deviation of q(x_s | x_t, x_0). For any linear process, A the forward step's map and C its
 covariance, S_t = L L^T that of x_t given x_0, S_s = A^-1 (S_t - C) A^-T, and P = kept / sigma_t a map:
 
     x_s = A_s E[x_0 | x_t] + P (x_t - A_t E[x_0 | x_t]) + (S_s - P S_t P^T)^(1/2) z
@@ -119,7 +119,7 @@ class DDIM(Posterior):
     """Denoising diffusion implicit models.
 
     Args:
-        eta: 0 for no noise, 1 for DDPM's (the bridge's), in [0, 1].
+        eta: 0 for no noise, 1 for DDPM's (that of q(x_s | x_t, x_0)), in [0, 1].
         steps: See `Predictor`, as ``grid``, ``t_min`` and ``denoise``.
     """
 
@@ -135,15 +135,15 @@ class DDIM(Posterior):
         return self.eta > 0.0
 
     def kept(self, interval: Interval) -> float:
-        """sqrt(sigma_s^2 - eta^2 bridge^2)."""
-        variance = max(interval.to.sigma**2 - (self.eta * interval.bridge) ** 2, 0.0)
+        """sqrt(sigma_s^2 - eta^2 sigma_(s|t)^2)."""
+        variance = max(interval.to.sigma**2 - (self.eta * interval.posterior_std) ** 2, 0.0)
         root: float = variance**0.5
         return root
 
     def kept_maps(self, walk: Transitions, covariance: LinearMap, before: LinearMap) -> LinearMap:
-        bridge = walk.bridged.noise_map()
+        posterior = walk.posteriors.noise_map()
         minus = torch.full((len(walk),), -(self.eta**2), dtype=torch.float64)
-        kept = before.add(bridge.compose(bridge.transpose()).times(minus))
+        kept = before.add(posterior.compose(posterior.transpose()).times(minus))
         return kept.root().compose(walk.marginals.noise_map().inverse())
 
 

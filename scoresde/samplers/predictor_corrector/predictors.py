@@ -217,11 +217,11 @@ class Ancestral(Predictor):
         """x_s = (x + std^2 score) / a + std z, or std sigma_s / sigma_t for the last std."""
         a, std = interval.a, interval.std
         mean = (x + std**2 * model.score(x, interval.at)) / a
-        return mean + (std if self.variance == "upper" else interval.bridge) * z, mean, None
+        return mean + (std if self.variance == "upper" else interval.posterior_std) * z, mean, None
 
     def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
         assert z is not None
         kernel = step.kernel
         mean = kernel.solve(x + kernel.covariance(score))
-        spread = kernel if self.variance == "upper" else step.bridged
+        spread = kernel if self.variance == "upper" else step.posterior
         return mean + spread.scale(z), mean

@@ -9,7 +9,7 @@ whose law at every time is N(A m + b, A P_0 A^T + C). The checks:
     kernel covariance   dC/dt = F C + C F^T + G G^T
     transition          A_t = A_(t|s) A_s,  b_t = A_(t|s) b_s + b_(t|s),  C_t = A_(t|s) C_s A_(t|s)^T + C_(t|s)
                         and s < u < t composed
-    bridge              covariance of x_s given x_t and x_0, by Bayes from kernel and transition
+    posterior           covariance of x_s given x_t and x_0, by Bayes from kernel and transition
     prior               E KL(q(x_T | x_0) || prior), nats per coordinate, for data of standard deviation ``data_std``; 512 draws
                         whitened by it
     conversions         score -> noise -> score, score -> data -> score, and the kernel's own score at A x_0 + L z

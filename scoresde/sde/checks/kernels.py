@@ -108,7 +108,7 @@ def _explain(s: Subject) -> str:
 
 
 def transitions(s: Subject) -> list[CheckRow]:
-    """Marginal from s to t by the transition, two transitions in a row, and the bridge."""
+    """Marginal from s to t by the transition, two transitions in a row, and q(x_s | x_t, x_0)."""
     early, middle, late = s.times[0], s.times[1], s.times[2]
     (a_s, b_s, c_s), (a_t, b_t, c_t) = s.kernel(early), s.kernel(late)
     a, b, c = s.step(early, late)
@@ -121,21 +121,22 @@ def transitions(s: Subject) -> list[CheckRow]:
         hint = "is the shift of the step b_t - A_(t|s) b_s?"
     times = [torch.tensor(v, dtype=torch.float64) for v in (early, late)]
     ends = [s.sde.kernel(time) for time in times]
-    bridged = s.matrix(s.sde.transition(*times).bridged(ends[1], ends[0]).covariance(s.unit))
+    found = s.matrix(s.sde.transition(*times).with_posterior_noise(ends[1], ends[0]).covariance(s.unit))
     wanted = c_s - c_s @ a.mT @ torch.linalg.solve(c_t, a @ c_s)
-    bridge = relative(bridged, wanted)
+    posterior = relative(found, wanted)
     x_t, x0 = 0.3 * s.unit[:1] + 0.5, 0.7 * s.sde.extract_data(s.unit[:1]) - 0.2
     flat_t, flat_0 = x_t.reshape(-1), s.sde.embed_data(x0).reshape(-1)
     by_bayes = a_s @ flat_0 + b_s + c_s @ a.mT @ torch.linalg.solve(c_t, flat_t - a_t @ flat_0 - b_t)
-    bridge = max(bridge, relative(s.sde.bridge_mean(x_t, x0, *times).reshape(-1), by_bayes))
+    posterior = max(posterior, relative(s.sde.posterior_mean(x_t, x0, *times).reshape(-1), by_bayes))
     if isinstance(s.sde, ScalarSDE):
-        mean, std = s.sde.bridge(x_t, x0, *times)
-        bridge = max(bridge, relative(mean.reshape(-1), by_bayes), relative(std**2 * torch.ones(1), wanted[:1, 0]))
+        mean, std = s.sde.posterior(x_t, x0, *times)
+        posterior = max(posterior, relative(mean.reshape(-1), by_bayes))
+        posterior = max(posterior, relative(std**2 * torch.ones(1), wanted[:1, 0]))
     return [
         CheckRow("transition carries the marginal", marginal, TOLERANCE, "" if marginal <= TOLERANCE else hint),
         CheckRow("transitions compose", composed, TOLERANCE, "" if composed <= TOLERANCE else hint),
         CheckRow(
-            "bridge agrees with Bayes", bridge, TOLERANCE,
-            "" if bridge <= TOLERANCE else "are the weights of x_t and x_0 exchanged, or a square missing?",
+            "posterior agrees with Bayes", posterior, TOLERANCE,
+            "" if posterior <= TOLERANCE else "are the weights of x_t and x_0 exchanged, or a square missing?",
         ),
     ]  # fmt: skip

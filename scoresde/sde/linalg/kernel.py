@@ -1,6 +1,6 @@
 """The law of a linear process between two times: x_t | x_s ~ N(A x_s, L L^T), or N(m_t + A (x_s - m_s), L L^T).
 
-Objectives, predictors, bridges and Langevin steps need a few things of it only, and never ask what A and L are made of:
+Objectives, predictors, posteriors and Langevin steps need a few things of it only, and never ask what A and L are made of:
 
     mean(x) = A x        scale(z) = L z              covariance(v) = L L^T v
     solve(x) = A^-1 x    scale_transposed(v) = L^T v    whiten_transposed(z) = L^-T z
@@ -116,8 +116,8 @@ class GaussianKernel(ABC):
         """|det A|^(2/d), shape () or (B,): what is left of the variance of x_s; 1 - beta_i in DDPM's notation."""
 
     @abstractmethod
-    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> GaussianKernel:
-        """The same map with the bridge's noise: L L^T replaced by the covariance of x_s given x_t and x_0.
+    def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> GaussianKernel:
+        """The same map with the noise of q(x_s | x_t, x_0): L L^T is replaced by the covariance of x_s given x_t and x_0.
 
         marginal, before: the kernels x_t | x_0 and x_s | x_0 at the end and the start of the step; where the second is not
             given it follows from the others, with some cancellation.
@@ -190,7 +190,7 @@ class ScalarKernel(GaussianKernel):
     def contraction(self) -> Tensor:
         return self.a**2
 
-    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
+    def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
         """std -> std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2."""
         marginal = marginal.centred
         assert isinstance(marginal, ScalarKernel)
@@ -251,7 +251,7 @@ class MapKernel(GaussianKernel):
     def contraction(self) -> Tensor:
         return (2.0 * self.a.log_det()).exp()
 
-    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
+    def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
         """With C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B."""
         marginal, before = marginal.centred, None if before is None else before.centred
         assert isinstance(marginal, MapKernel)
@@ -338,8 +338,8 @@ class ShiftedKernel(GaussianKernel):
     def contraction(self) -> Tensor:
         return self.kernel.contraction()
 
-    def bridged(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ShiftedKernel:
-        return ShiftedKernel(self.kernel.bridged(marginal, before), self.before, self.after)
+    def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ShiftedKernel:
+        return ShiftedKernel(self.kernel.with_posterior_noise(marginal, before), self.before, self.after)
 
     def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
         return self.kernel.gaussian_score(x - self.mean(torch.zeros_like(x)), root)
