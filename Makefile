@@ -7,8 +7,8 @@ RUNS ?= runs
 DEMO_FLAGS ?=
 export OMP_NUM_THREADS = 1
 
-.PHONY: install demo test test-all lint clean
-.SILENT: demo
+.PHONY: install demo docs test test-all lint clean
+.SILENT: demo docs
 
 install: $(VENV)/installed
 
@@ -40,6 +40,15 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -q -n 2 -m ""
+
+# the documentation site, docs/_site/index.html; warnings are errors
+docs: $(VENV)/docs-installed
+	$(BIN)/python -m sphinx -q -b html -W --keep-going -d docs/_doctrees docs docs/_site
+	echo "docs/_site/index.html"
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
