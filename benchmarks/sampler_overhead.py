@@ -24,16 +24,9 @@ from torch import Tensor, nn
 
 from scoresde import VPSDE
 from scoresde.noise import NoiseSource
-from scoresde.samplers import (
-    DDIM,
-    EDM,
-    DPMSolverPlusPlus,
-    ExponentialMultistep,
-    FittedMultistep,
-    ReverseDiffusion,
-    Sampler,
-    UniPC,
-)
+from scoresde.samplers import DDIM, EDM, DPMSolverPlusPlus, ReverseDiffusion, Sampler, UniPC
+from scoresde.samplers.exponential import ExponentialMultistep
+from scoresde.samplers.fitted import FittedMultistep
 
 STEPS, ROUNDS = 40, 15
 SHAPE = (16, 192)

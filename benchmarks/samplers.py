@@ -41,11 +41,9 @@ from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.noise import NoiseSource
 from scoresde.samplers import (
     DEIS,
-    AdamsBashforth,
     Ancestral,
     DPMSolverPlusPlus,
     Langevin,
-    Pilot,
     PredictorCorrector,
     ReverseDiffusion,
     ReverseSDESampler,
@@ -54,6 +52,8 @@ from scoresde.samplers import (
     fit,
     grids,
 )
+from scoresde.samplers.exponential import AdamsBashforth
+from scoresde.samplers.fitted import Pilot
 from scoresde.samplers.fitted.accurate import distances
 from scoresde.score import ScoreModel
 from scoresde.sde import ScalarSDE

@@ -20,11 +20,14 @@ from scoresde import sde as processes
 from scoresde.data import Affine, Dataset
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
+from scoresde.samplers.fitted import Expectation, Pilot, PilotGrid
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
 
 PACKAGES = (
-    "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.grids", "likelihood", "metrics", "data",
+    "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
+    "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
+    "samplers.predictor_corrector", "likelihood", "metrics", "data",
     "networks", "noise", "distributions", "ema", "noise_distributions", "score.quantized", "solvers", "score.subspace",
 )  # fmt: skip
 
@@ -63,12 +66,12 @@ EIGHT = (1, 8, 8)
 
 
 @cache
-def _pilot() -> samplers.Pilot:
-    return samplers.Pilot.of(SDE, SCORE, (16, 2), fine=40)
+def _pilot() -> Pilot:
+    return Pilot.of(SDE, SCORE, (16, 2), fine=40)
 
 
-def _grid() -> samplers.PilotGrid:
-    return samplers.PilotGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
+def _grid() -> PilotGrid:
+    return PilotGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
 
 
 class _TableData:
@@ -218,7 +221,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "times": TIMES, "t_min": 0.05, "a": torch.ones(4), "b": torch.ones(4, 2), "mean": X[0], "data_std": 0.5,
     },
     "samplers.fitted.sampler.FittedSampler": lambda: {
-        "sampler": samplers.UniPC(4), "expected": samplers.Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
+        "sampler": samplers.UniPC(4), "expected": Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
         "mark": [0.5, 0.1],
     },
     "samplers.fitted.accurate.Pilot": lambda: {

@@ -27,9 +27,9 @@ from scoresde.samplers import (
     ProbabilityFlowODE,
     ReverseDiffusion,
     ReverseSDESampler,
-    SymmetricSplitting,
     UniPC,
 )
+from scoresde.samplers.predictor_corrector import SymmetricSplitting
 from scoresde.sde import (
     EDMSDE,
     SDE,

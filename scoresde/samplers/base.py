@@ -18,11 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde._arguments import check_constructors
 from scoresde._validation import check_kind
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import check_options, check_prior, check_samples, check_start, whole_shape
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
+
+__all__ = ["SampleResult", "Sampler", "Trajectory"]
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state.
@@ -291,3 +294,6 @@ class Sampler(ABC):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         """(samples, times) from the state x at T; the callback is to be called after every step."""
+
+
+check_constructors(globals(), records=(SampleResult, Trajectory))

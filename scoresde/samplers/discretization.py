@@ -24,11 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde._arguments import check_constructors
 from scoresde._representation import text_of
 from scoresde._validation import check_count, check_number
 from scoresde.samplers.grids import FROM_T, check_t_min, end_time, uniform
 from scoresde.samplers.instants import Instant, Interval, chain_intervals, exact_intervals
 from scoresde.sde import GaussianKernel, LinearSDE, ScalarSDE
+
+__all__ = ["Discretization", "ExactTransitions", "ReferenceDiscretization", "Step", "Transitions"]
 
 
 @dataclass(frozen=True)
@@ -278,3 +281,5 @@ Times = int | Tensor | np.ndarray | Sequence[float] | ExactTransitions
 """A number of steps N, or N + 1 descending times as a tensor, an array or a list."""
 Steps = Times | ReferenceDiscretization
 """The same, or the reference implementation's."""
+
+check_constructors(globals(), records=(Step, Transitions))

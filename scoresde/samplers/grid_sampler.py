@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde._representation import prints_as_call
 from scoresde._validation import check_number, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
@@ -65,6 +66,7 @@ def as_model(score: object, process: ScalarSDE | None) -> ScoreModel | None:
     return score if own and not hooks else None
 
 
+@prints_as_call
 class GridSampler(Sampler):
     """A sampler with a grid of times.
 

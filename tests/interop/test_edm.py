@@ -11,7 +11,8 @@ from torch import nn
 from scoresde import Exact, GaussianMixture, ScoreModel, log_likelihood
 from scoresde.interop.edm import DenoiserScore, EDMPrecondition, VEPrecondition, VPPrecondition
 from scoresde.noise import NoiseSource
-from scoresde.samplers import ExactTransitions, PredictorCorrector, ProbabilityFlowODE, grids
+from scoresde.samplers import PredictorCorrector, ProbabilityFlowODE, grids
+from scoresde.samplers.discretization import ExactTransitions
 from scoresde.score import TimeLabel
 from scoresde.sde import EDMSDE, VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
 

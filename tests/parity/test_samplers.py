@@ -12,7 +12,6 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import (
     Ancestral,
     AnnealedLangevin,
-    BatchLangevin,
     EulerMaruyama,
     PredictorCorrector,
     ProbabilityFlowODE,
@@ -22,6 +21,7 @@ from scoresde.samplers import (
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Instant, Interval
+from scoresde.samplers.predictor_corrector import BatchLangevin
 from scoresde.score import ScoreModel, SigmaLabel, TimeLabel
 
 from .common import SDES, arrays, deviation, make_sde, meta, net_rule, tensor

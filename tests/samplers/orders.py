@@ -20,27 +20,20 @@ import torch
 
 from scoresde.distributions import GaussianMixture
 from scoresde.noise import NoiseSource
-from scoresde.samplers import (
-    DEIS,
-    EDM,
+from scoresde.samplers import DEIS, EDM, DPMSolverPlusPlus, ProbabilityFlowODE, ReverseSDESampler, Sampler, UniPC, grids
+from scoresde.samplers.checks.moments import Case, distance, exact_law, targets
+from scoresde.samplers.discretization import ExactTransitions
+from scoresde.samplers.exponential import (
     AdamsBashforth,
     Churn,
     Data,
-    DPMSolverPlusPlus,
     DPMSolverSingleStep,
-    ExactTransitions,
     ExponentialMultistep,
     ExponentialRungeKutta,
     Noise,
-    ProbabilityFlowODE,
-    ReverseSDESampler,
-    Sampler,
-    UniPC,
     Whitened,
-    grids,
     level,
 )
-from scoresde.samplers.checks.moments import Case, distance, exact_law, targets
 from scoresde.sde import VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.solvers import ScipyODE, TorchSDE
 from scoresde.solvers.quadrature import gauss_legendre

@@ -15,14 +15,9 @@ from scoresde.samplers import (
     DDIM,
     DEIS,
     EDM,
-    AdamsBashforth,
     AdaptiveSDE,
-    BatchLangevin,
-    ConsistentAnnealed,
     DPMSolverPlusPlus,
-    DPMSolverSingleStep,
     EulerMaruyama,
-    ExactTransitions,
     Fast,
     Langevin,
     PredictorCorrector,
@@ -33,6 +28,9 @@ from scoresde.samplers import (
     UniPC,
     grids,
 )
+from scoresde.samplers.discretization import ExactTransitions
+from scoresde.samplers.exponential import AdamsBashforth, DPMSolverSingleStep
+from scoresde.samplers.predictor_corrector import BatchLangevin, ConsistentAnnealed
 from scoresde.score import ScoreModel
 from scoresde.sde import VESDE, VPSDE
 from scoresde.solvers import RungeKutta

@@ -10,21 +10,15 @@ import torch
 
 from scoresde.distributions import GaussianMixture
 from scoresde.noise import NoiseSource
-from scoresde.samplers import (
-    DEIS,
-    EDM,
+from scoresde.samplers import DEIS, EDM, DPMSolverPlusPlus, ReferenceDiscretization, UniPC, check, grids
+from scoresde.samplers.exponential import (
     Churn,
     Data,
-    DPMSolverPlusPlus,
     DPMSolverSingleStep,
     ExponentialMultistep,
     ExponentialRungeKutta,
     Noise,
-    ReferenceDiscretization,
-    UniPC,
     Whitened,
-    check,
-    grids,
     level,
 )
 from scoresde.samplers.exponential.coefficients import Intervals, Nodes

@@ -14,23 +14,20 @@ from scoresde.samplers import (
     EDM,
     AdaptiveSDE,
     Ancestral,
-    Churn,
-    ConsistentAnnealed,
     DPMSolverPlusPlus,
-    ExactTransitions,
-    ExponentialMultistep,
     Langevin,
-    Noise,
-    PilotGrid,
     PredictorCorrector,
     ProbabilityFlowODE,
     ReferenceDiscretization,
     UniPC,
     check,
     grids,
-    pilot_grid,
 )
 from scoresde.samplers.adaptive.adaptive_sde import Paths
+from scoresde.samplers.discretization import ExactTransitions
+from scoresde.samplers.exponential import Churn, ExponentialMultistep, Noise
+from scoresde.samplers.fitted import PilotGrid, pilot_grid
+from scoresde.samplers.predictor_corrector import ConsistentAnnealed
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import ScipyODE
 from tests.params import some_long

@@ -8,19 +8,9 @@ import pytest
 import torch
 
 from scoresde.distributions import GaussianMixture
-from scoresde.samplers import (
-    Expectation,
-    ExponentialMultistep,
-    Fast,
-    FittedMultistep,
-    FittedSampler,
-    Pilot,
-    ProbabilityFlowODE,
-    UniPC,
-    Whitened,
-    fit,
-    grids,
-)
+from scoresde.samplers import Fast, ProbabilityFlowODE, UniPC, fit, grids
+from scoresde.samplers.exponential import ExponentialMultistep, Whitened
+from scoresde.samplers.fitted import Expectation, FittedMultistep, FittedSampler, Pilot
 from scoresde.samplers.fitted import fit_method as fitting
 from scoresde.samplers.fitted import stages as fit_stages
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE

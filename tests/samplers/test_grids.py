@@ -10,18 +10,13 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from scoresde.samplers import (
-    DEIS,
-    EDM,
+from scoresde.samplers import DEIS, EDM, DPMSolverPlusPlus, ProbabilityFlowODE, UniPC, grids
+from scoresde.samplers.discretization import ExactTransitions
+from scoresde.samplers.exponential import (
     AdamsBashforth,
-    DPMSolverPlusPlus,
     DPMSolverSingleStep,
-    ExactTransitions,
     ExponentialMultistep,
     ExponentialRungeKutta,
-    ProbabilityFlowODE,
-    UniPC,
-    grids,
 )
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
 from scoresde.solvers import RungeKutta

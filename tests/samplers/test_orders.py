@@ -13,17 +13,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from scoresde.samplers import (
-    Ancestral,
-    EulerMaruyama,
-    ExactTransitions,
-    Predictor,
-    PredictorCorrector,
-    ProbabilityFlowODE,
-    ReverseDiffusion,
-)
+from scoresde.samplers import Ancestral, EulerMaruyama, PredictorCorrector, ProbabilityFlowODE, ReverseDiffusion
 from scoresde.samplers.base import CountedScore
+from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.predictor_corrector import Predictor
 from scoresde.samplers.predictor_corrector.correctors import AnnealedLangevin
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 from scoresde.solvers import ScipyODE

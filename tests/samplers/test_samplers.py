@@ -13,10 +13,8 @@ from scoresde.distributions import GaussianMixture
 from scoresde.samplers import (
     Ancestral,
     AnnealedLangevin,
-    BatchLangevin,
     DPMSolverPlusPlus,
     EulerMaruyama,
-    ExactTransitions,
     Langevin,
     PredictorCorrector,
     ProbabilityFlowODE,
@@ -26,7 +24,9 @@ from scoresde.samplers import (
     grids,
 )
 from scoresde.samplers.base import CountedScore
+from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.grid_sampler import Model
+from scoresde.samplers.predictor_corrector import BatchLangevin
 from scoresde.sde import VESDE, VPSDE, MatrixSDE, Shifted, SubVPSDE
 from scoresde.sde.linalg.basis import fourier
 from scoresde.solvers import ScipyODE, TorchSDE

@@ -12,20 +12,18 @@ from scoresde.samplers import (
     EDM,
     Ancestral,
     AnnealedLangevin,
-    BatchLangevin,
-    Churn,
-    ConsistentAnnealed,
     DPMSolverPlusPlus,
     EulerMaruyama,
-    ExponentialMultistep,
-    GridSampler,
     Langevin,
     PredictorCorrector,
     ReverseDiffusion,
     UniPC,
     grids,
 )
+from scoresde.samplers.exponential import Churn, ExponentialMultistep
 from scoresde.samplers.exponential.history import phi, polynomial_weights
+from scoresde.samplers.grid_sampler import GridSampler
+from scoresde.samplers.predictor_corrector import BatchLangevin, ConsistentAnnealed
 from scoresde.sde import EDMSDE, VESDE, VPSDE, CosineVPSDE, LinearInterpolantSDE, SubVPSDE
 
 SDES = {

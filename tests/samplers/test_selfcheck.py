@@ -11,10 +11,8 @@ import torch
 from scoresde.samplers import (
     Ancestral,
     AnnealedLangevin,
-    BatchLangevin,
     EulerMaruyama,
     Langevin,
-    Predictor,
     PredictorCorrector,
     ProbabilityFlowODE,
     ReverseDiffusion,
@@ -24,6 +22,7 @@ from scoresde.samplers import (
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.checks import check
 from scoresde.samplers.checks import report as report_module
+from scoresde.samplers.predictor_corrector import BatchLangevin, Predictor
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, SubVPSDE
 from tests.bare import Bare
 from tests.params import some_long

@@ -14,7 +14,9 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.losses import DenoisingScoreMatching, UniformLogNoise
 from scoresde.noise import NoiseSource
-from scoresde.samplers import EulerMaruyama, ExactTransitions, PredictorCorrector, SymmetricSplitting
+from scoresde.samplers import EulerMaruyama, PredictorCorrector
+from scoresde.samplers.discretization import ExactTransitions
+from scoresde.samplers.predictor_corrector import SymmetricSplitting
 from scoresde.samplers.predictor_corrector.splitting import drift_of_covariance, prior_score, reversal
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, Shifted, SubVPSDE
 

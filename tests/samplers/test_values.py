@@ -8,31 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-import scoresde.samplers as samplers
-from scoresde.samplers import *  # noqa: F403
 from scoresde.samplers import (
     DDIM,
     DEIS,
     EDM,
-    AdamsBashforth,
     Ancestral,
     AnnealedLangevin,
-    Churn,
-    ConsistentAnnealed,
     DPMSolverPlusPlus,
     EulerMaruyama,
-    ExponentialRungeKutta,
-    GridSampler,
     Langevin,
-    Predictor,
     PredictorCorrector,
     ReferenceDiscretization,
     ReverseDiffusion,
     UniPC,
-    Whitened,
+    exponential,
     grids,
-    level,
+    predictor_corrector,
 )
+from scoresde.samplers.exponential import AdamsBashforth, Churn, ExponentialRungeKutta, Whitened, level
+from scoresde.samplers.grid_sampler import GridSampler
+from scoresde.samplers.predictor_corrector import ConsistentAnnealed, Predictor, SymmetricSplitting
 from scoresde.score import ScoreModel
 from scoresde.sde import EDMSDE, VESDE, VPSDE
 
@@ -58,7 +53,15 @@ def score(x, t):
 
 @pytest.mark.parametrize("sampler", VALUES, ids=lambda s: type(s).__name__)
 def test_a_sampler_is_what_it_is_written_as(sampler):
-    names = {**vars(samplers), **vars(grids), "partial": partial, "torch": torch, "numpy": np}
+    names = {
+        **vars(exponential),
+        **vars(predictor_corrector),
+        **vars(grids),
+        "ReferenceDiscretization": ReferenceDiscretization,
+        "partial": partial,
+        "torch": torch,
+        "numpy": np,
+    }
     again = eval(repr(sampler), names)
     assert again == sampler and repr(again) == repr(sampler)
     sde = VPSDE()
@@ -163,8 +166,9 @@ def test_a_model_with_another_score_is_asked_for_it():
 
 
 def test_every_public_sampler_is_a_value():
-    made = [type(value) for value in VALUES] + [GridSampler, Predictor, samplers.SymmetricSplitting, ReverseDiffusion]
-    grid = [v for v in vars(samplers).values() if isinstance(v, type) and issubclass(v, GridSampler)]
+    made = [type(value) for value in VALUES] + [GridSampler, Predictor, SymmetricSplitting, ReverseDiffusion]
+    public = [getattr(package, name) for package in (exponential, predictor_corrector) for name in package.__all__]
+    grid = [v for v in public if isinstance(v, type) and issubclass(v, GridSampler)]
     assert {kind.__name__ for kind in grid} - {kind.__name__ for kind in made} <= {
         "DPMSolverSingleStep", "ExponentialMultistep",
     }  # fmt: skip

@@ -10,7 +10,8 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.noise import NoiseSource
-from scoresde.samplers import PredictorCorrector, SymmetricSplitting
+from scoresde.samplers import PredictorCorrector
+from scoresde.samplers.predictor_corrector import SymmetricSplitting
 from scoresde.sde.checks import check
 from scoresde.sde.linalg.basis import dct, fourier
 from scoresde.sde.linalg.maps import BlockMap, ScalarMap

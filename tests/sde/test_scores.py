@@ -21,15 +21,8 @@ from scoresde.likelihood import (
     known_biases,
     log_likelihood,
 )
-from scoresde.samplers import (
-    AdaptiveSDE,
-    DPMSolverPlusPlus,
-    PredictorCorrector,
-    ProbabilityFlowODE,
-    UniPC,
-    fit,
-    pilot_grid,
-)
+from scoresde.samplers import AdaptiveSDE, DPMSolverPlusPlus, PredictorCorrector, ProbabilityFlowODE, UniPC, fit
+from scoresde.samplers.fitted import pilot_grid
 from scoresde.samplers.fitted.accurate import Pilot
 from scoresde.score import ScoreModel
 from scoresde.sde import VESDE, VPSDE, check_same_process, evaluation_mode

@@ -19,9 +19,9 @@ from scoresde.samplers import (
     ProbabilityFlowODE,
     ReverseDiffusion,
     ReverseSDESampler,
-    SymmetricSplitting,
     UniPC,
 )
+from scoresde.samplers.predictor_corrector import SymmetricSplitting
 from scoresde.sde import (
     VESDE,
     VPSDE,

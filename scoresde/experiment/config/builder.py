@@ -31,7 +31,12 @@ import scoresde.losses
 import scoresde.metrics
 import scoresde.networks
 import scoresde.samplers
+import scoresde.samplers.adaptive
+import scoresde.samplers.discretization
+import scoresde.samplers.exponential
+import scoresde.samplers.fitted
 import scoresde.samplers.grids
+import scoresde.samplers.predictor_corrector
 import scoresde.score
 import scoresde.score.predictions
 import scoresde.score.quantized
@@ -50,7 +55,12 @@ _ROOMS = (
     scoresde.networks,
     scoresde.data,
     scoresde.samplers,
+    scoresde.samplers.adaptive,
+    scoresde.samplers.discretization,
+    scoresde.samplers.exponential,
+    scoresde.samplers.fitted,
     scoresde.samplers.grids,
+    scoresde.samplers.predictor_corrector,
     scoresde.solvers,
     scoresde.likelihood,
     scoresde.metrics,

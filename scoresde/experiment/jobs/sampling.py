@@ -41,7 +41,8 @@ from scoresde.experiment.folder.plots import event_picture, pictured
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.job import Job, Range, Tell, local_device, share
 from scoresde.experiment.results.shards import Samples, SampleStore, compact, gaps
-from scoresde.samplers import Fast, FittedSampler, Sampler
+from scoresde.samplers import Fast, Sampler
+from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 

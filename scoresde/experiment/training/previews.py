@@ -21,7 +21,8 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
-from scoresde.samplers import Fast, GridSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers import Fast, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 

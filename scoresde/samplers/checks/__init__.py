@@ -3,3 +3,7 @@
 from scoresde.samplers.checks.report import check
 
 __all__ = ["check"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,1 +1,30 @@
-"""Multistep methods fitted to a model's own flow."""
+"""Samplers of few steps, fitted to a model."""
+
+from scoresde._arguments import check_constructors
+from scoresde.samplers.fitted.accurate import Pilot
+from scoresde.samplers.fitted.expectation import Expectation
+from scoresde.samplers.fitted.fast import Fast
+from scoresde.samplers.fitted.fit_method import fit
+from scoresde.samplers.fitted.pilot import PilotGrid, pilot_grid
+from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
+
+__all__ = [
+    "Expectation",
+    "Fast",
+    "FittedMultistep",
+    "FittedSampler",
+    "Pilot",
+    "PilotGrid",
+    "fit",
+    "pilot_grid",
+]
+
+check_constructors(
+    globals(),
+    records=(Expectation,),
+    own_repr=(FittedMultistep, FittedSampler, Pilot, PilotGrid),  # a fit returns them
+)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,1 +1,29 @@
-"""Predictor-corrector sampling: predictors, correctors, and the loop."""
+"""Predictor-corrector sampling: predictors, correctors, and their loop."""
+
+from scoresde._arguments import check_constructors
+from scoresde.samplers.predictor_corrector.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
+from scoresde.samplers.predictor_corrector.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
+from scoresde.samplers.predictor_corrector.sampler import PredictorCorrector
+from scoresde.samplers.predictor_corrector.splitting import SymmetricSplitting
+
+__all__ = [
+    "Ancestral",
+    "AnnealedLangevin",
+    "BatchLangevin",
+    "ConsistentAnnealed",
+    "Corrector",
+    "DDIM",
+    "EulerMaruyama",
+    "Langevin",
+    "Predictor",
+    "PredictorCorrector",
+    "ReverseDiffusion",
+    "SymmetricSplitting",
+]
+
+check_constructors(globals())
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
