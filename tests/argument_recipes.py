@@ -143,7 +143,7 @@ RECORDS = {
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
     "samplers.discretization.Transitions",
-    "score.predictions.DataPosterior", "metrics.moments.Gathering",
+    "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -204,10 +204,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "metrics.extractors.Network": {"label": "features"},
     "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
     "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
-    "metrics.moments.Gathering": {},
+    "metrics.moments.MomentAccumulator": {},
     "metrics.moments.Moments": {"mean": MOMENTS.mean, "covariance": MOMENTS.covariance},
     "metrics.sliced.sliced_wasserstein": {"directions": 4},
-    "networks.merged.MergedUNet": {"event_shape": (2, 1, 8, 8), "channels": 8, "blocks": 1},
+    "networks.multifield.MultifieldUNet": {"event_shape": (2, 1, 8, 8), "channels": 8, "blocks": 1},
     "networks.mlp.MLP": {"width": 8, "depth": 1},
     "networks.ncsnpp.DDPM": IMAGES,
     "networks.ncsnpp.DDPMpp": IMAGES,

@@ -141,7 +141,7 @@ def test_rows_of_a_file_are_those_of_memory(tmp_path, few, kind):
     np.save(tmp_path / "a.npy", content)
     data = Arrays(str(tmp_path / "a.npy"), test_fraction=0.2)
     assert isinstance(data.train.raw, Rows) and data.train.raw.array is data.test.raw.array
-    train, test = sources.cut(30, 0.2, 0)
+    train, test = sources.split_indices(30, 0.2, 0)
     whole = torch.from_numpy(content.astype(content.dtype.newbyteorder("=")).astype("f8"))
     for part, index in ((data.train, train), (data.test, test)):
         assert torch.equal(part.raw[:].to(F64), whole[index])

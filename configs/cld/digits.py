@@ -9,7 +9,7 @@ def get_config():
     config = load_config(Path(__file__).parents[1] / "default_digits.py")
     # the paper's rate: at T the signal is down to 0.006 of the noise. Under 8 it would be 4e-6, and time spent on nothing
     config.sde = {"name": "CriticallyDampedLangevin", "mass": 0.25, "beta": 4.0, "gamma": 0.04}
-    config.network = {"name": "MergedUNet", "channels": 24, "blocks": 2}
+    config.network = {"name": "MultifieldUNet", "channels": 24, "blocks": 2}
     # noise of positions and velocities, less that of Gaussian data: no belief over grey levels, whose score would need v_0 drawn
     # and not integrated out. Likelihood weighting then trains the velocity's part alone, the only one that is ever used (hybrid
     # score matching). The bound on test after `train` and `likelihood` is 2.00 and 2.03 bits/dim for seeds 0 and 1; with

@@ -19,7 +19,7 @@ from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite, expand, shown
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
-from scoresde.data.stored import LOOKED_AT, Stored
+from scoresde.data.stored import SPOT_CHECKS, Stored
 from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
@@ -84,7 +84,7 @@ class Dataset:
         """What `check_all` says of some events of real data; broken ones are named when they are read."""
         if isinstance(self.transform, Quantized):
             return ""
-        index = torch.arange(0, len(self), max(1, len(self) // LOOKED_AT))[:LOOKED_AT]
+        index = torch.arange(0, len(self), max(1, len(self) // SPOT_CHECKS))[:SPOT_CHECKS]
         try:
             return check_all(f"data set {self.name!r}", self.raw[index], self.transform)
         except ValueError:

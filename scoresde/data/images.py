@@ -15,7 +15,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_count
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
-from scoresde.data.sources import LazySplits, Splits, check_cut, cut
+from scoresde.data.sources import LazySplits, Splits, check_split, split_indices
 from scoresde.data.stored import ImageFiles, Items, MapStyle
 from scoresde.data.transforms import Quantized, declared
 
@@ -132,7 +132,7 @@ class ImageFolder(LazySplits):
     ) -> None:
         check_count("side", side)
         check_choice("channels", channels, (1, 3))
-        check_cut(test_fraction, split_seed)
+        check_split(test_fraction, split_seed)
         super().__init__((channels, side, side), Quantized(256, low, high))
         self.folder, self.side, self.flip, self.channels = Path(folder), side, flip, channels
         self.test_folder, self.test_fraction, self.split_seed = Path(test) if test else None, test_fraction, split_seed
@@ -146,7 +146,8 @@ class ImageFolder(LazySplits):
                 files = [file for file in files if file.resolve() not in held_out]
             return self._set(self.folder, files, "train"), self._set(self.test_folder, test, "test")
         train, test = (
-            [files[k] for k in index.tolist()] for index in cut(len(files), self.test_fraction, self.split_seed)
+            [files[k] for k in index.tolist()]
+            for index in split_indices(len(files), self.test_fraction, self.split_seed)
         )
         return self._set(self.folder, train, "train"), self._set(self.folder, test, "test")
 
@@ -189,10 +190,10 @@ class TorchDataset(Splits):
         flip: bool = False,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
-        check_cut(test_fraction, split_seed)
+        check_split(test_fraction, split_seed)
         first, second = Items(train, name="train"), None if test is None else Items(test, name="test")
         if second is None:
-            kept, held_out = cut(len(first), test_fraction, split_seed)
+            kept, held_out = split_indices(len(first), test_fraction, split_seed)
             first, second = Items(train, kept, "train"), Items(train, held_out, "train")
         name = type(train).__name__
         super().__init__(

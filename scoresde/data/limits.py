@@ -16,9 +16,9 @@ from scoresde.data.rows import Rows, chunks
 from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import named
 
-COARSE = 0.01
+MAX_ROUNDING = 0.01
 """Largest rounding error, root mean square in units of the standard deviation."""
-NEVER = 1e-12
+CONSTANT = 1e-12
 """Spread, relative to the largest value, of a coordinate that varies by float64's rounding only."""
 
 
@@ -92,15 +92,15 @@ class _Rounding:
             return f"{said}: beyond float32, {self._advice()}"
         std = (self.square / self.count - (self.sum / self.count).square()).clamp(min=0.0).sqrt()
         error = (self.lost / self.count).sqrt()
-        varies = std > NEVER * max(abs(self.low), abs(self.high)) / self.unit
-        coarse = varies & ~(error <= COARSE * std)
+        varies = std > CONSTANT * max(abs(self.low), abs(self.high)) / self.unit
+        coarse = varies & ~(error <= MAX_ROUNDING * std)
         if bool(coarse.any()):
             return (
-                f"{said}: float32 rounds away more than {COARSE:.0%} of the spread of {int(coarse.sum())} of {coarse.numel()} "
-                f"coordinates; {self._advice()}"
+                f"{said}: float32 rounds away more than {MAX_ROUNDING:.0%} of the spread of {int(coarse.sum())} "
+                f"of {coarse.numel()} coordinates; {self._advice()}"
             )
         step = largest * torch.finfo(torch.float32).eps * self.transform.scale / self.unit
-        if self.single and self._std() > 0.0 and step / math.sqrt(12.0) > COARSE * self._std():
+        if self.single and self._std() > 0.0 and step / math.sqrt(12.0) > MAX_ROUNDING * self._std():
             return f"{said}: float32, in which it is stored, is too coarse for its spread; subtract its mean in float64"
         return ""
 

@@ -74,15 +74,15 @@ class LazySplits(Splits, ABC):
         return self._transform
 
 
-def check_cut(test_fraction: float, split_seed: int) -> None:
+def check_split(test_fraction: float, split_seed: int) -> None:
     """Raise ValueError unless a part of a set can be cut off by these."""
     check_number("test_fraction", test_fraction, above=0.0, below=1.0)
     check_seed("split_seed", split_seed)
 
 
-def cut(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_indices(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the test set, at random by a permutation that depends on ``seed`` alone."""
-    check_cut(test_fraction, seed)
+    check_split(test_fraction, seed)
     count = round(n * test_fraction)
     if not 0 < count < n:
         raise ValueError(f"test_fraction={test_fraction} leaves {count} of {n} for the test set: 0 < fraction < 1")
@@ -100,7 +100,7 @@ def split(
     if isinstance(raw, Tensor) and raw.nbytes > IN_MEMORY:
         raw = Rows(raw)
     whole = Dataset(raw, transform, name)
-    train, test = cut(len(whole), test_fraction, seed)
+    train, test = split_indices(len(whole), test_fraction, seed)
     return whole.part(train, f"{name}/train", flip), whole.part(test, f"{name}/test")
 
 
@@ -147,7 +147,7 @@ class Arrays(Splits):
         flip: bool = False,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
-        check_cut(test_fraction, split_seed)
+        check_split(test_fraction, split_seed)
         if not train:
             raise ValueError("train='' is not allowed: give the file of an array")
         raw = read_array(train)

@@ -23,7 +23,7 @@ from scoresde.data.values import as_tensor
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ImportError, MemoryError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no whole image. ImportError: LAB without the library for colour profiles."""
-LOOKED_AT = 64
+SPOT_CHECKS = 64
 """Events of a torch data set that its digest reads, and its check for float32."""
 
 
@@ -114,7 +114,7 @@ class Items(Stored):
 
     Items are tensors, arrays, nested lists of numbers or PIL images; these become (channels, height, width) by the rule of
     `scoresde.data.pixels`. A list that begins with a tensor, an array or an image is taken for a tuple. The digest reads
-    `LOOKED_AT` of them.
+    `SPOT_CHECKS` of them.
 
     A random transform inside ``data`` draws from global random state: leave it out, and flip by ``flip=True``.
     """
@@ -150,7 +150,7 @@ class Items(Stored):
         return event_of(f"{self.name}: item {number}", item)
 
     def digest(self) -> str:
-        step = max(1, len(self) // LOOKED_AT)
+        step = max(1, len(self) // SPOT_CHECKS)
         found = hashlib.sha256(str(self.shape).encode())
         for event in self.read_all(list(range(0, len(self), step))):
             found.update(event.contiguous().numpy().tobytes())

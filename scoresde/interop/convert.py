@@ -28,11 +28,11 @@ from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint,
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
 from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
 from scoresde.interop.errors import ConvertError
-from scoresde.interop.proof import compare_outputs, compare_scores
 from scoresde.interop.reference_file import MOMENTS, ReferenceCheckpoint, read_reference
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference, unlike_groups
 from scoresde.interop.source_config import read_settings
 from scoresde.interop.translate import Source, translate
+from scoresde.interop.verification import compare_outputs, compare_scores
 from scoresde.sde import LinearSDE
 
 PROJECTS = ("score_sde_pytorch",)

@@ -88,26 +88,30 @@ class UNet2D(nn.Module):
         super().__init__()
         c = {**_DEFAULTS, **config}
         widths, layers = c["block_out_channels"], c["layers_per_block"]
-        told = c["time_embedding_dim"] or 4 * widths[0]
+        embedding_size = c["time_embedding_dim"] or 4 * widths[0]
         self.centre, self.shift, self.flip = c["center_input_sample"], c["freq_shift"], c["flip_sin_to_cos"]
         self.features = widths[0]
         self.conv_in = nn.Conv2d(c["in_channels"], widths[0], 3, padding=1)
-        self.time_embedding = nn.ModuleDict({"linear_1": nn.Linear(widths[0], told), "linear_2": nn.Linear(told, told)})
-        self.class_embedding = nn.Embedding(c["num_class_embeds"], told) if c["num_class_embeds"] else None
+        self.time_embedding = nn.ModuleDict(
+            {"linear_1": nn.Linear(widths[0], embedding_size), "linear_2": nn.Linear(embedding_size, embedding_size)}
+        )
+        self.class_embedding = nn.Embedding(c["num_class_embeds"], embedding_size) if c["num_class_embeds"] else None
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         width, skips = widths[0], [widths[0]]
         for i, kind in enumerate(c["down_block_types"]):
             change: nn.Module | None = _Down(widths[i], c["downsample_padding"]) if i < len(widths) - 1 else None
             befores = [width] + [widths[i]] * (layers - 1)
-            self.down_blocks.append(_Level(c, befores, widths[i], told, "Attn" in kind, "downsamplers", change))
+            self.down_blocks.append(
+                _Level(c, befores, widths[i], embedding_size, "Attn" in kind, "downsamplers", change)
+            )
             width = widths[i]
             skips += [width] * (layers + (change is not None))
-        self.mid_block = _Middle(c, width, told)
+        self.mid_block = _Middle(c, width, embedding_size)
         for i, kind in enumerate(c["up_block_types"]):
             after = widths[-1 - i]
             befores = [before + skips.pop() for before in [width] + [after] * layers]
             change = _Up(after) if i < len(widths) - 1 else None
-            self.up_blocks.append(_Level(c, befores, after, told, "Attn" in kind, "upsamplers", change))
+            self.up_blocks.append(_Level(c, befores, after, embedding_size, "Attn" in kind, "upsamplers", change))
             width = after
         self.conv_norm_out = nn.GroupNorm(c["norm_num_groups"], widths[0], c["norm_eps"])
         self.conv_out = nn.Conv2d(widths[0], c["in_channels"], 3, padding=1)
@@ -117,27 +121,27 @@ class UNet2D(nn.Module):
         step = 2 ** (len(self.down_blocks) - 1)
         if x.ndim != 4 or any(side % step for side in x.shape[2:]):
             raise ValueError(f"x has shape {tuple(x.shape)}: give (B, C, H, W), H and W multiples of {step}")
-        told = F.silu(self._told(label, class_labels))
+        embedded = F.silu(self._embed(label, class_labels))
         h = self.conv_in(2.0 * x - 1.0 if self.centre else x)
         skips = [h]
         for level in self.down_blocks:
-            h = level(h, told, put=skips)
-        h = self.mid_block(h, told)
+            h = level(h, embedded, put=skips)
+        h = self.mid_block(h, embedded)
         for level in self.up_blocks:
-            h = level(h, told, take=skips)
+            h = level(h, embedded, take=skips)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
         return out
 
-    def _told(self, label: Tensor, class_labels: Tensor | None) -> Tensor:
+    def _embed(self, label: Tensor, class_labels: Tensor | None) -> Tensor:
         half = self.features // 2
         j = torch.arange(half, dtype=label.dtype, device=label.device)
         phase = label[:, None] * torch.exp(j * (-math.log(10_000.0) / (half - self.shift)))
         waves = (phase.cos(), phase.sin()) if self.flip else (phase.sin(), phase.cos())
         embedded = F.pad(torch.cat(waves, dim=1), (0, self.features % 2))
-        told = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](embedded)))
+        embedded = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](embedded)))
         if (self.class_embedding is None) != (class_labels is None):
             raise ValueError("class_labels are given to a network that has classes, and to no other")
-        out: Tensor = told if self.class_embedding is None else told + self.class_embedding(class_labels)
+        out: Tensor = embedded if self.class_embedding is None else embedded + self.class_embedding(class_labels)
         return out
 
 
@@ -149,24 +153,24 @@ class _Level(nn.Module):
         c: Mapping[str, Any],
         befores: Sequence[int],
         after: int,
-        told: int,
+        embedding_size: int,
         attended: bool,
         name: str,
         change: nn.Module | None,
     ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(_Block(c, before, after, told) for before in befores)
+        self.resnets = nn.ModuleList(_Block(c, before, after, embedding_size) for before in befores)
         self.attentions = nn.ModuleList(_Attention(c, after) for _ in befores) if attended else [None] * len(befores)
         self.change = name if change is not None else None
         if change is not None:
             self.add_module(name, nn.ModuleList([change]))
 
     def forward(
-        self, h: Tensor, told: Tensor, put: list[Tensor] | None = None, take: list[Tensor] | None = None
+        self, h: Tensor, embedded: Tensor, put: list[Tensor] | None = None, take: list[Tensor] | None = None
     ) -> Tensor:
         """Every result is added to ``put``; every block's input is joined to one from ``take``."""
         for block, attention in zip(self.resnets, self.attentions, strict=True):
-            h = block(h if take is None else torch.cat((h, take.pop()), dim=1), told)
+            h = block(h if take is None else torch.cat((h, take.pop()), dim=1), embedded)
             h = h if attention is None else attention(h)
             if put is not None:
                 put.append(h)
@@ -180,36 +184,36 @@ class _Level(nn.Module):
 class _Middle(nn.Module):
     """Block, attention, block."""
 
-    def __init__(self, c: Mapping[str, Any], width: int, told: int) -> None:
+    def __init__(self, c: Mapping[str, Any], width: int, embedding_size: int) -> None:
         super().__init__()
         scale = c["mid_block_scale_factor"]
-        self.resnets = nn.ModuleList(_Block(c, width, width, told, scale) for _ in range(2))
+        self.resnets = nn.ModuleList(_Block(c, width, width, embedding_size, scale) for _ in range(2))
         self.attentions = nn.ModuleList()
         if c["add_attention"]:
             self.attentions.append(_Attention(c, width, scale, c["attn_norm_num_groups"]))
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        h = self.resnets[0](h, told)
+    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
+        h = self.resnets[0](h, embedded)
         for attention in self.attentions:
             h = attention(h)
-        out: Tensor = self.resnets[1](h, told)
+        out: Tensor = self.resnets[1](h, embedded)
         return out
 
 
 class _Block(nn.Module):
     """norm, SiLU, 3x3, + label, norm, SiLU, dropout, 3x3; + shortcut, over ``scale``. The label comes activated."""
 
-    def __init__(self, c: Mapping[str, Any], before: int, after: int, told: int, scale: float = 1.0) -> None:
+    def __init__(self, c: Mapping[str, Any], before: int, after: int, embedding_size: int, scale: float = 1.0) -> None:
         super().__init__()
         groups, eps, self.scale = c["norm_num_groups"], c["norm_eps"], scale
         self.norm1, self.conv1 = nn.GroupNorm(groups, before, eps), nn.Conv2d(before, after, 3, padding=1)
-        self.time_emb_proj, self.norm2 = nn.Linear(told, after), nn.GroupNorm(groups, after, eps)
+        self.time_emb_proj, self.norm2 = nn.Linear(embedding_size, after), nn.GroupNorm(groups, after, eps)
         self.dropout, self.conv2 = nn.Dropout(c["dropout"]), nn.Conv2d(after, after, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(before, after, 1) if before != after else None
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + expand(self.time_emb_proj(told), h)
+        h = h + expand(self.time_emb_proj(embedded), h)
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         out: Tensor = ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.scale
         return out

@@ -11,7 +11,7 @@ from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, 
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
-from scoresde.metrics.moments import Gathering, Moments
+from scoresde.metrics.moments import MomentAccumulator, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
 from scoresde.metrics.ranked_probability import crps, fair_crps
 from scoresde.metrics.sliced import sliced_wasserstein
@@ -21,7 +21,7 @@ __all__ = [
     "Baseline",
     "Coordinates",
     "Extractor",
-    "Gathering",
+    "MomentAccumulator",
     "KernelDistance",
     "Moments",
     "Network",

@@ -67,7 +67,7 @@ class Moments:
     @classmethod
     def gather(cls, parts: Iterable[Tensor]) -> Moments:
         """The moments of all parts (n_k, d), n_k >= 1, taken in their order. Raises ValueError where there are none."""
-        sums = Gathering()
+        sums = MomentAccumulator()
         for part in parts:
             sums.add(part)
         return sums.moments
@@ -76,7 +76,7 @@ class Moments:
         """The moments of both sets together. Raises ValueError where a count or d does not allow it."""
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown count cannot be merged: compute them from the features")
-        sums = Gathering(self.count, self.mean, self.covariance * (self.count - 1))
+        sums = MomentAccumulator(self.count, self.mean, self.covariance * (self.count - 1))
         sums.join(other.count, other.mean)
         sums.squares += other.covariance * (other.count - 1)
         return sums.moments
@@ -115,7 +115,7 @@ def _real(array: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Gathering:
+class MomentAccumulator:
     """Sums that grow in place, part by part: count, mean (d,) and S (d, d), by the formula above."""
 
     count: int = 0

@@ -2,8 +2,8 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
-from scoresde.networks.merged import MergedUNet
 from scoresde.networks.mlp import MLP
+from scoresde.networks.multifield import MultifieldUNet
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
 from scoresde.networks.refinenet import NCSN, NCSNv2
 from scoresde.networks.resampling import FIR, Averaging, Resampling
@@ -20,7 +20,7 @@ __all__ = [
     "Averaging",
     "Embedding",
     "FourierEmbedding",
-    "MergedUNet",
+    "MultifieldUNet",
     "RadialEmbedding",
     "Resampling",
     "SinusoidalEmbedding",

@@ -46,8 +46,8 @@ def initialised(layer: Any, scale: float = 1.0) -> Any:
 
 def convolution(
     dims: int,
-    before: int,
-    after: int,
+    in_channels: int,
+    out_channels: int,
     size: int = 3,
     *,
     stride: int = 1,
@@ -56,7 +56,9 @@ def convolution(
 ) -> nn.Module:
     """A convolution over ``dims`` dimensions that keeps the sides, unless stride or padding say otherwise."""
     padding = size // 2 if padding is None else padding
-    out: nn.Module = initialised(_CONVOLUTIONS[dims - 1](before, after, size, stride=stride, padding=padding), scale)
+    out: nn.Module = initialised(
+        _CONVOLUTIONS[dims - 1](in_channels, out_channels, size, stride=stride, padding=padding), scale
+    )
     return out
 
 
@@ -96,7 +98,7 @@ def split_outputs(out: Tensor, outputs: int) -> Tensor:
     return out if outputs == 1 else out.unflatten(1, (-1, outputs)).movedim(2, -1)
 
 
-def merged(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
+def residual_sum(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
     """x + y, over sqrt 2 where ``rescale``."""
     return (x + y) * math.sqrt(0.5) if rescale else x + y
 
@@ -104,7 +106,8 @@ def merged(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
 class ResidualBlock(nn.Module):
     """Two convolutions with the label between them, beside a shortcut.
 
-    dims: 1, 2 or 3. before, after: channels. told: features of the label, which come activated.
+    dims: 1, 2 or 3.
+    embedding_size: features of the embedded label, which comes activated.
     resampling, direction: "up" or "down" changes the resolution of both branches (Brock et al. 2019); "" keeps it.
     shortcut_size: of the shortcut's convolution, where channels or resolution change.
     pointwise: that convolution starts as small as attention's layers (DDPM's).
@@ -116,9 +119,9 @@ class ResidualBlock(nn.Module):
     def __init__(
         self,
         dims: int,
-        before: int,
-        after: int,
-        told: int,
+        in_channels: int,
+        out_channels: int,
+        embedding_size: int,
         *,
         resampling: Resampling | None = None,
         direction: str = "",
@@ -136,32 +139,35 @@ class ResidualBlock(nn.Module):
         self.act, self.conditional = activation_of(activation), conditional
         self.resample = Resample(resampling or Averaging(), direction) if direction else None
         self.rescale, self.pointwise, self.checkpoint = rescale, pointwise, checkpoint
-        self.norm1, self.conv1 = group_norm(before, group_width, groups), convolution(dims, before, after)
-        self.label = initialised(nn.Linear(told, after)).requires_grad_(conditional)
-        self.norm2 = group_norm(after, group_width, groups)
-        self.conv2 = convolution(dims, after, after, scale=0.0)
+        self.norm1, self.conv1 = (
+            group_norm(in_channels, group_width, groups),
+            convolution(dims, in_channels, out_channels),
+        )
+        self.label = initialised(nn.Linear(embedding_size, out_channels)).requires_grad_(conditional)
+        self.norm2 = group_norm(out_channels, group_width, groups)
+        self.conv2 = convolution(dims, out_channels, out_channels, scale=0.0)
         self.dropout = nn.Dropout(dropout)
         self.shortcut: nn.Module = nn.Identity()
-        if before != after or direction:
+        if in_channels != out_channels or direction:
             scale = POINTWISE_SCALE if pointwise else 1.0
-            self.shortcut = convolution(dims, before, after, shortcut_size, scale=scale)
+            self.shortcut = convolution(dims, in_channels, out_channels, shortcut_size, scale=scale)
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
-        """(B, before, *sides), (B, told) to (B, after, *sides), the sides doubled or halved where it resamples."""
+    def forward(self, x: Tensor, embedded: Tensor | None) -> Tensor:
+        """(B, in_channels, *sides), (B, embedding_size) to (B, out_channels, *sides), with the sides resampled."""
         if self.checkpoint and torch.is_grad_enabled():
-            out: Tensor = recomputed(self._compute, x, told, use_reentrant=False)
+            out: Tensor = recomputed(self._compute, x, embedded, use_reentrant=False)
             return out
-        return self._compute(x, told)
+        return self._compute(x, embedded)
 
-    def _compute(self, x: Tensor, told: Tensor | None) -> Tensor:
+    def _compute(self, x: Tensor, embedded: Tensor | None) -> Tensor:
         h = self.act(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        if told is not None:
-            h = h + expand(self.label(told), h)
+        if embedded is not None:
+            h = h + expand(self.label(embedded), h)
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
-        return merged(self.shortcut(x), h, self.rescale)
+        return residual_sum(self.shortcut(x), h, self.rescale)
 
 
 class Attention(nn.Module):
@@ -179,7 +185,7 @@ class Attention(nn.Module):
         """(B, C, *sides), the shape that it returns."""
         h = self.norm(x).flatten(2).mT[:, None]
         h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
-        return merged(x, self.out(h)[:, 0].mT.reshape(x.shape), self.rescale)
+        return residual_sum(x, self.out(h)[:, 0].mT.reshape(x.shape), self.rescale)
 
 
 class Head(nn.Sequential):
@@ -188,8 +194,8 @@ class Head(nn.Sequential):
     def __init__(
         self,
         dims: int,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         *,
         scale: float = 0.0,
         group_width: int = 4,
@@ -197,8 +203,8 @@ class Head(nn.Sequential):
         groups: int = 0,
     ) -> None:
         super().__init__()
-        self.norm, self.act = group_norm(before, group_width, groups), activation_of(activation)
-        self.conv = convolution(dims, before, after, scale=scale)
+        self.norm, self.act = group_norm(in_channels, group_width, groups), activation_of(activation)
+        self.conv = convolution(dims, in_channels, out_channels, scale=scale)
 
 
 class Resample(nn.Module):
@@ -209,7 +215,7 @@ class Resample(nn.Module):
         check_choice("direction", direction, ("up", "down"))
         self.resampling, self.direction = resampling, direction
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
         """(B, C, *sides) to the same with half or twice the sides; the label is not needed."""
         return self.resampling.down(x) if self.direction == "down" else self.resampling.up(x)
 
@@ -217,12 +223,12 @@ class Resample(nn.Module):
 class Downsample(nn.Module):
     """Half the sides by a 3x3 convolution of stride 2, after the filter of ``resampling`` where it has one."""
 
-    def __init__(self, dims: int, before: int, after: int, resampling: Resampling) -> None:
+    def __init__(self, dims: int, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
-        self.resampling, self.conv = resampling, convolution(dims, before, after, stride=2, padding=0)
+        self.resampling, self.conv = resampling, convolution(dims, in_channels, out_channels, stride=2, padding=0)
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
-        """(B, before, *sides) to (B, after, *(sides / 2)); the label is not needed."""
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """(B, in_channels, *sides) to (B, out_channels, *(sides / 2)); the label is not needed."""
         out: Tensor = self.conv(self.resampling.before_stride(x))
         return out
 
@@ -230,11 +236,11 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Twice the sides by ``resampling``, then a 3x3 convolution."""
 
-    def __init__(self, dims: int, before: int, after: int, resampling: Resampling) -> None:
+    def __init__(self, dims: int, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
-        self.resampling, self.conv = resampling, convolution(dims, before, after)
+        self.resampling, self.conv = resampling, convolution(dims, in_channels, out_channels)
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
-        """(B, before, *sides) to (B, after, *(2 sides)); the label is not needed."""
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """(B, in_channels, *sides) to (B, out_channels, *(2 sides)); the label is not needed."""
         out: Tensor = self.conv(self.resampling.up(x))
         return out

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_number, check_rising
 
-REACH = 3.0
+MARGIN = 3.0
 """Spacings outside the range at which the nearest feature has fallen to exp(-4.5) = 0.01."""
 
 
@@ -35,7 +35,7 @@ class RadialEmbedding(Embedding):
     count: number of features, at least 2.
     low, high: range of the labels, low < high; the default suits ln(sigma / alpha): -13.8 for sub-VP at t = 1e-5, 5 for VP at 1.
 
-    Raises ValueError for a label further than `REACH` spacings outside the range, where all features are nearly zero and the
+    Raises ValueError for a label further than `MARGIN` spacings outside the range, where all features are nearly zero and the
     network is blind to time (seen on the CPU only; elsewhere the look would stop the stream of work).
     """
 
@@ -52,7 +52,7 @@ class RadialEmbedding(Embedding):
     def forward(self, label: Tensor) -> Tensor:
         """(B,) to (B, count)."""
         if label.device.type == "cpu" and not torch.compiler.is_compiling():
-            slack = REACH * self.spacing
+            slack = MARGIN * self.spacing
             if label.numel() and not bool(((label > self.low - slack) & (label < self.high + slack)).all()):
                 raise ValueError(
                     f"labels from {float(label.min()):g} to {float(label.max()):g} do not suit an embedding made for "

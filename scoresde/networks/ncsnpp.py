@@ -26,7 +26,7 @@ from scoresde._validation import check_choice, check_count, check_counts
 from scoresde.networks.blocks import InputRange, activation_of, convolution, initialised, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
-from scoresde.networks.stages import Parts, way_down, way_up
+from scoresde.networks.stages import LayerFactory, decoder, encoder
 
 PROGRESSIVE = ("none", "skip", "residual")
 
@@ -96,7 +96,7 @@ class NCSNpp(nn.Module):
         check_choice("conditional", conditional, (False, True))
         if classes and not conditional:
             raise ValueError(
-                f"classes={classes} with conditional=False is not allowed: the class is told with the label"
+                f"classes={classes} with conditional=False is not allowed: the class is embedded with the label"
             )
         check_choice("block", block, ("biggan", "ddpm"))
         check_choice("progressive_input", progressive_input, PROGRESSIVE)
@@ -104,28 +104,30 @@ class NCSNpp(nn.Module):
         check_choice("combine", combine, ("sum", "cat"))
         self.event_shape, self.outputs, self.classes = tuple(event_shape), outputs, classes
         self.input_range, self.step = InputRange(input_range), 2 ** (len(multipliers) - 1)
-        predicted, told, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
+        predicted, embedding_size, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
         attended = [max(event_shape[1:]) >> i in attention for i in range(len(widths))]
-        parts = Parts(
-            dims, told, resampling or FIR(), inside=block == "biggan", convolve=convolve, dropout=dropout, rescale=rescale,
-            group_width=group_width, checkpoint=checkpoint, activation=activation, groups=groups, conditional=conditional,
+        layers = LayerFactory(
+            dims, embedding_size, resampling or FIR(), inside=block == "biggan", convolve=convolve, dropout=dropout,
+            rescale=rescale, group_width=group_width, checkpoint=checkpoint,
+            activation=activation, groups=groups, conditional=conditional,
         )  # fmt: skip
         self.embedding, self.act = embedding or FourierEmbedding(channels), activation_of(activation)
         self.label = nn.Sequential(
-            initialised(nn.Linear(self.embedding.features, told)), self.act, initialised(nn.Linear(told, told))
+            initialised(nn.Linear(self.embedding.features, embedding_size)), self.act,
+            initialised(nn.Linear(embedding_size, embedding_size)),
         ) if conditional else None  # fmt: skip
         if classes:  # a fresh network says the same of every class; the last row is for no class
-            self.class_label = nn.Embedding(classes + 1, told)
+            self.class_label = nn.Embedding(classes + 1, embedding_size)
             nn.init.zeros_(self.class_label.weight)
         self.first = convolution(dims, images, channels)
-        self.down, skips, width = way_down(
-            parts, channels, widths, blocks, attended, images, progressive_input, combine
+        self.down, skips, width = encoder(
+            layers, channels, widths, blocks, attended, images, progressive_input, combine
         )
         self.before, self.attention, self.after = (
-            parts.residual(width, width), parts.attention(width), parts.residual(width, width),
+            layers.residual(width, width), layers.attention(width), layers.residual(width, width),
         )  # fmt: skip
-        self.up = way_up(parts, width, widths, blocks, attended, skips, predicted, progressive_output)
-        self.head = parts.head(widths[0], predicted) if progressive_output != "skip" else None
+        self.up = decoder(layers, width, widths, blocks, attended, skips, predicted, progressive_output)
+        self.head = layers.head(widths[0], predicted) if progressive_output != "skip" else None
 
     def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, *sides), (B,) to (B, C, *sides) or (B, C, *sides, outputs).
@@ -133,31 +135,31 @@ class NCSNpp(nn.Module):
         y: (B,) whole numbers, classes 0 .. classes - 1, or `classes` for none; None for none at all.
         """
         self._check_input(x)
-        image, told = self.input_range(x), self._told(label, y)
+        image, embedded = self.input_range(x), self._embed(label, y)
         h = self.first(image)
         skips = [h]
         for level in self.down:
-            h, image = level(h, image, told, skips)
-        h = self.after(self.attention(self.before(h, told)), told)
+            h, image = level(h, image, embedded, skips)
+        h = self.after(self.attention(self.before(h, embedded)), embedded)
         result: Tensor | None = None
         for level in self.up:
-            h, result = level(h, result, told, skips)
+            h, result = level(h, result, embedded, skips)
         out = result if self.head is None else self.head(h)
         assert out is not None
         return split_outputs(out, self.outputs)
 
-    def _told(self, label: Tensor, y: Tensor | None) -> Tensor | None:
+    def _embed(self, label: Tensor, y: Tensor | None) -> Tensor | None:
         """What the blocks are told; None where the network is not conditional."""
         if y is not None and not self.classes:
             raise ValueError("y is given to a network of classes=0: make it with the number of classes")
         if self.label is None:
             return None
-        told = self.label(self.embedding(label))
+        embedded = self.label(self.embedding(label))
         if self.classes:
             y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
             _check_classes(y, label, self.classes)
-            told = told + self.class_label(y)
-        out: Tensor | None = self.act(told)
+            embedded = embedded + self.class_label(y)
+        out: Tensor | None = self.act(embedded)
         return out
 
     def _check_input(self, x: Tensor) -> None:

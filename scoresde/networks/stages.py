@@ -11,16 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scoresde.networks.blocks import Attention, Downsample, Head, Resample, ResidualBlock, Upsample, convolution, merged
+from scoresde.networks.blocks import (
+    Attention,
+    Downsample,
+    Head,
+    Resample,
+    ResidualBlock,
+    Upsample,
+    convolution,
+    residual_sum,
+)
 from scoresde.networks.resampling import Resampling
 
 
 @dataclass(frozen=True)
-class Parts:
+class LayerFactory:
     """Makes the parts of a network, all in one style. inside: resampling happens inside residual blocks."""
 
     dims: int
-    told: int
+    embedding_size: int
     resampling: Resampling
     inside: bool
     convolve: bool
@@ -32,24 +41,25 @@ class Parts:
     groups: int = 0
     conditional: bool = True
 
-    def residual(self, before: int, after: int, direction: str = "") -> nn.Module:
+    def residual(self, in_channels: int, out_channels: int, direction: str = "") -> nn.Module:
         return ResidualBlock(
-            self.dims, before, after, self.told, resampling=self.resampling, direction=direction, dropout=self.dropout,
-            rescale=self.rescale, group_width=self.group_width, pointwise=not self.inside, checkpoint=self.checkpoint,
+            self.dims, in_channels, out_channels, self.embedding_size, resampling=self.resampling,
+            direction=direction, dropout=self.dropout, rescale=self.rescale, group_width=self.group_width,
+            pointwise=not self.inside, checkpoint=self.checkpoint,
             activation=self.activation, groups=self.groups, conditional=self.conditional,
         )  # fmt: skip
 
     def attention(self, width: int) -> nn.Module:
         return Attention(width, rescale=self.rescale, group_width=self.group_width, groups=self.groups)
 
-    def head(self, before: int, after: int, scale: float = 0.0) -> nn.Module:
+    def head(self, in_channels: int, out_channels: int, scale: float = 0.0) -> nn.Module:
         return Head(
-            self.dims, before, after, scale=scale, group_width=self.group_width, activation=self.activation,
+            self.dims, in_channels, out_channels, scale=scale, group_width=self.group_width, activation=self.activation,
             groups=self.groups,
         )  # fmt: skip
 
-    def convolved(self, direction: str, before: int, after: int) -> nn.Module:
-        return {"down": Downsample, "up": Upsample}[direction](self.dims, before, after, self.resampling)
+    def convolved(self, direction: str, in_channels: int, out_channels: int) -> nn.Module:
+        return {"down": Downsample, "up": Upsample}[direction](self.dims, in_channels, out_channels, self.resampling)
 
     def change(self, direction: str, width: int) -> nn.Module:
         """A change of resolution on the main path."""
@@ -58,8 +68,8 @@ class Parts:
         return self.convolved(direction, width, width) if self.convolve else Resample(self.resampling, direction)
 
 
-def way_down(
-    parts: Parts,
+def encoder(
+    layers: LayerFactory,
     width: int,
     widths: Sequence[int],
     blocks: int,
@@ -73,25 +83,27 @@ def way_down(
     for i, after in enumerate(widths):
         rows = []
         for _ in range(blocks):
-            rows.append(_Attended(parts.residual(width, after), parts.attention(after) if attended[i] else None))
+            rows.append(
+                _BlockWithAttention(layers.residual(width, after), layers.attention(after) if attended[i] else None)
+            )
             skips.append(width := after)
         change: nn.Module | None = None
         step: nn.Module | None = None
         if i < len(widths) - 1:
-            change = parts.change("down", width)
+            change = layers.change("down", width)
             if progressive == "skip":
-                step = SkipInput(parts.dims, images, width, parts.resampling, combine)
+                step = SkipInput(layers.dims, images, width, layers.resampling, combine)
                 width *= 2 if combine == "cat" else 1
             elif progressive == "residual":
-                step = _ResidualInput(parts.convolved("down", image, width), parts.rescale)
+                step = _ResidualInput(layers.convolved("down", image, width), layers.rescale)
                 image = width
             skips.append(width)
-        levels.append(_Down(rows, change, step))
+        levels.append(_EncoderLevel(rows, change, step))
     return levels, skips, width
 
 
-def way_up(
-    parts: Parts,
+def decoder(
+    layers: LayerFactory,
     width: int,
     widths: Sequence[int],
     blocks: int,
@@ -105,52 +117,52 @@ def way_up(
     for i, after in reversed(list(enumerate(widths))):
         rows, lower = [], width
         for _ in range(blocks + 1):
-            rows.append(parts.residual(width + skips.pop(), after))
+            rows.append(layers.residual(width + skips.pop(), after))
             width = after
         step: nn.Module | None = None
         if progressive == "skip":
-            step = _SkipOutput(parts.head(width, predicted), parts.resampling)
+            step = _SkipOutput(layers.head(width, predicted), layers.resampling)
         elif progressive == "residual" and i == len(widths) - 1:
-            step = _LowestOutput(parts.head(width, width, scale=1.0))
+            step = _LowestOutput(layers.head(width, width, scale=1.0))
         elif progressive == "residual":
-            step = _ResidualOutput(parts.convolved("up", lower, width), parts.rescale)
-        attention = parts.attention(width) if attended[i] else None
-        levels.append(_Up(rows, attention, step, parts.change("up", width) if i > 0 else None))
+            step = _ResidualOutput(layers.convolved("up", lower, width), layers.rescale)
+        attention = layers.attention(width) if attended[i] else None
+        levels.append(_DecoderLevel(rows, attention, step, layers.change("up", width) if i > 0 else None))
     return levels
 
 
-class _Attended(nn.Module):
+class _BlockWithAttention(nn.Module):
     """A block, and attention after it where there is any."""
 
     def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, h: Tensor, told: Tensor | None) -> Tensor:
-        h = self.block(h, told)
+    def forward(self, h: Tensor, embedded: Tensor | None) -> Tensor:
+        h = self.block(h, embedded)
         return h if self.attention is None else self.attention(h)
 
 
-class _Down(nn.Module):
+class _EncoderLevel(nn.Module):
     """One resolution on the way down: blocks; then half the sides, and the image joined."""
 
     def __init__(self, blocks: Sequence[nn.Module], change: nn.Module | None, image: nn.Module | None) -> None:
         super().__init__()
         self.blocks, self.change, self.image = nn.ModuleList(blocks), change, image
 
-    def forward(self, h: Tensor, image: Tensor, told: Tensor | None, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, image: Tensor, embedded: Tensor | None, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features and image at the next resolution; every result is added to ``skips``."""
         for block in self.blocks:
-            skips.append(h := block(h, told))
+            skips.append(h := block(h, embedded))
         if self.change is not None:
-            h = self.change(h, told)
+            h = self.change(h, embedded)
             if self.image is not None:
                 h, image = self.image(h, image)
             skips.append(h)
         return h, image
 
 
-class _Up(nn.Module):
+class _DecoderLevel(nn.Module):
     """One resolution on the way up: blocks, attention once; then the part of the output, and twice the sides."""
 
     def __init__(
@@ -164,17 +176,17 @@ class _Up(nn.Module):
         self.blocks, self.attention, self.image, self.change = nn.ModuleList(blocks), attention, image, change
 
     def forward(
-        self, h: Tensor, image: Tensor | None, told: Tensor | None, skips: list[Tensor]
+        self, h: Tensor, image: Tensor | None, embedded: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Features at the next resolution and the output so far; a result is taken from ``skips`` for every block."""
         for block in self.blocks:
-            h = block(torch.cat((h, skips.pop()), dim=1), told)
+            h = block(torch.cat((h, skips.pop()), dim=1), embedded)
         if self.attention is not None:
             h = self.attention(h)
         if self.image is not None:
             h, image = self.image(h, image)
         if self.change is not None:
-            h = self.change(h, told)
+            h = self.change(h, embedded)
         return h, image
 
 
@@ -200,7 +212,7 @@ class _ResidualInput(nn.Module):
         self.shrink, self.rescale = shrink, rescale
 
     def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = merged(self.shrink(image), h, self.rescale)
+        image = residual_sum(self.shrink(image), h, self.rescale)
         return image, image
 
 
@@ -235,5 +247,5 @@ class _ResidualOutput(nn.Module):
         self.grow, self.rescale = grow, rescale
 
     def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = merged(self.grow(image), h, self.rescale)
+        image = residual_sum(self.grow(image), h, self.rescale)
         return image, image

@@ -77,20 +77,20 @@ class SmallUNet(nn.Module):
         """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this SmallUNet was made for {self.event_shape}")
-        told = self.label(self.embedding(label))
+        embedded = self.label(self.embedding(label))
         h = self.first(x) + self.position
         for block in self.down:
-            h = block(h, told)
+            h = block(h, embedded)
         skip, h = h, self.halve(h)
         for block in self.before:
-            h = block(h, told)
+            h = block(h, embedded)
         h = self.attention(h)
         for block in self.after:
-            h = block(h, told)
+            h = block(h, embedded)
         h = F.interpolate(self.narrow(h), scale_factor=2.0, mode="nearest")
         h = torch.cat((h, skip), dim=1)
         for block in self.up:
-            h = block(h, told)
+            h = block(h, embedded)
         out: Tensor = self.last(F.silu(self.norm(h)))
         if self.outputs == 1:
             return out
@@ -108,8 +108,8 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.label(told)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        scale, shift = self.label(embedded)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift))
         out: Tensor = self.shortcut(x) + self.conv2(h)

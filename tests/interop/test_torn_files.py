@@ -12,8 +12,8 @@ import torch
 from scoresde._files import check_zip
 from scoresde.data.arrays import read_array
 from scoresde.interop.errors import ConvertError
-from scoresde.interop.proof import compare_outputs
 from scoresde.interop.reference_file import read_reference
+from scoresde.interop.verification import compare_outputs
 from scoresde.metrics.moments import Moments
 
 from .source_common import SMALL, Place

@@ -22,7 +22,7 @@ from scoresde.experiment.config.experiment import Evaluation
 from scoresde.experiment.folder.cache import file_digest
 from scoresde.experiment.results.event_sets import EventSet
 from scoresde.experiment.results.shards import FeatureStore
-from scoresde.metrics import Gathering, Moments, frechet_distance, kernel_distance, precision_recall
+from scoresde.metrics import MomentAccumulator, Moments, frechet_distance, kernel_distance, precision_recall
 from scoresde.version import __version__
 
 FEW = 50_000
@@ -47,7 +47,7 @@ def gather(events: EventSet, store: FeatureStore, most: int) -> Gathered:
     """The features of a set, from its shards in their order. most: events that are chosen, at random by index."""
     count = events.count
     wanted = permutation(count, 0, 0)[:most].sort().values
-    sums, chosen, digest, seconds, devices = Gathering(), [], hashlib.sha256(), 0.0, set()
+    sums, chosen, digest, seconds, devices = MomentAccumulator(), [], hashlib.sha256(), 0.0, set()
     for first, end, source in events.ranges():
         shard = store.part(first, end, source)
         if shard is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scoresde.networks import MergedUNet
+from scoresde.networks import MultifieldUNet
 
 
 def test_merged_unet_is_a_unet_of_merged_channels():
     """Fields go in side by side and come out apart, in their order."""
     torch.manual_seed(0)
-    network = MergedUNet((2, 3, 4, 6), channels=8, blocks=1)
+    network = MultifieldUNet((2, 3, 4, 6), channels=8, blocks=1)
     with torch.no_grad():
         for p in network.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -20,7 +20,7 @@ def test_merged_unet_is_a_unet_of_merged_channels():
     inside = network.unet(torch.cat((x[:, 0], x[:, 1]), dim=1), label)
     assert torch.equal(out[:, 0], inside[:, :3])
     assert torch.equal(out[:, 1], inside[:, 3:])
-    assert MergedUNet((2, 1, 4, 4), channels=8, outputs=5)(torch.zeros(3, 2, 1, 4, 4), label[:3]).shape == (
+    assert MultifieldUNet((2, 1, 4, 4), channels=8, outputs=5)(torch.zeros(3, 2, 1, 4, 4), label[:3]).shape == (
         3,
         2,
         1,
@@ -28,7 +28,7 @@ def test_merged_unet_is_a_unet_of_merged_channels():
         4,
         5,
     )
-    with pytest.raises(ValueError, match="this MergedUNet was made for"):
+    with pytest.raises(ValueError, match="this MultifieldUNet was made for"):
         network(torch.zeros(5, 3, 2, 4, 6), label)
     with pytest.raises(ValueError, match="takes \\(k, C, H, W\\)"):
-        MergedUNet((1, 8, 8))
+        MultifieldUNet((1, 8, 8))

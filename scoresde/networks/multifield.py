@@ -10,7 +10,7 @@ from scoresde.networks.embeddings import Embedding
 from scoresde.networks.unet import SmallUNet
 
 
-class MergedUNet(nn.Module):
+class MultifieldUNet(nn.Module):
     """A `SmallUNet` of k C channels: the k fields of a state go in side by side and come out apart.
 
     event_shape: (k, C, H, W), H and W even. The other arguments are those of `SmallUNet`.
@@ -27,7 +27,7 @@ class MergedUNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(event_shape) != 4:
-            raise ValueError(f"event_shape={tuple(event_shape)} is not allowed: MergedUNet takes (k, C, H, W)")
+            raise ValueError(f"event_shape={tuple(event_shape)} is not allowed: MultifieldUNet takes (k, C, H, W)")
         fields, images, *sides = event_shape
         self.event_shape = tuple(event_shape)
         self.unet = SmallUNet((fields * images, *sides), channels, blocks, outputs, dropout, embedding)
@@ -35,6 +35,8 @@ class MergedUNet(nn.Module):
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(B, k, C, H, W), (B,) to (B, k, C, H, W) or (B, k, C, H, W, outputs)."""
         if tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this MergedUNet was made for {self.event_shape}")
+            raise ValueError(
+                f"x has event shape {tuple(x.shape[1:])}: this MultifieldUNet was made for {self.event_shape}"
+            )
         out: Tensor = self.unet(x.flatten(1, 2), label).unflatten(1, self.event_shape[:2])
         return out
