@@ -1,7 +1,7 @@
 """Noise laws: the Gaussian, and what may stand in its place."""
 
 from scoresde._arguments import check_constructors
-from scoresde.noise_distributions.base import Gaussian, Noise, NoiseLaw, NoiseSum, chain_weights
+from scoresde.noise_distributions.base import DensityNoise, Gaussian, NoiseDistribution, NoiseSum, chain_weights
 from scoresde.noise_distributions.gamma import CentredGamma, GammaSchedule
 from scoresde.noise_distributions.generalized import GeneralizedNormal, overlapping_scales
 from scoresde.noise_distributions.mixture import MixtureSum, NormalMixture
@@ -12,8 +12,8 @@ __all__ = [
     "Gaussian",
     "GeneralizedNormal",
     "MixtureSum",
-    "Noise",
-    "NoiseLaw",
+    "NoiseDistribution",
+    "DensityNoise",
     "NoiseSum",
     "NormalMixture",
     "chain_weights",

@@ -67,7 +67,7 @@ def check_weights(b: Tensor) -> None:
         raise ValueError(f"b={shown(b)} is not allowed: give finite weights >= 0, and in every row one > 0")
 
 
-class Noise(ABC):
+class NoiseDistribution(ABC):
     """Noise that can be drawn."""
 
     def sample(
@@ -91,7 +91,7 @@ class Noise(ABC):
         """E n^4 / (E n^2)^2 - 3 of a coordinate, () or (B,) in float64."""
 
 
-class NoiseLaw(Noise):
+class DensityNoise(NoiseDistribution):
     """Noise with a density: a subclass gives a coordinate's log-density and its derivative, in float64."""
 
     @abstractmethod
@@ -110,8 +110,8 @@ class NoiseLaw(Noise):
         check_batch("z", z)
         return self._slope(z.to(F64)).to(z.dtype)
 
-    def sum_of_steps(self, b: Tensor) -> Noise:
-        """The noise sum_i b_i n_i of independent draws n_i; a `NoiseLaw` where it has a closed form.
+    def sum_of_steps(self, b: Tensor) -> NoiseDistribution:
+        """The noise sum_i b_i n_i of independent draws n_i; a `DensityNoise` where it has a closed form.
 
         b: (t,) or (B, t), finite, >= 0, no row of zeros only. A sample with fewer steps than others has zeros.
 
@@ -121,13 +121,13 @@ class NoiseLaw(Noise):
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSum(Noise):
-    """sum_i b_i n_i by t draws of ``law``: right for every law, at t times the cost of one draw.
+class NoiseSum(NoiseDistribution):
+    """sum_i b_i n_i by t draws of ``noise``: right for every law, at t times the cost of one draw.
 
-    b: (t,) or (B, t), as in `NoiseLaw.sum_of_steps`.
+    b: (t,) or (B, t), as in `DensityNoise.sum_of_steps`.
     """
 
-    law: NoiseLaw
+    noise: DensityNoise
     b: Tensor
 
     def __post_init__(self) -> None:
@@ -136,16 +136,16 @@ class NoiseSum(Noise):
 
     @property
     def variance(self) -> Tensor:
-        return self.law.variance * self.b.square().sum(-1)
+        return self.noise.variance * self.b.square().sum(-1)
 
     @property
     def excess_kurtosis(self) -> Tensor:
-        return self.law.excess_kurtosis * self.b.pow(4).sum(-1) / self.b.square().sum(-1).square()
+        return self.noise.excess_kurtosis * self.b.pow(4).sum(-1) / self.b.square().sum(-1).square()
 
     def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
         total = torch.zeros((len(source.indices), *event), dtype=F64, device=source.indices.device)
         for i, b in enumerate(self.b.unbind(-1)):
-            total += meet("b", b, total) * self.law._draw(source, event, step, numbered(purpose, i))
+            total += meet("b", b, total) * self.noise._draw(source, event, step, numbered(purpose, i))
         return total
 
 
@@ -189,7 +189,7 @@ def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gaussian(NoiseLaw):
+class Gaussian(DensityNoise):
     """N(0, std^2).
 
     std: > 0, a number or (B,).

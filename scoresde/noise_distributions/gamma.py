@@ -34,7 +34,7 @@ from scoresde._validation import check_number
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions.base import (
     F64,
-    NoiseLaw,
+    DensityNoise,
     Parameter,
     check_parameter,
     check_steps,
@@ -108,7 +108,7 @@ def _log_peak(k: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CentredGamma(NoiseLaw):
+class CentredGamma(DensityNoise):
     """g - k theta with g ~ Gamma(k, theta); `standard(k)` has variance 1.
 
     k: shape, theta: scale; both > 0, a number or (B,).
@@ -152,8 +152,8 @@ class CentredGamma(NoiseLaw):
         largest = b.amax(-1)
         if not bool(((b == 0) | (b == largest[..., None])).all()):
             raise ValueError(
-                f"b={b} is not allowed: gamma steps sum to a gamma law at equal weights only (zeros apart); take the "
-                "laws of a GammaSchedule for a chain, or NoiseSum(law, b) to draw every step"
+                f"b={b} is not allowed: the sum of gamma steps is a gamma distribution only for equal weights (zeros apart); use "
+                "GammaSchedule for a chain, or NoiseSum(noise, b) to draw every step"
             )
         return CentredGamma(self.k * (b > 0).sum(-1), self.theta * largest)
 

@@ -32,12 +32,12 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_counts, check_number, check_rising
 from scoresde.noise import NoiseSource
-from scoresde.noise_distributions.base import F64, NoiseLaw, Parameter, check_parameter, meet
+from scoresde.noise_distributions.base import F64, DensityNoise, Parameter, check_parameter, meet
 from scoresde.noise_distributions.gamma import draw_log_gamma
 
 
 @dataclass(frozen=True)
-class GeneralizedNormal(NoiseLaw):
+class GeneralizedNormal(DensityNoise):
     """Density proportional to exp(-(|n| / alpha)^beta), with alpha such that the standard deviation is std.
 
     beta: in [0.05, 100]. Below 2 the tails are heavier than the Gaussian's. Below 1 the score grows without bound at 0,

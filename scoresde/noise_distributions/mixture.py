@@ -21,14 +21,14 @@ from torch import Tensor
 
 from scoresde._validation import Numbers, as_numbers
 from scoresde.noise import NoiseSource
-from scoresde.noise_distributions.base import F64, NoiseLaw, NoiseSum, meet, numbered
+from scoresde.noise_distributions.base import F64, DensityNoise, NoiseSum, meet, numbered
 
 _SLACK = 1e-6
 """How far the mean may be from 0 and the variance from 1."""
 
 
 @dataclass(frozen=True)
-class NormalMixture(NoiseLaw):
+class NormalMixture(DensityNoise):
     """A mixture of K normals of mean 0 and variance 1; `standardised` shifts and scales any mixture to that.
 
     weights: (K,) >= 0, not all 0; normalised here. means: (K,) finite. stds: (K,) > 0. All kept as tuples.
@@ -103,14 +103,14 @@ class NormalMixture(NoiseLaw):
 class MixtureSum(NoiseSum):
     """sum_i b_i n_i of draws of a `NormalMixture`, by t indices and one normal."""
 
-    law: NormalMixture
+    noise: NormalMixture
 
     def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
-        _, m, s = self.law.parts(source.indices.device)
+        _, m, s = self.noise.parts(source.indices.device)
         z = source.normal(event, step=step, purpose=f"{purpose}, normal", dtype=F64)
         mean, variance = torch.zeros_like(z), torch.zeros_like(z)
         for i, b in enumerate(self.b.unbind(-1)):
-            c = self.law.components(source, event, step, numbered(purpose, i))
+            c = self.noise.components(source, event, step, numbered(purpose, i))
             weight = meet("b", b, z)
             mean += weight * m[c]
             variance += (weight * s[c]).square()

@@ -1,4 +1,4 @@
-"""Noise laws: densities against quadrature, scipy and mpmath, scores against autograd, draws by statistics.
+"""Noise distributions: densities against quadrature, scipy and mpmath, scores against autograd, draws by statistics.
 
 A statistical test that compares with FALSE_ALARM passes a fresh seed with probability 1 - 1e-6 or more; those that hold
 a published check to its own bound (p > .01, within 1 %, within 5 %) say their rate. Seeds are fixed, so that a failure
@@ -20,14 +20,14 @@ import scoresde.noise
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import (
     CentredGamma,
+    DensityNoise,
     Gaussian,
     GeneralizedNormal,
     MixtureSum,
-    NoiseLaw,
     NoiseSum,
 )
 from scoresde.noise_distributions.gamma import LARGE, cube_start, draw_log_gamma, invert, log_gamma_quantile
-from tests.laws_common import F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
+from tests.noise_distributions_common import F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
 from tests.params import some_long
 
 
@@ -36,7 +36,7 @@ def generalized(beta, std=1.0):
     return GeneralizedNormal(beta, std), stats.gennorm(beta, scale=alpha)
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "gaussian": (Gaussian(), stats.norm()),
     "gaussian .7": (Gaussian(0.7), stats.norm(scale=0.7)),
     "generalized .6": generalized(0.6),
@@ -61,72 +61,74 @@ DRAWN_BY_OTHERS = (
     "gamma 300",
     "heavy mixture",
 )
-"""Laws of a kind that another one of ``LAWS`` draws."""
+"""Distributions of a kind that another one of ``DISTRIBUTIONS`` draws."""
 
-every_law = pytest.mark.parametrize("name", LAWS)
+every_distribution = pytest.mark.parametrize("name", DISTRIBUTIONS)
 
 
 # densities and scores
 
 
-def nodes(law):
+def nodes(noise):
     """Points and weights of the trapezoidal rule in y for n = edge + e^y, or n = -e^y and e^y."""
     y = torch.linspace(-100.0, 7.0, 60001, dtype=F64)
     width = y.exp() * (y[1] - y[0])
-    if isinstance(law, CentredGamma):
-        return y.exp() - law.k * law.theta, width
+    if isinstance(noise, CentredGamma):
+        return y.exp() - noise.k * noise.theta, width
     return torch.cat((-y.exp(), y.exp())), torch.cat((width, width))
 
 
-@every_law
+@every_distribution
 def test_the_density_has_mass_1_mean_0_and_its_stated_moments(name):
-    law, _ = LAWS[name]
-    n, width = nodes(law)
-    p = width * law.log_prob(n[:, None]).exp()
-    inside = p.isfinite() & law.score(n[:, None])[:, 0].isfinite()  # some of a gamma law's nodes round to the edge
+    noise, _ = DISTRIBUTIONS[name]
+    n, width = nodes(noise)
+    p = width * noise.log_prob(n[:, None]).exp()
+    inside = (
+        p.isfinite() & noise.score(n[:, None])[:, 0].isfinite()
+    )  # some of a gamma distribution's nodes round to the edge
     p, n = p[inside], n[inside]
     lost = 1e-5 if name == "gamma .4" else 1e-10  # (1e-16)^.4 of its mass lies within rounding of the edge
     assert float(p.sum()) == pytest.approx(1, abs=lost)
     assert float((p * n).sum()) == pytest.approx(0, abs=lost)
-    assert float((p * n**2).sum()) == pytest.approx(float(law.variance), abs=lost)
-    kurtosis = float((p * n**4).sum()) / float(law.variance) ** 2 - 3
-    assert kurtosis == pytest.approx(float(law.excess_kurtosis), abs=10 * lost, rel=1e-8)
-    if name != "gamma .4":  # the mean score is the density's jump: 0 but for the exponential law
-        mean_score = float((p * law.score(n[:, None])[:, 0]).sum())
+    assert float((p * n**2).sum()) == pytest.approx(float(noise.variance), abs=lost)
+    kurtosis = float((p * n**4).sum()) / float(noise.variance) ** 2 - 3
+    assert kurtosis == pytest.approx(float(noise.excess_kurtosis), abs=10 * lost, rel=1e-8)
+    if name != "gamma .4":  # the mean score is the density's jump: 0 but for the exponential distribution
+        mean_score = float((p * noise.score(n[:, None])[:, 0]).sum())
         assert mean_score == pytest.approx(-1 if name == "gamma 1" else 0, abs=1e-9)
 
 
-@every_law
+@every_distribution
 def test_the_density_is_scipys_and_the_score_its_derivative(name):
-    law, reference = LAWS[name]
-    z = draw(law, 50, (3, 2)).requires_grad_()
-    log_prob = law.log_prob(z)
-    assert log_prob.shape == (50,) and law.score(z).shape == z.shape
+    noise, reference = DISTRIBUTIONS[name]
+    z = draw(noise, 50, (3, 2)).requires_grad_()
+    log_prob = noise.log_prob(z)
+    assert log_prob.shape == (50,) and noise.score(z).shape == z.shape
     expected = reference.logpdf(z.detach().numpy()).sum((1, 2))
     np.testing.assert_allclose(log_prob.detach().numpy(), expected, rtol=1e-10, atol=1e-10)
     (slope,) = torch.autograd.grad(log_prob.sum(), z)
-    torch.testing.assert_close(law.score(z).detach(), slope, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(noise.score(z).detach(), slope, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("k", [1e-3, 0.5, 19.0, 21.0, 1e3, 5e8, 1e12])
 def test_a_gamma_density_is_mpmaths_at_every_shape(k):
     """Large terms cancel for large k: written plainly in float64, k = 5e8 is wrong by 1e-6."""
-    law = CentredGamma.standard(k)
+    noise = CentredGamma.standard(k)
     with mp.workdps(60):
-        theta = mp.mpf(law.theta)
+        theta = mp.mpf(noise.theta)
         for n in (-0.99 * min(1.0, k**0.5), -0.01 * min(1.0, k**0.5), 0.3, 2.5):
 
             def log_p(x):
                 return (k - 1) * mp.log(x + k * theta) - (x + k * theta) / theta - mp.loggamma(k) - k * mp.log(theta)
 
             z = torch.tensor([n], dtype=F64)
-            assert float(law.log_prob(z)) == pytest.approx(float(log_p(mp.mpf(n))), rel=1e-9, abs=1e-9)
-            assert float(law.score(z)) == pytest.approx(float(mp.diff(log_p, mp.mpf(n))), rel=1e-8, abs=1e-10)
+            assert float(noise.log_prob(z)) == pytest.approx(float(log_p(mp.mpf(n))), rel=1e-9, abs=1e-9)
+            assert float(noise.score(z)) == pytest.approx(float(mp.diff(log_p, mp.mpf(n))), rel=1e-8, abs=1e-10)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.3, 3.7, 100.0])
 def test_a_generalized_density_is_mpmaths_at_every_power(beta):
-    law = GeneralizedNormal(beta)
+    noise = GeneralizedNormal(beta)
     with mp.workdps(40):
         b = mp.mpf(beta)
         alpha = mp.sqrt(mp.gamma(1 / b) / mp.gamma(3 / b))
@@ -136,10 +138,10 @@ def test_a_generalized_density_is_mpmaths_at_every_power(beta):
                 return mp.log(b / (2 * alpha * mp.gamma(1 / b))) - (abs(x) / alpha) ** b
 
             z = torch.tensor([n], dtype=F64)
-            assert float(law.log_prob(z)) == pytest.approx(float(log_p(mp.mpf(n))), rel=1e-11, abs=1e-11)
-            assert float(law.score(z)) == pytest.approx(float(mp.diff(log_p, mp.mpf(n))), rel=1e-9)
+            assert float(noise.log_prob(z)) == pytest.approx(float(log_p(mp.mpf(n))), rel=1e-11, abs=1e-11)
+            assert float(noise.score(z)) == pytest.approx(float(mp.diff(log_p, mp.mpf(n))), rel=1e-9)
         kurtosis = mp.gamma(5 / b) * mp.gamma(1 / b) / mp.gamma(3 / b) ** 2 - 3
-        assert float(law.excess_kurtosis) == pytest.approx(float(kurtosis), rel=1e-11)
+        assert float(noise.excess_kurtosis) == pytest.approx(float(kurtosis), rel=1e-11)
 
 
 def test_beta_2_is_the_gaussian():
@@ -165,26 +167,26 @@ def test_the_generalized_score_at_0_is_0(beta):
 
 @pytest.mark.parametrize(("k", "at_edge"), [(0.5, math.inf), (1.0, -math.log(2.0)), (3.0, -math.inf)])
 def test_outside_the_support(k, at_edge):
-    law = CentredGamma(k, 2.0)
+    noise = CentredGamma(k, 2.0)
     z = torch.tensor([-2 * k - 0.1, -2 * k, math.nan, 0.3], dtype=F64)
-    log_prob = law.log_prob(z)
+    log_prob = noise.log_prob(z)
     assert log_prob[0] == -math.inf and log_prob[2].isnan() and log_prob[3].isfinite()
     assert float(log_prob[1]) == pytest.approx(at_edge)
-    assert law.score(z).isnan().tolist() == [True, True, True, False]
+    assert noise.score(z).isnan().tolist() == [True, True, True, False]
     # one coordinate outside, and the event is impossible
-    assert law.log_prob(torch.tensor([[0.3, -9.0]], dtype=F64)).tolist() == [-math.inf]
+    assert noise.log_prob(torch.tensor([[0.3, -9.0]], dtype=F64)).tolist() == [-math.inf]
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("k", [1e-3, 0.3, 1.0, 40.0])
 def test_a_gamma_draw_lies_inside_the_support_of_its_dtype(k, dtype):
     """Rounded to the nearest, half of those that meet the edge in float32 would be impossible."""
-    law = CentredGamma(torch.linspace(k, 1.1 * k, 100), 0.7)
-    z = draw(law, 100, (300,), dtype=dtype)
+    noise = CentredGamma(torch.linspace(k, 1.1 * k, 100), 0.7)
+    z = draw(noise, 100, (300,), dtype=dtype)
     assert z.dtype == dtype
     wide = z.double()
-    assert (wide > -law.k.double()[:, None] * 0.7).all()
-    assert law.log_prob(wide).isfinite().all() and law.score(wide).isfinite().all()
+    assert (wide > -noise.k.double()[:, None] * 0.7).all()
+    assert noise.log_prob(wide).isfinite().all() and noise.score(wide).isfinite().all()
 
 
 # draws
@@ -248,11 +250,11 @@ def test_small_shapes_are_drawn_in_logarithms(a):
         assert stats.kstest(tail, "uniform").pvalue > FALSE_ALARM
 
 
-@pytest.mark.parametrize("name", some_long(LAWS, DRAWN_BY_OTHERS))
+@pytest.mark.parametrize("name", some_long(DISTRIBUTIONS, DRAWN_BY_OTHERS))
 def test_draws_follow_the_law(name):
-    law, reference = LAWS[name]
-    z = draw(law)
-    variance, kurtosis = float(law.variance), float(law.excess_kurtosis)
+    noise, reference = DISTRIBUTIONS[name]
+    z = draw(noise)
+    variance, kurtosis = float(noise.variance), float(noise.excess_kurtosis)
     assert ks(z, reference) > FALSE_ALARM
     assert moments_pvalue(z, variance, kurtosis) > FALSE_ALARM
     # planted: 5 % too wide; a mean 3 % of a standard deviation off
@@ -262,28 +264,28 @@ def test_draws_follow_the_law(name):
 
 @pytest.mark.parametrize("beta", some_long([0.05, 0.3, 1.5, 30.0, 100.0], [0.3, 30.0, 100.0]))
 def test_generalized_draws_at_every_power(beta):
-    law, reference = generalized(beta)
-    z = draw(law)
+    noise, reference = generalized(beta)
+    z = draw(noise)
     assert ks(z, reference) > FALSE_ALARM
     assert ks(z, generalized(1.2 * beta if beta < 3 else 3.0)[1]) < FALSE_ALARM  # planted: another power, same variance
 
 
 @pytest.mark.parametrize("k", some_long([3.0, 25.0], [25.0]))
 def test_a_gamma_law_is_told_from_its_neighbours(k):
-    """Planted: the Gaussian of the same moments, the reflected law, a shape 10 % off at the same variance."""
-    law = CentredGamma.standard(k)
+    """Planted: the Gaussian of the same moments, the reflected distribution, a shape 10 % off at the same variance."""
+    noise = CentredGamma.standard(k)
     reference = gamma(k, k**-0.5)[1]
-    assert float(law.variance) == pytest.approx(1)
-    assert ks(draw(law), reference) > FALSE_ALARM
+    assert float(noise.variance) == pytest.approx(1)
+    assert ks(draw(noise), reference) > FALSE_ALARM
     assert ks(draw(Gaussian()), reference) < FALSE_ALARM
-    assert ks(-draw(law), reference) < FALSE_ALARM
+    assert ks(-draw(noise), reference) < FALSE_ALARM
     if k < 10:
         assert ks(draw(CentredGamma.standard(1.3 * k)), reference) < FALSE_ALARM
 
 
 def test_the_gaussian_is_told_from_the_mixtures():
-    for law in (SKEWED, HEAVY):
-        assert ks(draw(law), LAWS["gaussian"][1]) < FALSE_ALARM
+    for noise in (SKEWED, HEAVY):
+        assert ks(draw(noise), DISTRIBUTIONS["gaussian"][1]) < FALSE_ALARM
 
 
 SUMS = {
@@ -342,7 +344,7 @@ def test_a_lower_precision_is_the_rounded_float64(name, dtype):
     assert low.dtype == dtype
     moved = low != high.to(dtype)  # a gamma draw at the edge of its support stays inside
     assert not moved.any() or (name == "gamma" and (low[moved] == low.min()).all())
-    if isinstance(SUMS[name], NoiseLaw):
+    if isinstance(SUMS[name], DensityNoise):
         assert SUMS[name].log_prob(low).dtype == dtype and SUMS[name].score(low).dtype == dtype
 
 
@@ -352,7 +354,7 @@ def test_the_extreme_words_stay_finite(monkeypatch, name, word):
     monkeypatch.setattr(scoresde.noise, "philox", lambda counter, key: (torch.full_like(counter[0], word),) * 4)
     z = draw(SUMS[name], 2, (3,))
     assert z.isfinite().all()
-    if isinstance(SUMS[name], NoiseLaw):
+    if isinstance(SUMS[name], DensityNoise):
         assert SUMS[name].log_prob(z).isfinite().all() and SUMS[name].score(z).isfinite().all()
 
 
@@ -361,7 +363,7 @@ def test_the_extreme_words_stay_finite(monkeypatch, name, word):
     [Gaussian, lambda p: GeneralizedNormal(1.3, p), lambda p: CentredGamma(p, 0.5), lambda p: CentredGamma(2.0, p)],
 )
 def test_a_parameter_per_sample(make):
-    """Row i of a batch is what the law with the i-th parameter gives."""
+    """Row i of a batch is what the distribution with the i-th parameter gives."""
     values = torch.tensor([0.3, 1.0, 4.0])
     together = make(values)
     z = draw(together, 3, (2, 5))

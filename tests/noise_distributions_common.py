@@ -1,4 +1,4 @@
-"""The laws that are tested, draws of them, and their tests of fit."""
+"""The distributions that are tested, draws of them, and their tests of fit."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def gamma(k, theta):
 class Mixed:
     """scipy's normals, mixed."""
 
-    def __init__(self, law):
-        self.parts = [(w, stats.norm(m, s)) for w, m, s in zip(law.weights, law.means, law.stds, strict=True)]
+    def __init__(self, noise):
+        self.parts = [(w, stats.norm(m, s)) for w, m, s in zip(noise.weights, noise.means, noise.stds, strict=True)]
 
     def cdf(self, x):
         return sum(w * part.cdf(x) for w, part in self.parts)

@@ -1,4 +1,4 @@
-"""Sums and chains of draws, the schedules of the papers, and scores of noised laws."""
+"""Sums and chains of draws, the schedules of the papers, and scores of noised distributions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,18 @@ from scoresde.samplers import AnnealedLangevin
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Instant, Interval
-from tests.laws_common import BETAS, F64, FALSE_ALARM, HEAVY, SKEWED, Mixed, draw, gamma, ks, moments_pvalue
+from tests.noise_distributions_common import (
+    BETAS,
+    F64,
+    FALSE_ALARM,
+    HEAVY,
+    SKEWED,
+    Mixed,
+    draw,
+    gamma,
+    ks,
+    moments_pvalue,
+)
 
 # sums of steps
 
@@ -51,8 +62,8 @@ B = torch.tensor([0.9, 0.5, 0.3], dtype=F64)
 
 
 def test_gaussian_steps_sum_to_a_gaussian():
-    law = Gaussian(2.0).sum_of_steps(B)
-    assert isinstance(law, Gaussian) and float(law.variance) == pytest.approx(4 * 1.15)
+    noise = Gaussian(2.0).sum_of_steps(B)
+    assert isinstance(noise, Gaussian) and float(noise.variance) == pytest.approx(4 * 1.15)
     per_sample = Gaussian(torch.tensor([1.0, 2.0])).sum_of_steps(torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
     assert per_sample.variance.tolist() == pytest.approx([2.0, 4.0])
     assert ks(draw(NoiseSum(Gaussian(2.0), B)), stats.norm(scale=math.sqrt(4 * 1.15))) > FALSE_ALARM
@@ -60,16 +71,16 @@ def test_gaussian_steps_sum_to_a_gaussian():
 
 def test_gamma_steps_of_one_weight_sum_to_a_gamma():
     step = CentredGamma(0.6, 1.2)
-    law = step.sum_of_steps(torch.full((5,), 0.5))
-    assert isinstance(law, CentredGamma)
+    noise = step.sum_of_steps(torch.full((5,), 0.5))
+    assert isinstance(noise, CentredGamma)
     reference = gamma(3.0, 0.6)[1]
-    assert (float(law.k), float(law.theta)) == pytest.approx((3.0, 0.6))
+    assert (float(noise.k), float(noise.theta)) == pytest.approx((3.0, 0.6))
     drawn = draw(NoiseSum(step, torch.full((5,), 0.5)))
-    assert ks(drawn, reference) > FALSE_ALARM and ks(draw(law), reference) > FALSE_ALARM
+    assert ks(drawn, reference) > FALSE_ALARM and ks(draw(noise), reference) > FALSE_ALARM
     assert ks(drawn, gamma(2.4, 0.6 * (3 / 2.4) ** 0.5)[1]) < FALSE_ALARM  # planted: a step forgotten, right variance
     ragged = step.sum_of_steps(torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.0, 0.0]]))
     assert ragged.k.tolist() == pytest.approx([1.8, 0.6]) and ragged.theta.tolist() == pytest.approx([0.6, 0.24])
-    with pytest.raises(ValueError, match="equal weights only"):
+    with pytest.raises(ValueError, match="only for equal weights"):
         step.sum_of_steps(B)
 
 
@@ -95,16 +106,16 @@ def test_mixture_steps_sum_to_the_mixture_of_all_their_components():
     assert ks(draw(one) / scale, Mixed(expanded)) < FALSE_ALARM
 
 
-@pytest.mark.parametrize("law", [Gaussian(), GeneralizedNormal(1.0), CentredGamma.standard(0.8), SKEWED])
-def test_a_sum_per_sample(law):
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma.standard(0.8), SKEWED])
+def test_a_sum_per_sample(noise):
     """A row's sum does not depend on the rows beside it."""
-    gamma_steps = isinstance(law, CentredGamma)
+    gamma_steps = isinstance(noise, CentredGamma)
     rows = torch.tensor([[0.3, 0.3, 0.3] if gamma_steps else [0.3, 0.4, 0.5], [0.2, 0.0, 0.0]])
-    together = law.sum_of_steps(rows)
+    together = noise.sum_of_steps(rows)
     z = draw(together, 2, (4,))
     for i, row in enumerate(rows):
-        assert torch.equal(draw(law.sum_of_steps(row), 1, (4,), first=i)[0], z[i])
-        assert float(together.variance[i]) == pytest.approx(float(law.sum_of_steps(row).variance))
+        assert torch.equal(draw(noise.sum_of_steps(row), 1, (4,), first=i)[0], z[i])
+        assert float(together.variance[i]) == pytest.approx(float(noise.sum_of_steps(row).variance))
 
 
 def test_the_keys_of_a_sums_steps_differ():
@@ -188,13 +199,13 @@ def test_entry_45_the_mean_target_is_the_score_of_the_noised_law():
     """x = x_0 + sigma n, x_0 of a 1-D mixture and n of Laplace. By quadrature, the mean of grad log p over a bin (a, b)
     is (p(b) - p(a)) / P(a < x < b), and E[score(n) / sigma | x in the bin] is the same within .05. 2e6 draws; the 16
     bins' standard errors are .0125 at most: false alarm 1e-3."""
-    sigma, law = 0.5, GeneralizedNormal(1.0)
+    sigma, noise = 0.5, GeneralizedNormal(1.0)
     means, stds, weights = torch.tensor([-1.5, 1.0]), torch.tensor([0.4, 0.6]), torch.tensor([0.3, 0.7])
     source = NoiseSource.of(5, 2000)
     k = (source.uniform((1000,), step=0, purpose="k", dtype=F64) > 0.3).long()
     x0 = means[k] + stds[k] * source.normal((1000,), step=0, purpose="x0", dtype=F64)
-    n = law.sample(source, (1000,), step=0, purpose="n", dtype=F64)
-    x, target = (x0 + sigma * n).flatten().numpy(), (law.score(n) / sigma).flatten().numpy()
+    n = noise.sample(source, (1000,), step=0, purpose="n", dtype=F64)
+    x, target = (x0 + sigma * n).flatten().numpy(), (noise.score(n) / sigma).flatten().numpy()
     # p on a fine grid: the mixture convolved with Laplace, by the trapezoidal rule over x_0
     grid = torch.linspace(-6, 6, 4001, dtype=F64)
     prior = sum(
@@ -203,7 +214,7 @@ def test_entry_45_the_mean_target_is_the_score_of_the_noised_law():
     )
     edges = torch.linspace(-2.4, 2.2, 17, dtype=F64)
     inner = torch.linspace(-2.4, 2.2, 16 * 40 + 1, dtype=F64)
-    density = law.log_prob(((inner[:, None] - grid) / sigma).reshape(-1, 1)).exp().reshape(len(inner), -1) / sigma
+    density = noise.log_prob(((inner[:, None] - grid) / sigma).reshape(-1, 1)).exp().reshape(len(inner), -1) / sigma
     p = (density * prior).sum(1) * (grid[1] - grid[0])
     mass = torch.stack([torch.trapezoid(p[i : i + 41], inner[i : i + 41]) for i in range(0, 640, 40)])
     score = ((p[40::40] - p[:-40:40]) / mass).numpy()
@@ -213,7 +224,7 @@ def test_entry_45_the_mean_target_is_the_score_of_the_noised_law():
     assert (np.sqrt((8 - found**2) / count)).max() < 0.0125
     assert np.abs(found - score).max() < 0.05
     # planted: the Gaussian's target for Laplace's noise; alpha left out of the target
-    for wrong in (-n / sigma, law.score(n) * float(law.alpha) / sigma):
+    for wrong in (-n / sigma, noise.score(n) * float(noise.alpha) / sigma):
         mean = np.bincount(which, wrong.flatten().numpy(), minlength=18)[1:17] / count
         assert np.abs(mean - score).max() > 0.1
 

@@ -1,4 +1,4 @@
-"""What noise laws refuse, by name."""
+"""What noise distributions refuse, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scoresde.noise_distributions import (
     chain_weights,
     overlapping_scales,
 )
-from tests.laws_common import BETAS, HEAVY, SKEWED, draw
+from tests.noise_distributions_common import BETAS, HEAVY, SKEWED, draw
 
 # the door
 
@@ -66,9 +66,9 @@ def test_bad_mixtures(weights, means, stds, message):
 
 
 def test_mixtures_are_kept_as_numbers():
-    law = NormalMixture(torch.tensor([1.0, 3.0]), [0.0, 0.0], [1.0, 1.0])
-    assert law.weights == (0.25, 0.75) and law == NormalMixture([1, 3], [0, 0], [1, 1])
-    assert repr(law) == "NormalMixture(weights=(0.25, 0.75), means=(0.0, 0.0), stds=(1.0, 1.0))"
+    noise = NormalMixture(torch.tensor([1.0, 3.0]), [0.0, 0.0], [1.0, 1.0])
+    assert noise.weights == (0.25, 0.75) and noise == NormalMixture([1, 3], [0, 0], [1, 1])
+    assert repr(noise) == "NormalMixture(weights=(0.25, 0.75), means=(0.0, 0.0), stds=(1.0, 1.0))"
     assert float(SKEWED.variance) == pytest.approx(1, abs=1e-12)
 
 
@@ -76,10 +76,10 @@ def test_mixtures_are_kept_as_numbers():
     "b", [[1.0], 1.0, torch.tensor(1.0), torch.ones(0), torch.ones(1, 1, 1), torch.tensor([1.0, -1.0]), torch.zeros(2),
           torch.tensor([math.nan]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])],
 )  # fmt: skip
-@pytest.mark.parametrize("law", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
-def test_bad_weights(law, b):
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
+def test_bad_weights(noise, b):
     with pytest.raises(ValueError, match=r"^b"):
-        law.sum_of_steps(b)
+        noise.sum_of_steps(b)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_bad_betas(betas):
         GammaSchedule(BETAS, 0.0)
 
 
-@pytest.mark.parametrize("law", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
-def test_bad_events(law):
-    for evaluate in (law.log_prob, law.score):
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
+def test_bad_events(noise):
+    for evaluate in (noise.log_prob, noise.score):
         with pytest.raises(TypeError, match="z has dtype"):
             evaluate(torch.ones(3, dtype=torch.int64))
         with pytest.raises(ValueError, match="z has shape"):
@@ -113,9 +113,9 @@ def test_bad_events(law):
 
 
 def test_a_parameter_for_another_batch_is_refused():
-    for law in (Gaussian(torch.ones(3)), GeneralizedNormal(1.0, torch.ones(3)), CentredGamma(torch.ones(3), 1.0)):
-        for use in (lambda law: draw(law, 4, (2,)), lambda law: law.log_prob(torch.ones(4, 2))):
+    for noise in (Gaussian(torch.ones(3)), GeneralizedNormal(1.0, torch.ones(3)), CentredGamma(torch.ones(3), 1.0)):
+        for use in (lambda noise: draw(noise, 4, (2,)), lambda noise: noise.log_prob(torch.ones(4, 2))):
             with pytest.raises(ValueError, match=r"\(3,\): give shape \(\) or \(4,\)"):
-                use(law)
+                use(noise)
     with pytest.raises(ValueError, match=r"\(3,\): give shape \(\) or \(4,\)"):
         draw(HEAVY.sum_of_steps(torch.ones(3, 2)), 4, (2,))
