@@ -49,7 +49,7 @@ class FixedNoise(NoiseSource):
 
 SAMPLERS: dict[str, tuple[Callable[[int], Sampler], bool]] = {
     "DPM-Solver++(2M)": (lambda n: DPMSolverPlusPlus(n, denoise=False), False),
-    "DPM-Solver++(3M)": (lambda n: ExponentialMultistep(n, 3, opening=1, denoise=False), False),
+    "DPM-Solver++(3M)": (lambda n: ExponentialMultistep(n, 3, start_order=1, denoise=False), False),
     "UniPC-3": (lambda n: UniPC(n, denoise=False), False),
     "fitted, three slopes": (lambda n: fitted(n), False),
     "EDM's Heun (two calls a step)": (lambda n: EDM(n, denoise=False), False),

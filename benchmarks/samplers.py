@@ -127,7 +127,7 @@ def ends(problem: Problem | Network, sampler: Sampler, start: Tensor, calls: int
 
 def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple[str, Sampler, dict[str, Any]]]:
     """Our samplers at a number of evaluations: plain ones on their default grid and on that of before, and `fit`."""
-    steps = {name: calls - method(2).opening for name, method in PLAIN.items()}  # type: ignore[attr-defined]
+    steps = {name: calls - method(2).first_step_order for name, method in PLAIN.items()}  # type: ignore[attr-defined]
     for name, method in PLAIN.items():
         yield name, method(steps[name]), {"grid": "default"}
         yield name, method(grids.log_noise(problem.sde, steps[name])), {"grid": "log s"}

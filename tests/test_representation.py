@@ -42,7 +42,10 @@ def names():
     """What a repr may name: the public classes, functions of samplers, those of the bases, torch and numpy."""
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
     found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
-    found |= {name: getattr(samplers.exponential, name) for name in ("diffusion_time", "level", "log_level")}
+    found |= {
+        name: getattr(samplers.exponential, name)
+        for name in ("diffusion_time", "noise_to_signal", "log_noise_to_signal")
+    }
     return found | vars(scoresde.sde.linalg.basis) | {"torch": torch, "numpy": numpy}
 
 

@@ -26,13 +26,13 @@ from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.exponential import (
     AdamsBashforth,
     Churn,
-    Data,
+    DataParameterization,
     DPMSolverSingleStep,
     ExponentialMultistep,
     ExponentialRungeKutta,
-    Noise,
+    NoiseParameterization,
     Whitened,
-    level,
+    noise_to_signal,
 )
 from scoresde.sde import VESDE, VPSDE, LinearSDE, ScalarSDE, SubVPSDE
 from scoresde.solvers import ScipyODE, TorchSDE
@@ -90,7 +90,7 @@ STRONG = {
     "UniPC-3": (quiet(UniPC, 3), 3),
     "DEIS-2": (quiet(DEIS, 2), 2),
     "DEIS-3": (quiet(DEIS, 3), 3),
-    "rho-DEIS-3": (quiet(DEIS, 3, level), 3),
+    "rho-DEIS-3": (quiet(DEIS, 3, noise_to_signal), 3),
     "Adams-Bashforth 2": (quiet(AdamsBashforth, 2), 2),
     "Adams-Bashforth 2, corrected": (quiet(AdamsBashforth, 2, corrector=True), 3),
     "DPM-Solver++(2S)": (quiet(DPMSolverSingleStep, 2), 2),
@@ -111,12 +111,12 @@ def weak_errors(
 
 
 WEAK = {
-    "SDE-DPM-Solver++(1)": (quiet(ExponentialMultistep, 1, Data(), 1.0), 1),
+    "SDE-DPM-Solver++(1)": (quiet(ExponentialMultistep, 1, DataParameterization(), 1.0), 1),
     "SDE-DPM-Solver++(2M)": (quiet(DPMSolverPlusPlus, 2, 1.0), 2),
     "half of its noise": (quiet(DPMSolverPlusPlus, 2, 0.5), 2),
-    "SDE, noise form": (quiet(ExponentialMultistep, 2, Noise(), 1.0), 2),
+    "SDE, noise form": (quiet(ExponentialMultistep, 2, NoiseParameterization(), 1.0), 2),
     "SDE, whitened": (quiet(ExponentialMultistep, 2, Whitened(), 1.0), 2),
-    "SDE, corrected first order": (quiet(ExponentialMultistep, 1, Data(), 1.0, corrector=True), 2),
+    "SDE, corrected first order": (quiet(ExponentialMultistep, 1, DataParameterization(), 1.0, corrector=True), 2),
     "EDM, churned": (quiet(EDM, churn=Churn(4.0)), 2),
 }
 

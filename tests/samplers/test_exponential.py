@@ -13,13 +13,13 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import DEIS, EDM, DPMSolverPlusPlus, ReferenceDiscretization, UniPC, check, grids
 from scoresde.samplers.exponential import (
     Churn,
-    Data,
+    DataParameterization,
     DPMSolverSingleStep,
     ExponentialMultistep,
     ExponentialRungeKutta,
-    Noise,
+    NoiseParameterization,
     Whitened,
-    level,
+    noise_to_signal,
 )
 from scoresde.samplers.exponential.coefficients import Intervals, Nodes
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, NonlinearSDE, Shifted, SubVPSDE
@@ -39,12 +39,14 @@ def test_first_order_weights_are_the_closed_forms(eta, steps):
     a, b = grid.u[:-1], grid.u[1:]
     h = a - b
     exact = {
-        Data(): (torch.exp(-(1 + eta**2) * h), -torch.expm1(-(1 + eta**2) * h), b.exp() * (-torch.expm1(-2 * eta**2 * h)).sqrt()),
-        Noise(): (1 + 0 * h, (1 + eta**2) * (b.exp() - a.exp()), eta * ((2 * a).exp() - (2 * b).exp()).sqrt()),
+        DataParameterization(): (
+            torch.exp(-(1 + eta**2) * h), -torch.expm1(-(1 + eta**2) * h), b.exp() * (-torch.expm1(-2 * eta**2 * h)).sqrt()
+        ),
+        NoiseParameterization(): (1 + 0 * h, (1 + eta**2) * (b.exp() - a.exp()), eta * ((2 * a).exp() - (2 * b).exp()).sqrt()),
     }  # fmt: skip
-    for form, wanted in exact.items():
-        rule = Intervals.of(sde, form, eta, grid[:-1], grid[1:]).rule([grid[:-1]], one, a)
-        found = [rule.carry, [w[0] for w in rule.weights], rule.kick or [0.0] * steps]
+    for parameterization, wanted in exact.items():
+        rule = Intervals.of(sde, parameterization, eta, grid[:-1], grid[1:]).rule([grid[:-1]], one, a)
+        found = [rule.propagator, [w[0] for w in rule.weights], rule.noise_scale or [0.0] * steps]
         for value, right in zip(found, wanted, strict=True):
             assert torch.allclose(torch.tensor(value, dtype=torch.float64), right, rtol=1e-10, atol=0.0)
 
@@ -69,8 +71,12 @@ def test_edm_is_heuns_method_in_its_own_words():
 def test_first_order_is_one_method_in_data_and_in_noise():
     sde, score = SDES["subvp"], mixture().score(SDES["subvp"])
     found = [
-        ExponentialMultistep(on(10), 1, form)(sde, score, (5, 2), seed=1, dtype=torch.float64).samples
-        for form in (Data(), Noise(), Noise(level))
+        ExponentialMultistep(on(10), 1, parameterization)(sde, score, (5, 2), seed=1, dtype=torch.float64).samples
+        for parameterization in (
+            DataParameterization(),
+            NoiseParameterization(),
+            NoiseParameterization(noise_to_signal),
+        )
     ]
     assert torch.allclose(found[0], found[1], rtol=1e-11) and torch.allclose(found[0], found[2], rtol=1e-11)
 
@@ -148,11 +154,11 @@ def test_weak_order(name, method):
 
 @pytest.mark.covering
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("form", [Data(), Noise(), Whitened()], ids=repr)
+@pytest.mark.parametrize("parameterization", [DataParameterization(), NoiseParameterization(), Whitened()], ids=repr)
 @pytest.mark.parametrize(
     "name", ["langevin", "blurring", pytest.param("modes", marks=pytest.mark.long), "shifted", "moving"]
 )
-def test_any_linear_process(name, form, eta):
+def test_any_linear_process(name, parameterization, eta):
     """Blocks, modes, both, and shifts, converge with second order: 1.7 and more between the last two counts."""
     basis = fourier((2,))
     rate = (3.0 + basis.frequencies().square().sum(0))[..., None, None]
@@ -165,7 +171,7 @@ def test_any_linear_process(name, form, eta):
         "shifted": (Shifted(SDES["vp"], torch.full((2,), 3.0)), (2,)),
         "moving": (Shifted(SDES["vp"], lambda t: torch.stack((t, 1.0 + t**2), -1)), (2,)),
     }[name]
-    errors = weak_errors(quiet(ExponentialMultistep, 2, form, eta), sde, (80, 160), event)
+    errors = weak_errors(quiet(ExponentialMultistep, 2, parameterization, eta), sde, (80, 160), event)
     assert errors[1] < 0.1 and slope(errors, (80, 160)) > 1.6, errors
 
 
@@ -219,7 +225,7 @@ def test_one_path_for_any_number_of_steps():
 
     def apart(cell):
         runs = [
-            ExponentialMultistep(on(n), 2, Data(), 1.0, cell=cell)(
+            ExponentialMultistep(on(n), 2, DataParameterization(), 1.0, cell=cell)(
                 sde, score, (16, 2), seed=2, dtype=torch.float64
             ).samples
             for n in (5, 10, 20, 40)
@@ -244,9 +250,12 @@ class TestRefusals:
             DPMSolverPlusPlus(5, eta=0.5)(CriticallyDampedLangevin(), self.score, (2, 2))
 
     def test_churned_noise_that_would_grow(self):
-        """Under Langevin diffusion samples were 40 to 1e5 times too wide by the noise's form; the whitened form is right."""
+        """Under Langevin diffusion samples were 40 to 1e5 times too wide by `NoiseParameterization`; `Whitened` is right."""
         sde, law = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 0.5)
-        for sampler in (EDM(18, churn=Churn(10.0)), ExponentialRungeKutta(30, form=Noise(), churn=Churn(2.0))):
+        for sampler in (
+            EDM(18, churn=Churn(10.0)),
+            ExponentialRungeKutta(30, parameterization=NoiseParameterization(), churn=Churn(2.0)),
+        ):
             with pytest.raises(ValueError, match="do not commute: it is unstable, give ExponentialRungeKutta"):
                 sampler(sde, self.score, (2, 2))
         right = ExponentialRungeKutta(18, 2, Whitened(data_std=0.4), heun=True, churn=Churn(10.0))
@@ -263,8 +272,8 @@ class TestRefusals:
     def test_arguments(self):
         for make, words in (
             (lambda: ExponentialMultistep(5, order=5), "order=5"),
-            (lambda: ExponentialMultistep(5, form="data"), "give a Form"),
-            (lambda: ExponentialMultistep(5, eta=1.0, opening=2), "opening=2"),
+            (lambda: ExponentialMultistep(5, parameterization="data"), "give a Parameterization"),
+            (lambda: ExponentialMultistep(5, eta=1.0, start_order=2), "start_order=2"),
             (lambda: ExponentialRungeKutta(5, 3, heun=True), "heun=True"),
             (lambda: UniPC(ReferenceDiscretization(5)), "give a whole number, a torch.Tensor"),
             (lambda: Churn(low=2.0, high=1.0), "high=1"),

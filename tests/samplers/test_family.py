@@ -25,7 +25,7 @@ from scoresde.samplers import (
 )
 from scoresde.samplers.adaptive.adaptive_sde import Paths
 from scoresde.samplers.discretization import ExactTransitions
-from scoresde.samplers.exponential import Churn, ExponentialMultistep, Noise
+from scoresde.samplers.exponential import Churn, ExponentialMultistep, NoiseParameterization
 from scoresde.samplers.fitted import PilotGrid, pilot_grid
 from scoresde.samplers.predictor_corrector import ConsistentAnnealed
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
@@ -59,7 +59,9 @@ def test_ddim_without_noise_is_the_first_order_flow(name):
     sde, steps = SDES[name], ExactTransitions(20, grids.log_noise)
     kwargs = {"seed": 4, "dtype": torch.float64}
     found = PredictorCorrector(DDIM(), steps=steps)(sde, mixture().score(sde), (4, 2), **kwargs)
-    flow = ExponentialMultistep(steps, 1, Noise(), denoise=False)(sde, mixture().score(sde), (4, 2), **kwargs)
+    flow = ExponentialMultistep(steps, 1, NoiseParameterization(), denoise=False)(
+        sde, mixture().score(sde), (4, 2), **kwargs
+    )
     assert torch.allclose(found.samples, flow.samples, rtol=1e-9, atol=1e-10)
 
 

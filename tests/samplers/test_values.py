@@ -25,7 +25,7 @@ from scoresde.samplers import (
     grids,
     predictor_corrector,
 )
-from scoresde.samplers.exponential import AdamsBashforth, Churn, ExponentialRungeKutta, Whitened, level
+from scoresde.samplers.exponential import AdamsBashforth, Churn, ExponentialRungeKutta, Whitened, noise_to_signal
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.samplers.predictor_corrector import ConsistentAnnealed, Predictor, SymmetricSplitting
 from scoresde.score import ScoreModel
@@ -40,7 +40,7 @@ VALUES = [
     PredictorCorrector(None, AnnealedLangevin(), steps=np.array([1.0, 0.1])),
     DPMSolverPlusPlus(10, 3, eta=1.0, grid=partial(grids.karras, rho=5.0)),
     UniPC(torch.tensor([1.0, 0.2, 0.1])),
-    DEIS(5, 2, level),
+    DEIS(5, 2, noise_to_signal),
     AdamsBashforth(5, data_std=0.4, corrector=True),
     ExponentialRungeKutta(5, 2, Whitened(data_std=0.3), heun=True, churn=Churn(10.0)),
     EDM(18, churn=Churn(40.0, high=2.0), t_min=1e-2),

@@ -2,7 +2,15 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.samplers.exponential.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
-from scoresde.samplers.exponential.parameterization import Data, Form, Noise, Whitened, diffusion_time, level, log_level
+from scoresde.samplers.exponential.parameterization import (
+    DataParameterization,
+    NoiseParameterization,
+    Parameterization,
+    Whitened,
+    diffusion_time,
+    log_noise_to_signal,
+    noise_to_signal,
+)
 from scoresde.samplers.exponential.runge_kutta import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
 
 __all__ = [
@@ -11,17 +19,17 @@ __all__ = [
     "DEIS",
     "DPMSolverPlusPlus",
     "DPMSolverSingleStep",
-    "Data",
+    "DataParameterization",
     "EDM",
     "ExponentialMultistep",
     "ExponentialRungeKutta",
-    "Form",
-    "Noise",
+    "Parameterization",
+    "NoiseParameterization",
     "UniPC",
     "Whitened",
     "diffusion_time",
-    "level",
-    "log_level",
+    "noise_to_signal",
+    "log_noise_to_signal",
 ]
 
 check_constructors(globals())

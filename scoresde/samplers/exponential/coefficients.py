@@ -1,4 +1,4 @@
-"""Steps of exponential integrators, all coefficients in float64 before the first: what `forms.py` writes as an integral,
+"""Steps of exponential integrators, all coefficients in float64 before the first: the integral of `parameterization.py`,
 
     y_b = P(b, a) y_a + (1 + eta^2) int_a^b P(b, u) K(u) sum_k N_k l_k(u) du + noise,
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde.samplers.base import CountedScore
-from scoresde.samplers.exponential.parameterization import Form
+from scoresde.samplers.exponential.parameterization import Parameterization
 from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.solvers.quadrature import gauss_legendre, lagrange
 
@@ -75,54 +75,59 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Rule:
-    """y_b = carry y_a + sum_k weights[k] N_k + kick z for each of n steps: lists of n factors."""
+    """y_b = propagator y_a + sum_k weights[k] N_k + noise_scale z for each of n steps: lists of n factors."""
 
-    carry: list[Factor]
+    propagator: list[Factor]
     weights: list[list[Factor]]
-    kick: list[Factor] | None
+    noise_scale: list[Factor] | None
 
     def __call__(self, i: int, y: Tensor, predictions: Iterable[Tensor]) -> Tensor:
         """Step i without its noise; predictions beyond the rule's are left out, and weights beyond the predictions."""
-        return combine([(self.carry[i], y), *zip(self.weights[i], predictions, strict=False)])
+        return combine([(self.propagator[i], y), *zip(self.weights[i], predictions, strict=False)])
 
 
 @dataclass(frozen=True)
 class Intervals:
     """n steps as the integral has them: at quadrature points u, t (p, n), maps ``shares`` = (1 + eta^2) P K du, p of n each."""
 
-    form: Form
+    parameterization: Parameterization
     u: Tensor
     t: Tensor
     shares: list[LinearMap]
-    carry: LinearMap
-    kick: LinearMap | None
+    propagator: LinearMap
+    noise_scale: LinearMap | None
 
     @classmethod
-    def of(cls, sde: LinearSDE, form: Form, eta: float, start: Nodes, end: Nodes) -> Intervals:
+    def of(cls, sde: LinearSDE, parameterization: Parameterization, eta: float, start: Nodes, end: Nodes) -> Intervals:
         """The steps from ``start`` (n) to ``end``."""
         width = end.u - start.u
         x, w = gauss_legendre(_POINTS + int(2.0 * float(width.abs().max())))
         u = start.u + x[:, None] * width
         t = sde.time_of_log_spread(u.flatten()).reshape(u.shape)
-        carry, *carries = form.propagators(sde, eta, [start.t, *t, end.t])
-        shares = [p.compose(form.slope(sde, t[j])).times((1.0 + eta**2) * w[j] * width) for j, p in enumerate(carries)]
-        return cls(form, u, t, shares, carry, form.noise(sde, eta, start.t, end.t, carry))
+        propagator, *propagators = parameterization.propagators(sde, eta, [start.t, *t, end.t])
+        shares = [
+            p.compose(parameterization.slope(sde, t[j])).times((1.0 + eta**2) * w[j] * width)
+            for j, p in enumerate(propagators)
+        ]
+        return cls(
+            parameterization, u, t, shares, propagator, parameterization.noise(sde, eta, start.t, end.t, propagator)
+        )
 
     def rule(self, nodes: list[Nodes], used: Tensor, like: Tensor) -> Rule:
         """The steps by the polynomials through ``nodes``, of which ``used`` (n, m) count."""
         n, m = used.shape
-        places = torch.stack([self.form.variable(v.u, v.t) for v in nodes], -1)
+        places = torch.stack([self.parameterization.variable(v.u, v.t) for v in nodes], -1)
         sums: list[LinearMap | None] = [None] * m
         for u, t, share in zip(self.u, self.t, self.shares, strict=True):
-            values = lagrange(places, used, self.form.variable(u, t))
+            values = lagrange(places, used, self.parameterization.variable(u, t))
             for k in range(m):
                 part, sofar = share.times(values[:, k]), sums[k]
                 sums[k] = part if sofar is None else sofar.add(part)
         columns = [factors(total, like, n) for total in sums if total is not None]
         return Rule(
-            factors(self.carry, like, n),
+            factors(self.propagator, like, n),
             [list(row) for row in zip(*columns, strict=True)],
-            None if self.kick is None else factors(self.kick, like, n),
+            None if self.noise_scale is None else factors(self.noise_scale, like, n),
         )
 
 
@@ -146,10 +151,10 @@ class Evaluation:
         return y if self.centre is None else y + self.centre
 
 
-def evaluations(sde: LinearSDE, form: Form, times: Tensor, like: Tensor) -> list[Evaluation]:
+def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tensor, like: Tensor) -> list[Evaluation]:
     """One for each of the times (n,), for states like ``like`` (B, *state)."""
     n = len(times)
-    on_state, on_score = form.prediction(sde, times)
+    on_state, on_score = parameterization.prediction(sde, times)
     states = [None] * n if on_state is None else factors(on_state, like, n)
     scores, middle = factors(on_score, like, n), centres(sde, times, like)
     at = [t.expand(len(like)) for t in times.to(like).unbind()]

@@ -1,10 +1,10 @@
 """Exponential multistep methods: one evaluation of the score for a step, the polynomial through the last ``order`` predictions.
 
-    y_(i+1) = P y_i + sum_k b_k N_(i-k) + kick z          N_i = N(y_i, t_i)
+    y_(i+1) = P y_i + sum_k b_k N_(i-k) + noise_scale z          N_i = N(y_i, t_i)
 
     DPM-Solver++(2M), (3M)     order 2, 3, Data             Lu et al. 2022 (arXiv:2211.01095)
-    SDE-DPM-Solver++(2M)       order 2, Data, eta = 1       the same
-    UniPC                      order 2, 3, Data, corrector  Zhao et al. 2023 (arXiv:2302.04867)
+    SDE-DPM-Solver++(2M)       order 2, DataParameterization, eta = 1       the same
+    UniPC                      order 2, 3, DataParameterization, corrector  Zhao et al. 2023 (arXiv:2302.04867)
     DEIS                       order 2, 3, Noise            Zhang & Chen 2023 (arXiv:2204.13902)
     Adams-Bashforth            any order, Whitened
     DDIM, EDM's Euler          order 1
@@ -13,7 +13,7 @@ With the corrector, y_i is taken anew once N_i is known, by the polynomial that 
 rises by one. The order is that of the flow: noise leaves weak order 2 at most, since one evaluation sees no more of a path.
 
 The first step has one prediction only and with it a local error of second order, which stays in the result: a method of third
-order opens with a step by Runge and Kutta's, at one evaluation more (see ``opening``).
+order opens with a step by Runge and Kutta's, at one evaluation more (see ``start_order``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ from scoresde.samplers.base import Callback, CountedScore
 from scoresde.samplers.discretization import Grid, Times, discretization, plain_steps
 from scoresde.samplers.exponential.coefficients import Intervals, Nodes, Rule, combine, evaluations, finish, linear
 from scoresde.samplers.exponential.history import History
-from scoresde.samplers.exponential.parameterization import Data, Form, Noise, Whitened, diffusion_time, log_level
+from scoresde.samplers.exponential.parameterization import (
+    DataParameterization,
+    NoiseParameterization,
+    Parameterization,
+    Whitened,
+    check_parameterization,
+    diffusion_time,
+    log_noise_to_signal,
+)
 from scoresde.samplers.exponential.runge_kutta import TABLEAUS, Stages
 from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import focused
@@ -50,11 +58,11 @@ class ExponentialMultistep(GridSampler):
     Args:
         steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
         order: Predictions in a polynomial, 1 to 4.
-        form: `Data`, `Noise` or `Whitened`.
+        parameterization: `DataParameterization`, `NoiseParameterization` or `Whitened`.
         eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
         corrector: Take each state again with the evaluation made at it.
-        opening: Order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with a
-            corrector, at most 3; with noise 1.
+        start_order: Order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with
+            a corrector, at most 3; with noise 1.
         cell: Width in u of the cells of a fixed Brownian path from which the noise is taken, e.g. 0.01: then runs with any number
             of steps follow the same path. None: a draw for each step.
         grid: Function of `scoresde.samplers.grids`.
@@ -66,11 +74,11 @@ class ExponentialMultistep(GridSampler):
         self,
         steps: Times = 20,
         order: int = 2,
-        form: Form = Data(),  # noqa: B008  (frozen)
+        parameterization: Parameterization = DataParameterization(),  # noqa: B008  (frozen)
         eta: float = 0.0,
         *,
         corrector: bool = False,
-        opening: int | None = None,
+        start_order: int | None = None,
         cell: float | None = None,
         grid: Grid = focused,
         t_min: float | None = None,
@@ -78,25 +86,30 @@ class ExponentialMultistep(GridSampler):
     ) -> None:
         check_choice("order", order, (1, 2, 3, 4))
         check_number("eta", eta, least=0.0)
-        if not isinstance(form, Form):
-            raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
+        check_parameterization(parameterization)
         if cell is not None:
             check_number("cell", cell, above=0.0)
-        if opening is not None:
-            check_choice("opening", opening, (1, 2, 3))
-        if eta and opening is not None and opening > 1:
+        if start_order is not None:
+            check_choice("start_order", start_order, (1, 2, 3))
+        if eta and start_order is not None and start_order > 1:
             raise ValueError(
-                f"opening={opening!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
+                f"start_order={start_order!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
             )
-        self.order, self.form, self.eta, self.corrector, self.cell = order, form, float(eta), corrector, cell
-        self.opening = opening
+        self.order, self.parameterization, self.eta, self.corrector, self.cell = (
+            order,
+            parameterization,
+            float(eta),
+            corrector,
+            cell,
+        )
+        self.start_order = start_order
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
     @property
-    def first_order(self) -> int:
+    def first_step_order(self) -> int:
         """Order of the first step."""
-        if self.opening is not None:
-            return self.opening
+        if self.start_order is not None:
+            return self.start_order
         return 1 if self.eta else min(3, max(1, self.order - 1 - self.corrector))
 
     @property
@@ -110,8 +123,11 @@ class ExponentialMultistep(GridSampler):
 
     def has_step(self, process: LinearSDE) -> bool:
         """Whether the coefficients are scalar and the polynomials those of the data in ln(alpha / sigma)."""
-        data = type(self.form) is Data and self.form.variable is log_level
-        return super().has_step(process) and data and self.first_order == 1
+        data = (
+            type(self.parameterization) is DataParameterization
+            and self.parameterization.variable is log_noise_to_signal
+        )
+        return super().has_step(process) and data and self.first_step_order == 1
 
     def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
         """The steps. Raises ValueError for a time without noise."""
@@ -122,7 +138,7 @@ class ExponentialMultistep(GridSampler):
         if not self.stochastic:
             return iter([None] * steps)
         u = [-at.lam for at in (*(i.at for i in intervals), intervals[-1].to)]
-        return kicks(noise, x, torch.tensor(u, dtype=torch.float64), self.cell)
+        return step_normals(noise, x, torch.tensor(u, dtype=torch.float64), self.cell)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s sum_k w_k D_k + noise, D_k the last predictions of the data.
@@ -145,24 +161,24 @@ class ExponentialMultistep(GridSampler):
     ) -> tuple[Tensor, Tensor]:
         times = self.discretization.times(sde)
         grid = Nodes.at(sde, times)
-        places = evaluations(sde, self.form, times, x)
+        places = evaluations(sde, self.parameterization, times, x)
         predict, correct = self._rules(sde, grid, x)
         first = None
-        if self.first_order > 1:
-            first = Stages.of(sde, self.form, TABLEAUS[self.first_order], grid[:1], grid[1:2], x)
+        if self.first_step_order > 1:
+            first = Stages.of(sde, self.parameterization, TABLEAUS[self.first_step_order], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
-        clocks, kick, draws = times.to(x).unbind(), None, kicks(noise, x, grid.u, self.cell)
+        clocks, added, draws = times.to(x).unbind(), None, step_normals(noise, x, grid.u, self.cell)
         y = before = x if places[0].centre is None else x - places[0].centre
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
             if correct is not None and i > 0:
                 y = correct(i - 1, before, past)
-                y = y if kick is None else y.add_(kick)
+                y = y if added is None else y.add_(added)
             before = y
             y = predict(i, y, past) if first is None or i > 0 else first(score, 0, y, past[0])
-            if predict.kick is not None:
-                kick = combine(((predict.kick[i], next(draws)),))
-                y.add_(kick)
+            if predict.noise_scale is not None:
+                added = combine(((predict.noise_scale[i], next(draws)),))
+                y.add_(added)
             callback(i + 1, clocks[i + 1], places[i + 1].state(y))
         return finish(sde, score, places[-1].state(y), clocks[-1], self.denoise), times
 
@@ -178,7 +194,7 @@ class ExponentialMultistep(GridSampler):
 
         nodes = [back(k) for k in range(self.order)]
         used = step[:, None] >= torch.arange(self.order)
-        intervals = Intervals.of(sde, self.form, self.eta, start, end)
+        intervals = Intervals.of(sde, self.parameterization, self.eta, start, end)
         predict = intervals.rule(nodes, used, like)
         if not self.corrector:
             return predict, None
@@ -186,7 +202,7 @@ class ExponentialMultistep(GridSampler):
         return predict, intervals.rule([end, *nodes], used, like)
 
 
-def kicks(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> Iterator[Tensor]:
+def step_normals(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> Iterator[Tensor]:
     """The standard normals of the steps of a grid u (n + 1,), falling, each (B, *state): one for each, or sums over the cells of
     a fixed path.
 
@@ -232,7 +248,7 @@ class DPMSolverPlusPlus(ExponentialMultistep):
         t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Data(), eta, grid=grid, t_min=t_min, denoise=denoise)
+        super().__init__(steps, order, DataParameterization(), eta, grid=grid, t_min=t_min, denoise=denoise)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """Order 2, with r = h' / h for the step before, k = 1 + eta^2 and G = 1 - e^(-k h):
@@ -273,7 +289,7 @@ class UniPC(ExponentialMultistep):
     ) -> None:
         if order is None:
             order = 2 if discretization(plain_steps(steps), grid, t_min).steps < _THIRD else 3
-        super().__init__(steps, order, Data(), corrector=True, grid=grid, t_min=t_min, denoise=denoise)
+        super().__init__(steps, order, DataParameterization(), corrector=True, grid=grid, t_min=t_min, denoise=denoise)
 
 
 class DEIS(ExponentialMultistep):
@@ -282,7 +298,7 @@ class DEIS(ExponentialMultistep):
     Args:
         steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
         order: 1 to 4.
-        variable: What the polynomials are of; `level` makes it the rhoAB-DEIS.
+        variable: What the polynomials are of; `noise_to_signal` makes it the rhoAB-DEIS.
         grid: Function of `scoresde.samplers.grids`.
         t_min: Last time; None for the process's own where it has one, else 1e-3.
         denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
@@ -298,12 +314,12 @@ class DEIS(ExponentialMultistep):
         t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Noise(variable), grid=grid, t_min=t_min, denoise=denoise)
+        super().__init__(steps, order, NoiseParameterization(variable), grid=grid, t_min=t_min, denoise=denoise)
 
     @property
     def variable(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What the polynomials are of."""
-        return self.form.variable
+        return self.parameterization.variable
 
 
 class AdamsBashforth(ExponentialMultistep):
@@ -330,6 +346,6 @@ class AdamsBashforth(ExponentialMultistep):
         t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        form = Whitened(data_std=data_std)
-        super().__init__(steps, order, form, corrector=corrector, grid=grid, t_min=t_min, denoise=denoise)
+        parameterization = Whitened(data_std=data_std)
+        super().__init__(steps, order, parameterization, corrector=corrector, grid=grid, t_min=t_min, denoise=denoise)
         self.data_std = data_std

@@ -44,13 +44,13 @@ Variable = Callable[[Tensor, Tensor], Tensor]
 
 
 @checked_arguments
-def log_level(u: Tensor, t: Tensor) -> Tensor:
+def log_noise_to_signal(u: Tensor, t: Tensor) -> Tensor:
     """u itself, ln(sigma / alpha) where the process has numbers: the choice of DPM-Solver."""
     return u
 
 
 @checked_arguments
-def level(u: Tensor, t: Tensor) -> Tensor:
+def noise_to_signal(u: Tensor, t: Tensor) -> Tensor:
     """e^u, sigma / alpha: the choice of EDM, and of DEIS's rho-methods."""
     return u.exp()
 
@@ -62,10 +62,13 @@ def diffusion_time(u: Tensor, t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class Form(ABC):
-    """A linear part and a prediction. variable: what the polynomials are of: `log_level`, `level`, `diffusion_time`."""
+class Parameterization(ABC):
+    """A linear part and a prediction.
 
-    variable: Variable = log_level
+    variable: what the polynomials are of: `log_noise_to_signal`, `noise_to_signal` or `diffusion_time`.
+    """
+
+    variable: Variable = log_noise_to_signal
 
     @abstractmethod
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap | None:
@@ -140,7 +143,7 @@ def _power(positive: LinearMap, exponent: float) -> LinearMap:
 
 
 @dataclass(frozen=True, repr=False)
-class Data(Form):
+class DataParameterization(Parameterization):
     """The data's mean given x_t; exact for data in one point."""
 
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap:
@@ -156,7 +159,7 @@ class Data(Form):
 
 
 @dataclass(frozen=True, repr=False)
-class Noise(Form):
+class NoiseParameterization(Parameterization):
     """The noise's mean given x_t; exact where the score is constant."""
 
     def covariance(self, sde: LinearSDE, t: Tensor) -> None:
@@ -170,7 +173,7 @@ class Noise(Form):
 
 
 @dataclass(frozen=True, repr=False)
-class Whitened(Form):
+class Whitened(Parameterization):
     """By how much the score differs from that of data N(0, data_std^2 I), in whitened coordinates; exact for such data.
 
     data_std: of the data, about zero, > 0.
@@ -192,3 +195,12 @@ class Whitened(Form):
 
     def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         return self.covariance(sde, t).root()
+
+
+def check_parameterization(parameterization: object) -> None:
+    """Raise TypeError unless it is a `Parameterization`."""
+    if not isinstance(parameterization, Parameterization):
+        raise TypeError(
+            f"parameterization={parameterization!r} is not a Parameterization: give DataParameterization(), "
+            "NoiseParameterization() or Whitened()"
+        )

@@ -13,10 +13,10 @@ A step from a to b goes through stages. Each is reached from a by the polynomial
 `Churn` puts noise in before each step: forward from t to the time whose level sigma / alpha is 1 + gamma times as large, by the
 process's own transition, then the flow from there. Both keep the marginals, so it costs no order.
 
-On blocks (Langevin diffusion) the propagator of `Noise` is the drift's alone, whose inverse grows, by e^8 under the default
-process, and the noise of a state does not stand still even where there is nothing but noise: what cancels the growth is left to
-the interpolation, and few steps are unstable (docs/samplers.md has figures). Churn lengthens steps and puts in noise that grows,
-and is refused there; `Whitened` has neither trouble.
+On blocks (Langevin diffusion) the propagator of `NoiseParameterization` is the drift's alone, whose inverse grows, by e^8 under
+the default process, and the noise of a state does not stand still even where there is nothing but noise: what cancels the growth
+is left to the interpolation, and few steps are unstable (docs/samplers.md has figures). Churn lengthens steps and puts in noise
+that grows, and is refused there; `Whitened` has neither trouble.
 """
 
 from __future__ import annotations
@@ -45,7 +45,13 @@ from scoresde.samplers.exponential.coefficients import (
     finish,
     linear,
 )
-from scoresde.samplers.exponential.parameterization import Data, Form, Noise, level
+from scoresde.samplers.exponential.parameterization import (
+    DataParameterization,
+    NoiseParameterization,
+    Parameterization,
+    check_parameterization,
+    noise_to_signal,
+)
 from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import focused, karras
 from scoresde.samplers.instants import Instant, Interval, instants, with_noise
@@ -71,14 +77,24 @@ class Stages:
     places: list[list[Evaluation]]
 
     @classmethod
-    def of(cls, sde: LinearSDE, form: Form, tableau: Tableau, start: Nodes, end: Nodes, like: Tensor) -> Stages:
+    def of(
+        cls,
+        sde: LinearSDE,
+        parameterization: Parameterization,
+        tableau: Tableau,
+        start: Nodes,
+        end: Nodes,
+        like: Tensor,
+    ) -> Stages:
         """The stages on the intervals from ``start`` (n) to ``end``."""
         at = [start, *(start.towards(sde, end, share) for share, _ in tableau)]
         rules, places = [], []
         for stop, (_, chosen) in zip(at[1:], tableau, strict=True):
             used = torch.ones(len(start.t), len(chosen), dtype=torch.bool)
-            rules.append(Intervals.of(sde, form, 0.0, start, stop).rule([at[k] for k in chosen], used, like))
-            places.append(evaluations(sde, form, stop.t, like))
+            rules.append(
+                Intervals.of(sde, parameterization, 0.0, start, stop).rule([at[k] for k in chosen], used, like)
+            )
+            places.append(evaluations(sde, parameterization, stop.t, like))
         return cls(tableau, rules, places)
 
     def __call__(self, score: CountedScore, i: int, y: Tensor, first: Tensor) -> Tensor:
@@ -129,7 +145,7 @@ class ExponentialRungeKutta(GridSampler):
     Args:
         steps: Number of steps N, each of them ``order`` evaluations of the score, or N + 1 descending times.
         order: 1, 2 or 3.
-        form: `Data`, `Noise` or `Whitened`.
+        parameterization: `DataParameterization`, `NoiseParameterization` or `Whitened`.
         heun: Take the stage of order 2 at the end of the step in place of its middle.
         churn: A `Churn`, or None for the flow alone.
         grid: Function of `scoresde.samplers.grids`.
@@ -143,7 +159,7 @@ class ExponentialRungeKutta(GridSampler):
         self,
         steps: Times = 10,
         order: int = 2,
-        form: Form = Data(),  # noqa: B008  (frozen)
+        parameterization: Parameterization = DataParameterization(),  # noqa: B008  (frozen)
         *,
         heun: bool = False,
         churn: Churn | None = None,
@@ -152,11 +168,10 @@ class ExponentialRungeKutta(GridSampler):
         denoise: bool = True,
     ) -> None:
         check_choice("order", order, (1, 2, 3))
-        if not isinstance(form, Form):
-            raise TypeError(f"form={form!r} is not a Form: give Data(), Noise() or Whitened()")
+        check_parameterization(parameterization)
         if heun and order != 2:
             raise ValueError(f"heun=True with order={order!r} is not allowed: Heun's method has order 2")
-        self.order, self.form, self.heun, self.churn = order, form, heun, churn
+        self.order, self.parameterization, self.heun, self.churn = order, parameterization, heun, churn
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
     @property
@@ -180,39 +195,41 @@ class ExponentialRungeKutta(GridSampler):
     ) -> tuple[Tensor, Tensor]:
         times = self.discretization.times(sde)
         grid = Nodes.at(sde, times)
-        start, kicks = grid[:-1], None
+        start, churned = grid[:-1], None
         if self.churn is not None:
-            _check_stable(sde, self.form, times)
+            _check_stable(sde, self.parameterization, times)
             start = Nodes.at(sde, self.churn.times(sde, times[:-1]))
-            kicks = _kicks(sde, self.churn, times[:-1], start.t, x)
-        stages = Stages.of(sde, self.form, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
-        first, ends = evaluations(sde, self.form, start.t, x), stages.places[-1]
+            churned = _churn_factors(sde, self.churn, times[:-1], start.t, x)
+        stages = Stages.of(sde, self.parameterization, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
+        first, ends = evaluations(sde, self.parameterization, start.t, x), stages.places[-1]
         clocks = times.to(x).unbind()
         centre = centres(sde, times[:1], x)[0]
         y = x if centre is None else x - centre
         draws = noise.normals(x.shape[1:], steps=range(len(clocks) - 1), purpose=self.purpose, dtype=x.dtype)
         for i in range(len(times) - 1):
-            if kicks is not None:
-                y = combine(((kicks[0][i], y), (kicks[1][i], next(draws))))
+            if churned is not None:
+                y = combine(((churned[0][i], y), (churned[1][i], next(draws))))
             y = stages(score, i, y, first[i](score, y))
             callback(i + 1, clocks[i + 1], ends[i].state(y))
         return finish(sde, score, ends[-1].state(y), clocks[-1], self.denoise), times
 
 
-def _check_stable(sde: LinearSDE, form: Form, times: Tensor) -> None:
+def _check_stable(sde: LinearSDE, parameterization: Parameterization, times: Tensor) -> None:
     """Raise ValueError where churned noise would grow."""
-    if isinstance(form, Noise) and not sde.kernel(times).noise_map().commutes:
+    if isinstance(parameterization, NoiseParameterization) and not sde.kernel(times).noise_map().commutes:
         raise ValueError(
-            f"churn with form={form!r} is not allowed for {sde!r}, whose maps do not commute: it is unstable, give "
-            "ExponentialRungeKutta(steps, 2, Whitened(data_std=...), heun=True, churn=...)"
+            f"churn with parameterization={parameterization!r} is not allowed for {sde!r}, whose maps do not commute: "
+            "it is unstable, give ExponentialRungeKutta(steps, 2, Whitened(data_std=...), heun=True, churn=...)"
         )
 
 
-def _kicks(sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor) -> tuple[list[Factor], list[Factor]]:
+def _churn_factors(
+    sde: LinearSDE, churn: Churn, t: Tensor, raised: Tensor, like: Tensor
+) -> tuple[list[Factor], list[Factor]]:
     """Factors on the state and on the noise of the way from t up."""
     kernel = sde.transition(t, raised)
-    kick = kernel.noise_map().times(torch.full_like(t, churn.inflate))
-    return factors(kernel.signal_map(), like, len(t)), factors(kick, like, len(t))
+    noise_scale = kernel.noise_map().times(torch.full_like(t, churn.inflate))
+    return factors(kernel.signal_map(), like, len(t)), factors(noise_scale, like, len(t))
 
 
 class DPMSolverSingleStep(ExponentialRungeKutta):
@@ -235,7 +252,7 @@ class DPMSolverSingleStep(ExponentialRungeKutta):
         t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        super().__init__(steps, order, Data(), grid=grid, t_min=t_min, denoise=denoise)
+        super().__init__(steps, order, DataParameterization(), grid=grid, t_min=t_min, denoise=denoise)
 
 
 class EDM(ExponentialRungeKutta):
@@ -262,7 +279,14 @@ class EDM(ExponentialRungeKutta):
         denoise: bool = True,
     ) -> None:
         super().__init__(
-            steps, 2 if heun else 1, Noise(level), heun=heun, churn=churn, grid=grid, t_min=t_min, denoise=denoise
+            steps,
+            2 if heun else 1,
+            NoiseParameterization(noise_to_signal),
+            heun=heun,
+            churn=churn,
+            grid=grid,
+            t_min=t_min,
+            denoise=denoise,
         )
 
     def has_step(self, process: LinearSDE) -> bool:

@@ -23,7 +23,7 @@ from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
 from scoresde.samplers.exponential.coefficients import linear
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
-from scoresde.samplers.exponential.parameterization import Data, Whitened
+from scoresde.samplers.exponential.parameterization import DataParameterization, Whitened
 from scoresde.samplers.fitted.accurate import Pilot, distances
 from scoresde.samplers.fitted.expectation import Expectation, farthest
 from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler, mark_of
@@ -189,10 +189,10 @@ def _reference(score: CountedScore, pilot: Pilot, aim: float) -> tuple[Sampler, 
 def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
     """The methods without a fit at ``steps`` evaluations, by name: each on six grids."""
     make: dict[str, Callable[[Tensor], ExponentialMultistep]] = {
-        "2M": lambda times: ExponentialMultistep(times, 2, Data()),
-        "UniPC-2": lambda times: ExponentialMultistep(times, 2, Data(), corrector=True),
-        "UniPC-3": lambda times: ExponentialMultistep(times, 3, Data(), corrector=True, opening=1),
-        "3M": lambda times: ExponentialMultistep(times, 3, Data(), opening=1),
+        "2M": lambda times: ExponentialMultistep(times, 2, DataParameterization()),
+        "UniPC-2": lambda times: ExponentialMultistep(times, 2, DataParameterization(), corrector=True),
+        "UniPC-3": lambda times: ExponentialMultistep(times, 3, DataParameterization(), corrector=True, start_order=1),
+        "3M": lambda times: ExponentialMultistep(times, 3, DataParameterization(), start_order=1),
         "Adams-2, corrected": lambda times: ExponentialMultistep(
             times, 2, Whitened(data_std=pilot.data_std), corrector=True
         ),

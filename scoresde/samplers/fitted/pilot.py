@@ -99,17 +99,17 @@ def pilot_grid(
     if kind in HALF:
         score, dtype = CheckedScore(score, dtype=kind), torch.float32
         start = None if start is None else start.float()
-    form = Whitened(data_std=data_std)
+    parameterization = Whitened(data_std=data_std)
     process = linear(sde, "pilot_grid")
     ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()
-    sampler = ExponentialMultistep(_times(process, t_min, ends, (0.0, 1.0), fine), 2, form, corrector=True)
+    sampler = ExponentialMultistep(_times(process, t_min, ends, (0.0, 1.0), fine), 2, parameterization, corrector=True)
     slopes: list[Tensor] = []
     places: list[Evaluation] = []
 
     def watched(x: Tensor, t: Tensor) -> Tensor:
         value = score(x, t)
         if not places:
-            places.extend(evaluations(process, form, sampler.discretization.times(process), x))
+            places.extend(evaluations(process, parameterization, sampler.discretization.times(process), x))
         place = places[len(slopes)]
         y = x if place.centre is None else x - place.centre
         slopes.append(place(lambda *_: value, y).to(torch.float64))

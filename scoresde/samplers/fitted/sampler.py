@@ -30,7 +30,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.exponential.coefficients import Factor, combine, linear
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
-from scoresde.samplers.exponential.parameterization import Data, Form, Whitened
+from scoresde.samplers.exponential.parameterization import DataParameterization, Parameterization, Whitened
 from scoresde.samplers.fitted.expectation import Expectation
 from scoresde.sde import SDE, LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.sde.gaussian_flow import WhitePoint, white_points
@@ -214,9 +214,9 @@ def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str,
     if isinstance(sampler, FittedMultistep):
         tensors = {"times": sampler.times, "a": sampler.a, "b": sampler.b, "mean": sampler.mean}
         return tensors, {"t_min": sampler.t_min, "data_std": sampler.data_std}
-    whitened = sampler.form.data_std if isinstance(sampler.form, Whitened) else None
+    whitened = sampler.parameterization.data_std if isinstance(sampler.parameterization, Whitened) else None
     return {"times": given_times(sampler)}, {
-        "order": sampler.order, "corrector": sampler.corrector, "opening": sampler.first_order, "whitened": whitened,
+        "order": sampler.order, "corrector": sampler.corrector, "start_order": sampler.first_step_order, "whitened": whitened,
     }  # fmt: skip
 
 
@@ -224,9 +224,12 @@ def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMul
     if "a" in tensors:
         return FittedMultistep(**tensors, t_min=header["t_min"], data_std=header["data_std"])  # type: ignore[arg-type]
     whitened = header["whitened"]
-    form: Form = Data() if whitened is None else Whitened(data_std=whitened)  # type: ignore[arg-type]
+    parameterization: Parameterization = DataParameterization()
+    if whitened is not None:
+        parameterization = Whitened(data_std=whitened)  # type: ignore[arg-type]
     return ExponentialMultistep(
-        tensors["times"], header["order"], form, corrector=header["corrector"], opening=header["opening"],  # type: ignore[arg-type]
+        tensors["times"], header["order"], parameterization,  # type: ignore[arg-type]
+        corrector=header["corrector"], start_order=header["start_order"],  # type: ignore[arg-type]
     )  # fmt: skip
 
 
