@@ -9,7 +9,8 @@ the same on a trained network .venv/bin/python benchmarks/likelihood.py grids   
 
 The classical recipe: SciPy's RK45 over t at 1e-5, one Rademacher probe for the whole solve, a pass for the drift and
     another for the
-divergence. Errors are in bits/dim, root mean square over examples and draws. Times are medians of interleaved runs on one thread.
+divergence. Errors are in bits/dim, root mean square over examples and draws. Times are medians of interleaved runs on
+one thread.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from problems import LAWS, T_MIN, KnownTrace, Problem, suite
+from problems import DISTRIBUTIONS, T_MIN, KnownTrace, Problem, suite
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
@@ -57,8 +58,8 @@ def rms(values: Tensor) -> float:
 
 
 def examples(problem: Problem) -> Tensor:
-    """Examples to weigh: 16, fewer in many dimensions."""
-    return problem.law.sample(16 if problem.d <= 64 else 8, seed=1, dtype=torch.float64)
+    """The evaluated examples: 16, or 8 in more than 64 dimensions."""
+    return problem.distribution.sample(16 if problem.d <= 64 else 8, seed=1, dtype=torch.float64)
 
 
 @lru_cache
@@ -70,7 +71,7 @@ def truth(problem: Problem) -> Tensor:
 @lru_cache
 def pilot(problem: Problem) -> FlowGrid:
     """The grid from 16 other examples, 8 in many dimensions."""
-    other = problem.law.sample(16 if problem.d <= 64 else 8, seed=5, dtype=torch.float64)
+    other = problem.distribution.sample(16 if problem.d <= 64 else 8, seed=5, dtype=torch.float64)
     return fit_grid(problem.sde, problem.score, other)
 
 
@@ -156,7 +157,7 @@ def run_work(names: tuple[str, ...]) -> None:
         for problem in suite(names):
             x, exact, bits = examples(problem), truth(problem), problem.d * math.log(2.0)
 
-            def weigh(solver: object, divergence: Divergence, draws: int) -> tuple[float, float, float]:
+            def evaluate(solver: object, divergence: Divergence, draws: int) -> tuple[float, float, float]:
                 found = [
                     log_likelihood(problem.sde, problem.score, x, solver=solver, divergence=divergence, seed=k)  # type: ignore[arg-type]  # noqa: B023
                     for k in range(draws)
@@ -165,8 +166,8 @@ def run_work(names: tuple[str, ...]) -> None:
                 return error, statistics.mean(f.nfe for f in found), statistics.mean(f.vjps for f in found)
 
             draws = 4 if problem.d <= 16 else 1
-            old, old_nfe, _ = weigh(ScipyODE(), Hutchinson(), draws)
-            new, new_nfe, products = weigh(Multistep(NODES, pilot(problem)), Hadamard(PROBES), draws)
+            old, old_nfe, _ = evaluate(ScipyODE(), Hutchinson(), draws)
+            new, new_nfe, products = evaluate(Multistep(NODES, pilot(problem)), Hadamard(PROBES), draws)
             old_cost, new_cost = CLASSICAL * old_nfe, new_nfe + PRODUCT * products
             ratio = (old**2 * old_cost) / (new**2 * new_cost)
             ratios[problem.d >= 64].append(ratio)
@@ -268,7 +269,7 @@ def run_grids() -> None:
                 errors: dict[int, list[float]] = {20: [], 28: [], 40: []}
                 for problem in problems:
                     x, known = examples(problem)[:16], KnownTrace(problem)
-                    other = problem.law.sample(32, seed=5, dtype=torch.float64)
+                    other = problem.distribution.sample(32, seed=5, dtype=torch.float64)
                     grid = fit_grid(problem.sde, problem.score, other, floor=floor)
                     for nodes, kept in errors.items():
                         found = log_likelihood(
@@ -354,13 +355,14 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=("suite", "evaluations", "work", "cost", "digits", "grids"))
     parser.add_argument("--run", type=Path, help="digits: the work folder")
     parser.add_argument("--config", type=Path, help="digits: its config")
-    parser.add_argument("--laws", nargs="+", default=list(LAWS), choices=LAWS)
+    parser.add_argument("--distributions", nargs="+", default=list(DISTRIBUTIONS), choices=DISTRIBUTIONS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.time()
-    laws = tuple(options.laws)
+    distributions = tuple(options.distributions)
     tables: dict[str, Callable[[], None]] = {
-        "suite": lambda: run_suite(laws), "evaluations": lambda: run_evaluations(laws), "work": lambda: run_work(laws),
+        "suite": lambda: run_suite(distributions), "evaluations": lambda: run_evaluations(distributions),
+        "work": lambda: run_work(distributions),
         "cost": run_cost, "grids": run_grids, "digits": lambda: run_digits(options.run, options.config),
     }  # fmt: skip
     if "digits" in options.what and not (options.run and options.config):

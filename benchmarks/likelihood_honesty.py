@@ -34,7 +34,7 @@ from functools import cached_property, lru_cache
 import torch
 from likelihood import table
 from problems import PROCESSES, T_MIN, KnownTrace, Rough
-from problems import law as centred_law
+from problems import distribution as centred_distribution
 from torch import Tensor
 
 from scoresde import GaussianMixture, log_likelihood
@@ -59,11 +59,11 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @lru_cache
-def law(name: str) -> GaussianMixture:
-    """The law of the data."""
+def distribution(name: str) -> GaussianMixture:
+    """The distribution of the data."""
     f64 = torch.float64
     if name.startswith("gmm"):
-        return centred_law(name)
+        return centred_distribution(name)
     if name == "at10":
         return GaussianMixture(torch.full((1, 2), 10.0, dtype=f64), 0.3)
     if name == "around5":
@@ -90,7 +90,7 @@ def law(name: str) -> GaussianMixture:
 
 @dataclass(frozen=True)
 class Case:
-    """A law under a process with its exact score: what `KnownTrace` needs."""
+    """A distribution under a process with its exact score: what `KnownTrace` needs."""
 
     name: str
     process: str
@@ -103,17 +103,17 @@ class Case:
     @cached_property
     def score(self) -> Rough:
         """The exact score."""
-        return Rough(law(self.name), self.sde, 0.0, 1.0)
+        return Rough(distribution(self.name), self.sde, 0.0, 1.0)
 
     def examples(self, count: int) -> Tensor:
         """Points whose likelihood is wanted."""
-        x = law(self.name).sample(count, seed=1, dtype=torch.float64)
-        mean = law(self.name).means.mean(0)
+        x = distribution(self.name).sample(count, seed=1, dtype=torch.float64)
+        mean = distribution(self.name).means.mean(0)
         return mean + 4.0 * (x - mean) if self.name == "far4" else x
 
     def pilot(self) -> FlowGrid:
         """The grid fitted to other examples."""
-        return fit_grid(self.sde, self.score, law(self.name).sample(16, seed=5, dtype=torch.float64))
+        return fit_grid(self.sde, self.score, distribution(self.name).sample(16, seed=5, dtype=torch.float64))
 
     def even(self) -> FlowGrid:
         """A user's grid: nodes even in u."""
@@ -121,18 +121,19 @@ class Case:
         return FlowGrid(T_MIN, u, (0.0, 1.0), (), 0.5)
 
     def truth(self, x: Tensor) -> Tensor:
-        """log p of the flow, (B,) nats: the law's own at T_MIN, less the mismatch of the prior at the end of the flow."""
+        """log p of the flow, (B,) nats: the distribution's own at T_MIN, less the mismatch of the prior at the end of
+        the flow."""
         known = KnownTrace(self)  # type: ignore[arg-type]
         solver = Multistep(600, self.even())
         latent = log_likelihood(self.sde, known.score, x, divergence=known, solver=solver).latent
         start, end = torch.tensor([T_MIN, self.sde.T], dtype=torch.float64)
-        mismatch = law(self.name).log_prob_at(self.sde, latent, end) - self.sde.prior_log_prob(latent)
-        return law(self.name).log_prob_at(self.sde, x, start) - mismatch
+        mismatch = distribution(self.name).log_prob_at(self.sde, latent, end) - self.sde.prior_log_prob(latent)
+        return distribution(self.name).log_prob_at(self.sde, x, start) - mismatch
 
     @property
     def d(self) -> int:
         """Coordinates."""
-        return math.prod(law(self.name).event_shape)
+        return math.prod(distribution(self.name).event_shape)
 
 
 def engines(case: Case) -> Iterator[tuple[str, dict[str, object]]]:
@@ -210,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--points", type=int, default=20)
-    parser.add_argument("--detail", action="store_true", help="a row for every law, process and engine")
+    parser.add_argument("--detail", action="store_true", help="a row for every distribution, process and engine")
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.time()
@@ -224,7 +225,7 @@ def main() -> None:
         table(("family or engine", *COLUMNS), rows)
     if options.detail:
         print()
-        table(("law", "process", "engine", "trace", *COLUMNS),
+        table(("distribution", "process", "engine", "trace", *COLUMNS),
               (row([f.case.name, f.case.process, f.engine, f.trace], [f]) for f in found))  # fmt: skip
     print(f"\n{time.time() - started:.0f} s", file=sys.stderr)
 

@@ -5,7 +5,7 @@
 
 Data is a Gaussian mixture, the score its closed form under the process. The figure of a sampler is the larger of the
 worst error of a mean (in standard deviations) and the worst relative error of a standard deviation over coordinates,
-of 1000 samples against the exact law of the data: sampling noise alone makes about 0.08. That of the likelihood is
+of 1000 samples against the exact distribution of the data: sampling noise alone makes about 0.08. That of the likelihood is
 the mean over 8 points of log p - exact, in bits per dimension. That of an objective is the factor c at which its mean over
 4000 examples is least among the scores c times the exact one: it must be 1, and is known to 0.006 for a denoising
 objective, to 0.08 for a sliced one. What does not apply is refused; the reasons are below the tables.

@@ -4,7 +4,7 @@
     gmm64, gmm192, gmm768   12, 8 and 4 Gaussians with image-like spectra in nearly one basis
     digits    scikit-learn's 8 x 8 digits, each a Gaussian of width 0.1
 
-and, for samplers, laws on which no default was chosen (`fresh`):
+and, for samplers, distributions on which no default was chosen (`fresh`):
 
     rare      two modes and a third, far away, of 0.2 %       thin      10 of 12 directions of width 0.001
     rare16    gmm16 with one more mode, of 0.2 %              shifted   two modes about 10, narrow
@@ -35,7 +35,7 @@ from scoresde.sde import ScalarSDE
 
 PROCESSES: dict[str, ScalarSDE] = {"VP": VPSDE(), "sub-VP": SubVPSDE(), "VE": VESDE(0.01, 50.0)}
 FRESH = ("rare", "rare16", "heavy", "thin", "shifted", "ring")
-LAWS = ("gmm2", "gmm16", "gmm64", "gmm192", "gmm768", "digits")
+DISTRIBUTIONS = ("gmm2", "gmm16", "gmm64", "gmm192", "gmm768", "digits")
 T_MIN = 1e-5
 _FEATURES = 64
 
@@ -51,8 +51,8 @@ def _orthogonal(d: int, near: Tensor, angle: float, purpose: str, seed: int) -> 
 
 
 @lru_cache
-def law(name: str) -> GaussianMixture:
-    """The law of the data, centred but for those of `fresh`."""
+def distribution(name: str) -> GaussianMixture:
+    """The distribution of the data, centred but for those of `fresh`."""
     if name in FRESH:
         return fresh(name)
     if name == "digits":
@@ -82,14 +82,14 @@ def law(name: str) -> GaussianMixture:
 
 
 def fresh(name: str) -> GaussianMixture:
-    """One of the laws on which no default was chosen."""
+    """One of the distributions on which no default was chosen."""
     if name == "rare":
         means = torch.tensor([[-0.8, 0.0], [0.8, 0.2], [0.5, 3.0]], dtype=torch.float64)
         return GaussianMixture(
             means, torch.tensor([0.1, 0.15, 0.05]).double(), torch.tensor([0.499, 0.499, 0.002]).double()
         )
     if name == "rare16":
-        base, mean = law("gmm16"), 0.7 * _normal((1, 16), "rare")
+        base, mean = distribution("gmm16"), 0.7 * _normal((1, 16), "rare")
         assert base.rotations is not None
         covariances = base.rotations @ (base.variances[:, :, None] * base.rotations.mT)
         covariances = torch.cat((covariances, 0.05**2 * torch.eye(16, dtype=torch.float64)[None]))
@@ -169,7 +169,7 @@ class Rough:
 
 @dataclass(frozen=True)
 class Problem:
-    """A law, a process, and a score that is exact (``size`` 0) or not."""
+    """A distribution, a process, and a score that is exact (``size`` 0) or not."""
 
     name: str
     process: str
@@ -183,22 +183,22 @@ class Problem:
         return PROCESSES[self.process]
 
     @property
-    def law(self) -> GaussianMixture:
-        return law(self.name)
+    def distribution(self) -> GaussianMixture:
+        return distribution(self.name)
 
     @property
     def d(self) -> int:
-        return math.prod(self.law.event_shape)
+        return math.prod(self.distribution.event_shape)
 
     @cached_property
     def data_std(self) -> float:
-        mix = self.law
+        mix = self.distribution
         within = mix.variances.mean(1) + mix.means.square().mean(1)
         return float((mix.weights * within).sum().sqrt())
 
     @cached_property
     def score(self) -> Rough:
-        return Rough(self.law, self.sde, self.size, self.data_std)
+        return Rough(self.distribution, self.sde, self.size, self.data_std)
 
     def truth(self, x: Tensor, rtol: float = 1e-10) -> Tensor:
         """log p at T_MIN by the flow, (B,) nats."""
@@ -219,8 +219,9 @@ class Problem:
         return sde.prior_log_prob(torch.from_numpy(y[: -len(x)]).reshape(shape)) + torch.from_numpy(y[-len(x) :])
 
 
-def suite(names: tuple[str, ...] = LAWS) -> list[Problem]:
-    """Every law with the exact and with the rough score under every process; in 768 dimensions under VP alone, for time."""
+def suite(names: tuple[str, ...] = DISTRIBUTIONS) -> list[Problem]:
+    """Every distribution with the exact and with the rough score under every process; in 768 dimensions under VP alone,
+    for time."""
     return [
         Problem(name, process, size)
         for name in names

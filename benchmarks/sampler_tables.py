@@ -24,13 +24,13 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def tables(file: Path) -> None:
-    """Markdown: ratios of the best peer's error to ours, honesty of the stated errors, distances of laws."""
+    """Markdown: ratios of the best peer's error to ours, honesty of the stated errors, distances of distributions."""
     rows = read(file)
     problems = list(dict.fromkeys(r["problem"] for r in rows))
     _fit_table(rows, problems)
     _plain_table(rows, problems)
     _honesty_table(rows, problems)
-    _laws_tables(rows, problems)
+    _distribution_tables(rows, problems)
     _corrector_tables(rows, problems)
 
 
@@ -42,7 +42,11 @@ def _group(problem: str) -> str:
     """What means are taken over."""
     if "network" in problem:
         return "trained network"
-    where = "laws not seen before" if problem.split()[0].removesuffix("~") in FRESH else "laws of the defaults"
+    where = (
+        "distributions not seen before"
+        if problem.split()[0].removesuffix("~") in FRESH
+        else "distributions of the defaults"
+    )
     return f"{where}, {_kind(problem)}"
 
 
@@ -167,21 +171,21 @@ def _corrector_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
         print(f"\nTraining digits: {next(r['energy'] for r in mine if r['pc'] == 'training digits'):.4f}")
 
 
-def _laws_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
+def _distribution_tables(rows: list[dict[str, Any]], problems: list[str]) -> None:
     for problem in problems:
-        mine = [r for r in rows if r["problem"] == problem and "law" in r]
+        mine = [r for r in rows if r["problem"] == problem and "distribution" in r]
         if not mine:
             continue
-        floor = next(r for r in mine if r["law"] == "floor")
+        floor = next(r for r in mine if r["distribution"] == "floor")
         print(
             f"\n**{problem}**: squared energy distance, floor {floor['energy']:.1e} +- {floor['energy_sd']:.1e}; in brackets "
             f"sliced Wasserstein, floor {floor['sliced']:.3f} +- {floor['sliced_sd']:.3f}\n"
         )
-        budgets = list(dict.fromkeys(r["calls"] for r in mine if r["law"] != "floor"))
+        budgets = list(dict.fromkeys(r["calls"] for r in mine if r["distribution"] != "floor"))
         print("| sampler | " + " | ".join(f"{c}" for c in budgets) + " |\n|---|" + "---|" * len(budgets))
-        for name in dict.fromkeys(r["law"] for r in mine if r["law"] != "floor"):
-            at = {r["calls"]: r for r in mine if r["law"] == name}
-            cells = [_law(at[c], floor) if c in at else "" for c in budgets]
+        for name in dict.fromkeys(r["distribution"] for r in mine if r["distribution"] != "floor"):
+            at = {r["calls"]: r for r in mine if r["distribution"] == name}
+            cells = [_distribution(at[c], floor) if c in at else "" for c in budgets]
             print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -189,7 +193,7 @@ def _kind(problem: str) -> str:
     return "trained network" if "network" in problem else "score with 3 % error" if "~" in problem else "exact score"
 
 
-def _law(row: dict[str, Any], floor: dict[str, Any]) -> str:
+def _distribution(row: dict[str, Any], floor: dict[str, Any]) -> str:
     """A cell, bold where both distances are within two standard deviations of the floor."""
     within = all(row[k] <= floor[k] + 2.0 * floor[f"{k}_sd"] for k in ("energy", "sliced"))
     text = f"{row['energy']:.1e} ({row['sliced']:.3f})"

@@ -6,16 +6,19 @@
     python benchmarks/sampler_tables.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/sampler_tables.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 
-Problems: `SUITE`, laws and scores of `problems.py`; "~" is a score with a smooth error of 3 % of the noise. All samplers start
+Problems: `SUITE`, distributions and scores of `problems.py`; "~" is a score with a smooth error of 3 % of the noise.
+All samplers start
 from the same states at T, with the same score, and end with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
 
 paths   mean over 2000 starts (400 in 16 and 64 dimensions) of the root mean square distance per coordinate from where the
         accurate flow ends (UniPC-3 on the pilot grid, 200 evaluations, 100 for the digits). Peers: each method on each of five
         grids. Ours: the plain methods on their default grid, and `fit`, whose pilot has 128 other starts.
-network paths as above, by the trained network's own accurate flow; and predictors and correctors as in the paper's table 1 at 200
+network paths as above, by the trained network's own accurate flow; and predictors and correctors as in the paper's
+table 1 at 200
         evaluations (P; 400 for P2x, C, PC), 720 samples against the held-out digits, whose distance from 720 training digits is
         given too.
-laws    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128 directions); the floor is
+distributions    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128
+directions); the floor is
         six other exact sets.
 """
 
@@ -75,7 +78,7 @@ NEW.remove(("rare16", "VE", 0.03))  # takes long
 SUITE = [Problem(*which) for which in OLD + NEW]
 PILOT, COUNT = 128, 2048
 CHECKED = ("gmm16 VP",)
-"""Problems whose laws are compared."""
+"""Problems whose distributions are compared."""
 PLAIN: dict[str, Callable[[int | Tensor], Sampler]] = {
     "UniPC": UniPC,
     "UniPC-2": lambda steps: UniPC(steps, 2),
@@ -182,17 +185,18 @@ def sliced(x: Tensor, y: Tensor) -> float:
     return float(((x @ v.mT).sort(0).values - (y @ v.mT).sort(0).values).square().mean().sqrt())
 
 
-def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
-    """Distances of laws, and their floor."""
-    sde, event = problem.sde, problem.law.event_shape
+def distributions(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
+    """Distances of distributions, and their floor."""
+    sde, event = problem.sde, problem.distribution.event_shape
 
     def exact(k: int) -> Tensor:
-        return problem.law.sample(COUNT, seed=100 + k, dtype=torch.float64).flatten(1)
+        return problem.distribution.sample(COUNT, seed=100 + k, dtype=torch.float64).flatten(1)
 
     truth = exact(0)
     floor = [(energy(exact(k), truth), sliced(exact(k), truth)) for k in range(1, 7)]
     yield {
-        "law": "floor", "energy": statistics.mean(e for e, _ in floor), "energy_sd": statistics.stdev(e for e, _ in floor),
+        "distribution": "floor",
+        "energy": statistics.mean(e for e, _ in floor), "energy_sd": statistics.stdev(e for e, _ in floor),
         "sliced": statistics.mean(w for _, w in floor), "sliced_sd": statistics.stdev(w for _, w in floor),
     }  # fmt: skip
     start = sde.prior_sample((COUNT, *event), seed=11, dtype=torch.float64)
@@ -222,7 +226,7 @@ def laws(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
             x = x[torch.isfinite(x).all(1)]
             whole = len(x) == COUNT
             yield {
-                "calls": calls, "law": name,
+                "calls": calls, "distribution": name,
                 "energy": energy(x, truth) if whole else math.inf, "sliced": sliced(x, truth) if whole else math.inf,
             }  # fmt: skip
 
@@ -237,7 +241,7 @@ def measured(problem: Problem | Network, event: tuple[int, ...]) -> Iterator[dic
     mine = {calls: list(ours(problem, pilot, calls)) for calls in budgets(problem)}
     yield from paths(problem, mine, start, exact)
     if isinstance(problem, Problem) and str(problem) in CHECKED:
-        yield from laws(problem, mine)
+        yield from distributions(problem, mine)
 
 
 def measure(file: Path) -> None:
@@ -246,7 +250,7 @@ def measure(file: Path) -> None:
     with open(file, "w") as out:
         for problem in SUITE:
             started = time.process_time()
-            rows = list(measured(problem, problem.law.event_shape))
+            rows = list(measured(problem, problem.distribution.event_shape))
             out.writelines(json.dumps({"problem": str(problem), **row}) + "\n" for row in rows)
             out.flush()
             print(f"{problem}: {time.process_time() - started:.0f} s", flush=True)

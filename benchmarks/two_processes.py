@@ -2,7 +2,7 @@
 
     python benchmarks/two_processes.py [--steps N] [--only NAME]
 
-Each line trains, samples and weighs twice, by one process and by two, and prints the largest deviations:
+Each line trains, samples and computes likelihoods twice, by one process and by two, and prints the largest deviations:
 
     skipped             steps that float16 skipped, of one process and of two
     losses, norms       of a step's mean loss and gradient norm, relative
@@ -41,7 +41,7 @@ BASE = {
     "likelihood.limit": 16, "likelihood.batch_size": 4, "device": "cpu", "threads": 1,
 }  # fmt: skip
 LINES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
-    "sampled and weighed by two": ({}, {}),
+    "sampling and likelihood by two": ({}, {}),
     "trained by two": ({}, {}),
     "compiled": ({}, {"training.compile": True}),
     "in parts": ({}, {"training.sharded": True}),

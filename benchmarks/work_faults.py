@@ -78,7 +78,9 @@ class Work:
         touched = len(set(before) - set(after))
         assert touched <= but, f"{touched} finished parts were done again"
         # a line that was torn or flipped stays in its file, unread
-        assert len(after) <= len(theirs) + (but if self is WEIGHING else 0), f"{len(after)} parts, {len(theirs)} wanted"
+        assert len(after) <= len(theirs) + (but if self is LIKELIHOOD else 0), (
+            f"{len(after)} parts, {len(theirs)} wanted"
+        )
         for name in self.result:
             assert _facts(folder / name) == _facts(whole / name), f"{name} differs"
         left = [p.name for p in folder.rglob("*.tmp")]
@@ -101,7 +103,7 @@ SAMPLING = Work(
     "sample", {"samplers": SAMPLER, "sampling.count": 90, "sampling.batch_size": 3}, "samples/pc/shards-*/*.npz",
     ("samples/pc.json", "samples/pc.npz"),
 )  # fmt: skip
-WEIGHING = Work(
+LIKELIHOOD = Work(
     "likelihood",
     {
         "likelihood.limit": 90,
@@ -116,7 +118,7 @@ EVALUATING = Work(
     "evaluate", {**SAMPLING.options, "evaluation.batch_size": 8}, "evaluation/*/*/features-*/*.npz",
     ("evaluation/pc.json", "evaluation/reference.npz"), SAMPLING,
 )  # fmt: skip
-WORK = (SAMPLING, WEIGHING, EVALUATING)
+WORK = (SAMPLING, LIKELIHOOD, EVALUATING)
 
 
 def killed(work: Work, bench: Bench, folder: Path) -> None:
@@ -129,7 +131,7 @@ def killed(work: Work, bench: Bench, folder: Path) -> None:
         time.sleep(bench.random.uniform(0.0, 0.05))
         child.signal(signal.SIGKILL)
         child.end()
-    work.go_on(bench, folder, but=int(work is WEIGHING))  # the last line may be half of one
+    work.go_on(bench, folder, but=int(work is LIKELIHOOD))  # the last line may be half of one
 
 
 def killed_sampling(bench: Bench, folder: Path) -> None:
@@ -137,9 +139,9 @@ def killed_sampling(bench: Bench, folder: Path) -> None:
     killed(SAMPLING, bench, folder)
 
 
-def killed_weighing(bench: Bench, folder: Path) -> None:
+def killed_likelihood(bench: Bench, folder: Path) -> None:
     """kill -9 of `likelihood`, three times: no row lost, counted twice or changed"""
-    killed(WEIGHING, bench, folder)
+    killed(LIKELIHOOD, bench, folder)
 
 
 def killed_evaluating(bench: Bench, folder: Path) -> None:
@@ -160,7 +162,7 @@ def stopped(bench: Bench, folder: Path) -> None:
 
 def worker_killed(bench: Bench, folder: Path) -> None:
     """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest is done later"""
-    work = bench.random.choice([SAMPLING, WEIGHING])
+    work = bench.random.choice([SAMPLING, LIKELIHOOD])
     work.begin(bench, folder)
     call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -173,7 +175,7 @@ def worker_killed(bench: Bench, folder: Path) -> None:
     os.kill(bench.random.choice(workers), signal.SIGKILL)
     output, _ = leader.communicate(timeout=300)
     assert leader.returncode == 3 and "ended with code -9" in output and "Traceback" not in output, output
-    work.go_on(bench, folder, but=int(work is WEIGHING))
+    work.go_on(bench, folder, but=int(work is LIKELIHOOD))
 
 
 def no_room(bench: Bench, folder: Path) -> None:
@@ -183,7 +185,7 @@ def no_room(bench: Bench, folder: Path) -> None:
     sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
     child = work.start(folder, file_size=min(sizes) // 2)
     assert child.end() == 2 and "File too large" in child.output() and "Traceback" not in child.output(), child.output()
-    work.go_on(bench, folder, but=int(work is WEIGHING))
+    work.go_on(bench, folder, but=int(work is LIKELIHOOD))
 
 
 def damaged(bench: Bench, folder: Path) -> None:
@@ -200,4 +202,4 @@ def damaged(bench: Bench, folder: Path) -> None:
     work.go_on(bench, folder, but=2)  # a flipped end of a line joins two of them
 
 
-FAULTS = (killed_sampling, killed_weighing, killed_evaluating, stopped, worker_killed, no_room, damaged)
+FAULTS = (killed_sampling, killed_likelihood, killed_evaluating, stopped, worker_killed, no_room, damaged)

@@ -152,52 +152,52 @@ def mixture(event: Event) -> GaussianMixture:
     return GaussianMixture(means, stds)
 
 
-def score_of(law: GaussianMixture, sde: LinearSDE) -> Score:
+def score_of(distribution: GaussianMixture, sde: LinearSDE) -> Score:
     """The exact score."""
-    return law.score(sde)
+    return distribution.score(sde)
 
 
-def score_for(law: GaussianMixture, process: str, sde: Any) -> Score:
+def score_for(distribution: GaussianMixture, process: str, sde: Any) -> Score:
     """The exact score of a process, or that of its twin as a bare function, which does not say whose it is."""
     if process not in TWINS:
-        return score_of(law, sde)
-    score = score_of(law, TWINS[process])
+        return score_of(distribution, sde)
+    score = score_of(distribution, TWINS[process])
     return lambda x, t: score(x, t)
 
 
-def sampler_error(law: GaussianMixture, x: torch.Tensor) -> float:
+def sampler_error(distribution: GaussianMixture, x: torch.Tensor) -> float:
     """The larger of the worst error of a mean and of a standard deviation over coordinates."""
     flat = x.flatten(1).double()
-    weights, means = law.weights[:, None], law.means
+    weights, means = distribution.weights[:, None], distribution.means
     mean = (weights * means).sum(0)
-    std = ((weights * (means**2 + law.variances)).sum(0) - mean**2).sqrt()
+    std = ((weights * (means**2 + distribution.variances)).sum(0) - mean**2).sqrt()
     return float(torch.maximum(((flat.mean(0) - mean) / std).abs(), (flat.std(0) / std - 1).abs()).max())
 
 
 @torch.no_grad()
-def likelihood_error(law: GaussianMixture, process: str, sde: Any, count: int = 8) -> float:
+def likelihood_error(distribution: GaussianMixture, process: str, sde: Any, count: int = 8) -> float:
     """Mean of log p - exact, bits/dim; exact at the flow's own cut-off where the state is the data."""
-    x = law.sample(count, seed=5, dtype=torch.float64)
-    found = log_likelihood(sde, score_for(law, process, sde), x, divergence=Exact(), tolerance=1e-3).log_prob
-    exact = law.log_prob(x)
-    if tuple(sde.state_shape(law.event_shape)) == law.event_shape:
-        exact = law.log_prob_at(TWINS.get(process, sde), x, torch.tensor(1e-5))
+    x = distribution.sample(count, seed=5, dtype=torch.float64)
+    found = log_likelihood(sde, score_for(distribution, process, sde), x, divergence=Exact(), tolerance=1e-3).log_prob
+    exact = distribution.log_prob(x)
+    if tuple(sde.state_shape(distribution.event_shape)) == distribution.event_shape:
+        exact = distribution.log_prob_at(TWINS.get(process, sde), x, torch.tensor(1e-5))
     return float((found - exact).mean()) / (x[0].numel() * math.log(2.0))
 
 
 @torch.no_grad()
 def least_at(
-    law: GaussianMixture, process: str, sde: SDE, make: Callable, count: int = 4000, times: int = 200
+    distribution: GaussianMixture, process: str, sde: SDE, make: Callable, count: int = 4000, times: int = 200
 ) -> float:
     """The c at which the mean loss of c times the exact score is least, by its values at 0, 1 and 2, whose parabola it is.
 
-    The times are the law's quantiles, an even ``count / times`` examples for each.
+    The times are the distribution's quantiles, an even ``count / times`` examples for each.
     """
     objective = make(sde)
-    score = score_for(law, process, objective.sde)
+    score = score_for(distribution, process, objective.sde)
     u = (torch.arange(times, dtype=torch.float64) + 0.5) / times
     t = objective.times.times(objective.sde, u).repeat(count // times)
-    draw = objective.draw(law.sample(count, seed=6, dtype=torch.float64), t=t, step=0)
+    draw = objective.draw(distribution.sample(count, seed=6, dtype=torch.float64), t=t, step=0)
     none, one, two = (
         float(objective.evaluate(lambda y, t, c=c: c * score(y, t), draw).mean()) for c in (0.0, 1.0, 2.0)
     )
@@ -214,16 +214,16 @@ def cell(work: Callable[[], float]) -> tuple[float, str]:
 
 def row(process: str, event: Event, count: int = 1000, names: Collection[str] = ()) -> dict[str, tuple[float, str]]:
     """All figures of one process on one kind of event, or those of the columns ``names``."""
-    sde, law = PROCESSES[process](event), mixture(event)
-    score = score_for(law, process, sde)
+    sde, distribution = PROCESSES[process](event), mixture(event)
+    score = score_for(distribution, process, sde)
 
     def sampled(sampler: Callable) -> float:
-        return sampler_error(law, sampler()(sde, score, (count, *event), seed=3, dtype=torch.float64).samples)
+        return sampler_error(distribution, sampler()(sde, score, (count, *event), seed=3, dtype=torch.float64).samples)
 
     work: dict[str, Callable[[], float]] = {
-        **{name: partial(least_at, law, process, sde, make) for name, make in OBJECTIVES.items()},
+        **{name: partial(least_at, distribution, process, sde, make) for name, make in OBJECTIVES.items()},
         **{name: partial(sampled, sampler) for name, sampler in SAMPLERS.items()},
-        "likelihood": partial(likelihood_error, law, process, sde),
+        "likelihood": partial(likelihood_error, distribution, process, sde),
     }
     found = {name: cell(one) for name, one in work.items() if not names or name in names}
     return {name: (value, reason.replace(repr(sde), process)) for name, (value, reason) in found.items()}

@@ -105,10 +105,10 @@ def test_named_slips(wrong):
 
 def test_a_mixture_with_a_point_mass_has_no_density_at_zero():
     x = torch.zeros(3, 1)
-    for law in (GaussianMixture(torch.zeros(2, 1), stds=(4, 0)), SmoothedEmpirical(torch.randn(4, 1), std=0)):
+    for distribution in (GaussianMixture(torch.zeros(2, 1), stds=(4, 0)), SmoothedEmpirical(torch.randn(4, 1), std=0)):
         with pytest.raises(ValueError, match="no density at t = 0"):
-            law.log_prob(x)
-        assert bool(law.log_prob_at(SDE, x, torch.tensor(0.5)).isfinite().all())
+            distribution.log_prob(x)
+        assert bool(distribution.log_prob_at(SDE, x, torch.tensor(0.5)).isfinite().all())
 
 
 @checked_arguments

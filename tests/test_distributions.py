@@ -1,4 +1,4 @@
-"""Mixtures against torch.distributions and SciPy, their scores against autograd, their samples against their law.
+"""Mixtures against torch.distributions and SciPy, their scores against autograd, their samples against their distribution.
 
 Statistical tests: a fresh seed fails with probability below 1e-6; each is shown to fail on a planted error.
 """
@@ -45,7 +45,7 @@ def components(kind, count, event_shape):
     return arguments | {"stds": stds}, torch.diag_embed(spread**2)
 
 
-def independent_law(arguments, covariances, alpha=1.0, sigma=0.0):
+def independent_distribution(arguments, covariances, alpha=1.0, sigma=0.0):
     """torch.distributions' mixture of alpha x_0 + sigma z, on flattened events."""
     means = alpha * arguments["means"].flatten(1)
     covariances = alpha**2 * covariances + sigma**2 * torch.eye(means.shape[1], dtype=F64)
@@ -60,7 +60,9 @@ def test_log_prob(kind, count, event_shape):
     x = 2 * normal((20, *event_shape), "x")
     found = GaussianMixture(**arguments).log_prob(x)
     assert found.shape == (20,) and found.dtype == F64
-    assert torch.allclose(found, independent_law(arguments, covariances).log_prob(x.flatten(1)), rtol=1e-11, atol=1e-11)
+    assert torch.allclose(
+        found, independent_distribution(arguments, covariances).log_prob(x.flatten(1)), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_log_prob_of_diagonal_components_by_another_road():
@@ -77,11 +79,11 @@ def test_log_prob_of_diagonal_components_by_another_road():
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_law_at_t_is_the_convolved_mixture(kind, sde):
+def test_the_distribution_at_t_is_the_convolved_mixture(kind, sde):
     arguments, covariances = components(kind, 3, (2, 2))
     mixture, x = GaussianMixture(**arguments), 2 * normal((5, 2, 2), "x")
     for t in torch.tensor([1e-3, 0.1, 0.5, 1.0], dtype=F64):
-        wanted = independent_law(arguments, covariances, sde.alpha(t), sde.sigma(t)).log_prob(x.flatten(1))
+        wanted = independent_distribution(arguments, covariances, sde.alpha(t), sde.sigma(t)).log_prob(x.flatten(1))
         assert torch.allclose(mixture.log_prob_at(sde, x, t), wanted, rtol=1e-11, atol=1e-11)
         assert torch.allclose(mixture.log_prob_at(sde, x, t.expand(5)), wanted, rtol=1e-11, atol=1e-11)
 
@@ -131,13 +133,13 @@ def test_full_covariances_that_are_diagonal():
 
 
 def test_a_singular_covariance_has_a_density_at_t():
-    """Rank one: the law at t is that of torch.distributions once sigma^2 I is added."""
+    """Rank one: the distribution at t is that of torch.distributions once sigma^2 I is added."""
     direction = torch.tensor([[1.0], [2.0], [-1.0]], dtype=F64)
     covariances = (direction @ direction.T)[None]
     arguments = {"means": normal((1, 3), "means"), "weights": torch.ones(1, dtype=F64)}
     mixture = GaussianMixture(arguments["means"], covariances=covariances)
     x, t, sde = normal((4, 3), "x"), torch.tensor(0.2, dtype=F64), VPSDE()
-    wanted = independent_law(arguments, covariances, sde.alpha(t), sde.sigma(t)).log_prob(x)
+    wanted = independent_distribution(arguments, covariances, sde.alpha(t), sde.sigma(t)).log_prob(x)
     assert torch.allclose(mixture.log_prob_at(sde, x, t), wanted, rtol=1e-11)
 
 
@@ -231,31 +233,31 @@ def test_samples_are_keyed():
     assert not (mixture.sample(64, seed=6) == x).any()
 
 
-# --- the empirical law -------------------------------------------------------------------------------------------
+# --- the empirical distribution -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_smoothed_empirical_is_the_mixture_of_its_points(sde):
     data, x, t = normal((12, 2, 2), "data"), normal((5, 2, 2), "x"), torch.tensor(0.2, dtype=F64)
-    law = SmoothedEmpirical(data, 0.3)
-    points = independent_law(
+    distribution = SmoothedEmpirical(data, 0.3)
+    points = independent_distribution(
         {"means": data, "weights": torch.ones(12, dtype=F64)}, 0.3**2 * torch.eye(4, dtype=F64).expand(12, 4, 4)
     )
-    assert torch.allclose(law.log_prob(x), points.log_prob(x.flatten(1)), rtol=1e-12)
+    assert torch.allclose(distribution.log_prob(x), points.log_prob(x.flatten(1)), rtol=1e-12)
     mixture = GaussianMixture(data, 0.3)
-    assert torch.equal(law.log_prob_at(sde, x, t), mixture.log_prob_at(sde, x, t))
-    assert torch.equal(law.score(sde)(x, t), mixture.score(sde)(x, t))
+    assert torch.equal(distribution.log_prob_at(sde, x, t), mixture.log_prob_at(sde, x, t))
+    assert torch.equal(distribution.score(sde)(x, t), mixture.score(sde)(x, t))
 
 
-def test_the_empirical_law_without_smoothing():
+def test_the_empirical_distribution_without_smoothing():
     """std = 0: samples are data points, and at t the posterior mean is the average of the points by their likelihood."""
     data = normal((6, 3), "data")
-    law, sde, t = SmoothedEmpirical(data, 0.0), VPSDE(), torch.tensor(0.1, dtype=F64)
-    drawn = law.sample(100, dtype=F64)
+    distribution, sde, t = SmoothedEmpirical(data, 0.0), VPSDE(), torch.tensor(0.1, dtype=F64)
+    drawn = distribution.sample(100, dtype=F64)
     assert all(any(torch.equal(x, point) for point in data) for x in drawn)
     x = normal((4, 3), "x")
     share = (-((x[:, None] - sde.alpha(t) * data) ** 2).sum(-1) / (2 * sde.sigma(t) ** 2)).softmax(-1)
-    found = sde.data_from_score(x, t, law.score(sde)(x, t))
+    found = sde.data_from_score(x, t, distribution.score(sde)(x, t))
     assert torch.allclose(found, share @ data, rtol=1e-10, atol=1e-12)
 
 
@@ -361,16 +363,16 @@ def test_the_global_dtype_does_not_matter():
 @pytest.mark.parametrize("sde", [CriticallyDampedLangevin(), BlurringSDE((3,), blur=1.0)], ids=["langevin", "blurring"])
 def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
     """Under blocks and modes, with times that repeat and more samples than are held at once."""
-    law = GaussianMixture(torch.eye(3, dtype=F64)[:2], torch.tensor([0.2, 0.5], dtype=F64))
+    distribution = GaussianMixture(torch.eye(3, dtype=F64)[:2], torch.tensor([0.2, 0.5], dtype=F64))
     x = NoiseSource.of(0, 7).normal(sde.state_shape((3,)), step=0, purpose="x", dtype=F64)
     t = torch.tensor([0.3, 0.9, 0.3, 0.05, 1.0, 0.9, 0.2], dtype=F64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scoresde.distributions.mixture._CHUNK", 8 * 2 * math.prod(x.shape[1:]) ** 2 * 3)
-        score, log_prob = law.score(sde)(x, t), law.log_prob_at(sde, x, t)
+        score, log_prob = distribution.score(sde)(x, t), distribution.log_prob_at(sde, x, t)
     for i in range(7):
         one = x[i : i + 1], t[i : i + 1]
-        torch.testing.assert_close(score[i], law.score(sde)(*one)[0], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(log_prob[i], law.log_prob_at(sde, *one)[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(score[i], distribution.score(sde)(*one)[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(log_prob[i], distribution.log_prob_at(sde, *one)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_one_width_for_all_components_is_many_equal_ones():

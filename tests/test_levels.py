@@ -1,4 +1,4 @@
-"""Beliefs over levels: evidence and box means against 50 digits, the score against a density got by quadrature.
+"""Posteriors over levels: evidence and box means against 50 digits, the score against a density got by quadrature.
 
 The noise-to-signal ratio s runs from 1e-3, where a box is wide and all mass decided, to 150, where a box is 5e-5 standard
 deviations wide and every difference cancels.
@@ -112,8 +112,8 @@ def test_the_slope_of_a_box_mean_is_its_variance(s):
                 assert abs(float(slope[i]) - variance / mp.mpf(s) ** 2) < 1e-8 + 1e-15 * z**4
 
 
-class Told(nn.Module):
-    """The same logits for every coordinate."""
+class Constant(nn.Module):
+    """Returns the same logits for every coordinate."""
 
     def __init__(self, logits):
         super().__init__()
@@ -150,7 +150,7 @@ def test_the_score_is_that_of_the_boxes(sde, t):
     t = torch.tensor(t, dtype=F64)
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
     points = [alpha * u for u in (-0.95, -0.6001, 0.03, 0.7)] + [alpha + 2 * sigma, -alpha - 3 * sigma]
-    model = ScoreModel(Told(PROBABILITIES.log()), sde, Levels(FIVE))
+    model = ScoreModel(Constant(PROBABILITIES.log()), sde, Levels(FIVE))
     x = torch.tensor(points, dtype=F64).reshape(2, 3, 1)
     score = model(x, t.expand(2))
     assert score.shape == x.shape
@@ -165,8 +165,8 @@ def test_the_score_is_that_of_the_boxes(sde, t):
 def test_wrong_logits_would_be_seen():
     t = torch.tensor([0.1], dtype=F64)
     x = torch.tensor([[0.03]], dtype=F64)
-    right = ScoreModel(Told(PROBABILITIES.log()), VPSDE(), Levels(FIVE))(x, t)
-    wrong = ScoreModel(Told((1.05 * PROBABILITIES).log() * 1.05), VPSDE(), Levels(FIVE))(x, t)
+    right = ScoreModel(Constant(PROBABILITIES.log()), VPSDE(), Levels(FIVE))(x, t)
+    wrong = ScoreModel(Constant((1.05 * PROBABILITIES).log() * 1.05), VPSDE(), Levels(FIVE))(x, t)
     assert abs(float(right - wrong)) * float(VPSDE().sigma(t)) > 1e-4
 
 
@@ -217,12 +217,12 @@ def test_no_nan_in_values_and_gradients(s, dtype):
     y = [*places(transform, s), -1.0 - 1000 * s, 1.0 + 1000 * s]
     x = torch.tensor(y, dtype=dtype)[:, None].requires_grad_()
     logits = torch.linspace(-200.0, 200.0, 17, dtype=dtype).requires_grad_()
-    model = ScoreModel(Told(logits), WIDE, Levels(transform))
+    model = ScoreModel(Constant(logits), WIDE, Levels(transform))
     times = t.to(dtype).expand(len(y))
-    score, belief = model(x, times), model.posterior(x, times)
-    assert score.dtype == dtype and belief.mean.dtype == dtype
-    assert ((belief.mean >= -1) & (belief.mean <= 1)).all()
-    for value in (score, belief.mean, belief.logits):
+    score, posterior = model(x, times), model.posterior(x, times)
+    assert score.dtype == dtype and posterior.mean.dtype == dtype
+    assert ((posterior.mean >= -1) & (posterior.mean <= 1)).all()
+    for value in (score, posterior.mean, posterior.logits):
         assert torch.isfinite(value).all()
         for gradient in torch.autograd.grad(value.sum(), (x, logits), retain_graph=True):
             assert torch.isfinite(gradient).all()
@@ -233,11 +233,11 @@ def test_the_evidence_decides_where_noise_is_small():
     transform = Quantized(17, -1.0, 1.0)
     x = transform.encode(torch.arange(17)[:, None], None, dtype=F64)
     t = time_of(1e-3)[0].expand(17)
-    model = ScoreModel(Told(torch.linspace(-9.0, 9.0, 17, dtype=F64)), WIDE, Levels(transform))
-    belief = model.posterior(x, t)
-    assert torch.equal(belief.logits.argmax(-1).flatten(), torch.arange(17))
+    model = ScoreModel(Constant(torch.linspace(-9.0, 9.0, 17, dtype=F64)), WIDE, Levels(transform))
+    posterior = model.posterior(x, t)
+    assert torch.equal(posterior.logits.argmax(-1).flatten(), torch.arange(17))
     # half a box is 29 s: what leaks over its edge is exp(-430)
-    assert torch.allclose(belief.mean, x, atol=1e-12) and float(model(x, t).abs().max()) < 1e-6
+    assert torch.allclose(posterior.mean, x, atol=1e-12) and float(model(x, t).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 5), (2, 1, 5), (1, 3, 5), (3, 5)])

@@ -65,7 +65,7 @@ OF_A_KIND = (
     "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean",
     "VE", "VP by its schedule alone", "VP as matrices", "blurring", "sub-VP", "critically damped Langevin",
 )  # fmt: skip
-"""Beside VP and the non-linear ones; tests/sde and tests/samplers sample and weigh each of them too."""
+"""Beside VP and the non-linear ones; tests/sde and tests/samplers test sampling and likelihoods of each of them too."""
 
 
 @pytest.mark.parametrize("process", some_long(PROCESSES, OF_A_KIND))
@@ -92,6 +92,8 @@ def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("process", some_long(["VP", "VP as functions"], ["VP as functions"]))
 def test_a_wrong_score_is_seen(process, monkeypatch):
     """Planted: a score half as long must break the bounds of every objective, of every sampler, and of the likelihood."""
-    monkeypatch.setattr(compatibility, "score_of", lambda law, sde: lambda x, t: 0.5 * law.score(sde)(x, t))
+    monkeypatch.setattr(
+        compatibility, "score_of", lambda distribution, sde: lambda x, t: 0.5 * distribution.score(sde)(x, t)
+    )
     for name, (value, reason) in row(process, EVENTS["vector"], count=600).items():
         assert reason or error(name, value) > bound(process, name), (process, name, value)

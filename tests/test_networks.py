@@ -176,7 +176,7 @@ def test_labels_far_out_are_refused(bad):
             call()
 
 
-def test_all_labels_that_are_taken_are_told_apart():
+def test_all_labels_that_are_accepted_are_distinct():
     """A label that passes has a feature of 1e-6 at least: the network is not blind to it, as the docstring promises."""
     embedding = RadialEmbedding()
     blind = []

@@ -1,4 +1,4 @@
-"""Keyed noise: Philox against Random123's known answers, a sample's draw against its surroundings, laws by statistics.
+"""Keyed noise: Philox against Random123's known answers, a sample's draw against its surroundings, distributions by statistics.
 
 A statistical test here passes a fresh seed with probability 1 - 1e-6 or more; the seeds are fixed, so that a failure is
 a change of the code. Each is shown to fail on a planted error of a few per cent.
@@ -237,14 +237,14 @@ def correlation(a, b):
     return 2 * stats.norm.sf(abs(r) * np.sqrt(a.numel()))
 
 
-def test_uniform_law():
+def test_uniform_distribution():
     u = draw(NoiseSource.of(1, 1000), "uniform", (200,))
     assert ks(u, "uniform") > FALSE_ALARM
     assert ks(u**1.05, "uniform") < FALSE_ALARM
     assert ks(0.99 * u, "uniform") < FALSE_ALARM
 
 
-def test_normal_law():
+def test_normal_distribution():
     z = draw(NoiseSource.of(1, 1000), "normal", (200,))
     assert ks(z, "norm") > FALSE_ALARM
     assert ks(1.05 * z, "norm") < FALSE_ALARM
@@ -298,7 +298,7 @@ def test_coordinates_are_uncorrelated():
     for a, b in ((z[:, 0::2], z[:, 1::2]), (z[:, 1:-1:2], z[:, 2::2]), (z[:, :-4], z[:, 4:])):
         for f in (lambda v: v, lambda v: v**2):
             assert correlation(f(a), f(b)) > FALSE_ALARM
-    # planted: a pair shares its radius, and only the radius's right law makes their squares independent
+    # planted: a pair shares its radius, and only the radius's right distribution makes their squares independent
     u = draw(NoiseSource.of(1, 1000), "uniform", (200,))
     radius, angle = (-2 * u[:, 0::2].log()) ** 0.55, 2 * np.pi * u[:, 1::2]
     assert correlation((radius * angle.cos()) ** 2, (radius * angle.sin()) ** 2) < FALSE_ALARM

@@ -251,7 +251,7 @@ def test_small_shapes_are_drawn_in_logarithms(a):
 
 
 @pytest.mark.parametrize("name", some_long(DISTRIBUTIONS, DRAWN_BY_OTHERS))
-def test_draws_follow_the_law(name):
+def test_draws_follow_the_distribution(name):
     noise, reference = DISTRIBUTIONS[name]
     z = draw(noise)
     variance, kurtosis = float(noise.variance), float(noise.excess_kurtosis)
@@ -271,7 +271,7 @@ def test_generalized_draws_at_every_power(beta):
 
 
 @pytest.mark.parametrize("k", some_long([3.0, 25.0], [25.0]))
-def test_a_gamma_law_is_told_from_its_neighbours(k):
+def test_a_gamma_distribution_is_told_from_its_neighbours(k):
     """Planted: the Gaussian of the same moments, the reflected distribution, a shape 10 % off at the same variance."""
     noise = CentredGamma.standard(k)
     reference = gamma(k, k**-0.5)[1]

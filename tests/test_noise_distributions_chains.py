@@ -195,7 +195,7 @@ def test_entry_25_a_mixture_chain_is_its_direct_draw():
     assert float(wrong.excess_kurtosis) != pytest.approx(expected, rel=0.05)
 
 
-def test_entry_45_the_mean_target_is_the_score_of_the_noised_law():
+def test_entry_45_the_mean_target_is_the_score_of_the_noised_distribution():
     """x = x_0 + sigma n, x_0 of a 1-D mixture and n of Laplace. By quadrature, the mean of grad log p over a bin (a, b)
     is (p(b) - p(a)) / P(a < x < b), and E[score(n) / sigma | x in the bin] is the same within .05. 2e6 draws; the 16
     bins' standard errors are .0125 at most: false alarm 1e-3."""
@@ -259,7 +259,8 @@ def test_in_many_dimensions_gaussian_levels_are_ncsnv2s():
 
 
 def laplace_score(x, scale, means, std, weights):
-    """Of the mixture of N(m, std^2) plus Laplace noise of standard deviation ``scale``, in closed form: with b = scale / sqrt 2,
+    """Of the mixture of N(m, std^2) plus Laplace noise of standard deviation ``scale``, in closed form: with b = scale
+    / sqrt 2,
 
     p = sum_m w / (2 b) [A + B],   p' = sum_m w / (2 b^2) [B - A],   A, B = exp(std^2 / 2 b^2 -+ d / b) Phi(+-d / std - std / b)
     """

@@ -102,7 +102,7 @@ def test_stored_texts_stay_as_they_are():
     )
     assert repr(VPSDE(T=1.5)) == "VPSDE(beta_min=0.1, beta_max=20.0, T=1.5)"
     assert repr(scoresde.Quantized(17)) == "Quantized(levels=17, low=-1.0, high=1.0)"
-    assert repr(scoresde.Hutchinson()) == "Hutchinson(forward=False, fixed=False, law='rademacher', count=1)"
+    assert repr(scoresde.Hutchinson()) == "Hutchinson(forward=False, fixed=False, distribution='rademacher', count=1)"
     solvers = scoresde.solvers
     assert repr(solvers.ScipyODE()) == "ScipyODE(method='RK45', rtol=1e-05, atol=1e-05, max_nfe=100000)"
     assert repr(solvers.RungeKutta()) == "RungeKutta(rtol=1e-05, atol=1e-05, per_sample=True, max_steps=10000)"

@@ -155,7 +155,7 @@ def test_half_the_cost_and_no_loss(subspace, predictor):
 
 
 def test_a_complement_of_the_wrong_width_shows():
-    """The jump's law is what the figures rest on: forgetting sigma, or the data's width, is seen."""
+    """The jump's distribution is what the figures rest on: forgetting sigma, or the data's width, is seen."""
     subspace = pooled()
     _, covariance, wrapped = gaussian(subspace)
     times = torch.linspace(1.0, 1e-3, 201, dtype=torch.float64)
@@ -193,7 +193,7 @@ def test_two_legs_of_the_library_s_samplers():
     assert low.nfe + result.nfe == 200
 
 
-def test_the_jump_has_the_wrapped_law():
+def test_the_jump_has_the_wrapped_distribution():
     subspace = rotated()
     _, _, wrapped = gaussian(subspace, perp=0.4)
     low = torch.randn(2000, 16)

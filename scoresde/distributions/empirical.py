@@ -13,7 +13,7 @@ class SmoothedEmpirical(GaussianMixture):
     """Every data point a Gaussian of standard deviation ``std``: the best that a model of a finite set can know.
 
     data: (n, *event) finite values.
-    std: >= 0; with 0 the law is the data itself, which has a density for t > 0 only.
+    std: >= 0; with 0 the distribution is the data itself, which has a density for t > 0 only.
     """
 
     def __init__(self, data: Tensor, std: float) -> None:

@@ -1,4 +1,4 @@
-"""Laws whose score and density are known in closed form at every time under every linear process.
+"""Distributions whose score and density are known in closed form at every time under every linear process.
 
 Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it stays a mixture,
 
@@ -40,7 +40,8 @@ class GaussianMixture:
     weights: (K,) non-negative; normalised here. None: equal.
     covariances: (K, d, d) symmetric positive semi-definite, d the size of the event; in place of ``stds``.
 
-    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance. With a variance of
+    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance. With a
+    variance of
     0 there is a density for t > 0 only, and `log_prob` raises ValueError.
     """
 
@@ -177,7 +178,7 @@ class GaussianMixture:
         return self.means @ forward.mT, torch.linalg.cholesky(covariances)
 
     def _evaluate(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """log-density (B,) and score (B, *event) of the law of alpha x_0 + sigma z at x."""
+        """log-density (B,) and score (B, *event) of the distribution of alpha x_0 + sigma z at x."""
         check_batch("x", x)
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the distribution's is {self.event_shape}")

@@ -26,7 +26,7 @@ class Adaptive(Engine):
     def __repr__(self) -> str:
         return repr(self.solver)
 
-    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         if problem.differentiable:
             raise ValueError(f"solver={self.solver!r} keeps no graph: differentiable=True needs Multistep")
         sde, divergence, d = problem.sde, problem.divergence, x[0].numel()

@@ -5,8 +5,10 @@ The model draws x_T from the prior pi, runs dx = [f - G G^T s] dt + G dw' down t
 
     p(x_0 | x_tmin) = N(x_0; W^+ (L^-1 x_tmin + L^T s), (W^T W)^-1),          W = L^-1 A at t_min,
 
-the law of x_0 given x_tmin = A x_0 + L z where the data is smooth on the scale of that noise (the mean, by Tweedie, even where
-it is not). With the forward process from x_0 as the law of the path, Girsanov's theorem and Jensen's inequality give, for
+the distribution of x_0 given x_tmin = A x_0 + L z where the data is smooth on the scale of that noise (the mean, by
+Tweedie, even where
+it is not). With the forward process from x_0 as the distribution of the path, Girsanov's theorem and Jensen's
+inequality give, for
 r = grad log q(x_t | x_0) = -L^-T z,
 
     log p(x_0) >= E[log pi(x_T) + log p(x_0 | x_tmin)] + H_tmin
@@ -23,8 +25,10 @@ but for two things: where log q(x_0 | x_tmin) + log p_T(x_T) would have to stand
 more than the data, q(x_t | x_0) has the rest marginalised, as in hybrid score matching, and the decoder speaks of x_0 alone.
 
 Times. u = -ln det(W^T W) / (2 d), with W = L^-1 A at t, is half the log noise-to-signal ratio where the state is the data. For
-every linear process d du/dt = ||G^T L^-T P||_F^2 / 2, P projecting on the range of W: for smooth data the integrand is flat in u.
-[t_min, T] is cut into cells equal in u; t is uniform within a cell. The ``draws`` times of a sample are (k + v) / draws with one
+every linear process d du/dt = ||G^T L^-T P||_F^2 / 2, P projecting on the range of W: for smooth data the integrand is
+flat in u.
+[t_min, T] is cut into cells equal in u; t is uniform within a cell. The ``draws`` times of a sample are (k + v) / draws
+with one
 random v: evenly spread, and so not independent. The error comes from ``replicates``, independent repetitions of the whole.
 
 Variance. Noise comes in pairs z, -z. Taken from the integrand is c ||G^T L^-T P z||^2 / 2 less its known integral, and from the
@@ -167,7 +171,7 @@ class _Path:
     cells: _Cells
 
     def diffusion(self, place: Tensor, z: Tensor) -> Tensor:
-        """||G^T L^-T (z - z_s)||^2 / 2 over the density of t, for places (B,) in (0, 1) of the law of t."""
+        """||G^T L^-T (z - z_s)||^2 / 2 over the density of t, for places (B,) in (0, 1) of the distribution of t."""
         t, weight, u = self.cells.draw(place)
         t = t.to(self.x.dtype)
         here = t.to(torch.float64)
@@ -206,7 +210,7 @@ class _Path:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The law of t: cells of equal chance, equal in u, t uniform within each. t, u: (N + 1,) float64, their edges."""
+    """The distribution of t: cells of equal chance, equal in u, t uniform within each. t, u: (N + 1,) float64, their edges."""
 
     t: Tensor
     u: Tensor

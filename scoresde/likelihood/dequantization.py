@@ -4,9 +4,11 @@ Levels k stand for boxes, P(k) = int_[0,1]^d p(k + u) du, and for any density q(
 
     log P(k) >= L_K = E log (1/K) sum_j w_j,        w_j = p(k + u_j) / q(u_j | k),   u_j ~ q
 
-(K = 1: Theis et al. 2016, arXiv:1511.01844 for uniform q, Ho et al. 2019, arXiv:1902.00275 for a flow; any K: Burda et al. 2016,
+(K = 1: Theis et al. 2016, arXiv:1511.01844 for uniform q, Ho et al. 2019, arXiv:1902.00275 for a flow; any K: Burda et
+al. 2016,
 arXiv:1509.00519). L_K grows with K towards log P(k). L_1 falls short of it by KL(q || p(u | k)): by nothing where q is p's own
-law in the box. The estimate's spread is about sd(w) / (mean(w) sqrt K), its shortfall half the square of that. The jackknife
+distribution in the box. The estimate's spread is about sd(w) / (mean(w) sqrt K), its shortfall half the square of that.
+The jackknife
 K L_K - (K - 1) L_(K-1), averaged over the draw left out, removes the shortfall to first order, and with it the side.
 
 p must be computed, not estimated: exp of an unbiased estimate of log p is too large in the mean, and L_K then no bound.
@@ -55,8 +57,9 @@ class FlowDequantizer(Dequantizer, nn.Module):
         y = logit(v),  v uniform        y_i <- m_i + y_i e^(s_i)        u = sigmoid(y)
 
     (m, s) = network(k, y_kept). The first map moves all coordinates and sees k alone; the others move every second coordinate,
-    odd and even in turn, and see the rest of y too (Dinh et al. 2017, arXiv:1605.08803). Each map is multiplied in by a gate that
-    starts at 0: an untrained flow is the uniform law, and its draws are those of `Quantized.encode`.
+    odd and even in turn, and see the rest of y too (Dinh et al. 2017, arXiv:1605.08803). Each map is multiplied in by a
+    gate that
+    starts at 0: an untrained flow is the uniform distribution, and its draws are those of `Quantized.encode`.
 
     transform: of the data.
     event_shape: of one example.
@@ -140,7 +143,8 @@ class DequantizedResult:
     """Bounds of the log-probability of a batch of discrete data.
 
     log_prob: (B,) nats, float64; L_K, a lower bound of log P(k) in the mean.
-    standard_error: (B,) nats, of it, by the spread of the weights: an underestimate where one weight outweighs the rest; NaN for
+    standard_error: (B,) nats, of it, by the spread of the weights: an underestimate where one weight outweighs the
+    rest; NaN for
         one draw.
     single: (B,) nats, the mean of L_1 over the draws: what one draw would give.
     jackknife: (B,) nats, an estimate of log P(k) itself: log_prob with the shortfall removed to first order, no bound; NaN for

@@ -2,7 +2,8 @@
 
     Exact         sum_i e_i^T J e_i over all d unit vectors: d products
     Hutchinson    v^T J v for random v with E[v v^T] = I: unbiased, one product per probe (Hutchinson 1990; Skilling 1989)
-    Hadamard      the same with rows of a Hadamard matrix under random signs and in random order: probes orthogonal to each other,
+    Hadamard      the same with rows of a Hadamard matrix under random signs and in random order: probes orthogonal to
+    each other,
                   so that many of them share the trace out between them, and a whole set gives it exactly
     HutchPlusPlus a third of the products finds the directions that matter, a third takes their trace exactly, a third estimates
                   the rest (Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649)
@@ -160,15 +161,15 @@ class Exact(Divergence):
 class Hutchinson(Divergence):
     """Independent random probes.
 
-    law: "rademacher" (signs) or "gaussian".
+    distribution: "rademacher" (signs) or "gaussian".
     count: number of probes for each evaluation, each an estimate of its own.
     """
 
-    law: str = "rademacher"
+    distribution: str = "rademacher"
     count: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("law", self.law, ("rademacher", "gaussian"))
+        check_choice("distribution", self.distribution, ("rademacher", "gaussian"))
         check_count("count", self.count)
 
     @property
@@ -176,7 +177,7 @@ class Hutchinson(Divergence):
         return self.count
 
     def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
-        draw = noise.rademachers if self.law == "rademacher" else noise.normals
+        draw = noise.rademachers if self.distribution == "rademacher" else noise.normals
 
         def take(first: int, count: int) -> Tensor:
             numbers = range(first, first + count)

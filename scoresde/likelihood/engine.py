@@ -62,7 +62,7 @@ class Engine(ABC):
         return repr(self)
 
     @abstractmethod
-    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         """log p of the states x (B, *state)."""
 
 

@@ -135,7 +135,7 @@ def log_likelihood(
     state, drawn = sde.sample_auxiliary(x, noise)
     with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
         followed = _Followed(CheckedScore(score, len(x), precision, every_call=differentiable))
-        found = engine.weigh(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
+        found = engine.solve(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
     error = parts.nan_to_num(nan=0.0).square().sum(0).sqrt()

@@ -75,7 +75,7 @@ class Multistep(Engine):
         grid = "None" if self.grid is None else self.grid.summary
         return repr(replace(self, grid=None)).replace("grid=None", f"grid={grid}")
 
-    def weigh(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         sde = problem.sde
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form kernel, which Multistep needs: give solver=ScipyODE()")

@@ -3,7 +3,7 @@
 from scoresde._arguments import check_constructors
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
-from scoresde.losses.times import ChainTimes, TimeLaw, UniformLogNoise, UniformTime
+from scoresde.losses.times import ChainTimes, TimeDistribution, UniformLogNoise, UniformTime
 
 __all__ = [
     "ChainTimes",
@@ -11,7 +11,7 @@ __all__ = [
     "Draw",
     "SlicedDraw",
     "SlicedScoreMatching",
-    "TimeLaw",
+    "TimeDistribution",
     "UniformLogNoise",
     "UniformTime",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_batch, check_output, check_seed
-from scoresde.losses.times import ChainTimes, TimeLaw, UniformTime
+from scoresde.losses.times import ChainTimes, TimeDistribution, UniformTime
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, Chain, check_same_process
 
@@ -19,13 +19,15 @@ Process = TypeVar("Process", bound=SDE)
 class Objective(Generic[Process]):
     """A loss by draws of times and noisy data.
 
-    times: the law of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
+    times: the distribution of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
     seed: of the draws. Call k without a step uses step k, so that a loop draws afresh each time.
     """
 
-    def __init__(self, sde: Process, times: TimeLaw | None, seed: int) -> None:
-        if not (times is None or isinstance(times, TimeLaw)):
-            raise TypeError(f"times={times!r} is not a TimeLaw: give UniformTime(), UniformLogNoise(low, high), ...")
+    def __init__(self, sde: Process, times: TimeDistribution | None, seed: int) -> None:
+        if not (times is None or isinstance(times, TimeDistribution)):
+            raise TypeError(
+                f"times={times!r} is not a TimeDistribution: give UniformTime(), UniformLogNoise(low, high), ..."
+            )
         check_seed("seed", seed)
         self.sde, self.seed = sde, seed
         self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
@@ -45,7 +47,7 @@ class Objective(Generic[Process]):
         return source, step
 
     def _times(self, x0: Tensor, source: NoiseSource, step: int) -> Tensor:
-        """Times (B,) by the law."""
+        """Times (B,) by the distribution."""
         return self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=self._time_dtype(x0)))
 
     @staticmethod

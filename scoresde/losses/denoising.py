@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scoresde._validation import check_choice, shown, times_checked
 from scoresde.losses.base import Objective
-from scoresde.losses.times import TimeLaw
+from scoresde.losses.times import TimeDistribution
 from scoresde.score import ScoreModel
 from scoresde.sde import Chain, GaussianKernel, LinearSDE, check_same_process
 
@@ -39,7 +39,7 @@ class Draw:
         t: Times (B,).
         noise: Noise z (B, *state).
         x_t: Noisy data A x_0 + L z (B, *state).
-        kernel: The law of x_t given x_0 at these times, computed once for the batch.
+        kernel: The distribution of x_t given x_0 at these times, computed once for the batch.
     """
 
     t: Tensor
@@ -53,7 +53,7 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
 
     sde: a `LinearSDE`; a chain of one for the discrete objectives.
     weighting: "variance" or "likelihood". A chain has the first only, as in the paper.
-    times: the law of t; the paper's `UniformTime()` for a process, `ChainTimes()` for a chain, unless given.
+    times: the distribution of t; the paper's `UniformTime()` for a process, `ChainTimes()` for a chain, unless given.
     reduction: over the coordinates of an example: "mean", or "half_sum" (nats where the weighting is "likelihood").
     seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
     """
@@ -63,7 +63,7 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         sde: LinearSDE,
         weighting: str = "variance",
         *,
-        times: TimeLaw | None = None,
+        times: TimeDistribution | None = None,
         reduction: str = "mean",
         seed: int = 0,
     ) -> None:

@@ -1,4 +1,5 @@
-"""Sliced score matching (Hyvarinen 2005; Song, Garg, Shi, Ermon 2019, arXiv:1905.07088): no kernel is needed, only draws of x_t.
+"""Sliced score matching (Hyvarinen 2005; Song, Garg, Shi, Ermon 2019, arXiv:1905.07088): no kernel is needed, only
+draws of x_t.
 
     loss(x_0) = E_t E_(x_t) E_v  lambda(t) [ v^T (ds/dx) v + (v^T s)^2 / 2 ],      s = s(x_t, t),  E[v v^T] = I
 
@@ -11,7 +12,8 @@ may be negative, and one draw says less. x_t is the process's own `marginal_samp
 simulated for another. Weightings:
 
     uniform      lambda = 1
-    likelihood   lambda = g g^T:    v^T (dw/dx) v + s^T w / 2,  w = g g^T s;  in the mean ||g^T (s - grad log p_t)||^2 / 2 - const
+    likelihood   lambda = g g^T:    v^T (dw/dx) v + s^T w / 2,  w = g g^T s;  in the mean ||g^T (s - grad log p_t)||^2 /
+    2 - const
     a function   lambda(t), e.g. sde.sigma(t)^2: the denoising loss's "variance"
 
 Directions v are signs (Rademacher): for a diagonal ds/dx the first term is exact. x_t must have a density: where the data
@@ -30,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde._validation import check_choice, check_count
 from scoresde.losses.base import Objective
-from scoresde.losses.times import TimeLaw
+from scoresde.losses.times import TimeDistribution
 from scoresde.sde import SDE
 
 WEIGHTINGS = ("uniform", "likelihood")
@@ -51,7 +53,7 @@ class SlicedScoreMatching(Objective[SDE]):
     sde: any process, linear or not, or a chain.
     projections: number of directions v for each example, averaged; each costs a vector-Jacobian product.
     variance_reduced: take ||s||^2 in place of (v^T s)^2.
-    times: the law of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
+    times: the distribution of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
     weighting: "uniform", "likelihood", or a function of t (B,) -> (B,).
     seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
 
@@ -64,7 +66,7 @@ class SlicedScoreMatching(Objective[SDE]):
         projections: int = 1,
         *,
         variance_reduced: bool = True,
-        times: TimeLaw | None = None,
+        times: TimeDistribution | None = None,
         weighting: str | Callable[[Tensor], Tensor] = "uniform",
         seed: int = 0,
     ) -> None:

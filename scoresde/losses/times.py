@@ -1,6 +1,6 @@
-"""How the time of a training example is drawn: a law on [t_min, T] with its density.
+"""How the time of a training example is drawn: a distribution on [t_min, T] with its density.
 
-An objective is an integral over t; drawing t from a law of density p and dividing by p leaves the integral as it is
+An objective is an integral over t; drawing t from a distribution of density p and dividing by p leaves the integral as it is
 and changes only the variance of its estimate.
 
     UniformTime       p = 1 / (T - t_min)                     the paper's
@@ -20,20 +20,20 @@ from scoresde._validation import check_number, check_rising
 from scoresde.sde import SDE, Chain, LinearSDE
 
 
-class TimeLaw(ABC):
-    """A law of t. It is given one uniform number per example, so that draws stay keyed by sample."""
+class TimeDistribution(ABC):
+    """A distribution of t. It is given one uniform number per example, so that draws stay keyed by sample."""
 
     @abstractmethod
     def times(self, sde: SDE, u: Tensor) -> Tensor:
-        """t (B,) from uniform numbers u (B,) in (0, 1): the inverse of the law's distribution function."""
+        """t (B,) from uniform numbers u (B,) in (0, 1): the inverse of the distribution's distribution function."""
 
     @abstractmethod
     def density(self, sde: SDE, t: Tensor) -> Tensor:
-        """p(t) times (T - t_min), (B,): 1 everywhere for the uniform law."""
+        """p(t) times (T - t_min), (B,): 1 everywhere for the uniform distribution."""
 
 
 @dataclass(frozen=True)
-class UniformTime(TimeLaw):
+class UniformTime(TimeDistribution):
     """t ~ U(t_min, T).
 
     t_min: in (0, T); the paper trains with 1e-5.
@@ -53,13 +53,14 @@ class UniformTime(TimeLaw):
 
 
 @dataclass(frozen=True)
-class UniformLogNoise(TimeLaw):
+class UniformLogNoise(TimeDistribution):
     """ln(sigma / alpha) uniform between ln ``low`` and ln ``high``, cut to what the process reaches in [t_min, T].
 
     low, high: noise-to-signal ratios sigma / alpha, 0 < low < high.
     t_min: in (0, T).
 
-    With likelihood weighting, g^2 / sigma^2 = d ln(sigma / alpha)^2 / dt for every linear process: under this law every
+    With likelihood weighting, g^2 / sigma^2 = d ln(sigma / alpha)^2 / dt for every linear process: under this
+    distribution every
     example has the same weight. Times outside the range are not trained: choose it wider than where the network has
     anything to say (for quantised data from a tenth of a level's width to a hundred times the data's spread).
     """
@@ -105,7 +106,7 @@ def _linear(sde: SDE) -> LinearSDE:
 
 
 @dataclass(frozen=True)
-class ChainTimes(TimeLaw):
+class ChainTimes(TimeDistribution):
     """One of the N instants i / (N - 1) of a `Chain`, each with probability 1 / N."""
 
     def times(self, sde: SDE, u: Tensor) -> Tensor:

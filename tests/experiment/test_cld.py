@@ -18,7 +18,7 @@ FEW |= {"samplers.probability-flow.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 
 
 
 def test_config_says_what_it_claims():
-    """The time law's ends, and the label at T, lie where the config's comments have them."""
+    """The time distribution's ends, and the label at T, lie where the config's comments have them."""
     experiment = Experiment.from_config(load_config(ROOT / "configs" / "cld" / "digits.py"))
     sde = experiment.sde
     assert experiment.model.prediction == MixedPrediction(experiment.model.data_std)

@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def weigh(trained, tmp_path):
+def run_likelihood(trained, tmp_path):
     """``scoresde likelihood`` in a copy of that folder, with a few nodes."""
     shutil.copytree(trained.workdir, tmp_path / "run")
     command = HereCommand(tmp_path / "run")
@@ -63,11 +63,11 @@ def numbers(lines):
 
 
 class TestRows:
-    def test_what_the_files_hold(self, weigh):
-        lines = weigh.table()
+    def test_what_the_files_hold(self, run_likelihood):
+        lines = run_likelihood.table()
         assert tuple(lines[0].split(",")) == COLUMNS
         assert [line.split(",")[:2] for line in lines[1:]] == [[str(i), "0"] for i in range(5)]
-        summary = weigh.summary()
+        summary = run_likelihood.summary()
         for key in ("t_min", "solver", "tolerance", "probes", "draws", "data digest", "transform", "checkpoint digest"):
             assert key in summary
         assert summary["known biases"]["events"] == 5 and summary["known biases"]["prior, at most"] > 0
@@ -75,60 +75,60 @@ class TestRows:
         assert summary["bits_per_dim"] == pytest.approx(values.mean())
         assert summary["standard_error"] == pytest.approx(values.std(ddof=1) / math.sqrt(5))
 
-    def test_nothing_is_computed_twice(self, weigh):
-        before, lines = weigh.table(), weigh.lines()
-        assert "0 of them to compute" in weigh().stdout
-        assert weigh.table() == before and weigh.lines() == lines == 2
-        weigh("--draws", "2")
-        after = weigh.table()
+    def test_nothing_is_computed_twice(self, run_likelihood):
+        before, lines = run_likelihood.table(), run_likelihood.lines()
+        assert "0 of them to compute" in run_likelihood().stdout
+        assert run_likelihood.table() == before and run_likelihood.lines() == lines == 2
+        run_likelihood("--draws", "2")
+        after = run_likelihood.table()
         assert after[:6] == before and [line.split(",")[1] for line in after[6:]] == ["1"] * 5
-        assert weigh.lines() == 4
-        assert weigh.summary()["parts of the error"]["dequantisation"] is not None
+        assert run_likelihood.lines() == 4
+        assert run_likelihood.summary()["parts of the error"]["dequantisation"] is not None
 
-    def test_batch_size_changes_rounding_only(self, weigh):
-        ours = numbers(weigh.table())
-        shutil.rmtree(weigh.folder)
-        weigh(likelihood__batch_size=2)
-        assert np.abs(numbers(weigh.table()) / ours - 1.0)[:, :2].max() < 1e-6
+    def test_batch_size_changes_rounding_only(self, run_likelihood):
+        ours = numbers(run_likelihood.table())
+        shutil.rmtree(run_likelihood.folder)
+        run_likelihood(likelihood__batch_size=2)
+        assert np.abs(numbers(run_likelihood.table()) / ours - 1.0)[:, :2].max() < 1e-6
 
     # two more processes that import torch; tests/faults has a shared run by default, one of whose processes dies
     @pytest.mark.long
-    def test_two_processes_make_the_same_table(self, weigh):
-        before = weigh.table()
-        shutil.rmtree(weigh.folder)
-        weigh("--processes", "2")
-        assert weigh.table() == before
-        assert len(list(weigh.folder.glob("rows-*/*.jsonl"))) == 2 and weigh.lines() == 2
+    def test_two_processes_make_the_same_table(self, run_likelihood):
+        before = run_likelihood.table()
+        shutil.rmtree(run_likelihood.folder)
+        run_likelihood("--processes", "2")
+        assert run_likelihood.table() == before
+        assert len(list(run_likelihood.folder.glob("rows-*/*.jsonl"))) == 2 and run_likelihood.lines() == 2
 
-    def test_the_last_of_a_launchers_processes_makes_the_table(self, weigh, monkeypatch):
-        before = weigh.table()
-        shutil.rmtree(weigh.folder)
+    def test_the_last_of_a_launchers_processes_makes_the_table(self, run_likelihood, monkeypatch):
+        before = run_likelihood.table()
+        shutil.rmtree(run_likelihood.folder)
         monkeypatch.setenv("WORLD_SIZE", "2")
         for rank in ("1", "0"):
             monkeypatch.setenv("RANK", rank)
-            assert not (weigh.folder / "test.csv").exists()
-            done = weigh()
+            assert not (run_likelihood.folder / "test.csv").exists()
+            done = run_likelihood()
             assert ("rank 1 of 2 is done, 1 batches are with the others" in done.stdout) == (rank == "1")
-        assert weigh.table() == before
+        assert run_likelihood.table() == before
         monkeypatch.setenv("RANK", "2")
-        assert "give 0 <= RANK < WORLD_SIZE" in weigh(code=2).stderr
+        assert "give 0 <= RANK < WORLD_SIZE" in run_likelihood(code=2).stderr
 
-    def test_a_torn_line_is_a_batch_that_was_not_computed(self, weigh):
-        before = weigh.table()
-        (shard,) = weigh.folder.glob("rows-*/*.jsonl")
+    def test_a_torn_line_is_a_batch_that_was_not_computed(self, run_likelihood):
+        before = run_likelihood.table()
+        (shard,) = run_likelihood.folder.glob("rows-*/*.jsonl")
         content = shard.read_bytes()
         for torn in (content[:-1], content[: content.index(b"\n") + 20], content[:5], b""):
             shutil.rmtree(shard.parent)
             shard.parent.mkdir()
             shard.write_bytes(torn)
-            (weigh.folder / "test.csv").unlink()
+            (run_likelihood.folder / "test.csv").unlink()
             left = 5 if torn.count(b"\n") == 0 else 2
-            assert f"{left} of them to compute" in weigh().stdout
-            assert weigh.table() == before
+            assert f"{left} of them to compute" in run_likelihood().stdout
+            assert run_likelihood.table() == before
 
-    def test_a_changed_byte_is_a_torn_line(self, weigh):
+    def test_a_changed_byte_is_a_torn_line(self, run_likelihood):
         """Whichever it is: a number would be another number."""
-        store = next(weigh.folder.glob("rows-*"))
+        store = next(run_likelihood.folder.glob("rows-*"))
         (shard,) = store.glob("*.jsonl")
         line = shard.read_bytes().splitlines(keepends=True)[0]
         assert len(Batch.from_line(line).rows) == 3
@@ -137,7 +137,7 @@ class TestRows:
             with pytest.raises(ValueError):
                 Batch.from_line(changed)
 
-    def test_a_draw_has_probes_that_no_other_seed_has(self, weigh, monkeypatch):
+    def test_a_draw_has_probes_that_no_other_seed_has(self, run_likelihood, monkeypatch):
         """Draw 1 of seed 0 and draw 0 of seed 1, say, are to be independent; draw 0 has the seed itself."""
         seeds = []
 
@@ -147,37 +147,37 @@ class TestRows:
 
         monkeypatch.setattr("scoresde.experiment.jobs.likelihood.log_likelihood", watched)
         for seed in (11, 12):
-            weigh("--draws=2", likelihood__seed=seed, likelihood__limit=1)
+            run_likelihood("--draws=2", likelihood__seed=seed, likelihood__limit=1)
         assert seeds[::2] == [11, 12] and len(set(seeds)) == 4
 
-    def test_other_settings_start_anew_and_do_not_mix(self, weigh):
-        before = weigh.table()
-        done = weigh(likelihood__seed=7)
+    def test_other_settings_start_again_and_do_not_mix(self, run_likelihood):
+        before = run_likelihood.table()
+        done = run_likelihood(likelihood__seed=7)
         assert "this starts anew. seed: 0 -> 7" in done.stdout and "5 of them to compute" in done.stdout
-        assert np.abs(numbers(weigh.table()) - numbers(before))[:, 0].min() > 0
-        assert len(list(weigh.folder.glob("rows-*"))) == 2
-        assert "0 of them to compute" in weigh().stdout
-        assert weigh.table() == before
-        change_weights(weigh.folder.parent / "checkpoints")
-        done = weigh()
+        assert np.abs(numbers(run_likelihood.table()) - numbers(before))[:, 0].min() > 0
+        assert len(list(run_likelihood.folder.glob("rows-*"))) == 2
+        assert "0 of them to compute" in run_likelihood().stdout
+        assert run_likelihood.table() == before
+        change_weights(run_likelihood.folder.parent / "checkpoints")
+        done = run_likelihood()
         assert "this starts anew. checkpoint digest: " in done.stdout and "5 of them to compute" in done.stdout
 
-    def test_two_at_a_time_are_refused(self, weigh):
-        with Workdir(weigh.folder.parent).lock("likelihood"):
-            assert "another process is at work on this" in weigh(code=2).stderr
-        weigh()
+    def test_two_at_a_time_are_refused(self, run_likelihood):
+        with Workdir(run_likelihood.folder.parent).lock("likelihood"):
+            assert "another process is at work on this" in run_likelihood(code=2).stderr
+        run_likelihood()
 
-    def test_flags(self, weigh):
-        assert "--drawz=2 is not known; did you mean '--draws'" in weigh("--drawz=2", code=2).stderr
-        assert "draws='two'" in weigh("--draws=two", code=2).stderr
-        assert "did you mean 'test'" in weigh("--split=tset", code=2).stderr
-        assert "give it to the solver" in weigh("--tolerance=0.1", code=2).stderr
-        assert "say the same" in weigh("--draws=2", code=2, likelihood__draws=2).stderr
-        assert "processes=0" in weigh("--processes=0", code=2).stderr
-        done = weigh.command("sample", "vp", "--draws=2")
+    def test_flags(self, run_likelihood):
+        assert "--drawz=2 is not known; did you mean '--draws'" in run_likelihood("--drawz=2", code=2).stderr
+        assert "draws='two'" in run_likelihood("--draws=two", code=2).stderr
+        assert "did you mean 'test'" in run_likelihood("--split=tset", code=2).stderr
+        assert "give it to the solver" in run_likelihood("--tolerance=0.1", code=2).stderr
+        assert "say the same" in run_likelihood("--draws=2", code=2, likelihood__draws=2).stderr
+        assert "processes=0" in run_likelihood("--processes=0", code=2).stderr
+        done = run_likelihood.command("sample", "vp", "--draws=2")
         assert done.returncode == 2 and "--draws belongs to likelihood, not to sample" in done.stderr
-        weigh("--split=train", likelihood__limit=2)
-        assert len(weigh.table("train")) == 3
+        run_likelihood("--split=train", likelihood__limit=2)
+        assert len(run_likelihood.table("train")) == 3
 
 
 def change_weights(folder):
@@ -189,9 +189,9 @@ def change_weights(folder):
 
 class TestFailures:
     @pytest.fixture
-    def lose(self, weigh, monkeypatch):
+    def lose(self, run_likelihood, monkeypatch):
         """``lose({3})``: the score of event 3 is NaN from now on."""
-        shutil.rmtree(weigh.folder)
+        shutil.rmtree(run_likelihood.folder)
 
         def now(events):
             def bent(sde, score, x, *, noise, **settings):
@@ -207,24 +207,24 @@ class TestFailures:
     # in a batch of 3 the solver goes on without it; alone, and where the whole batch is lost, it gives up
     @pytest.mark.filterwarnings("ignore:the score is not finite")
     @pytest.mark.parametrize(("lost", "size"), [({3}, 3), pytest.param({3}, 1, marks=pytest.mark.long), ({3, 4}, 3)])
-    def test_a_failed_row_is_marked_and_not_in_the_mean(self, weigh, trained, lose, lost, size):
+    def test_a_failed_row_is_marked_and_not_in_the_mean(self, run_likelihood, trained, lose, lost, size):
         lose(lost)
-        assert f"WARNING: {len(lost)} of 5 rows FAILED" in weigh(likelihood__batch_size=size).stdout
-        lines = weigh.table()
+        assert f"WARNING: {len(lost)} of 5 rows FAILED" in run_likelihood(likelihood__batch_size=size).stdout
+        lines = run_likelihood.table()
         assert {int(line.split(",")[0]) for line in lines[1:] if line.endswith(",1")} == lost
         whole = numbers((trained.workdir / "likelihood" / "test.csv").read_text().splitlines())
-        summary = weigh.summary()
+        summary = run_likelihood.summary()
         kept = [i for i in range(5) if i not in lost]
         assert summary["failed"] == len(lost)
         assert summary["bits_per_dim"] == pytest.approx(whole[kept, 1].mean(), rel=1e-6)
-        assert weigh.command("report", "vp", **FEW).returncode == 0
-        assert f"{len(lost)} of 5 rows failed" in (weigh.folder.parent / "report.html").read_text()
+        assert run_likelihood.command("report", "vp", **FEW).returncode == 0
+        assert f"{len(lost)} of 5 rows failed" in (run_likelihood.folder.parent / "report.html").read_text()
 
-    def test_where_all_failed_there_is_no_summary(self, weigh, lose):
+    def test_where_all_failed_there_is_no_summary(self, run_likelihood, lose):
         lose(set(range(5)))
-        assert "all 5 rows failed" in weigh(code=2).stderr
-        assert not (weigh.folder / "test.json").exists()
-        assert all(line.endswith(",1") for line in weigh.table()[1:])
+        assert "all 5 rows failed" in run_likelihood(code=2).stderr
+        assert not (run_likelihood.folder / "test.json").exists()
+        assert all(line.endswith(",1") for line in run_likelihood.table()[1:])
 
 
 PILOT = {"likelihood__pilot": 2, "likelihood__limit": 2}
@@ -233,11 +233,11 @@ PILOT = {"likelihood__pilot": 2, "likelihood__limit": 2}
 class TestGrid:
     """The pilot's grid is kept beside the checkpoint."""
 
-    def test_one_grid_for_all_and_a_new_one_for_a_bad_file(self, weigh):
-        assert "nodes placed by a pilot on 2 training events" in weigh(**PILOT).stdout
-        (file,) = (weigh.folder.parent / "checkpoints").glob("grid-*.json")
-        good, before = file.read_text(), weigh.table()
-        assert "nodes placed" not in weigh(**PILOT).stdout
+    def test_one_grid_for_all_and_a_new_one_for_a_bad_file(self, run_likelihood):
+        assert "nodes placed by a pilot on 2 training events" in run_likelihood(**PILOT).stdout
+        (file,) = (run_likelihood.folder.parent / "checkpoints").glob("grid-*.json")
+        good, before = file.read_text(), run_likelihood.table()
+        assert "nodes placed" not in run_likelihood(**PILOT).stdout
         stale = read_sealed(file)
         stale["for"]["checkpoint digest"] = "0" * 16
         write_sealed(file, stale)
@@ -248,17 +248,20 @@ class TestGrid:
             (other, "cannot be read"),
         ):
             file.write_text(bad)
-            assert why in weigh(**PILOT).stdout
-            assert file.read_text() == good and weigh.table() == before
+            assert why in run_likelihood(**PILOT).stdout
+            assert file.read_text() == good and run_likelihood.table() == before
 
-    def test_the_limit_limits_the_pilot(self, weigh):
+    def test_the_limit_limits_the_pilot(self, run_likelihood):
         """And a larger limit later goes on with the same grid and the same rows."""
-        assert "nodes placed by a pilot on 2 training events" in weigh(likelihood__pilot=3, likelihood__limit=2).stdout
-        before = weigh.table()
-        more = weigh(likelihood__pilot=3, likelihood__limit=4).stdout
+        assert (
+            "nodes placed by a pilot on 2 training events"
+            in run_likelihood(likelihood__pilot=3, likelihood__limit=2).stdout
+        )
+        before = run_likelihood.table()
+        more = run_likelihood(likelihood__pilot=3, likelihood__limit=4).stdout
         assert "nodes placed" not in more and "2 of them to compute" in more
-        assert weigh.table()[:3] == before
-        assert "is of other settings" in weigh(likelihood__pilot=4, likelihood__limit=4).stdout
+        assert run_likelihood.table()[:3] == before
+        assert "is of other settings" in run_likelihood(likelihood__pilot=4, likelihood__limit=4).stdout
 
 
 class TestStatistics:

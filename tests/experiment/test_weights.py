@@ -1,4 +1,4 @@
-"""Which weights are sampled and weighed: every average of a run by its name, and figures of different ones apart."""
+"""Which weights samples and likelihoods use: every average of a run by its name, and figures of different ones apart."""
 
 from __future__ import annotations
 

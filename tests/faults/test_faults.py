@@ -209,7 +209,7 @@ class BreaksAtStepFive(DenoisingScoreMatching):
 class TestLikelihood:
     """40 rows in batches of 2, killed with SIGKILL."""
 
-    WEIGH: ClassVar = {
+    LIKELIHOOD: ClassVar = {
         "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
         "training__steps": 2, "likelihood__draws": 2, "likelihood__limit": 20, "likelihood__batch_size": 2,
         "likelihood__solver": "{'name': 'Multistep', 'nodes': 40}", "likelihood__pilot": 2,
@@ -220,7 +220,7 @@ class TestLikelihood:
         """A folder with the table of a run that nothing happened to."""
         command = HereCommand(tmp_path_factory.mktemp("whole") / "run")
         for verb in ("train", "likelihood"):
-            done = command(verb, **self.WEIGH)
+            done = command(verb, **self.LIKELIHOOD)
             assert done.returncode == 0, done.stderr
         return command.workdir
 
@@ -251,13 +251,13 @@ class TestLikelihood:
     def test_killed_it_gives_the_table_of_an_unbroken_run(self, command, whole, kills):
         for more in kills:
             before = self.lines(command)
-            process = start(command, "likelihood", **self.WEIGH)
+            process = start(command, "likelihood", **self.LIKELIHOOD)
             self.until(command, process, before + more)
             time.sleep(random.uniform(0.0, 0.05))
             process.kill()
             process.communicate()
             assert not (command.workdir / "likelihood" / "test.csv").exists()
-        done = command("likelihood", **self.WEIGH)
+        done = command("likelihood", **self.LIKELIHOOD)
         assert done.returncode == 0, done.stderr
         assert self.table(command.workdir) == self.table(whole)
         assert self.lines(command) == 20, "no batch is computed twice"
@@ -265,7 +265,7 @@ class TestLikelihood:
     @pytest.mark.long
     def test_a_process_that_dies_is_named_and_the_rest_is_kept(self, command, whole):
         with ThreadPoolExecutor() as pool:
-            running = pool.submit(command, "likelihood", "vp", "--processes", "2", **self.WEIGH)
+            running = pool.submit(command, "likelihood", "vp", "--processes", "2", **self.LIKELIHOOD)
             while self.lines(command) < 1:
                 assert not running.done(), running.result()
                 time.sleep(0.002)
@@ -276,7 +276,7 @@ class TestLikelihood:
         assert "process 0 of 2 ended with code -9" in done.stderr
         assert "the same command goes on from there" in done.stderr
         assert 10 <= self.lines(command) < 20
-        done = command("likelihood", **self.WEIGH)
+        done = command("likelihood", **self.LIKELIHOOD)
         assert done.returncode == 0, done.stderr
         assert self.table(command.workdir) == self.table(whole)
         assert self.lines(command) == 20

@@ -39,7 +39,7 @@ class Forward:
     def __call__(self, x, labels):
         """(B, C, H, W), (B,) to (B, C, H, W), float64."""
         m, self.k, x = self.m, count(), x.double()
-        self.temb, sigma = self.told(labels.double())
+        self.temb, sigma = self.embed(labels.double())
         image = x if self.centered else 2.0 * x - 1.0
         h = self.conv(image, self.next())
         hs, levels = [h], len(m["ch_mult"])
@@ -73,7 +73,7 @@ class Forward:
         result = self.head(h) if result is None else result
         return result / sigma.reshape(-1, 1, 1, 1) if m["scale_by_sigma"] else result
 
-    def told(self, labels):
+    def embed(self, labels):
         m = self.m
         if not self.ddpm and m["embedding_type"] == "fourier":
             phase = 2.0 * math.pi * labels.log()[:, None] * self.p[f"{self.next()}.W"]

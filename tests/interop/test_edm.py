@@ -17,7 +17,7 @@ from scoresde.score import TimeLabel
 from scoresde.sde import EDMSDE, VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
 
 MEAN, STD = 0.7, 0.3
-LAW = GaussianMixture(torch.tensor([[MEAN, MEAN]]), torch.tensor(STD))
+DISTRIBUTION = GaussianMixture(torch.tensor([[MEAN, MEAN]]), torch.tensor(STD))
 SIGMAS = torch.tensor([0.002, 0.1, 0.5, 2.0, 80.0], dtype=torch.float64)
 
 
@@ -88,16 +88,16 @@ class Denoiser(nn.Module):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_scores_are_the_law_s(name):
+def test_scores_are_the_distribution_s(name):
     """Under every process, EDM's own and those with alpha other than 1."""
     sde = PROCESSES[name]
     t = torch.tensor([0.05, 0.2, 0.5, 0.8, 1.0], dtype=torch.float64) * sde.T
-    x = LAW.score(sde)(points(), t) + points()
+    x = DISTRIBUTION.score(sde)(points(), t) + points()
     model = DenoiserScore(EDMPrecondition(Exactly("edm")), sde)
-    assert torch.allclose(model(x, t), LAW.score(sde)(x, t), rtol=1e-6, atol=1e-7)
+    assert torch.allclose(model(x, t), DISTRIBUTION.score(sde)(x, t), rtol=1e-6, atol=1e-7)
     single = DenoiserScore(Denoiser(), sde)
     assert single(x, t).dtype == torch.float64
-    assert torch.allclose(single(x, t), LAW.score(sde)(x, t), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(single(x, t), DISTRIBUTION.score(sde)(x, t), rtol=1e-3, atol=1e-3)
     # classes reach the network: the score moves by alpha / sigma^2 of the class
     shift = single(x, t, class_labels=torch.ones(5)) - single(x, t)
     wanted = (sde.alpha(t) / sde.sigma(t) ** 2)[:, None]
@@ -124,7 +124,8 @@ def test_a_network_of_ddpm_is_the_same_either_way():
 
 
 def test_samples_and_likelihoods():
-    """The law comes back on EDM's process: samples to 4 standard errors and the bias of 40 steps, densities to the prior's."""
+    """The distribution comes back on EDM's process: samples to 4 standard errors and the bias of 40 steps, densities to
+    the prior's."""
     sde = EDMSDE()
     model = DenoiserScore(EDMPrecondition(Exactly("edm")), sde)
     steps = ExactTransitions(40, partial(grids.karras, t_min=0.002))
@@ -136,7 +137,7 @@ def test_samples_and_likelihoods():
     x = x[:4]
     found = log_likelihood(sde, model, x, divergence=Exact(), tolerance=1e-4, t_min=1e-4)
     # a start from N(0, 80^2) in place of N(MEAN, 80^2 + STD^2), see EDMSDE
-    assert torch.allclose(found.log_prob, LAW.log_prob(x), atol=0.05)
+    assert torch.allclose(found.log_prob, DISTRIBUTION.log_prob(x), atol=0.05)
 
 
 def test_other_processes_are_refused():

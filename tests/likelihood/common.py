@@ -10,8 +10,8 @@ from scoresde import GaussianMixture
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, LinearInterpolantSDE, Shifted, SubVPSDE
 
 F64 = torch.float64
-LAW = GaussianMixture(torch.tensor([[0.6, -0.3], [-0.4, 0.2]], dtype=F64), torch.tensor([0.3, 0.2]))
-X = LAW.sample(6, seed=1, dtype=F64)
+DISTRIBUTION = GaussianMixture(torch.tensor([[0.6, -0.3], [-0.4, 0.2]], dtype=F64), torch.tensor([0.3, 0.2]))
+X = DISTRIBUTION.sample(6, seed=1, dtype=F64)
 MU = torch.tensor([0.5, -0.4], dtype=F64)
 PROCESSES = {
     "vp": VPSDE(),
@@ -25,10 +25,10 @@ PROCESSES = {
 
 
 class Broken:
-    """LAW's score, not finite at sample ``which`` of the batch at times in (low, high)."""
+    """DISTRIBUTION's score, not finite at sample ``which`` of the batch at times in (low, high)."""
 
     def __init__(self, which, low, high=1.0):
-        self.score, self.which, self.low, self.high = LAW.score(PROCESSES["vp"]), which, low, high
+        self.score, self.which, self.low, self.high = DISTRIBUTION.score(PROCESSES["vp"]), which, low, high
 
     def __call__(self, x, t):
         hit = torch.zeros(len(x), dtype=torch.bool)

@@ -100,15 +100,15 @@ def agree(found, exact, error, slack=1e-6):
 @pytest.fixture(scope="module", params=SHORT)
 def exact_score(request):
     """Bounds at 16 points under every process: the score is exact, the gap known."""
-    sde, law = SHORT[request.param], gaussian()
-    x = law.sample(16, seed=1, dtype=torch.float64)
-    found = elbo(sde, law.score(sde), x, draws=4, replicates=16, t_min=T_MIN, data_std=0.37)
-    return request.param, sde, law, x, found
+    sde, distribution = SHORT[request.param], gaussian()
+    x = distribution.sample(16, seed=1, dtype=torch.float64)
+    found = elbo(sde, distribution.score(sde), x, draws=4, replicates=16, t_min=T_MIN, data_std=0.37)
+    return request.param, sde, distribution, x, found
 
 
 def test_the_gap_of_the_exact_score_is_the_decoders_and_the_priors(exact_score):
-    _, sde, law, x, found = exact_score
-    assert agree(found.log_prob, law.log_prob(x) - Dense(sde).gap(x)[0], found.standard_error)
+    _, sde, distribution, x, found = exact_score
+    assert agree(found.log_prob, distribution.log_prob(x) - Dense(sde).gap(x)[0], found.standard_error)
 
 
 def test_the_decoder_alone(exact_score):
@@ -122,9 +122,9 @@ def test_the_decoder_alone(exact_score):
 
 def test_planted_errors_are_seen(exact_score):
     """Terms of the bound dropped or doubled, under every process."""
-    name, sde, law, x, found = exact_score
+    name, sde, distribution, x, found = exact_score
     gap, prior = Dense(sde).gap(x)[:2]
-    exact = law.log_prob(x) - gap
+    exact = distribution.log_prob(x) - gap
     size = math.prod(sde.state_shape((len(MEAN),)))
     t = torch.tensor([T_MIN, sde.T], dtype=torch.float64)
     entropy = size * (sde.kernel(t).log_det() + 0.5 * math.log(2 * math.pi * math.e))
@@ -144,7 +144,7 @@ def test_planted_errors_are_seen(exact_score):
 def test_the_papers_form_by_quadrature():
     """Entropies in place of the integral of ||G^T r||^2 / 2 + div f: the formula as it is in the paper, for one coordinate of
     Gaussian data and a wrong linear score, by quadrature over t, is the sum of this module's terms."""
-    sde, law = SDES["subvp"], GaussianMixture(torch.tensor([[0.2]]), 0.5)
+    sde, distribution = SDES["subvp"], GaussianMixture(torch.tensor([[0.2]]), 0.5)
     x, wrong, t_min = 0.7, 1.3, 1e-2
     t = torch.linspace(math.log(t_min), 0.0, 20001, dtype=torch.float64).exp().clamp(max=1.0)
     alpha, sigma, g = sde.alpha(t), sde.sigma(t), sde.diffusion(t)
@@ -159,7 +159,7 @@ def test_the_papers_form_by_quadrature():
     miss = (wrong * alpha[0] * (x - 0.2) * sigma[0] / var[0]) ** 2 + (1 - wrong * sigma[0] ** 2 / var[0]) ** 2
     decoder = -0.5 * miss - 0.5 * math.log(2 * math.pi) - (sigma[0] / alpha[0]).log()
     expected = float(end + decoder + entropy - 0.5 * integral)
-    score = law.score(sde)
+    score = distribution.score(sde)
     found = elbo(
         sde, lambda y, s: wrong * score(y, s), torch.full((200, 1), x, dtype=torch.float64), t_min=t_min, data_std=0.5
     )
@@ -176,13 +176,13 @@ def test_the_papers_form_by_quadrature():
 def test_mixtures_are_met_from_below(name, d):
     """With the exact score the bound is tight at every point; with a wrong one it lies below in the mean over the data, by more
     than its error."""
-    sde, law = SDES[name], mixture(d)
-    x = law.sample(16, seed=1, dtype=torch.float64)
-    score, settings = law.score(sde), {"draws": 4, "replicates": 32, "data_std": 0.3, "t_min": 1e-4}
+    sde, distribution = SDES[name], mixture(d)
+    x = distribution.sample(16, seed=1, dtype=torch.float64)
+    score, settings = distribution.score(sde), {"draws": 4, "replicates": 32, "data_std": 0.3, "t_min": 1e-4}
     found = elbo(sde, score, x, **settings)
-    assert agree(found.log_prob, law.log_prob(x), found.standard_error)
+    assert agree(found.log_prob, distribution.log_prob(x), found.standard_error)
     wrong = elbo(sde, lambda y, t: 1.2 * score(y, t), x, **settings)
-    short = law.log_prob(x) - wrong.log_prob
+    short = distribution.log_prob(x) - wrong.log_prob
     assert float(short.mean()) > 4 * float((wrong.standard_error**2).mean().sqrt()) / 4
 
 
@@ -191,9 +191,9 @@ def test_what_a_wrong_score_costs(delta):
     """For s = (1 + delta) grad log p_t and Gaussian data the mean of the bound falls by delta^2 / 2 int g^2 / v dt, v the
     variance of x_t, and in the decoder by delta^2 sigma^2 / (2 v) at t_min; both for each coordinate."""
     sde, std, t_min, n = SDES["vp"], 0.5, 1e-3, 400
-    law = GaussianMixture(torch.zeros(1, 2), std)
-    x = law.sample(n, seed=3, dtype=torch.float64)
-    score, settings = law.score(sde), {"t_min": t_min, "data_std": std, "replicates": 2}
+    distribution = GaussianMixture(torch.zeros(1, 2), std)
+    x = distribution.sample(n, seed=3, dtype=torch.float64)
+    score, settings = distribution.score(sde), {"t_min": t_min, "data_std": std, "replicates": 2}
     good = elbo(sde, score, x, **settings)
     bad = elbo(sde, lambda y, t: (1 + delta) * score(y, t), x, **settings)
     t = torch.linspace(t_min, 1.0, 4001, dtype=torch.float64)
@@ -209,9 +209,9 @@ def test_what_a_wrong_score_costs(delta):
 def test_the_standard_error_is_honest():
     """One point 300 times: the spread of the estimates is what their standard errors say, to 25 %. Both are known to about
     4 % were they normal; the replicates' 3 degrees of freedom are averaged out over the 300."""
-    sde, law = SDES["vp"], mixture(2)
-    x = law.sample(1, seed=5, dtype=torch.float64).expand(300, -1)
-    found = elbo(sde, law.score(sde), x, data_std=0.3)
+    sde, distribution = SDES["vp"], mixture(2)
+    x = distribution.sample(1, seed=5, dtype=torch.float64).expand(300, -1)
+    found = elbo(sde, distribution.score(sde), x, data_std=0.3)
     said = float((found.standard_error**2).mean().sqrt())
     assert abs(float(found.log_prob.std()) / said - 1) < 0.25
     assert float(found.log_prob.std()) > 0.05
@@ -281,12 +281,14 @@ def test_a_shift_leaves_the_bound(name):
 
 
 def test_a_bound_belongs_to_its_sample():
-    sde, law = SDES["vp"], mixture(2)
-    x = law.sample(7, seed=3)
-    whole = elbo(sde, law.score(sde), x, seed=5, draws=2)
-    part = elbo(sde, law.score(sde), x[3:5], seed=5, draws=2, first=3)
+    sde, distribution = SDES["vp"], mixture(2)
+    x = distribution.sample(7, seed=3)
+    whole = elbo(sde, distribution.score(sde), x, seed=5, draws=2)
+    part = elbo(sde, distribution.score(sde), x[3:5], seed=5, draws=2, first=3)
     assert torch.allclose(whole.log_prob[3:5], part.log_prob, atol=1e-5)
-    assert not torch.allclose(part.log_prob, elbo(sde, law.score(sde), x[3:5], seed=6, draws=2, first=3).log_prob)
+    assert not torch.allclose(
+        part.log_prob, elbo(sde, distribution.score(sde), x[3:5], seed=6, draws=2, first=3).log_prob
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 2, 3)])

@@ -27,9 +27,9 @@ def log_prob(x):
 def log_probability(levels):
     """log P(k) by the normal's distribution function, (B, d) to (B,)."""
     d = levels.shape[1]
-    law = torch.distributions.Normal(MEANS[:d], STDS[:d])
+    distribution = torch.distributions.Normal(MEANS[:d], STDS[:d])
     low, high = (WHERE.low + WHERE.width * (levels.double() + e) for e in (0, 1))
-    return (law.cdf(high) - law.cdf(low)).log().sum(1)
+    return (distribution.cdf(high) - distribution.cdf(low)).log().sum(1)
 
 
 def repeated(levels, n):
@@ -100,7 +100,7 @@ def flow(d, seed=0, loud=0.0, **settings):
     return made
 
 
-def test_an_untrained_flow_is_the_uniform_law():
+def test_an_untrained_flow_is_the_uniform_distribution():
     k = torch.arange(4).reshape(4, 1).expand(4, 3)
     noise = NoiseSource.of(2, 4)
     u, log_q = FlowDequantizer(WHERE, (3,)).sample(k, noise, step=5)
@@ -129,7 +129,8 @@ def test_the_flows_density_is_its_density(layers):
 
 
 def test_training_closes_the_gap():
-    """150 steps: L_1's gap to log P(k), averaged over the law of k, falls to less than a third, the bound stays one, and the
+    """150 steps: L_1's gap to log P(k), averaged over the distribution of k, falls to less than a third, the bound
+    stays one, and the
     spread of the importance weights falls with it."""
     k = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     exact, prior = log_probability(k), log_probability(k).softmax(0)

@@ -1,7 +1,7 @@
 """The whole evaluation on real digits, with a model whose bits/dim are known: independent pixels.
 
 A network that answers with the log-frequencies of each pixel's levels makes `Levels` the exact score of the
-independent-pixel law, a product of mixtures of boxes. Its Jacobian is diagonal, so one Rademacher probe gives the
+independent-pixel distribution, a product of mixtures of boxes. Its Jacobian is diagonal, so one Rademacher probe gives the
 exact trace, and the flow's bits/dim must be the histogram's, which is a sum of logarithms. Isolated levels and sharp
 box edges are the hard case for a solver.
 """
@@ -48,7 +48,8 @@ def test_flow_of_independent_pixels_has_the_bits_of_their_histogram(sde, worst):
     found = log_likelihood(sde, model, x, tolerance=1e-5)
     bits = float(bits_per_dim(found.log_prob, data.event_shape, data.transform).mean())
     worst("bits/dim of independent pixels on held-out digits, against their histogram", abs(bits - exact))
-    # the cut-off's noise blurs the edges: the share of points within one sigma(t_min) of an edge is 2 sigma / width, below 1.7 %
+    # the cut-off's noise blurs the edges: the share of points within one sigma(t_min) of an edge is 2 sigma / width,
+    # below 1.7 %
     assert abs(bits - exact) < 0.01
 
 

@@ -75,7 +75,7 @@ def test_variances(d):
 @pytest.mark.parametrize(
     "divergence", [Hutchinson(count=4), Hutchinson("gaussian", 3), HutchPlusPlus(count=12)], ids=repr
 )
-def test_the_variance_that_is_told_is_the_variance(divergence):
+def test_the_stated_variance_is_the_variance(divergence):
     """Within 15 % on average."""
     found = estimates(divergence, matrix(12))
     assert float(divergence.variance(found, 12).mean()) == pytest.approx(float(found.mean(0).var()), rel=0.15)
@@ -100,33 +100,33 @@ class TestHadamard:
     @pytest.mark.parametrize("d", [12, 24, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_the_variance_without_replacement(self, d, count):
-        """For Jacobians without order in their coordinates what is told is right within 15 % over 60 of them, d a power of two or
+        """For 60 Jacobians without order in their coordinates, the stated variance is right within 15 %. d is a power of two or
         not; for one of them the order of the rows may make it more or less."""
-        told, true, independent = 0.0, 0.0, 0.0
+        stated, true, independent = 0.0, 0.0, 0.0
         for seed in range(60):
             j = matrix(d, seed)
             found = estimates(Hadamard(count=count), j, count=200)
-            told += float(Hadamard().variance(found, d).mean())
+            stated += float(Hadamard().variance(found, d).mean())
             true += float(found.mean(0).var())
             independent += 2.0 * float((j - j.diag().diag()).square().sum()) / count
-        assert told == pytest.approx(true, rel=0.15)
+        assert stated == pytest.approx(true, rel=0.15)
         assert true < independent
 
     def test_more_probes_than_a_set_err_by_the_rest(self):
         """6 probes in 3 dimensions, where 4 are a set: two of them come twice, and the trace is not known."""
-        told = true = 0.0
+        stated = true = 0.0
         for seed in range(60):
             found = estimates(Hadamard(count=6), matrix(3, seed), count=200)
-            told += float(Hadamard().variance(found, 3).mean())
+            stated += float(Hadamard().variance(found, 3).mean())
             true += float(found.mean(0).var())
         assert true > 0.1
-        assert told == pytest.approx(true, rel=0.25)
+        assert stated == pytest.approx(true, rel=0.25)
 
     @pytest.mark.parametrize("d", [12, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_neighbours_cancel_first(self, d, count):
         """Rows that follow one another differ in their low bits: where near coordinates go together the variance is well
-        below that of independent probes, and what is told is on the safe side."""
+        below that of independent probes, and the stated variance is on the safe side."""
         i = torch.arange(d)
         j = torch.exp(-0.7 * (i[:, None] - i).abs().double())
         found = estimates(Hadamard(count=count), j)

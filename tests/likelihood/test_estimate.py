@@ -27,7 +27,7 @@ F64 = torch.float64
 PROCESSES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0)}
 ANGLE = torch.arange(6, dtype=F64) * math.tau / 6
 THIN = torch.tensor([0.5, 1e-3, 1e-3, 1e-3], dtype=F64)
-LAWS = {
+DISTRIBUTIONS = {
     "shifted": GaussianMixture(torch.full((1, 2), 10.0, dtype=F64), 0.3),
     "thin": GaussianMixture(torch.zeros(1, 4, dtype=F64), THIN[None]),
     "ring": GaussianMixture(3.0 * torch.stack((ANGLE.cos(), ANGLE.sin()), 1), 0.05),
@@ -37,7 +37,7 @@ LAWS = {
 
 def points(name):
     """12 samples, every third of them twice as far from the mean."""
-    x, mean = LAWS[name].sample(12, seed=1, dtype=F64), LAWS[name].means.mean(0)
+    x, mean = DISTRIBUTIONS[name].sample(12, seed=1, dtype=F64), DISTRIBUTIONS[name].means.mean(0)
     return torch.where(torch.arange(12)[:, None] % 3 == 0, mean + 2.0 * (x - mean), x)
 
 
@@ -45,13 +45,15 @@ _TRUTH = {}
 
 
 def truth(process, name):
-    """log p of the flow: the law's at t_min, with the prior in place of p_T at the latent of a fine grid."""
+    """log p of the flow: the distribution's at t_min, with the prior in place of p_T at the latent of a fine grid."""
     if (process, name) not in _TRUTH:
-        sde, law, x = PROCESSES[process], LAWS[name], points(name)
+        sde, distribution, x = PROCESSES[process], DISTRIBUTIONS[name], points(name)
         start, end = torch.tensor([1e-5, sde.T], dtype=F64)
-        latent = log_likelihood(sde, law.score(sde), x, solver=Multistep(200, even(sde)), divergence=Hadamard()).latent
-        mismatch = law.log_prob_at(sde, latent, end) - sde.prior_log_prob(latent)
-        _TRUTH[process, name] = law.log_prob_at(sde, x, start) - mismatch
+        latent = log_likelihood(
+            sde, distribution.score(sde), x, solver=Multistep(200, even(sde)), divergence=Hadamard()
+        ).latent
+        mismatch = distribution.log_prob_at(sde, latent, end) - sde.prior_log_prob(latent)
+        _TRUTH[process, name] = distribution.log_prob_at(sde, x, start) - mismatch
     return _TRUTH[process, name]
 
 
@@ -64,13 +66,15 @@ def even(sde):
 def ratios(process, name, solver, divergence, seed=3):
     """|error| / stated of every point, 0 where the error is below the truth's own."""
     sde = PROCESSES[process]
-    found = log_likelihood(sde, LAWS[name].score(sde), points(name), solver=solver, divergence=divergence, seed=seed)
+    found = log_likelihood(
+        sde, DISTRIBUTIONS[name].score(sde), points(name), solver=solver, divergence=divergence, seed=seed
+    )
     error = (found.log_prob - truth(process, name)).abs()
     return torch.where(error < 2e-5, 0.0, error / found.standard_error)
 
 
 @pytest.mark.parametrize("process", [pytest.param(p, marks=pytest.mark.long) if p == "subvp" else p for p in PROCESSES])
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("nodes", [8, 16, 48])
 def test_the_stated_error_is_honest_on_any_grid(process, name, nodes):
     """`benchmarks/likelihood_honesty.py` is the long version."""
@@ -85,15 +89,15 @@ def test_the_stated_error_is_honest_on_any_grid(process, name, nodes):
     assert float(ratio.max()) <= 10.0
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_fitted_grid_is_honest_and_better_than_the_standard_one(name):
-    sde, law = PROCESSES["vp"], LAWS[name]
-    grid = fit_grid(sde, law.score(sde), law.sample(8, seed=9, dtype=F64), fine=100)
+    sde, distribution = PROCESSES["vp"], DISTRIBUTIONS[name]
+    grid = fit_grid(sde, distribution.score(sde), distribution.sample(8, seed=9, dtype=F64), fine=100)
     found = {}
     for key, solver in (("fitted", Multistep(24, grid)), ("standard", Multistep(24))):
         ratio = ratios("vp", name, solver, Exact())
         assert float((ratio <= 2.0).double().mean()) >= 0.9 and float(ratio.max()) <= 10.0
-        result = log_likelihood(sde, law.score(sde), points(name), solver=solver, divergence=Exact())
+        result = log_likelihood(sde, distribution.score(sde), points(name), solver=solver, divergence=Exact())
         inside = torch.arange(12) % 3 != 0
         found[key] = float((result.log_prob - truth("vp", name))[inside].square().mean().sqrt())
     assert found["fitted"] < found["standard"]
@@ -102,11 +106,15 @@ def test_a_fitted_grid_is_honest_and_better_than_the_standard_one(name):
 def test_the_default_refines_single_points():
     """Of nine narrow modes, one sample in 200 is wrong by .37 nats with 64 nodes. It says so, and is computed with more."""
     sde, axis = SubVPSDE(), torch.linspace(-0.9, 0.9, 3, dtype=F64)
-    law = GaussianMixture(torch.cartesian_prod(axis, axis), 0.03)
-    x, score = law.sample(200, seed=1, dtype=F64)[10:17], law.score(sde)
+    distribution = GaussianMixture(torch.cartesian_prod(axis, axis), 0.03)
+    x, score = distribution.sample(200, seed=1, dtype=F64)[10:17], distribution.score(sde)
     once, found = (log_likelihood(sde, score, x, solver=solver) for solver in (Multistep(), None))
     start, end = torch.tensor([1e-5, 1.0], dtype=F64)
-    exact = law.log_prob_at(sde, x, start) - law.log_prob_at(sde, found.latent, end) + found.prior_log_prob
+    exact = (
+        distribution.log_prob_at(sde, x, start)
+        - distribution.log_prob_at(sde, found.latent, end)
+        + found.prior_log_prob
+    )
     bound = DEFAULT_TOLERANCE * 2 * math.log(2.0)
     again = once.solver_error > bound
     assert bool(again[4]) and int(again.sum()) < len(x)
@@ -118,9 +126,9 @@ def test_the_default_refines_single_points():
 def test_the_prior_in_place_of_p_t():
     """Under VE data around 10 has p_T around 10, the prior is around 0: the correction at T takes the prior's gradient. With
     the score's the error at 64 nodes was .009 nats for all points, seven times the stated one."""
-    sde, law, x = PROCESSES["ve"], LAWS["shifted"], points("shifted")
+    sde, distribution, x = PROCESSES["ve"], DISTRIBUTIONS["shifted"], points("shifted")
     for solver, most in ((Multistep(64), 3e-3), (Multistep(64, tolerance=1e-4), 1e-4)):
-        found = log_likelihood(sde, law.score(sde), x, solver=solver, divergence=Exact())
+        found = log_likelihood(sde, distribution.score(sde), x, solver=solver, divergence=Exact())
         error = (found.log_prob - truth("ve", "shifted")).abs()
         assert float(error.max()) < most
         assert float((error / found.solver_error).max()) < 2.0
@@ -128,11 +136,11 @@ def test_the_prior_in_place_of_p_t():
 
 def test_honest_under_blurring():
     """Every mode runs at a rate of its own on one clock: with 8 nodes the divergence is not resolved."""
-    sde, law = BlurringSDE((8,), blur=3.0), GaussianMixture(torch.zeros(1, 8, dtype=F64), 0.2)
-    x = law.sample(6, seed=1, dtype=F64)
+    sde, distribution = BlurringSDE((8,), blur=3.0), GaussianMixture(torch.zeros(1, 8, dtype=F64), 0.2)
+    x = distribution.sample(6, seed=1, dtype=F64)
 
     def run(nodes):
-        return log_likelihood(sde, law.score(sde), x, solver=Multistep(nodes), divergence=Exact(), t_min=1e-3)
+        return log_likelihood(sde, distribution.score(sde), x, solver=Multistep(nodes), divergence=Exact(), t_min=1e-3)
 
     exact = run(256).log_prob
     for nodes in (8, 12, 32):
@@ -144,10 +152,10 @@ def test_noise_of_the_probes_is_no_integration_error():
     """With one probe ``solver_error`` stays near that of the exact trace: more nodes would not remove what the probe adds."""
     sde, turn = PROCESSES["vp"], torch.linalg.qr(torch.arange(64.0, dtype=F64).sin().reshape(8, 8))[0]
     covariance = turn @ torch.linspace(0.1, 1.0, 8, dtype=F64).square().diag() @ turn.mT
-    law = GaussianMixture(torch.zeros(1, 8), covariances=(0.5 * (covariance + covariance.mT))[None])
-    x = law.sample(8, seed=1, dtype=F64)
+    distribution = GaussianMixture(torch.zeros(1, 8), covariances=(0.5 * (covariance + covariance.mT))[None])
+    x = distribution.sample(8, seed=1, dtype=F64)
     exact, noisy, fixed = (
-        log_likelihood(sde, law.score(sde), x, solver=Multistep(48), divergence=divergence)
+        log_likelihood(sde, distribution.score(sde), x, solver=Multistep(48), divergence=divergence)
         for divergence in (Exact(), Hutchinson(count=2), Hutchinson(count=2, fixed=True))
     )
     assert float(noisy.trace_error.min()) > 3.0 * float(exact.solver_error.max())
@@ -219,10 +227,10 @@ class TestMeanAndSpread:
         """A fitted grid moves with the data: under VE log p at x + 100 is that at x for data moved by 100."""
         sde, found = VESDE(0.01, 50.0), []
         for place in (0.0, 100.0):
-            law = GaussianMixture(torch.tensor([[place, place], [place + 1.0, place]], dtype=F64), 0.2)
-            x = law.sample(8, seed=1, dtype=F64)
-            grid = fit_grid(sde, law.score(sde), x, fine=60)
-            result = log_likelihood(sde, law.score(sde), x, solver=Multistep(32, grid), divergence=Exact())
+            distribution = GaussianMixture(torch.tensor([[place, place], [place + 1.0, place]], dtype=F64), 0.2)
+            x = distribution.sample(8, seed=1, dtype=F64)
+            grid = fit_grid(sde, distribution.score(sde), x, fine=60)
+            result = log_likelihood(sde, distribution.score(sde), x, solver=Multistep(32, grid), divergence=Exact())
             found.append(result.log_prob - result.prior_log_prob)
         assert torch.allclose(*found, atol=1e-6)
 

@@ -36,11 +36,11 @@ def mixture(d, count=4, seed=0, centre=0.0):
 @pytest.mark.parametrize("name", SDES)
 def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
     """Exact score and trace, RK45 at 1e-5, every one of 16 samples. The data has mean zero: see the next test."""
-    sde, law = SDES[name], mixture(d)
-    x = law.sample(16, seed=1, dtype=torch.float64)
-    found = log_likelihood(sde, law.score(sde), x, solver=ScipyODE(), divergence=Exact())
+    sde, distribution = SDES[name], mixture(d)
+    x = distribution.sample(16, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, distribution.score(sde), x, solver=ScipyODE(), divergence=Exact())
     # at t_min the density is that of data with noise sigma(t_min): for VE that noise is sigma_min, not nothing
-    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
+    exact = distribution.log_prob_at(sde, x, torch.tensor(1e-5))
     error = float((found.log_prob - exact).abs().max()) / (d * math.log(2))
     worst("likelihood against closed forms, bits/dim, worst sample", error)
     assert error < 1e-3
@@ -52,11 +52,11 @@ def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
 def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, worst):
     """The mean of p_T is alpha(T) times the data's, the prior's is zero: for data with mean 1 in 2 dimensions that is
     thousandths of a bit, no solver's error, and exactly log prior - log p_T at the latent."""
-    sde, law = SDES[name], mixture(2, centre=1.0)
-    x = law.sample(16, seed=1, dtype=torch.float64)
-    found = log_likelihood(sde, law.score(sde), x, divergence=Exact(), tolerance=1e-5)
-    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
-    mismatch = found.prior_log_prob - law.log_prob_at(sde, found.latent, torch.tensor(1.0))
+    sde, distribution = SDES[name], mixture(2, centre=1.0)
+    x = distribution.sample(16, seed=1, dtype=torch.float64)
+    found = log_likelihood(sde, distribution.score(sde), x, divergence=Exact(), tolerance=1e-5)
+    exact = distribution.log_prob_at(sde, x, torch.tensor(1e-5))
+    mismatch = found.prior_log_prob - distribution.log_prob_at(sde, found.latent, torch.tensor(1.0))
     scale = 2 * math.log(2)
     assert float((found.log_prob - exact).abs().max()) / scale > 2e-3
     error = float((found.log_prob - mismatch - exact).abs().max()) / scale
@@ -66,11 +66,11 @@ def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, wor
 
 def test_a_planted_half_is_seen():
     """g^2 in place of g^2 / 2 in the flow's drift moves the likelihood by far more than the tolerance above."""
-    sde, law = SDES["vp"], mixture(16)
-    x = law.sample(4, seed=1, dtype=torch.float64)
-    score = law.score(sde)
+    sde, distribution = SDES["vp"], mixture(16)
+    x = distribution.sample(4, seed=1, dtype=torch.float64)
+    score = distribution.score(sde)
     found = log_likelihood(sde, lambda x, t: 2 * score(x, t), x, divergence=Exact())
-    exact = law.log_prob_at(sde, x, torch.tensor(1e-5))
+    exact = distribution.log_prob_at(sde, x, torch.tensor(1e-5))
     assert float((found.log_prob - exact).abs().min()) / (16 * math.log(2)) > 0.05
 
 
@@ -86,18 +86,18 @@ def test_any_event_shape(shape):
         assert found.latent.shape == x.shape
 
 
-@pytest.mark.parametrize("law", some_long(["rademacher", "gaussian"], ["gaussian"]))
-def test_probes_are_unbiased_and_their_standard_error_is_honest(law):
+@pytest.mark.parametrize("distribution", some_long(["rademacher", "gaussian"], ["gaussian"]))
+def test_probes_are_unbiased_and_their_standard_error_is_honest(distribution):
     """64 probes for each of 24 samples: |error| < 2 standard errors for at least 80 % (95 % expected: fewer than 80 % has
     probability 2e-4), and the mean error within 4 of its own (a false alarm in 16,000)."""
     sde, mix = SDES["vp"], mixture(8)
     x = mix.sample(24, seed=2, dtype=torch.float64)
     exact = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Exact())
-    found = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Hutchinson(law, 64), seed=4)
+    found = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Hutchinson(distribution, 64), seed=4)
     z = (found.log_prob - exact.log_prob) / found.standard_error
     assert float((z.abs() < 2).float().mean()) > 0.8
     assert abs(float(z.mean())) < 4 / math.sqrt(24)
-    wrong = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Loud(law, 64), seed=4)
+    wrong = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Loud(distribution, 64), seed=4)
     z = (wrong.log_prob - exact.log_prob) / wrong.standard_error
     assert abs(float(z.mean())) > 4 / math.sqrt(24), "probes of variance 2 must be seen"
 
@@ -248,7 +248,7 @@ def test_known_biases_of_a_shifted_matrix_process():
 
 
 @pytest.mark.parametrize("sde", some_long([VPSDE(), VESDE(0.01, 20.0)], [VESDE(0.01, 20.0)]), ids=["vp", "ve"])
-def test_a_chain_is_weighed_by_the_flow_of_its_process(sde):
+def test_the_likelihood_of_a_chain_is_that_of_the_flow_of_its_process(sde):
     """Its tables are no flow: both engines and the biases take the process's own kernels, and the chain's score as it is."""
     mixture = GaussianMixture(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([0.3, 0.2]))
     x, chain = mixture.sample(4, dtype=torch.float64), sde.discretize(1000)
@@ -264,12 +264,16 @@ def test_a_chain_is_weighed_by_the_flow_of_its_process(sde):
 
 
 def test_the_cutoff_of_a_state_that_is_more_than_the_data():
-    """Langevin diffusion at 1e-5, in the mean over velocities, which come in pairs v, -v of length E|v|^2: the contraction of the
+    """Langevin diffusion at 1e-5, in the mean over velocities, which come in pairs v, -v of length E|v|^2: the
+    contraction of the
     velocities, 1.6e-4 nats a coordinate, is made good by their noise and does not count."""
-    sde, law = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 0.4)
+    sde, distribution = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 0.4)
     x = torch.tensor([[0.3], [0.3]], dtype=torch.float64)
     v = (sde.gamma * sde.mass) ** 0.5 * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    true = law.log_prob_at(sde, torch.stack((x, v), 1), torch.tensor(1e-5, dtype=torch.float64))
-    true -= law.log_prob(x) + torch.distributions.Normal(0.0, (sde.gamma * sde.mass) ** 0.5).log_prob(v)[:, 0].double()
-    found = known_biases(sde, law.score(sde), x).cutoff
+    true = distribution.log_prob_at(sde, torch.stack((x, v), 1), torch.tensor(1e-5, dtype=torch.float64))
+    true -= (
+        distribution.log_prob(x)
+        + torch.distributions.Normal(0.0, (sde.gamma * sde.mass) ** 0.5).log_prob(v)[:, 0].double()
+    )
+    found = known_biases(sde, distribution.score(sde), x).cutoff
     assert abs(float(true.mean())) < 2e-5 and abs(float(found.mean())) < 2e-5

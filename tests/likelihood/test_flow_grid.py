@@ -25,7 +25,7 @@ from scoresde.likelihood import (
 )
 from scoresde.likelihood.grid import allot, grid_from
 from scoresde.solvers import SolverError
-from tests.likelihood.common import F64, LAW, PROCESSES, Broken, X
+from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, Broken, X
 
 
 class TestGrids:
@@ -38,7 +38,7 @@ class TestGrids:
         return cls().fitted().to_json()
 
     def fitted(self, **options):
-        return fit_grid(self.SDE, LAW.score(self.SDE), X, fine=60, **options)
+        return fit_grid(self.SDE, DISTRIBUTION.score(self.SDE), X, fine=60, **options)
 
     def test_round_trip_as_text(self):
         for grid in (standard_grid(self.SDE, 1e-5), self.fitted()):
@@ -78,10 +78,10 @@ class TestGrids:
 
     def test_a_fitted_grid_beats_the_standard_one(self):
         """At equal nodes, on samples that it did not see."""
-        x = LAW.sample(12, seed=8, dtype=F64)
-        score = LAW.score(self.SDE)
+        x = DISTRIBUTION.sample(12, seed=8, dtype=F64)
+        score = DISTRIBUTION.score(self.SDE)
         exact = log_likelihood(self.SDE, score, x, solver=Multistep(512), divergence=Exact()).log_prob
-        grid = fit_grid(self.SDE, score, LAW.sample(24, seed=9, dtype=F64), fine=120)
+        grid = fit_grid(self.SDE, score, DISTRIBUTION.sample(24, seed=9, dtype=F64), fine=120)
         error = {
             name: float(
                 (log_likelihood(self.SDE, score, x, solver=Multistep(32, g), divergence=Exact()).log_prob - exact).std()
@@ -94,7 +94,9 @@ class TestGrids:
     def test_probes_of_a_fitted_grid(self, divergence):
         """As many as were asked for, in all; what cannot be shared out is the same at every node."""
         grid = self.fitted()
-        found = log_likelihood(self.SDE, LAW.score(self.SDE), X, solver=Multistep(32, grid), divergence=divergence)
+        found = log_likelihood(
+            self.SDE, DISTRIBUTION.score(self.SDE), X, solver=Multistep(32, grid), divergence=divergence
+        )
         assert found.vjps == 32 * divergence.products
         assert bool(found.standard_error.isfinite().all())
 

@@ -200,10 +200,10 @@ def test_an_evaluation_that_is_kept_would_be_seen():
 
 def test_the_gradient_by_x_is_the_score():
     """For an exact score, grad log p(x) at t_min: to a thousandth, and not for a planted half."""
-    law = GaussianMixture(torch.tensor([[-0.6, 0.3], [0.4, -0.2]], dtype=F64), 0.4)
+    distribution = GaussianMixture(torch.tensor([[-0.6, 0.3], [0.4, -0.2]], dtype=F64), 0.4)
     sde = VESDE(0.01, 300.0)
-    x = law.sample(5, seed=2, dtype=F64).requires_grad_(True)
-    score = law.score(sde)
+    x = distribution.sample(5, seed=2, dtype=F64).requires_grad_(True)
+    score = distribution.score(sde)
     wanted = score(x.detach(), torch.full((5,), 1e-3, dtype=F64))
     for factor, near in ((1.0, True), (0.5, False)):
         found = log_likelihood(

@@ -11,7 +11,7 @@ from scoresde import log_likelihood
 from scoresde.likelihood import Exact, Hadamard, Hutchinson, HutchPlusPlus, Multistep, standard_grid
 from scoresde.sde import NonlinearSDE
 from scoresde.solvers import RungeKutta, ScipyODE, SolverError
-from tests.likelihood.common import F64, LAW, PROCESSES, Broken, X
+from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, Broken, X
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,10 @@ from tests.likelihood.common import F64, LAW, PROCESSES, Broken, X
 )
 def test_a_sample_does_not_know_its_batch(name, divergence):
     sde = PROCESSES[name]
-    whole = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(16), divergence=divergence, seed=3)
-    alone = log_likelihood(sde, LAW.score(sde), X[4:5], solver=Multistep(16), divergence=divergence, seed=3, first=4)
+    whole = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(16), divergence=divergence, seed=3)
+    alone = log_likelihood(
+        sde, DISTRIBUTION.score(sde), X[4:5], solver=Multistep(16), divergence=divergence, seed=3, first=4
+    )
     for field in ("log_prob", "solver_error", "latent", "prior_log_prob"):
         assert torch.allclose(getattr(whole, field)[4:5], getattr(alone, field), rtol=1e-10, atol=1e-10)
 
@@ -48,7 +50,7 @@ class Counted:
 
 @pytest.mark.parametrize("divergence", [Exact(), Hadamard(count=3), HutchPlusPlus(count=6)], ids=repr)
 def test_evaluations_are_counted(divergence, monkeypatch):
-    score, rows = Counted(LAW.score(PROCESSES["vp"])), 0
+    score, rows = Counted(DISTRIBUTION.score(PROCESSES["vp"])), 0
     quadratic = type(divergence)._quadratic
 
     def counting(product, probes):
@@ -75,10 +77,10 @@ def smooth_score(x, t):
 def test_the_tolerance_is_met_by_doubling_for_each_sample_that_needs_it():
     """A sharp and a smooth sample: only the former is done again, and the work is the sum of what was done."""
     sde = PROCESSES["vp"]
-    coarse = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(32), divergence=Exact())
+    coarse = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(32), divergence=Exact())
     bits = coarse.solver_error / (2 * math.log(2.0))
     tolerance = float(bits.sort().values[2:4].mean())
-    score = Counted(LAW.score(sde))
+    score = Counted(DISTRIBUTION.score(sde))
     found = log_likelihood(sde, score, X, solver=Multistep(32, tolerance=tolerance), divergence=Exact())
     again = bits > tolerance
     assert 0 < int(again.sum()) < 6
@@ -87,9 +89,9 @@ def test_the_tolerance_is_met_by_doubling_for_each_sample_that_needs_it():
     assert score.samples[32:96] == [int(again.sum())] * 64
     assert found.nfe == len(score.samples)
     assert float((found.solver_error / (2 * math.log(2.0))).max()) <= tolerance
-    finer = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(64), divergence=Exact())
+    finer = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(64), divergence=Exact())
     assert torch.allclose(found.log_prob[again], finer.log_prob[again], rtol=1e-10, atol=1e-10)
-    capped = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(32, tolerance=1e-12, max_nodes=100))
+    capped = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(32, tolerance=1e-12, max_nodes=100))
     assert capped.nfe == 32 + 64
 
 
@@ -99,7 +101,7 @@ def test_a_score_that_is_not_finite_costs_one_sample(divergence):
     with pytest.warns(RuntimeWarning, match=r"not finite at t=0\.[3-5]\d* for batch positions \[2\].*NaN") as caught:
         found = log_likelihood(sde, Broken([2], 0.3), X, solver=Multistep(32), divergence=divergence)
     assert caught[0].filename == __file__
-    clean = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(32), divergence=divergence)
+    clean = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(32), divergence=divergence)
     others = [0, 1, 3, 4, 5]
     assert found.failed.tolist() == [i == 2 for i in range(6)]
     assert bool(found.log_prob[2].isnan())
@@ -111,7 +113,7 @@ def test_samples_that_fail_only_when_done_again_leave_the_others_alone():
     """The score breaks between the nodes of the first pass: all that are done again fail, and the rest are as they were."""
     sde = PROCESSES["vp"]
     times = sde.time_of_log_spread(standard_grid(sde, 1e-5).nodes(32))
-    score = LAW.score(sde)
+    score = DISTRIBUTION.score(sde)
 
     def between(x, t):
         inside = (t > times[20] + 1e-9) & (t < times[21] - 1e-9)
@@ -141,8 +143,8 @@ def test_runge_kutta_warns_too():
 
 def test_float32_scores_are_summed_in_float64():
     sde = PROCESSES["vp"]
-    wide = log_likelihood(sde, LAW.score(sde), X, solver=Multistep(48), divergence=Exact())
-    narrow = log_likelihood(sde, LAW.score(sde), X.float(), solver=Multistep(48), divergence=Exact())
+    wide = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(48), divergence=Exact())
+    narrow = log_likelihood(sde, DISTRIBUTION.score(sde), X.float(), solver=Multistep(48), divergence=Exact())
     assert narrow.log_prob.dtype == F64
     assert narrow.latent.dtype == torch.float32
     assert torch.allclose(narrow.log_prob, wide.log_prob, atol=2e-4)
@@ -157,16 +159,16 @@ class TestRefusals:
     def test_another_t_min_than_the_grid_s(self):
         grid = standard_grid(PROCESSES["vp"], 1e-3)
         with pytest.raises(ValueError, match=r"t_min=1e-05 is not the grid's 0\.001"):
-            log_likelihood(PROCESSES["vp"], LAW.score(PROCESSES["vp"]), X, solver=Multistep(grid=grid))
+            log_likelihood(PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), X, solver=Multistep(grid=grid))
 
     def test_another_process_than_the_grid_s(self):
         grid = standard_grid(PROCESSES["subvp"], 1e-5)
         with pytest.raises(ValueError, match=r"the grid runs from u=.*: make a grid for this process"):
-            log_likelihood(PROCESSES["vp"], LAW.score(PROCESSES["vp"]), X, solver=Multistep(grid=grid))
+            log_likelihood(PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), X, solver=Multistep(grid=grid))
 
     def test_a_start_without_noise(self):
         with pytest.raises(ValueError, match=r"t_min=0\.0 is not allowed: .*no noise there"):
-            log_likelihood(PROCESSES["vp"], LAW.score(PROCESSES["vp"]), X, t_min=0.0)
+            log_likelihood(PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), X, t_min=0.0)
 
     @pytest.mark.parametrize(
         "options", [{"nodes": 3}, {"nodes": 4.0}, {"nodes": 64, "max_nodes": 32}, {"tolerance": 0.0}], ids=str
@@ -180,9 +182,11 @@ class TestRefusals:
         """A graph that follows x through some of the steps would give a gradient, and a wrong one."""
         x = X.clone().requires_grad_(True)
         for solver in (Multistep(16), RungeKutta(), ScipyODE()):
-            found = log_likelihood(PROCESSES["vp"], LAW.score(PROCESSES["vp"]), x, solver=solver)
+            found = log_likelihood(PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), x, solver=solver)
             assert not found.log_prob.requires_grad
 
     def test_gradients_through_an_adaptive_solver(self):
         with pytest.raises(ValueError, match="keeps no graph: differentiable=True needs Multistep"):
-            log_likelihood(PROCESSES["vp"], LAW.score(PROCESSES["vp"]), X, solver=ScipyODE(), differentiable=True)
+            log_likelihood(
+                PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), X, solver=ScipyODE(), differentiable=True
+            )

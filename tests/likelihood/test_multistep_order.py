@@ -13,7 +13,7 @@ import torch
 from scoresde import log_likelihood
 from scoresde.likelihood import Exact, Multistep, path
 from scoresde.solvers import ScipyODE
-from tests.likelihood.common import F64, LAW, PROCESSES, X
+from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, X
 
 NODES = {"cld": (64, 96, 128, 192, 256)}  # its clock is three times as long
 _REFERENCE = {}
@@ -24,14 +24,16 @@ def reference(name):
     if name not in _REFERENCE:
         sde = PROCESSES[name]
         solver = ScipyODE("DOP853", 1e-9, 1e-9)
-        _REFERENCE[name] = log_likelihood(sde, LAW.score(sde), X, solver=solver, divergence=Exact()).log_prob
+        _REFERENCE[name] = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=solver, divergence=Exact()).log_prob
     return _REFERENCE[name]
 
 
 def errors(name, nodes):
     """Root mean square over the samples, in nats, for each number of nodes."""
     sde = PROCESSES[name]
-    found = [log_likelihood(sde, LAW.score(sde), X, solver=Multistep(nodes=n), divergence=Exact()) for n in nodes]
+    found = [
+        log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(nodes=n), divergence=Exact()) for n in nodes
+    ]
     return [float((f.log_prob - reference(name)).square().mean().sqrt()) for f in found]
 
 

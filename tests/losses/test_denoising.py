@@ -1,9 +1,9 @@
-"""Denoising score matching against closed forms for Gaussian data, and the laws of t against each other.
+"""Denoising score matching against closed forms for Gaussian data, and the distributions of t against each other.
 
 For data N(0, c^2) everything is known: with v = alpha^2 c^2 + sigma^2 the score is -x / v, the least variance-weighted
 loss alpha^2 c^2 / v per coordinate, and the likelihood-weighted loss of another Gaussian's score is a Kullback-Leibler
 divergence (Song et al. 2021b, arXiv:2101.09258, theorem 1, with equality where the model is a diffused density). These
-expectations are taken by Gauss's quadrature, which is exact for the quadratic losses: no statistics. The laws of t are
+expectations are taken by Gauss's quadrature, which is exact for the quadratic losses: no statistics. The distributions of t are
 compared by statistics, at a stated number of standard errors.
 """
 
@@ -250,15 +250,15 @@ def test_chain_times_need_a_chain():
         (lambda: UniformLogNoise(t_min=-1.0), "t_min"),
     ],
 )
-def test_bad_laws_are_named(make, name):
+def test_bad_distributions_are_named(make, name):
     with pytest.raises(ValueError, match=f"{name}="):
         make()
 
 
 def test_a_range_that_the_process_does_not_meet_is_refused():
-    law = UniformLogNoise(100.0, 200.0)
+    distribution = UniformLogNoise(100.0, 200.0)
     with pytest.raises(ValueError, match=r"low=100.0, high=200.0 do not meet the process: sigma/alpha runs from 0\.01"):
-        law.times(VESDE(), U[:2])
+        distribution.times(VESDE(), U[:2])
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.5, math.nan])

@@ -18,7 +18,14 @@ import pytest
 import torch
 
 from scoresde.distributions import GaussianMixture
-from scoresde.losses import ChainTimes, DenoisingScoreMatching, SlicedDraw, SlicedScoreMatching, TimeLaw, UniformTime
+from scoresde.losses import (
+    ChainTimes,
+    DenoisingScoreMatching,
+    SlicedDraw,
+    SlicedScoreMatching,
+    TimeDistribution,
+    UniformTime,
+)
 from scoresde.noise import NoiseSource
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, NonlinearSDE
 from tests.losses.common import F32, F64, SDES, normal
@@ -52,14 +59,14 @@ MEAN = torch.tensor([0.4, -0.7], dtype=F64)
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=F64)
 
 
-def law(sde, t):
+def distribution(sde, t):
     """Mean and covariance of x_t for data N(MEAN, COVARIANCE)."""
     return sde.alpha(t) * MEAN, sde.alpha(t) ** 2 * COVARIANCE + sde.sigma(t) ** 2 * torch.eye(2, dtype=F64)
 
 
 def expected(loss, model, sde, t):
     """E over x_t and v, exact for a score that is linear in x."""
-    mean, covariance = law(sde, t)
+    mean, covariance = distribution(sde, t)
     x = mean + STANDARD @ torch.linalg.cholesky(covariance).T
     draw = SlicedDraw(t.expand(16), x, SIGNS[:, None].expand(4, 16, 2))
     return (MASS * loss.evaluate(model, draw)).sum()
@@ -78,7 +85,7 @@ A, B = torch.tensor([[1.1, 0.3], [-0.4, 0.6]], dtype=F64), torch.tensor([0.2, 0.
 def test_the_expected_loss(sde, weighting, variance_reduced):
     """lambda (-tr A + E ||b - A x||^2 / 2), and half the squared error above its least value, which is at the true score."""
     t = torch.tensor(0.3, dtype=F64)
-    mean, covariance = law(sde, t)
+    mean, covariance = distribution(sde, t)
     given = (lambda t: sde.sigma(t) ** 2) if weighting == "variance" else weighting
     weight = {"uniform": 1.0, "likelihood": float(sde.diffusion(t) ** 2), "variance": float(sde.sigma(t) ** 2)}[
         weighting
@@ -106,7 +113,7 @@ def test_the_expected_loss(sde, weighting, variance_reduced):
 def test_the_true_score_is_the_minimiser(variance_reduced):
     """The gradient in A and b is zero there, and nowhere near zero for twice the score: a loss without its half."""
     sde, t = VPSDE(), torch.tensor(0.3, dtype=F64)
-    mean, covariance = law(sde, t)
+    mean, covariance = distribution(sde, t)
     exact = torch.linalg.inv(covariance)
     for factor in (1.0, 2.0, 0.5):
         a, b = (factor * v for v in (exact, exact @ mean))
@@ -121,7 +128,7 @@ def test_the_true_score_is_the_minimiser(variance_reduced):
 def test_the_gradient_is_the_denoising_loss_s(sde):
     """In expectation, in A and b: both are W (A C - I + (A m - b) m^T) and W (b - A m) with W = sigma^2; not with another W."""
     t = torch.tensor(0.3, dtype=F64)
-    mean, covariance = law(sde, t)
+    mean, covariance = distribution(sde, t)
     a, b = A.clone().requires_grad_(True), B.clone().requires_grad_(True)
     by_a = A @ covariance - torch.eye(2, dtype=F64) + torch.outer(A @ mean - B, mean)
     wanted = [sde.sigma(t) ** 2 * slope for slope in (by_a, B - A @ mean)]
@@ -159,7 +166,7 @@ def test_likelihood_weighting_with_a_matrix(sde, variance_reduced):
 
 
 def test_likelihood_weighting_with_a_diffusion_of_x():
-    """dx = m x dt + n x dw from a log-normal law: E[g^2 score^2] = n^2 (1 + 1 / v), so c times the score costs
+    """dx = m x dt + n x dw from a log-normal distribution: E[g^2 score^2] = n^2 (1 + 1 / v), so c times the score costs
     (c^2 / 2 - c) n^2 (1 + 1 / v): least at c = 1. With g taken out of the derivative it would not be."""
     n, m, v = 0.5, 0.2, 0.4
     sde = NonlinearSDE(lambda x, t: 0.3 * x, lambda x, t: n * x)
@@ -319,7 +326,7 @@ def test_a_chain_takes_its_instants():
 
 
 @dataclass(frozen=True)
-class Late(TimeLaw):
+class Late(TimeDistribution):
     """r = (t - t_min) / (T - t_min) with density (1 + 2 r) / 2; or one that forgets its density: the planted error."""
 
     t_min: float = 0.01
@@ -332,7 +339,7 @@ class Late(TimeLaw):
         return torch.ones_like(t) if self.forgets else 0.5 + (t - self.t_min) / (sde.T - self.t_min)
 
 
-def test_the_laws_of_time_estimate_the_same_integral():
+def test_the_distributions_of_time_estimate_the_same_integral():
     """Two means of 20000 losses differ by less than 5 standard errors of their difference (by chance 6e-7)."""
     x0 = normal((20000, 1), "x_0")
 
@@ -341,8 +348,8 @@ def test_the_laws_of_time_estimate_the_same_integral():
         found = loss(lambda x, t: -0.8 * x, x0, step=0).detach()
         return float(found.mean()), float(found.std()) / len(found) ** 0.5
 
-    laws = (UniformTime(0.01), Late(), Late(forgets=True))
-    (a, error_a), (b, error_b), (c, error_c) = (estimate(times, k) for k, times in enumerate(laws))
+    distributions = (UniformTime(0.01), Late(), Late(forgets=True))
+    (a, error_a), (b, error_b), (c, error_c) = (estimate(times, k) for k, times in enumerate(distributions))
     assert abs(a - b) < 5 * math.hypot(error_a, error_b)
     assert abs(a - c) > 5 * math.hypot(error_a, error_c)
 

@@ -1,4 +1,4 @@
-"""Laws of t: what they draw, their densities, and that no law changes the objective."""
+"""Distributions of t: what they draw, their densities, and that no distribution changes the objective."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from scoresde.losses import ChainTimes, DenoisingScoreMatching, TimeLaw, UniformLogNoise, UniformTime
+from scoresde.losses import ChainTimes, DenoisingScoreMatching, TimeDistribution, UniformLogNoise, UniformTime
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 from tests.losses.common import F32, F64, SDES, C, U, gaussian_score, normal
 
-LAWS = [UniformTime(), UniformTime(1e-3), UniformLogNoise(), UniformLogNoise(0.02, 3.0), UniformLogNoise(t_min=1e-3)]
+DISTRIBUTIONS = [
+    UniformTime(),
+    UniformTime(1e-3),
+    UniformLogNoise(),
+    UniformLogNoise(0.02, 3.0),
+    UniformLogNoise(t_min=1e-3),
+]
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
-@pytest.mark.parametrize("law", LAWS, ids=repr)
-def test_a_law_s_density_is_the_slope_of_its_times(law, sde):
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=repr)
+def test_a_distribution_s_density_is_the_slope_of_its_times(distribution, sde):
     """times(u) inverts the distribution function: dt / du = (T - t_min) / density, by central differences."""
     u, h = torch.linspace(0.05, 0.95, 19, dtype=F64), 1e-5
-    slope = (law.times(sde, u + h) - law.times(sde, u - h)) / (2 * h)
-    assert torch.allclose(slope, (sde.T - law.t_min) / law.density(sde, law.times(sde, u)), rtol=1e-6)
-    ends = law.times(sde, torch.tensor([1e-12, 1 - 1e-12], dtype=F64))
-    assert float(ends[0]) >= law.t_min * (1 - 1e-9) and float(ends[1]) <= 1.0
+    slope = (distribution.times(sde, u + h) - distribution.times(sde, u - h)) / (2 * h)
+    assert torch.allclose(
+        slope, (sde.T - distribution.t_min) / distribution.density(sde, distribution.times(sde, u)), rtol=1e-6
+    )
+    ends = distribution.times(sde, torch.tensor([1e-12, 1 - 1e-12], dtype=F64))
+    assert float(ends[0]) >= distribution.t_min * (1 - 1e-9) and float(ends[1]) <= 1.0
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_log_noise_is_uniform_where_it_says(sde):
-    law, u = UniformLogNoise(0.02, 3.0), torch.linspace(0.01, 0.99, 9, dtype=F64)
-    t = law.times(sde, u)
+    distribution, u = UniformLogNoise(0.02, 3.0), torch.linspace(0.01, 0.99, 9, dtype=F64)
+    t = distribution.times(sde, u)
     ratio = (sde.sigma(t) / sde.alpha(t)).log()
     assert torch.allclose(ratio, math.log(0.02) + u * math.log(150.0), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_log_noise_gives_every_example_the_same_likelihood_weight(sde):
-    law = UniformLogNoise()
-    t = law.times(sde, U[:50])
-    weight = (sde.diffusion(t) / sde.sigma(t)) ** 2 / law.density(sde, t)
+    distribution = UniformLogNoise()
+    t = distribution.times(sde, U[:50])
+    weight = (sde.diffusion(t) / sde.sigma(t)) ** 2 / distribution.density(sde, t)
     assert torch.allclose(weight, weight[0].expand(50), rtol=1e-9)
 
 
 @dataclass(frozen=True)
-class Early(TimeLaw):
-    """t_min + (T - t_min) u^2: a law of one's own, with twice the square root's slope as density."""
+class Early(TimeDistribution):
+    """t_min + (T - t_min) u^2: a distribution of one's own, with twice the square root's slope as density."""
 
     t_min: float
 
@@ -56,13 +64,13 @@ class Early(TimeLaw):
 
 
 @dataclass(frozen=True)
-class Forgets(TimeLaw):
-    """A law whose density is forgotten: the planted error."""
+class Forgets(TimeDistribution):
+    """A distribution whose density is forgotten: the planted error."""
 
-    law: TimeLaw
+    distribution: TimeDistribution
 
     def times(self, sde, u):
-        return self.law.times(sde, u)
+        return self.distribution.times(sde, u)
 
     def density(self, sde, t):
         return torch.ones_like(t)
@@ -70,7 +78,7 @@ class Forgets(TimeLaw):
 
 @pytest.mark.parametrize("weighting", ["variance", "likelihood"])
 @pytest.mark.parametrize(
-    ("sde", "law"),
+    ("sde", "distribution"),
     [
         (VPSDE(), UniformLogNoise(1e-6, 1e6, t_min=0.01)),
         (SubVPSDE(), UniformLogNoise(1e-6, 1e6, t_min=0.01)),
@@ -78,10 +86,10 @@ class Forgets(TimeLaw):
     ],
     ids=repr,
 )
-def test_the_laws_estimate_the_same_integral(sde, law, weighting):
+def test_the_distributions_estimate_the_same_integral(sde, distribution, weighting):
     """Two means of 20000 losses differ by less than 5 standard errors of their difference (by chance 6e-7).
 
-    Both laws cover all that the process reaches from t_min = 0.01 on: the integrals are over the same times.
+    Both distributions cover all that the process reaches from t_min = 0.01 on: the integrals are over the same times.
     """
     x0, z, score = C * normal((40000, 1), "x_0"), normal((40000, 1), "z"), gaussian_score(sde, factor=0.7)
 
@@ -90,17 +98,20 @@ def test_the_laws_estimate_the_same_integral(sde, law, weighting):
         found = loss(score, x0[rows], t=times.times(sde, U[rows]), noise=z[rows])
         return float(found.mean()), float(found.std()) / len(found) ** 0.5
 
-    (a, error_a), (b, error_b) = estimate(UniformTime(0.01), slice(0, 20000)), estimate(law, slice(20000, 40000))
+    (a, error_a), (b, error_b) = (
+        estimate(UniformTime(0.01), slice(0, 20000)),
+        estimate(distribution, slice(20000, 40000)),
+    )
     assert abs(a - b) < 5 * math.hypot(error_a, error_b)
     assert max(error_a, error_b) < 0.05 * a  # a comparison that could not see 25 % would be none
-    c, error_c = estimate(Forgets(law), slice(20000, 40000))
+    c, error_c = estimate(Forgets(distribution), slice(20000, 40000))
     assert abs(a - c) > 5 * math.hypot(error_a, error_c)
 
 
 def test_log_noise_under_ve_is_uniform_time():
-    law = UniformLogNoise(1e-6, 1e6, t_min=0.01)
-    assert torch.allclose(law.times(VESDE(), U), UniformTime(0.01).times(VESDE(), U), rtol=1e-12)
-    assert torch.allclose(law.density(VESDE(), U), torch.ones_like(U), rtol=1e-12)
+    distribution = UniformLogNoise(1e-6, 1e6, t_min=0.01)
+    assert torch.allclose(distribution.times(VESDE(), U), UniformTime(0.01).times(VESDE(), U), rtol=1e-12)
+    assert torch.allclose(distribution.density(VESDE(), U), torch.ones_like(U), rtol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [2, 10, 1000])

@@ -55,9 +55,9 @@ def test_mixtures_find_a_gaussian():
     """Gaussian data: the fit costs what the truth costs, by `bits_per_dim` of the exact density, up to 20 / n nats."""
     transform = Quantized(64, -4.0, 4.0)
     covariance = torch.tensor([[[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.25]]])
-    law = GaussianMixture(torch.zeros(1, 3), covariances=covariance)
-    train, test = law.sample(4000, seed=0), law.sample(2000, seed=1)
-    truth = bits_per_dim(law.log_prob(test), (3,), transform)
+    distribution = GaussianMixture(torch.zeros(1, 3), covariances=covariance)
+    train, test = distribution.sample(4000, seed=0), distribution.sample(2000, seed=1)
+    truth = bits_per_dim(distribution.log_prob(test), (3,), transform)
     found = gaussian_mixtures(train, test, transform.width, candidates=((1, "full", 1e-6),))
     assert found.bits_per_dim == pytest.approx(float(truth.mean()), abs=5e-3)
     assert found.standard_error == pytest.approx(float(truth.std()) / 2000**0.5, rel=0.02)
@@ -69,8 +69,8 @@ def test_mixtures_find_a_gaussian():
 def test_the_best_candidate_is_named_and_kept():
     """Correlated data: the full covariance wins, in any place; two clusters: two components."""
     covariance = torch.tensor([[[1.0, 0.95], [0.95, 1.0]]])
-    law = GaussianMixture(torch.zeros(1, 2), covariances=covariance)
-    train, test = law.sample(500, seed=0), law.sample(500, seed=1)
+    distribution = GaussianMixture(torch.zeros(1, 2), covariances=covariance)
+    train, test = distribution.sample(500, seed=0), distribution.sample(500, seed=1)
     for candidates in (((1, "full", 1e-6), (1, "diag", 1e-6)), ((1, "diag", 1e-6), (1, "full", 1e-6))):
         found = gaussian_mixtures(train, test, 1.0, candidates)
         assert "1 full" in found.name
@@ -82,8 +82,8 @@ def test_the_best_candidate_is_named_and_kept():
 
 
 def test_mixtures_take_any_event_shape():
-    law = GaussianMixture(torch.zeros(1, 1, 2, 2), 1.0)
-    train, test = law.sample(200, seed=0), law.sample(100, seed=1)
+    distribution = GaussianMixture(torch.zeros(1, 1, 2, 2), 1.0)
+    train, test = distribution.sample(200, seed=0), distribution.sample(100, seed=1)
     candidates = ((1, "diag", 1e-6),)
     shaped = gaussian_mixtures(train, test, 0.1, candidates)
     assert shaped == gaussian_mixtures(train.flatten(1), test.flatten(1), 0.1, candidates)

@@ -1,4 +1,4 @@
-"""CRPS against the normal law's closed form, the definition, and few samples."""
+"""CRPS against the normal distribution's closed form, the definition, and few samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def test_the_definition():
 
 
 def test_the_fair_score_is_unbiased_for_few_samples():
-    """3 samples, 20,000 times: within five standard errors of the law's score; the plain one is too large by 1 / (3 pi^(1/2))."""
+    """3 samples, 20,000 times: within five standard errors of the distribution's score; the plain one is too large by 1
+    / (3 pi^(1/2))."""
     samples = normals(3, 20000, 3)
     y = torch.full((20000,), 0.4, dtype=torch.float64)
     truth = float(of_normal(y[:1]))

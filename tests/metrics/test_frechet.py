@@ -61,7 +61,7 @@ def test_it_is_zero_for_equals_and_never_below():
 
 
 def test_few_samples_are_biased_upwards():
-    """Two sets of one law, d = 8: 20 of each are farther apart than 2000 of each, in all of 10 pairs."""
+    """Two sets of one distribution, d = 8: 20 of each are farther apart than 2000 of each, in all of 10 pairs."""
     few, many = (
         [frechet_distance(Moments.of(normals(n, 8, s)), Moments.of(normals(n, 8, s + 100))) for s in range(10)]
         for n in (20, 2000)

@@ -1,4 +1,4 @@
-"""NCSN and NCSNv2: the norm by its formula, what is told and what is not, shapes."""
+"""NCSN and NCSNv2: the norm by its formula, which of them depends on the level, shapes."""
 
 from __future__ import annotations
 
@@ -64,13 +64,18 @@ def test_sides_are_halved_between_the_first_and_the_last_two_stages():
     assert sides == [16, 8, 4, 2, 2, 2]
 
 
-def test_ncsn_is_told_the_level_and_ncsnv2_nothing():
+def test_ncsn_depends_on_the_level_and_ncsnv2_does_not():
     x, levels = normal((3, 1, 4, 4)), torch.tensor([0.0, 1.0, 2.0])
-    told, untold = disturbed(NCSN((1, 4, 4), 4, levels=3)), disturbed(NCSNv2((1, 4, 4), 4))
-    assert float((told(x, levels) - told(x, levels.flip(0)))[[0, 2]].detach().abs().amax(dim=(1, 2, 3)).min()) > 1e-3
-    assert torch.equal(untold(x, levels), untold(x, levels.flip(0)))
-    assert sum("alpha" in n for n, _ in told.named_parameters()) > sum(
-        "alpha" in n for n, _ in untold.named_parameters()
+    conditional, unconditional = disturbed(NCSN((1, 4, 4), 4, levels=3)), disturbed(NCSNv2((1, 4, 4), 4))
+    assert (
+        float(
+            (conditional(x, levels) - conditional(x, levels.flip(0)))[[0, 2]].detach().abs().amax(dim=(1, 2, 3)).min()
+        )
+        > 1e-3
+    )
+    assert torch.equal(unconditional(x, levels), unconditional(x, levels.flip(0)))
+    assert sum("alpha" in n for n, _ in conditional.named_parameters()) > sum(
+        "alpha" in n for n, _ in unconditional.named_parameters()
     )
 
 

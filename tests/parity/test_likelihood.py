@@ -1,4 +1,4 @@
-"""parity/likelihood.npz: log-densities and bits/dim of two known laws under three processes, by SciPy's RK45."""
+"""parity/likelihood.npz: log-densities and bits/dim of two known distributions under three processes, by SciPy's RK45."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .common import arrays, make_sde, tensor
 
 DATA = arrays("likelihood")
 SDES = json.loads(str(DATA["sde_params"]))
-LAWS = ("gauss", "mix3")
+DISTRIBUTIONS = ("gauss", "mix3")
 
 
 class GivenProbe(NoiseSource):
@@ -34,7 +34,7 @@ class GivenProbe(NoiseSource):
     normal = rademacher
 
 
-def law(name):
+def distribution(name):
     means, stds = tensor(DATA[f"{name}/means"]), tensor(DATA[f"{name}/stds"])
     return GaussianMixture(means.reshape(-1, 3, 4, 4), stds, tensor(DATA[f"{name}/weights"]))
 
@@ -42,13 +42,13 @@ def law(name):
 @pytest.mark.covering
 @pytest.mark.parametrize("probe", ["Rademacher", "Gaussian"])
 @pytest.mark.parametrize("sde_name", SDES)
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_likelihood(name, sde_name, probe, worst):
     key = f"{name}/{sde_name}/{probe}"
     sde, x = make_sde(**SDES[sde_name]), tensor(DATA[f"{name}/x"])
     noise = GivenProbe(tensor(DATA[f"hutchinson/{probe}"]))
     result = log_likelihood(
-        sde, law(name).score(sde), x, solver=ScipyODE(), divergence=Hutchinson(probe.lower()), noise=noise
+        sde, distribution(name).score(sde), x, solver=ScipyODE(), divergence=Hutchinson(probe.lower()), noise=noise
     )
     # the reference's Rademacher runs are of centred data ([-1, 1]), its Gaussian ones of data in [0, 1]
     transform = Quantized(256, -1.0, 1.0) if probe == "Rademacher" else Quantized(256, 0.0, 1.0)
@@ -69,9 +69,9 @@ def test_likelihood(name, sde_name, probe, worst):
 
 
 @pytest.mark.parametrize("sde_name", SDES)
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_closed_forms_agree(name, sde_name, worst):
-    sde, x, mixture = make_sde(**SDES[sde_name]), tensor(DATA[f"{name}/x"], torch.float64), law(name)
+    sde, x, mixture = make_sde(**SDES[sde_name]), tensor(DATA[f"{name}/x"], torch.float64), distribution(name)
     found = {
         "logp_t0_exact": mixture.log_prob(x),
         "logp_eps_exact": mixture.log_prob_at(sde, x, torch.tensor(1e-5, dtype=torch.float64)),

@@ -7,7 +7,8 @@ are mild, VP and sub-VP with beta up to 8 and VE from 0.1 to 5, so that these co
 by.
 
 The reverse SDE by torchsde's methods, equal steps in t, is measured for Gaussian data without a single draw: such a sampler is
-linear in its start and in its draws, so one run over unit vectors tells all of its law, and what its path has in common with
+linear in its start and in its draws, so one run over unit vectors tells all of its distribution, and what its path has
+in common with
 the exact one, x = P x_T + int phi dw. Strong: root mean square distance to that, on the same Brownian path. Weak: variance.
 """
 
@@ -103,11 +104,11 @@ STRONG = {
 def weak_errors(
     make: Make, sde: LinearSDE, counts: Sequence[int] = COUNTS, event_shape: tuple[int, ...] = (1,)
 ) -> list[float]:
-    """Errors of the law at t_min for Gaussian data, exact to rounding."""
+    """Errors of the distribution at t_min for Gaussian data, exact to rounding."""
     case = Case(lambda n: make(on(n)), sde, event_shape, (8,), None, T_MIN, None, 0.05, 10, 0)
-    laws = [exact_law(case, n) for n in counts]
+    distributions = [exact_law(case, n) for n in counts]
     target = targets(case, T_MIN)[0]
-    return [distance(law.mean, law.covariance, target) for law in laws]
+    return [distance(distribution.mean, distribution.covariance, target) for distribution in distributions]
 
 
 WEAK = {

@@ -55,7 +55,9 @@ GRIDDED = {
 @pytest.mark.parametrize("name", GRIDDED)
 def test_a_grid_below_the_end_needs_a_start_and_takes_it_at_its_first_time(name):
     sampler, score, shape = GRIDDED[name](BELOW), DATA.score(VE), (500, 2)
-    with pytest.raises(ValueError, match=r"grid begins at t=0\.5, and the prior is the law at T=1: give start="):
+    with pytest.raises(
+        ValueError, match=r"grid begins at t=0\.5, and the prior is the distribution at T=1: give start="
+    ):
         sampler(VE, score, shape)
     start = VE.marginal_sample(DATA.sample(500, seed=1), torch.tensor(0.5), NoiseSource.of(2, 500))
     seen: list[float] = []

@@ -53,8 +53,8 @@ def test_first_order_weights_are_the_closed_forms(eta, steps):
 
 def test_edm_is_heuns_method_in_its_own_words():
     """d = (x - D) / sigma, x + (sigma' - sigma) d, then the mean of both slopes: on a process whose alpha is 1."""
-    sde, law = VESDE(0.05, 5.0), mixture()
-    score = law.score(sde)
+    sde, distribution = VESDE(0.05, 5.0), mixture()
+    score = distribution.score(sde)
     times = grids.karras(sde, 9, T_MIN)
     start = sde.prior_sample((4, 2), seed=3, dtype=torch.float64)
     x = start
@@ -251,7 +251,7 @@ class TestRefusals:
 
     def test_churned_noise_that_would_grow(self):
         """Under Langevin diffusion samples were 40 to 1e5 times too wide by `NoiseParameterization`; `Whitened` is right."""
-        sde, law = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 0.5)
+        sde, distribution = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 0.5)
         for sampler in (
             EDM(18, churn=Churn(10.0)),
             ExponentialRungeKutta(30, parameterization=NoiseParameterization(), churn=Churn(2.0)),
@@ -259,9 +259,11 @@ class TestRefusals:
             with pytest.raises(ValueError, match="do not commute: it is unstable, give ExponentialRungeKutta"):
                 sampler(sde, self.score, (2, 2))
         right = ExponentialRungeKutta(18, 2, Whitened(data_std=0.4), heun=True, churn=Churn(10.0))
-        samples = right(sde, law.score(sde), (500, 2), dtype=torch.float64).samples
+        samples = right(sde, distribution.score(sde), (500, 2), dtype=torch.float64).samples
         assert float(samples.std()) == pytest.approx(0.5, rel=0.1)  # known to 2 %
-        assert float(EDM(18)(sde, law.score(sde), (500, 2), dtype=torch.float64).samples.std()) > 5.0  # as the docs say
+        assert (
+            float(EDM(18)(sde, distribution.score(sde), (500, 2), dtype=torch.float64).samples.std()) > 5.0
+        )  # as the docs say
 
     def test_process_without_kernel(self):
         sde = NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=10)

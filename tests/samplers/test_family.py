@@ -81,7 +81,7 @@ def test_ddim_on_the_chain_s_table_and_on_blocks():
         x = PredictorCorrector(DDIM(0.5), Langevin(0.05), steps=steps)(
             sde, mixture().score(sde), (500, 2), seed=1
         ).samples
-        # 500 draws of a law with standard deviation 0.70: the mean is known to 0.031, five of them
+        # 500 draws of a distribution with standard deviation 0.70: the mean is known to 0.031, five of them
         assert abs(float(x.mean()) + 0.28) < 0.16 and abs(float(x.std()) - 0.70) < 0.15
 
 
@@ -133,10 +133,10 @@ def test_adaptive_steps_pass_the_selfcheck(name):
 
 def test_draws_that_are_made_anew_are_seen(monkeypatch):
     """Planted: the paper's own rule, a new draw for each attempt, which is wrong by a factor 2 on one coordinate."""
-    law = GaussianMixture(torch.zeros(1, 1), torch.full((1, 1), 0.5))
+    distribution = GaussianMixture(torch.zeros(1, 1), torch.full((1, 1), 0.5))
     kept, anew = [], []
     for found in (kept, anew):
-        x = AdaptiveSDE(0.05)(SDES["ve"], law.score(SDES["ve"]), (1000, 1), seed=3).samples
+        x = AdaptiveSDE(0.05)(SDES["ve"], distribution.score(SDES["ve"]), (1000, 1), seed=3).samples
         found.append(float(x.std()) / 0.5)
         monkeypatch.setattr(Paths, "settle", lambda *_: None)
     assert abs(kept[0] - 1.0) < 5 / math.sqrt(2000) + 0.05 and anew[0] > 1.5
@@ -219,9 +219,9 @@ def test_subsequences_of_a_chain():
 def test_a_pilot_grid_needs_fewer_steps():
     """Errors of paths on starts of their own, 24 steps of UniPC-2: at most half of those on uniform and on log-noise grids."""
     centres = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
-    law = GaussianMixture(torch.cartesian_prod(centres, centres), 0.05)
+    distribution = GaussianMixture(torch.cartesian_prod(centres, centres), 0.05)
     sde = SDES["vp"]
-    score = law.score(sde)
+    score = distribution.score(sde)
     grid = pilot_grid(sde, score, (32, 2), seed=1)
     times = grid(sde, 12)
     assert isinstance(grid, PilotGrid) and bool((times.diff() < 0).all())
@@ -298,11 +298,11 @@ def test_a_failed_sample_does_not_take_the_batch_down():
             sampler(SDES["vp"], score, (3, 2))
 
 
-def test_progress_is_told(capsys, monkeypatch):
+def test_progress_is_printed(capsys, monkeypatch):
     clock = iter(float(k) for k in range(10_000))
     monkeypatch.setattr("scoresde.samplers.base.time.monotonic", lambda: next(clock))
     UniPC(5)(SDES["vp"], lambda x, t: -x, (2, 2), progress=True)
-    told = capsys.readouterr().err
-    assert "step 5, t = 0.001" in told and told.endswith("\n")
+    printed = capsys.readouterr().err
+    assert "step 5, t = 0.001" in printed and printed.endswith("\n")
     UniPC(5)(SDES["vp"], lambda x, t: -x, (2, 2))
     assert capsys.readouterr().err == ""

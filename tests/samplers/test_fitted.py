@@ -105,12 +105,12 @@ def test_the_stated_error_is_of_starts_that_it_was_not_fitted_to(case):
 def test_a_rare_mode_that_the_pilot_has_not_seen_is_in_the_statement():
     """A mode of 0.2 %, which none of 128 starts reaches, against the mean over 4000 starts of another key."""
     sde = VPSDE()
-    law = GaussianMixture(
+    distribution = GaussianMixture(
         torch.tensor([[-0.8, 0.0], [0.8, 0.2], [0.5, 6.0]]),
         torch.tensor([0.1, 0.15, 0.05]),
         torch.tensor([0.499, 0.499, 0.002]),
     )
-    score = law.score(sde)
+    score = distribution.score(sde)
     pilot = Pilot.of(sde, score, (128, 2), fine=60, **WIDE)
     assert float(pilot.ends[:, 1].max()) < 3.0
     made = fit(sde, score, 4, pilot=pilot, search=2)
@@ -203,7 +203,7 @@ def test_any_linear_process(name):
 
 
 def test_data_far_from_zero_cost_nothing():
-    """The data's mean is in the coordinates: the same law 20 away is sampled as well."""
+    """The data's mean is in the coordinates: the same distribution 20 away is sampled as well."""
     sde = VPSDE()
     errors = []
     for away in (0.0, 20.0):
@@ -287,12 +287,12 @@ def test_refusals(case):
         fit(bistable, lambda x, t: -x, 4, pilot=(32, 2))
 
 
-def test_processes_that_are_called_the_same_are_told_apart():
+def test_processes_that_are_called_the_same_are_distinguished():
     """Two shifts of more numbers than are printed have one repr."""
     here, there = (Shifted(VPSDE(), torch.full((101,), m)) for m in (2.0, 2.01))
-    law = GaussianMixture(torch.zeros(1, 101), torch.tensor([0.5]))
+    distribution = GaussianMixture(torch.zeros(1, 101), torch.tensor([0.5]))
     assert repr(here) == repr(there)
-    made = fit(here, law.score(here), 3, pilot=(16, 101), search=0)
-    assert made(here, law.score(here), (4, 101)).nfe == 3
+    made = fit(here, distribution.score(here), 3, pilot=(16, 101), search=0)
+    assert made(here, distribution.score(here), (4, 101)).nfe == 3
     with pytest.raises(ValueError, match="not what this sampler was fitted to"):
-        made(there, law.score(there), (4, 101))
+        made(there, distribution.score(there), (4, 101))

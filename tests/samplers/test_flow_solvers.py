@@ -12,7 +12,7 @@ from scoresde.solvers import RungeKutta, ScipyODE, SolverError
 
 F64 = torch.float64
 SDE = VPSDE()
-LAW = GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64), 0.3)
+DISTRIBUTION = GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64), 0.3)
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
@@ -21,7 +21,7 @@ def test_runge_kutta_in_scipy_s_place(per_sample):
     seen = []
     ours = ProbabilityFlowODE(RungeKutta(1e-8, 1e-8, per_sample=per_sample))
     theirs = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8))
-    score = LAW.score(SDE)
+    score = DISTRIBUTION.score(SDE)
     start = SDE.prior_sample((5, 2), dtype=F64, seed=3)
     found = ours(SDE, score, (5, 2), start=start, callback=lambda k, t, x: seen.append((k, float(t))))
     assert torch.allclose(found.samples, theirs(SDE, score, (5, 2), start=start).samples, atol=1e-6)
@@ -35,9 +35,9 @@ def test_runge_kutta_in_scipy_s_place(per_sample):
 
 def test_float32_states_and_denoising():
     sampler = ProbabilityFlowODE(RungeKutta(), denoise=True)
-    found = sampler(SDE, LAW.score(SDE), (4, 2), seed=1)
+    found = sampler(SDE, DISTRIBUTION.score(SDE), (4, 2), seed=1)
     assert found.samples.dtype == torch.float32
-    wanted = ProbabilityFlowODE(ScipyODE(), denoise=True)(SDE, LAW.score(SDE), (4, 2), seed=1).samples
+    wanted = ProbabilityFlowODE(ScipyODE(), denoise=True)(SDE, DISTRIBUTION.score(SDE), (4, 2), seed=1).samples
     assert torch.allclose(found.samples, wanted, atol=1e-3)
 
 

@@ -1,8 +1,10 @@
 """Every predictor's order of convergence, by exact propagation of moments.
 
 For data N(m, v) and the exact score, a predictor's step is affine in the state and the noise: x -> c x + b + n z. Its three
-numbers are read off by calling the step itself on three inputs, so the law of the sampler's output is known without sampling:
-mean and variance obey m <- c m + b, v <- c^2 v + n^2. The error against the true law at t_min must fall as steps^-order.
+numbers are read off by calling the step itself on three inputs, so the distribution of the sampler's output is known
+without sampling:
+mean and variance obey m <- c m + b, v <- c^2 v + n^2. The error against the true distribution at t_min must fall as
+steps^-order.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ T_MIN = 1e-2
 SDES = {"vp": VPSDE(0.1, 8.0), "subvp": SubVPSDE(0.1, 8.0), "ve": VESDE(0.2, 2.0)}
 
 
-def true_law(sde, t):
+def true_distribution(sde, t):
     t = torch.as_tensor(t, dtype=torch.float64)
     return sde.alpha(t) * MEAN, (sde.alpha(t) * STD) ** 2 + sde.sigma(t) ** 2
 
 
 def score(sde):
     def value(x, t):
-        mean, variance = true_law(sde, t)
+        mean, variance = true_distribution(sde, t)
         return (mean[:, None] - x) / variance[:, None]
 
     return value
@@ -51,8 +53,8 @@ def intervals(discretization, sde, x):
 
 
 def propagated(sde, predictor, steps):
-    """Mean and variance of the sampler's output, started from the true law at T."""
-    mean, variance = true_law(sde, sde.T)
+    """Mean and variance of the sampler's output, started from the true distribution at T."""
+    mean, variance = true_distribution(sde, sde.T)
     s = score(sde)
     x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
     z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
@@ -66,7 +68,7 @@ def propagated(sde, predictor, steps):
 
 def error(sde, predictor, steps):
     mean, variance = propagated(sde, predictor, steps)
-    true_mean, true_variance = true_law(sde, T_MIN)
+    true_mean, true_variance = true_distribution(sde, T_MIN)
     return float((mean - true_mean).abs() + (variance - true_variance).abs())
 
 
@@ -131,7 +133,7 @@ def test_upper_is_exact_for_a_standard_normal_under_vp():
 
 
 def test_lower_is_exact_for_data_in_one_point():
-    """The variance of q(x_s | x_t, x_0) is exact where x_0 is known: one step from any t gives the law at s."""
+    """The variance of q(x_s | x_t, x_0) is exact where x_0 is known: one step from any t gives the distribution at s."""
     for sde in SDES.values():
         times = torch.tensor([0.8, 0.3], dtype=torch.float64)
         point, t, s = 0.7, times[0], times[1]
@@ -153,7 +155,7 @@ def test_langevin_has_the_stationary_variance_of_theory(name):
     x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
     z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
     interval = intervals(ExactTransitions(1000, grid), sde, x)[500]
-    _, v = true_law(sde, torch.tensor(interval.at.t, dtype=torch.float64))
+    _, v = true_distribution(sde, torch.tensor(interval.at.t, dtype=torch.float64))
     state, _ = corrector.step(Model(CountedScore(score(sde)), sde), x, interval, z)
     c, n = state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
     e = 2 * interval.a**2 * (0.3 * interval.level) ** 2
@@ -165,7 +167,7 @@ def test_probability_flow_reaches_its_tolerance(name):
     """x(T) -> x(t_min) is affine for Gaussian data: sqrt(v_min / v_T) (x - m_T) + m_min."""
     sde = SDES[name]
     start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None] * sde.prior_std()
-    (mean_T, var_T), (mean, var) = true_law(sde, sde.T), true_law(sde, T_MIN)
+    (mean_T, var_T), (mean, var) = true_distribution(sde, sde.T), true_distribution(sde, T_MIN)
     exact = mean + (var / var_T).sqrt() * (start - mean_T)
     errors = []
     for tolerance in (1e-3, 1e-5, 1e-7):

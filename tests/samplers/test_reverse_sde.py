@@ -1,4 +1,5 @@
-"""The reverse SDE by torchsde: orders against the closed form of Gaussian data, adaptive steps by their law, the door."""
+"""The reverse SDE by torchsde: orders against the closed form of Gaussian data, adaptive steps by their distribution,
+the door."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def moments(method, share=1.0, tolerance=1e-3):
 
 
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk", "heun"])
-def test_adaptive_steps_keep_the_law(method):
+def test_adaptive_steps_keep_the_distribution(method):
     """8000 coordinates: 5 standard errors, a false alarm in 1e6, and 1 for the tolerance; a score a tenth too weak is seen."""
     mean, std, nfe = moments(method)
     assert mean < 6 and std < 6

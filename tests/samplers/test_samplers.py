@@ -137,10 +137,10 @@ def test_the_reference_corrector_does_know_its_batch():
 @pytest.mark.covering
 @pytest.mark.parametrize("sampler", ["pc", "em", "ancestral", "torchsde", "flow"])
 @pytest.mark.parametrize("name", SDES)
-def test_samples_have_the_law(name, sampler):
+def test_samples_have_the_distribution(name, sampler):
     """Share of the heavy mode and the variance within the modes; 2000 draws, five standard errors (a false alarm in 1e6), plus
     the discretisation of 200 steps."""
-    sde, law = SDES[name], mixture()
+    sde, distribution = SDES[name], mixture()
     samplers = {
         "pc": PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=200),
         "em": PredictorCorrector(EulerMaruyama(), steps=200),
@@ -148,7 +148,7 @@ def test_samples_have_the_law(name, sampler):
         "torchsde": ReverseSDESampler(steps=200),
         "flow": ProbabilityFlowODE(denoise=True),
     }
-    x = samplers[sampler](sde, law.score(sde), (2000, 2), seed=1).samples
+    x = samplers[sampler](sde, distribution.score(sde), (2000, 2), seed=1).samples
     assert passes(x)
     assert not passes(1.35 * x), "a planted factor must be seen"
     assert not passes(-x), "a planted exchange of the modes must be seen"

@@ -223,7 +223,7 @@ def test_a_flow_with_the_whole_score_is_caught():
     assert not row.passed and "g^2 score / 2" in row.hint
 
 
-def test_an_order_that_is_not_reached_is_told():
+def test_an_order_that_is_not_reached_is_reported():
     row = quick(stepped(EulerMaruyama(flow=True)), part=ORDER, order=2, samples=50).rows[0]
     assert not row.passed
     assert "not with the order stated" in row.hint

@@ -1,7 +1,7 @@
 """The symmetric splitting, by exact propagation of moments.
 
 For data N(m, v) and the exact score a step is affine in the state and its noises, x -> M x + b + N z, read off by calling the
-predictor on unit vectors; so the law of the sampler's output is known without sampling. Of systems.md, entry 44.
+predictor on unit vectors; so the distribution of the sampler's output is known without sampling. Of systems.md, entry 44.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ONE = torch.ones((), dtype=torch.float64)
 SDES = {"cld": CriticallyDampedLangevin(mass=0.25, beta=4.0, gamma=0.04), "vp": VPSDE(0.1, 8.0)}
 
 
-def law(sde, t, mean, std):
+def distribution(sde, t, mean, std):
     """Mean (D,) and covariance (D, D) of the state at t for data N(mean, std^2)."""
     kernel, shape = sde.kernel(torch.as_tensor(t, dtype=torch.float64)), sde.state_shape((1,))
     start = sde.embed_data(ONE.reshape(1, 1)).flatten()
@@ -39,7 +39,7 @@ def propagated(sde, predictor, steps, mean, std, start):
     """Moments of the sampler's output from those at its start."""
 
     def score(x, t):
-        m, v = law(sde, t, mean, std)
+        m, v = distribution(sde, t, mean, std)
         return -torch.linalg.solve(v, (x.flatten(1) - m).mT).mT.reshape(x.shape)
 
     m, v = start
@@ -58,8 +58,8 @@ def propagated(sde, predictor, steps, mean, std, start):
 
 
 def error(sde, predictor, steps, mean=0.6, std=0.4):
-    m, v = propagated(sde, predictor, steps, mean, std, law(sde, sde.T, mean, std))
-    true_m, true_v = law(sde, T_MIN, mean, std)
+    m, v = propagated(sde, predictor, steps, mean, std, distribution(sde, sde.T, mean, std))
+    true_m, true_v = distribution(sde, T_MIN, mean, std)
     return float((m - true_m).abs().sum() + (v - true_v).abs().sum())
 
 
@@ -79,7 +79,7 @@ def test_few_steps_against_euler_maruyama(steps, most):
     sde, figures = SDES["cld"], {10: (0.459, 7.87), 25: (0.168, 0.465), 50: (0.086, 0.120), 100: (0.0432, 0.0454)}
     root = sde.prior_root().m
     start = (torch.zeros(2, dtype=torch.float64), root @ root.mT)
-    true = law(sde, T_MIN, 0.0, 0.5)[1][0, 0]
+    true = distribution(sde, T_MIN, 0.0, 0.5)[1][0, 0]
     found = [
         abs(float(propagated(sde, p, steps, 0.0, 0.5, start)[1][0, 0] / true) - 1)
         for p in (SymmetricSplitting(), EulerMaruyama())
@@ -111,7 +111,8 @@ def test_exact_at_rest(name):
 
 
 def test_reversal_is_bayes():
-    """Map and noise of the analytic part against the joint law of (x_s, x_t), and for Langevin diffusion against the forward
+    """Map and noise of the analytic part against the joint distribution of (x_s, x_t), and for Langevin diffusion
+    against the forward
     kernel with the velocity's sign turned."""
     sde = SDES["cld"]
     s, t = 0.3 * ONE, 0.42 * ONE
@@ -187,7 +188,7 @@ def test_hybrid_score_matching_finds_the_velocity_score():
         target = -sde.kernel(t).whiten_transposed(draw.noise)[:, 1]
         u = draw.x_t.flatten(1)
         fitted = torch.linalg.lstsq(u, target).solution[:, 0]
-        covariance = law(sde, time, 0.0, std)[1]
+        covariance = distribution(sde, time, 0.0, std)[1]
         exact = -torch.linalg.inv(covariance)[1]
         off = fitted - exact
         relative = float(((off @ covariance @ off) / (exact @ covariance @ exact)).sqrt())

@@ -15,7 +15,8 @@ WIDTH = GRID[1] - GRID[0]
 
 
 def density(t):
-    """p_t on the grid for p' = (x^3 p)' + p'' / 2: finite volumes that keep mass and the law at rest exp(-x^4 / 2), symmetric
+    """p_t on the grid for p' = (x^3 p)' + p'' / 2: finite volumes that keep mass and the distribution at rest exp(-x^4
+    / 2), symmetric
     in its root, hence exact in time by their eigenvectors."""
     start = START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
     u = 0.5 * GRID**4

@@ -32,7 +32,7 @@ MU, NU, M0, S0 = 0.3, 0.5, 0.2, 0.4
 
 @dataclass(frozen=True)
 class LogNormal:
-    """The law of x_t for dx = MU x dt + NU x dw and ln x_0 ~ N(M0, S0^2), coordinates independent; a `Prior` too."""
+    """The distribution of x_t for dx = MU x dt + NU x dw and ln x_0 ~ N(M0, S0^2), coordinates independent; a `Prior` too."""
 
     t: torch.Tensor
     event: tuple[int, ...] = (1,)
@@ -58,6 +58,6 @@ class LogNormal:
 
 
 def geometric(event=(1,), **given):
-    """T = 1, the law at T as prior."""
+    """T = 1, the distribution at T as prior."""
     prior = LogNormal(torch.tensor(1.0, dtype=F64), event)
     return NonlinearSDE(lambda x, t: MU * x, lambda x, t: NU * x, prior=prior, **given)

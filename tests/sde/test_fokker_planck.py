@@ -27,7 +27,7 @@ def chi_square(sde, t, n=65536):
 
 
 def test_the_fokker_planck_solution():
-    """It keeps mass, begins at the start, ends at the law at rest; and solves its equation, by differences in t."""
+    """It keeps mass, begins at the start, ends at the distribution at rest; and solves its equation, by differences in t."""
     start = fokker_planck.START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
     rest = np.exp(-0.5 * GRID**4)
     assert np.allclose(fokker_planck.density(0.0), start, atol=1e-9)

@@ -25,19 +25,19 @@ def test_the_flow_carries_quantiles(by_hand, event):
     """x(t) = exp(m_t + sqrt(v_t) z), so the flow is x (m' + v' z / (2 sqrt v)); with none or all of D it is another."""
     sde = geometric(divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None)
     t, z = torch.linspace(0.0, 1.0, 5, dtype=F64), normal((5, *event))
-    law = LogNormal(t)
-    x, v = law.at(z), per_event(law.moments()[1], z)
+    distribution = LogNormal(t)
+    x, v = distribution.at(z), per_event(distribution.moments()[1], z)
     wanted = x * (MU - 0.5 * NU**2 + 0.5 * NU**2 * z / v.sqrt())
-    flow, d = sde.flow_drift(x, t, law.score(x)), sde.diffusion_divergence(x, t)
+    flow, d = sde.flow_drift(x, t, distribution.score(x)), sde.diffusion_divergence(x, t)
     assert flow.shape == x.shape and torch.allclose(flow, wanted, rtol=1e-12)
     assert torch.allclose(d, 2 * NU**2 * x, rtol=1e-13)
     for planted in (flow + 0.5 * d, flow - 0.5 * d):
         assert not torch.allclose(planted, wanted, rtol=0.1)
     # the reverse drift is what the flow and half a forward's noise make of it
-    assert torch.allclose(sde.reverse_drift(x, t, law.score(x)), 2 * wanted - MU * x, rtol=1e-12)
+    assert torch.allclose(sde.reverse_drift(x, t, distribution.score(x)), 2 * wanted - MU * x, rtol=1e-12)
 
 
-def test_the_flow_sampler_keeps_the_law():
+def test_the_flow_sampler_keeps_the_distribution():
     """ProbabilityFlowODE from T to t_min takes each quantile to itself, and encodes it back."""
     sde, z = geometric((2,)), normal((6, 2))
     start, end = (LogNormal(torch.tensor(t, dtype=F64)).at(z) for t in (1.0, 0.1))
@@ -49,7 +49,7 @@ def test_the_flow_sampler_keeps_the_law():
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_likelihood_with_a_diffusion_of_x(by_hand):
-    """log p of the log-normal law at t_min: the flow's divergence passes through D, a second derivative of g."""
+    """log p of the log-normal distribution at t_min: the flow's divergence passes through D, a second derivative of g."""
     sde, x = (
         geometric((2,), divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None),
         LogNormal(0.1).at(normal((6, 2))),
@@ -60,14 +60,14 @@ def test_likelihood_with_a_diffusion_of_x(by_hand):
 
 
 def log_moments(draws, t):
-    """Mean and variance of ln x in standard errors from the log-normal law's."""
+    """Mean and variance of ln x in standard errors from the log-normal distribution's."""
     m, v = LogNormal(torch.tensor(t, dtype=F64)).moments()
     u = (draws.log() - m) / v.sqrt()
     return [float(u.mean()) * u.numel() ** 0.5, float((u**2).mean() - 1) * (u.numel() / 2) ** 0.5]
 
 
 def euler_bias(steps):
-    """Of one path's ln x, in standard deviations of the law: Euler's leading error is of order h in both moments."""
+    """Of one path's ln x, in standard deviations of the distribution: Euler's leading error is of order h in both moments."""
     return 2.0 * NU**2 / steps
 
 
@@ -99,8 +99,8 @@ def reverse_draws(sde, n, change=lambda drift, x, t: drift):
         return TorchSDE("milstein").solve(drift, diffusion, start, 1.0, 0.1, 0.9 / REVERSE_STEPS, noise)
 
 
-def test_the_reverse_process_keeps_the_law():
-    """As above, 20000 draws of ln x_0.1; with half of D, or none, it is another law."""
+def test_the_reverse_process_keeps_the_distribution():
+    """As above, 20000 draws of ln x_0.1; with half of D, or none, it is another distribution."""
     n, sde, allowed = 20000, geometric(), 5 + euler_bias(REVERSE_STEPS) * 20000**0.5
     assert max(map(abs, log_moments(reverse_draws(sde, n), 0.1))) < allowed
     for share in (0.5, 1.0):
@@ -108,7 +108,7 @@ def test_the_reverse_process_keeps_the_law():
         assert max(map(abs, log_moments(planted, 0.1))) > 3 * allowed
 
 
-def test_the_reverse_sampler_keeps_the_law():
+def test_the_reverse_sampler_keeps_the_distribution():
     n = 20000
     sampler = ReverseSDESampler(TorchSDE("milstein"), steps=REVERSE_STEPS, t_min=0.1, denoise=False)
     draws = sampler(geometric(), score, (n, 1), seed=3, dtype=F64).samples

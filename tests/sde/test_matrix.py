@@ -54,7 +54,7 @@ def beta(t):
 
 
 def third_order(**options):
-    """Noise reaches the data through two others; stationary law N(0, I), rate beta(t)."""
+    """Noise reaches the data through two others; stationary distribution N(0, I), rate beta(t)."""
     options = {"aux_std": (0.3, 0.5), "prior_covariance": torch.eye(3)} | options
     return MatrixSDE(lambda t: beta(t) * THIRD_F, lambda t: beta(t).sqrt() * THIRD_G, **options)
 

@@ -1,7 +1,8 @@
 """A process of one's own against closed forms.
 
 A linear process written as f and g must be that process. With a diffusion that depends on x: geometric Brownian motion, whose
-law is log-normal at every time, and processes at rest in a law that is known (Student, gamma), whose flow stands still. For
+distribution is log-normal at every time, and processes at rest in a distribution that is known (Student, gamma), whose
+flow stands still. For
 dx = -x^3 dt + dw the Fokker-Planck equation is solved on a grid. Statistical tests state their false-alarm rate, and see a
 planted error.
 """
@@ -170,7 +171,7 @@ def test_no_global_state_is_read_or_changed():
 
 
 @pytest.mark.long
-def test_an_adaptive_solver_meets_the_same_law():
+def test_an_adaptive_solver_meets_the_same_distribution():
     """Brownian motion to t: a standard deviation of sqrt t within 5 standard errors, a false alarm in 1.7e6."""
     sde = NonlinearSDE(
         lambda x, t: -x, lambda t: torch.ones_like(t), steps=10, solver=TorchSDE("milstein", adaptive=True)
@@ -180,11 +181,11 @@ def test_an_adaptive_solver_meets_the_same_law():
     assert abs(float((x**2).mean()) / variance - 1) < 5 * (2 / 300) ** 0.5
 
 
-# --- the divergence of g g^T, and laws at rest -------------------------------------------------------------------
+# --- the divergence of g g^T, and distributions at rest -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_student_law_is_at_rest(event):
+def test_a_student_distribution_is_at_rest(event):
     """g^2 = a + b |x|^2, one number for each sample, f = -c x: at rest in (a + b |x|^2)^-(c / b + 1), so the flow is 0."""
     a, b, c = 1.3, 0.4, 0.9
 
@@ -199,8 +200,9 @@ def test_a_student_law_is_at_rest(event):
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_gamma_law_is_at_rest(event):
-    """g_i^2 = s^2 x_i, f = k (m - x): at rest in a gamma law of shape 2 k m / s^2 and rate 2 k / s^2 (Cox, Ingersoll, Ross)."""
+def test_a_gamma_distribution_is_at_rest(event):
+    """g_i^2 = s^2 x_i, f = k (m - x): at rest in a gamma distribution of shape 2 k m / s^2 and rate 2 k / s^2 (Cox,
+    Ingersoll, Ross)."""
     k, m, s = 0.7, 1.5, 0.6
     sde = NonlinearSDE(lambda x, t: k * (m - x), lambda x, t: s * x.sqrt())
     x, t = 0.5 + normal((5, *event)) ** 2, torch.tensor(0.2, dtype=F64)
@@ -286,8 +288,8 @@ def test_the_prior_is_a_normal_or_an_object():
     wide, mixed = NonlinearSDE(VP.drift, VP.diffusion, prior=3.0), NonlinearSDE(VP.drift, VP.diffusion, prior=MIXTURE)
     draws = wide.prior_sample((4, 2), seed=5, dtype=F64)
     assert torch.allclose(draws, 3.0 * NonlinearSDE(VP.drift, VP.diffusion).prior_sample((4, 2), seed=5, dtype=F64))
-    normal_law = torch.distributions.Normal(torch.zeros((), dtype=F64), 3.0)
-    assert torch.allclose(wide.prior_log_prob(x), normal_law.log_prob(x).sum(1), rtol=1e-12)
+    gaussian = torch.distributions.Normal(torch.zeros((), dtype=F64), 3.0)
+    assert torch.allclose(wide.prior_log_prob(x), gaussian.log_prob(x).sum(1), rtol=1e-12)
     assert torch.allclose(mixed.prior_log_prob(x), MIXTURE.log_prob(x))
     whole = mixed.prior_sample((9, 2), seed=5)
     assert torch.equal(whole, MIXTURE.sample(9, seed=5))

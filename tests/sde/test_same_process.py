@@ -104,7 +104,7 @@ def test_a_model_s_own_process_always_fits():
 
 
 def test_uniform_log_noise_needs_a_kernel():
-    sde, law = NonlinearSDE(lambda x, t: -x, g), UniformLogNoise()
-    for call in (law.times, law.density):
+    sde, distribution = NonlinearSDE(lambda x, t: -x, g), UniformLogNoise()
+    for call in (distribution.times, distribution.density):
         with pytest.raises(TypeError, match="use UniformTime"):
             call(sde, torch.tensor([0.5]))

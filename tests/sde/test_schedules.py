@@ -1,6 +1,8 @@
-"""Processes by their schedule: automatic differentiation against closed forms, each process against 50 digits and its equations.
+"""Processes by their schedule: automatic differentiation against closed forms, each process against 50 digits and its
+equations.
 
-Independent of the implementation are: mpmath's values of the papers' formulas, the closed forms of VP, sub-VP and VE, the law
+Independent of the implementation are: mpmath's values of the papers' formulas, the closed forms of VP, sub-VP and VE,
+the distribution
 of transported quantiles (a flow on the line keeps ranks), exact mixture densities, and the closed integral of the
 likelihood-weighted objective for Gaussian data (Kingma et al. 2021). `scoresde.sde.check` integrates the moment equations.
 """
@@ -326,7 +328,7 @@ def test_float32_at_small_times(name):
     [("cosine", 6.6e-7, 0), ("edm", 7.8e-5, 6.1e-9), ("interpolant", 5.0e-7, 2.5e-13), ("log snr", 3.36e-3, 0)],
 )
 def test_what_the_prior_leaves_out(name, at_one, unit_variance):
-    """KL(law at T || prior), nats a coordinate, for x_0 = 1 and for N(0, 1) data: the figures of the docstrings."""
+    """KL(distribution at T || prior), nats a coordinate, for x_0 = 1 and for N(0, 1) data: the figures of the docstrings."""
     sde = CLOSED[name]
     end, prior = scalar(sde.T), Normal(scalar(0.0), sde.prior_std())
     alpha, sigma = sde.alpha(end), sde.sigma(end)

@@ -124,7 +124,7 @@ def origin(sde):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_mixture_s_law_is_exact(name):
+def test_a_mixture_s_distribution_is_exact(name):
     own = PROCESSES[name]
     sde, x = Shifted(own, MU), normal((6, *own.state_shape((2,))), "state").requires_grad_(True)
     t = torch.tensor([0.05, 0.1, 0.3, 0.3, 0.6, 1.0], dtype=F64)
@@ -328,7 +328,7 @@ PUSHED = MatrixSDE(
 
 
 @pytest.mark.parametrize("sde", [*PROCESSES.values(), Shifted(PROCESSES["cld"], moving), PUSHED], ids=repr)
-def test_the_mean_of_the_posterior_is_that_of_the_joint_law(sde):
+def test_the_mean_of_the_posterior_is_that_of_the_joint_distribution(sde):
     """x_s and x_t given x_0 are Gaussian together, with covariance S_s A^T between them: conditioned by dense matrices."""
     x0 = normal((3, 2), "x0")
     times = torch.tensor([0.2, 0.5, 0.69], dtype=F64), torch.tensor([0.3, 0.8, 0.7], dtype=F64)

@@ -43,7 +43,7 @@ PROCESSES = {
 EVENT = (2,)
 
 
-def law_at(sde, t, data_std):
+def distribution_at(sde, t, data_std):
     """m, S and G of the state of data N(0, data_std^2 I), dense, in float64."""
     t = torch.tensor(t, dtype=F64)
     shape, kernel = sde.state_shape(EVENT), sde.kernel(t)
@@ -59,7 +59,7 @@ def law_at(sde, t, data_std):
 
 def gaussian_flow(sde, data_std):
     def velocity(t, x):
-        mean, covariance, _ = law_at(sde, t, data_std)
+        mean, covariance, _ = distribution_at(sde, t, data_std)
         score = -torch.linalg.solve(covariance, (x - mean).flatten(1).mT).mT.reshape(x.shape)
         return sde.flow_drift(x, torch.full((len(x),), t, dtype=F64), score)
 
@@ -74,13 +74,13 @@ def test_the_flow_of_gaussian_data_stands_still(name, worst):
     shape = sde.state_shape(EVENT)
     d = math.prod(shape)
     w = torch.cat((torch.zeros(1, d, dtype=F64), torch.eye(d, dtype=F64))).reshape(d + 1, *shape)
-    mean, covariance, _ = law_at(sde, times[0], data_std)
+    mean, covariance, _ = distribution_at(sde, times[0], data_std)
     x = start = mean + points[0].root(w)
     assert torch.allclose(points[0].unroot(start - mean), w, atol=1e-9)
     flow = gaussian_flow(sde, data_std)
     for k, t in enumerate(times[1:]):
         x = ScipyODE("DOP853", 1e-9, 1e-9).solve(flow, x, times[k], t).y
-        mean, covariance, g = law_at(sde, t, data_std)
+        mean, covariance, g = distribution_at(sde, t, data_std)
         point = points[k + 1]
         error = float((x - mean - point.root(w)).abs().max())
         worst("whitened state of Gaussian data along its flow", error)

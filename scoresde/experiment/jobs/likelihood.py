@@ -61,7 +61,7 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
     Returns the summary; None in a launcher's process that is not the last to finish. Raises WorkdirError where another likelihood
     is at work in the folder, WorkerError where a local process died, SolverError where no row has a number.
     """
-    out: dict[str, Any] | None = share(Weighing, experiment, workdir, processes)
+    out: dict[str, Any] | None = share(LikelihoodJob, experiment, workdir, processes)
     return out
 
 
@@ -80,7 +80,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Weighing(Job):
+class LikelihoodJob(Job):
     """All that is needed to compute rows."""
 
     kind: ClassVar[str] = "likelihood"
@@ -93,7 +93,7 @@ class Weighing(Job):
     store: RowStore
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Weighing:
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> LikelihoodJob:
         device = local_device(experiment, local)
         plan, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
         weights = weights_name(plan.weights)
@@ -119,7 +119,7 @@ class Weighing(Job):
 
     @property
     def count(self) -> int:
-        """Events to be weighed."""
+        """Events whose likelihood is to be computed."""
         limit = self.experiment.likelihood.limit
         return min(limit, len(self.data)) if limit else len(self.data)
 

@@ -98,7 +98,7 @@ def _curves(experiment: Experiment, metrics: Metrics) -> list[str]:
     order = sorted(columns, key=lambda name: list(_TITLES).index(name) if name in _TITLES else len(_TITLES))
     shown = [(_TITLES.get(name, name), {name: columns[name]}) for name in order]
     if by_time:
-        shown.insert(1, (f"loss over t, in {len(by_time)} parts of the time law, small t first", by_time))
+        shown.insert(1, (f"loss over t, in {len(by_time)} parts of the time distribution, small t first", by_time))
     found = []
     for title, lines in shown:
         if any(math.isfinite(value) and value for values in lines.values() for value in values):

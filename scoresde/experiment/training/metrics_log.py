@@ -5,7 +5,8 @@ images_per_second                                 events, over all processes
 ema_distance                                      ||weights - average|| / ||weights||
 memory_mib                                         most that was held: on the GPU, or by the process
 skipped                                           steps without an update, so far
-loss_t1 ... loss_t8                               loss by eighths of the time law, small t first; nan where none was drawn
+loss_t1 ... loss_t8                               loss by eighths of the time distribution, small t first; nan where
+none was drawn
 """
 
 from __future__ import annotations

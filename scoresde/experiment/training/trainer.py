@@ -2,9 +2,12 @@
 
     batch -> times and noise -> losses -> gradient, clipped -> Adam -> averages
 
-Batch, times and noise are functions of (seed, step, position of the event in the stream), so that a step is the same whatever the
-number of processes and however a batch is cut into micro-batches: sums of the same numbers in another order. Dropout is drawn by
-torch's generator, which gets a state of its own for each micro-batch, a function of (seed, step, first position in it): it is the
+Batch, times and noise are functions of (seed, step, position of the event in the stream), so that a step is the same
+whatever the
+number of processes and however a batch is cut into micro-batches: sums of the same numbers in another order. Dropout is
+drawn by
+torch's generator, which gets a state of its own for each micro-batch, a function of (seed, step, first position in it):
+it is the
 same after a restart, and other where a batch is cut otherwise.
 
 A step whose losses or gradient are not finite changes nothing but the count of steps.
@@ -35,7 +38,7 @@ from scoresde.losses import DenoisingScoreMatching, Draw
 from scoresde.score import ScoreModel
 
 BUCKETS = 8
-"""Parts of the time law, each drawn as often as the others, of which the loss is logged."""
+"""Parts of the time distribution, each drawn as often as the others, of which the loss is logged."""
 
 
 @dataclass(frozen=True)
