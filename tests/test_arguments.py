@@ -5,6 +5,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from scoresde.networks import MLP, NCSNpp
 from scoresde.samplers import EDM, DPMSolverPlusPlus, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion, fit
 from scoresde.sde import VESDE
 from scoresde.solvers import RungeKutta
-from tests.argument_calls import ALLOWED, WRONG, cases, count, some
+from tests.argument_calls import ALLOWED, WRONG, cases, count, hints, some
 from tests.argument_recipes import NOT_CALLED, public, recipe
 
 EACH = 1
@@ -36,7 +37,11 @@ def test_every_public_name_has_a_valid_call():
     """A new class or function needs a recipe in tests/argument_recipes.py."""
     for name, thing in public().items():
         if name not in NOT_CALLED and not inspect.isabstract(thing):
-            thing(**recipe(name, thing))
+            made = thing(**recipe(name, thing))
+            if inspect.isclass(thing):
+                assert isinstance(made, thing), name
+            elif hints(thing).get("return") not in (type(None), NoReturn, None):
+                assert made is not None, name
 
 
 def test_every_public_name_with_arguments_is_checked():

@@ -24,10 +24,13 @@ def test_there_is_a_page_to_run():
 @pytest.mark.parametrize(
     "page", some_long(WITH_CODE, lambda page: page.stem in ("bounds", "own_process")), ids=lambda p: p.name
 )
-def test_blocks_run_in_order(page, tmp_path, monkeypatch):
+def test_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
     exec(compile(source, page.name, "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    assert bool(printed) == ("print(" in source)
+    assert not re.search(r"\b(nan|inf)\b", printed), printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -88,7 +88,10 @@ def test_grids_that_are_taken_to_begin_at_the_end_do(grid):
 
 
 def test_float32_s_rounding_of_the_end_is_the_end():
-    UniPC(torch.linspace(1.0 - 6e-8, 1e-3, 5))(VE, DATA.score(VE), (3, 2))
+    result = UniPC(torch.linspace(1.0 - 6e-8, 1e-3, 5))(VE, DATA.score(VE), (3, 2))
+    exact = UniPC(torch.linspace(1.0, 1e-3, 5))(VE, DATA.score(VE), (3, 2))
+    assert torch.allclose(result.times, exact.times, rtol=0.0, atol=1e-7)
+    assert torch.allclose(result.samples, exact.samples, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
