@@ -29,7 +29,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import work_faults
 from benchmarks.children import Child, flags, together, train
-from scoresde.experiment.folder.checkpoint import CheckpointError, list_checkpoints, read_checkpoint, read_tensors
+from scoresde.experiment.folder.checkpoint import list_checkpoints, read_checkpoint
+from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def nan_in_losses(bench: Bench, folder: Path) -> None:
     child = Child(folder, {**options, "training.max_bad_steps": 3})
     assert child.end() == 2, child.output()
     assert "the loss is not finite for 2 of 8 examples at step 22, t in [" in child.output()
-    kept = sorted((folder / "quarantine").glob("*.safetensors"))
+    kept = sorted((folder / "bad_batches").glob("*.safetensors"))
     assert [int(p.stem.removeprefix("step-")) for p in kept] == [5, 6, 20, 21, 22]
     tensors, header = read_tensors(kept[0])
     assert tensors["position"].tolist() == list(range(40, 48)) and not tensors["loss"][2].isfinite(), header

@@ -44,10 +44,10 @@ import torch
 
 from scoresde.cli import main
 from scoresde.data import Splits
+from scoresde.experiment.config.annotations import alternatives, hints, offers
 from scoresde.experiment.config.builder import known
-from scoresde.experiment.config.experiment import Evaluation, Likelihood, Sampling
-from scoresde.experiment.config.kinds import alternatives, hints, offers
-from scoresde.experiment.config.sections import Training
+from scoresde.experiment.config.experiment import EvaluationConfig, LikelihoodConfig, SamplingConfig
+from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
 from scoresde.score import ScoreModel
@@ -102,7 +102,8 @@ NODES = (
 )  # fmt: skip
 """Keys of nodes, and a command that uses what they make."""
 SETTINGS = {
-    "training": Training, "sampling": Sampling, "likelihood": Likelihood, "evaluation": Evaluation, "model": ScoreModel,
+    "training": TrainingConfig, "sampling": SamplingConfig, "likelihood": LikelihoodConfig,
+    "evaluation": EvaluationConfig, "model": ScoreModel,
 }  # fmt: skip
 """Classes of the sections that do not name one."""
 HUGE: tuple[Any, ...] = (2**63, 10**400, float("inf"), float("-inf"), float("nan"), -(2**80))
@@ -119,7 +120,7 @@ BASE = {
     "training": {"steps": 2, "batch_size": 4, "preview_every": 0, "warmup": 1},
     "sampling": {"count": 2, "batch_size": 2},
     "samplers": {"heun": {"name": "EDM", "steps": 2}},
-    "likelihood": {"limit": 2, "batch_size": 2, "pilot": 2},
+    "likelihood": {"limit": 2, "batch_size": 2, "grid_events": 2},
     "evaluation": {},
 }
 SECONDS = 120

@@ -36,7 +36,8 @@ import torch
 
 from scoresde._files import SEAL, write_sealed
 from scoresde.cli import main
-from scoresde.experiment.folder.checkpoint import last_checkpoint, read_tensors, write_tensors
+from scoresde.experiment.folder.checkpoint import last_checkpoint
+from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
 from scoresde.experiment.folder.workdir import EVALUATION
 
 VERBS = ("report", "evaluate", "likelihood", "sample", "train")
@@ -51,9 +52,9 @@ def get_config():
         device="cpu", data=dict(name="Arrays", train={points!r}, scale=2.0, shift=0.0), sde=dict(name="VPSDE"),
         network=dict(name="MLP", width=8, depth=1), objective=dict(name="DenoisingScoreMatching"),
         training=dict(steps=4, batch_size=4, preview_every=2, checkpoint_every=2, log_every=1, learning_rate=0.1,
-                      warmup=1, posthoc=(0.05, 0.1), posthoc_every=2),
+                      warmup=1, posthoc_widths=(0.05, 0.1), posthoc_every=2),
         sampling=dict(count=4, batch_size=2), samplers=dict(pc=dict(name="PredictorCorrector", steps=2)),
-        likelihood=dict(limit=4, batch_size=2, pilot=2, solver=dict(name="Multistep", nodes=4)),
+        likelihood=dict(limit=4, batch_size=2, grid_events=2, solver=dict(name="Multistep", nodes=4)),
     ))
 """
 VALUES: tuple[Any, ...] = (None, -1, 0.5, 7, 1e308, 10**40, True, "x", "", [], [1], {}, {"a": 1})

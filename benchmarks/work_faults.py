@@ -108,7 +108,7 @@ LIKELIHOOD = Work(
     {
         "likelihood.limit": 90,
         "likelihood.batch_size": 3,
-        "likelihood.pilot": 0,
+        "likelihood.grid_events": 0,
         "likelihood.solver": "{'name': 'Multistep', 'nodes': 6}",
     },
     "likelihood/rows-*/*.jsonl",

@@ -25,10 +25,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from scoresde.command_line.errors import exit_code
 from scoresde.command_line.flags import RUNS
 from scoresde.command_line.parsing import parse
 from scoresde.command_line.process import current_folder, interruptible
-from scoresde.command_line.refusals import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(needs or "", end="\n" if needs else "")
         return 0
     workdir = room.Workdir(options.workdir)
-    shared = {"sample": room.sample, "likelihood": room.likelihood, "evaluate": room.assess}
+    shared = {"sample": room.sample, "likelihood": room.likelihood, "evaluate": room.evaluate}
     if options.command == "train":
         room.train(made, workdir)
     elif options.command == "report":

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from scoresde.cli import main
+from scoresde.command_line.errors import LONGEST, one_line
 from scoresde.command_line.flags import COMMANDS, FLAGS, RUNS, flags_of
 from scoresde.command_line.parsing import parse
-from scoresde.command_line.refusals import LONGEST, one_line
 
 
 def said(capsys, *arguments):

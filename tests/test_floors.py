@@ -146,7 +146,7 @@ def test_imports_within_a_package_go_down(path):
 
 
 def test_an_upward_import_within_a_package_is_seen():
-    assert list(upward_parts("from scoresde.experiment.jobs.job import share", "experiment", "folder")) == ["jobs"]
+    assert list(upward_parts("from scoresde.experiment.jobs.job import run_job", "experiment", "folder")) == ["jobs"]
     assert list(upward_parts("from scoresde.sde.processes.vp import VPSDE", "sde", "scalar")) == ["processes"]
     assert list(upward_parts("from scoresde.experiment.config.loader import load_config", "experiment", "jobs")) == []
 

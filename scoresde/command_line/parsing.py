@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from scoresde._validation import shown, suggestion
+from scoresde.command_line.errors import one_line
 from scoresde.command_line.flags import COMMANDS, FLAGS, RUNS, flags_of
-from scoresde.command_line.refusals import one_line
 from scoresde.version import __version__
 
 OVERRIDE, SOURCE = "--config.", "--source."

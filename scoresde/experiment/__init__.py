@@ -2,40 +2,41 @@
 
 from scoresde.experiment.config.builder import ConfigError, build
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.limits import out_of_memory
+from scoresde.experiment.config.limits import is_out_of_memory
 from scoresde.experiment.config.loader import apply_overrides, load_config
 from scoresde.experiment.config.process_check import check
-from scoresde.experiment.folder.averages import posthoc
-from scoresde.experiment.folder.checkpoint import CheckpointError, read_checkpoint
+from scoresde.experiment.folder.averages import posthoc_average
+from scoresde.experiment.folder.checkpoint import read_checkpoint
 from scoresde.experiment.folder.launcher import WorkerError
+from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError
 from scoresde.experiment.inspection.inspection import inspect
-from scoresde.experiment.jobs.evaluation import assess
+from scoresde.experiment.jobs.evaluation import evaluate
 from scoresde.experiment.jobs.likelihood import likelihood
 from scoresde.experiment.jobs.sampling import sample
 from scoresde.experiment.reports.report import report
 from scoresde.experiment.results.sample_index import read_samples
-from scoresde.experiment.training.dry_run import Needs, dry_run
+from scoresde.experiment.training.dry_run import DryRunResult, dry_run
 from scoresde.experiment.training.loop import train
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
     "Experiment",
-    "Needs",
+    "DryRunResult",
     "Workdir",
     "WorkdirError",
     "WorkerError",
     "apply_overrides",
-    "assess",
+    "evaluate",
     "build",
     "check",
     "dry_run",
     "inspect",
     "likelihood",
     "load_config",
-    "out_of_memory",
-    "posthoc",
+    "is_out_of_memory",
+    "posthoc_average",
     "read_checkpoint",
     "read_samples",
     "report",

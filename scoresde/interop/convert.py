@@ -23,7 +23,7 @@ from scoresde._validation import check_choice
 from scoresde.ema import EMA
 from scoresde.experiment.config.builder import build
 from scoresde.experiment.config.experiment import Experiment, build_model
-from scoresde.experiment.config.sections import Training
+from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
 from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
@@ -121,13 +121,13 @@ def convert(
     return summary
 
 
-def _check_averages(given: ReferenceCheckpoint, plan: Training, file: str) -> None:
+def _check_averages(given: ReferenceCheckpoint, plan: TrainingConfig, file: str) -> None:
     """Raise ConvertError unless the one average of a file is all that the config wants. None is begun from converted weights:
     what an average is of has gone by, and under its name would be another's weights."""
     if len(plan.averages) > 1:
         raise ConvertError(
             f"{file} holds one average, and the config wants {', '.join(plan.averages)}: the others cannot be made of it; give "
-            "--config.training.ema_decays='()' --config.training.posthoc='()'"
+            "--config.training.ema_decays='()' --config.training.posthoc_widths='()'"
         )
     if given.ema_decay != plan.decays[0]:
         key, value = ("ema_decays", f"'({given.ema_decay},)'") if plan.ema_decays else ("ema_decay", given.ema_decay)

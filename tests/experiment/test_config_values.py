@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.fuzz_configs import BASE, fuzz
 from scoresde.experiment import ConfigError, Experiment, apply_overrides, build, load_config
-from scoresde.experiment.config.kinds import described, fits, offers
+from scoresde.experiment.config.annotations import described, fits, offers
 from scoresde.experiment.config.loader import check_values, read_config
 from scoresde.experiment.config.weight_names import weights_name
 from scoresde.samplers import DEIS, EDM, Sampler
@@ -71,7 +71,7 @@ WRONG = {
     "training.batch_size=1000000000000": "config.training.batch_size=1000000000000 is not allowed",
     "training.learning_rate=1e38": "config.training.learning_rate=1e+38 is not allowed",
     "training.grad_clip=1e300": "config.training.grad_clip=1e+300 is not allowed",
-    "training.posthoc=[0.1, 'x']": "config.training",
+    "training.posthoc_widths=[0.1, 'x']": "config.training",
     "network.width=1000000000000": "config.network.width=1000000000000 is not allowed: give whole numbers up to 1048576",
     "network.width=200": "config.network: MLP refuses: its parameters need more than this machine's",
     "network.depth=1000000": "config.network: MLP refuses: it has more than 200 modules",

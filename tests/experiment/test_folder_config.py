@@ -65,10 +65,10 @@ def get_config():
         device="cpu",
         data=dict(name="Arrays", train={points!r}, scale=2.0, shift=0.0),
         sde=dict(name="VPSDE"), network=dict(name="MLP", width=8, depth=1), objective=dict(name="DenoisingScoreMatching"),
-        training=dict(steps=2, batch_size=4, preview_every=0, posthoc=(0.05, 0.1), posthoc_every=1),
+        training=dict(steps=2, batch_size=4, preview_every=0, posthoc_widths=(0.05, 0.1), posthoc_every=1),
         sampling=dict(count=3, batch_size=3),
         samplers=dict(pc=dict(name="PredictorCorrector", steps=2)),
-        likelihood=dict(limit=2, batch_size=2, pilot=2, solver=dict(name="ScipyODE", rtol=0.05, atol=0.05)),
+        likelihood=dict(limit=2, batch_size=2, grid_events=2, solver=dict(name="ScipyODE", rtol=0.05, atol=0.05)),
     ))
 """
 VERBS = ("train", "sample", "likelihood", "evaluate", "report")

@@ -24,7 +24,7 @@ def get_config():
         network=dict(name="MLP", width=8, depth=1), objective=dict(name="DenoisingScoreMatching"),
         training=dict(steps=2, batch_size=4, preview_every=2, checkpoint_every=1),
         sampling=dict(count=3, batch_size=3), samplers=dict(pc=dict(name="PredictorCorrector", steps=2)),
-        likelihood=dict(limit=2, batch_size=2, pilot=2, solver=dict(name="Multistep", nodes=4)),
+        likelihood=dict(limit=2, batch_size=2, grid_events=2, solver=dict(name="Multistep", nodes=4)),
     ))
 """
 VERBS = ("train", "sample", "likelihood", "evaluate", "report")

@@ -9,15 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scoresde.experiment.folder.checkpoint import (
-    CheckpointError,
-    last_checkpoint,
-    list_checkpoints,
-    load_weights,
-    read_checkpoint,
-    read_tensors,
-    write_tensors,
-)
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, load_weights, read_checkpoint
+from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors, write_tensors
 from scoresde.experiment.training.restore import load_optimizer
 from tests.experiment.conftest import TINY, HereCommand
 
@@ -170,7 +163,7 @@ def test_moments_of_a_parameter_without_a_gradient_are_not_missed(tmp_path):
     optimizer.step()
     path = save_checkpoint(tmp_path, network, EMA(network, 0.9), optimizer, 1, "digest", 1)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.unmoved == ("idle.weight", "idle.bias")
+    assert checkpoint.without_moments == ("idle.weight", "idle.bias")
     other = torch.optim.Adam(network.parameters())
     load_optimizer(network, other, checkpoint)
     assert len(other.state) == 2

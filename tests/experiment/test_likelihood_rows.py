@@ -12,7 +12,7 @@ import torch
 
 from scoresde._files import read_sealed, write_sealed
 from scoresde.experiment import Workdir
-from scoresde.experiment.folder.checkpoint import read_tensors, write_tensors
+from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
 from scoresde.experiment.results.likelihood_rows import COLUMNS, Batch, Row
 from scoresde.experiment.results.likelihood_summary import statistics
 from scoresde.likelihood import log_likelihood
@@ -24,7 +24,7 @@ FEW = {
     "network__channels": None,
     "network__blocks": None,
     "likelihood__solver": "{'name': 'Multistep', 'nodes': 4}",
-    "likelihood__pilot": 0,
+    "likelihood__grid_events": 0,
 }
 
 
@@ -227,7 +227,7 @@ class TestFailures:
         assert all(line.endswith(",1") for line in run_likelihood.table()[1:])
 
 
-PILOT = {"likelihood__pilot": 2, "likelihood__limit": 2}
+PILOT = {"likelihood__grid_events": 2, "likelihood__limit": 2}
 
 
 class TestGrid:
@@ -255,13 +255,13 @@ class TestGrid:
         """And a larger limit later goes on with the same grid and the same rows."""
         assert (
             "nodes placed by a pilot on 2 training events"
-            in run_likelihood(likelihood__pilot=3, likelihood__limit=2).stdout
+            in run_likelihood(likelihood__grid_events=3, likelihood__limit=2).stdout
         )
         before = run_likelihood.table()
-        more = run_likelihood(likelihood__pilot=3, likelihood__limit=4).stdout
+        more = run_likelihood(likelihood__grid_events=3, likelihood__limit=4).stdout
         assert "nodes placed" not in more and "2 of them to compute" in more
         assert run_likelihood.table()[:3] == before
-        assert "is of other settings" in run_likelihood(likelihood__pilot=4, likelihood__limit=4).stdout
+        assert "is of other settings" in run_likelihood(likelihood__grid_events=4, likelihood__limit=4).stdout
 
 
 class TestStatistics:

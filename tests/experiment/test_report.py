@@ -171,8 +171,8 @@ class TestTraining:
         for step in range(1, 21):
             preview(report.folder / "previews", step, "ema")
         preview(report.folder / "previews", 7, "raw")
-        (report.folder / "quarantine").mkdir()
-        (report.folder / "quarantine" / "step-000000003.safetensors").write_bytes(b"")
+        (report.folder / "bad_batches").mkdir()
+        (report.folder / "bad_batches" / "step-000000003.safetensors").write_bytes(b"")
         page = report()
         assert "averaged weights" in page and "weights as they are" in page and "6 of 20 in previews/" in page
         assert "step 1<" in page and "step 20<" in page and "step 2<" not in page

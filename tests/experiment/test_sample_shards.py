@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from scoresde.experiment import Workdir, read_samples
-from scoresde.experiment.jobs.job import Tell, local_device
+from scoresde.experiment.jobs.job import Progress, local_device
 from scoresde.experiment.results.shards import Entry, SampleStore, gaps
 from scoresde.samplers import Sampler
 from tests.experiment.conftest import TINY, Command, CopyCommand, HereCommand, ended
@@ -145,7 +145,7 @@ def test_more_samples_go_on_from_those_there(draw, trained):
 
 
 def flipped(content):
-    """One bit of the first sample's numbers, with the archive's own sum mended: only the digest can tell."""
+    """One bit of the first sample's numbers, with the archive's own checksum corrected: only the digest shows it."""
     with np.load(io.BytesIO(content)) as file:
         parts = {name: file[name] for name in file.files}
     parts["x"].view(np.uint32)[0, 0, 0, 0] ^= 1
@@ -310,10 +310,10 @@ def test_a_sampler_that_fits_itself_does_so_once(draw):
 
 def test_a_long_batch_says_where_it_is(draw, monkeypatch):
     """By default every second; a process of several has no bar of its own."""
-    monkeypatch.setattr(Tell, "EVERY", 0.0)
+    monkeypatch.setattr(Progress, "EVERY", 0.0)
     shutil.rmtree(draw.folder)
     assert "pc: step 4, t = " in draw().stderr
     shutil.rmtree(draw.folder)
-    monkeypatch.setattr(Tell, "EVERY", 60.0)
+    monkeypatch.setattr(Progress, "EVERY", 60.0)
     assert "step 4" not in draw().stderr
-    Tell(lambda size: None).where(lambda: 1 / 0)
+    Progress(lambda size: None).where(lambda: 1 / 0)

@@ -12,21 +12,18 @@ import torch
 from torch import nn
 
 from benchmarks.children import SMALL, together
-from scoresde.experiment import Workdir, posthoc
+from scoresde.experiment import Workdir, posthoc_average
 from scoresde.experiment import train as train_here
-from scoresde.experiment.folder.checkpoint import (
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint
+from scoresde.experiment.folder.tensor_file import (
     CheckpointError,
-    last_checkpoint,
-    list_checkpoints,
     publish,
     rank_file,
-    read_checkpoint,
     read_tensors,
-    remove,
-    save_checkpoint,
     write_index,
     write_tensors,
 )
+from scoresde.experiment.folder.tree import remove
 from scoresde.experiment.training.distributed import Group, Sharded, blocks
 from scoresde.networks import NCSNpp
 from tests.experiment.test_training import apart
@@ -34,7 +31,7 @@ from tests.experiment.training import advance, experiment, trainer
 
 OPTIONS = {
     "training.steps": 4, "training.log_every": 1, "training.ema_decays": [0.9], "training.preview_every": 0,
-    "training.posthoc": [0.1], "training.posthoc_every": 2, "network.dropout": 0.0,
+    "training.posthoc_widths": [0.1], "training.posthoc_every": 2, "network.dropout": 0.0,
 }  # fmt: skip
 SHARDED = {**OPTIONS, "training.sharded": True}
 BAD = {"objective.name": "benchmarks.bad_losses:Bad", "objective.steps": (1,)}
@@ -80,7 +77,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     made = experiment(**{k.replace(".", "__"): v for k, v in {**SMALL, **SHARDED}.items()})
     model, _ = Workdir(tmp_path / "two").model(made)
     assert all(torch.equal(v, two.tensors[f"ema.{k}"]) for k, v in model.network.state_dict().items())
-    averages = [posthoc(Workdir(tmp_path / name), 0.1) for name in ("one", "two")]
+    averages = [posthoc_average(Workdir(tmp_path / name), 0.1) for name in ("one", "two")]
     assert all(torch.allclose(averages[0][k], v, atol=1e-5) for k, v in averages[1].items())
     remove(two.path)
     alone = here(tmp_path / "two", SHARDED)
@@ -97,7 +94,9 @@ def test_another_number_of_processes_and_bad_steps(tmp_path):
     three = ranks_end(tmp_path / "more", 3, {**SHARDED, **BAD})
     assert three.path.is_dir() and alike(one, three) and three.facts["skipped"] == 1
     two = ranks_end(tmp_path / "two", 2, {**SHARDED, **BAD, "training.micro_batch": 2})
-    assert alike(one, two) and two.facts["skipped"] == 1 and len(list((tmp_path / "two" / "quarantine").iterdir())) == 1
+    assert (
+        alike(one, two) and two.facts["skipped"] == 1 and len(list((tmp_path / "two" / "bad_batches").iterdir())) == 1
+    )
 
 
 @pytest.mark.long
@@ -105,7 +104,7 @@ def test_another_number_of_processes_and_bad_steps(tmp_path):
 def test_a_process_killed_while_saving(tmp_path, victim):
     """The other ends with code 3, every folder with a name is whole, and the run goes on from the last to where it would have
     come; then a signal to one stops both."""
-    options = {**SHARDED, "training.steps": 30, "training.posthoc": []}
+    options = {**SHARDED, "training.steps": 30, "training.posthoc_widths": []}
     whole, folder = ranks_end(tmp_path / "whole", 2, options), tmp_path / "run"
     for wait in (1, 3):
         killed_while_saving(folder, options, victim, wait)
@@ -169,7 +168,7 @@ class TestFolder:
 
     def test_without_checksums_a_flipped_bit_would_pass(self, run, monkeypatch):
         folder, whole = run
-        monkeypatch.setattr("scoresde.experiment.folder.checkpoint._checksum", lambda tensors, header: None)
+        monkeypatch.setattr("scoresde.experiment.folder.tensor_file._checksum", lambda tensors, header: None)
         folded(folder, whole, {"format": 2, "step": 3, "ema_updates": 1, "config": ""})
         file = rank_file(folder / "step-000000003", 1)
         content = bytearray(file.read_bytes())

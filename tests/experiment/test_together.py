@@ -17,7 +17,9 @@ from benchmarks.children import SMALL, together
 from scoresde.ema import EMA
 from scoresde.experiment import Workdir
 from scoresde.experiment import train as train_here
-from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, rank_file, read_tensors, remove
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints
+from scoresde.experiment.folder.tensor_file import rank_file, read_tensors
+from scoresde.experiment.folder.tree import remove
 from tests.experiment.conftest import SMALL as HERE
 from tests.experiment.conftest import HereCommand
 from tests.experiment.test_sample_shards import FEW

@@ -12,10 +12,11 @@ from torch import nn
 from benchmarks.children import together
 from scoresde.experiment import Workdir
 from scoresde.experiment import train as train_here
-from scoresde.experiment.folder.checkpoint import last_checkpoint, read_tensors, save_checkpoint
+from scoresde.experiment.folder.checkpoint import last_checkpoint, save_checkpoint
+from scoresde.experiment.folder.tensor_file import read_tensors
 from scoresde.experiment.training.distributed import Group
-from scoresde.experiment.training.signals import GRACE, interrupts
-from scoresde.experiment.training.trainer import BUCKETS, own_generator, time_edges
+from scoresde.experiment.training.signals import GRACE, catch_signals
+from scoresde.experiment.training.trainer import BUCKETS, seeded_generator, time_edges
 from scoresde.losses import ChainTimes, DenoisingScoreMatching, UniformLogNoise, UniformTime
 from scoresde.networks import Embedding
 from scoresde.noise import NoiseSource
@@ -103,7 +104,7 @@ class TestGoingOn:
         [
             {"network__dropout": 0.2},
             {"training__precision": "float16", "network__dropout": 0.2, "training__micro_batch": 5},
-            {"training__ema_decays": [0.9, 0.99], "training__posthoc": [0.05, 0.1]},
+            {"training__ema_decays": [0.9, 0.99], "training__posthoc_widths": [0.05, 0.1]},
             {**BAD, "objective__steps": (2, 3)},
         ],
         ids=["dropout", "float16", "averages", "bad steps"],
@@ -122,7 +123,7 @@ class TestGoingOn:
         cpu, draws = torch.device("cpu"), []
         before = torch.random.get_rng_state()
         for key in ((0, 5, 40), (0, 5, 40), (1, 5, 40), (0, 6, 40), (0, 5, 44)):
-            with own_generator(cpu, *key):
+            with seeded_generator(cpu, *key):
                 draws.append(torch.rand(3))
         assert torch.equal(draws[0], draws[1])
         assert all(not torch.equal(draws[0], other) for other in draws[2:])
@@ -143,7 +144,7 @@ class TestGoingOn:
         monkeypatch.setattr("scoresde.experiment.training.signals.time.monotonic", lambda: now[0])
         import signal
 
-        with interrupts(world) as stopped:
+        with catch_signals(world) as stopped:
             assert not stopped()
             signal.raise_signal(signal.SIGTERM)
             assert stopped()
@@ -276,10 +277,10 @@ class TestBadSteps:
             FloatingPointError, match=r"at step 4, t in \[.*positions \[34, 37\].* 2 such steps in a row"
         ):
             train_here(made, workdir)
-        assert [p.name for p in sorted(workdir.quarantine.iterdir())] == [
+        assert [p.name for p in sorted(workdir.bad_batches.iterdir())] == [
             f"step-{n:09d}.safetensors" for n in (1, 3, 4)
         ]
-        tensors, header = read_tensors(workdir.quarantine / "step-000000001.safetensors")
+        tensors, header = read_tensors(workdir.bad_batches / "step-000000001.safetensors")
         x, position = made.data.train.batch(1, 8, seed=0)
         assert torch.equal(tensors["x"], x) and torch.equal(tensors["position"], position)
         assert (~tensors["loss"].isfinite()).nonzero().flatten().tolist() == [2, 5]

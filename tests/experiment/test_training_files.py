@@ -20,16 +20,10 @@ from safetensors.torch import save
 from torch import nn
 
 from scoresde.ema import PowerEMA, _products, posthoc_coefficients, power_exponent
-from scoresde.experiment import Workdir, WorkdirError, dry_run, posthoc
+from scoresde.experiment import Workdir, WorkdirError, dry_run, posthoc_average
 from scoresde.experiment import train as train_here
-from scoresde.experiment.folder.checkpoint import (
-    CheckpointError,
-    last_checkpoint,
-    list_checkpoints,
-    read_checkpoint,
-    read_tensors,
-    write_tensors,
-)
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint
+from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors, write_tensors
 from scoresde.experiment.folder.workdir import config_digest
 from scoresde.experiment.training.distributed import Group
 from scoresde.experiment.training.dry_run import Activations
@@ -128,13 +122,13 @@ def test_a_folder_that_another_process_makes_meanwhile(tmp_path, monkeypatch):
 
 def test_killed_before_a_checkpoint_no_snapshot_is_missing(tmp_path, monkeypatch):
     """The run would go on after that checkpoint, and not come back for the snapshot of its step."""
-    settings = {"training__steps": 4, "training__posthoc": [0.05], "training__posthoc_every": 2}
+    settings = {"training__steps": 4, "training__posthoc_widths": [0.05], "training__posthoc_every": 2}
     run(tmp_path / "whole", **settings)
 
     def killed(*given, **options):
         raise KeyboardInterrupt
 
-    for name in ("save_checkpoint", "snapshot"):
+    for name in ("save_checkpoint", "write_snapshot"):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(sys.modules["scoresde.experiment.training.loop"], name, killed)
             run(tmp_path / name, **settings)
@@ -412,18 +406,18 @@ class TestAverages:
         assert float((made - truth).norm()) < 0.1 * nearest
 
     def test_snapshots_in_a_folder(self, tmp_path):
-        options = {"training__posthoc": [0.05, 0.1], "training__posthoc_every": 2}
+        options = {"training__posthoc_widths": [0.05, 0.1], "training__posthoc_every": 2}
         workdir = run(tmp_path / "run", **options)
         assert [int(p.stem[5:]) for p in list_checkpoints(workdir.averages)] == [2, 4, 6]
         tensors, _ = read_tensors(list_checkpoints(workdir.averages)[-1])
-        back = posthoc(workdir, 0.1)
+        back = posthoc_average(workdir, 0.1)
         for name, tensor in back.items():
             assert torch.allclose(tensor, tensors[f"power1.{name}"], atol=1e-6), name
         trainer(**options).network.load_state_dict(back)
         with pytest.raises(CheckpointError, match="no snapshots in"):
-            posthoc(workdir, 0.1, updates=1)
+            posthoc_average(workdir, 0.1, updates=1)
         with pytest.raises(ValueError, match=r"std=0\.3"):
-            posthoc(workdir, 0.3)
+            posthoc_average(workdir, 0.3)
 
 
 def test_a_preview_does_not_wait_for_a_fit():

@@ -12,23 +12,17 @@ import pytest
 import torch
 
 from scoresde.ema import PowerEMA, posthoc_coefficients, power_exponent, profile_error
-from scoresde.experiment import Workdir, posthoc
+from scoresde.experiment import Workdir, posthoc_average
 from scoresde.experiment.config.weight_names import titled, weights_name, width
-from scoresde.experiment.folder.averages import combined, snapshot
-from scoresde.experiment.folder.checkpoint import (
-    CheckpointError,
-    OneFile,
-    last_checkpoint,
-    list_checkpoints,
-    read_tensors,
-    write_tensors,
-)
+from scoresde.experiment.folder.averages import combine_snapshots, write_snapshot
+from scoresde.experiment.folder.checkpoint import OneFile, last_checkpoint, list_checkpoints
+from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors, write_tensors
 from tests.experiment.conftest import CopyCommand, ended
 from tests.experiment.test_sample_shards import FEW
 from tests.experiment.training import experiment
 
 AVERAGES = {
-    **FEW, "training__steps": 6, "training__ema_decays": [0.1, 0.9], "training__posthoc": [0.05, 0.1],
+    **FEW, "training__steps": 6, "training__ema_decays": [0.1, 0.9], "training__posthoc_widths": [0.05, 0.1],
     "training__posthoc_every": 2, "sampling__count": 3,
 }  # fmt: skip
 MODULE = sys.modules["scoresde.experiment.folder.averages"]  # whose name the function takes
@@ -113,7 +107,7 @@ def test_what_is_not_there_is_refused_with_what_is(run):
     there = "model, ema (decay 0.1), ema1 (decay 0.9), ema2 (width 0.05), ema3 (width 0.1)"
     assert "weights='ema4' are not in" in said and f"there are {there}, and any width, as 0.07, of 3 snapshots" in said
     shutil.rmtree(run.folder / "averages")
-    assert "no snapshots for a width (training.posthoc)" in run("likelihood", "--weights", "ema4", code=2)
+    assert "no snapshots for a width (training.posthoc_widths)" in run("likelihood", "--weights", "ema4", code=2)
     assert "no snapshots in" in run("likelihood", "--weights", "0.1", code=2)
     assert "weights='raw' is not known: give 'model'" in run("sample", "--weights", "raw", code=2)
     assert "--weights belongs to sample and likelihood, not to report" in run("report", "--weights", "ema", code=2)
@@ -130,7 +124,7 @@ def test_a_model_has_the_weights_of_its_name(trained):
         assert all(torch.equal(v, tensors[f"{which}.{k}"]) for k, v in state.items())
     model, source = workdir.model(made, 0.07)
     assert source.step == 6 and source.digest != last_checkpoint(workdir.checkpoints).digest
-    assert all(torch.equal(v, posthoc(workdir, 0.07)[k]) for k, v in model.network.state_dict().items())
+    assert all(torch.equal(v, posthoc_average(workdir, 0.07)[k]) for k, v in model.network.state_dict().items())
 
 
 class TestSnapshots:
@@ -145,37 +139,37 @@ class TestSnapshots:
             return tensors, header
 
         monkeypatch.setattr(MODULE, "read_tensors", read)
-        posthoc(Workdir(trained), 0.07)
+        posthoc_average(Workdir(trained), 0.07)
         assert most == [0, 0, 0] and len(alive) > 6
 
     def test_a_torn_one_is_refused_and_the_others_do_without(self, run):
         workdir = Workdir(run.folder)
-        whole, middle = posthoc(workdir, 0.07), list_checkpoints(workdir.averages)[1]
-        digest = combined(workdir, 0.07).digest
+        whole, middle = posthoc_average(workdir, 0.07), list_checkpoints(workdir.averages)[1]
+        digest = combine_snapshots(workdir, 0.07).digest
         content = bytearray(middle.read_bytes())
         content[-1] ^= 1
         middle.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"step-000000004.*torn.*remove this one"):
-            posthoc(workdir, 0.07)
+            posthoc_average(workdir, 0.07)
         middle.unlink()
-        without = posthoc(workdir, 0.07)
-        assert combined(workdir, 0.07).digest != digest, "samples of the one are not those of the other"
+        without = posthoc_average(workdir, 0.07)
+        assert combine_snapshots(workdir, 0.07).digest != digest, "samples of the one are not those of the other"
         assert any(not torch.equal(whole[k], v) for k, v in without.items())
         content[:100] = b"\0" * 100
         middle.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is torn.*remove this one"):
-            posthoc(workdir, 0.07)
+            posthoc_average(workdir, 0.07)
 
     def test_those_of_before_the_first_update_do_not_count(self, tmp_path):
         """All steps skipped: nothing is averaged yet, and a profile up to 0 has no height."""
         average, workdir = PowerEMA(torch.nn.Linear(2, 1), 0.1), Workdir(tmp_path)
-        snapshot(workdir, [average], 1, OneFile())
+        write_snapshot(workdir, [average], 1, OneFile())
         assert not workdir.averages.exists()
         average.update(torch.nn.Linear(2, 1))
-        snapshot(workdir, [average], 2, OneFile())
+        write_snapshot(workdir, [average], 2, OneFile())
         tensors, header = read_tensors(list_checkpoints(workdir.averages)[0])
         write_tensors(workdir.averages / "step-000000001.safetensors", tensors, {**header, "step": 1, "updates": 0})
-        assert torch.equal(posthoc(workdir, 0.1)["weight"], tensors["power0.weight"])
+        assert torch.equal(posthoc_average(workdir, 0.1)["weight"], tensors["power0.weight"])
 
     def test_buffers_are_those_of_the_last_one(self, tmp_path):
         """Coefficients sum to about 1 only: a table of frequencies that is averaged is another table."""
@@ -185,10 +179,10 @@ class TestSnapshots:
             network.running_mean.fill_(step)
             for average in averages:
                 average.update(network)
-            snapshot(workdir, averages, step, OneFile())
+            write_snapshot(workdir, averages, step, OneFile())
         stored = [(float(step), std) for step in (1, 2, 3) for std in (0.05, 0.1)]
         total = posthoc_coefficients(stored, 3.0, 0.2).sum()
-        made = posthoc(workdir, 0.2)
+        made = posthoc_average(workdir, 0.2)
         assert abs(float(total) - 1.0) > 0.01 and torch.allclose(made["weight"], total.float().expand(3))
         assert made["running_mean"].tolist() == [3.0, 3.0, 3.0] and int(made["num_batches_tracked"]) == 0
 
@@ -203,7 +197,7 @@ class TestSnapshots:
 
         monkeypatch.setattr(MODULE, "read_tensors", read)
         with pytest.raises(CheckpointError, match="was replaced while it was read"):
-            posthoc(Workdir(run.folder), 0.07)
+            posthoc_average(Workdir(run.folder), 0.07)
 
     def test_how_far_the_profile_is_off(self):
         """Against integrals: three profiles on a fine grid, relative L2; nothing for a width that was kept."""

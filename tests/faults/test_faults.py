@@ -18,13 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.experiment.folder.checkpoint import (
-    CheckpointError,
-    last_checkpoint,
-    list_checkpoints,
-    read_checkpoint,
-    write_atomic,
-)
+from scoresde._files import write_atomic
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint
+from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.losses import DenoisingScoreMatching
 from tests.experiment.conftest import Command, HereCommand
 

@@ -253,7 +253,10 @@ def test_the_files_average_is_the_first_and_the_only_one(run, content):
     for flags, wanted in (
         (("--config.training.ema_decays=(0.5,)",), ("with decay 0.999, the config with 0.5", "ema_decays='(0.999,)'")),
         (("--config.training.ema_decays=(0.999, 0.9)",), ("holds one average", "ema (decay 0.999), ema1 (decay 0.9)")),
-        (("--config.training.posthoc=(0.05,)",), ("ema1 (width 0.05): the others cannot be made", "posthoc='()'")),
+        (
+            ("--config.training.posthoc_widths=(0.05,)",),
+            ("ema1 (width 0.05): the others cannot be made", "posthoc_widths='()'"),
+        ),
     ):
         run.assert_refused(file, *wanted, flags=flags)
     flags = ("--config.training.ema_decays=(0.999,)", "--config.training.ema_decay=0.5")

@@ -16,7 +16,13 @@ import torch
 
 from scoresde.data import Quantized
 from scoresde.experiment.config.builder import ConfigError, build
-from scoresde.experiment.config.experiment import Likelihood, Sampling, Training, build_model, settings
+from scoresde.experiment.config.experiment import (
+    LikelihoodConfig,
+    SamplingConfig,
+    TrainingConfig,
+    build_model,
+    settings,
+)
 from scoresde.experiment.config.loader import load_config
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks.refinenet import RefineNet
@@ -55,9 +61,9 @@ def made(content):
         model=model,
         objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde),
         samplers={name: build(node, name, Sampler) for name, node in content["samplers"].items()},
-        training=settings(Training, content["training"], "training"),
-        sampling=settings(Sampling, content["sampling"], "sampling"),
-        likelihood=settings(Likelihood, content["likelihood"], "likelihood"),
+        training=settings(TrainingConfig, content["training"], "training"),
+        sampling=settings(SamplingConfig, content["sampling"], "sampling"),
+        likelihood=settings(LikelihoodConfig, content["likelihood"], "likelihood"),
     )
 
 

@@ -43,8 +43,8 @@ import scoresde.score.quantized
 import scoresde.sde
 import scoresde.solvers
 from scoresde._validation import shown, suggestion
-from scoresde.experiment.config.kinds import alternatives, described, fits, hints, offers
-from scoresde.experiment.config.limits import check_count_size, out_of_memory
+from scoresde.experiment.config.annotations import alternatives, described, fits, hints, offers
+from scoresde.experiment.config.limits import check_count_size, is_out_of_memory
 
 _ROOMS = (
     scoresde.sde,
@@ -174,7 +174,7 @@ def refused(where: str, title: str = "", arguments: Collection[str] = (), wrong:
             raise ConfigError(f"config.{where}.{_line(said)}") from problem
         if wrong:
             raise ConfigError(wrong) from problem
-        if out_of_memory(problem):
+        if is_out_of_memory(problem):
             said = f"{title}does not fit into memory: give smaller sizes"
         elif isinstance(problem, ValueError | TypeError):
             said = f"{title and f'{title}refuses: '}{_line(said)}"

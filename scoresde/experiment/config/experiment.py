@@ -13,11 +13,11 @@ from torch import nn
 
 from scoresde._validation import check_choice, check_count, check_number, shown, suggestion
 from scoresde.data import Splits
+from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, refused, settings
-from scoresde.experiment.config.kinds import hints
 from scoresde.experiment.config.limits import BATCHES, DRAWS, LARGEST, THREADS, check_size, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
-from scoresde.experiment.config.sections import Training
+from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.experiment.config.weight_names import DEFAULT, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.losses import DenoisingScoreMatching
@@ -34,7 +34,7 @@ Solver = Engine | ODESolver
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """config.sampling. count: samples to draw. batch_size: at a time; the samples do not depend on it. seed: of the draws.
     weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see weights.py."""
 
@@ -55,7 +55,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LikelihoodConfig:
     """config.likelihood.
 
     split: "test" or "train". draws: dequantisations averaged for each event. limit: events taken from the front; 0 for all.
@@ -63,10 +63,10 @@ class Likelihood:
     t_min: where the flow starts.
     solver: `Multistep` unless given; or `RungeKutta`, `ScipyODE`, anything with their ``solve``.
     tolerance: of the default solver, bits/dim; None for .02.
-    pilot: training events by which a `Multistep` without a grid has its nodes placed (`fit_grid`), at most ``limit``; 0 for the
-        standard grid.
+    grid_events: training events to which the grid of a `Multistep` without one is fitted (`fit_grid`), at most ``limit``;
+        0 for the standard grid.
     divergence: a `Divergence`.
-    weights: as those of `Sampling`.
+    weights: as those of `SamplingConfig`.
     """
 
     split: str = "test"
@@ -77,7 +77,7 @@ class Likelihood:
     t_min: float = 1e-5
     solver: Solver | None = None
     tolerance: float | None = None
-    pilot: int = 32
+    grid_events: int = 32
     divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
     weights: str | float = DEFAULT
 
@@ -87,7 +87,7 @@ class Likelihood:
         check_count("limit", self.limit, least=0)
         check_size("batch_size", self.batch_size)
         check_count("seed", self.seed, least=0)
-        check_size("pilot", self.pilot, least=0)
+        check_size("grid_events", self.grid_events, least=0)
         check_number("t_min", self.t_min, above=0.0)
         weights_name(self.weights)
         if self.tolerance is not None:
@@ -103,7 +103,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationConfig:
     """config.evaluation.
 
     extractor: an `Extractor`. split: "train" or "test", the reference; the other one is the yardstick. reference: an .npz
@@ -120,7 +120,7 @@ class Evaluation:
     samples: str = ""
     batch_size: int = 64
     neighbours: int = 3
-    compared: int = 10_000
+    subset_size: int = 10_000
 
     def __post_init__(self) -> None:
         if not isinstance(self.extractor, Extractor):
@@ -131,7 +131,7 @@ class Evaluation:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
         check_size("batch_size", self.batch_size)
         check_size("neighbours", self.neighbours)
-        check_size("compared", self.compared, least=2)
+        check_size("subset_size", self.subset_size, least=2)
 
     @property
     def other_split(self) -> str:
@@ -151,11 +151,11 @@ class Experiment:
     sde: LinearSDE
     model: ScoreModel
     objective: DenoisingScoreMatching
-    training: Training
-    sampling: Sampling
+    training: TrainingConfig
+    sampling: SamplingConfig
     samplers: dict[str, Sampler]
-    likelihood: Likelihood
-    evaluation: Evaluation
+    likelihood: LikelihoodConfig
+    evaluation: EvaluationConfig
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Experiment:
@@ -174,7 +174,7 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        likelihood = settings(Likelihood, content.get("likelihood", {}), "likelihood")
+        likelihood = settings(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         if likelihood.t_min >= sde.T:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
@@ -188,11 +188,11 @@ class Experiment:
             sde=sde,
             model=model,
             objective=_objective(content["objective"], model.sde, seed),
-            training=settings(Training, content.get("training", {}), "training"),
-            sampling=settings(Sampling, content.get("sampling", {}), "sampling"),
+            training=settings(TrainingConfig, content.get("training", {}), "training"),
+            sampling=settings(SamplingConfig, content.get("sampling", {}), "sampling"),
             samplers=_samplers(content),
             likelihood=likelihood,
-            evaluation=settings(Evaluation, content.get("evaluation", {}), "evaluation", **_grey(data)),
+            evaluation=settings(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_grey(data)),
         )
 
     def use_threads(self) -> None:

@@ -84,7 +84,7 @@ def within_memory() -> Iterator[None]:
         yield
 
 
-def out_of_memory(problem: BaseException) -> bool:
+def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an exception says that memory was refused: Python's, torch's on a CPU or on a GPU."""
     said = str(problem)
     return isinstance(problem, MemoryError | torch.OutOfMemoryError) or (

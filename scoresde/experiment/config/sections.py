@@ -24,7 +24,7 @@ may ``steps``, see `free`."""
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """config.training.
 
     steps: parameter updates. batch_size: events in each, over all processes. learning_rate, beta2: Adam's.
@@ -53,7 +53,7 @@ class Training:
     grad_clip: float = 1.0
     ema_decay: float = 0.9999
     ema_decays: tuple[float, ...] = ()
-    posthoc: tuple[float, ...] = ()
+    posthoc_widths: tuple[float, ...] = ()
     posthoc_every: int = 1000
     log_every: int = 50
     checkpoint_every: int = 500
@@ -80,7 +80,7 @@ class Training:
             check_number(name, getattr(self, name), above=0.0, most=most)
         for name in ("beta2", "ema_decay"):
             check_number(name, getattr(self, name), least=0.0, below=1.0)
-        for name in ("ema_decays", "posthoc"):
+        for name in ("ema_decays", "posthoc_widths"):
             if not isinstance(getattr(self, name), tuple):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a list of numbers")
             if len(getattr(self, name)) > AVERAGES:
@@ -89,7 +89,7 @@ class Training:
                 )
         for decay in self.ema_decays:
             check_number("ema_decays", decay, least=0.0, below=1.0)
-        for std in self.posthoc:
+        for std in self.posthoc_widths:
             power_exponent(std)
         for name in ("compile", "channels_last", "prefetch", "sharded"):
             check_choice(name, getattr(self, name), (False, True))
@@ -109,7 +109,7 @@ class Training:
     @property
     def averages(self) -> tuple[str, ...]:
         """The averages that a checkpoint holds, by their names in it, and what they are."""
-        what = [f"decay {decay:g}" for decay in self.decays] + [f"width {std:g}" for std in self.posthoc]
+        what = [f"decay {decay:g}" for decay in self.decays] + [f"width {std:g}" for std in self.posthoc_widths]
         return tuple(f"{average_name(number)} ({one})" for number, one in enumerate(what))
 
     @property
@@ -118,7 +118,7 @@ class Training:
         return (*HOW, "steps") if self.schedule == "constant" else HOW
 
 
-def learning_rate(plan: Training, step: int) -> float:
+def learning_rate(plan: TrainingConfig, step: int) -> float:
     """The rate of a step: linear rise over ``warmup``, then constant or a cosine down to 2 %."""
     rate = plan.learning_rate * min(1.0, (step + 1) / max(1, plan.warmup))
     if plan.schedule == "cosine":

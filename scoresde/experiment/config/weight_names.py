@@ -1,9 +1,9 @@
 """Which weights of a run are meant, and what results of them are called.
 
     ema                the first average: what samples are drawn with, and weighed, unless others are named
-    ema1, ema2, ...    the others in a checkpoint: of ``training.ema_decays``, then of ``training.posthoc``, in their order
+    ema1, ema2, ...    the others in a checkpoint: of ``training.ema_decays``, then of ``training.posthoc_widths``, in their order
     model              the weights as they train
-    0.07               the power-function average of that relative width, made of the snapshots of ``training.posthoc``
+    0.07               the power-function average of that relative width, made of the snapshots of ``training.posthoc_widths``
 
 Results of ``ema`` are called as what they are results of: samples/heun.json, likelihood/test.json. Those of others have the
 weights behind an @: samples/heun@ema1.json, likelihood/test@0.07.json, so that none takes another's place.

@@ -1,9 +1,9 @@
 """Averages of any width, made after the run from snapshots of a few (scoresde/ema.py has the mathematics).
 
-averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc``; in the header updates, widths
-                                        and the names of buffers
+averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc_widths``; in the header
+                                        updates, widths and the names of buffers
 
-weights = posthoc(Workdir("runs/x"), std=0.08)
+weights = posthoc_average(Workdir("runs/x"), std=0.08)
 network.load_state_dict(weights)
 
 Headers are read first, and say how each snapshot counts; then snapshots are read and added one by one, so that one is in memory
@@ -22,17 +22,9 @@ import torch
 from torch import Tensor
 
 from scoresde.ema import EMA, PowerEMA, posthoc_coefficients, power_exponent, profile_error
-from scoresde.experiment.folder.checkpoint import (
-    FORMAT,
-    Checkpoint,
-    CheckpointError,
-    Files,
-    check_finite,
-    list_checkpoints,
-    read_header,
-    read_tensors,
-)
+from scoresde.experiment.folder.checkpoint import Checkpoint, Files, list_checkpoints
 from scoresde.experiment.folder.header import whole_number
+from scoresde.experiment.folder.tensor_file import FORMAT, CheckpointError, check_finite, read_header, read_tensors
 
 if TYPE_CHECKING:
     from scoresde.experiment.folder.workdir import Workdir
@@ -51,7 +43,7 @@ class Snapshot:
     config: str = ""
 
 
-def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files, digest: str = "") -> None:
+def write_snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files, digest: str = "") -> None:
     """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped.
 
     digest: of the config. Raises CheckpointError for an average that is not finite.
@@ -60,7 +52,7 @@ def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files,
     if not kept:
         return
     tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
-    files.together(lambda: check_finite(tensors, step))
+    files.on_all(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "config": digest, "updates": kept[0].updates, "stds": [a.std for a in kept],
         "buffers": [name for name, _ in kept[0].module.named_buffers()],
@@ -68,26 +60,26 @@ def snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files,
     files.write(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
 
 
-def posthoc(workdir: Workdir, std: float, updates: int | None = None) -> dict[str, Tensor]:
+def posthoc_average(workdir: Workdir, std: float, updates: int | None = None) -> dict[str, Tensor]:
     """The network's state averaged with a power function of relative width ``std``; buffers are those of the last snapshot.
 
     updates: where the run is taken to have ended; the last snapshot unless given.
 
     Raises CheckpointError where there are no snapshots up to there, or a torn one.
     """
-    return combined(workdir, std, updates).tensors
+    return combine_snapshots(workdir, std, updates).tensors
 
 
-def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: str = "") -> Checkpoint:
+def combine_snapshots(workdir: Workdir, std: float, updates: int | None = None, prefix: str = "") -> Checkpoint:
     """What `posthoc` makes, as a checkpoint with the step of the last snapshot. prefix: of the tensors' names.
 
     facts: ``snapshots``, how many; ``off``, how far the combined profile is from the wanted one, relative to it, in L2.
     """
-    chosen = [s for s in snapshots(workdir.averages) if s.updates and (updates is None or s.updates <= updates)]
+    chosen = [s for s in list_snapshots(workdir.averages) if s.updates and (updates is None or s.updates <= updates)]
     if not chosen:
         raise CheckpointError(
             f"no snapshots in {workdir.averages}{'' if updates is None else f' up to update {updates}'}: train with "
-            "--config.training.posthoc='[0.05, 0.1]'"
+            "--config.training.posthoc_widths='[0.05, 0.1]'"
         )
     for one in chosen:
         if one.config and one.config != chosen[-1].config:
@@ -107,7 +99,7 @@ def combined(workdir: Workdir, std: float, updates: int | None = None, prefix: s
     )  # fmt: skip
 
 
-def snapshots(folder: Path) -> list[Snapshot]:
+def list_snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots of a folder, oldest first, by their headers. Raises CheckpointError where one has none."""
     found = []
     for path in list_checkpoints(folder):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from scoresde._files import write_atomic
 
 
-class Kept:
+class Cache:
     """The folder of one setting.
 
     folder: where the settings' folders are. settings: what the content depends on, plain JSON. Nothing is written before

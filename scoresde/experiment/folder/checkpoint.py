@@ -16,9 +16,6 @@ is seen. Format 1, without it, is read too. Nothing in a file is ever executed.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,30 +23,31 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from scoresde._files import parse_json, read_plain, sync_folder, write_atomic
 from scoresde.ema import EMA
 from scoresde.experiment.config.weight_names import average_name
 from scoresde.experiment.folder.cache import file_digest
-from scoresde.experiment.folder.header import UNMOVED, checked_facts, shortened, unmoved, whole_number
+from scoresde.experiment.folder.header import WITHOUT_MOMENTS, checked_facts, shortened, whole_number, without_moments
+from scoresde.experiment.folder.tensor_file import (
+    FORMAT,
+    INDEX,
+    CheckpointError,
+    check_finite,
+    read_tensors,
+    shard_like,
+    write_tensors,
+)
 from scoresde.experiment.folder.tree import remove
 
-FORMAT = 2
-INDEX = "index.json"
 _NAME = re.compile(r"step-(\d{9})(\.safetensors)?")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, torn, or of another model; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """tensors by name, and the header's JSON. facts: what the run itself put there. made_of: a digest of the files that tensors
-    were made of, where they are those of no single one. unmoved: names of parameters without moments; None where not known."""
+    were made of, where they are those of no single one.
+    without_moments: names of parameters without moments; None where not known."""
 
     tensors: dict[str, Tensor]
     step: int
@@ -58,7 +56,7 @@ class Checkpoint:
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_of: str = ""
-    unmoved: tuple[str, ...] | None = None
+    without_moments: tuple[str, ...] | None = None
 
     @property
     def digest(self) -> str:
@@ -84,10 +82,10 @@ class Files(Protocol):
     def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
         """Write what `read_tensors` reads; where it lies."""
 
-    def together(self, action: Callable[[], object]) -> None:
+    def on_all(self, action: Callable[[], object]) -> None:
         """Each process that writes acts; all refuse where one does."""
 
-    def lead(self, action: Callable[[], object]) -> None:
+    def on_main(self, action: Callable[[], object]) -> None:
         """One process acts, and the others wait."""
 
 
@@ -99,11 +97,11 @@ class OneFile:
         write_tensors(path, tensors, header)
         return path
 
-    def together(self, action: Callable[[], object]) -> None:
+    def on_all(self, action: Callable[[], object]) -> None:
         """Act."""
         action()
 
-    lead = together
+    on_main = on_all
 
 
 def save_checkpoint(
@@ -127,14 +125,14 @@ def save_checkpoint(
     """
     averages, files = [averages] if isinstance(averages, EMA) else list(averages), files or OneFile()
     tensors = _state(network, averages, optimizer)
-    files.together(lambda: check_finite(tensors, step))
+    files.on_all(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,
-        UNMOVED: [n for n, p in network.named_parameters() if p.requires_grad and not optimizer.state.get(p)],
+        WITHOUT_MOMENTS: [n for n, p in network.named_parameters() if p.requires_grad and not optimizer.state.get(p)],
         "facts": dict(facts or {}),
     }  # fmt: skip
     path = files.write(folder / f"step-{step:09d}.safetensors", tensors, header)
-    files.lead(lambda: _prune(folder, keep, keep_every))
+    files.on_main(lambda: _prune(folder, keep, keep_every))
     return path
 
 
@@ -149,144 +147,10 @@ def _state(network: nn.Module, averages: Sequence[EMA], optimizer: torch.optim.O
     return tensors
 
 
-def check_finite(
-    tensors: Mapping[str, Tensor], step: int, end: str = "nothing was written, earlier checkpoints stay"
-) -> None:
-    """Raise CheckpointError where a tensor holds NaN or infinities. tensors: of ``step``, by name. end: of the message."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(here(tensor)).all()):
-            raise CheckpointError(f"{name} is not finite at step {step}: {end}")
-
-
 def _prune(folder: Path, keep: int, keep_every: int) -> None:
     for old in list_checkpoints(folder)[:-keep]:
         if not keep_every or step_of(old) % keep_every:
             remove(old)
-
-
-def here(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: its rows where it is sharded (a DTensor), else all."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def held_as(whole: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as ``like`` is held: a DTensor with a copy of this process's rows where ``like`` is one."""
-    if not hasattr(like, "device_mesh"):
-        return whole
-    from torch.distributed.tensor import DTensor
-
-    assert isinstance(like, DTensor)
-    mesh = like.device_mesh
-    parts = whole.chunk(mesh.size()) if whole.ndim else (whole,)
-    rows = parts[mesh.get_rank()] if mesh.get_rank() < len(parts) else whole[:0]
-    rows = rows.to(like.device, copy=True).contiguous()
-    return DTensor.from_local(rows, mesh, like.placements, run_check=False, shape=whole.shape, stride=whole.stride())
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and JSON to one file, whole or not at all, with the checksum of both in the header."""
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    sealed = {**header, "sha256": _checksum(plain, header)}
-    write_atomic(path, save(plain, {"scoresde": json.dumps(sealed)}))
-
-
-def rank_file(folder: Path, rank: int) -> Path:
-    """Where a process writes its rows."""
-    return folder / f"rank-{rank:05d}.safetensors"
-
-
-def write_index(folder: Path, world: int, header: Mapping[str, Any]) -> None:
-    """Write what makes a folder of one file from each of ``world`` processes whole. Of the files, headers are read alone."""
-    files = []
-    for rank in range(world):
-        with safe_open(rank_file(folder, rank), framework="pt") as file:
-            files.append(json.loads(file.metadata()["scoresde"])["sha256"])
-    sealed = {**header, "files": files}
-    write_atomic(folder / INDEX, json.dumps({**sealed, "sha256": _checksum({}, sealed)}).encode())
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a folder that is whole its name. One of the same name, which is torn, goes before."""
-    if path.exists():
-        remove(path)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON of a file by `write_tensors` or of a folder with an index, or of a checkpoint of format 1. Raises
-    CheckpointError where it is torn or not ours."""
-    return _read_folder(path) if path.is_dir() else _read_file(path)[:2]
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The JSON of what `read_tensors` reads, with its checksum under ``sha256``, without a look at the tensors. Raises
-    CheckpointError where there is none."""
-    try:
-        _refuse_links(path)
-        if path.is_dir():
-            return dict(parse_json(read_plain(path / INDEX), path / INDEX))
-        with safe_open(path, framework="pt") as file:
-            return dict(parse_json((file.metadata() or {})["scoresde"], "its header"))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
-
-
-def _refuse_links(path: Path) -> None:
-    """Raise ValueError for a symbolic link, which may lead out of the folder, and for a pipe or a device."""
-    if path.is_symlink() or not (path.is_file() or path.is_dir()):
-        raise ValueError("it is a link, or no file")
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    header = read_header(path)
-    try:
-        seal, files = header.pop("sha256"), list(header["files"])
-    except (KeyError, TypeError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem!r} in its index") from problem
-    if seal != _checksum({}, header):
-        raise CheckpointError(
-            f"{path / INDEX} is torn or no checkpoint of scoresde: its content does not have its checksum"
-        )
-    pieces: dict[str, list[Tensor]] = {}
-    for rank, expected in enumerate(files):
-        tensors, _, found = _read_file(rank_file(path, rank))
-        if found != expected:
-            raise CheckpointError(f"{rank_file(path, rank)} is of another checkpoint: its checksum is not the index's")
-        for name, tensor in tensors.items():
-            pieces.setdefault(name, []).append(tensor)
-    del header["files"]
-    try:
-        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}, header
-    except (RuntimeError, TypeError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None]:
-    """Tensors, JSON and checksum."""
-    header = read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, OSError, ValueError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: {problem}") from problem
-    if type(header.get("format")) is not int or header["format"] not in (1, FORMAT):
-        raise CheckpointError(
-            f"{path} has format {shortened(header.get('format'))}: this version reads format 1 and {FORMAT}"
-        )
-    seal = header.pop("sha256", None)
-    if (header["format"] != 1 or seal is not None) and seal != _checksum(tensors, header):
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: its content does not have its checksum")
-    return tensors, header, seal
-
-
-def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def step_of(path: Path) -> int:
@@ -309,10 +173,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"step={step} under the name of step {step_of(path)}")
         if not isinstance(header["config"], str):
             raise ValueError(f"config={shortened(header['config'])} is not a digest")
-        facts, without = checked_facts(header.get("facts", {})), unmoved(header)
+        facts, without = checked_facts(header.get("facts", {})), without_moments(header)
     except (KeyError, ValueError) as problem:
         raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: in its header {problem}") from problem
-    return Checkpoint(tensors, step, updates, header["config"], path, facts, unmoved=without)
+    return Checkpoint(tensors, step, updates, header["config"], path, facts, without_moments=without)
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
@@ -328,7 +192,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def passed_over(checkpoint: Checkpoint) -> list[str]:
+def newer_damaged(checkpoint: Checkpoint) -> list[str]:
     """Names of the checkpoints after one that `last_checkpoint` returned: they are torn."""
     return [path.name for path in list_checkpoints(checkpoint.path.parent) if path.name > checkpoint.path.name]
 
@@ -344,6 +208,6 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None
             )
     check_finite({f"{which}.{k}": v for k, v in found.items()}, checkpoint.step, f"{checkpoint.path} cannot be used")
     try:
-        network.load_state_dict({k: held_as(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
+        network.load_state_dict({k: shard_like(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
     except RuntimeError as problem:
         raise CheckpointError(f"{checkpoint.path} is of another network: {' '.join(str(problem).split())}") from problem

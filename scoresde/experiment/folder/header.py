@@ -14,7 +14,7 @@ from scoresde._files import parse_json
 
 MOST = 10**9 - 1
 """The largest step: what a checkpoint's name holds."""
-UNMOVED = "without moments"
+WITHOUT_MOMENTS = "without moments"
 """The key with the names of parameters that train and for which Adam has no moments, as no gradient has reached them."""
 _SCALER = {"scale": 0.0, "growth_factor": 1.0, "backoff_factor": 0.0, "growth_interval": 0.0}
 """What a state of torch's GradScaler holds, and what each of it must exceed."""
@@ -61,13 +61,14 @@ def _check_scaler(state: Any) -> None:
     whole_number("facts.scaler._growth_tracker", state.get("_growth_tracker"))
 
 
-def unmoved(header: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names under `UNMOVED`; None for a checkpoint of a version that did not write them. Raises ValueError for no names."""
-    names = header.get(UNMOVED)
+def without_moments(header: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names under `WITHOUT_MOMENTS`; None for a checkpoint of a version that did not write them. Raises ValueError for
+    anything that is not a list of names."""
+    names = header.get(WITHOUT_MOMENTS)
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{UNMOVED}={shortened(names)} is not a list of names")
+        raise ValueError(f"{WITHOUT_MOMENTS}={shortened(names)} is not a list of names")
     return tuple(names)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from scoresde._files import kind_of
 
 FILES = ("config.json", "environment.json", "log.txt", "metrics.csv", "report.html")
-FOLDERS = ("checkpoints", "averages", "previews", "quarantine", "samples", "likelihood", "evaluation", "tensorboard")
+FOLDERS = ("checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard")
 LOOSE = ("checkpoints", "averages")
 """Folders whose entries are read by the checkpoint reader, which passes over what is no checkpoint."""
 LEFTOVERS = {
-    "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "quarantine/.*.tmp", "previews/.*.tmp", ".metrics.csv.*.tmp",
+    "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", ".metrics.csv.*.tmp",
               ".config.json.*.tmp", ".environment.json.*.tmp"),
     "sample": ("samples/**/.*.tmp",),
     "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),

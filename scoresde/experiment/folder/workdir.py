@@ -5,7 +5,7 @@ environment.json         versions, command, data digest
 log.txt  metrics.csv     what was printed; one row for each logged step
 checkpoints/             step-000001000.safetensors, the last few; averages/  snapshots for averages made afterwards; of a
                          sharded run each is a folder, step-000001000/
-previews/  quarantine/   pictures of samples while it trains; batches whose loss or gradient was not finite
+previews/  bad_batches/   pictures of samples while it trains; batches whose loss or gradient was not finite
 samples/NAME.npz .png .json, with shards in samples/NAME/shards-*/      likelihood/SPLIT.csv .json      report.html
 samples/NAME@WEIGHTS.*   likelihood/SPLIT@WEIGHTS.*     the same of other weights than the first average, see weights.py
 evaluation/NAME.json     samples beside data, with features of both in evaluation/*/, see assess.py
@@ -33,26 +33,25 @@ import torch
 from scoresde._files import parse_json, read_plain, write_atomic, write_sealed, writing
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import difference, to_json
-from scoresde.experiment.config.sections import Training
+from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.experiment.config.weight_names import DEFAULT, weights_name, width
-from scoresde.experiment.folder.averages import combined
+from scoresde.experiment.folder.averages import combine_snapshots
 from scoresde.experiment.folder.checkpoint import (
     Checkpoint,
-    CheckpointError,
     last_checkpoint,
     list_checkpoints,
     load_weights,
-    passed_over,
-    read_header,
+    newer_damaged,
     step_of,
 )
+from scoresde.experiment.folder.tensor_file import CheckpointError, read_header
 from scoresde.experiment.folder.tree import misplaced, sweep
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation")
-"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `Training.free`."""
+"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `TrainingConfig.free`."""
 
 
 class WorkdirError(RuntimeError):
@@ -66,7 +65,7 @@ class Workdir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.samples, self.likelihood = self.path / "samples", self.path / "likelihood"
-        self.previews, self.quarantine = self.path / "previews", self.path / "quarantine"
+        self.previews, self.bad_batches = self.path / "previews", self.path / "bad_batches"
         self.averages, self.evaluation = self.path / "averages", self.path / "evaluation"
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
@@ -194,7 +193,7 @@ class Workdir:
         self.check(experiment)
         which = weights_name(which)
         std = width(which)
-        checkpoint = self._last(experiment, which) if std is None else combined(self, std, prefix=f"{which}.")
+        checkpoint = self._last(experiment, which) if std is None else combine_snapshots(self, std, prefix=f"{which}.")
         if checkpoint.made_of:
             self.check_trained(experiment)  # snapshots of earlier versions do not say which config they belong to
         if checkpoint.config_digest or not checkpoint.made_of:
@@ -208,13 +207,15 @@ class Workdir:
         checkpoint = last_checkpoint(self.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"no checkpoint in {self.checkpoints}: train first (random weights are never used)")
-        for torn in passed_over(checkpoint):
+        for torn in newer_damaged(checkpoint):
             self.log(f"{self.path}: {torn} is torn, and passed over for {checkpoint.path.name}")
         if not any(name.startswith(f"{which}.") for name in checkpoint.tensors):
             there = ", ".join(["model", *experiment.training.averages])
             count = len(list_checkpoints(self.averages))
             more = (
-                f"any width, as 0.07, of {count} snapshots" if count else "no snapshots for a width (training.posthoc)"
+                f"any width, as 0.07, of {count} snapshots"
+                if count
+                else "no snapshots for a width (training.posthoc_widths)"
             )
             raise CheckpointError(f"weights={which!r} are not in {checkpoint.path}: there are {there}, and {more}")
         return checkpoint
@@ -278,7 +279,7 @@ def departures(experiment: Experiment, config: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _may_change(key: str, plan: Training) -> bool:
+def _may_change(key: str, plan: TrainingConfig) -> bool:
     section, _, rest = key.partition(".")
     return section in EVALUATION or (section == "training" and rest in plan.free)
 

@@ -12,7 +12,7 @@ in their order, so that the number of processes changes nothing.
     evaluation/reference.npz                         mu, sigma and count of the reference, for other tools and other folders
 
 Memory holds a part, and of three sets, reference, yardstick and samples, a covariance and the features of
-``evaluation.compared`` events.
+``evaluation.subset_size`` events.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import Any, ClassVar
 import torch
 
 from scoresde._files import write_sealed
-from scoresde.experiment.config.experiment import Evaluation, Experiment
+from scoresde.experiment.config.experiment import EvaluationConfig, Experiment
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.experiment.jobs.job import Job, Range, Tell, local_device, share
-from scoresde.experiment.results.comparison import Gathered, compare, from_file, gather, line, result
-from scoresde.experiment.results.event_sets import Events, EventSet, assessed
+from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
+from scoresde.experiment.results.comparison import SetFeatures, compare, from_file, gather, line, result
+from scoresde.experiment.results.event_sets import Events, EventSet, sets_to_evaluate
 from scoresde.experiment.results.shards import Features, FeatureStore
 from scoresde.metrics import Moments
 from scoresde.version import __version__
@@ -39,7 +39,7 @@ DIMENSIONS_UP_TO = 2**13
 """Numbers in a feature vector up to which their covariance is taken: 512 MiB."""
 
 
-def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, dict[str, Any]] | None:
+def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, dict[str, Any]] | None:
     """Compare the samples of every sampler, or those that ``evaluation.samples`` names, with the data; files in evaluation/.
 
     processes: local processes that share the work.
@@ -52,11 +52,11 @@ def assess(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         workdir.claim(experiment)
     workdir.check(experiment)
     workdir.check_trained(experiment)
-    out: dict[str, dict[str, Any]] | None = share(Assessing, experiment, workdir, processes)
+    out: dict[str, dict[str, Any]] | None = run_job(EvaluationJob, experiment, workdir, processes)
     return out
 
 
-def check_dimension(plan: Evaluation, dimension: int) -> None:
+def check_dimension(plan: EvaluationConfig, dimension: int) -> None:
     """Raise ValueError, before features are computed, where they are too many or do not fit the reference's file."""
     if dimension > DIMENSIONS_UP_TO:
         raise ValueError(
@@ -78,7 +78,7 @@ class Part(Range):
 
 
 @dataclass(frozen=True)
-class Assessing(Job):
+class EvaluationJob(Job):
     """All that is needed to compute features. sets: by the place of their features in evaluation/."""
 
     kind: ClassVar[str] = "evaluate"
@@ -88,10 +88,10 @@ class Assessing(Job):
     stores: dict[str, FeatureStore]
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Assessing:
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> EvaluationJob:
         plan, data = experiment.evaluation, experiment.data
         sets: dict[str, EventSet] = {}
-        for looked_at in assessed(experiment, workdir):
+        for looked_at in sets_to_evaluate(experiment, workdir):
             kind = "files" if isinstance(looked_at, Events) else "samples"
             sets[f"{kind}/{looked_at.name}"] = looked_at
         for split in ([] if plan.reference else [plan.split]) + [plan.other_split]:
@@ -124,10 +124,10 @@ class Assessing(Job):
                 found.append(part)
         return found
 
-    def work(self, parts: Sequence[Part], tell: Tell) -> None:
+    def work(self, parts: Sequence[Part], progress: Progress) -> None:
         for part in parts:
             self.stores[part.name].write(self.features(part))
-            tell(part.size)
+            progress(part.size)
 
     def features(self, part: Part) -> Features:
         """The features of a part, ``batch_size`` events at a time."""
@@ -167,6 +167,6 @@ class Assessing(Job):
             results[events.name] = found
         return results
 
-    def gathered(self, place: str) -> Gathered:
+    def gathered(self, place: str) -> SetFeatures:
         """The features of a set."""
-        return gather(self.sets[place], self.stores[place], self.experiment.evaluation.compared)
+        return gather(self.sets[place], self.stores[place], self.experiment.evaluation.subset_size)

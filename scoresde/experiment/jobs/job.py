@@ -60,8 +60,9 @@ class Range:
         return self.end - self.first
 
 
-class Tell:
-    """What a job says while it works: ``tell(size)`` of a part that is on the disk, ``tell.where`` of a part that takes long.
+class Progress:
+    """What a job reports while it works: ``progress(size)`` for a part that is on the disk, ``progress.where`` for a part that
+    takes long.
 
     done: called with the size. bar: where to show the rest; without one it is not shown.
     """
@@ -110,7 +111,7 @@ class Job(ABC):
         """The parts that are not done."""
 
     @abstractmethod
-    def work(self, parts: Sequence[Any], tell: Tell) -> None:
+    def work(self, parts: Sequence[Any], progress: Progress) -> None:
         """Do parts and keep what comes of them."""
 
     @abstractmethod
@@ -130,10 +131,10 @@ class Job(ABC):
         """`work`, said and shown."""
         self.announce(parts)
         with self.bar(parts) as bar:
-            self.work(parts, Tell(bar.update, bar))
+            self.work(parts, Progress(bar.update, bar))
 
 
-def share(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: int = 1) -> Any:
+def run_job(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: int = 1) -> Any:
     """Do a job. processes: local processes that share it.
 
     Returns what ``finish`` does; None in a launcher's process that is not the last to finish. Raises WorkdirError where another
@@ -237,7 +238,7 @@ def _worker(
     if job.fingerprint != fingerprint:
         raise WorkerError("the folder's last checkpoint has changed since the start: start again")
     try:
-        job.work(parts, Tell(pipe.send))
+        job.work(parts, Progress(pipe.send))
     except FloatingPointError as problem:
         sys.exit(f"process {rank} of {processes}: {problem}")
 

@@ -29,7 +29,7 @@ from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
-from scoresde.experiment.jobs.job import Job, Tell, local_device, share
+from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, statistics
 from scoresde.likelihood import (
@@ -61,7 +61,7 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
     Returns the summary; None in a launcher's process that is not the last to finish. Raises WorkdirError where another likelihood
     is at work in the folder, WorkerError where a local process died, SolverError where no row has a number.
     """
-    out: dict[str, Any] | None = share(LikelihoodJob, experiment, workdir, processes)
+    out: dict[str, Any] | None = run_job(LikelihoodJob, experiment, workdir, processes)
     return out
 
 
@@ -101,8 +101,8 @@ class LikelihoodJob(Job):
         digest = checkpoint.digest
         solver, grid = plan.solver or Multistep(tolerance=plan.tolerance or DEFAULT_TOLERANCE), "none"
         if isinstance(solver, Multistep):
-            if solver.grid is None and plan.pilot:
-                solver = replace(solver, grid=pilot_grid(experiment, workdir, model, digest, device))
+            if solver.grid is None and plan.grid_events:
+                solver = replace(solver, grid=fitted_grid(experiment, workdir, model, digest, device))
             if solver.grid is not None:
                 grid = hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
         settings = {
@@ -138,13 +138,13 @@ class LikelihoodJob(Job):
         parts = [replace(p, index=tuple(i for i in p.index if (i, p.draw) not in done)) for p in self.plan()]
         return [part for part in parts if part.index]
 
-    def work(self, parts: Sequence[Part], tell: Tell) -> None:
+    def work(self, parts: Sequence[Part], progress: Progress) -> None:
         try:
             for part in parts:
                 started = time.perf_counter()
                 found = self.rows(part.draw, torch.tensor(part.index))
                 self.store.append(Batch(tuple(found), time.perf_counter() - started, str(self.device)))
-                tell(len(found))
+                progress(len(found))
         finally:
             self.store.close()
 
@@ -249,7 +249,7 @@ def describe(summary: dict[str, Any]) -> str:
     return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events"
 
 
-def pilot_grid(
+def fitted_grid(
     experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
 ) -> FlowGrid:
     """Fit a grid to training examples and save it next to the checkpoint: every process and every restart uses the same.
@@ -259,11 +259,11 @@ def pilot_grid(
     cannot be read, is fitted again.
     """
     plan, train = experiment.likelihood, experiment.data.train
-    count, weights = min(plan.pilot, plan.limit or plan.pilot, len(train)), weights_name(plan.weights)
+    count, weights = min(plan.grid_events, plan.limit or plan.grid_events, len(train)), weights_name(plan.weights)
     file = workdir.checkpoints / f"grid-{titled(digest, weights)}-{plan.t_min:g}.json"
     head = {
         "scoresde": __version__, "checkpoint digest": digest, "weights": weights, "t_min": plan.t_min,
-        "data digest": train.digest(), "pilot": plan.pilot,
+        "data digest": train.digest(), "grid_events": plan.grid_events,
     }  # fmt: skip
     with workdir.lock("grid", wait=True):
         if file.exists():

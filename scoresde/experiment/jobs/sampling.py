@@ -39,7 +39,7 @@ from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.plots import event_picture, pictured
 from scoresde.experiment.folder.workdir import Workdir, config_digest
-from scoresde.experiment.jobs.job import Job, Range, Tell, local_device, share
+from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.shards import Samples, SampleStore, compact, gaps
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.fitted import FittedSampler
@@ -61,12 +61,12 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
     """
     if not experiment.samplers:
         raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
-    out: dict[str, Path] | None = share(Sampling, experiment, workdir, processes)
+    out: dict[str, Path] | None = run_job(SamplingJob, experiment, workdir, processes)
     return out
 
 
 @dataclass(frozen=True)
-class Sampling(Job):
+class SamplingJob(Job):
     """All that is needed to draw samples. A part is a range of those of a sampler."""
 
     kind: ClassVar[str] = "sample"
@@ -78,7 +78,7 @@ class Sampling(Job):
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Sampling:
+    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> SamplingJob:
         device = local_device(experiment, local)
         weights = weights_name(experiment.sampling.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
@@ -112,18 +112,18 @@ class Sampling(Job):
                 found += [Range(k, name, *gap) for gap in gaps(entries, first, end)]
         return found
 
-    def work(self, parts: Sequence[Range], tell: Tell) -> None:
+    def work(self, parts: Sequence[Range], progress: Progress) -> None:
         for part in parts:
-            self.stores[part.name].write(self.draw(part, tell))
-            tell(part.size)
+            self.stores[part.name].write(self.draw(part, progress))
+            progress(part.size)
 
-    def draw(self, part: Range, tell: Tell) -> Samples:
+    def draw(self, part: Range, progress: Progress) -> Samples:
         """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
         started, plan = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
 
         def where(step: int, t: torch.Tensor, x: torch.Tensor) -> None:
-            tell.where(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
+            progress.where(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
 
         result = self.sampler(part.name)(
             self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device,

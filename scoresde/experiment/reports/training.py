@@ -12,8 +12,9 @@ import numpy as np
 
 from scoresde._files import NO_ARRAY, bytes_digest, read_plain
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.folder.checkpoint import CheckpointError, last_checkpoint, list_checkpoints, passed_over
+from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, newer_damaged
 from scoresde.experiment.folder.plots import curve_picture, is_png
+from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.reports.html import figure, missing, note
 from scoresde.experiment.training.metrics_log import rows_digest, whole_rows
@@ -53,7 +54,7 @@ def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
         parts.append(missing(f"no checkpoint can be read: {problem}"))
     if last is not None:
         at = max(at, last.step)
-        torn = passed_over(last)
+        torn = newer_damaged(last)
         if torn:
             parts.append(missing(f"torn, and passed over: {', '.join(torn)}"))
         if last.facts.get("metrics", "") not in ("", rows_digest(workdir.metrics_file, last.step)):
@@ -72,9 +73,9 @@ def training(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
     parts = ["<h2>Training</h2>"]
     if not metrics:
         parts.append(missing("no step logged yet: scoresde train"))
-    held = sorted((workdir.path / "quarantine").glob("*.safetensors"))
+    held = sorted((workdir.path / "bad_batches").glob("*.safetensors"))
     if held:
-        parts.append(missing(f"{len(held)} batches whose loss or gradient was not finite are in quarantine/"))
+        parts.append(missing(f"{len(held)} batches whose loss or gradient was not finite are in bad_batches/"))
     return "".join([*parts, *_curves(experiment, metrics), _previews(workdir.path / "previews")])
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde.data import permutation
-from scoresde.experiment.config.experiment import Evaluation
+from scoresde.experiment.config.experiment import EvaluationConfig
 from scoresde.experiment.folder.cache import file_digest
 from scoresde.experiment.results.event_sets import EventSet
 from scoresde.experiment.results.shards import FeatureStore
@@ -30,7 +30,7 @@ FEW = 50_000
 
 
 @dataclass(frozen=True)
-class Gathered:
+class SetFeatures:
     """Features of a set. chosen: (k, d), those of the events that all pairs are taken of; None where the features are not
     known.
 
@@ -43,7 +43,7 @@ class Gathered:
     said: str
 
 
-def gather(events: EventSet, store: FeatureStore, most: int) -> Gathered:
+def gather(events: EventSet, store: FeatureStore, most: int) -> SetFeatures:
     """The features of a set, from its shards in their order. most: events that are chosen, at random by index."""
     count = events.count
     wanted = permutation(count, 0, 0)[:most].sort().values
@@ -64,18 +64,18 @@ def gather(events: EventSet, store: FeatureStore, most: int) -> Gathered:
         **events.facts, "features digest": digest.hexdigest(), "features in": "/".join(store.path.parts[-3:]),
         "seconds": round(seconds, 2), "devices": sorted(devices),
     }  # fmt: skip
-    return Gathered(sums.moments, torch.cat(chosen), facts, events.said)
+    return SetFeatures(sums.moments, torch.cat(chosen), facts, events.said)
 
 
-def from_file(path: str) -> Gathered:
+def from_file(path: str) -> SetFeatures:
     """A reference that is a file of mu and sigma. Raises FileNotFoundError or ValueError."""
     moments, digest = Moments.load(path), file_digest(Path(path))
     count = "unknown" if moments.count is None else moments.count
     facts = {"file": path, "file digest": digest, "count": moments.count}
-    return Gathered(moments, None, facts, f"{Path(path).name}, {count} events, digest {digest}")
+    return SetFeatures(moments, None, facts, f"{Path(path).name}, {count} events, digest {digest}")
 
 
-def compare(samples: Gathered, reference: Gathered, plan: Evaluation) -> dict[str, float | int | None]:
+def compare(samples: SetFeatures, reference: SetFeatures, plan: EvaluationConfig) -> dict[str, float | int | None]:
     """The figures; None for those that the reference or so few events do not give."""
     found: dict[str, float | int | None] = {
         "frechet distance": frechet_distance(samples.moments, reference.moments), "kernel distance": None,
@@ -96,7 +96,7 @@ def compare(samples: Gathered, reference: Gathered, plan: Evaluation) -> dict[st
     return found
 
 
-def warnings(events: EventSet, samples: Gathered, reference: Gathered) -> list[str]:
+def warnings(events: EventSet, samples: SetFeatures, reference: SetFeatures) -> list[str]:
     """What a reader of the figures must know."""
     found, d = list(events.warnings), samples.moments.dimension
     if events.count < FEW:
@@ -108,7 +108,7 @@ def warnings(events: EventSet, samples: Gathered, reference: Gathered) -> list[s
     if x is not None and y is not None and there is not None and (len(x), len(y)) != (events.count, there):
         found.append(
             f"precision, recall and kernel distance are of {len(x)} of {events.count} {events.unit} and of {len(y)} of {there} "
-            "events of the reference (evaluation.compared)"
+            "events of the reference (evaluation.subset_size)"
         )
     counts = {events.unit: events.count, "events of the reference": reference.moments.count}
     for unit, count in counts.items():
@@ -121,10 +121,10 @@ def warnings(events: EventSet, samples: Gathered, reference: Gathered) -> list[s
 
 def result(
     events: EventSet,
-    samples: Gathered,
-    reference: Gathered,
+    samples: SetFeatures,
+    reference: SetFeatures,
     yardstick: dict[str, Any],
-    plan: Evaluation,
+    plan: EvaluationConfig,
     processes: int,
 ) -> dict[str, Any]:
     """What evaluation/NAME.json holds. yardstick: figures and facts of the other split."""

@@ -144,7 +144,7 @@ class Drawn(EventSet):
         return torch.from_numpy(self.index.read(entry).raw)
 
 
-def assessed(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
+def sets_to_evaluate(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
     """What is to be evaluated: samples of the config's samplers that are there, or those that ``evaluation.samples`` names.
 
     Raises WorkdirError where none are there, FileNotFoundError or ValueError for what cannot be read.

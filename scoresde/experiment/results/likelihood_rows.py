@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 from scoresde._files import write_atomic, writing
-from scoresde.experiment.folder.cache import Kept
+from scoresde.experiment.folder.cache import Cache
 
 Key = tuple[int, int]
 """(index, draw)."""
@@ -89,7 +89,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest()[:16].encode()
 
 
-class RowStore(Kept):
+class RowStore(Cache):
     """The shards of one setting."""
 
     kind: ClassVar[str] = "rows"

@@ -25,7 +25,7 @@ import torch
 
 from scoresde._files import NO_ARRAY, check_zip, write_atomic
 from scoresde.data import Transform
-from scoresde.experiment.folder.cache import Kept
+from scoresde.experiment.folder.cache import Cache
 
 _NAME = re.compile(r"(\d{10})-(\d{10})\.npz")
 _READ: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": str, "np.ndarray": np.asarray}
@@ -110,7 +110,7 @@ def shard_file(first: int, end: int) -> str:
 Content = TypeVar("Content", bound=Shard)
 
 
-class ShardStore(Kept, Generic[Content]):
+class ShardStore(Cache, Generic[Content]):
     """The shards of one setting."""
 
     content: type[Content]

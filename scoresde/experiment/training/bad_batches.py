@@ -1,6 +1,6 @@
 """Batches whose loss or gradient was not finite, kept for who wants to look at them.
 
-    quarantine/step-000000005.safetensors     position, t, loss (B,) and x (B, *event); in the header step and problem
+    bad_batches/step-000000005.safetensors     position, t, loss (B,) and x (B, *event); in the header step and problem
 
 Nothing was updated in such a step. The last `KEPT` stay.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde.experiment.folder.checkpoint import FORMAT, write_tensors
+from scoresde.experiment.folder.tensor_file import FORMAT, write_tensors
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.distributed import Group
 from scoresde.experiment.training.trainer import Step
@@ -19,22 +19,22 @@ KEPT = 16
 """Files that stay in the folder."""
 
 
-def quarantine(workdir: Workdir, group: Group, step: Step, x: Tensor, batch_size: int) -> str:
+def save_bad_batch(workdir: Workdir, group: Group, step: Step, x: Tensor, batch_size: int) -> str:
     """Write the batch of a step, gathered from all processes, and return a line about it. x: this process's part."""
     position, t, loss, x = (
-        group.joined(values.to(group.device), batch_size).cpu() for values in (step.position, step.t, step.losses, x)
+        group.gather(values.to(group.device), batch_size).cpu() for values in (step.position, step.t, step.losses, x)
     )
     bad = ~torch.isfinite(loss)
     bad = bad if bool(bad.any()) else torch.ones_like(bad)
     name = f"step-{step.number:09d}.safetensors"
-    if group.leads:
+    if group.is_main:
         header = {"format": FORMAT, "step": step.number, "problem": step.problem}
-        write_tensors(workdir.quarantine / name, {"position": position, "t": t, "loss": loss, "x": x}, header)
-        for old in sorted(workdir.quarantine.glob("step-*.safetensors"))[:-KEPT]:
+        write_tensors(workdir.bad_batches / name, {"position": position, "t": t, "loss": loss, "x": x}, header)
+        for old in sorted(workdir.bad_batches.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
     where, times = position[bad].tolist(), t[bad]
     shown = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
     return (
         f"{step.problem} at step {step.number}, t in [{float(times.min()):g}, {float(times.max()):g}], positions [{shown}]: "
-        f"nothing was updated, the batch is in {workdir.quarantine.name}/{name}"
+        f"nothing was updated, the batch is in {workdir.bad_batches.name}/{name}"
     )

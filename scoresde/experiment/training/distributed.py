@@ -29,9 +29,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.sections import Training
-from scoresde.experiment.folder.checkpoint import OneFile, here, publish, rank_file, write_index, write_tensors
+from scoresde.experiment.config.sections import TrainingConfig
+from scoresde.experiment.folder.checkpoint import OneFile
 from scoresde.experiment.folder.launcher import WorkerError, launched
+from scoresde.experiment.folder.tensor_file import local_part, publish, rank_file, write_index, write_tensors
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Group:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes."""
         return self.rank == 0
 
@@ -61,17 +62,17 @@ class Group:
             dist.all_reduce(values)
         return values
 
-    def joined(self, values: Tensor, count: int) -> Tensor:
+    def gather(self, values: Tensor, count: int) -> Tensor:
         """``count`` rows of which each process has its `part`, in order."""
         whole = torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device)
         whole[self.part(count)] = values
         return self.sum(whole)
 
-    def lead(self, action: Callable[[], object]) -> None:
+    def on_main(self, action: Callable[[], object]) -> None:
         """Rank 0 acts while the others wait. Where it refuses it raises its own error, and the others WorkerError."""
-        self.together(action if self.leads else lambda: None)
+        self.on_all(action if self.is_main else lambda: None)
 
-    def together(self, action: Callable[[], object]) -> None:
+    def on_all(self, action: Callable[[], object]) -> None:
         """All act. Who refuses raises its own error when the others have ended, and those WorkerError."""
         problem: BaseException | None = None
         try:
@@ -88,7 +89,7 @@ class Group:
 
     def agree(self, what: str, value: int) -> None:
         """Raise WorkerError unless all processes have the same number."""
-        first = self.sum(torch.tensor(value if self.leads else 0, device=self.device))
+        first = self.sum(torch.tensor(value if self.is_main else 0, device=self.device))
         if float(self.sum((first != value).float())):
             raise WorkerError(
                 f"rank {self.rank} of {self.world}: {what} {value} here and {int(first)} with rank 0: "
@@ -100,7 +101,7 @@ class Replicated(OneFile):
     """Every process holds all weights, moments and averages; rank 0 writes."""
 
     def __init__(self, group: Group) -> None:
-        self.group, self.writes = group, group.leads
+        self.group, self.writes = group, group.is_main
 
     def place(self, module: nn.Module) -> None:
         """Put a network, or an average of one, where it is computed."""
@@ -117,7 +118,7 @@ class Replicated(OneFile):
         options: dict[str, Any] = {"device_ids": devices, key: False}
         return DistributedDataParallel(losses, **options)
 
-    def silent(self, losses: nn.Module) -> AbstractContextManager[object]:
+    def no_sync(self, losses: nn.Module) -> AbstractContextManager[object]:
         """Inside, gradients of `wrap`'s module are kept to this process."""
         return losses.no_sync() if isinstance(losses, DistributedDataParallel) else nullcontext()
 
@@ -134,7 +135,7 @@ class Sharded:
 
     writes = True
 
-    def __init__(self, group: Group, plan: Training) -> None:
+    def __init__(self, group: Group, plan: TrainingConfig) -> None:
         shares = [
             (r + 1) * plan.batch_size // group.world - r * plan.batch_size // group.world for r in range(group.world)
         ]
@@ -143,8 +144,8 @@ class Sharded:
                 f"sharded=True and micro_batch={plan.micro_batch} exclude each other with batch_size={plan.batch_size} and "
                 f"WORLD_SIZE={group.world}: some processes would take more micro-batches; give one that divides the shares"
             )
-        self.group, self.lead, self.together = group, group.lead, group.together
-        self._mark = int(group.sum(torch.tensor(os.getpid() * group.leads, device=group.device)))
+        self.group, self.on_main, self.on_all = group, group.on_main, group.on_all
+        self._mark = int(group.sum(torch.tensor(os.getpid() * group.is_main, device=group.device)))
         self._mesh = init_device_mesh(group.device.type, (group.world,))
 
     def place(self, module: nn.Module) -> None:
@@ -164,7 +165,7 @@ class Sharded:
         """The module: its network adds up gradients already."""
         return losses
 
-    def silent(self, losses: nn.Module) -> AbstractContextManager[object]:
+    def no_sync(self, losses: nn.Module) -> AbstractContextManager[object]:
         """Nothing: gradients are added up, and given up but for own rows, after every micro-batch."""
         return nullcontext()
 
@@ -172,19 +173,19 @@ class Sharded:
         """Write a folder, each process its file; it has its name when all are on the disk."""
         path, group = path.with_suffix(""), self.group
         temporary = path.with_name(f".{path.name}.{self._mark}.tmp")
-        mine = {k: here(v) for k, v in tensors.items() if hasattr(v, "to_local") or group.leads}
+        mine = {k: local_part(v) for k, v in tensors.items() if hasattr(v, "to_local") or group.is_main}
         part = {"format": header["format"], "step": header["step"], "rank": group.rank, "world": group.world}
-        group.together(lambda: write_tensors(rank_file(temporary, group.rank), mine, part))
+        group.on_all(lambda: write_tensors(rank_file(temporary, group.rank), mine, part))
 
         def finish() -> None:
             write_index(temporary, group.world, header)
             publish(temporary, path)
 
-        group.lead(finish)
+        group.on_main(finish)
         return path
 
 
-def layout(group: Group, plan: Training) -> Replicated | Sharded:
+def layout(group: Group, plan: TrainingConfig) -> Replicated | Sharded:
     """How the processes hold the network: one alone holds all of it."""
     return Sharded(group, plan) if plan.sharded and group.world > 1 else Replicated(group)
 

@@ -31,7 +31,7 @@ STEPS = 5
 
 
 @dataclass(frozen=True)
-class Needs:
+class DryRunResult:
     """What was found. Numbers of bytes are of one process; ``most`` is all that it held at once, data and libraries included.
 
     text: what is trained. steps: of the run. seconds: of one of them.
@@ -59,7 +59,7 @@ class Needs:
         return "\n".join(lines)
 
 
-def dry_run(experiment: Experiment) -> Needs | None:
+def dry_run(experiment: Experiment) -> DryRunResult | None:
     """Take a few steps with a copy of the model and say what they needed; None in a launcher's process that is not the first."""
     experiment.use_threads()
     check_prior(experiment)
@@ -69,10 +69,10 @@ def dry_run(experiment: Experiment) -> Needs | None:
                 "--dry-run and training.sharded=True exclude each other: gathered weights would count as activations"
             )
         needs = _measure(replace(experiment, model=copy.deepcopy(experiment.model)), group)
-        return needs if group.leads else None
+        return needs if group.is_main else None
 
 
-def _measure(experiment: Experiment, group: Group) -> Needs:
+def _measure(experiment: Experiment, group: Group) -> DryRunResult:
     trainer, plan = Trainer(experiment, group), experiment.training
     text, seconds = f"dry run, nothing is written: {describe(trainer)}", []
     kept = Activations(trainer.parameters)
@@ -85,7 +85,7 @@ def _measure(experiment: Experiment, group: Group) -> Needs:
             _step(trainer, batches)
             seconds.append(trainer.seconds - before)
     state = [v for values in trainer.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return Needs(
+    return DryRunResult(
         text=text,
         parameters=sum(p.numel() for p in trainer.parameters),
         weights=_bytes(trainer.network.state_dict().values()),

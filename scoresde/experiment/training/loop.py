@@ -1,6 +1,6 @@
 """Training: from the last checkpoint, or from the start, to the last step; by one process, or by several that torchrun started.
 
-    read the batch of the step -> Trainer.update -> quarantine what was not finite -> log, save, picture what is due
+    read the batch of the step -> Trainer.update -> bad_batches what was not finite -> log, save, picture what is due
 
 Everything random is a function of (seed, step, position), so a run that was stopped and started again is the run that was not.
 docs/training.md says what is saved, what a fault leaves, and with which exit code a run ends.
@@ -18,16 +18,16 @@ from tqdm import tqdm
 
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import to_json
-from scoresde.experiment.folder.averages import snapshot
-from scoresde.experiment.folder.checkpoint import Checkpoint, last_checkpoint, passed_over, save_checkpoint
+from scoresde.experiment.folder.averages import write_snapshot
+from scoresde.experiment.folder.checkpoint import Checkpoint, last_checkpoint, newer_damaged, save_checkpoint
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest, environment
-from scoresde.experiment.training.bad_batches import quarantine
+from scoresde.experiment.training.bad_batches import save_bad_batch
 from scoresde.experiment.training.batches import Batches
 from scoresde.experiment.training.distributed import Group, processes
 from scoresde.experiment.training.metrics_log import Meter, metrics, rows_digest
-from scoresde.experiment.training.previews import is_due, is_lacking, preview
+from scoresde.experiment.training.previews import is_due, is_missing, preview
 from scoresde.experiment.training.prior_fit import check_prior
-from scoresde.experiment.training.signals import interrupts
+from scoresde.experiment.training.signals import catch_signals
 from scoresde.experiment.training.trainer import Step, Trainer, trainable
 
 LARGEST = 1e6
@@ -53,7 +53,7 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
             workdir.sweep("train")
             workdir.adopt(experiment)
 
-        group.lead(claim)
+        group.on_main(claim)
         run = _Run(experiment, workdir, group)
         if warning:
             run.say(f"WARNING: {warning}")
@@ -73,7 +73,7 @@ class _Run:
         if checkpoint is not None:
             self._check(checkpoint)
             self.trainer.load(checkpoint)
-            for torn in passed_over(checkpoint):
+            for torn in newer_damaged(checkpoint):
                 self.say(f"{torn} is torn, and passed over")
             self.say(f"goes on from {checkpoint.path.name}")
         self.first, self.before, self.problem = self.trainer.step, self.trainer.updates, ""
@@ -81,7 +81,7 @@ class _Run:
     def go(self) -> None:
         """Train to the last step."""
         trainer, plan = self.trainer, self.plan
-        if self.trainer.layout.writes and is_lacking(self.experiment, self.workdir, trainer.step):
+        if self.trainer.layout.writes and is_missing(self.experiment, self.workdir, trainer.step):
             preview(self.experiment, self.workdir, trainer)  # a kill came between the checkpoint and its pictures
         if trainer.step >= plan.steps:
             self.say(f"trained to step {trainer.step} of {plan.steps} already")
@@ -91,12 +91,12 @@ class _Run:
             self.say("WARNING: float16 on a CPU took over 20 times as long as float32 (docs/speed.md): give bfloat16")
         bar = tqdm(
             total=plan.steps, initial=trainer.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True,
-            disable=not self.group.leads,
+            disable=not self.group.is_main,
         )  # fmt: skip
-        rows = metrics(self.workdir, trainer.step) if self.group.leads else nullcontext(lambda row: None)
+        rows = metrics(self.workdir, trainer.step) if self.group.is_main else nullcontext(lambda row: None)
         meter = Meter(trainer)
         with (
-            interrupts(self.group.world) as stopped,  # first: from here on a signal ends with a checkpoint
+            catch_signals(self.group.world) as stopped,  # first: from here on a signal ends with a checkpoint
             rows as write,
             bar,
             Batches(self.experiment, self.group) as batches,
@@ -127,7 +127,7 @@ class _Run:
 
     def say(self, line: str) -> None:
         """Log a line, once for all processes."""
-        if self.group.leads:
+        if self.group.is_main:
             self.workdir.log(f"{self.workdir.path}: {line}")
 
     def save(self) -> Path:
@@ -153,7 +153,7 @@ class _Run:
         if not self._moved():
             return
         if step % self.plan.posthoc_every == 0 or end:
-            snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout, self.digest)
+            write_snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout, self.digest)
         if step % self.plan.checkpoint_every == 0 or end or stop:
             self.save()
         if is_due(step, self.plan.preview_every):
@@ -161,7 +161,7 @@ class _Run:
 
     def _set_aside(self, step: Step, x: Tensor) -> None:
         """Keep the batch of a step that was skipped. Raises FloatingPointError where that were too many in a row."""
-        line = quarantine(self.workdir, self.group, step, x, self.plan.batch_size)
+        line = save_bad_batch(self.workdir, self.group, step, x, self.plan.batch_size)
         self.problem = f"{line}{self._of_data(x)}"
         self.say(self.problem)
         if self.trainer.bad >= self.plan.max_bad_steps:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from scoresde.experiment.config.sections import Training
+from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.networks.embeddings import Embedding
 from scoresde.networks.refinenet import InstanceNormPlus
 from scoresde.score import ScoreModel
@@ -44,7 +44,7 @@ class Tuned(nn.Module):
             return out.float()
 
 
-def tuned(model: ScoreModel, plan: Training) -> ScoreModel:
+def tuned(model: ScoreModel, plan: TrainingConfig) -> ScoreModel:
     """The model that training calls: the same weights, by the plan's options. The model itself where there are none."""
     network, dtype = model.network, getattr(torch, plan.precision)
     if plan.channels_last:

@@ -34,7 +34,7 @@ def is_due(step: int, every: int) -> bool:
     return bool(every) and (step % every == 0 or step in (every // 25, every // 5))
 
 
-def is_lacking(experiment: Experiment, workdir: Workdir, step: int) -> bool:
+def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
     """Whether a preview that belongs after ``step`` steps is not in the folder, or not all of it."""
     if not step or not experiment.samplers or not is_due(step, experiment.training.preview_every):
         return False

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from scoresde.experiment.folder.checkpoint import Checkpoint, CheckpointError, held_as
+from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.header import shortened
+from scoresde.experiment.folder.tensor_file import CheckpointError, shard_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -27,7 +28,7 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpo
             parameter = parameters[name]
             _check(name, parameter, state, checkpoint)
             optimizer.state[parameter] = {
-                k: v if k == "step" else held_as(v, parameter).to(parameter.device, parameter.dtype)
+                k: v if k == "step" else shard_like(v, parameter).to(parameter.device, parameter.dtype)
                 for k, v in state.items()
             }
 
@@ -42,7 +43,7 @@ def _check_all_there(
 ) -> None:
     """Raise unless moments are there for every parameter that trains but those that the header names."""
     lacking = {name for name, parameter in parameters.items() if parameter.requires_grad and not states[name]}
-    known = checkpoint.unmoved
+    known = checkpoint.without_moments
     if known is None:  # of an earlier version: it says nothing, and no moments at all are the fault that one can see
         known = tuple(lacking) if any(states.values()) or not checkpoint.ema_updates else ()
     if gone := sorted(lacking - set(known)):

@@ -14,7 +14,7 @@ GRACE = 3.0
 
 
 @contextmanager
-def interrupts(world: int = 1) -> Iterator[Callable[[], bool]]:
+def catch_signals(world: int = 1) -> Iterator[Callable[[], bool]]:
     """While inside, the first SIGINT or SIGTERM is only noted, and the function that is given says whether there was one; a
     second one raises KeyboardInterrupt at once. world: processes of the run."""
     noted: list[float] = []

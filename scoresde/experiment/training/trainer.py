@@ -86,7 +86,7 @@ class Trainer:
         self.model = trainable(experiment.model).train()
         self.network: nn.Module = self.model.network
         self.averages = [EMA(self.network, decay) for decay in plan.decays]
-        self.averages += [PowerEMA(self.network, std) for std in plan.posthoc]
+        self.averages += [PowerEMA(self.network, std) for std in plan.posthoc_widths]
         for module in (self.network, *(average.module for average in self.averages)):
             self.layout.place(module)
         self.model.to(group.device)
@@ -138,9 +138,9 @@ class Trainer:
             there = position_part.to(self.group.device)
             x_part = x_part.to(self.group.device, non_blocking=True)
             draw = self.experiment.objective.draw(x_part, step=self.step, indices=there)
-            more = self.layout.silent(self.losses) if number < len(parts) else nullcontext()
+            more = self.layout.no_sync(self.losses) if number < len(parts) else nullcontext()
             with more:
-                with own_generator(self.group.device, self.experiment.seed, self.step, int(position_part[0])):
+                with seeded_generator(self.group.device, self.experiment.seed, self.step, int(position_part[0])):
                     losses = self.losses(draw)
                 self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
             found.append((losses.detach(), draw.t))
@@ -213,7 +213,7 @@ def time_edges(objective: DenoisingScoreMatching, device: torch.device) -> Tenso
 
 
 @contextmanager
-def own_generator(device: torch.device, *key: int) -> Iterator[None]:
+def seeded_generator(device: torch.device, *key: int) -> Iterator[None]:
     """Inside, torch's generators have a state that is a function of ``key``; afterwards the one they had."""
     number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -7,7 +7,7 @@ import numpy as np
 from scoresde.data import Digits
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from tests.experiment.conftest import ROOT, HereCommand
-from tests.experiment.test_assess import FEW
+from tests.experiment.test_evaluation import FEW
 
 
 def test_anyones_samples_need_no_trained_model(tmp_path):

@@ -30,7 +30,7 @@ def exit_code(command: str, action: Callable[[], int]) -> int:
             raise
         return _say(command, str(problem), 2)
     except (MemoryError, RuntimeError) as problem:
-        if not experiment.out_of_memory(problem):
+        if not experiment.is_out_of_memory(problem):
             raise
         return _say(command, "out of memory: give a smaller batch_size or smaller sizes", 2)
 

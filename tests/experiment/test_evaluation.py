@@ -19,7 +19,7 @@ from PIL import Image
 from scoresde._files import read_sealed, write_sealed
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
-from scoresde.experiment.folder.checkpoint import read_tensors, write_tensors
+from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
 from scoresde.experiment.reports.evaluation import evaluation
 from scoresde.experiment.results.event_sets import Events
 from scoresde.experiment.results.sample_index import SampleIndex
@@ -341,7 +341,7 @@ def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
 def test_pairs_are_of_events_chosen_at_random(run):
     """50 of each set, the same ones every time: the front of a data set may be of one kind."""
     said = "WARNING: pc: precision, recall and kernel distance are of 50 of 90 samples and of 50 of 1438 events of the reference"
-    assert said in run(evaluation__compared=50).stdout and "kernel distance are of" not in run.said
+    assert said in run(evaluation__subset_size=50).stdout and "kernel distance are of" not in run.said
     sets = [flat(np.concatenate([p["raw"] for p in read_samples(run.command.workdir / "samples" / "pc.json")]))]
     chosen = [x[permutation(len(x), 0, 0)[:50]] for x in (*sets, flat(Digits().train.raw))]
     found = run.result()
@@ -358,7 +358,8 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     shutil.rmtree(run.command.workdir / "samples")
     assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
-        "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"), "compared": ("1", "compared=1"),
+        "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"),
+        "subset_size": ("1", "subset_size=1"),
         "reference": ("2024", "reference=2024 is not allowed: give a path"),
         "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "config.evaluation.k is not known"),
     }  # fmt: skip
