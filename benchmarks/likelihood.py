@@ -1,16 +1,18 @@
-"""Likelihoods against known answers: error bars, work, evaluations, cost. Prints Markdown tables.
+"""Errors, stated errors and cost of log-likelihoods whose exact values are known. Prints Markdown tables.
 
-.venv/bin/python benchmarks/likelihood.py suite            true error beside the stated one, every problem
-.venv/bin/python benchmarks/likelihood.py evaluations      evaluations to 1e-3 bits/dim with the exact trace, against
-RK45 in t at 1e-5 .venv/bin/python benchmarks/likelihood.py work             work for the same standard error, against
-the classical recipe .venv/bin/python benchmarks/likelihood.py cost             one evaluation with divergence, in
-forward passes .venv/bin/python benchmarks/likelihood.py digits --run runs/digits-vp --config configs/vp/digits.py
-the same on a trained network .venv/bin/python benchmarks/likelihood.py grids            densities of nodes compared
+    python benchmarks/likelihood.py suite          true and stated error of every problem
+    python benchmarks/likelihood.py evaluations    evaluations that reach 1e-3 bits/dim with the exact trace, against RK45
+    python benchmarks/likelihood.py work           work for the same standard error, against the classical method
+    python benchmarks/likelihood.py cost           one evaluation with its divergence, in forward passes
+    python benchmarks/likelihood.py digits --run runs/digits-vp --config configs/vp/digits.py
+                                                   the same on a trained network
+    python benchmarks/likelihood.py grids          node densities compared
 
-The classical recipe: SciPy's RK45 over t at 1e-5, one Rademacher probe for the whole solve, a pass for the drift and
-    another for the
-divergence. Errors are in bits/dim, root mean square over examples and draws. Times are medians of interleaved runs on
-one thread.
+``--distributions gmm2 digits`` restricts the problems of ``suite``, ``evaluations`` and ``work``.
+
+The classical method is SciPy's RK45 over t at 1e-5 with one Rademacher probe for the whole solve. It needs one pass for the
+drift and another one for the divergence. Errors are in bits/dim, root mean square over examples and draws. Times are medians
+of interleaved runs on one thread.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ from scoresde.solvers import ScipyODE
 
 NODES, PROBES = 32, 4
 CLASSICAL, PRODUCT = 2.87, 1.0
-"""Forward passes of the classical recipe's evaluation, and of a product with the Jacobian beside the forward pass that it
-shares: the UNet's figures of ``cost``."""
+"""Forward passes of one evaluation of the classical method, and of one product with the Jacobian in addition to the forward
+pass that the products share. Both are the UNet's figures of ``cost``."""
 COUNTS = (12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96)
 TOLERANCE = 1e-3
 
@@ -50,6 +52,20 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     print("|" + "---|" * len(names))
     for row in rows:
         print("| " + " | ".join(row) + " |", flush=True)
+
+
+def summary(ratios: dict[bool, list[float]], digits: int) -> str:
+    """Geometric means of the ratios, over all problems and over those with at least 64 dimensions, if there are any.
+
+    Args:
+        ratios: The ratios of the problems with at least 64 dimensions (True) and of the others (False).
+        digits: Decimals of the printed means.
+    """
+    every, large = ratios[False] + ratios[True], ratios[True]
+    text = f"{statistics.geometric_mean(every):.{digits}f} over {len(every)} problems"
+    if large:
+        text += f", {statistics.geometric_mean(large):.{digits}f} over the {len(large)} with 64 dimensions and more"
+    return f"{text}."
 
 
 def rms(values: Tensor) -> float:
@@ -64,19 +80,19 @@ def examples(problem: Problem) -> Tensor:
 
 @lru_cache
 def truth(problem: Problem) -> Tensor:
-    """The flow's log p of the examples, at tolerances of 1e-8 (1e-7 from 192 dimensions on)."""
+    """log p of the examples under the flow, at a tolerance of 1e-8, or 1e-7 in more than 64 dimensions."""
     return problem.truth(examples(problem), 1e-8 if problem.d <= 64 else 1e-7)
 
 
 @lru_cache
 def pilot(problem: Problem) -> FlowGrid:
-    """The grid from 16 other examples, 8 in many dimensions."""
+    """The grid fitted on 16 other examples, or 8 in more than 64 dimensions."""
     other = problem.distribution.sample(16 if problem.d <= 64 else 8, seed=5, dtype=torch.float64)
     return fit_grid(problem.sde, problem.score, other)
 
 
 def run_suite(names: tuple[str, ...]) -> None:
-    """True and stated error: one probe for each node; then the exact trace, which leaves the solver's alone."""
+    """True and stated error with one probe at each node, then with the exact trace, where only the solver's error is left."""
     within: list[Tensor] = []
 
     def rows() -> Iterable[list[str]]:
@@ -144,13 +160,11 @@ def run_evaluations(names: tuple[str, ...]) -> None:
             yield [str(problem), f"{nfe} ({old:.0e})", f"{new} ({error:.0e})", f"{ratio:.1f}"]
 
     table(("problem", "RK45 at 1e-5: evaluations (error)", "Multistep: evaluations (error)", "ratio"), rows())
-    every = ratios[False] + ratios[True]
-    print(f"\nGeometric mean of the ratio: {statistics.geometric_mean(every):.2f} over {len(every)} problems, "
-          f"{statistics.geometric_mean(ratios[True]):.2f} of them with 64 dimensions and more.")  # fmt: skip
+    print(f"\nGeometric mean of the ratio: {summary(ratios, 2)}")
 
 
 def run_work(names: tuple[str, ...]) -> None:
-    """(error^2 x cost) of the classical recipe over that of Multistep, at UNet prices (see cost)."""
+    """error^2 x cost of the classical method divided by that of Multistep, with the UNet's costs (see ``cost``)."""
     ratios: dict[bool, list[float]] = {False: [], True: []}
 
     def rows() -> Iterable[list[str]]:
@@ -176,15 +190,11 @@ def run_work(names: tuple[str, ...]) -> None:
 
     work = "evaluations (forwards)"
     table(("problem", "classical: error", work, f"Multistep, {PROBES} probes: error", work, "work ratio"), rows())
-    print(
-        "\nGeometric mean of the work ratio at equal error: "
-        f"{statistics.geometric_mean(ratios[False] + ratios[True]):.0f} over {len(ratios[False] + ratios[True])} problems, "
-        f"{statistics.geometric_mean(ratios[True]):.0f} over the {len(ratios[True])} with 64 dimensions and more."
-    )
+    print(f"\nGeometric mean of the work ratio at equal error: {summary(ratios, 0)}")
 
 
 def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, interleaved."""
+    """Median processor seconds of each function; the runs are interleaved."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for k in range(repeats + 2):
         for name, run in runs.items():
@@ -196,7 +206,7 @@ def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, floa
 
 
 def networks() -> dict[str, tuple[nn.Module, Tensor]]:
-    """The two networks of the study's size, and their input."""
+    """The two networks and their inputs."""
     torch.manual_seed(0)
     mlp = MLP((3072,), width=1024, depth=3)
     unet = DDPMpp((3, 32, 32), channels=32, blocks=1, multipliers=(1, 2, 2), attention=())
@@ -207,7 +217,7 @@ def networks() -> dict[str, tuple[nn.Module, Tensor]]:
 
 
 def run_cost(repeats: int = 15) -> None:
-    """Seconds of an evaluation over those of a forward pass."""
+    """Seconds of an evaluation divided by those of a forward pass."""
 
     def rows() -> Iterable[list[str]]:
         for name, (network, x) in networks().items():

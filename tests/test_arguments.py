@@ -102,10 +102,10 @@ NAMED = {
 
 
 @pytest.mark.parametrize("wrong", NAMED)
-def test_named_slips(wrong):
-    slip, message = NAMED[wrong]
+def test_named_mistakes(wrong):
+    mistake, message = NAMED[wrong]
     with pytest.raises((TypeError, ValueError), match=message):
-        slip()
+        mistake()
 
 
 def test_a_mixture_with_a_point_mass_has_no_density_at_zero():
