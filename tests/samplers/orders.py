@@ -22,7 +22,7 @@ import torch
 from scoresde.distributions import GaussianMixture
 from scoresde.noise import NoiseSource
 from scoresde.samplers import DEIS, EDM, DPMSolverPlusPlus, ProbabilityFlowODE, ReverseSDESampler, Sampler, UniPC, grids
-from scoresde.samplers.checks.moments import Case, distance, exact_law, targets
+from scoresde.samplers.checks.moments import Case, distance, exact_distribution, targets
 from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.exponential import (
     AdamsBashforth,
@@ -106,7 +106,7 @@ def weak_errors(
 ) -> list[float]:
     """Errors of the distribution at t_min for Gaussian data, exact to rounding."""
     case = Case(lambda n: make(on(n)), sde, event_shape, (8,), None, T_MIN, None, 0.05, 10, 0)
-    distributions = [exact_law(case, n) for n in counts]
+    distributions = [exact_distribution(case, n) for n in counts]
     target = targets(case, T_MIN)[0]
     return [distance(distribution.mean, distribution.covariance, target) for distribution in distributions]
 

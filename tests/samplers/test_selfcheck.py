@@ -164,8 +164,8 @@ MISTAKES = {
     "score halved": (stepped(Planted(pull=0.5)), "order of convergence", "score's term is half"),
     "score doubled": (stepped(Planted(pull=2.0)), "order of convergence", "score's term is twice"),
     "score's sign": (stepped(Planted(pull=-1.0)), "order of convergence", "score has the wrong sign"),
-    "mixture, noise dropped": (stepped(Planted(noise=0.0)), "law of a mixture", "noise dropped"),
-    "mixture, score's sign": (stepped(Planted(pull=-1.0)), "law of a mixture", "sign"),
+    "mixture, noise dropped": (stepped(Planted(noise=0.0)), "distribution of a mixture", "dropped or halved"),
+    "mixture, score's sign": (stepped(Planted(pull=-1.0)), "distribution of a mixture", "sign"),
     "global noise": (stepped(GlobalNoise()), "global random state", "global state of torch"),
     "global noise, batch": (stepped(GlobalNoise()), "a sample and its batch", "keyed by the sample"),
     "one draw for all": (stepped(SharedNoise()), "a sample and its batch", "over the batch"),
@@ -237,7 +237,7 @@ def test_noise_left_in_at_the_end_is_seen():
 def test_a_mistake_in_steps_that_follow_the_score_is_caught():
     """No affine map there: by samples."""
     report = quick(stepped(Planted(noise=0.5), Langevin(snr=0.02)), order=0, counts=COARSE)
-    row = next(r for r in report.rows if r.name == "law of Gaussian data")
+    row = next(r for r in report.rows if r.name == "distribution of Gaussian data")
     assert not row.passed, f"\n{report}"
 
 

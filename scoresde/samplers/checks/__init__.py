@@ -1,4 +1,4 @@
-"""Any sampler held to what a sampler must do."""
+"""``check`` tests a sampler of your own: convergence, distribution of the samples, batches, random state, times and types."""
 
 from scoresde.samplers.checks.report import check
 

@@ -1,14 +1,23 @@
-"""A law that is not reached is compared with those that common slips lead to, and the slip that explains it is named."""
+r"""Names the mistake that explains a wrong distribution.
+
+For Gaussian data the mean and the covariance of
+
+.. math:: dx = [a f(x, t) - b\, g g^T \nabla \log p_t(x)]\, dt + \sqrt{c}\, g\, dw
+
+solve ordinary differential equations. The reverse SDE has a = b = c = 1, the probability flow b = 1/2 and c = 0. Common
+mistakes correspond to other factors: a dropped noise term is c = 0, for example. ``explain`` compares the distribution
+that a sampler tends to with those of all mistakes in a list, and returns the name of the closest one.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from scoresde.samplers.checks.moments import Case, Law, targets
+from scoresde.samplers.checks.moments import Case, OutputDistribution, targets
 from scoresde.solvers import ScipyODE
 
-_SLIPS: tuple[tuple[str, float, float, float], ...] = (
+_DIAGNOSES: tuple[tuple[str, float, float, float], ...] = (
     ("the noise term is dropped: the variance is too small", 1, 1, 0),
     ("the noise has twice the variance that it needs: is a factor 2 in g^2 too many?", 1, 1, 2),
     ("the noise has twice the scale that it needs", 1, 1, 4),
@@ -31,62 +40,67 @@ _SLIPS: tuple[tuple[str, float, float, float], ...] = (
     ("the flow's drift f has the wrong sign", -1, 0.5, 0),
     ("drift and score's term are halved", 0.5, 0.5, 1),
 )
-"""Name, factors on f, on g^2 score, and on the noise's variance, of the moments' equations that a slip solves instead."""
+"""For each mistake: its description, and the factors a on f, b on g^2 score and c on the variance of the noise."""
 
-_READING = ScipyODE("RK45", 1e-5, 1e-8)
+_SOLVER = ScipyODE("RK45", 1e-5, 1e-8)
 
 
-def _readings(s: Case, t_min: float) -> tuple[Tensor, Tensor]:
-    """Laws at t_min, means (S, D) and covariances (S, D, D), of dx = [a f - b g^2 score] dt + sqrt(c) g dw' from the true law
-    at T, for the (a, b, c) of every slip."""
+def _with_mistakes(s: Case, t_min: float) -> tuple[Tensor, Tensor]:
+    """Means (S, D) and covariances (S, D, D) at t_min with each of the S mistakes, started from the true distribution at T."""
     mean, covariance = s.gauss.law(s.sde.T)
-    factors = torch.tensor([slip[1:] for slip in _SLIPS], dtype=torch.float64)
+    factors = torch.tensor([diagnosis[1:] for diagnosis in _DIAGNOSES], dtype=torch.float64)
     a, b, c = factors.mT[:, :, None, None]
 
     def slope(t: float, state: Tensor) -> Tensor:
         t = min(max(t, 0.0), s.sde.T)
-        centre, law = s.gauss.law(t)
+        centre, spread = s.gauss.law(t)
         gg = s.gauss.gg(t)
-        pull = b * torch.linalg.solve(law, gg.mT).mT
+        pull = b * torch.linalg.solve(spread, gg.mT).mT
         m, p = state[:, :1], state[:, 1:]
         r = a * s.gauss.f(t) + pull
         return torch.cat((m @ r.mT - (pull @ centre)[:, None], r @ p + p @ r.mT - c * gg), dim=1)
 
-    start = torch.cat((mean[None], covariance)).expand(len(_SLIPS), -1, -1)
-    end = _READING.solve(slope, start.contiguous(), s.sde.T, t_min).y
+    start = torch.cat((mean[None], covariance)).expand(len(_DIAGNOSES), -1, -1)
+    end = _SOLVER.solve(slope, start.contiguous(), s.sde.T, t_min).y
     return end[:, 0], end[:, 1:]
 
 
-def _apart(found: tuple[Tensor, Tensor], law: tuple[Tensor, Tensor]) -> float:
-    """Like `distance`, with the logarithm of the variances' ratio: fit for laws that are orders of magnitude off."""
+def _apart(found: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> float:
+    """Like ``distance``, but with the logarithm of the ratio of variances, which may differ by orders of magnitude."""
     mean, covariance = found
-    spread, right = covariance.diagonal().clamp(min=1e-300), law[1].diagonal().clamp(min=1e-300)
+    spread, right = covariance.diagonal().clamp(min=1e-300), target[1].diagonal().clamp(min=1e-300)
     return float(
-        ((mean - law[0]) / torch.maximum(spread, right).sqrt()).abs().max() + (spread / right).log().abs().max()
+        ((mean - target[0]) / torch.maximum(spread, right).sqrt()).abs().max() + (spread / right).log().abs().max()
     )
 
 
-def explain(s: Case, coarse: Law, fine: Law) -> str:
-    """The slip whose law the sampler tends to, or what is off."""
-    mean, law = s.gauss.law(fine.t_min)
-    spread = float((fine.covariance.diagonal() / law.diagonal()).max())
+def explain(s: Case, coarse: OutputDistribution, fine: OutputDistribution) -> str:
+    """The mistake whose distribution the sampler tends to. If none fits, a description of the error.
+
+    Args:
+        s: The case.
+        coarse: Distribution of the output with fewer steps.
+        fine: Distribution of the output with more steps.
+    """
+    mean, covariance = s.gauss.law(fine.t_min)
+    spread = float((fine.covariance.diagonal() / covariance.diagonal()).max())
     fall = float((fine.covariance.diagonal() / coarse.covariance.diagonal()).max())
     if spread < 0.2 and fall < 0.7:
         return "the variance falls with the step: is the noise scaled by h where its square root is meant?"
-    # first order's leading term drops out; on logarithms, where the variance stays positive
+    # Richardson extrapolation removes the leading term of a first-order method. On logarithms the variance stays positive.
     ratio = (fine.covariance.diagonal() / coarse.covariance.diagonal().clamp(min=1e-300)).clamp(0.5, 2.0).sqrt()
     limit = (2 * fine.mean - coarse.mean, ratio[:, None] * fine.covariance * ratio)
-    right = min(_apart(limit, law) for law in targets(s, fine.t_min))
-    means, laws = _readings(s, max(fine.t_min, 1e-6 * s.sde.T))
-    apart = [_apart(limit, law) for law in zip(means, laws, strict=True)]
+    right = min(_apart(limit, target) for target in targets(s, fine.t_min))
+    means, covariances = _with_mistakes(s, max(fine.t_min, 1e-6 * s.sde.T))
+    apart = [_apart(limit, found) for found in zip(means, covariances, strict=True)]
     best = min(apart)
-    name = _SLIPS[apart.index(best)][0]
-    # a law that explodes is off by its own powers: there a share of the distance will do
+    name = _DIAGNOSES[apart.index(best)][0]
+    # Distributions that explode differ by orders of magnitude even when the diagnosis is right: compare with the distance too.
     if best < max(0.4, 0.15 * right) and best < 0.4 * right:
         return name
     if spread < 0.9:
-        return f"the variance is {spread:.2f} of what it must be: is the noise term there in full, at every step?"
+        return f"the variance is {spread:.2f} of what it must be: is the noise term complete, at every step?"
     if spread > 1.1:
         return f"the variance is {spread:.2f} times what it must be: too much noise, or the score pulls too little"
-    off = float(((fine.mean - mean) / law.diagonal().sqrt()).abs().max())
+    off = float(((fine.mean - mean) / covariance.diagonal().sqrt()).abs().max())
     return f"the mean is {off:.2f} standard deviations off: look at the drift's and the score's factors"

@@ -1,11 +1,13 @@
-"""What is checked, and the law of its output for Gaussian data: exact to rounding, by one run on crafted noise.
+r"""The distribution of a sampler's output for Gaussian data, exact to rounding, from a single run on prepared noise.
 
-Data is N(m, P_0), whose score is affine in x. A sampler is then an affine map of its start and of all its draws,
+For data N(m, P_0) the score is affine in x. The output of a sampler is then an affine function of its start and of the
+noise,
 
-    x_out = b + C w_T + sum_k N_k z_k,         x_T = m_T + V_T^(1/2) w_T,
+.. math:: x_{out} = b + C w_T + \sum_k N_k z_k, \qquad x_T = m_T + V_T^{1/2} w_T,
 
-and a noise source that gives row b of the batch a unit vector for one draw and zero for all others makes the rows the columns of
-C and N_k. One more row, with all draws at once, tells whether the map is affine.
+with standard normal w_T and z_k. The noise source ``UnitNoise`` gives each row of a batch a unit vector for one of these
+variables and zeros for all others. The rows of the output are then the columns of C and N_k. A last row has all
+variables at once: it shows whether the map is affine.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from scoresde.sde.checks import Subject
 
 @dataclass(frozen=True)
 class Case:
-    """What is checked, and with what."""
+    """The sampler to check, the process, and the settings of the checks: the arguments of ``check``."""
 
     make_sampler: Callable[[int], Sampler]
     sde: LinearSDE
@@ -46,12 +48,12 @@ class Case:
     gauss: Subject = None  # type: ignore[assignment]
 
     def scale(self) -> Tensor:
-        """Standard deviation of the data, the worst coordinate's."""
+        """Largest standard deviation of the data over the coordinates."""
         return self.gauss.law(self.gauss.t0)[1].diagonal().max().sqrt()
 
 
 class GaussianScore:
-    """The exact score of N(m, P_0) for events of one shape, that notes the times it is asked at."""
+    """The exact score of N(m, P_0) for events of one shape. It records the times of its evaluations."""
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
         self.sde, self.times = sde, list[float]()
@@ -74,10 +76,12 @@ class GaussianScore:
         return score.to(x.dtype)
 
 
-class Crafted(NoiseSource):
-    """Gives row ``offset + j`` of the batch the unit vector e_j of a draw, others zero, the last row fixed normal numbers.
+class UnitNoise(NoiseSource):
+    """Unit vectors as noise: row ``first + j`` of the batch has a one for the j-th number and zeros for all other numbers.
 
-    Draws are known by (purpose, step, shape), as keyed ones are; ``others`` counts what is not a normal draw.
+    The last row has fixed normal numbers. A draw is identified by (purpose, step, shape). The first run, with one row,
+    records the draws. ``others`` counts the draws that a linear map cannot describe: those that are not normal, and
+    those that the first run did not make.
     """
 
     def __init__(self, rows: int, first: int, draws: dict[tuple[str, int, tuple[int, ...]], int]) -> None:
@@ -96,7 +100,7 @@ class Crafted(NoiseSource):
             self.draws[key] = self.used()
         value = torch.zeros(len(self.indices), size, dtype=dtype)
         if key not in self.draws:
-            self.others[0] += 1  # a draw that hangs on the data
+            self.others[0] += 1  # a draw that depends on the state
         elif not self.recording:
             row = self.first + self.draws[key]
             value[row : row + size] = torch.eye(size, dtype=dtype)
@@ -108,10 +112,11 @@ class Crafted(NoiseSource):
         return super()._uniforms(size, step, purpose)
 
     def used(self) -> int:
-        """Numbers drawn in all."""
+        """Total number of normal numbers in all draws."""
         return sum(math.prod(shape) for _, _, shape in self.draws)
 
     def probe(self) -> Tensor:
+        """The numbers of the last row."""
         return _normals(self.used(), "probe of the draws")
 
 
@@ -120,9 +125,18 @@ def _normals(count: int, purpose: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Law:
-    """Law of a sampler's output for Gaussian data. bend: how far the map is from affine, in standard deviations. last: the norm
-    of the last draw's coefficients. t_min: where it stopped. lowest: the last time of a score."""
+class OutputDistribution:
+    """Mean and covariance of a sampler's output for Gaussian data.
+
+    Attributes:
+        mean: (D,).
+        covariance: (D, D).
+        bend: Deviation of the map from an affine one, in standard deviations.
+        last: Largest coefficient of the last draw.
+        t_min: Time at which the sampler stopped.
+        lowest: Lowest time at which the score was evaluated.
+        nfe: Number of evaluations of the score.
+    """
 
     mean: Tensor
     covariance: Tensor
@@ -133,26 +147,26 @@ class Law:
     nfe: int
 
 
-def exact_law(s: Case, steps: int) -> Law:
-    """The law by one run on crafted noise."""
+def exact_distribution(s: Case, steps: int) -> OutputDistribution:
+    """The distribution of the output with ``steps`` steps, from a run on ``UnitNoise``."""
     n, shape = s.gauss.size, s.gauss.shape
-    mean, covariance = s.gauss.law(s.sde.T)
-    root = torch.linalg.cholesky(covariance)
+    start_mean, start_covariance = s.gauss.law(s.sde.T)
+    root = torch.linalg.cholesky(start_covariance)
     draws: dict[tuple[str, int, tuple[int, ...]], int] = {}
     score = GaussianScore(s.sde, s.event_shape)
-    dry = Crafted(1, 0, draws)
-    run(s, steps, score, 1, noise=dry, start=mean.reshape(1, *shape))
+    dry = UnitNoise(1, 0, draws)
+    run(s, steps, score, 1, noise=dry, start=start_mean.reshape(1, *shape))
     rows = 1 + n + dry.used() + 1
-    source = Crafted(rows, 1 + n, draws)
+    source = UnitNoise(rows, 1 + n, draws)
     probe = _normals(n, "probe of the start")
-    start = mean.repeat(rows, 1)
+    start = start_mean.repeat(rows, 1)
     start[1 : 1 + n] += root.mT
     start[-1] += root @ probe
     result = run(s, steps, score, rows, noise=source, start=start.reshape(rows, *shape))
     out = result.state.to(torch.float64).reshape(rows, n)
     columns = out[1:-1] - out[0]
     wanted = out[0] + torch.cat((probe, source.probe())) @ columns
-    law = columns.mT @ columns
+    covariance = columns.mT @ columns
     bend = math.inf if source.others[0] + dry.others[0] else float((out[-1] - wanted).abs().max() / s.scale())
     last = 0.0
     if draws:
@@ -162,17 +176,18 @@ def exact_law(s: Case, steps: int) -> Law:
     stop = s.t_min if s.t_min is not None else getattr(s.make_sampler(steps), "t_min", None)
     if s.t_min is None and times:
         stop = times[-1]
-    return Law(out[0], law, bend, last, min(score.times) if stop is None else float(stop), min(score.times), result.nfe)
+    t_min = min(score.times) if stop is None else float(stop)
+    return OutputDistribution(out[0], covariance, bend, last, t_min, min(score.times), result.nfe)
 
 
 def run(s: Case, steps: int, score: Score, rows: int, **kwargs: Any) -> SampleResult:
-    """``rows`` samples of the sampler with so many steps, in float64 unless told otherwise."""
+    """``rows`` samples of the sampler with ``steps`` steps, in float64 by default."""
     kwargs.setdefault("dtype", torch.float64)
     return s.make_sampler(steps)(s.sde, score, (rows, *s.event_shape), **kwargs)
 
 
 def targets(s: Case, t: float) -> list[tuple[Tensor, Tensor]]:
-    """Laws (mean, covariance) of x at t and of E[x_0 | x at t]."""
+    """Exact distributions (mean, covariance) of x_t and of E[x_0 | x_t]."""
     mean, covariance = s.gauss.law(t)
     unit, ones = s.gauss.unit, torch.full((s.gauss.size,), t, dtype=torch.float64)
     score = GaussianScore(s.sde, s.event_shape)
@@ -180,17 +195,26 @@ def targets(s: Case, t: float) -> list[tuple[Tensor, Tensor]]:
     def tweedie(x: Tensor) -> Tensor:
         return s.sde.data_from_score(x, ones[: len(x)], score(x, ones[: len(x)])).reshape(len(x), -1)
 
-    laws = [(mean, covariance)]
+    found = [(mean, covariance)]
     if t > 0:
         at = mean.reshape(1, *s.gauss.shape)
         middle = tweedie(at)[0]
         slope = (tweedie(at + unit) - middle).mT
-        laws.append((middle, slope @ covariance @ slope.mT))
-    return laws
+        found.append((middle, slope @ covariance @ slope.mT))
+    return found
 
 
 def distance(mean: Tensor, covariance: Tensor, target: tuple[Tensor, Tensor]) -> float:
-    """Error of a law in units of the right one: of its mean in standard deviations, plus of its variance relatively."""
+    """Error of a distribution relative to the right one.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D).
+        target: Mean and covariance of the right distribution.
+
+    Returns:
+        The error of the mean in standard deviations plus the relative error of the covariance, each the largest entry.
+    """
     root = torch.linalg.cholesky(target[1] + 1e-12 * target[1].diagonal().max() * torch.eye(len(mean)))
     off = torch.linalg.solve_triangular(root, (mean - target[0])[:, None], upper=False)
     half = torch.linalg.solve_triangular(root, covariance, upper=False)

@@ -1,20 +1,24 @@
-"""Any sampler held to what a sampler must do: `check(make_sampler, sde)` is a table of what holds and what does not.
+"""``check`` tests a sampler: ``check(make_sampler, sde)`` prints a table with one line for each property.
 
-For Gaussian data the law of the output is known to rounding, by one run on crafted noise (`moments.py`); where a step size
-follows the score it is not, and is estimated from samples instead. The checks:
+For Gaussian data the distribution of the output is known to rounding, from a single run on prepared noise
+(``moments.py``). If the step sizes depend on the score, the output is not an affine map of the noise, and the
+distribution is estimated from samples. The checks are:
 
-    order of convergence        slope of ln(error of the law at t_min) against ln(steps), least squares over the step counts
-    law of a mixture            share of the modes, mean, spread: keyed samples, five standard errors and an allowance
-    a sample and its batch      sample 5 alone, of 7 and of 64; another seed gives another one
-    global random state         neither read nor changed: torch's, numpy's, Python's
-    one step and two            finite, or refused by a ValueError
-    times, evaluations counted  times in [0, T] and descending, nfe the number of calls
-    shapes and types            event ranks 0 to 3 where the process takes any, float32 and float64
+===========================  =============================================================================================
+order of convergence         slope of ln(error of the distribution at t_min) against ln(steps), by least squares
+distribution of a mixture    weights of the modes, mean and width, from samples: five standard errors plus an allowance
+a sample and its batch       sample 5 alone and in batches of 7 and 64 is the same; another seed gives another sample
+global random state          torch's, numpy's and Python's generators are neither read nor changed
+one step and two             the samples are finite, or the sampler raises a ValueError
+times, evaluations counted   the times are in [0, T] and descend; ``nfe`` is the number of evaluations
+shapes and types             events of rank 0 to 3 if the process takes any rank; float32 and float64
+===========================  =============================================================================================
 
-The start is drawn from the true law at T, so that what the prior lacks is no error of the sampler's. The law to reach is that
-of x at t_min, or of E[x_0 | x at t_min] for a sampler that ends with it (Tweedie); the first is also what a last step without
-noise tends to. A law that is not reached is compared with those that common slips lead to (`diagnoses.py`), and the slip that
-explains the figures is named.
+The start is drawn from the true distribution at T. So the difference between this distribution and the prior is not an
+error of the sampler. The output must have the distribution of x at t_min, or that of E[x_0 | x at t_min] for a sampler
+that ends with Tweedie's formula. A last step without noise also tends to the second one. If the distribution is wrong,
+it is compared with those that common mistakes lead to, and the report names the mistake that explains it
+(``diagnoses.py``).
 """
 
 from __future__ import annotations
@@ -26,16 +30,16 @@ from itertools import pairwise
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_counts, check_number, check_seed
 from scoresde.samplers.base import Sampler
-from scoresde.samplers.checks import contract, law
+from scoresde.samplers.checks import contract, distribution
 from scoresde.samplers.checks.moments import Case
 from scoresde.sde import CheckReport, CheckRow, LinearSDE
 
 COUNTS = (25, 50, 100, 200, 400)
-"""Numbers of steps over which the order is fitted."""
+"""Default numbers of steps for the fit of the order."""
 
 _PARTS: dict[str, Callable[[Case], list[CheckRow]]] = {
-    "order of convergence": law.order,
-    "law of a mixture": law.mixture,
+    "order of convergence": distribution.order,
+    "distribution of a mixture": distribution.mixture,
     "a sample and its batch": contract.batch,
     "global random state": contract.global_state,
     "one step and two": contract.few_steps,
@@ -58,25 +62,39 @@ def check(
     samples: int = 2000,
     seed: int = 0,
 ) -> CheckReport:
-    """Hold a sampler to what a sampler must do, in seconds on one core.
+    """Test a sampler, in seconds on one core.
 
-    make_sampler: number of steps -> the sampler with that many; one whose solver chooses its steps may ignore it: the line on
-        the order then says so, and its law is held to ``allowance``.
-    order: the order of convergence that it claims in law; None: it must converge, with a slope of `LEAST`; 0: none is claimed,
-        as with a corrector of fixed step size, whose bias stays: the law at the last of ``counts`` is held to ``allowance``.
-    event_shape: of the events to check on; small, and the process's own where it takes only one.
-    counts: ascending numbers of steps, at least five; the last is that of the checks which need only one.
-    t_min: where it stops; read off its times, its attribute ``t_min``, or the last score, unless given.
-    denoised: True holds it to end without noise, at the mean of the last step or at E[x_0 | x]; None: not checked.
-    allowance: discretisation error at the last of ``counts``, relative to the standard deviation, that is no mistake.
-    samples: draws of the mixture. Five standard errors of each of four figures: a false alarm in 4e5.
+    Args:
+        make_sampler: Function that takes a number of steps and returns the sampler. If the solver chooses its own
+            steps, the function may ignore the number. The report says so, and the error of the distribution is compared
+            with ``allowance``.
+        sde: A linear process.
+        order: Order of weak convergence that the sampler claims. None: it must converge, with a slope of 0.7 or more.
+            0: no order is claimed, as for a corrector of fixed step size, which has a remaining bias. Then the error of
+            the distribution at the last of ``counts`` is compared with ``allowance``.
+        event_shape: Shape of the events of the check. It should be small, and must be the process's own if the process
+            has one.
+        counts: At least five ascending numbers of steps. Checks that need a single number use the last one.
+        t_min: Time at which the sampler stops. None: taken from the times of the result, from its attribute ``t_min``,
+            or from the last evaluation of the score.
+        denoised: True if the sampler must end without noise: at the mean of the last step or at E[x_0 | x]. None: not
+            checked.
+        allowance: Discretization error at the last of ``counts`` that still passes, relative to the standard deviation.
+        samples: Number of samples of the mixture. They must agree within five standard errors in each of four figures.
+            The probability of a false alarm is 1 in 4e5.
+        seed: Seed of the samples.
 
-    Raises TypeError for a process without a kernel in closed form, ValueError for fewer than five counts or an empty event.
+    Returns:
+        The report, one row for each check. ``report.passed`` is True if all pass. It prints as a table.
+
+    Raises:
+        TypeError: If the process has no kernel in closed form.
+        ValueError: If there are fewer than five counts, or the event shape is empty.
     """
     if not isinstance(sde, LinearSDE):
-        raise TypeError(f"{sde!r} states no kernel: there is no closed form to compare with")
+        raise TypeError(f"sde={sde!r} has no closed-form kernel to compare with: give a LinearSDE")
     if not event_shape:
-        raise ValueError("event_shape=() is not allowed: give at least one axis; events without one are checked anyway")
+        raise ValueError("event_shape=() is not allowed: give at least one axis")
     check_counts("event_shape", event_shape)
     check_counts("counts", counts)
     check_count("samples", samples, least=2)
@@ -96,6 +114,6 @@ def check(
         for name, part in _PARTS.items():
             try:
                 rows += part(subject)
-            except Exception as problem:  # a check reports; it does not die of what it found
+            except Exception as problem:  # an error of the sampler is a result of the check
                 rows.append(CheckRow(name, math.inf, 0.0, f"raised {type(problem).__name__}: {problem}"))
     return CheckReport(f"{make_sampler(counts[-1])!r} on {sde!r}, events of shape {tuple(event_shape)}", tuple(rows))
