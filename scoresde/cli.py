@@ -1,6 +1,7 @@
 """The command line.
 
     scoresde train | sample | likelihood | evaluate | report [--config FILE] --workdir DIR [--config.KEY=VALUE ...]
+    scoresde train ... [--fit-time SECONDS]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
@@ -23,12 +24,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scoresde.command_line.errors import exit_code
 from scoresde.command_line.flags import RUNS
 from scoresde.command_line.parsing import parse
 from scoresde.command_line.process import current_folder, interruptible
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from scoresde.experiment import Experiment, Workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,12 +67,15 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """A command in a work folder."""
     from scoresde import experiment as room
 
-    made = room.Experiment.from_config(_config(options, overrides))
+    config = _config(options, overrides)
+    made = room.Experiment.from_config(config)
     if options.dry_run:
         needs = room.dry_run(made)
         print(needs or "", end="\n" if needs else "")
         return 0
     workdir = room.Workdir(options.workdir)
+    if options.fit_time is not None:
+        made = _fitted(made, config, workdir, options.fit_time)
     shared = {"sample": room.sample, "likelihood": room.likelihood, "evaluate": room.evaluate}
     if options.command == "train":
         room.train(made, workdir)
@@ -75,6 +84,22 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     else:
         shared[options.command](made, workdir, processes=1 if options.processes is None else options.processes)
     return 0
+
+
+def _fitted(made: Experiment, config: ConfigDict, workdir: Workdir, seconds: float) -> Experiment:
+    """The experiment with the number of steps that fits into a time. A run that has begun keeps its number."""
+    from scoresde.experiment import apply_overrides, load_config, steps_within
+
+    if workdir.config_file.exists():
+        steps = load_config(workdir.config_file).training.steps
+        print(f"{workdir.path}: the run has begun, and keeps its training.steps={steps}")
+    else:
+        steps = steps_within(made, seconds)
+        print(
+            f"{workdir.path}: {steps} training steps take about {seconds:g} s here; config.json stores training.steps={steps}"
+        )
+    apply_overrides(config, {"training.steps": str(steps)})
+    return type(made).from_config(config)
 
 
 def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -31,7 +31,7 @@ RUNS = ("train", "sample", "likelihood", "evaluate", "report")
 _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 
 COMMANDS = {
-    "train": Command("train a model, or continue from the last checkpoint", f"{_RUN} [--dry-run]"),
+    "train": Command("train a model, or continue from the last checkpoint", f"{_RUN} [--dry-run | --fit-time SECONDS]"),
     "sample": Command(
         "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
     ),
@@ -71,6 +71,14 @@ def whole_number(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a whole number") from None
+
+
+def number(text: str) -> float:
+    """The value of a flag that measures."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a number") from None
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,10 @@ FLAGS = (
     ),
     Flag("workdir", (*RUNS, "convert"), "the folder of the run; train and convert create it", ("DIR",)),
     Flag("dry-run", ("train",), "measure a few steps, and print the memory and the hours that the run needs; write nothing"),
+    Flag(
+        "fit-time", ("train",), "time for training, in seconds: measure a few steps of a new run, and store in its config, as "
+        "training.steps, the number of steps that fits; the number given before is the largest", ("SECONDS",), number,
+    ),
     Flag("processes", ("sample", "likelihood", "evaluate"), "local processes that share the work", ("N",), whole_number),
     Flag(
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "

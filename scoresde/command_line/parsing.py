@@ -161,6 +161,8 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"the following arguments are required by {command}: {names}")
     if command == "convert" and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")
+    if options.dry_run and options.fit_time is not None:
+        parser.error("--dry-run and --fit-time exclude each other: give one of them")
     if options.source and options.source_config is None:
         parser.error(f"{SOURCE}{next(iter(options.source))} corrects a --source-config, and none is given")
 

@@ -17,6 +17,7 @@ from scoresde.experiment.jobs.sampling import sample
 from scoresde.experiment.reports.report import report
 from scoresde.experiment.results.sample_index import read_samples
 from scoresde.experiment.training.dry_run import DryRunResult, dry_run
+from scoresde.experiment.training.fit_time import steps_within
 from scoresde.experiment.training.loop import train
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "read_samples",
     "report",
     "sample",
+    "steps_within",
     "train",
 ]

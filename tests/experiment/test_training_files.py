@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from scoresde.ema import PowerEMA, _products, posthoc_coefficients, power_exponent
-from scoresde.experiment import Workdir, WorkdirError, dry_run, posthoc_average
+from scoresde.experiment import Workdir, WorkdirError, dry_run, load_config, posthoc_average, steps_within
 from scoresde.experiment import train as train_here
 from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint
 from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors, write_tensors
@@ -344,6 +344,24 @@ class TestDryRun:
         assert not here.workdir.exists()
         done = here("sample", "vp", "--dry-run")
         assert done.returncode == 2 and "--dry-run belongs to train, not to sample" in done.stderr
+
+    def test_fit_time_stores_the_number_of_steps_that_fits(self, here):
+        done = here("train", "vp", "--fit-time", "1e-9")
+        stored = load_config(here.workdir / "config.json")
+        assert done.returncode == 0 and stored.training.steps == 1, done.stderr
+        assert "1 training steps take about 1e-09 s here" in done.stdout
+        done = here("train", "vp", "--fit-time", "100")
+        assert done.returncode == 0 and "the run has begun, and keeps its training.steps=1" in done.stdout
+        assert "trained to step 1 of 1 already" in done.stdout
+
+    def test_fit_time_takes_no_more_steps_than_the_config(self, monkeypatch):
+        made = experiment()
+        assert steps_within(made, 1e6) == made.training.steps == 6
+        with pytest.raises(ValueError, match="seconds=0 is not allowed"):
+            steps_within(made, 0)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="--fit-time is for a single process"):
+            steps_within(made, 1.0)
 
     def test_activations_are_what_the_graph_keeps(self):
         x = torch.randn(1000, requires_grad=True)
