@@ -1,6 +1,6 @@
-"""docs/pictures/digits.png: held-out digits beside samples of the three processes, from the runs of ``make demo``.
+"""docs/pictures/digits.png: held-out digits beside samples of the three processes, from the runs of ``make demo-all``.
 
-make demo && .venv/bin/python benchmarks/readme_picture.py [RUNS]
+make demo-all && .venv/bin/python benchmarks/readme_picture.py [RUNS]
 """
 
 from __future__ import annotations

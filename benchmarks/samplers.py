@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e ".[peers]"
     python benchmarks/samplers.py measure runs/samplers.jsonl           six to ten minutes of one core, in one run
-    python benchmarks/samplers.py network runs/samplers.jsonl           the same for the runs of ``make demo``
+    python benchmarks/samplers.py network runs/samplers.jsonl           the same for the runs of ``make demo-all``
     python benchmarks/sampler_tables.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/sampler_tables.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 

@@ -59,6 +59,8 @@ def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
         np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
         write_atomic(place.with_suffix(".npz"), file.getvalue())
         write_atomic(place, picture)
+        if name == "ema":
+            workdir.log(f"{workdir.path}: samples at step {trainer.step} in {place.relative_to(workdir.path)}")
 
 
 def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:
