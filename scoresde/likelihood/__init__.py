@@ -1,4 +1,4 @@
-"""Likelihoods: how probable data is under a score."""
+"""Log-likelihoods of data under a score model: the probability flow, lower bounds, dequantization, bits per dimension."""
 
 from scoresde._arguments import check_constructors
 from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error

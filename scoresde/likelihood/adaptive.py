@@ -1,9 +1,9 @@
-"""log p by a solver of ordinary differential equations that knows nothing of diffusion.
+"""log p by a general solver of ordinary differential equations::
 
-    d/dt (x, l) = (v, div v),  v = f - g g^T score / 2         log p_(t_min)(x) = log p_T(x_T) + l(T)
+    d/dt (x, l) = (v, div v),  v = f - g^2 score / 2         log p_(t_min)(x) = log p_T(x_T) + l(T)
 
-The state and one integral for each estimate of the divergence go through the solver together, in float64. The
-right-hand side must be smooth, so the probes are the same throughout.
+The solver integrates the state and one integral for each estimate of the divergence together, in float64. It needs a smooth
+right-hand side, so the probes stay the same for the whole solve.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from scoresde.solvers import ODESolver
 
 @dataclass(frozen=True)
 class Adaptive(Engine):
-    """The flow by an adaptive solver. The integration error is what its tolerance makes it; it gives no estimate."""
+    """The probability flow integrated by an adaptive solver.
+
+    The solver's tolerance controls the integration error. The engine returns no estimate of that error.
+
+    Args:
+        solver: An ODE solver, e.g. ``ScipyODE()`` or ``RungeKutta()``.
+    """
 
     solver: ODESolver
 
@@ -28,7 +34,7 @@ class Adaptive(Engine):
 
     def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         if problem.differentiable:
-            raise ValueError(f"solver={self.solver!r} keeps no graph: differentiable=True needs Multistep")
+            raise ValueError(f"solver={self.solver!r} does not support differentiable=True: give solver=Multistep()")
         sde, divergence, d = problem.sde, problem.divergence, x[0].numel()
         probes = divergence.stream(x, problem.noise)(0, divergence.products)
 
@@ -49,7 +55,7 @@ class Adaptive(Engine):
         failed = solution.failed if solution.failed is not None else torch.zeros(len(x), dtype=torch.bool)
         if bool(failed.any()):
             where = failed.nonzero().flatten().tolist()[:8]
-            message = f"{self.solver!r} could not go on for batch positions {where}: their log_prob is NaN"
+            message = f"{self.solver!r} failed for batch positions {where}: their log_prob is NaN"
             warn_caller(message)
         return FlowAnswer(
             log_prob=prior + integrals.mean(0),

@@ -1,39 +1,42 @@
-"""A lower bound of log p(x) for the reverse SDE as a generative model (Song, Durkan, Murray, Ermon 2021, arXiv:2101.09258;
-Huang, Lim, Courville 2021, arXiv:2106.02808; Kingma, Salimans, Poole, Ho 2021, arXiv:2107.00630).
+"""Lower bound of log p(x) for the reverse SDE as a generative model.
 
-The model draws x_T from the prior pi, runs dx = [f - G G^T s] dt + G dw' down to t_min, and decodes x_0 from the Gaussian
+The model draws x_T from the prior pi, integrates dx = [f - G G^T s] dt + G dw' from T to t_min, and decodes x_0 from the
+Gaussian ::
 
-    p(x_0 | x_tmin) = N(x_0; W^+ (L^-1 x_tmin + L^T s), (W^T W)^-1),          W = L^-1 A at t_min,
+    p(x_0 | x_tmin) = N(x_0; W^+ (L^-1 x_tmin + L^T s), (W^T W)^-1),          W = L^-1 A at t_min
 
-the distribution of x_0 given x_tmin = A x_0 + L z where the data is smooth on the scale of that noise (the mean, by
-Tweedie, even where
-it is not). With the forward process from x_0 as the distribution of the path, Girsanov's theorem and Jensen's
-inequality give, for
-r = grad log q(x_t | x_0) = -L^-T z,
+This is the distribution of x_0 given x_tmin = A x_0 + L z if the data is smooth on the scale of that noise. Its mean is
+exact for any data, by Tweedie's formula. Take the forward process from x_0 as the distribution of the path and let
+r = grad log q(x_t | x_0) = -L^-T z. Girsanov's theorem and Jensen's inequality give ::
 
     log p(x_0) >= E[log pi(x_T) + log p(x_0 | x_tmin)] + H_tmin
-                  - 1/2 int_tmin^T E[ ||G^T (s - r)||^2 - ||G^T r||^2 - 2 div f ] dt,
+                  - 1/2 int_tmin^T E[ ||G^T (s - r)||^2 - ||G^T r||^2 - 2 div f ] dt
 
-H_t the entropy of q(x_t | x_0) = N(A x_0, L L^T). Since dH/dt = E[div f + ||G^T r||^2 / 2], all of the integral but the score's
-error is H_T - H_tmin, and with z_s = -L^T s
+Here H_t is the entropy of q(x_t | x_0) = N(A x_0, L L^T). Since dH/dt = E[div f + ||G^T r||^2 / 2], the last two terms of
+the integral are H_T - H_tmin. With z_s = -L^T s, the bound is ::
 
-    log p(x_0) >= E[log p(x_0 | x_tmin)] - KL(q(x_T | x_0) || pi) - 1/2 int_tmin^T E||G^T L^-T (z - z_s)||^2 dt.
+    log p(x_0) >= E[log p(x_0 | x_tmin)] - KL(q(x_T | x_0) || pi) - 1/2 int_tmin^T E||G^T L^-T (z - z_s)||^2 dt
                   reconstruction           prior                    diffusion
 
-This bounds log p of the data itself, not of data with the noise of t_min. For the exact score it is an equality at every x
-but for two things: where log q(x_0 | x_tmin) + log p_T(x_T) would have to stand it has the decoder and pi. Where the state is
-more than the data, q(x_t | x_0) has the rest marginalised, as in hybrid score matching, and the decoder speaks of x_0 alone.
+It bounds log p of the data itself, not of data with the noise of t_min. For the exact score the bound differs from log p(x)
+only because it uses the decoder and pi in place of q(x_0 | x_tmin) and p_T. If the state contains more than the data, the
+auxiliary variables are marginalized in q(x_t | x_0), as in hybrid score matching, and the decoder is a density of x_0 alone.
 
-Times. u = -ln det(W^T W) / (2 d), with W = L^-1 A at t, is half the log noise-to-signal ratio where the state is the data. For
-every linear process d du/dt = ||G^T L^-T P||_F^2 / 2, P projecting on the range of W: for smooth data the integrand is
-flat in u.
-[t_min, T] is cut into cells equal in u; t is uniform within a cell. The ``draws`` times of a sample are (k + v) / draws
-with one
-random v: evenly spread, and so not independent. The error comes from ``replicates``, independent repetitions of the whole.
+Times. Let u = -ln det(W^T W) / (2 d) with W = L^-1 A at t. If the state is the data, u is half the log noise-to-signal
+ratio. For every linear process d du/dt = ||G^T L^-T P||_F^2 / 2, where P projects on the range of W, so that the integrand
+is flat in u for smooth data. [t_min, T] is divided into cells of equal length in u, and t is uniform within a cell. A sample
+uses the ``draws`` times (k + v) / draws with one random v. They are evenly spaced and therefore not independent. The
+standard error comes from ``replicates`` independent repetitions of the whole estimate.
 
-Variance. Noise comes in pairs z, -z. Taken from the integrand is c ||G^T L^-T P z||^2 / 2 less its known integral, and from the
-reconstruction c ||P z||^2 / 2 less its mean, with c = (1 + e^2u / s^2)^-2: for Gaussian data of standard deviation s in every
-direction nothing random is left at a given time. The mean stays as it is.
+Variance reduction. Noise comes in antithetic pairs z, -z. The control variate c ||G^T L^-T P z||^2 / 2 is subtracted from
+the integrand and its known integral is added back. The control variate c ||P z||^2 / 2 does the same for the reconstruction.
+With c = (1 + e^2u / s^2)^-2, nothing random is left at a given time for Gaussian data of standard deviation s in every
+direction. The expectation does not change.
+
+References:
+    Song, Durkan, Murray, Ermon 2021, "Maximum likelihood training of score-based diffusion models", arXiv:2101.09258.
+    Huang, Lim, Courville 2021, "A variational perspective on diffusion-based generative models", arXiv:2106.02808.
+    Kingma, Salimans, Poole, Ho 2021, "Variational diffusion models", arXiv:2107.00630.
 """
 
 from __future__ import annotations
@@ -56,15 +59,17 @@ _CELLS = 256
 
 @dataclass(frozen=True)
 class BoundResult:
-    """Lower bounds of log p(x) of a batch.
+    """Lower bounds of log p(x) for a batch.
 
-    log_prob: (B,) nats, float64; an unbiased estimate of the bound, reconstruction - prior - diffusion.
-    standard_error: (B,) nats, of that estimate given x: from the replicates, with replicates - 1 degrees of freedom.
-    reconstruction: (B,) nats, E log p(x_0 | x_tmin).
-    prior: (B,) nats, KL(q(x_T | x_0) || pi).
-    diffusion: (B,) nats, the score's error along the path.
-    nfe: evaluations of the score for the whole batch.
-    settings: how it was computed.
+    Attributes:
+        log_prob: Unbiased estimate of the bound, reconstruction - prior - diffusion, (B,) nats, float64.
+        standard_error: Standard error of ``log_prob`` given x, (B,) nats. It is estimated from the replicates and has
+            replicates - 1 degrees of freedom.
+        reconstruction: E log p(x_0 | x_tmin), (B,) nats.
+        prior: KL(q(x_T | x_0) || pi), (B,) nats.
+        diffusion: The weighted error of the score along the path, (B,) nats.
+        nfe: Evaluations of the score for the whole batch.
+        settings: The settings of the computation.
     """
 
     log_prob: Tensor
@@ -96,18 +101,38 @@ def elbo(
     first: int = 0,
     noise: NoiseSource | None = None,
 ) -> BoundResult:
-    """A lower bound of log p(x) in nats, for the reverse SDE of ``score`` with a Gaussian decoder at t_min.
+    """Lower bound of log p(x) in nats for the reverse SDE of ``score`` with a Gaussian decoder at ``t_min``.
 
-    sde: the process of the score, linear and in continuous time.
-    score: (x, t) -> the shape of x.
-    x: (B, *event) finite data.
-    draws: times of each sample in one replicate, each with two draws of noise, z and -z.
-    replicates: independent repetitions, at least 2; the score is evaluated 2 replicates (draws + 1) times.
-    t_min: in (0, T); the score is never asked below it.
-    data_std: s of the control; the data's standard deviation is a good choice, any other costs variance alone.
-    seed, first: key of the draws: sample i of the batch has the number first + i. ``noise`` replaces both.
+    Args:
+        sde: The process of the score. It must be linear and in continuous time.
+        score: The score, (x, t) -> a tensor with the shape of x.
+        x: Finite data, (B, *event).
+        draws: Times for each sample in one replicate. Each time uses two noise vectors, z and -z.
+        replicates: Independent repetitions, at least 2.
+        t_min: Time of the decoder, in (0, T). The score is not evaluated below it.
+        data_std: The s of the control variate. The standard deviation of the data is a good choice. Other values increase
+            the variance but do not bias the result.
+        seed: Seed of the random draws.
+        first: Index of the first sample: sample i of the batch uses the draws with the key (seed, first + i).
+        noise: Replaces ``seed`` and ``first``.
 
-    Raises TypeError for a process without kernels, ValueError for other bad input and for a score that is not finite.
+    Returns:
+        The bounds, their standard errors and their three terms. The score is evaluated 2 replicates (draws + 1) times.
+
+    Raises:
+        TypeError: The process has no closed-form kernel.
+        ValueError: An argument is not allowed, or the score is not finite.
+
+    References:
+        Song, Durkan, Murray, Ermon 2021, arXiv:2101.09258. Huang, Lim, Courville 2021, arXiv:2106.02808.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE, GaussianMixture
+        >>> sde, data = VPSDE(), GaussianMixture(torch.zeros(1, 2), torch.tensor([0.5]))
+        >>> bound = elbo(sde, data.score(sde), data.sample(4), data_std=0.5)
+        >>> bound.log_prob.shape
+        torch.Size([4])
     """
     _check(sde, score, x, draws, replicates, t_min, data_std)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
@@ -123,12 +148,12 @@ def elbo(
     for r in range(replicates):
         start, k = noise.uniform((), step=r, purpose="elbo time", dtype=torch.float64), r * (draws + 2)
         pairs = [(z(k + n), -z(k + n)) for n in range(draws + 2)]
-        parts = [
+        terms_of_pairs = [
             torch.stack([path.reconstruction(v) for v in pairs[-2]]),
             torch.stack([path.prior(v) for v in pairs[-1]]),
             torch.stack([path.diffusion((n + start) / draws, v) for n in range(draws) for v in pairs[n]]),
         ]
-        rows.append(torch.stack([part.mean(0) for part in parts]))
+        rows.append(torch.stack([term.mean(0) for term in terms_of_pairs]))
     terms = torch.stack(rows)  # (replicates, 3, B)
     bounds = terms[:, 0] - terms[:, 1] - terms[:, 2]
     reconstruction, prior, diffusion = terms.mean(0)
@@ -146,9 +171,11 @@ def elbo(
 
 def _check(sde: LinearSDE, score: Score, x: Tensor, draws: int, replicates: int, t_min: float, data_std: float) -> None:
     if not isinstance(sde, LinearSDE):
-        raise TypeError(f"sde={sde!r} has no closed-form kernel, and the bound needs grad log p(x_t | x_0)")
+        raise TypeError(
+            f"sde={sde!r} has no closed-form kernel: give a LinearSDE, the bound needs grad log p(x_t | x_0)"
+        )
     if sde.continuous is not sde:
-        raise ValueError(f"sde={sde!r} is a chain, and the bound is of continuous time: give sde.continuous")
+        raise ValueError(f"sde={sde!r} is a chain: give its process in continuous time, sde.continuous")
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
@@ -162,7 +189,7 @@ def _check(sde: LinearSDE, score: Score, x: Tensor, draws: int, replicates: int,
 
 @dataclass(frozen=True)
 class _Path:
-    """What one draw of (t, z) for every sample says of the three terms, (B,) nats each."""
+    """The three terms for one draw of (t, z) for every sample, (B,) nats each."""
 
     sde: LinearSDE
     score: Score
@@ -171,7 +198,7 @@ class _Path:
     cells: _Cells
 
     def diffusion(self, place: Tensor, z: Tensor) -> Tensor:
-        """||G^T L^-T (z - z_s)||^2 / 2 over the density of t, for places (B,) in (0, 1) of the distribution of t."""
+        """||G^T L^-T (z - z_s)||^2 / 2 divided by the density of t, for the quantiles ``place`` (B,) of t, in (0, 1)."""
         t, weight, u = self.cells.draw(place)
         t = t.to(self.x.dtype)
         here = t.to(torch.float64)
@@ -191,7 +218,7 @@ class _Path:
         return self._control(u) * (flat - 0.5 * d) - found - d * (u + 0.5 * math.log(2.0 * math.pi))
 
     def prior(self, z: Tensor) -> Tensor:
-        """log q(x_T | x_0) - log pi(x_T): both at one point, so that little is left of their scatter."""
+        """log q(x_T | x_0) - log pi(x_T). Both are taken at the same point, where most of their variation cancels."""
         kernel = self.sde.kernel(self.cells.t[-1])
         end = kernel.mean(self.sde.embed_data(self.x.to(torch.float64))) + kernel.scale(z)
         log_q = -0.5 * _square(z) - z[0].numel() * (kernel.log_det() + 0.5 * math.log(2.0 * math.pi))
@@ -210,14 +237,19 @@ class _Path:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The distribution of t: cells of equal chance, equal in u, t uniform within each. t, u: (N + 1,) float64, their edges."""
+    """The distribution of t: cells of equal probability and equal length in u, with t uniform within each cell.
+
+    Args:
+        t: Edges of the cells, (N + 1,) float64.
+        u: u at the edges, (N + 1,) float64.
+    """
 
     t: Tensor
     u: Tensor
 
     @classmethod
     def of(cls, sde: LinearSDE, t_min: float, like: Tensor) -> _Cells:
-        """Edges by bisection; where one is not exact the cells are a little unequal, and counted as they are."""
+        """Edges by bisection. Inexact edges make the cells slightly unequal; the weights account for that."""
         ends = torch.tensor([t_min, sde.T], dtype=torch.float64, device=like.device)
         first, last = _log_noise(sde, ends, like)
         wanted = torch.linspace(0.0, 1.0, _CELLS + 1, dtype=torch.float64, device=like.device) * (last - first) + first
@@ -230,24 +262,24 @@ class _Cells:
         return cls(t, _log_noise(sde, t, like))
 
     def draw(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For places (B,) in (0, 1): t, one over its density, and u amid its cell."""
+        """For quantiles ``place`` (B,) in (0, 1): t, the inverse of its density, and u in the middle of its cell."""
         count = len(self.t) - 1
         cell = (place * count).long().clamp(max=count - 1)
         width = self.t.diff()[cell]
         return self.t[cell] + (place * count - cell) * width, count * width, self.middles()[cell]
 
     def middles(self) -> Tensor:
-        """u amid each cell, (N,)."""
+        """u in the middle of each cell, (N,)."""
         return 0.5 * (self.u[1:] + self.u[:-1])
 
 
 def _log_noise(sde: LinearSDE, t: Tensor, like: Tensor) -> Tensor:
-    """u = -ln det(W^T W) / 2 for each coordinate of the data, the shape of t (N,); ``like`` is data (B, *event)."""
+    """u = -ln det(W^T W) / (2 d), with the shape of t, (N,); ``like`` is data, (B, *event)."""
     return -0.5 * _precision(sde, sde.kernel(t), like).log_det()
 
 
 def _seen(sde: LinearSDE, kernel: GaussianKernel, like: Tensor, z: Tensor) -> Tensor:
-    """The part of z in the range of W, W (W^T W)^-1 W^T z: what smooth data leaves unknown of the noise."""
+    """The part of z in the range of W, W (W^T W)^-1 W^T z: the noise that smooth data does not determine."""
     if z.shape == like.shape:
         return z
     origin = torch.zeros_like(like, dtype=torch.float64)
@@ -256,7 +288,7 @@ def _seen(sde: LinearSDE, kernel: GaussianKernel, like: Tensor, z: Tensor) -> Te
 
 
 def _precision(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> LinearMap:
-    """W^T W: a number for all coordinates of the data, or one for each mode of the process's basis."""
+    """W^T W: one number for all coordinates of the data, or one for each mode of the process's basis."""
     white = kernel.noise_map().inverse().compose(kernel.signal_map())
     if not isinstance(white, BlockMap):
         return white.transpose().compose(white)
@@ -266,7 +298,7 @@ def _precision(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> LinearMa
 
 
 def _forward(sde: LinearSDE, kernel: GaussianKernel, x0: Tensor) -> Tensor:
-    """W x_0 = L^-1 A x_0, linear in x_0 where the kernel is shifted too."""
+    """W x_0 = L^-1 A x_0. It is linear in x_0 for shifted kernels too."""
     return kernel.whiten(kernel.centred.mean(sde.embed_data(x0)))
 
 

@@ -1,17 +1,22 @@
-"""The probability of discrete data under a density: bounds by dequantisation.
+"""Bounds of the log-probability of discrete data under a density, by dequantization.
 
-Levels k stand for boxes, P(k) = int_[0,1]^d p(k + u) du, and for any density q(u | k) on the box
+A level k stands for a box: P(k) = int_[0,1]^d p(k + u) du. For any density q(u | k) on the box ::
 
     log P(k) >= L_K = E log (1/K) sum_j w_j,        w_j = p(k + u_j) / q(u_j | k),   u_j ~ q
 
-(K = 1: Theis et al. 2016, arXiv:1511.01844 for uniform q, Ho et al. 2019, arXiv:1902.00275 for a flow; any K: Burda et
-al. 2016,
-arXiv:1509.00519). L_K grows with K towards log P(k). L_1 falls short of it by KL(q || p(u | k)): by nothing where q is p's own
-distribution in the box. The estimate's spread is about sd(w) / (mean(w) sqrt K), its shortfall half the square of that.
-The jackknife
-K L_K - (K - 1) L_(K-1), averaged over the draw left out, removes the shortfall to first order, and with it the side.
+K = 1 with uniform q is the bound of Theis et al. 2016, with a flow that of Ho et al. 2019. Any K: Burda et al. 2016. L_K
+increases with K towards log P(k). The gap of L_1 is KL(q || p(u | k)). It is zero if q is the distribution of p within the
+box. The standard deviation of the estimate is about sd(w) / (mean(w) sqrt K), and its gap is half the square of that. The
+jackknife K L_K - (K - 1) L_(K-1), averaged over the draw that is left out, removes the gap to first order. It is no longer a
+bound.
 
-p must be computed, not estimated: exp of an unbiased estimate of log p is too large in the mean, and L_K then no bound.
+p must be computed and not estimated at random: the exponential of an unbiased estimate of log p is too large on average, and
+then L_K is not a bound.
+
+References:
+    Theis, van den Oord, Bethge 2016, "A note on the evaluation of generative models", arXiv:1511.01844.
+    Ho, Chen, Srinivas, Duan, Abbeel 2019, "Flow++", arXiv:1902.00275.
+    Burda, Grosse, Salakhutdinov 2016, "Importance weighted autoencoders", arXiv:1509.00519.
 """
 
 from __future__ import annotations
@@ -40,11 +45,20 @@ class Dequantizer(ABC):
 
     @abstractmethod
     def sample(self, levels: Tensor, noise: NoiseSource, *, step: int = 0) -> tuple[Tensor, Tensor]:
-        """u (B, *event) in (0, 1), drawn by (noise, step), and log q(u | k) (B,) in nats, for integers k (B, *event)."""
+        """Draws u from q(u | k).
+
+        Args:
+            levels: The integers k, (B, *event).
+            noise: Keys of the random draws of the B samples.
+            step: Number of the draw, part of the key.
+
+        Returns:
+            u (B, *event) in (0, 1), and log q(u | k) (B,) in nats.
+        """
 
 
 class UniformDequantizer(Dequantizer):
-    """q = 1."""
+    """The uniform density, q = 1."""
 
     def sample(self, levels: Tensor, noise: NoiseSource, *, step: int = 0) -> tuple[Tensor, Tensor]:
         u = noise.uniform(levels.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
@@ -52,23 +66,27 @@ class UniformDequantizer(Dequantizer):
 
 
 class FlowDequantizer(Dequantizer, nn.Module):
-    """A flow, trainable and with an exact density: uniform u to logits, affine maps that know k, and back to the box.
+    """A trainable flow with an exact density.
+
+    It maps uniform noise to logits, applies affine maps that depend on k, and maps back to the box::
 
         y = logit(v),  v uniform        y_i <- m_i + y_i e^(s_i)        u = sigmoid(y)
 
-    (m, s) = network(k, y_kept). The first map moves all coordinates and sees k alone; the others move every second coordinate,
-    odd and even in turn, and see the rest of y too (Dinh et al. 2017, arXiv:1605.08803). Each map is multiplied in by a
-    gate that
-    starts at 0: an untrained flow is the uniform distribution, and its draws are those of `Quantized.encode`.
+    with (m, s) = network(k, y_kept). The first map changes all coordinates and depends on k alone. The other maps change
+    every second coordinate, alternately the odd and the even ones, and also depend on the rest of y (Dinh et al. 2017). A
+    gate that starts at 0 multiplies each map: an untrained flow is the uniform distribution, and its draws are those of
+    ``Quantized.encode``. In every map |s| <= 3.
 
-    transform: of the data.
-    event_shape: of one example.
-    layers: number of maps, >= 1; with 1 the coordinates are independent given k.
-    width: of the networks' two hidden layers.
-    network: makes a network (B, 2, *event) -> (B, 2, *event) for a map, from k on [-1, 1] and the kept half of y to m and s;
-        a perceptron unless given.
+    Args:
+        transform: The transform of the data, a ``Quantized``.
+        event_shape: Shape of one example.
+        layers: Number of maps, >= 1. With 1 the coordinates are independent given k.
+        width: Width of the two hidden layers of the default networks.
+        network: Returns a new network for a map, (B, 2, *event) -> (B, 2, *event). Its inputs are k on [-1, 1] and the
+            unchanged half of y, its outputs m and s. The default is a multilayer perceptron.
 
-    |s| <= 3 in every map.
+    References:
+        Dinh, Sohl-Dickstein, Bengio 2017, "Density estimation using Real NVP", arXiv:1605.08803.
     """
 
     kept: Tensor
@@ -90,7 +108,7 @@ class FlowDequantizer(Dequantizer, nn.Module):
         size = math.prod(event_shape)
         made = [network() if network else _perceptron(self.event_shape, width) for _ in range(layers)]
         if not all(isinstance(one, nn.Module) for one in made):
-            raise TypeError(f"network={shown(network)} makes a {type(made[0]).__name__}: it must return an nn.Module")
+            raise TypeError(f"network={shown(network)} returns a {type(made[0]).__name__}: it must return an nn.Module")
         self.networks = nn.ModuleList(made)
         self.gates = nn.Parameter(torch.zeros(layers, 2))
         place = torch.arange(size).reshape(self.event_shape)
@@ -98,7 +116,18 @@ class FlowDequantizer(Dequantizer, nn.Module):
         self.register_buffer("kept", torch.stack(kept), persistent=False)
 
     def sample(self, levels: Tensor, noise: NoiseSource, *, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Differentiable in the flow's parameters: u is a function of them and of a uniform draw."""
+        """Draws u from q(u | k); differentiable in the parameters of the flow.
+
+        u is a function of the parameters and of a uniform draw (reparameterization).
+
+        Args:
+            levels: The integers k, (B, *event).
+            noise: Keys of the random draws of the B samples.
+            step: Number of the draw, part of the key.
+
+        Returns:
+            u (B, *event) in (0, 1), and log q(u | k) (B,) in nats.
+        """
         v = noise.uniform(levels.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
         start = y = torch.logit(v)
         log_q = v.new_zeros(len(v))
@@ -108,7 +137,15 @@ class FlowDequantizer(Dequantizer, nn.Module):
         return torch.sigmoid(y), log_q + _sum(_log_logistic(start) - _log_logistic(y))
 
     def log_prob(self, u: Tensor, levels: Tensor) -> Tensor:
-        """log q(u | k) (B,) in nats, for u (B, *event) in (0, 1): the flow run backwards."""
+        """Computes log q(u | k) by the inverse of the flow.
+
+        Args:
+            u: Points of the box, (B, *event) in (0, 1).
+            levels: The integers k, (B, *event).
+
+        Returns:
+            log q(u | k) in nats, (B,).
+        """
         y = end = torch.logit(u.to(torch.float64))
         log_q = y.new_zeros(len(y))
         for k in reversed(range(len(self.networks))):
@@ -117,17 +154,26 @@ class FlowDequantizer(Dequantizer, nn.Module):
         return log_q + _sum(_log_logistic(y) - _log_logistic(end))
 
     def loss(self, log_prob: LogProb, levels: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
-        """-L_1, (B,) nats: an upper bound of -log P(k) in the mean, to be minimised in the flow (and the density).
+        """Computes -L_1, an upper bound of -log P(k) on average.
 
-        step: key of the draws; a loop counts it up.
+        Minimize it with respect to the flow, or with respect to the flow and the density.
+
+        Args:
+            log_prob: Exact log p(x), x (B, *event) -> (B,) nats.
+            levels: The integers k, (B, *event).
+            noise: Keys of the random draws of the B samples.
+            step: Number of the draw, part of the key. Increase it in each step of a training loop.
+
+        Returns:
+            The loss of each sample, (B,) nats.
         """
         return -_weights(log_prob, levels, self.transform, self, noise, step, self.gates.dtype)
 
     def _map(self, k: int, levels: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """m and s of map k, 0 where y is kept; float64."""
+        """m and s of map k, float64. They are 0 for the coordinates that the map does not change."""
         if tuple(levels.shape[1:]) != self.event_shape:
             raise ValueError(
-                f"levels has event shape {tuple(levels.shape[1:])}: this flow was made for {self.event_shape}"
+                f"levels has event shape {tuple(levels.shape[1:])}: give {self.event_shape}, the event shape of this flow"
             )
         kept = self.kept[k]
         middle = (2.0 * levels.to(torch.float64) + 1.0) / self.transform.levels - 1.0
@@ -142,16 +188,17 @@ class FlowDequantizer(Dequantizer, nn.Module):
 class DequantizedResult:
     """Bounds of the log-probability of a batch of discrete data.
 
-    log_prob: (B,) nats, float64; L_K, a lower bound of log P(k) in the mean.
-    standard_error: (B,) nats, of it, by the spread of the weights: an underestimate where one weight outweighs the
-    rest; NaN for
-        one draw.
-    single: (B,) nats, the mean of L_1 over the draws: what one draw would give.
-    jackknife: (B,) nats, an estimate of log P(k) itself: log_prob with the shortfall removed to first order, no bound; NaN for
-        one draw, infinite where one weight is all there is. jackknife - log_prob says how much more draws would bring.
-    effective_draws: (B,) in [1, K], (sum w)^2 / sum w^2.
-    calls: evaluations of log p for the whole batch.
-    settings: how it was computed.
+    Attributes:
+        log_prob: L_K, on average a lower bound of log P(k), (B,) nats, float64.
+        standard_error: Standard error of ``log_prob`` from the spread of the weights, (B,) nats. It is too small if one
+            weight dominates, and NaN for one draw.
+        single: The mean of L_1 over the draws, (B,) nats: the expected bound with one draw.
+        jackknife: Estimate of log P(k) itself, (B,) nats: ``log_prob`` with the gap removed to first order. It is not a
+            bound. It is NaN for one draw, and infinite if all the weight is on one draw. jackknife - log_prob is an estimate
+            of what more draws would gain.
+        effective_draws: (sum w)^2 / sum w^2, (B,) in [1, K].
+        calls: Evaluations of log p for the whole batch.
+        settings: The settings of the computation.
     """
 
     log_prob: Tensor
@@ -182,17 +229,31 @@ def importance_weighted_bound(
     first: int = 0,
     noise: NoiseSource | None = None,
 ) -> DequantizedResult:
-    """The importance-weighted bound L_K of log P(k) in nats; bits/dim are -log_prob / (d ln 2).
+    """Importance-weighted bound L_K of log P(k) in nats.
 
-    log_prob: x -> log p(x) (B,), exact for x: ``lambda x: log_likelihood(sde, score, x, divergence=Exact()).log_prob``.
-    levels: (B, *event) integers.
-    transform: a `Quantized`; what makes x of k + u.
-    draws: K.
-    dequantizer: q; uniform unless given.
-    dtype: of x.
-    seed, first: key of the draws: sample i of the batch has the number first + i. ``noise`` replaces both.
+    Bits per dimension are -log_prob / (d ln 2), without a further term of the transform.
 
-    Raises ValueError for data that is not discrete, levels out of range, and a log_prob that is not finite or of wrong shape.
+    Args:
+        log_prob: x -> log p(x) (B,), without random error, e.g.
+            ``lambda x: log_likelihood(sde, score, x, divergence=Exact()).log_prob``.
+        levels: The data k, (B, *event) integers.
+        transform: A ``Quantized``, which maps k + u to x.
+        draws: The number of draws K.
+        dequantizer: The density q. The default is the uniform density.
+        dtype: dtype of x.
+        seed: Seed of the random draws.
+        first: Index of the first sample: sample i of the batch uses the draws with the key (seed, first + i).
+        noise: Replaces ``seed`` and ``first``.
+
+    Returns:
+        The bound, its standard error and the jackknife estimate for each sample.
+
+    Raises:
+        ValueError: The data is not discrete, a level is out of range, or ``log_prob`` returns a value that is not finite or
+            has the wrong shape.
+
+    References:
+        Burda, Grosse, Salakhutdinov 2016, arXiv:1509.00519.
     """
     check_count("draws", draws)
     if levels.ndim < 1:
@@ -231,7 +292,7 @@ def _weights(
 ) -> Tensor:
     """log w of one draw, (B,) float64."""
     if levels.is_floating_point() or levels.ndim < 1 or levels.numel() == 0:
-        raise ValueError(f"levels of shape {tuple(levels.shape)}, {levels.dtype}: give integers (B, *event)")
+        raise ValueError(f"levels has shape {tuple(levels.shape)} and dtype {levels.dtype}: give integers (B, *event)")
     u, log_q = dequantizer.sample(levels, noise, step=step)
     if u.shape != levels.shape or log_q.shape != (len(levels),):
         raise ValueError(
@@ -248,23 +309,23 @@ def _weights(
 def _discrete(transform: Transform) -> Quantized:
     if not isinstance(transform, Quantized):
         raise ValueError(
-            f"transform={transform!r} is of real numbers: only discrete data is dequantised, give a Quantized"
+            f"transform={transform!r} is for real numbers: give a Quantized, only discrete data can be dequantized"
         )
     return transform
 
 
 def _perceptron(event_shape: tuple[int, ...], width: int) -> nn.Module:
-    """(B, 2, *event) to (B, 2, *event)."""
+    """A multilayer perceptron, (B, 2, *event) -> (B, 2, *event)."""
     size = 2 * math.prod(event_shape)
     hidden = [nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, size)]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Unflatten(1, (2, *event_shape)))
 
 
 def _log_logistic(y: Tensor) -> Tensor:
-    """ln of the logistic density e^-y / (1 + e^-y)^2, also ln d sigmoid / dy."""
+    """ln of the logistic density e^-y / (1 + e^-y)^2, which is also ln d sigmoid / dy."""
     return F.logsigmoid(y) + F.logsigmoid(-y)
 
 
 def _sum(v: Tensor) -> Tensor:
-    """Over all but the first dimension."""
+    """The sum over all dimensions but the first."""
     return v.reshape(len(v), -1).sum(1)

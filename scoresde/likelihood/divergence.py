@@ -1,18 +1,19 @@
-"""The divergence of a vector field, tr J = sum_i d f_i / d x_i, in one forward pass and some products with its Jacobian.
+"""Divergence of a vector field, tr J = sum_i d f_i / d x_i, from one evaluation and some products with the Jacobian J.
 
-    Exact         sum_i e_i^T J e_i over all d unit vectors: d products
-    Hutchinson    v^T J v for random v with E[v v^T] = I: unbiased, one product per probe (Hutchinson 1990; Skilling 1989)
-    Hadamard      the same with rows of a Hadamard matrix under random signs and in random order: probes orthogonal to
-    each other,
-                  so that many of them share the trace out between them, and a whole set gives it exactly
-    HutchPlusPlus a third of the products finds the directions that matter, a third takes their trace exactly, a third estimates
-                  the rest (Meyer, Musco, Musco & Woodruff 2021, arXiv:2010.09649)
+- ``Exact``: sum_i e_i^T J e_i over all d unit vectors. It needs d products.
+- ``Hutchinson``: v^T J v for random v with E[v v^T] = I. It is unbiased and needs one product per probe (Hutchinson 1990;
+  Skilling 1989).
+- ``Hadamard``: the same with rows of a Hadamard matrix under random signs and in random order. The probes are orthogonal to
+  each other, so that several of them divide the trace between them. A complete set gives the exact trace.
+- ``HutchPlusPlus``: one third of the products finds the dominant directions, one third computes their trace exactly, and one
+  third estimates the rest (Meyer, Musco, Musco, Woodruff 2021, arXiv:2010.09649).
 
-Signs have the smaller variance, twice the squared off-diagonal of J's symmetric part; Gaussian probes add the diagonal.
+Rademacher probes (random signs) have the smaller variance: twice the squared off-diagonal part of the symmetric part of J.
+Gaussian probes add the diagonal.
 
-Probes come as a stream that belongs to a sample, keyed by (seed, index, number of the probe). A solver with adaptive
-steps needs a smooth right-hand side and takes the same few for the whole solve; a solver on a fixed grid takes new ones
-at every node, which costs nothing and has a variance that is several times smaller.
+The probes of a sample are a stream that depends only on (seed, index of the sample, number of the probe). A solver with
+adaptive steps needs a smooth right-hand side and uses the same few probes for the whole solve. A solver on a fixed grid uses
+new probes at every node. This costs nothing and reduces the variance several times.
 """
 
 from __future__ import annotations
@@ -37,63 +38,98 @@ ProbeStream = Callable[[int, int], Tensor]
 """(first, count) -> probes number first, ..., first + count - 1, (count, B, *event)."""
 
 _AHEAD = 2**20
-"""Elements of the probes that are drawn at once, for as many evaluations as this is."""
+"""Largest number of elements of the probes that are drawn at once."""
 _CHUNK = 2**22
-"""Elements of a block of probes that go through one backward pass together."""
+"""Largest number of elements of the probes in one batched backward pass."""
 
 _CPU_CHUNK = 2**19
-"""The same on the CPU. Buffers above 32 MiB are mapped anew each time and cost several times the arithmetic."""
+"""The same on the CPU, where a buffer above 32 MiB is mapped again each time, at several times the cost of the arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence(ABC):
-    """A way to get div f.
+    """A method that computes or estimates div f.
 
-    forward: products by forward-mode differentiation in place of reverse mode: less memory for a deep network, more time.
-    fixed: the same probes at every node even where a solver could take new ones.
+    Args:
+        forward: Use forward-mode differentiation for the products in place of reverse mode. It needs less memory for a deep
+            network and more time.
+        fixed: Use the same probes at every node, even if the solver could use new ones.
     """
 
     forward: bool = False
     fixed: bool = False
 
     exact: ClassVar[bool] = False
-    """Whether the estimate has no error of its own."""
+    """Whether the result is the divergence itself and not an estimate."""
 
     @property
     def divisible(self) -> bool:
-        """Whether nodes may take different numbers of probes."""
+        """Whether different nodes may use different numbers of probes."""
         return not (self.exact or self.fixed)
 
     @property
     @abstractmethod
     def products(self) -> int:
-        """Products with the Jacobian for each evaluation; 0 where that is as many as the event has coordinates."""
+        """Products with the Jacobian for each evaluation; 0 stands for one product per coordinate of the event."""
 
     @property
     def estimates(self) -> int:
-        """Independent estimates that they make."""
+        """Number of independent estimates that the products give."""
         return max(1, self.products)
 
     @abstractmethod
     def stream(self, x: Tensor, noise: NoiseSource) -> ProbeStream:
-        """The probes for events like those of x (B, *event), in its dtype."""
+        """Returns the probes for a batch of events.
+
+        Args:
+            x: The events, (B, *event). The probes have their dtype and device.
+            noise: Keys of the random draws of the B samples.
+
+        Returns:
+            A function (first, count) -> the probes first, ..., first + count - 1, (count, B, *event).
+        """
 
     def reduce(self, products: Tensor) -> Tensor:
-        """Independent estimates (E, B) of the divergence from v^T J v, (P, B)."""
+        """Combines products to independent estimates of the divergence.
+
+        Args:
+            products: v^T J v for each probe, (P, B).
+
+        Returns:
+            The estimates, (E, B).
+        """
         return products
 
     def variance(self, estimates: Tensor, d: int) -> Tensor:
-        """Variance (B,) of the mean of estimates (E, B) in d dimensions; NaN for a single one, which cannot know."""
+        """Estimates the variance of the mean of several estimates.
+
+        Args:
+            estimates: Independent estimates of the divergence, (E, B).
+            d: Number of coordinates of an event.
+
+        Returns:
+            The variance of their mean, (B,). It is NaN for a single estimate, whose variance is unknown.
+        """
         return estimates.var(0) / len(estimates) if len(estimates) > 1 else torch.full_like(estimates[0], torch.nan)
 
     def __call__(self, f: Field, x: Tensor, probes: Tensor, differentiable: bool = False) -> tuple[Tensor, Tensor]:
-        """f(x) (B, *event) and the estimates (E, B), from one evaluation of f; neither has a graph unless ``differentiable``."""
+        """Evaluates f and its divergence together.
+
+        Args:
+            f: The vector field, (B, *event) -> (B, *event).
+            x: Where it is evaluated, (B, *event).
+            probes: The probes, (P, B, *event).
+            differentiable: Keep a graph of the results to x and to the parameters of f.
+
+        Returns:
+            f(x) (B, *event), and the estimates of the divergence (E, B), from one evaluation of f.
+        """
         y, product = self._linearise(f, x, differentiable)
         estimates = self.reduce(self._quadratic(product, probes))
         return (y, estimates) if differentiable else (y.detach(), estimates.detach())
 
     def _linearise(self, f: Field, x: Tensor, differentiable: bool) -> tuple[Tensor, Field]:
-        """f(x), and v -> v^T J (or J v in forward mode) for v of shape (P, B, *event)."""
+        """f(x), and the function v -> v^T J (or J v in forward mode) for v of shape (P, B, *event)."""
         if self.forward:
             with _differentiable_attention(True), torch.set_grad_enabled(differentiable):
                 return f(x), lambda v: torch.stack([self._pushed(f, x, one, differentiable) for one in v])
@@ -122,7 +158,7 @@ class Divergence(ABC):
                 allow_unused=True,
                 is_grads_batched=batched,
             )
-            return torch.zeros_like(cotangent) if found is None else found  # y may depend on parameters alone
+            return torch.zeros_like(cotangent) if found is None else found  # y may depend on parameters only
 
         if len(v) == 1:
             return pull(v[0], False)[None]
@@ -137,7 +173,7 @@ class Divergence(ABC):
 
 @dataclass(frozen=True)
 class Exact(Divergence):
-    """The divergence itself, by d products of d unit vectors: for small d, and to test by."""
+    """The exact divergence, by d products with the d unit vectors. It suits small d and tests."""
 
     exact: ClassVar[bool] = True
 
@@ -161,8 +197,9 @@ class Exact(Divergence):
 class Hutchinson(Divergence):
     """Independent random probes.
 
-    distribution: "rademacher" (signs) or "gaussian".
-    count: number of probes for each evaluation, each an estimate of its own.
+    Args:
+        distribution: "rademacher" (random signs) or "gaussian".
+        count: Number of probes for each evaluation. Each of them is an independent estimate.
     """
 
     distribution: str = "rademacher"
@@ -188,11 +225,13 @@ class Hutchinson(Divergence):
 
 @dataclass(frozen=True)
 class Hadamard(Divergence):
-    """Rows of the Hadamard matrix of the next power of two, with random signs for the coordinates, in a random order.
+    """Rows of a Hadamard matrix, with random signs for the coordinates and in random order.
 
-    Entries H_rj = (-1)^(number of common bits of r and j); the signs make every row a Rademacher probe.
+    The size of the matrix is the next power of two, and its entries are H_rj = (-1)^(number of common bits of r and j). The
+    random signs make every row a Rademacher probe.
 
-    count: number of probes for each evaluation.
+    Args:
+        count: Number of probes for each evaluation.
     """
 
     count: int = 1
@@ -225,7 +264,7 @@ class Hadamard(Divergence):
 
     def variance(self, estimates: Tensor, d: int) -> Tensor:
         size = 1 << (d - 1).bit_length()
-        # drawn without replacement: a whole set knows the trace, and of more than one set the rest alone errs
+        # sampling without replacement: complete sets have no error, only the remainder has
         count, rest = len(estimates), len(estimates) % size
         left = rest * (1.0 - rest / size) / count
         return super().variance(estimates, d) * left if left else torch.zeros_like(estimates[0])
@@ -233,9 +272,15 @@ class Hadamard(Divergence):
 
 @dataclass(frozen=True)
 class HutchPlusPlus(Divergence):
-    """Deflated: for 12 products and more, and Jacobians with a few large directions.
+    """Hutch++: the trace of the dominant directions exactly, the rest by random probes.
 
-    count: products for each evaluation, a multiple of 3.
+    It suits 12 products or more, and Jacobians with a few large directions.
+
+    Args:
+        count: Products for each evaluation, a multiple of 3.
+
+    References:
+        Meyer, Musco, Musco, Woodruff 2021, "Hutch++: optimal stochastic trace estimation", arXiv:2010.09649.
     """
 
     count: int = 12
@@ -275,16 +320,18 @@ class HutchPlusPlus(Divergence):
 
 
 def probes_ahead(divergence: Divergence, x: Tensor, noise: NoiseSource, counts: Sequence[int]) -> Iterator[Tensor]:
-    """The probes of one evaluation after the other, drawn ahead for as many as `_AHEAD` allows.
+    """Yields the probes of one evaluation after the other.
+
+    They are drawn for several evaluations at once, as many as ``_AHEAD`` elements allow.
 
     Args:
-        divergence: whose probes.
-        x: events, (B, *event).
-        noise: their keys.
-        counts: probes for each evaluation; the same for all where they are exact or fixed.
+        divergence: The method that uses the probes.
+        x: Events, (B, *event).
+        noise: Keys of the random draws.
+        counts: Number of probes for each evaluation. Exact and fixed probes need the same number everywhere.
 
     Yields:
-        (count, B, *event), each evaluation with the numbers that follow those before.
+        Probes (count, B, *event). Each evaluation continues the numbering of the probes before it.
     """
     stream = divergence.stream(x, noise)
     if divergence.exact or divergence.fixed:
@@ -305,5 +352,5 @@ def _flat(v: Tensor) -> Tensor:
 
 
 def _differentiable_attention(needed: bool) -> AbstractContextManager[None]:
-    """Attention by plain matrix products: fused kernels have no forward-mode and no second derivative."""
+    """Attention by plain matrix products, because fused kernels have no forward-mode and no second derivative."""
     return sdpa_kernel(SDPBackend.MATH) if needed else nullcontext()

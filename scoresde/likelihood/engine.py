@@ -1,4 +1,4 @@
-"""What every way to integrate the probability flow is given, and what it gives back."""
+"""Common interface of the methods that integrate log p along the probability flow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from scoresde.sde import SDE, Score
 
 @dataclass(frozen=True)
 class FlowProblem:
-    """The probability flow of ``score`` under ``sde`` from t_min to T, with what is needed to follow log p along it.
+    """The probability flow of ``score`` under ``sde`` from t_min to T, and how to follow log p along it.
 
-    noise: keys of the probes. differentiable: whether results keep a graph to x and to the parameters of score and process.
+    Args:
+        sde: The process.
+        score: The score, (x, t) -> a tensor with the shape of x.
+        t_min: Start of the flow.
+        divergence: The method for the divergence.
+        noise: Keys of the probes.
+        differentiable: Keep a graph to x and to the parameters of score and process.
     """
 
     sde: SDE
@@ -33,14 +39,17 @@ class FlowProblem:
 
 @dataclass(frozen=True)
 class FlowAnswer:
-    """For a batch of states.
+    """Results for a batch of states.
 
-    log_prob: (B,) nats, float64, of the state; NaN for a sample that failed.
-    trace_error: (B,) nats, standard error by the probes: 0 for the exact divergence, NaN where it cannot be known.
-    solver_error: (B,) nats, estimate of the integration error; NaN where there is none.
-    latent: (B, *state), x_T. prior_log_prob: (B,) nats, log p_T(x_T).
-    nfe: evaluations of the score, for the batch. vjps: products with its Jacobian on top of them.
-    failed: (B,) bool.
+    Attributes:
+        log_prob: log p of the state, (B,) nats, float64; NaN for a sample that failed.
+        trace_error: Standard error due to the probes, (B,) nats; 0 for the exact divergence, NaN if unknown.
+        solver_error: Estimate of the integration error, (B,) nats; NaN if there is none.
+        latent: x_T, (B, *state).
+        prior_log_prob: log p_T(x_T), (B,) nats.
+        nfe: Evaluations of the score for the batch.
+        vjps: Products with the Jacobian of the score, in addition to the evaluations.
+        failed: Samples that failed, (B,) bool.
     """
 
     log_prob: Tensor
@@ -54,20 +63,34 @@ class FlowAnswer:
 
 
 class Engine(ABC):
-    """A way to integrate log p along the flow."""
+    """A method that integrates log p along the probability flow.
+
+    ``log_likelihood`` accepts it as ``solver``.
+    """
 
     @property
     def summary(self) -> str:
-        """The settings in one line, without tables. Rows of likelihoods are stored under it: it must not change."""
+        """The settings in one line, without tables.
+
+        Stored rows of likelihoods are found again by this text, so it must not change.
+        """
         return repr(self)
 
     @abstractmethod
     def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
-        """log p of the states x (B, *state)."""
+        """Computes log p of a batch of states.
+
+        Args:
+            problem: The flow and its settings.
+            x: The states at t_min, (B, *state).
+
+        Returns:
+            log p of each state with its error estimates.
+        """
 
 
 def check_t_min(sde: SDE, t_min: float) -> None:
-    """Raise ValueError unless ``t_min``, where the flow starts, is in [0, T)."""
+    """Raise ValueError unless ``t_min``, the start of the flow, is in [0, T)."""
     check_number("t_min", t_min, least=0.0)
     if t_min >= sde.T:
         raise ValueError(f"t_min={t_min!r} is not allowed: give a number in [0, {sde.T})")

@@ -1,21 +1,21 @@
-"""The integration error that `Multistep` states, from what it has evaluated anyway.
+"""The integration error that ``Multistep`` states, estimated from the values that it has computed already.
 
-With d_i the jump of the path at node i, p_i = R_i^T score_i, and D the number of coordinates, the error is
+Let d_i be the jump of the path at node i, p_i = R_i^T score_i, and D the number of coordinates. The stated error is ::
 
     e^2 = 1/4 sum_i (p_i . d_i)^2 + 1/4 sum_i |p_i|^2 |d_i|^2 / D                    path, first order
           + (4 sum_i |d_i|^2 max(|tr H_i|, |p_i|^2) / 2D)^2                          path, second order
           + sum_i (p_i . (r_i - r'_i))^2                                             rise of the path, not resolved
           + sum_i (q_i - q'_i)^2                                                     quadrature of g, not resolved
 
-Here p_i is the whole score; where the correction takes a part of it only (step 3 of `Multistep`), the rest of its terms is added.
-The first two terms are the correction itself and its size for a jump of random direction: the product with the score can
-vanish by accident where the jump does not. H_i is the Hessian of log p in the whitened state, whose trace the divergence
-knows. r_i and q_i are the integrals of f and g over an interval by the cubic through four nodes, r'_i and q'_i by the
-quadratic through three of them. On a fine grid the first line remains, and is more than the error. On a coarse one the
-others are of the error's size. `benchmarks/likelihood_honesty.py` compares with known errors.
+Here p_i is the complete score. If the correction uses only a part of it (step 3 of ``Multistep``), the remaining part of its
+terms is added. The first two terms are the correction itself and its size for a jump in a random direction, because the
+product with the score can vanish by accident although the jump does not. H_i is the Hessian of log p in the whitened state.
+Its trace is available from the divergence. r_i and q_i are the integrals of f and g over an interval by the cubic through
+four nodes, r'_i and q'_i by the quadratic through three of them. On a fine grid the first line dominates and is larger than
+the true error. On a coarse grid the other lines are about as large as the true error. ``benchmarks/likelihood_honesty.py``
+compares the estimate with known errors.
 
-Random probes add noise to q_i - q'_i. Twice its expectation is subtracted: noise is `trace_error`, and more nodes in the
-same places do not remove it.
+Random probes add noise to q_i - q'_i. Twice the expectation of this noise is subtracted, because ``trace_error`` states it.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ _NOISE = 2.0
 
 @dataclass(frozen=True)
 class Estimates:
-    """Those of minus the divergence at n nodes, nodes with as many of them together.
+    """Estimates of minus the divergence at n nodes. Nodes with the same number of estimates form a group.
 
-    groups: numbers of nodes, and their estimates (E, nodes, B), float64.
+    Args:
+        groups: The nodes of each group, and their estimates (E, nodes, B), float64.
     """
 
     groups: list[tuple[list[int], Tensor]]
 
     @classmethod
     def of(cls, estimates: list[Tensor]) -> Estimates:
-        """The estimates (E, B) of each node."""
+        """Group the estimates (E, B) of each node."""
         counts = sorted({len(e) for e in estimates})
         rows = [[i for i, e in enumerate(estimates) if len(e) == count] for count in counts]
         return cls([(group, torch.stack([estimates[i] for i in group], dim=1)) for group in rows])
 
     def each(self, function: Callable[[list[int], Tensor], Tensor]) -> Tensor:
-        """(n, B) in the order of the nodes, of a function of some nodes and their estimates (E, nodes, B)."""
+        """Apply a function of some nodes and their estimates (E, nodes, B); returns (n, B) in the order of the nodes."""
         parts = [function(rows, values) for rows, values in self.groups]
         if len(parts) == 1:
             return parts[0]
@@ -64,20 +65,20 @@ class Estimates:
         return self.each(lambda rows, values: values.mean(0))
 
     def stacked(self) -> Tensor:
-        """(E, n, B), where all nodes have as many."""
+        """(E, n, B), if all nodes have the same number of estimates."""
         ((_, values),) = self.groups
         return values
 
 
 def path_square(gram: Tensor, trust: Tensor, hessian: Tensor, d: int) -> Tensor:
-    """e^2 without the quadrature.
+    """The terms of e^2 except the quadrature's.
 
     Args:
-        gram: inner products of R^T score at an interval's end, the jump there, and what is unresolved (rise by the cubic less
-            rise by the quadratic), (n, B, 3, 3).
-        trust: the part of the score that the correction takes, in (0, 1], (n, B).
+        gram: Inner products of R^T score at the end of an interval, the jump there, and the unresolved part (rise by the
+            cubic minus rise by the quadratic), (n, B, 3, 3).
+        trust: The part of the score that the correction uses, in (0, 1], (n, B).
         hessian: tr H there, (n, B).
-        d: coordinates D.
+        d: The number of coordinates D.
 
     Returns:
         (B,) nats^2.
@@ -91,11 +92,11 @@ def path_square(gram: Tensor, trust: Tensor, hessian: Tensor, d: int) -> Tensor:
 
 
 def between_orders(u: Tensor, points: int) -> Tensor:
-    """Weights of the integral over each interval by ``points`` nodes less that by one node fewer.
+    """Weights of the difference between two quadratures: that with ``points`` nodes minus that with one node fewer.
 
     Args:
-        u: nodes, (n + 1,), rising.
-        points: nodes of the higher order's stencil.
+        u: Nodes, (n + 1,), increasing.
+        points: Nodes of the stencil of the higher order.
 
     Returns:
         (n, points) weights for the stencils of ``Increments.of(u, points)``.
@@ -109,13 +110,13 @@ def between_orders(u: Tensor, points: int) -> Tensor:
 
 
 def quadrature_square(u: Tensor, points: int, g: Tensor, noise: Tensor | None) -> Tensor:
-    """sum_i (q_i - q'_i)^2 less what the probes' noise adds to it.
+    """sum_i (q_i - q'_i)^2 minus the contribution of the probes' noise.
 
     Args:
-        u: nodes, (n + 1,).
-        points: nodes of the quadrature's stencil.
-        g: values at the nodes, (n + 1, B).
-        noise: variance of each value by the probes, (n + 1, B); None where there is no noise.
+        u: Nodes, (n + 1,).
+        points: Nodes of the quadrature's stencil.
+        g: Values at the nodes, (n + 1, B).
+        noise: Variance of each value due to the probes, (n + 1, B); None for values without noise.
 
     Returns:
         (B,) float64, >= 0.
@@ -131,9 +132,9 @@ def quadrature_square(u: Tensor, points: int, g: Tensor, noise: Tensor | None) -
 def probe_variances(divergence: Divergence, estimates: Estimates, u: Tensor, d: int) -> Tensor:
     """Variance (n, B) of the mean estimate at each node, for probes that differ from node to node.
 
-    Several estimates at a node show their variance. A single one is compared with the line through its neighbours: with
-    independent errors the difference has the variance of all three, weighted, and the bend of the values on top.
-    """
+    Several estimates at a node give their variance directly. A single estimate is compared with the line through its two
+    neighbours. With independent errors the difference has the weighted variance of all three. The curvature of the values is
+    added to it."""
     means = estimates.means()
     left, right = (u[1:-1] - u[:-2])[:, None], (u[2:] - u[1:-1])[:, None]
     a, b = right / (left + right), left / (left + right)
@@ -149,14 +150,14 @@ def probe_variances(divergence: Divergence, estimates: Estimates, u: Tensor, d: 
 
 
 def trace_error(divergence: Divergence, estimates: Estimates, weights: Tensor, noise: Tensor | None, d: int) -> Tensor:
-    """Standard error (B,) of the quadrature by the probes.
+    """Standard error (B,) of the quadrature due to the probes.
 
     Args:
-        divergence: what made the estimates.
-        estimates: at the nodes.
-        weights: of the quadrature, (n,).
-        noise: variances at the nodes, (n, B), or None for the exact divergence and for fixed probes.
-        d: coordinates.
+        divergence: The method that made the estimates.
+        estimates: The estimates at the nodes.
+        weights: Weights of the quadrature, (n,).
+        noise: Variances at the nodes, (n, B); None for the exact divergence and for fixed probes.
+        d: Number of coordinates.
     """
     if noise is not None:
         return (weights**2 @ noise).sqrt()

@@ -1,13 +1,13 @@
-"""log p(x) by the probability flow (Song et al. 2021, section 4.3 and appendix D.2; Chen et al. 2018).
+"""log p(x) by the probability flow ODE (Song et al. 2021, section 4.3 and appendix D.2; Chen et al. 2018)::
 
     dx/dt = v(x, t) = f - g^2 score / 2
     log p_(t_min)(x) = log p_T(x_T) + int_(t_min)^T div v(x_t, t) dt
 
-Where the state is more than the data, the rest is drawn and its log-density q subtracted, log p(x, v) - log q(v): in
-the mean a lower bound of log p(x).
+If the state contains more than the data, the auxiliary variables v are drawn from a density q, and the result is
+log p(x, v) - log q(v). Its mean is a lower bound of log p(x).
 
-What the number is not: t_min > 0 makes it the density of data with noise sigma(t_min), evaluated at x; and p_T is taken to be the
-prior. `known_biases` estimates both.
+The result is not exactly log p_0(x), for two reasons. With t_min > 0 it is the density of data with noise sigma(t_min),
+evaluated at x. And the prior stands in for p_T. ``known_biases`` estimates both effects.
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE
 
 _SMALL = 4
-"""Coordinates up to which the default divergence is exact."""
+"""Largest number of coordinates for which the default divergence is exact."""
 
 
 @dataclass(frozen=True)
 class LikelihoodResult:
     """Log-likelihoods of a batch.
 
-    log_prob: (B,) nats, float64; NaN for a sample that failed.
-    standard_error: (B,) nats, of trace and solver together, by root of the sum of squares; a part that is not known is not in it,
-        and where neither is, it is NaN.
-    trace_error: (B,) nats, of the divergence's estimate: 0 for the exact one, NaN for a single fixed probe (unknown).
-    solver_error: (B,) nats, of the integration: NaN for an adaptive solver, whose tolerance is all that is known.
-    latent: (B, *state), x_T.
-    prior_log_prob: (B,) nats, log p_T(x_T).
-    nfe: evaluations of the score for the whole batch. vjps: products with its Jacobian on top of them; one costs about
-        as much as a forward pass, so the work is about nfe + vjps forward passes.
-    failed: (B,) bool, samples without a result.
-    settings: how it was computed: solver, divergence, t_min, seed.
+    Attributes:
+        log_prob: log p(x), (B,) nats, float64; NaN for a sample that failed.
+        standard_error: Root of the sum of squares of ``trace_error`` and ``solver_error``, (B,) nats. A part that is NaN is
+            left out. If both are NaN, the result is NaN.
+        trace_error: Standard error of the divergence's estimate, (B,) nats; 0 for the exact divergence, NaN for a single
+            fixed probe, whose error is unknown.
+        solver_error: Estimate of the integration error, (B,) nats; NaN for an adaptive solver, which has only its tolerance.
+        latent: The state x_T, (B, *state).
+        prior_log_prob: log p_T(x_T), (B,) nats.
+        nfe: Evaluations of the score for the whole batch.
+        vjps: Products with the Jacobian of the score in addition to the evaluations. One of them costs about as much as a
+            forward pass, so the total work is about nfe + vjps forward passes.
+        failed: Samples without a result, (B,) bool.
+        settings: Solver, divergence, t_min and seed.
     """
 
     log_prob: Tensor
@@ -85,36 +88,61 @@ def log_likelihood(
     noise: NoiseSource | None = None,
     differentiable: bool = False,
 ) -> LikelihoodResult:
-    """log p(x) in nats under the probability flow of ``score``.
+    """Computes log p(x) in nats under the probability flow of ``score``.
 
-    sde: the process of the score. A chain stands for its process in continuous time, whose flow it is then, with the score of the
-        nearest instant: the paper's practice for models of discrete time.
-    score: (x, t) -> the shape of x. Networks behind it are evaluated in evaluation mode, without dropout and batch statistics,
-        and keep their own mode afterwards, see `scoresde.sde.scores`.
-    x: (B, *event) finite data. In float16 or bfloat16 the score is evaluated in that dtype, with all else in float32 or float64.
-    solver: `Multistep(tolerance=0.02)` unless given, the fixed grid with new probes at every node; `ScipyODE()` for a process
-        without closed-form kernels. Or a `RungeKutta` on the device. The tolerance of `ScipyODE` is held by the batch as a
-        whole, see there.
-    divergence: `Hadamard()` unless given, `Exact()` for events of at most four coordinates; with an adaptive solver
-        `Hutchinson()`, one Rademacher probe, the paper's.
-    probes: products for each evaluation, in place of the divergence's own number.
-    tolerance: of the default solver: the integration error of a sample, in bits per dimension, above which it is computed again
-        with twice the nodes (.02 unless given); rtol = atol of a solver with adaptive steps (1e-5 unless given). Not together
-        with ``solver``, which has its own.
-    t_min: where the flow starts, in [0, T); the paper takes 1e-5.
-    seed, first: key of the probes: sample i of the batch has the number first + i. ``noise`` replaces both.
-    differentiable: keep a graph to x, to the score's parameters and to those of the process that its kernels carry a graph to (a
-        learned schedule, its ends too), for gradients of log_prob. The last are taken with the times of the nodes held, and so
-        differ from the slope of the number by the integration's error. A node is evaluated twice, and once more in the backward
-        pass, so that memory holds the states of the path and one evaluation; ``nfe`` counts the nodes. `Multistep` only.
-        Otherwise no result has a graph.
+    Args:
+        sde: The process of the score. A chain stands for its process in continuous time, and the score of the nearest
+            instant is used, as in the paper for models of discrete time.
+        score: The score, (x, t) -> a tensor with the shape of x. Networks behind it run in evaluation mode, without dropout
+            and batch statistics, and return to their own mode afterwards (see ``scoresde.sde.scores``).
+        x: Finite data, (B, *event). For float16 or bfloat16 the score is evaluated in that dtype, and everything else in
+            float32 or float64.
+        solver: ``Multistep(tolerance=0.02)`` by default, a fixed grid with new probes at every node. The default is
+            ``ScipyODE()`` for a process without closed-form kernels. ``RungeKutta()`` is an adaptive solver on the device.
+            The tolerance of ``ScipyODE`` applies to the batch as a whole.
+        divergence: ``Hadamard()`` by default, or ``Exact()`` for events of at most four coordinates. With an adaptive solver
+            the default is ``Hutchinson()``, one Rademacher probe, as in the paper.
+        probes: Products for each evaluation. Replaces the divergence's own number.
+        tolerance: For the default solver ``Multistep``: the integration error of a sample in bits/dim above which it is
+            computed again with twice the nodes (default 0.02). For ``ScipyODE``: rtol = atol (default 1e-5). It cannot be
+            combined with ``solver``, which has its own tolerance.
+        t_min: Start of the flow, in [0, T). The paper uses 1e-5.
+        seed: Seed of the probes.
+        first: Index of the first sample: sample i of the batch uses the probes with the key (seed, first + i).
+        noise: Replaces ``seed`` and ``first``.
+        differentiable: Keep a graph for gradients of log_prob, to x, to the parameters of the score, and to those parameters
+            of the process that its kernels depend on (a learned schedule, including its end points). The latter gradients
+            hold the times of the nodes fixed, so they differ from the derivative of the result by the integration error. A
+            node is evaluated twice, and once more in the backward pass, so that the memory contains the states of the path
+            and one evaluation; ``nfe`` counts the nodes. Only ``Multistep`` supports it. With False no result has a graph.
 
-    A sample whose score is not finite gets NaN, ``failed`` and a RuntimeWarning; `ScipyODE`, for which the batch is one
-    system, raises. Raises TypeError or ValueError for bad input, ValueError for a score that depends on x but leaves no graph to
-    it (``torch.no_grad``, ``detach``), since its divergence would be 0, SolverError where the solver cannot go on.
+    Returns:
+        log p(x) of each sample with its error estimates and settings. A sample whose score is not finite has log_prob NaN
+        and failed True, and a RuntimeWarning is issued. ``ScipyODE`` solves the batch as one system and raises an error
+        instead.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is not allowed, or the score depends on x but has no graph to it (``torch.no_grad``,
+            ``detach``), so that its divergence would be 0.
+        SolverError: The solver cannot continue, or all samples failed.
+
+    References:
+        Song et al. 2021, "Score-based generative modeling through stochastic differential equations", arXiv:2011.13456.
+        Chen et al. 2018, "Neural ordinary differential equations", arXiv:1806.07366.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE, GaussianMixture
+        >>> sde, data = VPSDE(), GaussianMixture(torch.zeros(1, 2), torch.tensor([0.5]))
+        >>> result = log_likelihood(sde, data.score(sde), data.sample(4))
+        >>> result.log_prob.shape
+        torch.Size([4])
     """
     if not isinstance(sde, SDE):
-        raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE(); log_likelihood(sde, score, x)")
+        raise TypeError(
+            f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE(), as in log_likelihood(sde, score, x)"
+        )
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
@@ -123,7 +151,7 @@ def log_likelihood(
     check_choice("differentiable", differentiable, (True, False))
     _check_noise(sde, score, t_min)
     if solver is not None and tolerance is not None:
-        raise ValueError("give either solver or tolerance: a solver has its own")
+        raise ValueError("give either solver or tolerance, not both: a solver has its own tolerance")
     engine = _engine(sde, solver, tolerance)
     divergence = _divergence(engine, x[0].numel()) if divergence is None else divergence
     if not isinstance(divergence, Divergence):
@@ -133,7 +161,7 @@ def log_likelihood(
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     x, precision = wide(x), x.dtype
     state, drawn = sde.sample_auxiliary(x, noise)
-    with torch.set_grad_enabled(differentiable):  # no graph that follows x half-way
+    with torch.set_grad_enabled(differentiable):  # either a complete graph or none
         followed = _Followed(CheckedScore(score, len(x), precision, every_call=differentiable))
         found = engine.solve(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
@@ -160,9 +188,9 @@ def log_likelihood(
 
 
 class _Followed:
-    """A score that returns a graph to x unless it is constant in x.
+    """A score that is checked once for a graph to x, unless it is constant in x.
 
-    The graph is looked at on the first call that wants one.
+    The first call that requires gradients is checked.
     """
 
     def __init__(self, score: CheckedScore) -> None:
@@ -182,8 +210,8 @@ class _Followed:
             change = self.score(x.detach() + 1.0, t) - value
         if bool((change.nan_to_num(nan=0.0) != 0).any()):
             raise ValueError(
-                "score depends on x but leaves no graph to it (torch.no_grad, detach, NumPy?): its divergence, and with it "
-                "log p, cannot be found. Call the model itself; no graph is kept for the result unless differentiable=True"
+                "score depends on x but has no graph to it (torch.no_grad, detach, NumPy?), so its divergence cannot be "
+                "computed: call the model itself; the result has no graph unless differentiable=True"
             )
 
 
@@ -201,13 +229,13 @@ def _reaches(value: Tensor, x: Tensor) -> bool:
 
 
 def _check_noise(sde: SDE, score: Score, t_min: float) -> None:
-    """Raise ValueError where a network would be asked for the score of data without noise."""
+    """Raise ValueError if a network would be evaluated where the data has no noise."""
     if not (isinstance(score, ScoreModel) and isinstance(sde, LinearSDE)):
-        return  # a closed form may know the score of the data itself
+        return  # the score of the data itself may exist in closed form
     if not bool(torch.isfinite(sde.log_spread(torch.tensor(t_min, dtype=torch.float64)))):
         raise ValueError(
-            f"t_min={t_min!r} is not allowed: {sde!r} has no noise there, and a network's score is divided by it; give a "
-            "later time, e.g. t_min=1e-5"
+            f"t_min={t_min!r} is not allowed: {sde!r} has no noise there, and a network's output is divided by the noise; "
+            "give a later time, e.g. t_min=1e-5"
         )
 
 
@@ -233,18 +261,20 @@ def _divergence(engine: Engine, d: int) -> Divergence:
 def _with_probes(divergence: Divergence, probes: int) -> Divergence:
     check_count("probes", probes)
     if divergence.exact:
-        raise ValueError(f"probes={probes}: the exact divergence has none")
+        raise ValueError(f"probes={probes} is not allowed: {divergence!r} uses no probes")
     return replace(divergence, count=probes)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
 class KnownBiases:
-    """What a likelihood by the flow leaves out, to first order.
+    """First-order estimates of what a likelihood by the flow leaves out.
 
-    cutoff: (B,) nats, log p_(t_min)(x) - log p_0(x): what noise sigma(t_min) does to the density at x. It is an
-        estimate that holds while it is small; for data on a grid of levels (quantised and dequantised) p_0 has steps,
-        and it says little.
-    prior: (B,) nats >= 0, KL(p(x_T | x_0) || prior): its mean over the data is at least that of log p_T - log prior.
+    Attributes:
+        cutoff: log p_(t_min)(x) - log p_0(x), (B,) nats: the effect of the noise sigma(t_min) on the density at x. The
+            estimate is valid while it is small. For quantized and dequantized data p_0 has steps, and the estimate says
+            little.
+        prior: KL(p(x_T | x_0) || prior), (B,) nats >= 0. Its mean over the data is an upper bound of the mean of
+            log p_T - log prior.
     """
 
     cutoff: Tensor
@@ -263,18 +293,31 @@ def known_biases(
     divergence: Divergence | None = None,
     noise: NoiseSource | None = None,
 ) -> KnownBiases:
-    """The biases of `log_likelihood` at x (B, *event), for one evaluation of the score. A chain stands for its process, as there.
+    """Estimates the biases of ``log_likelihood`` at x from one evaluation of the score.
 
-    With x_t = A x_0 + L z and s = score(x, t_min), the two directions of time and Fokker and Planck's equation give
+    With x_t = A x_0 + L z and s = score(x, t_min), the two directions of time and the Fokker-Planck equation give ::
 
         log p_t(x) - log p_0(x) = tr(L L^T ds/dx) / 2 + |L^T s|^2 / 2 - ln |det A| - s . (A - I) x + ...
 
-    of which the data's part is taken where the state is more: the rest is drawn by the density that is taken off, and to this
-    order its part has the mean 0. And KL of the prior N(0, R R^T) against the kernel N(m, C) at T
+    If the state contains auxiliary variables, only the part of the data is used: the rest is drawn from the density that is
+    subtracted, and to this order its part has the mean 0. The KL divergence of the kernel N(m, C) at T from the prior N(0, R
+    R^T) is ::
 
         [tr R^-1 C R^-T - d + |R^-1 m|^2] / 2 + ln |det R| - ln |det C| / 2
 
-    divergence: `Exact()` unless given.
+    Args:
+        sde: The process. A chain stands for its process in continuous time, as in ``log_likelihood``.
+        score: The score, (x, t) -> a tensor with the shape of x.
+        x: Finite data, (B, *event).
+        t_min: Start of the flow, in [0, T).
+        divergence: The method for the trace, ``Exact()`` by default.
+        noise: Keys of the probes and of the auxiliary variables.
+
+    Returns:
+        The two biases of each sample.
+
+    Raises:
+        ValueError: An argument is not allowed.
     """
     check_batch("x", x)
     check_finite("x", x)
@@ -293,7 +336,7 @@ def known_biases(
     scores: list[Tensor] = []
 
     def data_part(v: Tensor) -> Tensor:
-        return sde.embed_data(sde.extract_data(v))  # what else the state holds was drawn, noise and all
+        return sde.embed_data(sde.extract_data(v))  # the auxiliary variables were drawn from their own density
 
     def field(xi: Tensor) -> Tensor:
         scores.append(data_part(score(state + data_part(narrow.scale(xi)), t.to(x).expand(len(x)))))
@@ -313,7 +356,7 @@ def known_biases(
 
 
 def _log_det_of_data(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> float:
-    """ln |det A| per coordinate of the data, of the part of A from data to data."""
+    """ln |det A| per coordinate of the data, for the block of A that maps data to data."""
     a = kernel.signal_map()
     if not isinstance(a, BlockMap):
         return float(a.log_det())

@@ -1,24 +1,29 @@
-"""log p along the probability flow on a fixed grid: one evaluation for each node, new probes at each.
+"""log p along the probability flow on a fixed grid: one evaluation for each node, with new probes at each node.
 
-In the whitened state w and the clock u (`sde/gaussian_flow.py`), with the residual slope f = dw/du and the residual divergence g,
+Let w be the whitened state and u the clock (``sde/gaussian_flow.py``), f = dw/du the residual slope and g the residual
+divergence::
 
     log p(x_0) = log p_T(x_T) + ln |det R_n / det R_0| + int g du
 
-1. At node i, w_i is predicted from w_(i-1) by the polynomial through the last slopes (Adams-Bashforth), f_i and g_i are
-   evaluated there once, and w_i is corrected with f_i (Adams-Moulton).
-2. The integral of g is a quadrature with all of its values, by cubics through the four nodes about each interval. It needs
-   no smooth g: every node has probes of its own, unbiased, whose errors do not add up as those of one fixed probe do.
-3. Between the points where f was evaluated the true flow rises by int f du, which the same quadrature knows better than
-   step 1 did. What is missing, d_i, is a jump of the path at node i, and a jump changes log p by its product with the score:
+1. At node i, the polynomial through the last slopes (Adams-Bashforth) predicts w_i from w_(i-1). f_i and g_i are evaluated
+there
+   once, and f_i corrects w_i (Adams-Moulton).
+2. The integral of g is a quadrature of all its values, by cubics through the four nodes around each interval. g does not
+have to be
+   smooth: every node has its own unbiased probes, whose errors do not add up as those of one fixed probe do.
+3. Between the points where f was evaluated, the exact flow rises by int f du. The same quadrature approximates this integral
+better
+   than step 1 does. The difference d_i is a jump of the path at node i, and a jump changes log p by its product with the
+   score. Therefore ::
 
        log p = the above + sum_i (R_i^T score_i) . d_i
 
-   takes the leading error away, for nothing (`tests/likelihood/test_multistep_order.py` measures the order before and after).
-   The score is that of p_T at T, where the prior stands in its place: the sum of all jumps is moved there, and the prior taken
-   at x_T with them in.
-   A network's score may be far from the gradient of its own flow's log p where there is hardly any noise. For a density
-   E |score|^2 = -E div score (Fisher), and that is at least what a Gaussian as wide as the data has; a score whose square is
-   more than ten times both together counts for less, in proportion.
+   removes the leading error at no cost. ``tests/likelihood/test_multistep_order.py`` measures the order with and without it.
+   At T the score would be that of p_T, but the prior takes its place. So the sum of all jumps is moved to T, and the prior
+   is evaluated at x_T plus this sum.
+   Where there is hardly any noise, the score of a network may be far from the gradient of log p of its own flow. For a
+   density, E |score|^2 = -E div score (Fisher), and this is at least the value of a Gaussian as wide as the data. If the
+   square of the score exceeds ten times the sum of both, the correction is reduced in proportion.
 """
 
 from __future__ import annotations
@@ -43,20 +48,22 @@ from scoresde.solvers import SolverError
 from scoresde.solvers.quadrature import Increments
 
 DEFAULT_TOLERANCE = 0.02
-"""Tolerance in bits/dim where no solver is given: the few samples for which 64 nodes do not suffice get more."""
+"""Tolerance in bits/dim of the default solver: the few samples for which 64 nodes do not suffice get more nodes."""
 
 
 @dataclass(frozen=True)
 class Multistep(Engine):
-    """Log-likelihood on a fixed grid, for any linear process.
+    """Fixed-grid solver for log-likelihoods under any linear process.
 
-    nodes: evaluations of the score, at least 4.
-    grid: where they are; `fit_grid` makes one for a model, without one it is `standard_grid`.
-    tolerance: largest estimated integration error of a sample in bits/dim: a sample above it is done again with twice
-        the nodes, until ``max_nodes``. None: the nodes as they are.
+    Args:
+        nodes: Evaluations of the score, at least 4.
+        grid: The density of the nodes. ``fit_grid`` makes one for a model. The default is ``standard_grid``.
+        tolerance: Largest estimated integration error of a sample in bits/dim. A sample above it is computed again with
+            twice the nodes, up to ``max_nodes``. With None, every sample uses ``nodes`` nodes.
+        max_nodes: Largest number of nodes.
 
-    The estimate (`scoresde.likelihood.estimate`) is from the nodes' own values. On a coarse grid it is of the error's size, on
-    a fine one several times larger (docs/likelihood_figures.md, "Is the stated error honest?").
+    The error estimate (``scoresde.likelihood.estimate``) uses the values at the nodes only. On a coarse grid it is about as
+    large as the error, on a fine grid several times larger (docs/likelihood_figures.md, "Is the stated error honest?").
     """
 
     nodes: int = 64
@@ -78,7 +85,7 @@ class Multistep(Engine):
     def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
         sde = problem.sde
         if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={sde!r} has no closed-form kernel, which Multistep needs: give solver=ScipyODE()")
+            raise TypeError(f"sde={sde!r} has no closed-form kernel: give solver=ScipyODE(), Multistep needs kernels")
         grid = self.grid or standard_grid(sde, problem.t_min)
         grid.check_fits(sde, problem.t_min)
         (answer, broke), nodes = _once(problem, sde, grid, x, self.nodes), self.nodes
@@ -95,13 +102,13 @@ class Multistep(Engine):
 
 
 def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
-    """log p with a given number of nodes, and (B,) the first times at which a score was not finite, T where none was."""
-    with times_checked():  # those of the nodes lie between t_min and T
+    """log p with a given number of nodes, and the first time (B,) at which the score was not finite, T if there is none."""
+    with times_checked():  # the times of the nodes are in [t_min, T]
         return _over(problem, sde, grid, x, nodes)
 
 
 def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
-    """`_once` for times that were checked."""
+    """``_once`` without a check of the times."""
     times, u = places(sde, grid, grid.nodes(nodes))
     weights = Increments.of(u, POINTS).total()
     divergence = problem.divergence
@@ -132,7 +139,7 @@ def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
 
 
 def _report(failed: Tensor, broke: Tensor) -> None:
-    """Warn of samples that failed; raise where all did."""
+    """Warn about samples that failed; raise SolverError if all failed."""
     if not bool(failed.any()):
         return
     where = failed.nonzero().flatten().tolist()
@@ -143,7 +150,7 @@ def _report(failed: Tensor, broke: Tensor) -> None:
 
 
 def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnswer:
-    """The answer with some samples' results replaced, and the work of both."""
+    """The answer with some samples replaced, and the work of both answers together."""
     names = ("log_prob", "trace_error", "solver_error", "latent", "prior_log_prob", "failed")
     merged = {name: getattr(answer, name).index_copy(0, rows, getattr(new, name)) for name in names}
     return FlowAnswer(**merged, nfe=answer.nfe + new.nfe, vjps=answer.vjps + new.vjps)
@@ -162,12 +169,26 @@ def fit_grid(
     floor: float = 0.5,
     seed: int = 0,
 ) -> FlowGrid:
-    """A grid for this model from a few examples, at a cost of ``fine`` evaluations with two products each, once.
+    """Fits a grid to a model from a few examples.
 
-    x: (B, *event) examples, 16 to 96 of them; those of the training set are best, what is weighed later should not
-        choose its nodes.
-    t_min: where the flow starts. fine: nodes of the pilot. floor: share of the mean that is added to the density, which guards
-    against what the pilot did not see.
+    It runs a pilot of ``fine`` evaluations with two products each. Fit it once and use it for all data.
+
+    Args:
+        sde: The process of the score.
+        score: The score, (x, t) -> a tensor with the shape of x.
+        x: Examples, (B, *event), 16 to 96 of them. Take them from the training set, so that the evaluated data does not
+            choose its own nodes.
+        t_min: Start of the flow.
+        fine: Nodes of the pilot, at least 40.
+        floor: Fraction of the mean that is added to the density. It protects against what the pilot did not observe.
+        seed: Seed of the probes.
+
+    Returns:
+        The grid.
+
+    Raises:
+        ValueError: An argument is not allowed.
+        SolverError: The score is not finite for one of the examples.
     """
     check_batch("x", x)
     check_finite("x", x)
@@ -188,7 +209,7 @@ def fit_grid(
     d, h = x[0].numel(), float(u[1] - u[0])
     estimates = path.estimates.stacked().cpu()  # (2, fine, B)
     if not bool(torch.isfinite(estimates).all()):
-        raise SolverError("the score is not finite on the way of these examples: no grid is made for it")
+        raise SolverError("the score is not finite along the path of these examples: no grid can be made")
     slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(0) / d
     pulls = torch.stack(path.pulls).cpu()[1:-1]
     bend = (pulls * _second(slopes, h)).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)

@@ -1,8 +1,8 @@
-"""One pass over the nodes of a grid: steps 1 and 3 of `scoresde.likelihood.multistep`.
+"""One pass over the nodes of a grid: steps 1 and 3 of ``scoresde.likelihood.multistep``.
 
-On a GPU every tensor operation costs a launch, and every number that is read from a tensor waits for the device. So all that a
-node needs is computed on the CPU for all nodes at once and moved to the device once (`_frames`); weights are Python numbers;
-what is a number for each sample and node is worked out after the loop, for all nodes together.
+On a GPU every tensor operation costs a launch, and every number that is read from a tensor waits for the device. Therefore
+``_frames`` computes the coefficients of all nodes at once on the CPU and moves them to the device once, weights are Python
+numbers, and scalars for each sample and node are computed after the loop, for all nodes together.
 """
 
 from __future__ import annotations
@@ -28,16 +28,22 @@ POINTS = 4
 _TRUST = 10.0
 
 Weights = Sequence[float | Tensor]
-"""Of the slopes at some nodes: tensors () where they have a graph to the parameters of the process."""
+"""Weights of the slopes at some nodes: tensors () if they have a graph to the parameters of the process."""
 
 
 @dataclass(frozen=True)
 class Path:
     """A pass over n nodes.
 
-    points: the whitened coordinates at all nodes. estimates: minus the divergence of h. latent: x_T. jumps: (B,) what step 3 adds
-    to log p. error_square: (B,) nats^2, square of the path's error, see estimate.py. products: vector-Jacobian products at each
-    node. slopes, pulls: f and R^T score times its trust at each node, where they were asked for.
+    Args:
+        points: The whitened coordinates at all nodes.
+        estimates: Minus the divergence of h.
+        latent: x_T.
+        jumps: What step 3 adds to log p, (B,).
+        error_square: Square of the path's error, (B,) nats^2, see estimate.py.
+        products: Vector-Jacobian products at each node.
+        slopes: f at each node, if requested.
+        pulls: R^T score times its trust at each node, if requested.
     """
 
     points: WhitePoint
@@ -61,7 +67,7 @@ class Path:
         allotment: list[int],
         keep: bool = False,
     ) -> Path:
-        """Steps 1 and 3 from the states x (B, *state) over nodes that `places` made; ``keep`` returns the slopes."""
+        """Steps 1 and 3 from the states x (B, *state) over the nodes of ``places``. With ``keep`` the slopes are returned."""
         points, frames = _frames(sde, grid, times, x)
         evaluate = _evaluation(problem, x)
         stencils = _Stencils.of(u, x.device)
@@ -101,14 +107,14 @@ class Path:
         trust = _trusts(found, points, torch.stack(squares), x[0].numel())
         hessian = found.means() * points.stretch[:, None]
         error = path_square(torch.stack(grams), trust[1:].detach(), hessian[1:].detach(), x[0].numel())
-        # the prior's gradient, not the score, says what the moves do to log p at T
+        # at T the gradient of the prior, and not the score, gives the effect of the jumps on log p
         jumps = (trust[1:] * torch.stack(along)).sum(0) - _dot(pulls[last], moved)
         trusted = [pulls[k] * trust[k].reshape(-1, *[1] * (x.ndim - 1)) for k in sorted(pulls)] if keep else []
         return cls(points, found, latent, jumps, error, products, [slopes[k] for k in sorted(slopes)], trusted)
 
 
 def places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) times of the nodes u, held constant, and u: with a graph where the process has one to its own parameters."""
+    """The times of the nodes u (n,), without a graph, and u, with a graph to the parameters of the process if there is one."""
     with torch.no_grad():
         times = sde.time_of_log_spread(u)
         times[0], times[-1] = grid.t_min, sde.T
@@ -120,10 +126,18 @@ def places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the evaluation at a node needs.
+    """The coefficients of the evaluation at a node.
 
-    t: (B,), in the dtype of x. centre: of the Gaussian, (*state), float64. root: R. unroot: R^-1. lift: R^T. pull: B^T S^-1 R.
-    push: -R^-1 B. narrow, back: B and B^T in the dtype of x.
+    Args:
+        t: (B,), in the dtype of x.
+        centre: Mean of the Gaussian, (*state), float64.
+        root: R.
+        unroot: R^-1.
+        lift: R^T.
+        pull: B^T S^-1 R.
+        push: -R^-1 B.
+        narrow: B in the dtype of x.
+        back: B^T in the dtype of x.
     """
 
     t: Tensor
@@ -138,14 +152,14 @@ class _Frame:
 
 
 def _frames(sde: LinearSDE, grid: FlowGrid, times: Tensor, x: Tensor) -> tuple[WhitePoint, list[_Frame]]:
-    """The coordinates at all nodes as one, and the frame of each: on the device of x, computed on the CPU."""
+    """The coordinates at all nodes together, and the frame of each. They are computed on the CPU and moved to the device of x."""
     wide, n = x.new_zeros((), dtype=torch.float64), len(times)
     event = torch.zeros((1, *x.shape[1:]), dtype=torch.float64)
     origin = sde.embed_data(grid.origin(sde.extract_data(event)))
     centres = sde.kernel(times).mean(origin.expand(n, *origin.shape[1:])).to(wide)
     points = white_path(sde, times, grid.data_std).to(wide)
     narrow = points.spread.to(x)
-    parts = (
+    coefficients = (
         points.t.to(x)[:, None].expand(n, len(x)),
         centres,
         points.root,
@@ -156,14 +170,20 @@ def _frames(sde: LinearSDE, grid: FlowGrid, times: Tensor, x: Tensor) -> tuple[W
         narrow,
         narrow.transpose(),
     )
-    return points, [_Frame(*part) for part in zip(*(p.unbind() for p in parts), strict=True)]
+    return points, [_Frame(*part) for part in zip(*(c.unbind() for c in coefficients), strict=True)]
 
 
 @dataclass(frozen=True)
 class _Stencils:
-    """Weights of the slopes for each interval: predictor, corrector, the rise of the path, and what of it is not resolved.
+    """Weights of the slopes for each interval: predictor, corrector, the rise of the path, and its unresolved part.
 
-    first, points: the nodes of the last two.
+    Args:
+        first: The first node of ``rise`` and ``unresolved``.
+        points: Number of their nodes.
+        predictors: Weights of the predictor.
+        correctors: Weights of the corrector.
+        rise: Weights of the rise of the path.
+        unresolved: Weights of the difference between the cubic and the quadratic.
     """
 
     first: list[int]
@@ -175,7 +195,7 @@ class _Stencils:
 
     @classmethod
     def of(cls, u: Tensor, device: torch.device) -> _Stencils:
-        """Those of the grid u (n,)."""
+        """The weights for the nodes u (n,)."""
 
         def read(rows: Sequence[Tensor]) -> list[Weights]:
             if not u.requires_grad:
@@ -189,7 +209,7 @@ class _Stencils:
         return cls(stencils.first, stencils.points, read(predictors), read(correctors), rise, unresolved)
 
     def stop(self, interval: int) -> int:
-        """The node after the last that an interval needs."""
+        """One plus the last node that an interval needs."""
         return self.first[interval] + self.points
 
 
@@ -238,7 +258,7 @@ def _evaluation(problem: FlowProblem, x: Tensor) -> Evaluation:
         h, score = h.double(), scores[0] if problem.differentiable else scores[0].detach()
         slope = frame.push(h + frame.pull(w))
         square = h.square().reshape(len(x), -1).sum(1)
-        spoilt = 0.0 * square  # NaN where the score is not finite, and 0 elsewhere
+        spoilt = 0.0 * square  # NaN if the score is not finite, else 0
         return slope, spoilt - trace, frame.lift(score.double()), square
 
     if not problem.differentiable:
@@ -247,6 +267,6 @@ def _evaluation(problem: FlowProblem, x: Tensor) -> Evaluation:
 
 
 def _trusts(estimates: Estimates, points: WhitePoint, squares: Tensor, d: int) -> Tensor:
-    """The part of the score at each node that step 3 takes, in (0, 1], (n, B)."""
+    """The part of the score at each node that step 3 uses, in (0, 1], (n, B)."""
     least = estimates.means().abs() + d * points.gaussian_trace[:, None]
     return (_TRUST * least / squares.clamp(min=1e-30)).clamp(max=1.0)

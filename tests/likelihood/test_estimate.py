@@ -214,7 +214,7 @@ class TestMeanAndSpread:
 
     def test_a_grid_for_other_data_is_refused(self):
         grid = standard_grid(VPSDE(), 1e-5, centre=(1.0, 2.0, 3.0))
-        with pytest.raises(ValueError, match="centre has 3 numbers, the event 2 coordinates"):
+        with pytest.raises(ValueError, match="centre has 3 numbers, but the event has 2 coordinates"):
             log_likelihood(VPSDE(), lambda x, t: -x, torch.ones(1, 2), solver=Multistep(grid=grid))
 
     def test_the_centre_is_in_the_text_and_may_be_missing(self):
