@@ -136,7 +136,7 @@ def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple
         yield name, method(grids.log_noise(problem.sde, steps[name])), {"grid": "log s"}
     yield "UniPC-3, pilot grid", UniPC(calls - 1, 3, grid=pilot.grid), {"grid": "pilot"}
     made = fit(problem.sde, problem.score, calls, pilot=pilot)
-    half = pilot.part(slice(PILOT // 2, None))
+    half = pilot.subset(slice(PILOT // 2, None))
     few = half.distances(ends(problem, made, half.starts, calls))
     before = {"few": float(few.mean()), "few_error": float(few.std()) * len(few) ** -0.5}
     facts = {f"stated_{key}": value for key, value in asdict(made.expected).items()}

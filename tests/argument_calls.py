@@ -119,7 +119,7 @@ ALLOWED = (
     Allowed("networks.*", "attention", "list, empty tuple", "attention at no resolution"),
     Allowed("networks.*", "input_range kernel", "negative tuple", "(-1, 2) is a range, and a filter with a sum > 0"),
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
-    Allowed("samplers.*", "mark", "negative tuple", "any numbers"),
+    Allowed("samplers.*", "fingerprint", "negative tuple", "any numbers"),
     Allowed("samplers.fitted.sampler.FittedMultistep", "mean", "scalar tensor, strange shape", "of an event of any shape"),
     Allowed("samplers.fitted.accurate.Pilot", "ends", "nan tensor", "a path may fail, and has an infinite distance then"),
     Allowed("samplers.exponential.parameterization.*", "u t", TENSORS, "functions of each element"),

@@ -222,7 +222,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "samplers.fitted.sampler.FittedSampler": lambda: {
         "sampler": samplers.UniPC(4), "expected": Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
-        "mark": [0.5, 0.1],
+        "fingerprint": [0.5, 0.1],
     },
     "samplers.fitted.accurate.Pilot": lambda: {
         "grid": _grid(), "mean": X[0], "data_std": 0.5, "u": TIMES, "states": torch.ones(4, 4, 2), "ends": X,
@@ -230,7 +230,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "samplers.fitted.fit_method.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0, "held_out": 16},
     "samplers.fitted.pilot.PilotGrid": {
-        "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,), "mark": (0.5, 0.1),
+        "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,),
+        "fingerprint": (0.5, 0.1),
     },
     "samplers.fitted.pilot.pilot_grid": {"fine": 40},
     "samplers.checks.report.check": {

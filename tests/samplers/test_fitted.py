@@ -67,7 +67,7 @@ def test_differences_stay_on_the_path(case):
 
     low, high = pilot.grid.u[0], pilot.grid.u[-1]
     u = torch.linspace(0.5 * high, low, 4, dtype=torch.float64)
-    numbers = fit_stages.stepwise(watched, pilot, fit_stages.white_paths(pilot), u, 3)
+    numbers = fit_stages.stepwise(watched, pilot, fit_stages.whitened_paths(pilot), u, 3)
     search = fit_stages.Search(watched, pilot, numbers)
     found = search.jacobian(search.at)[:, 3]
     assert min(seen) >= pilot.grid.t_min
@@ -84,7 +84,7 @@ def test_a_fit_of_four_steps_is_many_times_nearer_than_any_plain_method(case):
     result = drawn(made, sde, score, new)
     assert result.nfe == 4
     error = new.error(result.state)
-    others = [new.error(drawn(s, sde, score, new).state) for s in fitting.plain(new, 4).values()]
+    others = [new.error(drawn(s, sde, score, new).state) for s in fitting.plain_samplers(new, 4).values()]
     assert error < min(others) / 4.0
     assert 0.0 < made.expected.standard_error < made.expected.error
     assert abs(error - made.expected.error) < 3.0 * made.expected.standard_error
@@ -96,9 +96,9 @@ def test_the_stated_error_is_of_starts_that_it_was_not_fitted_to(case):
     new = Pilot.of(sde, score, (500, 2), fine=60, seed=5, **WIDE)
     assert made.expected.starts == 2000
     assert abs(made.expected.error - new.error(drawn(made, sde, score, new).state)) < 3.0 * made.expected.standard_error
-    few = pilot.part(slice(0, 16))
-    heart = fit(sde, score, 5, pilot=few, search=20, reach=4, held_out=200)
-    on_fitted = few.part(slice(0, 8))
+    few = pilot.subset(slice(0, 16))
+    heart = fit(sde, score, 5, pilot=few, search=20, history=4, held_out=200)
+    on_fitted = few.subset(slice(0, 8))
     assert on_fitted.error(drawn(heart, sde, score, on_fitted).state) < 0.5 * heart.expected.error
 
 
@@ -256,12 +256,12 @@ def test_fast_is_the_fit_prepared_once_or_at_every_call():
         Fast(pilot=8)
 
 
-def test_files_that_are_no_fitted_samplers(case, tmp_path):
+def test_other_files_are_refused(case, tmp_path):
     path = tmp_path / "file"
     case[3].save(path)
     for content in (path.read_bytes()[:100], b"", b"\x80\x04K\x01."):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="torn or no fitted sampler"):
+        with pytest.raises(ValueError, match="incomplete or not a fitted sampler"):
             FittedSampler.load(path)
     with pytest.raises(FileNotFoundError):
         FittedSampler.load(tmp_path / "none")
@@ -280,7 +280,7 @@ def test_refusals(case):
         fit(sde, score, 1, pilot=pilot)
     with pytest.raises(ValueError, match=r"pilot=\(8, 2\)"):
         fit(sde, score, 4, pilot=(8, 2))
-    with pytest.raises(ValueError, match="falling times"):
+    with pytest.raises(ValueError, match="descending times"):
         FittedMultistep(torch.tensor([0.1, 0.2]), 1e-3, torch.ones(2), torch.ones(2, 1), torch.zeros(2), 0.5)
     bistable = NonlinearSDE(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
     with pytest.raises(TypeError, match="closed-form kernel"):

@@ -1,4 +1,7 @@
-"""Accurate paths of a model's flow: what samplers are fitted to, and the yardstick of their errors."""
+"""Accurate paths of a model's probability flow. Samplers are fitted to them, and their errors are measured against them.
+
+The paths are solved by UniPC with ``fine`` steps, on a grid that is adapted to the model (``pilot.py``).
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,25 @@ from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF
 
 _KEPT = 50
-"""States of an accurate path that are kept."""
+"""Number of states of each path that are stored."""
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """Accurate paths of the flow from B starts: what samplers of any number of steps are fitted to, and judged by.
+    """Accurate paths of the probability flow from B starts. One pilot serves fits with any number of steps.
 
-    process: the process. grid: its pilot grid. mean: (*event) and data_std: of the data.
-    u: (K,) falling and states: (K, B, *state), the paths. ends: (B, *state), E[x_0 | x] at their ends.
-    evaluations: of the score, each for the batch, that it took.
+    Args:
+        process: The process.
+        grid: Its pilot grid.
+        mean: (*event), mean of the data.
+        data_std: Standard deviation of the data about its mean.
+        u: (K,), descending: the log spreads of the stored states.
+        states: (K, B, *state), the paths.
+        ends: (B, *state), E[x_0 | x] at the ends of the paths.
+        evaluations: Number of evaluations of the score that the paths took, each for the whole batch.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
     """
 
     process: LinearSDE
@@ -65,17 +77,24 @@ class Pilot:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Pilot:
-        """Solve the flow accurately for a batch of starts, at ``2 * fine + 21`` evaluations of the batch.
+        """Solve the flow accurately for a batch of starts. This takes ``2 * fine + 21`` evaluations of the batch.
 
         Args:
             sde: Process of the score.
             score: (x, t) -> score.
-            shape: (B, *event), B at least 16; 128 starts are enough for most fits to hold on other starts.
-            t_min: Where the paths end, > 0.
-            fine: Steps of a path, at least 40.
-            seed: Key of the starts.
-            dtype: Of the states; in half precision that of the x that the score gets, with states in float32.
-            device: Of the states.
+            shape: (B, *event), with B at least 16. Most fits on 128 starts also hold on other starts.
+            t_min: Time at which the paths end, > 0.
+            fine: Number of steps of a path, at least 40.
+            seed: Seed of the starts.
+            dtype: Dtype of the states. In half precision it is the dtype of the score's x, and the states are float32.
+            device: Device of the states.
+
+        Returns:
+            The pilot.
+
+        Raises:
+            TypeError: If the process is not linear.
+            ValueError: If an argument is out of range.
         """
         check_counts("shape", shape)
         check_count("shape[0]", shape[0] if shape else 0, least=16)
@@ -97,27 +116,55 @@ class Pilot:
 
     @property
     def starts(self) -> Tensor:
-        """(B, *state) at T."""
+        """The states (B, *state) at T."""
         return self.states[0]
 
-    def part(self, rows: slice) -> Pilot:
-        """The paths from some of the starts."""
+    def subset(self, rows: slice) -> Pilot:
+        """The paths from some of the starts.
+
+        Args:
+            rows: Indices of the starts.
+
+        Returns:
+            A pilot with these paths.
+        """
         return replace(self, states=self.states[:, rows], ends=self.ends[rows])
 
     def distances(self, ends: Tensor) -> Tensor:
-        """(B,) `distances` of ``ends`` (B, *state) from the paths' ends."""
+        """Distances of end points from the ends of the paths.
+
+        Args:
+            ends: (B, *state), where a sampler ends from the same starts.
+
+        Returns:
+            (B,), root mean square distance per coordinate; inf if it is not finite.
+        """
         return distances(ends, self.ends)
 
     def error(self, ends: Tensor) -> float:
-        """The mean of `distances`."""
+        """The mean of :meth:`distances`.
+
+        Args:
+            ends: (B, *state), where a sampler ends from the same starts.
+
+        Returns:
+            The error, in units of the data.
+        """
         return float(self.distances(ends).mean())
 
     def reference(self, steps: int) -> Sampler:
-        """The method by which the paths were solved, with ``steps`` evaluations."""
+        """The method that solved the paths, with another number of steps.
+
+        Args:
+            steps: Number of evaluations of the score.
+
+        Returns:
+            The sampler.
+        """
         return UniPC(steps - 1, grid=self.grid)
 
 
 def distances(ends: Tensor, wanted: Tensor) -> Tensor:
-    """(B,) float64, root mean square over coordinates of ``ends - wanted`` (B, *state); inf where it is not finite."""
+    """Root mean square over coordinates of ``ends - wanted`` (B, *state): (B,) float64, inf if it is not finite."""
     away = (ends - wanted).double().flatten(1).square().mean(1).sqrt()
     return away.nan_to_num(nan=float("inf"))

@@ -1,4 +1,4 @@
-"""What error a sampler has, measured on starts that it was not fitted to, and how far that statement reaches."""
+"""The error of a fitted sampler, measured on new starts, with a standard error."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from torch import Tensor
 
 _HIGH = 0.99
 _WORST = 0.01
-"""The share of the starts that `Expectation.worst_share` looks at."""
+"""Share of the starts in ``Expectation.worst_share``."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Errors of a sampler on starts that it was not fitted to.
+    """Errors of a sampler on starts that were not used for the fit.
 
-    The error of one start is the root mean square over coordinates, in units of the data, of the sampler's end point minus
-    E[x_0 | x_(t_min)] of the flow from the same start, solved accurately.
+    The error of one start is the distance between the end point of the sampler and that of the accurately solved flow,
+    E[x_0 | x_(t_min)], from the same start: the root mean square over coordinates, in units of the data.
 
-    A few starts often make most of the mean: those that pass between two modes and end in the wrong one. n starts say nothing
-    about starts of a probability below about 3 / n (at 95 %), and no number of starts bounds a tail. ``standard_error`` allows
-    for one unseen start, as far off as the farthest end point is from the data's mean. It does not bound starts that are rarer
-    and farther off than that. `heavy_tailed` says where the mean depends on few starts.
+    A few starts often contribute most of the mean. They pass between two modes and end in the wrong one. From n starts
+    nothing follows about starts with a probability below about 3 / n (at 95 %), and no number of starts bounds a tail.
+    ``standard_error`` allows for one unseen start whose error is the distance of the farthest end point from the mean
+    of the data. It does not bound starts that are rarer and farther away. If the mean depends on few starts,
+    ``heavy_tailed`` is True.
 
     Attributes:
-        error: Mean over the starts.
-        standard_error: Of ``error``: the root of the sum of the squares of the standard deviation over sqrt(n), of
-            ``unseen / n``, and of ``reference_error``.
-        plain_error: Mean over the same starts for the best method without a fit.
+        error: Mean error over the starts.
+        standard_error: Standard error of ``error``: the root of the sum of three squares, of the standard deviation
+            divided by sqrt(n), of ``unseen / n``, and of ``reference_error``.
+        plain_error: Mean error of the best method without a fit, over the same starts.
         plain: Name of that method.
-        starts: Their number n.
-        evaluations: Calls of the score, each for a batch, that the pilot, the fit and this measurement took.
-        median: Of the errors.
-        high: Their 99 % quantile.
-        worst: The largest.
-        worst_share: Part of ``error`` that is due to the worst 1 % of the starts.
-        unseen: Error assumed for a start that was not seen: distance of the farthest end point from the data's mean.
-        reference_error: Estimate of the mean error of the accurate end points themselves.
-        cost: Evaluations of single samples that the pilot, the fit and this measurement took.
+        starts: Number n of starts.
+        evaluations: Number of calls of the score for pilot, fit and this measurement, each for a batch.
+        median: Median of the errors.
+        high: 99 % quantile of the errors.
+        worst: Largest error.
+        worst_share: Share of the worst 1 % of the starts in ``error``.
+        unseen: Error that is assumed for an unseen start: the distance of the farthest end point from the mean of the
+            data.
+        reference_error: Estimated mean error of the accurate end points.
+        cost: Number of evaluations for single samples that pilot, fit and this measurement took.
     """
 
     error: float
@@ -68,7 +70,20 @@ class Expectation:
         evaluations: int,
         cost: int,
     ) -> Expectation:
-        """The statement from the errors (n,) of n starts."""
+        """Summarize the errors of n starts.
+
+        Args:
+            errors: (n,), the errors.
+            unseen: See the class.
+            reference_error: See the class.
+            plain_error: See the class.
+            plain: See the class.
+            evaluations: See the class.
+            cost: See the class.
+
+        Returns:
+            The summary.
+        """
         n, mean = len(errors), float(errors.mean())
         few = errors.topk(max(1, round(_WORST * n))).values
         spread = float(errors.std()) if math.isfinite(mean) else math.inf
@@ -90,22 +105,22 @@ class Expectation:
 
     @property
     def heavy_tailed(self) -> bool:
-        """Whether the worst 1 % of the starts make more than a quarter of the mean."""
+        """Whether the worst 1 % of the starts contribute more than a quarter of the mean."""
         return self.worst_share > 0.25
 
     def __str__(self) -> str:
         tail = ""
         if self.heavy_tailed:
-            tail = f"; the worst 1 % make {self.worst_share:.0%} of the mean, so it may be higher than stated"
+            tail = f"; the worst 1 % contribute {self.worst_share:.0%} of the mean, so it may be higher than stated"
         return (
             f"mean error {self.error:.2g} +- {self.standard_error:.1g} a coordinate on {self.starts} new starts (median "
-            f"{self.median:.2g}, 99 % below {self.high:.2g}, worst {self.worst:.2g}{tail}), plain {self.plain_error:.2g} by "
-            f"{self.plain}; cost {self.cost:,} evaluations of single samples"
+            f"{self.median:.2g}, 99 % below {self.high:.2g}, worst {self.worst:.2g}{tail}); without a fit "
+            f"{self.plain_error:.2g} by {self.plain}; cost {self.cost:,} evaluations of single samples"
         )
 
 
 def farthest(ends: Tensor) -> float:
-    """The largest root mean square over coordinates of end points (n, *state) minus their mean; 0 where none is finite."""
+    """Largest root mean square over coordinates of end points (n, *state) minus their mean; 0 if none is finite."""
     flat = ends.double().flatten(1)
     flat = flat[torch.isfinite(flat).all(1)]
     return float((flat - flat.mean(0)).square().mean(1).sqrt().max()) if len(flat) else 0.0

@@ -1,4 +1,4 @@
-"""The default for few evaluations: a sampler that fits itself to the model."""
+"""``Fast``: a sampler that fits itself to the model, for few evaluations per sample."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from scoresde.sde import LinearSDE, Score
 
 
 class Fast(Sampler):
-    """`fit` as a sampler, for configs and for who wants samples soon: `prepared` pays for the pilot and the fit once.
+    """:func:`fit` as a sampler, for example for configs.
 
-    Called without that it prepares itself at every call, from the same pilot each time; ``nfe`` counts the samples' evaluations.
+    Each call fits again, with the same pilot. :meth:`prepared` fits once and returns the fitted sampler. ``nfe`` of the
+    result counts the evaluations of the samples, without those of the fit.
 
     Args:
-        steps: Evaluations of a sample, at least 2.
-        pilot: Starts of the pilot, at least 16.
-        search: Iterations of `fit`'s second stage.
-        t_min: Where the flow ends, > 0.
-        seed: Key of the pilot and of the held-out starts.
-        held_out: New starts on which the error is measured, at least 16.
+        steps: Number of evaluations of the score per sample, at least 2.
+        pilot: Number of starts of the pilot, at least 16.
+        search: Number of iterations of the second stage of the fit. None: the default of :func:`fit`.
+        t_min: Time at which the flow ends, > 0.
+        seed: Seed of the pilot and of the held-out starts.
+        held_out: Number of new starts on which the error is measured, at least 16.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -59,7 +63,18 @@ class Fast(Sampler):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> FittedSampler:
-        """What `fit` makes of the model, at hundreds to thousands of evaluations of a batch of ``pilot``."""
+        """Fit a sampler to the model. This takes hundreds to thousands of evaluations of a batch of ``pilot`` samples.
+
+        Args:
+            sde: Process of the score.
+            score: (x, t) -> score.
+            event_shape: Shape of a sample.
+            dtype: Dtype of the pilot.
+            device: Device of the pilot.
+
+        Returns:
+            The fitted sampler.
+        """
         shape = (self.pilot, *event_shape)
         pilot = Pilot.of(sde, score, shape, t_min=self.t_min, seed=self.seed, dtype=dtype, device=device)
         return fit(

@@ -1,11 +1,12 @@
-"""A sampler for one model and few evaluations, fitted to accurate paths of its flow.
+"""Fits a sampler with few steps to one model, and measures its error.
 
-A `FittedMultistep` of N steps is N times and about four numbers a step. They are fitted to one half of a pilot batch
-(`fit_stages`). The other half chooses among the fits, and among the methods without a fit (`plain`). The best of each is then
-measured on thousands of new starts (`Expectation`), and the better of the two is returned with what was measured.
+1. ``Pilot`` solves the probability flow accurately for a batch of starts.
+2. ``stages.py`` fits the times and coefficients of a ``FittedMultistep`` to one half of these paths.
+3. The other half selects the best of several fits, and the best of several methods without a fit.
+4. Both are measured on thousands of new starts. The better one is returned, with its error as an ``Expectation``.
 
-A pilot of 128 starts cannot see paths of a probability of a few thousandths, and those often make most of the mean error. So a
-pilot chooses, and only new starts are used for a statement.
+Step 4 is needed because a pilot of 128 starts contains no paths with a probability of a few thousandths, and these
+often contribute most of the mean error.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Whitened
 from scoresde.samplers.fitted.accurate import Pilot, distances
 from scoresde.samplers.fitted.expectation import Expectation, farthest
-from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler, mark_of
-from scoresde.samplers.fitted.stages import Search, first_times, made, stepwise, white_paths
+from scoresde.samplers.fitted.fingerprint import fingerprint
+from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
+from scoresde.samplers.fitted.stages import Search, initial_times, stepwise, to_sampler, whitened_paths
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import in_evaluation_mode
 
 _S = TypeVar("_S", bound=Sampler)
 _NOISE_IS_ALL = 6.0
-"""Of the data's standard deviations: the e^u from which the second of the first stage's grids starts."""
+"""The second initial grid of the first stage starts where e^u is this many standard deviations of the data."""
 _FIRST_NEW = 2**31
-"""Index of the first of the new starts: no pilot and no sample of a user has it."""
+"""Index of the first new start. It is above the indices of all pilots and of the samples of users."""
 _ELEMENTS = 2**18
-"""Coordinates of a batch of new starts, at least as many as of the pilot's."""
+"""Number of coordinates in a batch of new starts, if the pilot does not have more."""
 _REFERENCES = (50, 100)
-"""Evaluations of the accurate solutions that are tried before the pilot's own, see `_reference`."""
+"""Numbers of evaluations that ``_reference`` tries for the accurate solutions, before that of the pilot."""
 
 
 @checked_arguments
@@ -52,58 +54,65 @@ def fit(
     *,
     pilot: Pilot | Sequence[int],
     search: int | None = None,
-    reach: int | None = None,
+    history: int | None = None,
     held_out: int = 2000,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> FittedSampler:
-    """Fit a sampler with ``steps`` evaluations to ``score``; return the better of it and the best method without a fit.
+    """Fit a sampler with ``steps`` evaluations to a score.
+
+    The result is the fitted sampler, or the best method without a fit if that is better.
 
     Args:
         sde: Process of the score.
         score: (x, t) -> score.
-        steps: Evaluations of a sample, at least 2. Above 20 the first stage alone is done unless ``search`` says so.
-        pilot: A `Pilot`, or the shape (B, *event) of one that is made here with ``seed``, ``dtype`` and ``device``. Half of its
-            starts are fitted to.
-        search: Iterations of the second stage, 0 for none. One takes about ``2 * steps**2`` evaluations of the half pilot;
-            there are two searches. None: 20 up to 10 steps, 8 up to 20, then none.
-        reach: Slopes that a step uses. None: 3 up to 10 steps, then 4.
-        held_out: New starts on which the error is measured, at least 16. Each costs 50 to 200 evaluations of one sample, and
-            ``2 * steps``. The statement says less with fewer.
-        seed: Key of the pilot made here, and of the new starts.
-        dtype: Of the pilot made here. In half precision, also with a pilot given, the score gets x in it.
-        device: Of the pilot made here.
+        steps: Number of evaluations of the score per sample, at least 2.
+        pilot: A :class:`Pilot`, or the shape (B, *event) of a new one, which uses ``seed``, ``dtype`` and ``device``.
+            The fit uses half of its starts.
+        search: Number of iterations of the second stage; 0 for none. An iteration takes about ``2 * steps**2``
+            evaluations of half the pilot, and the second stage runs twice. None: 20 up to 10 steps, 8 up to 20 steps,
+            and 0 above.
+        history: Number of derivatives that a step uses. None: 3 up to 10 steps, and 4 above.
+        held_out: Number of new starts on which the error is measured, at least 16. Each one costs 50 to 200 evaluations
+            for a single sample, plus ``2 * steps``. With fewer starts the stated error is less certain.
+        seed: Seed of a new pilot, and of the new starts.
+        dtype: Dtype of a new pilot. In half precision it is the dtype of the score's x, also with a given pilot.
+        device: Device of a new pilot.
 
     Returns:
-        The sampler, with `Expectation` as ``expected``.
+        The sampler. Its attribute ``expected`` is the measured error, an :class:`Expectation`.
 
     Raises:
-        TypeError: For a process that is not linear.
-        ValueError: For what is not allowed, or a pilot of another process.
+        TypeError: If the process is not linear.
+        ValueError: If an argument is out of range, or the pilot is of another process.
+
+    Example:
+        >>> sampler = fit(sde, score, 5, pilot=(128, 2))  # doctest: +SKIP
+        >>> samples = sampler(sde, score, (1000, 2), seed=0).samples  # doctest: +SKIP
     """
     check_count("steps", steps, least=2)
     if search is None:
         search = 20 if steps <= 10 else 8 if steps <= 20 else 0
-    if reach is None:
-        reach = 3 if steps <= 10 else 4
+    if history is None:
+        history = 3 if steps <= 10 else 4
     check_count("search", search, least=0)
-    check_count("reach", reach)
+    check_count("history", history)
     check_count("held_out", held_out, least=16)
     check_seed("seed", seed)
     check_kind(dtype, device)
     if not isinstance(pilot, Pilot):
         check_counts("pilot", pilot)
         if len(pilot) < 1 or pilot[0] < 16:
-            raise ValueError(f"pilot={tuple(pilot)} is not allowed: give the shape (B, *event) of at least 16 starts")
+            raise ValueError(f"pilot={tuple(pilot)} is not allowed: give the shape (B, *event), with B at least 16")
         pilot = Pilot.of(sde, score, pilot, seed=seed, dtype=dtype, device=device)
     elif not pilot.process.same_as(linear(sde, "fit")):
         raise ValueError(f"sde={sde!r} is not the process of the pilot, {pilot.process!r}")
     counted = _CountedRows(score, len(pilot.starts), dtype)
     half = len(pilot.starts) // 2
-    ours, others = pilot.part(slice(half)), pilot.part(slice(half, None))
-    fitted = _best(counted, others, _fits(counted, pilot, ours, steps, search, reach))[1]
-    name, against = _best(counted, others, plain(pilot, steps))
+    ours, others = pilot.subset(slice(half)), pilot.subset(slice(half, None))
+    fitted = _best(counted, others, _fits(counted, pilot, ours, steps, search, history))[1]
+    name, against = _best(counted, others, plain_samplers(pilot, steps))
     errors, against_errors, statement = _measured(counted, pilot, others, (fitted, against), held_out, seed)
     plain_error = float(against_errors.mean())
     better = bool(errors.mean() < plain_error)
@@ -112,12 +121,12 @@ def fit(
         evaluations=pilot.evaluations + counted.calls, cost=pilot.evaluations * len(pilot.starts) + counted.rows,
         **statement,
     )  # fmt: skip
-    mark = mark_of(pilot.process, pilot.mean.shape)
-    return FittedSampler(fitted if better else against, expected, repr(pilot.process), mark)
+    identity = fingerprint(pilot.process, pilot.mean.shape)
+    return FittedSampler(fitted if better else against, expected, repr(pilot.process), identity)
 
 
 class _CountedRows(CountedScore):
-    """Counts evaluations of single samples too."""
+    """Also counts the evaluations for single samples."""
 
     rows = 0
 
@@ -127,25 +136,25 @@ class _CountedRows(CountedScore):
 
 
 def _fits(
-    score: CountedScore, pilot: Pilot, ours: Pilot, steps: int, search: int, reach: int
+    score: CountedScore, pilot: Pilot, ours: Pilot, steps: int, search: int, history: int
 ) -> dict[str, FittedMultistep]:
-    """Fits to the paths of ``ours`` from two first grids, with and without the second stage."""
-    fits, along = {}, white_paths(ours)
+    """Fits to the paths of ``ours``, from two initial grids."""
+    fits, paths = {}, whitened_paths(ours)
     for where, top in (("T", float("inf")), ("noise", _NOISE_IS_ALL)):
-        first = stepwise(score, ours, along, first_times(pilot, steps, top), reach)
-        fits[f"from {where}"] = made(ours, Search(score, ours, first)(search) if search else first)
+        first = stepwise(score, ours, paths, initial_times(pilot, steps, top), history)
+        fits[f"from {where}"] = to_sampler(ours, Search(score, ours, first)(search) if search else first)
     return fits
 
 
 def _best(score: CountedScore, part: Pilot, samplers: Mapping[str, _S]) -> tuple[str, _S]:
-    """The sampler of the least mean error on the paths of ``part``."""
+    """The sampler with the smallest mean error on the paths of ``part``, and its name."""
     errors = {name: part.error(_ends(score, part, sampler, part.starts)) for name, sampler in samplers.items()}
     name = min(errors, key=lambda key: errors[key])
     return name, samplers[name]
 
 
 def _ends(score: CountedScore, pilot: Pilot, sampler: Sampler, starts: Tensor) -> Tensor:
-    """(B, *state), where a sampler comes to from ``starts``."""
+    """End points (B, *state) of a sampler from ``starts``."""
     shape = (len(starts), *pilot.mean.shape)
     return sampler(pilot.process, score, shape, start=starts, allow_failed=True).state
 
@@ -153,7 +162,7 @@ def _ends(score: CountedScore, pilot: Pilot, sampler: Sampler, starts: Tensor) -
 def _measured(
     score: CountedScore, pilot: Pilot, part: Pilot, samplers: Sequence[Sampler], count: int, seed: int
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Errors (count,) of two samplers on new starts, and what is to be said of the accurate end points."""
+    """Errors (count,) of two samplers on new starts, and the arguments of ``Expectation`` for the accurate end points."""
     aim = min(part.error(_ends(score, part, sampler, part.starts)) for sampler in samplers)
     reference, reference_error = _reference(score, pilot, aim)
     like, event = pilot.starts, tuple(pilot.mean.shape)
@@ -173,10 +182,10 @@ def _measured(
 
 
 def _reference(score: CountedScore, pilot: Pilot, aim: float) -> tuple[Sampler, float]:
-    """A solver for the new starts that is ten times more accurate than ``aim``, and its mean error by the pilot's paths.
+    """A solver for the new starts, ten times more accurate than ``aim``, and its mean error on the paths of the pilot.
 
-    Where 100 evaluations are not enough the pilot's own 200 are taken; a method of second order makes a quarter of the error
-    with twice the steps, and these have a higher one.
+    If 100 evaluations are not enough it uses 200. A method of second order has a quarter of the error with twice the
+    steps, so a quarter bounds the error here: the order of the solver is higher.
     """
     for evaluations in _REFERENCES:
         sampler = pilot.reference(evaluations)
@@ -186,8 +195,8 @@ def _reference(score: CountedScore, pilot: Pilot, aim: float) -> tuple[Sampler, 
     return pilot.reference(2 * evaluations), 0.25 * error
 
 
-def plain(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
-    """The methods without a fit at ``steps`` evaluations, by name: each on six grids."""
+def plain_samplers(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
+    """The methods without a fit at ``steps`` evaluations, by name. Each method has six grids."""
     make: dict[str, Callable[[Tensor], ExponentialMultistep]] = {
         "2M": lambda times: ExponentialMultistep(times, 2, DataParameterization()),
         "UniPC-2": lambda times: ExponentialMultistep(times, 2, DataParameterization(), corrector=True),

@@ -1,11 +1,12 @@
-"""A grid for one model: the steps of a multistep method of second order have equal errors on a pilot batch.
+r"""A time grid for one model: the steps of a second-order multistep method have equal errors on a pilot batch.
 
-Over the clock u (`log_spread`) with the prediction f of `Whitened`, whose bend d^2 f / du^2 is what such a method leaves out,
-nodes are equally spaced in the integral of
+Over u (the log spread) let f be the prediction of ``Whitened``. A second-order method leaves out its second derivative.
+The nodes are equally spaced in the integral of
 
-    m(u) = ( rms over samples and coordinates of d^2 f / du^2 )^(1/3),    smoothed, plus a share of its mean
+.. math:: m(u) = \left( \mathrm{rms}\, \frac{d^2 f}{du^2} \right)^{1/3}
 
-The share guards against what the pilot did not see, and few steps against step ratios that are too large.
+with the root mean square over samples and coordinates. m is smoothed, and ``floor`` times its mean is added. This
+limits the ratio of successive steps, and allows for features that the pilot batch does not show.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scoresde._validation import check_count, check_counts, check_number
 from scoresde.samplers.exponential.coefficients import Evaluation, evaluations, linear
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import Whitened
-from scoresde.samplers.fitted.sampler import check_mark, mark_of
+from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
 from scoresde.samplers.grids import check_t_min
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode
@@ -32,38 +33,43 @@ from scoresde.solvers.density import check_shares, cumulative, smooth
 
 @dataclass(frozen=True)
 class PilotGrid:
-    """A density of nodes, and a grid function: ``UniPC(12, grid=grid)``.
+    """A grid function with a fitted density of nodes, for example ``UniPC(12, grid=grid)``. :func:`pilot_grid` returns it.
 
-    t_min: where it ends. u: (K,) rising. share: (K,) rising from 0 to 1, the part of the steps below u.
-    process: repr of the process that it was made for. mark: `mark_of` it on events of ``event_shape``; another is refused.
+    Args:
+        t_min: Time at which the grid ends.
+        u: (K,), ascending log spreads.
+        share: (K,), ascending from 0 to 1: the share of the steps below u.
+        process: ``repr`` of the process of the grid.
+        event_shape: Shape of the events.
+        fingerprint: The process's ``fingerprint``. The grid raises a ValueError for another process.
     """
 
-    begins_at_end: ClassVar[bool] = True  # see `Discretization.start_time`
+    begins_at_end: ClassVar[bool] = True  # see ``Discretization.start_time``
 
     t_min: float
     u: tuple[float, ...] = field(repr=False)
     share: tuple[float, ...] = field(repr=False)
     process: str
     event_shape: tuple[int, ...] = field(repr=False)
-    mark: tuple[float, ...] = field(repr=False)
+    fingerprint: tuple[float, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         check_number("t_min", self.t_min, above=0.0)
         check_shares(self.u, self.share)
         check_counts("event_shape", self.event_shape)
-        if not self.mark:
-            raise ValueError("mark=() is not allowed: give the process's own, from mark_of")
+        if not self.fingerprint:
+            raise ValueError("fingerprint=() is not allowed: give the numbers of the process")
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
-        """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than the pilot's."""
+        """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than that of the pilot."""
         check_count("steps", steps)
         process = sde.continuous
-        check_mark(process, self.event_shape, self.mark, f"this grid was made for, {self.process}")
+        check_fingerprint(process, self.event_shape, self.fingerprint, f"this grid was made for, {self.process}")
         return _times(process, self.t_min, self.u, self.share, steps)
 
 
 def _times(sde: LinearSDE, t_min: float, u: Sequence[float], share: Sequence[float], steps: int) -> Tensor:
-    """(steps + 1,) descending times from T to t_min, by the shares of the steps below u."""
+    """(steps + 1,) descending times from T to t_min, for the shares of the steps below u."""
     times = sde.time_of_log_spread(torch.from_numpy(np.interp(np.linspace(1.0, 0.0, steps + 1), share, u)))
     times[0], times[-1] = sde.T, t_min
     return times
@@ -86,11 +92,27 @@ def pilot_grid(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> PilotGrid:
-    """A grid from a pilot batch of ``shape`` (B, *event), 32 to 96 samples, at a cost of ``fine`` evaluations, once for a model.
+    """Adapt a time grid to a model, from a pilot batch. This takes ``fine`` evaluations of the score.
 
-    t_min: where sampling will stop. fine: steps of the pilot, at least 40. floor: share of the mean that is added.
-    data_std: of the data, about zero. start: (B, *state) at T in place of a draw from the prior in
-    ``dtype`` on ``device``.
+    Args:
+        sde: Process of the score.
+        score: (x, t) -> score.
+        shape: (B, *event). A batch of 32 to 96 samples is enough.
+        t_min: Time at which sampling stops.
+        fine: Number of steps of the pilot, at least 40.
+        floor: Part of the mean density that is added, > 0.
+        data_std: Standard deviation of the data about zero.
+        seed: Seed of the start.
+        start: (B, *state), the start at T. None: a sample of the prior.
+        dtype: Dtype of the start, if ``start`` is None.
+        device: Device of the start, if ``start`` is None.
+
+    Returns:
+        The grid.
+
+    Raises:
+        TypeError: If the process is not linear.
+        ValueError: If an argument is out of range.
     """
     check_count("fine", fine, least=40)
     check_t_min(sde, t_min, above=0.0)
@@ -124,5 +146,5 @@ def pilot_grid(
     share = cumulative(u, density + floor * density.mean())
     event = tuple(shape[1:])
     return PilotGrid(
-        t_min, tuple(u.tolist()), tuple(share.tolist()), repr(process), event, tuple(mark_of(process, event))
+        t_min, tuple(u.tolist()), tuple(share.tolist()), repr(process), event, tuple(fingerprint(process, event))
     )

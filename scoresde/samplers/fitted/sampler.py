@@ -1,24 +1,28 @@
-"""A multistep method whose times and coefficients were fitted to a model (`fit`).
+r"""A multistep method whose times and coefficients are fitted to a model.
 
-In the coordinates w of `sde/gaussian_flow.py`, about the data's mean, where nothing moves for Gaussian data,
+Let w be the coordinates of ``sde/gaussian_flow.py``, in which the probability flow of Gaussian data stands still. With
+the mean m_i of the state at t_i and a matrix R_i,
 
-    x_i = m_i + R_i w_i        f_i = dw/du by the score at (x_i, t_i)        w_(i+1) = a_i w_i + sum_(j < K) b_ij f_(i-j)
+.. math::
 
-with numbers a_i, b_ij and times t_i of its own for each step: the non-stationary methods of Shaul et al. 2024 (arXiv:2403.01329),
-of which every linear multistep method is one, with few coefficients. The first time may be below T, since w hardly moves where
-there is nothing but noise; the last w belongs to E[x_0 | x_(t_min)], so that N steps are N evaluations.
+    x_i = m_i + R_i w_i, \qquad f_i = \frac{dw}{du}(x_i, t_i), \qquad
+    w_{i+1} = a_i w_i + \sum_{j<K} b_{ij} f_{i-j}
+
+where f_i is computed from the score at (x_i, t_i). The numbers a_i, b_ij and the times t_i are different for each step.
+These are the non-stationary methods of Shaul et al. 2024 (arXiv:2403.01329). Every linear multistep method is one of
+them.
+
+The first time may be below T, because w hardly changes where x is almost pure noise. The last w gives E[x_0 |
+x_(t_min)], so that N steps need N evaluations of the score.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -32,15 +36,25 @@ from scoresde.samplers.exponential.coefficients import Factor, combine, linear
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Parameterization, Whitened
 from scoresde.samplers.fitted.expectation import Expectation
+from scoresde.samplers.fitted.fingerprint import check_fingerprint
 from scoresde.sde import SDE, LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.sde.gaussian_flow import WhitePoint, white_points
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Place:
-    """One time: x = centre + root w, and f = on_state w + on_score score(x, t). t: (B,). centre: (1, *state)."""
+class WhiteCoordinates:
+    """The coordinates w at one time: x = centre + root w, and dw/du = on_state w + on_score score(x, t).
+
+    Attributes:
+        t: (B,), the time.
+        centre: (1, *state), the mean of the state.
+        root: R.
+        unroot: Inverse of R.
+        on_state: Factor of w in the derivative.
+        on_score: Factor of the score in the derivative.
+    """
 
     t: Tensor
     centre: Tensor
@@ -50,31 +64,41 @@ class Place:
     on_score: Factor
 
     def state(self, w: Tensor) -> Tensor:
-        """x."""
+        """The state x of w."""
         return combine(((self.root, w),)).add_(self.centre)
 
     def whiten(self, x: Tensor) -> Tensor:
-        """w."""
+        """w of the state x."""
         return combine(((self.unroot, x - self.centre),))
 
     def slope(self, score: Score, w: Tensor) -> Tensor:
-        """f."""
+        """The derivative dw/du."""
         return combine(((self.on_state, w), (self.on_score, score(self.state(w), self.t))))
 
 
-def places(sde: LinearSDE, times: Tensor, mean: Tensor, data_std: float, like: Tensor) -> list[Place]:
-    """A place for each of the times (n,), falling, for data about ``mean`` (*event) and states like ``like`` (B, *state)."""
+def white_coordinates(
+    sde: LinearSDE, times: Tensor, mean: Tensor, data_std: float, like: Tensor
+) -> list[WhiteCoordinates]:
+    """The coordinates at each of the times.
+
+    Args:
+        sde: The process.
+        times: (n,), descending.
+        mean: (*event), mean of the data.
+        data_std: Standard deviation of the data about its mean.
+        like: (B, *state), a state. The coordinates have its dtype and device.
+    """
     points = white_points(sde, times.flip(0).cpu(), data_std)[::-1]
     origin = sde.embed_data(mean[None].to("cpu", torch.float64))
-    return [_place(sde, point, origin, like) for point in points]
+    return [_coordinates(sde, point, origin, like) for point in points]
 
 
-def _place(sde: LinearSDE, point: WhitePoint, origin: Tensor, like: Tensor) -> Place:
+def _coordinates(sde: LinearSDE, point: WhitePoint, origin: Tensor, like: Tensor) -> WhiteCoordinates:
     minus = torch.tensor(-1.0, dtype=torch.float64)
     on_state, on_score = point.push.compose(point.pull), point.push.compose(point.spread.transpose())
     maps = point.root, point.unroot, on_state.times(minus), on_score.times(minus)
     centre = sde.kernel(point.t).mean(origin).to(like)
-    return Place(point.t.to(like).expand(len(like)), centre, *(_factor(m, like) for m in maps))
+    return WhiteCoordinates(point.t.to(like).expand(len(like)), centre, *(_factor(m, like) for m in maps))
 
 
 def _factor(one: LinearMap, like: Tensor) -> Factor:
@@ -83,10 +107,18 @@ def _factor(one: LinearMap, like: Tensor) -> Factor:
 
 @dataclass(frozen=True)
 class FittedMultistep(Sampler):
-    """The method above, one evaluation for each step.
+    """The method above: one evaluation of the score per step.
 
-    times: (N,) falling, where the score is evaluated. t_min: < times[-1] or equal; the time that the end was fitted for.
-    a: (N,). b: (N, K), b[i, j] the factor of f_(i-j). mean: (*event) and data_std: of the data.
+    Args:
+        times: (N,), descending: the times at which the score is evaluated.
+        t_min: Time at which the method ends, at most ``times[-1]``.
+        a: (N,), the factors of w.
+        b: (N, K), with b[i, j] the factor of f_(i-j).
+        mean: (*event), mean of the data.
+        data_std: Standard deviation of the data about its mean.
+
+    Raises:
+        ValueError: If the shapes do not fit together, or the times do not descend.
     """
 
     times: Tensor
@@ -108,7 +140,7 @@ class FittedMultistep(Sampler):
         if self.a.shape != (n,) or self.b.ndim != 2 or len(self.b) != n or not bool((self.times.diff() < 0).all()):
             raise ValueError(
                 f"times {self.times.tolist()}, a of shape {tuple(self.a.shape)}, b of shape {tuple(self.b.shape)} do not fit: "
-                "give (N,) falling times, (N,) and (N, K)"
+                "give (N,) descending times, (N,) and (N, K)"
             )
 
     def __repr__(self) -> str:
@@ -119,62 +151,80 @@ class FittedMultistep(Sampler):
     ) -> tuple[Tensor, Tensor]:
         process = linear(sde, self)
         top, end = (torch.tensor([t], dtype=torch.float64) for t in (process.T, self.t_min))
-        start, *way = places(process, torch.cat((top, self.times, end)), self.mean, self.data_std, x)
-        told = torch.cat((self.times, end)).to(x).unbind()
+        start, *points = white_coordinates(process, torch.cat((top, self.times, end)), self.mean, self.data_std, x)
+        clocks = torch.cat((self.times, end)).to(x).unbind()
         a, b = self.a.tolist(), self.b.tolist()
         past: deque[Tensor] = deque(maxlen=self.b.shape[1])
         w = start.whiten(x)
         for i in range(len(a)):
-            past.appendleft(way[i].slope(score, w))
+            past.appendleft(points[i].slope(score, w))
             w = combine([(a[i], w), *zip(b[i], past, strict=False)])
-            callback(i + 1, told[i + 1], way[i + 1].state(w))
-        return way[-1].state(w), torch.cat((self.times, end))
+            callback(i + 1, clocks[i + 1], points[i + 1].state(w))
+        return points[-1].state(w), torch.cat((self.times, end))
 
 
 class FittedSampler(Sampler):
-    """What `fit` returns: a sampler for one model, and the error that it was measured to have.
+    """A sampler for one model, with its measured error. :func:`fit` returns it.
 
-    sampler: a `FittedMultistep`, or the plain method where the fit was no better. expected: an `Expectation`.
-    process: repr of the process that it was fitted to. mark: `mark_of` it; another process or kind of event is refused.
+    Args:
+        sampler: A ``FittedMultistep``. If the fit was not better, the best method without a fit.
+        expected: The measured error.
+        process: ``repr`` of the process.
+        fingerprint: The process's ``fingerprint``. The sampler raises a ValueError for another process or event shape.
     """
 
     def __init__(
-        self, sampler: FittedMultistep | ExponentialMultistep, expected: Expectation, process: str, mark: list[float]
+        self,
+        sampler: FittedMultistep | ExponentialMultistep,
+        expected: Expectation,
+        process: str,
+        fingerprint: list[float],
     ) -> None:
-        if not mark:
-            raise ValueError("mark=[] is not allowed: give the process's own, from mark_of")
-        self.sampler, self.expected, self.process, self.mark = sampler, expected, process, mark
+        if not fingerprint:
+            raise ValueError("fingerprint=[] is not allowed: give the numbers of the process")
+        self.sampler, self.expected, self.process, self.fingerprint = sampler, expected, process, fingerprint
 
     def __repr__(self) -> str:
-        kept = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
-        return f"FittedSampler({self.sampler!r}: {self.expected}{kept})"
+        note = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
+        return f"FittedSampler({self.sampler!r}: {self.expected}{note})"
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        check_mark(
-            linear(sde, self),
-            sde.extract_data(x[:1]).shape[1:],
-            self.mark,
-            f"this sampler was fitted to, {self.process}",
-        )
+        event_shape = sde.extract_data(x[:1]).shape[1:]
+        wanted = f"this sampler was fitted to, {self.process}"
+        check_fingerprint(linear(sde, self), event_shape, self.fingerprint, wanted)
         return self.sampler.run(sde, score, x, noise, callback)
 
     def start_time(self, sde: SDE) -> float:
-        """That of the sampler inside."""
         return self.sampler.start_time(sde)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file. An interrupted call leaves no partial file.
+
+        Args:
+            path: The file.
+        """
         tensors, kind = _tensors(self.sampler)
-        header = {"format": _FORMAT, "process": self.process, "mark": self.mark, **kind}
+        header = {"format": _FORMAT, "process": self.process, "fingerprint": self.fingerprint, **kind}
         header["expected"] = asdict(self.expected)
         content = {name: value.cpu().contiguous() for name, value in tensors.items()}
         write_atomic(Path(path), save(content, {"scoresde.sampler": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: Path | str) -> FittedSampler:
-        """Read what `save` wrote. Raises ValueError for a file that is torn or something else."""
+        """Read a file that :meth:`save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The sampler.
+
+        Raises:
+            ValueError: If the file is incomplete, or contains something else.
+            FileNotFoundError: If there is no such file.
+        """
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = json.loads((file.metadata() or {})["scoresde.sampler"])
@@ -182,35 +232,13 @@ class FittedSampler(Sampler):
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']}, this version reads {_FORMAT}")
             expected = Expectation(**header["expected"])
-            return cls(_sampler(tensors, header), expected, header["process"], header["mark"])
+            return cls(_sampler(tensors, header), expected, header["process"], header["fingerprint"])
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
-            raise ValueError(f"{path} is torn or no fitted sampler of scoresde: {problem}") from problem
-
-
-@torch.no_grad()
-def mark_of(sde: LinearSDE, event_shape: Sequence[int]) -> list[float]:
-    """Numbers by which a process on events of a shape is known again: what drift, diffusion and kernel make of a state."""
-    shape = (1, *sde.state_shape(tuple(event_shape)))
-    place = torch.arange(math.prod(shape), dtype=torch.float64)
-    x, weights = (place + 1.0).cos().reshape(shape), (1.0 + place.sqrt()).sin().reshape(shape)
-    found = [float(sde.T), *map(float, shape)]
-    for share in (0.1, 0.5, 0.9):
-        t = torch.tensor([share * sde.T], dtype=torch.float64)
-        kernel = sde.kernel(t)
-        made = sde.drift(x, t), sde.apply_diffusion(x, t), kernel.mean(x), kernel.scale(x)
-        found += [float((weights * part).mean()) for part in made]
-    return found
-
-
-def check_mark(sde: LinearSDE, event_shape: Sequence[int], mark: Sequence[float], wanted: str) -> None:
-    """Raise ValueError, "... is not what" ``wanted``, unless ``mark`` is the process's."""
-    here = mark_of(sde, event_shape)
-    if len(here) != len(mark) or not np.allclose(here, mark, rtol=1e-6, atol=1e-9):
-        raise ValueError(f"sde={sde!r} with events of shape {tuple(event_shape)} is not what {wanted}")
+            raise ValueError(f"{path} is incomplete or not a fitted sampler of scoresde: {problem}") from problem
 
 
 def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """What is saved of a sampler: tensors, and entries of the header."""
+    """The tensors of a file, and the entries of its header that depend on the kind of sampler."""
     if isinstance(sampler, FittedMultistep):
         tensors = {"times": sampler.times, "a": sampler.a, "b": sampler.b, "mean": sampler.mean}
         return tensors, {"t_min": sampler.t_min, "data_std": sampler.data_std}
@@ -221,6 +249,7 @@ def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str,
 
 
 def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMultistep | ExponentialMultistep:
+    """The sampler of a file."""
     if "a" in tensors:
         return FittedMultistep(**tensors, t_min=header["t_min"], data_std=header["data_std"])  # type: ignore[arg-type]
     whitened = header["whitened"]
@@ -234,5 +263,5 @@ def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMul
 
 
 def given_times(sampler: ExponentialMultistep) -> Tensor:
-    """The times of a sampler that was made from them."""
+    """The times of a sampler that was constructed from them."""
     return torch.tensor(sampler.steps, dtype=torch.float64)

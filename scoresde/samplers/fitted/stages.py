@@ -1,10 +1,15 @@
-"""The two stages of a fit: a `FittedMultistep`'s times and coefficients, from accurate paths.
+r"""The two stages of a fit: times and coefficients of a ``FittedMultistep`` from accurate paths.
 
-1. Step by step, the a_i and b_ij by linear least squares: from where the method so far has come to, to where the accurate path
-   is at the next time; the last to E[x_0 | x] at its end. The times are the pilot grid's, from T or from where noise is all.
-2. All times and numbers at once, by Gauss and Newton's method with a trust region (scipy) on the distances e_k of the end points
-   of starts k, with the loss sum_k (|e_k|^2 + delta^2)^(1/2): in a sum of squares a few paths that pass between two modes would
-   drown the others. The score is differenced, not differentiated, and a change of step i evaluates the steps after i alone.
+1. The coefficients a_i and b_ij follow step by step, by linear least squares. Step i starts where the steps before it
+   end, and its target is the accurate path at the next time. The target of the last step is E[x_0 | x] at the end of
+   the path. The times are those of the pilot grid, from T or from the time at which x is almost pure noise.
+2. All times and coefficients are then fitted together, by the Gauss-Newton method with a trust region (scipy). With the
+   errors e_k of the end points from start k, the loss is
+
+   .. math:: \sum_k (|e_k|^2 + \delta^2)^{1/2}
+
+   In a sum of squares a few paths that pass between two modes would dominate. The derivatives are finite differences of
+   the score. A change of step i only needs new evaluations of the steps after i.
 """
 
 from __future__ import annotations
@@ -20,23 +25,29 @@ from torch import Tensor
 from scoresde.noise import NoiseSource
 from scoresde.samplers.exponential.coefficients import combine
 from scoresde.samplers.fitted.accurate import Pilot
-from scoresde.samplers.fitted.sampler import FittedMultistep, Place, places
+from scoresde.samplers.fitted.sampler import FittedMultistep, WhiteCoordinates, white_coordinates
 from scoresde.sde import Score
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 _GAP = 1e-3
-"""Least distance of two times in u."""
+"""Smallest distance between two times, in u."""
 _RESIDUALS = 2**18
-"""Coordinates of end points that the second stage looks at: a fixed choice of them where there are more."""
+"""Largest number of coordinates of end points in the second stage. If there are more, it uses a fixed random subset."""
 _SOFT = 0.3
-"""delta, in medians of the first stage's distances."""
+"""delta, in units of the median distance after the first stage."""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """u: (N,) falling. a: (N,). b: (N, K)."""
+class Parameters:
+    """Times and coefficients of a method with N steps.
+
+    Attributes:
+        u: (N,), descending log spreads of the times.
+        a: (N,).
+        b: (N, K).
+    """
 
     u: Tensor
     a: Tensor
@@ -44,43 +55,45 @@ class Numbers:
 
     @property
     def used(self) -> Tensor:
-        """(N, K) bool: the b_ij that have a slope."""
+        """(N, K) bool: the entries of b that are used. The first steps have fewer derivatives."""
         return torch.ones_like(self.b, dtype=torch.bool).tril()
 
     def vector(self) -> np.ndarray:
-        """All of them in one row."""
+        """All parameters as one vector."""
         return torch.cat((self.u, self.a, self.b[self.used])).numpy()
 
-    def of(self, vector: np.ndarray, low: float, high: float) -> Numbers:
-        """The same from a row; times that are out of order or range are moved."""
+    def from_vector(self, vector: np.ndarray, low: float, high: float) -> Parameters:
+        """The parameters of a vector. Times that are out of order or out of range are moved."""
         n, row = len(self.u), torch.from_numpy(vector.copy())
         u, above = row[:n].tolist(), high + _GAP
         for i in range(n):
             above = u[i] = min(max(u[i], low + (n - 1 - i) * _GAP), above - _GAP)
-        return Numbers(
+        return Parameters(
             torch.tensor(u, dtype=torch.float64), row[n : 2 * n], self.b.masked_scatter(self.used, row[2 * n :])
         )
 
     def step(self, i: int, w: Tensor, f: Sequence[Tensor]) -> Tensor:
-        """Step i from w, with the slopes f_0, ..., f_i."""
+        """Step i from w, with the derivatives f_0, ..., f_i."""
         return combine([(float(self.a[i]), w), *zip(self.b[i].tolist(), reversed(f), strict=False)])
 
 
-def _way(pilot: Pilot, u: Tensor) -> list[Place]:
-    """At T, at each of u and at the end."""
+def _coordinates(pilot: Pilot, u: Tensor) -> list[WhiteCoordinates]:
+    """The coordinates at T, at each of u and at t_min."""
     ends = torch.tensor([pilot.process.T, pilot.grid.t_min], dtype=torch.float64)
     times = torch.cat((ends[:1], _times(pilot, u), ends[1:]))
-    return places(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
+    return white_coordinates(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
 
 
 def _times(pilot: Pilot, u: Tensor) -> Tensor:
-    """The times of u, none below t_min by a rounding."""
+    """The times of u. Rounding does not take them below t_min."""
     return pilot.process.time_of_log_spread(u).clamp(min=pilot.grid.t_min)
 
 
-def first_times(pilot: Pilot, steps: int, top: float) -> Tensor:
-    """(steps,) falling u of the pilot grid, from T, or from where e^u is ``top`` standard deviations of the data; the last is
-    one step above the end."""
+def initial_times(pilot: Pilot, steps: int, top: float) -> Tensor:
+    """(steps,) descending u of the pilot grid, for the first stage.
+
+    The first is at T, or where e^u is ``top`` standard deviations of the data. The last is one step above the end.
+    """
     low, high = pilot.grid.u[0], pilot.grid.u[-1]
     first = min(high, float(np.log(top * pilot.data_std)))
     if first <= low + _GAP * steps:  # a process with little noise
@@ -89,75 +102,75 @@ def first_times(pilot: Pilot, steps: int, top: float) -> Tensor:
     return torch.from_numpy(np.interp(share, pilot.grid.share, pilot.grid.u))
 
 
-def stepwise(score: Score, pilot: Pilot, along: CubicSpline, u: Tensor, reach: int) -> Numbers:
-    """The first stage. along: u -> w of the pilot's paths."""
+def stepwise(score: Score, pilot: Pilot, paths: CubicSpline, u: Tensor, history: int) -> Parameters:
+    """The first stage: coefficients for the times of u, with ``paths`` the function u -> w of the accurate paths."""
     n = len(u)
-    numbers = Numbers(u, torch.ones(n, dtype=torch.float64), torch.zeros(n, reach, dtype=torch.float64))
-    start, *way = _way(pilot, u)
-    wanted = [torch.from_numpy(along(float(v))).to(pilot.starts) for v in u[1:]] + [way[-1].whiten(pilot.ends)]
+    parameters = Parameters(u, torch.ones(n, dtype=torch.float64), torch.zeros(n, history, dtype=torch.float64))
+    start, *points = _coordinates(pilot, u)
+    wanted = [torch.from_numpy(paths(float(v))).to(pilot.starts) for v in u[1:]] + [points[-1].whiten(pilot.ends)]
     w, f = start.whiten(pilot.starts), []
     for i in range(n):
-        f.append(way[i].slope(score, w))
-        columns = torch.stack([w, *f[: -reach - 1 : -1]]).flatten(1).double()
+        f.append(points[i].slope(score, w))
+        columns = torch.stack([w, *f[: -history - 1 : -1]]).flatten(1).double()
         gram, right = columns @ columns.mT, columns @ wanted[i].flatten().double()
         found = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ right).cpu()
-        numbers.a[i], numbers.b[i, : len(found) - 1] = found[0], found[1:]
-        w = numbers.step(i, w, f)
-    return numbers
+        parameters.a[i], parameters.b[i, : len(found) - 1] = found[0], found[1:]
+        w = parameters.step(i, w, f)
+    return parameters
 
 
-def white_paths(pilot: Pilot) -> CubicSpline:
-    """u -> w of the pilot's paths."""
+def whitened_paths(pilot: Pilot) -> CubicSpline:
+    """The accurate paths as a function u -> w."""
     from scipy.interpolate import CubicSpline
 
     times = pilot.process.time_of_log_spread(pilot.u)
-    at = places(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
+    at = white_coordinates(pilot.process, times, pilot.mean, pilot.data_std, pilot.starts)
     white = torch.stack([place.whiten(x) for place, x in zip(at, pilot.states, strict=True)]).double().cpu()
     return CubicSpline(pilot.u.flip(0).numpy(), white.flip(0).numpy())
 
 
-class Walk:
-    """A method's way from the pilot's starts: w and f at every step, to go on from."""
+class Rollout:
+    """A run of the method from the starts of the pilot. It stores w and f at every step."""
 
-    def __init__(self, score: Score, pilot: Pilot, numbers: Numbers) -> None:
-        self.score, self.numbers = score, numbers
-        start, *self.way = _way(pilot, numbers.u)
+    def __init__(self, score: Score, pilot: Pilot, parameters: Parameters) -> None:
+        self.score, self.parameters = score, parameters
+        start, *self.points = _coordinates(pilot, parameters.u)
         self.w, self.f = [start.whiten(pilot.starts)], []
-        for i, place in enumerate(self.way[:-1]):
+        for i, place in enumerate(self.points[:-1]):
             self.f.append(place.slope(score, self.w[i]))
-            self.w.append(numbers.step(i, self.w[i], self.f))
+            self.w.append(parameters.step(i, self.w[i], self.f))
 
     def ends(self) -> Tensor:
-        """(B, *state)."""
-        return self.way[-1].state(self.w[-1])
+        """The end points (B, *state)."""
+        return self.points[-1].state(self.w[-1])
 
-    def onward(self, i: int, w: Tensor, place: Place | None = None) -> Tensor:
-        """The end points from w at step i, which is evaluated at ``place`` where it is given."""
+    def ends_from(self, i: int, w: Tensor, place: WhiteCoordinates | None = None) -> Tensor:
+        """The end points of a run that has w at step i. If ``place`` is given, it replaces the coordinates of step i."""
         f = self.f[:i]
-        for k in range(i, len(self.way) - 1):
-            f.append((place if place is not None and k == i else self.way[k]).slope(self.score, w))
-            w = self.numbers.step(k, w, f)
-        return self.way[-1].state(w)
+        for k in range(i, len(self.points) - 1):
+            f.append((place if place is not None and k == i else self.points[k]).slope(self.score, w))
+            w = self.parameters.step(k, w, f)
+        return self.points[-1].state(w)
 
 
 class Search:
-    """The second stage: residuals of the end points, and their derivatives, as functions of all numbers in one row."""
+    """The second stage: residuals of the end points and their derivatives, as functions of the vector of all parameters."""
 
-    def __init__(self, score: Score, pilot: Pilot, first: Numbers) -> None:
+    def __init__(self, score: Score, pilot: Pilot, first: Parameters) -> None:
         self.score, self.pilot, self.first = score, pilot, first
         self.low, self.high = pilot.grid.u[0], pilot.grid.u[-1]
         kind = torch.finfo(pilot.starts.dtype)
         self.h = float(kind.eps) ** (1.0 / 3.0)
-        self.at, self.walk = first.vector(), Walk(score, pilot, first)
-        self.delta = _SOFT * float(pilot.distances(self.walk.ends()).median()) + kind.eps
+        self.at, self.rollout = first.vector(), Rollout(score, pilot, first)
+        self.delta = _SOFT * float(pilot.distances(self.rollout.ends()).median()) + kind.eps
         size = pilot.ends.numel()
         chosen = torch.arange(size)
         if size > _RESIDUALS:
             chosen = NoiseSource.of(0, 1).integers(size, (_RESIDUALS,), step=0, purpose="residuals")[0]
         self.chosen = chosen.to(pilot.ends.device)
 
-    def __call__(self, iterations: int) -> Numbers:
-        """The numbers that are found."""
+    def __call__(self, iterations: int) -> Parameters:
+        """The parameters after at most so many iterations."""
         from scipy.optimize import least_squares
 
         start, n = self.first.vector(), len(self.first.u)
@@ -165,42 +178,46 @@ class Search:
         bounds[:, :n] = [[self.low], [self.high]]
         inside = np.clip(start, bounds[0] + 1e-9, bounds[1] - 1e-9)
         found = least_squares(self.residuals, inside, self.jacobian, bounds=bounds, x_scale="jac", max_nfev=iterations)
-        return self.first.of(found.x, self.low, self.high)
+        return self.first.from_vector(found.x, self.low, self.high)
 
     def residuals(self, vector: np.ndarray) -> np.ndarray:
-        """Whose sum of squares is the loss."""
-        self._go(vector)
-        return self._softened(self.walk.ends())
+        """The residuals, whose sum of squares is the loss."""
+        self._move_to(vector)
+        return self._softened(self.rollout.ends())
 
     def jacobian(self, vector: np.ndarray) -> np.ndarray:
-        """(residuals, numbers), by differences."""
-        self._go(vector)
-        here, h = self.walk, self.h
-        base, u = self._softened(here.ends()), here.numbers.u
-        by = torch.where(u - h < self.low, h, -h)  # down, or up where down leaves the path
-        moved = _way(self.pilot, u + by)[1:]
+        """Derivatives (residuals, parameters) by finite differences."""
+        self._move_to(vector)
+        here, h = self.rollout, self.h
+        base, u = self._softened(here.ends()), here.parameters.u
+        by = torch.where(u - h < self.low, h, -h)  # downwards, or upwards at the lower end of the path
+        moved = _coordinates(self.pilot, u + by)[1:]
         nodes, scales, slopes = [], [], []
         for i in range(len(self.first.u)):
-            nodes.append((self._softened(here.onward(i, here.w[i], moved[i])) - base) / float(by[i]))
+            nodes.append((self._softened(here.ends_from(i, here.w[i], moved[i])) - base) / float(by[i]))
             changes = [here.w[i], *(here.f[i - j] for j in range(min(i + 1, self.first.b.shape[1])))]
-            moves = [(self._softened(here.onward(i + 1, here.w[i + 1] + h * change)) - base) / h for change in changes]
+            moves = [
+                (self._softened(here.ends_from(i + 1, here.w[i + 1] + h * change)) - base) / h for change in changes
+            ]
             scales.append(moves[0])
             slopes += moves[1:]
         return np.stack(nodes + scales + slopes, 1)
 
-    def _go(self, vector: np.ndarray) -> None:
-        """Be at ``vector``."""
+    def _move_to(self, vector: np.ndarray) -> None:
+        """Run the method with the parameters of ``vector``, unless it is the current one."""
         if not np.array_equal(vector, self.at):
-            numbers = self.first.of(vector, self.low, self.high)
-            self.at, self.walk = vector.copy(), Walk(self.score, self.pilot, numbers)
+            parameters = self.first.from_vector(vector, self.low, self.high)
+            self.at, self.rollout = vector.copy(), Rollout(self.score, self.pilot, parameters)
 
     def _softened(self, ends: Tensor) -> np.ndarray:
-        """The distances of each coordinate, those of a start times (|e|^2 + delta^2)^(-1/4)."""
+        """The error of each coordinate, those of a start multiplied by (|e|^2 + delta^2)^(-1/4)."""
         away = (ends - self.pilot.ends).double().flatten(1)
         softened = away * (away.square().mean(1, keepdim=True) + self.delta**2) ** -0.25
         return (softened.flatten()[self.chosen] * len(self.chosen) ** -0.5).cpu().numpy()  # type: ignore[no-any-return]
 
 
-def made(pilot: Pilot, numbers: Numbers) -> FittedMultistep:
-    """The method with these times and coefficients."""
-    return FittedMultistep(_times(pilot, numbers.u), pilot.grid.t_min, numbers.a, numbers.b, pilot.mean, pilot.data_std)
+def to_sampler(pilot: Pilot, parameters: Parameters) -> FittedMultistep:
+    """The sampler with these parameters."""
+    return FittedMultistep(
+        _times(pilot, parameters.u), pilot.grid.t_min, parameters.a, parameters.b, pilot.mean, pilot.data_std
+    )
