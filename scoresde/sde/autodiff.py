@@ -1,10 +1,11 @@
-"""A function of time and its slope by automatic differentiation, for coefficients that are given by their values alone.
+"""Time derivatives of coefficients by automatic differentiation.
 
-With one value for each time reverse differentiation gives the slope. With many (an image's modes, the coordinates of a mean) it
-gives u -> sum_j u_j df_j/dt, which is linear in u: its own derivative in u is df_j/dt for every j, at the price of two passes.
-`torch.func.jvp` needs one pass, but is eight times slower: torch takes products with constants in forward mode through Python.
+If a function has one value for each time, reverse-mode differentiation gives the derivative. If it has many (the modes of an
+image, the coordinates of a mean), reverse mode gives u -> sum_j u_j df_j/dt. This function is linear in u, and its derivative
+in u is df_j/dt for every j, at the cost of two passes. `torch.func.jvp` needs one pass but is eight times slower, because
+torch computes products with constants in Python in forward mode.
 
-Slopes can be differentiated in t and in the parameters of f where f(t) can; under ``torch.no_grad`` they cannot.
+The derivatives are differentiable in t and in the parameters of f if f(t) is. Under ``torch.no_grad`` they are not.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 Coefficient = Callable[[Tensor], Tensor]
-"""t -> a value for each time, the shape of t."""
+"""A function of times that returns one value for each time, in the shape of t."""
 
 
 def value_and_slope(f: Coefficient, t: Tensor) -> tuple[Tensor, Tensor]:
-    """f(t) and df/dt for an elementwise f, both the shape of t."""
+    """f(t) and df/dt for an elementwise f, both in the shape of t."""
 
     def slope_of(value: Tensor, at: Tensor, differentiable: bool) -> Tensor | None:
         return torch.autograd.grad(value.sum(), at, create_graph=differentiable, allow_unused=True)[0]
@@ -28,7 +29,7 @@ def value_and_slope(f: Coefficient, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def values_and_slopes(f: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """f(t) and df/dt, both (*t, *event), for an f that gives each time its own values."""
+    """f(t) and df/dt, both ``(*t, *event)``. The values of f at one time must not depend on the other times."""
 
     def slope_of(value: Tensor, at: Tensor, differentiable: bool) -> Tensor | None:
         u = torch.zeros_like(value, requires_grad=True)
@@ -43,7 +44,7 @@ def values_and_slopes(f: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor,
 def _differentiated(
     f: Coefficient, t: Tensor, slope_of: Callable[[Tensor, Tensor, bool], Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """f(t) and its slope, which is 0 where f does not depend on t; with a graph only where f(t) has one outside."""
+    """f(t) and its derivative, which is 0 if f does not depend on t. Both have a graph only if f(t) has one."""
     differentiable = torch.is_grad_enabled() and f(t).requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         at = t if differentiable and t.requires_grad else t.detach().clone().requires_grad_()

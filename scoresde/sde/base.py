@@ -1,13 +1,15 @@
-"""Processes that destroy data, x_0 at t = 0, by noise up to t = T (Song et al. 2021, arXiv:2011.13456).
+r"""Stochastic processes that transform data into noise (Song et al. 2021, arXiv:2011.13456).
 
-    SDE         dx = f(x, t) dt + g(t) dw
-    reverse     dx = [f(x, t) - g(t)^2 score(x, t)] dt + g(t) dw'         run from T down to 0      (their eq. 6)
-    flow        dx = [f(x, t) - g(t)^2 score(x, t) / 2] dt                the same marginals        (their eq. 13)
+Data ``x_0`` at ``t = 0`` becomes noise at ``t = T``. Three equations have the same marginals ``p_t``::
 
-`linear.py` has the processes whose drift is linear in x, `scalar.py` those among them with a number for every time.
+    forward SDE        dx = f(x, t) dt + g(t) dw
+    reverse SDE        dx = [f(x, t) - g(t)^2 score(x, t)] dt + g(t) dw'      solved from T down to 0      (eq. 6)
+    probability flow   dx = [f(x, t) - g(t)^2 score(x, t) / 2] dt                                          (eq. 13)
 
-Shapes: x is (B, *event) with any event shape; t is (B,), or () where one time serves all; results follow x. Times lie
-in [0, T]; a time outside raises ValueError. Coefficients are computed in the dtype of t.
+`linear.py` has the processes whose drift is linear in x. `scalar.py` has those of them with scalar coefficients.
+
+Shapes: x is ``(B, *event)``, where the event has any shape. t is ``(B,)``, or ``()`` for one time that all samples share.
+Results have the shape of x. Times are in ``[0, T]``; other times raise ValueError. Coefficients are computed in the dtype of t.
 """
 
 from __future__ import annotations
@@ -27,18 +29,26 @@ if TYPE_CHECKING:
     from scoresde.sde.scalar import Chain
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(x, t) -> grad log p_t(x), the shape of x. t is (B,), float32 where x has half precision."""
+"""A function (x, t) -> grad log p_t(x) that returns the shape of x. t is ``(B,)``, in float32 if x has half precision."""
 
 _WRAPPED = ("module", "_orig_mod", "_torchdynamo_orig_callable", "func", "__self__", "__wrapped__")
-"""Where wrappers keep what they wrap."""
+"""Attributes in which wrappers store the wrapped object."""
 
 
 class SDE(ABC):
-    """A process dx = f(x, t) dt + g(t) dw on [0, T].
+    r"""Base class of stochastic processes on the time interval [0, T].
+
+    .. math::
+        dx = f(x, t)\, dt + g(t)\, dw
+
+    A subclass implements ``drift`` (f), ``diffusion`` (g), ``prior_sample``, ``prior_log_prob`` and ``marginal_sample``.
 
     Args:
-        T: The last time, > 0. The class attribute ``T``, 1 unless a subclass sets it, is the default. f and g are functions of t
-            and do not change with T: a larger T continues the process.
+        T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it. f and g do not
+            depend on T: a larger T continues the process.
+
+    References:
+        Song et al. 2021, Score-based generative modeling through stochastic differential equations, arXiv:2011.13456.
     """
 
     T: float = 1.0
@@ -50,11 +60,26 @@ class SDE(ABC):
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t), the shape of x."""
+        """Drift f(x, t).
+
+        Args:
+            x: States, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The drift, in the shape of x.
+        """
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), the shape of t."""
+        """Diffusion coefficient g(t).
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient, in the shape of t.
+        """
 
     @abstractmethod
     def prior_sample(
@@ -66,76 +91,196 @@ class SDE(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """A draw of ``shape`` (B, *event) from the prior p_T; sample i depends on (seed, i) alone."""
+        """Draw samples from the prior, which approximates p_T.
+
+        Args:
+            shape: ``(B, *event)``, where ``event`` is the shape of the data.
+            noise: Source of the random numbers. It replaces ``seed`` and ``device``.
+            seed: Sample i depends only on (seed, i).
+            dtype: Data type of the samples.
+            device: Device of the samples.
+
+        Returns:
+            The samples, ``(B, *state)``. The state has the shape of the event unless `state_shape` says otherwise.
+        """
 
     @abstractmethod
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """log p_T(x) in nats, (B, *event) -> (B,)."""
+        """Log-density of the prior.
+
+        Args:
+            x: States, ``(B, *state)``.
+
+        Returns:
+            The log-density in nats, ``(B,)``.
+        """
 
     additive: bool = True
-    """Whether g is of t alone."""
+    """Whether the noise is additive: g depends on t and not on x."""
 
     def apply_diffusion(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
-        """g z; the state x matters only to a process that is not `additive`."""
+        """Multiply by the diffusion coefficient: g z.
+
+        Args:
+            z: Vectors, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            x: States, ``(B, *state)``. Needed only if the process is not `additive`.
+
+        Returns:
+            g z, in the shape of z.
+        """
         return expand(self.diffusion(t), z) * z
 
     def apply_diffusion_matrix(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
-        """g g^T v: what multiplies the score."""
+        """Multiply by the diffusion matrix: g g^T v. The reverse SDE applies it to the score.
+
+        Args:
+            v: Vectors, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            x: States, ``(B, *state)``. Needed only if the process is not `additive`.
+
+        Returns:
+            g g^T v, in the shape of v.
+        """
         return expand(self.diffusion(t), v) ** 2 * v
 
     @abstractmethod
     def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
-        """A draw of x_t given data x0 (B, *event), keyed by (noise, step); t is () or (B,)."""
+        """Draw x_t given the data x_0.
 
-    # The state may be more than the data: positions with velocities, say. Unless a process says otherwise they are one.
+        Args:
+            x0: Data, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            noise: Source of the random numbers.
+            step: Number of the draw. Different numbers give independent draws.
+
+        Returns:
+            The states x_t, ``(B, *state)``.
+        """
+
+    # The state can have more components than the data, for example positions and velocities. By default they are the same.
 
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the state of one event."""
+        """Shape of the state for one event.
+
+        Args:
+            event_shape: Shape of one event.
+
+        Returns:
+            Shape of one state. It equals ``event_shape`` unless the process has auxiliary components.
+        """
         return tuple(event_shape)
 
     def embed_data(self, x0: Tensor) -> Tensor:
-        """The mean of the state at t = 0 given data x0 (B, *event)."""
+        """Mean of the state at t = 0 given the data.
+
+        Args:
+            x0: Data, ``(B, *event)``.
+
+        Returns:
+            States, ``(B, *state)``. Auxiliary components are 0.
+        """
         return x0
 
     def extract_data(self, state: Tensor) -> Tensor:
-        """The data that a state stands for."""
+        """Data component of a state.
+
+        Args:
+            state: States, ``(B, *state)``.
+
+        Returns:
+            The data, ``(B, *event)``.
+        """
         return state
 
     def sample_auxiliary(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor | float]:
-        """A state drawn given data x0, and the log-density (B,) in nats of what was drawn: log p(x0) is at least the mean of
-        log p(state) minus it, and equal where nothing is drawn."""
+        """Draw the auxiliary components of the state at t = 0 given the data.
+
+        The log-likelihood has the bound log p(x_0) >= E[log p(state) - log q(auxiliary)]. It is an equality if there are no
+        auxiliary components.
+
+        Args:
+            x0: Data, ``(B, *event)``.
+            noise: Source of the random numbers.
+
+        Returns:
+            The states ``(B, *state)`` and log q of the auxiliary components in nats, ``(B,)``, or 0.0 if there are none.
+        """
         return x0, 0.0
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """f - g^2 score, the drift of the reverse-time SDE, for a score already evaluated at (x, t)."""
+        """Drift of the reverse-time SDE: f - g^2 score (Song et al. 2021, eq. 6).
+
+        Args:
+            x: States, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            score: Value of the score at (x, t), ``(B, *state)``.
+
+        Returns:
+            The drift, in the shape of x.
+        """
         return self.drift(x, t) - self.apply_diffusion_matrix(score, t)
 
     def flow_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """f - g^2 score / 2, the drift of the probability-flow ODE."""
+        """Drift of the probability-flow ODE: f - g^2 score / 2 (Song et al. 2021, eq. 13).
+
+        Args:
+            x: States, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            score: Value of the score at (x, t), ``(B, *state)``.
+
+        Returns:
+            The drift, in the shape of x.
+        """
         return self.drift(x, t) - 0.5 * self.apply_diffusion_matrix(score, t)
 
     def discretize(self, steps: int) -> Chain:
-        """The process as a Markov chain of ``steps`` steps; only processes with a number for every time have one."""
-        raise TypeError(
-            f"{self!r} has no chain: one is made of numbers alpha(t), sigma(t), which this process does not have"
-        )
+        """Discrete-time Markov chain of this process. Only processes with scalar coefficients have one.
+
+        Args:
+            steps: Number of steps N, >= 2.
+
+        Returns:
+            The chain, which is a process as well.
+
+        Raises:
+            TypeError: If the coefficients of the process are not scalar.
+        """
+        raise TypeError(f"{self!r} has no chain: only a process with scalar coefficients alpha(t), sigma(t) has one")
 
     def same_as(self, other: SDE) -> bool:
-        """Whether ``other`` is this process: the same object, or equal. A subclass that can tell more overrides this."""
+        """Whether ``other`` is the same process: the same object, or an equal one.
+
+        A subclass overrides this method if it can compare the coefficients.
+
+        Args:
+            other: Another process.
+
+        Returns:
+            True if the two are the same process.
+        """
         return self is other or self == other
 
     def check_time(self, t: Tensor, batch: int | None = None) -> None:
-        """Raise ValueError unless all of ``t`` lies in [0, T] and its shape is () or (batch,)."""
+        """Check that times are valid.
+
+        Args:
+            t: Times.
+            batch: Number of samples. None: any shape is allowed.
+
+        Raises:
+            ValueError: If a time is outside [0, T], or the shape is neither ``()`` nor ``(batch,)``.
+        """
         check_times("t", t, self.T, batch)
 
 
 def process_of(score: object) -> SDE | None:
-    """The process that a score was made for: ``score.sde``, or that of what it wraps; None where it does not say.
+    """Process of a score: ``score.sde``, or that of the wrapped score; None if there is none.
 
-    Wrappers are ``DataParallel``, ``DistributedDataParallel`` and others with a ``module``, compiled modules and functions,
-    ``functools.partial``, and methods of a model.
+    Known wrappers are ``DataParallel``, ``DistributedDataParallel`` and others with a ``module``, compiled modules and
+    functions, ``functools.partial``, and methods of a model.
     """
-    for _ in range(16):  # wrappers in wrappers
+    for _ in range(16):  # wrappers can be nested
         if isinstance(sde := getattr(score, "sde", None), SDE):
             return sde
         inner = [getattr(score, name, None) for name in _WRAPPED]
@@ -147,10 +292,19 @@ def process_of(score: object) -> SDE | None:
 
 @checked_arguments
 def check_same_process(sde: SDE, score: object) -> None:
-    """Raise TypeError where ``score`` cannot be called, ValueError where it says that it was made for another process.
+    """Check that a score belongs to a process.
 
-    A model or a closed form has its process as ``score.sde``, also inside a wrapper, see `process_of`; a bare function does not
-    say. A chain fits its process, and a copy of a process the process as long as they agree.
+    The process of a model or of a closed-form score is ``score.sde``. Wrappers are searched for it. A plain function has no
+    process, so only the type is checked. A chain matches its continuous-time process, and a copy of a process matches the
+    process if the coefficients agree.
+
+    Args:
+        sde: The process of the caller.
+        score: The score, a callable (x, t) -> score.
+
+    Raises:
+        TypeError: If ``score`` is not callable.
+        ValueError: If ``score`` belongs to another process.
     """
     if not callable(score) or isinstance(score, type):
         raise TypeError(
@@ -161,6 +315,4 @@ def check_same_process(sde: SDE, score: object) -> None:
         return
     here, there = (getattr(p, "continuous", p) for p in (sde, other))
     if not here.same_as(there):
-        raise ValueError(
-            f"the score was made for {other!r}, and sde={sde!r} is not the same process: give the score's own, score.sde"
-        )
+        raise ValueError(f"the score was made for {other!r}, and sde={sde!r} is not the same process: give score.sde")

@@ -5,8 +5,8 @@
     flow        dx = [f - D / 2 - g^2 score / 2] dt             the same marginals
     with        D = div(g g^T),  D_i = d(g_i^2) / dx_i,         0 where g depends on t alone (additive noise)
 
-(Song et al. 2021, arXiv:2011.13456, appendix A.) There is no kernel x_t | x_0 in closed form: x_t is simulated. With h = t / n a
-sample's path to its own time t takes n steps of one clock tau that the whole batch shares,
+(Song et al. 2021, arXiv:2011.13456, appendix A.) There is no kernel x_t | x_0 in closed form: x_t is simulated. With h = t /
+n a sample's path to its own time t takes n steps of one clock tau that the whole batch shares,
 
     dx = h f(x, h tau) dtau + sqrt(h) g(x, h tau) dW,           tau from 0 to n,
 
@@ -155,8 +155,8 @@ class NonlinearSDE(SDE):
         """A draw of x_t given x_0, by paths of ``steps`` steps each.
 
         x0: (B, *event). t: () or (B,), in [0, T].
-        seed: of the paths: that of sample i depends on (seed, i, step) alone, unless the solver is adaptive, where a batch shares
-            its steps. ``noise`` replaces seed and i.
+        seed: of the paths: that of sample i depends on (seed, i, step) alone, unless the solver is adaptive, where a batch
+            shares its steps. ``noise`` replaces seed and i.
         step: number of the draw; each gives other paths.
         steps: of each path; the process's own number unless given.
 
@@ -266,7 +266,7 @@ def _arguments(g: Callable[..., Tensor]) -> int:
 
 
 def _paths(noise: NoiseSource, step: int) -> NoiseSource:
-    """A source of Brownian paths for draw number ``step``, with a seed of its own: a reverse solve with the same seed and samples
-    sees other paths."""
+    """A source of Brownian paths for draw number ``step``, with a seed of its own: a reverse solve with the same seed and
+    samples sees other paths."""
     low, high = NoiseSource.of(noise.seed, 1, step).integers(2**32, (2,), step=0, purpose="forward paths")[0].tolist()
     return NoiseSource(low | high << 32, noise.indices)

@@ -1,18 +1,21 @@
-"""Linear processes with a number for every time: all coordinates alike (VP, sub-VP, VE, ...).
+r"""Linear processes with scalar coefficients, the same for all coordinates: VP, sub-VP, VE and others.
+
+The process and its marginal given the data are::
 
     dx = F(t) x dt + g(t) dw        x_t = alpha(t) x_0 + sigma(t) z,   z ~ N(0, I)
 
-With score = grad log p_t(x) each of noise, data and velocity says the same thing:
+Score, noise, data and velocity are equivalent descriptions of score = grad log p_t(x)::
 
     noise = -sigma score        data = (x + sigma^2 score) / alpha        velocity = alpha noise - sigma data
 
-A process looked at on N instants: the Markov chains of DDPM and SMLD, and Euler-Maruyama's for any other.
+The module also has discrete-time Markov chains on N instants: those of DDPM and SMLD, and the Euler-Maruyama discretization
+of any other process::
 
     x_i = A_i x_(i-1) + L_i z,   i = 0, ..., N-1,   x_(-1) = x_0 the data;      t = i / (N - 1),   i(t) = floor(t (N - 1))
 
-A chain is a process too: alpha(t) and sigma(t) are read from its tables at i(t), so that an objective or a model made
-for the chain is an objective or a model like any other. `step(t)` is the kernel that ends in x_(i(t)); what differs
-from the process's own transition is of order 1/N. Drift, diffusion and prior are the process's.
+A chain is also a process: alpha(t) and sigma(t) are read from its tables at i(t), so losses and models accept a chain in
+place of a process. ``step(t)`` is the transition kernel that ends in x_(i(t)). It differs from the transition of the process
+by terms of order 1/N. Drift, diffusion and prior are those of the process.
 """
 
 from __future__ import annotations
@@ -30,15 +33,26 @@ from scoresde.sde.linear import LinearSDE
 
 
 class ScalarSDE(LinearSDE):
-    """A process with f(x, t) = F(t) x and the kernel x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I).
+    r"""Base class of linear processes with scalar coefficients.
 
-    A subclass gives `alpha`, `sigma`, `drift_coefficient` (F) and `diffusion` (g); the rest follows.
+    .. math::
+        dx = F(t)\, x\, dt + g(t)\, dw, \qquad x_t \mid x_0 \sim N(\alpha(t) x_0, \sigma(t)^2 I)
 
-    A class may give `kernel`, `log_noise` and the inverse `time_of_log_noise` in closed form. They belong to that class's
-    coefficients: a subclass that overrides a coefficient gets the general ones back, unless it gives its own.
+    A subclass implements ``alpha``, ``sigma``, ``drift_coefficient`` (F) and ``diffusion`` (g). All other methods are derived
+    from these. The four functions must satisfy
+
+    .. math::
+        F = \frac{d \ln \alpha}{dt}, \qquad g^2 = \frac{d \sigma^2}{dt} - 2 F \sigma^2
+
+    A subclass can also implement ``kernel``, ``log_noise`` and its inverse ``time_of_log_noise`` in closed form. If a class
+    derived from it overrides a coefficient, it inherits the general implementations of these three instead, unless it has its
+    own.
+
+    Args:
+        T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it.
     """
 
-    special: ClassVar[str] = "numbers alpha(t), sigma(t)"
+    special: ClassVar[str] = "scalar coefficients alpha(t), sigma(t)"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -51,19 +65,47 @@ class ScalarSDE(LinearSDE):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """The mean's coefficient, the shape of t."""
+        """Coefficient of the mean of x_t given x_0.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient, in the shape of t.
+        """
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """The standard deviation given x_0, the shape of t."""
+        """Standard deviation of x_t given x_0.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient, in the shape of t.
+        """
 
     @abstractmethod
     def drift_coefficient(self, t: Tensor) -> Tensor:
-        """F(t), the shape of t."""
+        """Coefficient F(t) of the drift F(t) x.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient, in the shape of t.
+        """
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), the shape of t."""
+        """Diffusion coefficient g(t).
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient, in the shape of t.
+        """
 
     def drift_map(self, t: Tensor) -> ScalarMap:
         return ScalarMap(self.drift_coefficient(t))
@@ -75,16 +117,36 @@ class ScalarSDE(LinearSDE):
         return ScalarKernel(self.alpha(t), self.sigma(t))
 
     def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
-        """a = alpha_t / alpha_s and std^2 = sigma_t^2 - a^2 sigma_s^2. A subclass with a closed form that does not cancel
-        for s close to t overrides this."""
+        """Transition kernel with a = alpha_t / alpha_s and std^2 = sigma_t^2 - a^2 sigma_s^2.
+
+        A subclass overrides this if it has a closed form without cancellation for s close to t.
+        """
         a = self.alpha(t) / self.alpha(s)
         return ScalarKernel(a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0.0).sqrt())
 
     def posterior(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of x_s given x_t and x_0, s <= t (Ho et al. 2020, eq. 6-7, any process).
+        r"""Mean and standard deviation of the posterior q(x_s | x_t, x_0).
 
-        q(x_s | x_t, x_0) = N(a sigma_s^2 / sigma_t^2 x_t + alpha_s v / sigma_t^2 x_0, sigma_s^2 v / sigma_t^2 I),
-        where N(a x_s, v I) is the transition from s to t.
+        With the transition :math:`N(a x_s, v I)` from s to t,
+
+        .. math::
+            q(x_s \mid x_t, x_0) = N\left(a \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v}{\sigma_t^2} x_0,\;
+            \sigma_s^2 \frac{v}{\sigma_t^2} I\right)
+
+        Args:
+            x_t: States at t, ``(B, *event)``.
+            x0: Data, ``(B, *event)``.
+            s: Earlier times in [0, T], ``()`` or ``(B,)``.
+            t: Later times in (0, T], ``()`` or ``(B,)``, with s <= t.
+
+        Returns:
+            The mean ``(B, *event)`` and the standard deviation, in the shape of s and t.
+
+        Raises:
+            ValueError: If s > t, or a time is outside [0, T].
+
+        References:
+            Ho et al. 2020, Denoising diffusion probabilistic models, arXiv:2006.11239, eq. 6-7, here for any process.
         """
         kernel = self.transition(s, t)
         assert isinstance(kernel, ScalarKernel)
@@ -94,67 +156,104 @@ class ScalarSDE(LinearSDE):
         return expand(on_x_t, x_t) * x_t + expand(on_x0, x0) * x0, sigma_s * std / sigma_t
 
     def prior_std(self) -> float:
-        """Standard deviation of the prior N(0, prior_std^2 I): sigma(T)."""
+        """Standard deviation of the prior N(0, prior_std^2 I), by default sigma(T)."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
     def prior_root(self) -> ScalarMap:
         return ScalarMap(torch.tensor(self.prior_std(), dtype=torch.float64))
 
     def log_noise(self, t: Tensor) -> Tensor:
-        """ln(sigma / alpha), the shape of t."""
+        """Log noise-to-signal ratio ln(sigma / alpha).
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The logarithm, in the shape of t.
+        """
         return (self.sigma(t) / self.alpha(t)).log()
 
     def log_noise_slope(self, t: Tensor) -> Tensor:
-        """d ln(sigma / alpha) / dt = g^2 / (2 sigma^2)."""
-        return 0.5 * (self.diffusion(t) / self.sigma(t)) ** 2
+        return 0.5 * (self.diffusion(t) / self.sigma(t)) ** 2  # d ln(sigma / alpha) / dt
 
-    # for scalar coefficients |det L| / |det A| is (sigma / alpha)^d, so the two clocks are one
+    # for scalar coefficients |det L| / |det A| is (sigma / alpha)^d, so log_spread equals log_noise
 
     def log_spread(self, t: Tensor) -> Tensor:
-        """`log_noise`, the shape of t."""
         return self.log_noise(t)
 
     def log_spread_slope(self, t: Tensor) -> Tensor:
-        """`log_noise_slope`, the shape of t."""
         return self.log_noise_slope(t)
 
     def time_of_log_spread(self, u: Tensor) -> Tensor:
-        """`time_of_log_noise`."""
         return self.time_of_log_noise(u)
 
     def discretize(self, steps: int) -> Chain:
-        """The process as a Markov chain of ``steps`` steps, by Euler and Maruyama: f = F(t) x / N, G = g(t) / sqrt N.
+        """Discrete-time Markov chain of this process, by the Euler-Maruyama method.
 
-        A process that the literature discretises otherwise overrides this.
+        A process with another discretization in the literature, such as DDPM's for VP, overrides this method.
+
+        Args:
+            steps: Number of steps N, >= 2.
+
+        Returns:
+            The chain, which is a process as well.
         """
         return EulerChain(self, steps)
 
 
 _INDEX_SLACK = 1e-4
-"""t (N-1) may fall this much short of a whole number, or by four roundings of t where that is more."""
+"""t (N-1) counts as an integer if it is below it by at most this much, or by four rounding errors of t if that is more."""
 
 
 class Chain(ScalarSDE):
-    """A linear process on ``steps`` instants. Subclasses give `alpha`, `sigma` and `step`."""
+    """Discrete-time Markov chain of a process with scalar coefficients.
+
+    The chain has N instants t = i T / (N - 1), i = 0, ..., N - 1. Subclasses implement ``alpha``, ``sigma`` and ``step``.
+
+    Args:
+        sde: The process in continuous time.
+        steps: Number of steps N, >= 2.
+    """
 
     def __init__(self, sde: ScalarSDE, steps: int) -> None:
         check_count("steps", steps, least=2)
         self.sde, self.steps, self.T = sde, steps, sde.T
 
     def index(self, t: Tensor) -> Tensor:
-        """i(t) in 0 .. N-1, the shape of t."""
+        """Index i(t) = floor(t (N - 1) / T) of the instant at time t.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            Integers in 0 .. N - 1, in the shape of t.
+        """
         self.check_time(t)
         slack = max(_INDEX_SLACK, 4.0 * torch.finfo(t.dtype).eps * self.steps)
         i = torch.floor(t.to(torch.float64) / self.T * (self.steps - 1) + slack).long()
         return i.clamp(0, self.steps - 1)
 
     def time(self, index: Tensor) -> Tensor:
-        """t of a 0-based index, float64."""
+        """Time of an instant.
+
+        Args:
+            index: Indices in 0 .. N - 1, of any shape.
+
+        Returns:
+            The times in float64, in the shape of ``index``.
+        """
         return index.to(torch.float64) / (self.steps - 1) * self.T
 
     @abstractmethod
     def step(self, t: Tensor) -> ScalarKernel:
-        """The kernel of the chain's step that ends at t; coefficients in float64, the shape of t."""
+        """Transition kernel of the step that ends at t.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The kernel x_i | x_(i-1) with i = i(t). Its coefficients are float64 and have the shape of t.
+        """
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         return self.sde.drift_coefficient(t)
@@ -170,12 +269,20 @@ class Chain(ScalarSDE):
         return self.sde
 
     def discretize(self, steps: int) -> Chain:
-        """The chain itself where the number of steps agrees."""
         return self if steps == self.steps else self.sde.discretize(steps)
 
 
 class TableChain(Chain):
-    """A chain by its tables, each (N,) in float64: marginals alpha_i, sigma_i and steps A_i = step_a, L_i = step_std."""
+    """Markov chain whose coefficients are tables, each ``(N,)`` in float64.
+
+    Args:
+        sde: The process in continuous time.
+        steps: Number of steps N, >= 2.
+        alpha: alpha_i of the marginals x_i | x_0.
+        sigma: sigma_i of the marginals x_i | x_0.
+        step_a: A_i of the steps x_i = A_i x_(i-1) + L_i z.
+        step_std: L_i of the steps.
+    """
 
     def __init__(
         self, sde: ScalarSDE, steps: int, *, alpha: Tensor, sigma: Tensor, step_a: Tensor, step_std: Tensor
@@ -198,7 +305,14 @@ class TableChain(Chain):
 
 
 class EulerChain(Chain):
-    """Euler-Maruyama with step T / N: A = 1 + F(t) T / N, L = g(t) sqrt(T / N); marginals are the process's own."""
+    """Markov chain of the Euler-Maruyama method with step size h = T / N.
+
+    The steps are x_i = (1 + h F(t)) x_(i-1) + sqrt(h) g(t) z. The marginals are those of the process.
+
+    Args:
+        sde: The process in continuous time.
+        steps: Number of steps N, >= 2.
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.sde.alpha(t)

@@ -1,10 +1,10 @@
-"""How a score is evaluated: in evaluation mode, on the batch and in the precision that the caller works with.
+"""Evaluation of scores by samplers and likelihoods: evaluation mode, precision and checks of the output.
 
-A score is any callable (x, t), and often a network stands behind it. Dropout and batch statistics of a network in training
-mode would make results random and samples dependent on each other, so whatever samples or computes a likelihood runs in
-`evaluation_mode`. `modules_of` finds the networks: a module, a wrapper around one (``DataParallel``, ``torch.compile``,
-``functools.partial``), an object that holds one, and a function that refers to one by a closure, a default or a global name.
-A score that reaches its network in another way is called as it is. A score that wants dropout calls ``network.train()`` itself.
+A score is any callable (x, t), and often calls a network. In training mode, dropout makes results random and batch statistics
+make samples depend on each other. Samplers and likelihoods therefore run in ``evaluation_mode``. ``modules_of`` finds the
+networks: a module, a wrapper around one (``DataParallel``, ``torch.compile``, ``functools.partial``), an object with a module
+as an attribute, and a function that refers to one by a closure, a default or a global name. If a score reaches its network in
+another way, its mode is not changed. A score that needs dropout must call ``network.train()`` itself.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 HALF = (torch.float16, torch.bfloat16)
-"""Dtypes in which a score may be evaluated, but no state or coefficient is kept."""
+"""Data types in which a score can be evaluated. States and coefficients always have a wider type."""
 
 
 def modules_of(*scores: object) -> list[nn.Module]:
-    """The networks behind scores, each once; not the modules inside them."""
+    """Networks that the scores use, each once, without their submodules."""
     found: list[nn.Module] = []
     seen: set[int] = set()
-    kept, ahead = [], list(scores)  # what is kept stays alive, so that no other object has its id
+    kept, ahead = [], list(scores)  # a reference keeps each object alive, so that its id is not used again
     while ahead:
         value = ahead.pop()
         if id(value) in seen or isinstance(value, type):
@@ -48,7 +48,7 @@ def modules_of(*scores: object) -> list[nn.Module]:
 
 
 def _parts(value: object) -> list[object]:
-    """What a callable or container refers to."""
+    """Objects that a callable or container refers to."""
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, MethodType):
@@ -73,8 +73,10 @@ def _attributes(value: object) -> list[object]:
 
 
 def _references(function: FunctionType) -> list[object]:
-    """What a function refers to by its closure, its defaults, and global names: of the latter networks, callable objects, and
-    functions of the same file."""
+    """Objects that a function refers to by its closure, its defaults and its global names.
+
+    Of the global names, functions count only if they are defined in the same file.
+    """
     cells = []
     for cell in function.__closure__ or ():
         try:
@@ -89,7 +91,14 @@ def _references(function: FunctionType) -> list[object]:
 
 @contextmanager
 def evaluation_mode(*scores: object) -> Iterator[None]:
-    """Put the networks behind ``scores`` into evaluation mode, and every module back into its own mode afterwards."""
+    """Context manager that puts the networks of scores into evaluation mode and restores their modes afterwards.
+
+    Args:
+        scores: Scores, networks, or other objects that refer to networks.
+
+    Yields:
+        None.
+    """
     roots = [root for root in modules_of(*scores) if any(part.training for part in root.modules())]
     modes = {part: part.training for root in roots for part in root.modules()}
     try:
@@ -97,14 +106,14 @@ def evaluation_mode(*scores: object) -> Iterator[None]:
             root.eval()
         yield
     finally:
-        for root in roots:  # a module's own train() may do more than set the flag
+        for root in roots:  # train() of a module can do more than set the flag
             root.train(modes[root])
         for part, mode in modes.items():
             part.training = mode
 
 
 def in_evaluation_mode(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Decorator: the function runs in the `evaluation_mode` of its arguments called ``names``."""
+    """Decorator that runs a function in the ``evaluation_mode`` of its arguments with these names."""
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         signature = inspect.signature(function)
@@ -113,7 +122,7 @@ def in_evaluation_mode(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P,
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             try:
                 given = signature.bind(*args, **kwargs).arguments
-            except TypeError:  # the call below says what is wrong
+            except TypeError:  # the call below raises the error
                 given = {}
             with evaluation_mode(*(given.get(name) for name in names)):
                 return function(*args, **kwargs)
@@ -124,12 +133,15 @@ def in_evaluation_mode(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P,
 
 
 class CheckedScore:
-    """A score as samplers and likelihoods call it, with a check of what it returns.
+    """Wrapper of a score that checks the shape of its output.
 
-    score: the score.
-    batch: number of samples of the whole batch. An error in a call for fewer of them says that parts of a batch are evaluated.
-    dtype: float16 or bfloat16 where x is cast to it for the score; x itself, times and coefficients stay float32 then.
-    every_call: enter the `evaluation_mode` at every call, for a graph that is evaluated again in the backward pass.
+    Args:
+        score: The score.
+        batch: Number of samples in the whole batch. If a call for fewer samples fails, the error message explains that only a
+            part of the batch was evaluated.
+        dtype: float16 or bfloat16 to cast x to this type for the score. The state, times and coefficients stay float32.
+        every_call: Whether to enter ``evaluation_mode`` at every call. Needed if a graph is evaluated again in the backward
+            pass.
     """
 
     def __init__(
@@ -143,7 +155,7 @@ class CheckedScore:
         return self.checked(self.score, x, t)
 
     def checked(self, function: Score, x: Tensor, t: Tensor) -> Tensor:
-        """``function(x, t)``, the score or another prediction of the same model, held to the shape of x."""
+        """Value of ``function(x, t)``, the score or another prediction of the same model, which must have the shape of x."""
         try:
             value = self._value(function, x if self.dtype is None else x.to(self.dtype), t)
             check_output("score", value, x)
@@ -151,9 +163,9 @@ class CheckedScore:
             if self.batch is None or len(x) == self.batch or isinstance(problem, torch.OutOfMemoryError):
                 raise
             raise ValueError(
-                f"the score failed for {len(x)} of the {self.batch} samples ({problem}). Parts of the batch are evaluated here, "
-                "so a score must not hold conditions for all samples: draw or evaluate one condition at a time, or use a sampler "
-                "or solver that evaluates the whole batch"
+                f"the score failed for {len(x)} of the {self.batch} samples ({problem}). This sampler or solver evaluates parts "
+                "of the batch, so a score must not hold conditions for all samples: draw or evaluate one condition at a time, or "
+                "use a sampler or solver that evaluates the whole batch"
             ) from problem
         return value if self.dtype is None else value.to(x.dtype)
 
@@ -165,17 +177,17 @@ class CheckedScore:
 
 
 def _check_signature(score: Score) -> None:
-    """Raise TypeError where ``score`` cannot be called with x and t."""
+    """Raise TypeError if ``score`` cannot be called with x and t."""
     try:
         signature = inspect.signature(score.forward if isinstance(score, nn.Module) else score)
-    except (TypeError, ValueError):  # compiled code may not say
+    except (TypeError, ValueError):  # compiled code may have no signature
         return
     try:
         signature.bind(None, None)
     except TypeError as problem:
-        raise TypeError(f"score={shown(score)} is to be called as score(x, t): {problem}") from None
+        raise TypeError(f"score={shown(score)} cannot be called as score(x, t): {problem}") from None
 
 
 def wide(x: Tensor) -> Tensor:
-    """x, in float32 where it has half precision."""
+    """x, converted to float32 if it has half precision."""
     return x.float() if x.dtype in HALF else x

@@ -255,7 +255,7 @@ def test_a_score_of_other_numbers_is_refused(dtype):
 def test_what_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(score):
     for entry in ("sampler", "likelihood", "bound"):
         with pytest.raises(
-            TypeError, match=r"score=.* (is to be called as score\(x, t\)|called with 2 arg|cannot be called|give a f)"
+            TypeError, match=r"score=.* (cannot be called as score\(x, t\)|called with 2 arg|cannot be called|give a f)"
         ):
             ENTRIES[entry](score)
 
