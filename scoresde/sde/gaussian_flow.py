@@ -1,17 +1,20 @@
-"""The probability flow of Gaussian data, solved: coordinates in which a score close to a Gaussian's moves nothing.
+"""Exact solution of the probability flow for Gaussian data, as a change of coordinates.
 
-Data N(0, c^2 I) has the marginal N(m_t, S),  S = c^2 A A^T + L L^T,  m_t = 0 unless the process is shifted, and the flow
-d(x - m_t)/dt = M (x - m_t)  with
+In the new coordinates, a point does not move if the score is that of Gaussian data, and moves little if the score is close to
+it.
 
-    M = F + G G^T S^-1 / 2         R(t): dR/dt = M R         w = R^-1 (x - m_t)  constant along it
+Data N(0, c^2 I) has the marginal N(m_t, S) with S = c^2 A A^T + L L^T, and m_t = 0 unless the process is shifted. The
+probability flow is d(x - m_t)/dt = M (x - m_t) with::
 
-For any other score, with h = B^T score and B = G (2 du/dt)^(-1/2) over the process's own clock u (`LinearSDE.log_spread`),
+    M = F + G G^T S^-1 / 2         R(t): dR/dt = M R         w = R^-1 (x - m_t)  is constant along the flow
+
+For any other score, use the time variable u of ``LinearSDE.log_spread``, B = G (2 du/dt)^(-1/2) and h = B^T score::
 
     dw/du = -R^-1 B (h + B^T S^-1 (x - m_t))         div dx/du = tr M dt/du - tr B^T S^-1 B - tr dh/dxi
 
-with dh/dxi the Jacobian of xi -> B^T score(x + B xi). Where A = a, L = s a are numbers, -h is the noise that the score
-stands for. Numbers and modes of a basis commute, and R is a root of S there; blocks do not, and R is the product of the
-flow's steps, each by Runge and Kutta's method in float64.
+Here dh/dxi is the Jacobian of xi -> B^T score(x + B xi). For scalar coefficients, -h is the expected noise E[z | x_t]. Scalar
+maps and maps that are diagonal in one basis commute, and R is a root of S. Blocks do not commute, and R is the product of the
+maps of the flow over small steps, each computed by the fourth-order Runge-Kutta method in float64.
 """
 
 from __future__ import annotations
@@ -26,15 +29,22 @@ from scoresde.sde.linalg.maps import BlockMap, LinearMap, ScalarMap
 from scoresde.sde.linear import LinearSDE
 
 _SUBSTEP = 0.01
-"""Largest step of the flow of blocks, in u: of R it leaves out 4e-8 for third-order Langevin diffusion (`test_whitening.py`)."""
+"""Largest step of the flow of blocks, in u. For third-order Langevin diffusion the error of R is 4e-8 (`test_whitening.py`)."""
 
 
 @dataclass(frozen=True)
 class WhitePoint:
-    """The coordinates at one time, float64. At n times all have n in front (`white_path`).
+    """Change of coordinates at one time, in float64. For n times all fields have a leading dimension n (``white_path``).
 
-    root: R. unroot: R^-1. push: R^-1 B. pull: B^T S^-1 R. spread: B.
-    log_det: ln |det R| per coordinate, (). gaussian_trace: tr B^T S^-1 B per coordinate, ().
+    Attributes:
+        t: Time, ``()``.
+        root: R.
+        unroot: R^-1.
+        push: R^-1 B.
+        pull: B^T S^-1 R.
+        spread: B.
+        log_det: ln |det R| per coordinate, ``()``.
+        gaussian_trace: tr B^T S^-1 B per coordinate, ``()``.
     """
 
     t: Tensor
@@ -48,28 +58,30 @@ class WhitePoint:
 
     @property
     def stretch(self) -> Tensor:
-        """Mean square of R over that of B: makes the trace of B^T H B that of R^T H R, for isotropic H."""
+        """Mean square of R divided by that of B. For isotropic H it converts tr B^T H B to tr R^T H R."""
         return self.root.mean_square() / self.spread.mean_square()
 
     def to(self, x: Tensor) -> WhitePoint:
-        """The same in the dtype and on the device of x."""
+        """Convert to the dtype and device of x."""
         return WhitePoint(*(getattr(self, f.name).to(x) for f in fields(self)))
 
     def unbind(self) -> list[WhitePoint]:
-        """The points at single times."""
+        """List of the changes of coordinates at the single times."""
         return [
             WhitePoint(*parts) for parts in zip(*(getattr(self, f.name).unbind() for f in fields(self)), strict=True)
         ]
 
 
 def white_points(sde: LinearSDE, times: Tensor, data_std: float) -> list[WhitePoint]:
-    """The coordinates of ``sde`` at ``times`` (n + 1,), rising, for data of standard deviation ``data_std``."""
+    """Changes of coordinates of ``sde`` at increasing ``times`` ``(n + 1,)``, for data of standard deviation ``data_std``."""
     return white_path(sde, times, data_std).unbind()
 
 
 def white_path(sde: LinearSDE, times: Tensor, data_std: float) -> WhitePoint:
-    """`white_points` as one, with all times in front: a number of operations that does not depend on how many they are, unless
-    the process's maps are blocks."""
+    """The same as ``white_points``, in one object with a leading time dimension.
+
+    The number of operations does not depend on the number of times, unless the maps of the process are blocks.
+    """
     times = times.to(torch.float64)
     spread, covariance = _at(sde, times, data_std)
     root = covariance.root() if covariance.commutes else _flow_roots(sde, times, data_std, covariance)
@@ -80,7 +92,7 @@ def white_path(sde: LinearSDE, times: Tensor, data_std: float) -> WhitePoint:
 
 
 def _flow_roots(sde: LinearSDE, times: Tensor, data_std: float, covariance: LinearMap) -> LinearMap:
-    """R at each of the times for blocks: a root of S at the first, and from there by the flow."""
+    """R at each of the times for blocks: a root of S at the first time, then propagated by the flow."""
     steps = flow_maps(sde, times[:-1], times[1:], lambda t: _at(sde, t, data_std)[1].inverse())
     roots = [covariance[0].root()]
     for step in steps.unbind():
@@ -90,7 +102,7 @@ def _flow_roots(sde: LinearSDE, times: Tensor, data_std: float, covariance: Line
 
 
 def _at(sde: LinearSDE, t: Tensor, data_std: float) -> tuple[LinearMap, LinearMap]:
-    """B and S at t."""
+    """B and S at time t."""
     kernel = sde.kernel(t)
     a, noise = kernel.signal_map(), kernel.noise_map()
     covariance = a.compose(a.transpose()).times(torch.full_like(t, data_std**2))
@@ -99,8 +111,10 @@ def _at(sde: LinearSDE, t: Tensor, data_std: float) -> tuple[LinearMap, LinearMa
 
 
 def flow_maps(sde: LinearSDE, start: Tensor, end: Tensor, precision: Callable[[Tensor], LinearMap]) -> LinearMap:
-    """The maps y(start) -> y(end) of dy/dt = [F + G G^T S^-1 / 2] y for n pairs of times (n,), all side by side; S^-1 by
-    ``precision``. The steps are even in ln(t + T / 10^6), and small in u."""
+    """Maps y(start) -> y(end) of dy/dt = [F + G G^T S^-1 / 2] y for n pairs of times ``(n,)``, computed in parallel.
+
+    ``precision`` returns S^-1 at given times. The steps have equal length in ln(t + T / 10^6), and are small in u.
+    """
     offset = 1e-6 * sde.T
     width = sde.log_spread(end) - sde.log_spread(start)
     count = max(1, int((width.abs().max() / _SUBSTEP).ceil()))

@@ -1,17 +1,20 @@
-"""Processes that a user writes down: any drift, and a diffusion that may depend on the state (Ito, diagonal).
+r"""Processes with any drift and a diffusion that may depend on the state (Ito, diagonal).
 
-    SDE         dx = f(x, t) dt + g(x, t) dw
-    reverse     dx = [f - D - g^2 score] dt + g dw'             run from T down to 0
-    flow        dx = [f - D / 2 - g^2 score / 2] dt             the same marginals
-    with        D = div(g g^T),  D_i = d(g_i^2) / dx_i,         0 where g depends on t alone (additive noise)
+With additive noise (g depends only on t) the divergence D is 0::
 
-(Song et al. 2021, arXiv:2011.13456, appendix A.) There is no kernel x_t | x_0 in closed form: x_t is simulated. With h = t /
-n a sample's path to its own time t takes n steps of one clock tau that the whole batch shares,
+    SDE                dx = f(x, t) dt + g(x, t) dw
+    reverse SDE        dx = [f - D - g^2 score] dt + g dw'          solved from T down to 0
+    probability flow   dx = [f - D / 2 - g^2 score / 2] dt          the same marginals
+    with               D = div(g g^T),  D_i = d(g_i^2) / dx_i
 
-    dx = h f(x, h tau) dtau + sqrt(h) g(x, h tau) dW,           tau from 0 to n,
+(Song et al. 2021, arXiv:2011.13456, appendix A.) The transition kernel x_t | x_0 is not known in closed form, so x_t is
+simulated. With h = t / n, the path of each sample to its time t takes n steps in a time variable tau that all samples of the
+batch share::
 
-so that one solve serves a batch of any times. Denoising score matching needs the kernel; sliced score matching does not. Nor is
-there a Tweedie formula for E[x_0 | x_t]: samplers are called with ``denoise=False``.
+    dx = h f(x, h tau) dtau + sqrt(h) g(x, h tau) dW,           tau from 0 to n
+
+One solve therefore serves a batch with different times. Denoising score matching needs the kernel and cannot be used; sliced
+score matching can. Tweedie's formula for E[x_0 | x_t] does not apply either: call samplers with ``denoise=False``.
 """
 
 from __future__ import annotations
@@ -34,30 +37,61 @@ from scoresde.solvers import SolverError, TorchSDE
 
 @runtime_checkable
 class Prior(Protocol):
-    """A law that can be drawn from and weighed, e.g. a `GaussianMixture`."""
+    """Protocol of a distribution with samples and a density, for example ``GaussianMixture``."""
 
     def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
-        """(n, *event) draws, number ``first`` and on; draw i depends on (seed, first + i) alone."""
+        """Draw samples.
+
+        Args:
+            n: Number of samples.
+            seed: Sample i depends only on (seed, first + i).
+            dtype: Data type of the samples.
+            first: Index of the first sample.
+
+        Returns:
+            The samples, ``(n, *event)``.
+        """
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (B, *event) -> (B,)."""
+        """Log-density.
+
+        Args:
+            x: Points, ``(B, *event)``.
+
+        Returns:
+            log p(x) in nats, ``(B,)``.
+        """
 
 
 @dataclass(frozen=True)
 class NonlinearSDE(SDE):
-    """dx = f(x, t) dt + g dw for functions f and g of one's own.
+    r"""Process with a user-defined drift and diffusion.
 
-    f: (x, t) -> the shape of x, with t of shape (B,).
-    g: of t, or of (x, t), by how many arguments it asks for; returns (B,), one number for each sample, or the shape of x, one
-        for each coordinate.
-    T: > 0, where the process ends.
-    prior: the law at T: its standard deviation where that is N(0, prior^2 I), or a `Prior`. For sampling and likelihoods; it is
-        taken at its word, so T must be late enough for p_T to be near it.
-    divergence: (x, t) -> D = div(g g^T), the shape of x, for a g(x, t) whose D is known. By automatic differentiation unless
-        given: one backward pass where g is (B,), d of them where it has the shape of x.
-    steps, solver: of `simulate`. A Stratonovich solver is refused for a g of x, and orders above 1/2 need a g_i of x_i alone.
+    .. math::
+        dx = f(x, t)\, dt + g(x, t)\, dw
 
-    Raises ValueError or TypeError naming the argument.
+    The SDE is in the Ito sense and the diffusion is diagonal.
+
+    Args:
+        f: Drift, a function (x, t) of states ``(B, *event)`` and times ``(B,)`` that returns the shape of x.
+        g: Diffusion, a function of t or of (x, t). The number of its required arguments decides which. It returns ``(B,)``, one
+            number for each sample, or the shape of x, one number for each coordinate.
+        T: The last time, > 0.
+        prior: Distribution at T: the standard deviation of N(0, prior^2 I), or an object with the methods of ``Prior``.
+            Samplers and likelihoods use it without a check, so T must be large enough that p_T is close to it.
+        divergence: D = div(g g^T), a function (x, t) that returns the shape of x, if it is known for a g(x, t). By default it
+            is computed by automatic differentiation: one backward pass if g returns ``(B,)``, d passes if it returns the
+                shape of x.
+        steps: Number of steps of ``simulate``, >= 1.
+        solver: SDE solver of ``simulate``. If g depends on x, Stratonovich solvers are not allowed. Solvers of order above
+            1/2 are then correct only if g_i depends on x_i alone.
+
+    Raises:
+        ValueError: If a value is not allowed. The message names the argument.
+        TypeError: If an argument has the wrong type.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, appendix A.
     """
 
     f: Callable[[Tensor, Tensor], Tensor]
@@ -68,7 +102,7 @@ class NonlinearSDE(SDE):
     steps: int = 200
     solver: TorchSDE = field(default_factory=TorchSDE)
     additive: bool = field(init=False, repr=False, compare=False)
-    """Whether g is of t alone."""
+    """Whether the noise is additive: g depends on t and not on x."""
 
     def __post_init__(self) -> None:
         check_number("T", self.T, above=0.0)
@@ -81,35 +115,51 @@ class NonlinearSDE(SDE):
             check_number("prior", self.prior, above=0.0)
         arguments = _arguments(self.g)
         if arguments not in (1, 2):
-            raise TypeError(f"g={self.g!r} asks for {arguments} arguments: give g(t) or g(x, t)")
+            raise TypeError(f"g={self.g!r} takes {arguments} arguments: give g(t) or g(x, t)")
         object.__setattr__(self, "additive", arguments == 1)
         if not self.additive and self.solver.stratonovich:
             raise ValueError(
-                f"solver={self.solver!r} is of Stratonovich's kind, and g(x, t) is meant as Ito's: give 'euler', 'milstein' "
-                "or 'srk'"
+                f"solver={self.solver!r} solves Stratonovich SDEs, and g(x, t) is the diffusion of an Ito SDE: give "
+                "'euler', 'milstein' or 'srk'"
             )
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         return self._drift(x, self._times(x, t))
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), the shape of t, or (*t.shape, *event) where g gives a number for each coordinate; TypeError for g(x, t)."""
+        """Diffusion coefficient g(t) of a process with additive noise.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The coefficient in the shape of t, or ``(*t, *event)`` if g has one number for each coordinate.
+
+        Raises:
+            TypeError: If g depends on x.
+        """
         if not self.additive:
-            raise TypeError(f"{self!r} has a diffusion that depends on x: use diffuse(z, t, x)")
+            raise TypeError(f"{self!r} has a diffusion that depends on x: use apply_diffusion(z, t, x)")
         self.check_time(t)
         value = self.g(t.reshape(-1))
         return value.reshape(t.shape + value.shape[1:])
 
     def apply_diffusion(self, z: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
-        """g z, at the state x where g depends on it."""
         return self._diffusion(z, t, x) * z
 
     def apply_diffusion_matrix(self, v: Tensor, t: Tensor, x: Tensor | None = None) -> Tensor:
-        """g g^T v, at the state x where g depends on it."""
         return self._diffusion(v, t, x) ** 2 * v
 
     def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
-        """D = div(g g^T) at (x, t), the shape of x; differentiable where gradients are on."""
+        """Divergence of the diffusion matrix: D = div(g g^T).
+
+        Args:
+            x: States, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            D, in the shape of x. It has a graph if gradients are enabled.
+        """
         t = self._times(x, t)
         if self.additive:
             return torch.zeros_like(x)
@@ -121,7 +171,7 @@ class NonlinearSDE(SDE):
             squared = self._coefficient(at, t) ** 2
         if not squared.requires_grad:
             return torch.zeros_like(x)
-        if squared.numel() == len(x):  # one number for each sample: D is its gradient
+        if squared.numel() == len(x):  # one number for each sample: D is the gradient of g^2
             unit = torch.ones_like(squared)
             return torch.autograd.grad(squared, at, unit, create_graph=graph, materialize_grads=True)[0]
         d = x[0].numel()
@@ -132,14 +182,12 @@ class NonlinearSDE(SDE):
         return (rows * unit).sum(0)
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """f - D - g^2 score."""
         drift = self.drift(x, t) - self.apply_diffusion_matrix(score, t, x)
-        return drift if self.additive else drift - self.diffusion_divergence(x, t)
+        return drift if self.additive else drift - self.diffusion_divergence(x, t)  # f - D - g^2 score
 
     def flow_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """f - D / 2 - g^2 score / 2."""
         drift = self.drift(x, t) - 0.5 * self.apply_diffusion_matrix(score, t, x)
-        return drift if self.additive else drift - 0.5 * self.diffusion_divergence(x, t)
+        return drift if self.additive else drift - 0.5 * self.diffusion_divergence(x, t)  # f - D / 2 - g^2 score / 2
 
     @torch.no_grad()
     def simulate(
@@ -152,15 +200,22 @@ class NonlinearSDE(SDE):
         step: int = 0,
         steps: int | None = None,
     ) -> Tensor:
-        """A draw of x_t given x_0, by paths of ``steps`` steps each.
+        """Simulate x_t given x_0.
 
-        x0: (B, *event). t: () or (B,), in [0, T].
-        seed: of the paths: that of sample i depends on (seed, i, step) alone, unless the solver is adaptive, where a batch
-            shares its steps. ``noise`` replaces seed and i.
-        step: number of the draw; each gives other paths.
-        steps: of each path; the process's own number unless given.
+        Args:
+            x0: Data, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            seed: Seed of the paths. The path of sample i depends only on (seed, i, step), unless the solver is adaptive: then
+                the samples of a batch share their steps.
+            noise: Source of the random numbers. It replaces the seed and the indices of the samples.
+            step: Number of the draw. Different numbers give independent paths.
+            steps: Number of steps of each path, >= 1. None: the ``steps`` of the process.
 
-        Raises SolverError where a path becomes non-finite.
+        Returns:
+            The states x_t, ``(B, *event)``.
+
+        Raises:
+            SolverError: If a path becomes non-finite.
         """
         check_batch("x0", x0)
         steps = self.steps if steps is None else steps
@@ -178,10 +233,9 @@ class NonlinearSDE(SDE):
         try:
             return self.solver.forward(drift, diffusion, x0, 0.0, float(steps), 1.0, _paths(noise, step))
         except SolverError as error:
-            raise SolverError(f"{steps} steps do not carry x_0 to t: give more, or a milder drift ({error})") from error
+            raise SolverError(f"the path from x_0 to t failed with {steps} steps: give more ({error})") from error
 
     def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
-        """A draw of x_t given x_0, keyed by (noise, step): `simulate`."""
         return self.simulate(x0, t, noise=noise, step=step)
 
     def prior_sample(
@@ -196,14 +250,14 @@ class NonlinearSDE(SDE):
         noise = noise or NoiseSource.of(seed, shape[0], device=device)
         if not isinstance(self.prior, Prior):
             return self.prior * noise.normal(tuple(shape[1:]), step=0, purpose="prior", dtype=dtype)
-        # a Prior counts its draws on from a first one: a call for each run of indices without a gap
+        # a Prior draws samples with consecutive indices: one call for each run of consecutive indices
         breaks = (noise.indices.diff() != 1).nonzero().flatten() + 1
         runs = torch.tensor_split(noise.indices, breaks.tolist())
         draws = [self.prior.sample(len(run), seed=noise.seed, dtype=dtype, first=int(run[0])) for run in runs]
         start = torch.cat(draws).to(noise.indices.device)
         if tuple(start.shape) != tuple(shape):
             raise ValueError(
-                f"prior={self.prior!r} gave draws of shape {tuple(start.shape)}: {tuple(shape)} was asked for"
+                f"prior={self.prior!r} gave samples of shape {tuple(start.shape)}, but shape={tuple(shape)} was requested"
             )
         return start
 
@@ -215,11 +269,23 @@ class NonlinearSDE(SDE):
         return standard_normal_log_prob(x / std) - x[0].numel() * std.log()
 
     def data_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Not known without a Gaussian kernel: raises TypeError."""
+        """Not available, because Tweedie's formula needs a Gaussian kernel.
+
+        Args:
+            x: States x_t, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            score: The score at (x, t), ``(B, *event)``.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            TypeError: Always.
+        """
         raise TypeError("E[x_0 | x_t] does not follow from the score of a non-linear process: give denoise=False")
 
     def _times(self, x: Tensor, t: Tensor) -> Tensor:
-        """t, checked, as (B,)."""
+        """Check t and expand it to ``(B,)``."""
         check_batch("x", x)
         self.check_time(t, len(x))
         return t.expand(len(x))
@@ -230,12 +296,12 @@ class NonlinearSDE(SDE):
     def _diffusion(self, like: Tensor, t: Tensor, x: Tensor | None) -> Tensor:
         if x is None:
             if not self.additive:
-                raise ValueError("g depends on x: give the state, diffuse(z, t, x)")
+                raise ValueError("g depends on x: give the state, apply_diffusion(z, t, x)")
             x = like
         return self._coefficient(x, self._times(x, t))
 
     def _coefficient(self, x: Tensor, t: Tensor) -> Tensor:
-        """g, to be multiplied with something of the shape of x."""
+        """g, in a shape that broadcasts against x."""
         value = self.g(t) if self.additive else self.g(x, t)
         if value.shape not in (t.shape, x.shape):
             raise ValueError(
@@ -255,18 +321,22 @@ def _shaped(name: str, value: Tensor, x: Tensor) -> Tensor:
 
 
 def _arguments(g: Callable[..., Tensor]) -> int:
-    """How many arguments g asks for."""
+    """Number of required arguments of g."""
     try:
-        given = inspect.signature(getattr(g, "forward", g)).parameters.values()  # a module hides them behind __call__
+        given = inspect.signature(
+            getattr(g, "forward", g)
+        ).parameters.values()  # the signature of a module is that of forward, not of __call__
     except (TypeError, ValueError):
-        raise TypeError(f"g={g!r} does not say what it takes: wrap it, lambda t: ... or lambda x, t: ...") from None
+        raise TypeError(f"g={g!r} has no signature: wrap it, lambda t: ... or lambda x, t: ...") from None
     if any(p.kind is p.VAR_POSITIONAL for p in given):
         raise TypeError(f"g={g!r} takes any number of arguments: wrap it, lambda t: ... or lambda x, t: ...")
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in given)
 
 
 def _paths(noise: NoiseSource, step: int) -> NoiseSource:
-    """A source of Brownian paths for draw number ``step``, with a seed of its own: a reverse solve with the same seed and
-    samples sees other paths."""
+    """Source of Brownian paths for draw number ``step``.
+
+    The seed is derived from that of ``noise``, so that a reverse solve with the same seed and samples has independent paths.
+    """
     low, high = NoiseSource.of(noise.seed, 1, step).integers(2**32, (2,), step=0, purpose="forward paths")[0].tolist()
     return NoiseSource(low | high << 32, noise.indices)

@@ -308,7 +308,7 @@ def test_the_prior_is_a_normal_or_an_object():
         ({"steps": 0}, ValueError, "steps=0"),
         ({"prior": -1.0}, ValueError, "prior=-1.0"),
         ({"prior": "normal"}, TypeError, "prior='normal'.*sample and log_prob"),
-        ({"g": lambda x, t, z: t}, TypeError, "asks for 3 arguments"),
+        ({"g": lambda x, t, z: t}, TypeError, "takes 3 arguments"),
         ({"g": lambda *given: given[0]}, TypeError, "any number"),
         ({"g": torch.ones_like}, TypeError, "wrap it"),
         ({"g": lambda x, t: x, "solver": TorchSDE("heun")}, ValueError, "Stratonovich"),
@@ -336,7 +336,7 @@ def test_wrong_shapes_are_named():
         NonlinearSDE(VP.drift, lambda t: t[:2]).apply_diffusion(x, t)
     with pytest.raises(ValueError, match=r"divergence returned shape \(4,\)"):
         NonlinearSDE(VP.drift, lambda x, t: x, divergence=lambda x, t: t).diffusion_divergence(x, t)
-    with pytest.raises(ValueError, match=r"gave draws of shape \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"gave samples of shape \(4, 2\)"):
         NonlinearSDE(VP.drift, VP.diffusion, prior=MIXTURE).prior_sample((4, 3))
     for sde in (CUBIC, WAYS["g(x, t)"]):
         with pytest.raises(ValueError, match="give shape"):
@@ -362,7 +362,7 @@ def test_a_diffusion_of_x_asks_for_x():
 
 def test_a_path_that_bursts_is_named():
     x0 = torch.tensor([[0.1], [500.0]])
-    with pytest.raises(SolverError, match=r"50 steps do not carry.*positions \[1\]"):
+    with pytest.raises(SolverError, match=r"failed with 50 steps.*positions \[1\]"):
         CUBIC.simulate(x0, torch.tensor(1.0))
 
 
