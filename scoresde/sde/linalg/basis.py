@@ -1,10 +1,12 @@
-"""Orthonormal bases in which a process may be diagonal: forward(x) = U x gives the modes, inverse(m) = U^T m the state.
+"""Orthonormal bases U of events, in which a process can be diagonal.
 
-    Axes     one orthonormal matrix for each of the event's dimensions, None leaves a dimension as it is
+``forward(x)`` = U x computes the modes and ``inverse(m)`` = U^T m the state::
+
+    Axes     one orthonormal matrix for each dimension of the event; None leaves a dimension unchanged
     Flat     one orthonormal matrix on the flattened event (PCA, pooling and its complement)
     Fourier  cosines and sines over several dimensions jointly, by the fast Fourier transform
 
-`dct(event_shape)`, `haar(event_shape)` and `fourier(event_shape)` make the usual ones, `pca(data)` one from data.
+``dct(event_shape)``, ``haar(event_shape)`` and ``fourier(event_shape)`` construct common bases, ``pca(data)`` one from data.
 """
 
 from __future__ import annotations
@@ -22,24 +24,40 @@ from scoresde._validation import check_batch
 
 @prints_as_call
 class Basis(ABC):
-    """An orthonormal basis of events of one shape."""
+    """Base class of orthonormal bases of events of one shape."""
 
     event_shape: tuple[int, ...]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Modes of x, the shape of x (B, *event)."""
+        """Modes U x.
+
+        Args:
+            x: Events, ``(B, *event)``.
+
+        Returns:
+            The modes, in the shape of x.
+        """
 
     @abstractmethod
     def inverse(self, modes: Tensor) -> Tensor:
-        """The state with these modes."""
+        """Events U^T modes.
+
+        Args:
+            modes: Modes, ``(B, *event)``.
+
+        Returns:
+            The events, in the shape of ``modes``.
+        """
 
 
 @prints_as_call
 class Axes(Basis):
-    """Separable: mode indices are those of the event's dimensions.
+    """Separable basis: one orthonormal matrix for each dimension of the event.
 
-    matrices: for each dimension of the event an orthonormal (n, n), or the size n of one that is left as it is.
+    Args:
+        matrices: For each dimension of the event an orthonormal matrix ``(n, n)``, or the size n of a dimension that stays
+            unchanged.
     """
 
     def __init__(self, matrices: Sequence[Tensor | int]) -> None:
@@ -64,7 +82,12 @@ class Axes(Basis):
 
 @prints_as_call
 class Flat(Basis):
-    """One orthonormal matrix u (d, d) on flattened events; modes are in the event's shape, row i of u at flat index i."""
+    """One orthonormal matrix on flattened events.
+
+    Args:
+        u: Orthonormal matrix ``(d, d)``. The product with row i is the mode at flat index i.
+        event_shape: Shape of one event, with d numbers.
+    """
 
     def __init__(self, u: Tensor, event_shape: Sequence[int]) -> None:
         self.event_shape = tuple(event_shape)
@@ -83,15 +106,21 @@ class Flat(Basis):
 
 @prints_as_call
 class Fourier(Basis):
-    """The real discrete Fourier basis over some of the event's dimensions, of sizes n, even or odd; |n| = prod n.
+    r"""Real discrete Fourier basis over some dimensions of the event, of sizes n (even or odd) with product :math:`|n|`.
 
-        mode k = sqrt(2 / |n|) sum_x cos(2 pi k x / n) x_x,     mode -k = sqrt(2 / |n|) sum_x sin(2 pi k x / n) x_x
+    For one k of each pair {k, -k},
 
-    for one k of each pair {k, -k}, and 1 / sqrt |n| in place of the first factor where k = -k modulo n. Modes stand where the
-    complex transform has them, the zero frequency first. Whatever is diagonal here with one number for each pair is a circular
-    convolution with a symmetric kernel: it commutes with shifts.
+    .. math::
+        \text{mode } k = \sqrt{2 / |n|} \sum_x \cos(2 \pi k x / n)\, x_x, \qquad
+        \text{mode } {-k} = \sqrt{2 / |n|} \sum_x \sin(2 \pi k x / n)\, x_x
 
-    axes: dimensions of the event that are transformed, distinct.
+    If k = -k modulo n, the factor is :math:`1 / \sqrt{|n|}`. The modes have the order of the complex transform, with the
+    frequency zero first. A map that is diagonal in this basis with one number for each pair is a circular convolution with a
+    symmetric kernel, and commutes with shifts.
+
+    Args:
+        event_shape: Shape of one event.
+        axes: Distinct dimensions of the event that are transformed.
     """
 
     def __init__(self, event_shape: Sequence[int], axes: Sequence[int]) -> None:
@@ -106,7 +135,7 @@ class Fourier(Basis):
         )  # -1 at the first of a pair, 1 at the second, 0 where k = -k
 
     def frequencies(self) -> Tensor:
-        """k for every mode, whole numbers from -n / 2 to n / 2: (axes, *event) float64."""
+        """Frequencies k of all modes, integers from -n / 2 to n / 2, ``(axes, *event)`` in float64."""
         whole = [torch.fft.fftfreq(self.event_shape[k], dtype=torch.float64) * self.event_shape[k] for k in self.axes]
         one = torch.zeros(self.event_shape, dtype=torch.float64)
         return torch.stack(
@@ -129,7 +158,7 @@ class Fourier(Basis):
         return out
 
     def _opposite(self, modes: Tensor) -> Tensor:
-        """The mode -k at the place of k."""
+        """Modes with -k at the position of k."""
         return modes.flip(self.axes).roll((1,) * len(self.axes), self.axes)
 
     def _check(self, x: Tensor) -> None:
@@ -138,19 +167,19 @@ class Fourier(Basis):
 
 
 def fourier(event_shape: Sequence[int]) -> Fourier:
-    """The real Fourier basis over the last two dimensions, or the only one."""
+    """Real Fourier basis over the last two dimensions, or over the only one."""
     rank = len(event_shape)
     return Fourier(event_shape, range(rank - min(2, rank), rank))
 
 
 def dct(event_shape: Sequence[int]) -> Axes:
-    """The orthonormal discrete cosine transform (DCT-II) over the last two dimensions, or the only one."""
+    """Orthonormal discrete cosine transform (DCT-II) over the last two dimensions, or over the only one."""
     axes = len(event_shape) - min(2, len(event_shape))
     return Axes([n if k < axes else dct_matrix(n) for k, n in enumerate(event_shape)])
 
 
 def dct_matrix(n: int) -> Tensor:
-    """Row k: sqrt(2/n) cos(pi (i + 1/2) k / n), the first by 1/sqrt 2; (n, n) float64."""
+    """Matrix of the DCT-II, ``(n, n)`` in float64. Row k is sqrt(2/n) cos(pi (i + 1/2) k / n), and row 0 is 1/sqrt(n)."""
     i, k = torch.arange(n, dtype=torch.float64), torch.arange(n, dtype=torch.float64)[:, None]
     u = math.sqrt(2.0 / n) * torch.cos(math.pi * (i + 0.5) * k / n)
     u[0] /= math.sqrt(2.0)
@@ -158,8 +187,10 @@ def dct_matrix(n: int) -> Tensor:
 
 
 def haar(event_shape: Sequence[int]) -> Axes:
-    """Pooling by 2 and its complement over the last two dimensions, or the only one: the first half of each dimension's modes
-    are the scaled averages of neighbours, the second half their differences. Even sizes only."""
+    """Pooling by 2 and its complement over the last two dimensions, or over the only one. The sizes must be even.
+
+    In each dimension, the first half of the modes are the scaled averages of neighbours, the second half their differences.
+    """
     axes = len(event_shape) - min(2, len(event_shape))
     matrices: list[Tensor | int] = []
     for k, n in enumerate(event_shape):
@@ -174,7 +205,7 @@ def haar(event_shape: Sequence[int]) -> Axes:
 
 
 def pca(data: Tensor) -> tuple[Flat, Tensor]:
-    """The principal axes of data (n, *event), largest variance first, and the variances in the event's shape."""
+    """Principal axes of data ``(n, *event)``, largest variance first, and the variances in the shape of the event."""
     check_batch("data", data)
     flat = data.reshape(len(data), -1).to(torch.float64)
     centred = flat - flat.mean(0)

@@ -1,12 +1,14 @@
-"""The law of a linear process between two times: x_t | x_s ~ N(A x_s, L L^T), or N(m_t + A (x_s - m_s), L L^T).
+r"""Gaussian transition kernels of linear processes: x_t | x_s ~ N(A x_s, L L^T).
 
-Objectives, predictors, posteriors and Langevin steps need a few things of it only, and never ask what A and L are made of:
+Losses, predictors, posteriors and Langevin steps use a kernel only by these operations, so they do not depend on the kind of A
+and L::
 
-    mean(x) = A x        scale(z) = L z              covariance(v) = L L^T v
-    solve(x) = A^-1 x    scale_transposed(v) = L^T v    whiten_transposed(z) = L^-T z
+    mean(x) = A x        scale(z) = L z                  covariance(v) = L L^T v
+    solve(x) = A^-1 x    scale_transposed(v) = L^T v     whiten_transposed(z) = L^-T z
 
-`ScalarKernel` is the case A = a I, L = std I, `MapKernel` any pair of linear maps. `ShiftedKernel` sees states from an origin
-that may move, m: mean(x) = m_t + A (x - m_s), solve(y) = m_s + A^-1 (y - m_t), all else as without it.
+``ScalarKernel`` is the case A = a I, L = std I. ``MapKernel`` has any pair of linear maps. ``ShiftedKernel`` is a kernel in
+coordinates x - m, where the origin m can depend on time: mean(x) = m_t + A (x - m_s) and solve(y) = m_s + A^-1 (y - m_t). All
+other operations are the same.
 """
 
 from __future__ import annotations
@@ -22,19 +24,37 @@ from scoresde.sde.linalg.maps import LinearMap, ScalarMap
 
 
 class GaussianKernel(ABC):
-    """N(A x, L L^T); every method takes and returns tensors of shape (B, *event)."""
+    """Base class of Gaussian kernels N(A x, L L^T).
+
+    Vectors have the shape ``(B, *state)`` and d coordinates. Coefficients have the shape ``()``, one for all samples, or
+    ``(B,)``.
+    """
 
     @abstractmethod
     def mean(self, x: Tensor) -> Tensor:
-        """A x; affine in x where the kernel is shifted."""
+        """Mean A x of the kernel, affine in x if the kernel is shifted.
+
+        Args:
+            x: States at the start, ``(B, *state)``.
+
+        Returns:
+            The mean, in the shape of x.
+        """
 
     @abstractmethod
     def solve(self, x: Tensor) -> Tensor:
-        """A^-1 x: the state whose mean is x."""
+        """State whose mean is x: A^-1 x.
+
+        Args:
+            x: Means, ``(B, *state)``.
+
+        Returns:
+            The states at the start, in the shape of x.
+        """
 
     @abstractmethod
     def signal_map(self) -> LinearMap:
-        """A."""
+        """Linear map A of the mean."""
 
     @property
     def centred(self) -> GaussianKernel:
@@ -43,106 +63,237 @@ class GaussianKernel(ABC):
 
     @abstractmethod
     def scale(self, z: Tensor) -> Tensor:
-        """L z: what a standard normal z adds."""
+        """Noise L z for standard normal z.
+
+        Args:
+            z: Standard normal noise, ``(B, *state)``.
+
+        Returns:
+            L z, in the shape of z.
+        """
 
     @abstractmethod
     def covariance(self, v: Tensor) -> Tensor:
-        """L L^T v."""
+        """Product with the covariance: L L^T v.
+
+        Args:
+            v: Vectors, ``(B, *state)``.
+
+        Returns:
+            L L^T v, in the shape of v.
+        """
 
     @abstractmethod
     def scale_transposed(self, v: Tensor) -> Tensor:
-        """L^T v: minus the noise that a score v stands for."""
+        """Product L^T v. For a score v it is minus the expected noise.
+
+        Args:
+            v: Vectors, ``(B, *state)``.
+
+        Returns:
+            L^T v, in the shape of v.
+        """
 
     @abstractmethod
     def whiten_transposed(self, z: Tensor) -> Tensor:
-        """L^-T z: minus the score of the kernel at mean + L z."""
+        """Product L^-T z, which is minus the score of the kernel at mean + L z.
+
+        Args:
+            z: Vectors, ``(B, *state)``.
+
+        Returns:
+            L^-T z, in the shape of z.
+        """
 
     @abstractmethod
     def whiten(self, v: Tensor) -> Tensor:
-        """L^-1 v."""
+        """Product L^-1 v.
+
+        Args:
+            v: Vectors, ``(B, *state)``.
+
+        Returns:
+            L^-1 v, in the shape of v.
+        """
 
     @abstractmethod
     def signal(self) -> Tensor:
-        """||A||_F / sqrt d, shape () or (B,)."""
+        """Root mean square of A: ||A||_F / sqrt(d), ``()`` or ``(B,)``."""
 
     @abstractmethod
     def level(self) -> Tensor:
-        """||L||_F / sqrt d, shape () or (B,): the root mean square of the noise over coordinates."""
+        """Noise level, the root mean square of the noise over coordinates: ||L||_F / sqrt(d), ``()`` or ``(B,)``."""
 
-    # one quantity by its names, at a state x (B, *state) of x_t = A x_0 + L z given x_0; all but x are expectations given x
+    # conversions at a state x of x_t = A x_0 + L z; score, noise, data and velocity are expectations given x
 
     def noise_from_score(self, score: Tensor) -> Tensor:
-        """E[z | x] = -L^T score."""
+        """Expected noise E[z | x] = -L^T score.
+
+        Args:
+            score: Score at x, ``(B, *state)``.
+
+        Returns:
+            The noise, in the shape of ``score``.
+        """
         return -self.scale_transposed(score)
 
     def score_from_noise(self, noise: Tensor) -> Tensor:
-        """-L^-T noise."""
+        """Score -L^-T noise.
+
+        Args:
+            noise: Expected noise E[z | x], ``(B, *state)``.
+
+        Returns:
+            The score, in the shape of ``noise``.
+        """
         return -self.whiten_transposed(noise)
 
     def data_from_score(self, x: Tensor, score: Tensor) -> Tensor:
-        """E[x_0 | x] = A^-1 (x + L L^T score)."""
+        """Expected data E[x_0 | x] = A^-1 (x + L L^T score), by Tweedie's formula.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            score: Score at x, ``(B, *state)``.
+
+        Returns:
+            The data, in the shape of x.
+        """
         return self.solve(x + self.covariance(score))
 
     def score_from_data(self, x: Tensor, data: Tensor) -> Tensor:
-        """-(L L^T)^-1 (x - A data)."""
+        """Score -(L L^T)^-1 (x - A data).
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            data: Expected data E[x_0 | x], ``(B, *state)``.
+
+        Returns:
+            The score, in the shape of x.
+        """
         return -self.whiten_transposed(self.noise_from_data(x, data))
 
     def noise_from_data(self, x: Tensor, data: Tensor) -> Tensor:
-        """L^-1 (x - A data)."""
+        """Expected noise E[z | x] = L^-1 (x - A data).
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            data: Expected data E[x_0 | x], ``(B, *state)``.
+
+        Returns:
+            The noise, in the shape of x.
+        """
         return self.whiten(x - self.mean(data))
 
     def data_from_noise(self, x: Tensor, noise: Tensor) -> Tensor:
-        """A^-1 (x - L noise)."""
+        """Expected data E[x_0 | x] = A^-1 (x - L noise).
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            noise: Expected noise E[z | x], ``(B, *state)``.
+
+        Returns:
+            The data, in the shape of x.
+        """
         return self.solve(x - self.scale(noise))
 
     def velocity_from_score(self, x: Tensor, score: Tensor) -> Tensor:
-        """Defined for scalar coefficients."""
+        """Velocity a E[z | x] - std E[x_0 | x], defined for scalar coefficients.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            score: Score at x, ``(B, *state)``.
+
+        Returns:
+            The velocity, in the shape of x.
+
+        Raises:
+            TypeError: If the coefficients are not scalar.
+
+        References:
+            Salimans & Ho 2022, Progressive distillation for fast sampling of diffusion models, arXiv:2202.00512.
+        """
         raise TypeError(
-            f"a {type(self).__name__} has no velocity: x_t = alpha x_0 + sigma z with scalar coefficients has one"
+            f"a {type(self).__name__} has no velocity: it is defined for x_t = alpha x_0 + sigma z with scalar coefficients"
         )
 
     noise_from_velocity = velocity_from_score
 
     def standardised(self, x: Tensor, data_std: float) -> Tensor:
-        """x less its mean for data about 0, over its root mean square for data of standard deviation ``data_std``."""
+        """Standardized state: x minus its mean for data of mean 0, divided by its root mean square.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            data_std: Standard deviation of the data.
+
+        Returns:
+            The standardized states, in the shape of x.
+        """
         return x / expand((self.signal() * data_std).hypot(self.level()), x)
 
     def log_det(self) -> Tensor:
-        """ln |det L| per coordinate, (1/d) ln |det L|, shape () or (B,)."""
+        """Log-determinant of L per coordinate: ln |det L| / d, ``()`` or ``(B,)``."""
         return self.noise_map().log_det()
 
     @abstractmethod
     def contraction(self) -> Tensor:
-        """|det A|^(2/d), shape () or (B,): what is left of the variance of x_s; 1 - beta_i in DDPM's notation."""
+        """Factor by which the mean scales the variance of x_s: |det A|^(2/d), ``()`` or ``(B,)``.
+
+        It is 1 - beta_i in the notation of DDPM.
+        """
 
     @abstractmethod
     def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> GaussianKernel:
-        """The same map with the noise of q(x_s | x_t, x_0): L L^T is replaced by the covariance of x_s given x_t and x_0.
+        """Kernel with the same map A and the covariance of the posterior q(x_s | x_t, x_0) in place of L L^T.
 
-        marginal, before: the kernels x_t | x_0 and x_s | x_0 at the end and the start of the step; where the second is not
-            given it follows from the others, with some cancellation.
+        Args:
+            marginal: The kernel x_t | x_0 at the end of the step.
+            before: The kernel x_s | x_0 at the start of the step. None: it is computed from the other two, with some
+                cancellation.
+
+        Returns:
+            The kernel N(A x, posterior covariance).
         """
 
     @abstractmethod
     def gaussian_score(self, x: Tensor, root: LinearMap) -> Tensor:
-        """-(A R R^T A^T + L L^T)^-1 x, R = root: the score of x_t where x_s ~ N(0, R R^T)."""
+        """Score of x_t if x_s ~ N(0, R R^T): -(A R R^T A^T + L L^T)^-1 x.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            root: Linear map R.
+
+        Returns:
+            The score, in the shape of x.
+        """
 
     @abstractmethod
     def to(self, x: Tensor) -> GaussianKernel:
-        """The same kernel in the dtype and on the device of x."""
+        """Convert the kernel to the dtype and device of x.
+
+        Args:
+            x: A tensor.
+
+        Returns:
+            The converted kernel.
+        """
 
     @abstractmethod
     def noise_map(self) -> LinearMap:
-        """L."""
+        """Linear map L of the noise."""
 
     @abstractmethod
     def __getitem__(self, k: int) -> GaussianKernel:
-        """The k-th of a batch of kernels."""
+        """Kernel number k of a batch of kernels."""
 
 
 @dataclass(frozen=True)
 class ScalarKernel(GaussianKernel):
-    """N(a x, std^2 I); a and std have shape () or (B,)."""
+    """Gaussian kernel with scalar coefficients: N(a x, std^2 I).
+
+    Args:
+        a: Coefficient of the mean, ``()`` or ``(B,)``.
+        std: Standard deviation, ``()`` or ``(B,)``.
+    """
 
     a: Tensor
     std: Tensor
@@ -172,12 +323,19 @@ class ScalarKernel(GaussianKernel):
         return v / expand(self.std, v)
 
     def velocity_from_score(self, x: Tensor, score: Tensor) -> Tensor:
-        """alpha E[z | x] - sigma E[x_0 | x] (Salimans & Ho 2022, arXiv:2202.00512)."""
         noise, data = self.noise_from_score(score), self.data_from_score(x, score)
         return expand(self.a, x) * noise - expand(self.std, x) * data
 
     def noise_from_velocity(self, x: Tensor, velocity: Tensor) -> Tensor:
-        """(alpha velocity + sigma x) / (alpha^2 + sigma^2)."""
+        """Expected noise (alpha velocity + sigma x) / (alpha^2 + sigma^2), with alpha = a and sigma = std.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            velocity: Velocity at x, ``(B, *state)``.
+
+        Returns:
+            The noise, in the shape of x.
+        """
         alpha, sigma = expand(self.a, x), expand(self.std, x)
         return (alpha * velocity + sigma * x) / (alpha**2 + sigma**2)
 
@@ -191,7 +349,7 @@ class ScalarKernel(GaussianKernel):
         return self.a**2
 
     def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
-        """std -> std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2."""
+        # the posterior has std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2
         marginal = marginal.centred
         assert isinstance(marginal, ScalarKernel)
         sigma_s = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a if before is None else before.level()
@@ -213,7 +371,12 @@ class ScalarKernel(GaussianKernel):
 
 @dataclass(frozen=True)
 class MapKernel(GaussianKernel):
-    """N(A x, L L^T) for linear maps A and L = noise."""
+    """Gaussian kernel with linear maps: N(A x, L L^T).
+
+    Args:
+        a: Linear map A of the mean.
+        noise: Linear map L of the noise.
+    """
 
     a: LinearMap
     noise: LinearMap
@@ -252,7 +415,7 @@ class MapKernel(GaussianKernel):
         return (2.0 * self.a.log_det()).exp()
 
     def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
-        """With C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B."""
+        # with C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B
         marginal, before = marginal.centred, None if before is None else before.centred
         assert isinstance(marginal, MapKernel)
         after = marginal.noise.compose(marginal.noise.transpose())
@@ -285,10 +448,13 @@ class MapKernel(GaussianKernel):
 
 @dataclass(frozen=True)
 class ShiftedKernel(GaussianKernel):
-    """N(after + A (x - before), L L^T) for a kernel N(A x, L L^T).
+    """Gaussian kernel in shifted coordinates: N(after + A (x - before), L L^T).
 
-    before, after: the origins at the start and the end; (1, ...), one for all, or (B, ...), followed by the leading dimensions of
-        the state.
+    Args:
+        kernel: The kernel N(A x, L L^T).
+        before: Origin at the start, ``(1, ...)`` for one that all samples share or ``(B, ...)``, followed by the leading
+            dimensions of the state.
+        after: Origin at the end, of such a shape.
     """
 
     kernel: GaussianKernel
@@ -352,11 +518,11 @@ class ShiftedKernel(GaussianKernel):
 
 
 def _one(origin: Tensor, k: int) -> Tensor:
-    """The k-th of a batch of origins, (1, ...); the only one where one serves all."""
+    """Origin number k of a batch, ``(1, ...)``, or the only one if all samples share it."""
     return origin if len(origin) == 1 else origin[k][None]
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I) in nats, summed over all but the first dimension: (B, *event) -> (B,)."""
+    """log N(z; 0, I) in nats, summed over all but the first dimension, ``(B, *event)`` -> ``(B,)``."""
     z = z.flatten(1) if z.ndim > 1 else z[:, None]
     return -0.5 * (z**2).sum(dim=1) - 0.5 * z.shape[1] * torch.log(torch.tensor(2 * torch.pi, dtype=z.dtype))

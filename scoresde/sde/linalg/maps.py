@@ -1,13 +1,16 @@
-"""Linear maps on states: what the mean and the noise of a linear process are made of.
+"""Linear maps on states, the coefficients of linear processes and their kernels.
 
-A map acts on each state of a batch (B, *event); its coefficients have a leading shape (), one map for all, or (B,).
+A map acts on each state of a batch ``(B, *state)``. Its coefficients have a leading shape ``()``, one map for all samples, or
+``(B,)``::
 
     ScalarMap     c x
-    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the state (position, velocity, ...); one k x k matrix, or
-                  one for every mode of an orthonormal basis U of the event, U^T (M * U x)
-    DiagonalMap   U^T (c * U x), a number for every mode of U: the case k = 1, without a dimension for it
+    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the state (position, velocity, ...). M is one k x k
+    matrix,
+                  or there is one for each mode of an orthonormal basis U of the event: U^T (M * U x)
+    DiagonalMap   U^T (c * U x), a number for each mode of U; the case k = 1 without a dimension for it
 
-Maps of one process are all of one kind (a scalar goes with any), so that products and sums stay in the kind.
+All maps of one process are of the same kind, except that a scalar map can be combined with any. Products and sums therefore
+stay in that kind.
 """
 
 from __future__ import annotations
@@ -25,61 +28,102 @@ from scoresde.sde.linalg.basis import Basis
 
 
 class LinearMap(ABC):
-    """A linear map on states of shape (B, *event)."""
+    """Base class of linear maps on states ``(B, *state)`` with d coordinates."""
 
     commutes: bool = False
-    """Whether all maps of the kind commute with one another."""
+    """Whether all maps of this kind commute with each other."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """The map applied to x, the shape of x."""
+        """Apply the map to x."""
 
     @abstractmethod
     def transpose(self) -> LinearMap:
-        """The transposed map."""
+        """Transposed map."""
 
     @abstractmethod
     def inverse(self) -> LinearMap:
-        """The inverse map."""
+        """Inverse map."""
 
     @abstractmethod
     def compose(self, other: LinearMap) -> LinearMap:
-        """x -> self(other(x))."""
+        """Product of two maps, x -> self(other(x)).
+
+        Args:
+            other: Another map of this kind, or a ``ScalarMap``.
+
+        Returns:
+            The product.
+        """
 
     @abstractmethod
     def add(self, other: LinearMap) -> LinearMap:
-        """x -> self(x) + other(x)."""
+        """Sum of two maps, x -> self(x) + other(x).
+
+        Args:
+            other: Another map of this kind, or a ``ScalarMap``.
+
+        Returns:
+            The sum.
+        """
 
     @abstractmethod
     def times(self, factor: Tensor) -> LinearMap:
-        """x -> factor self(x); factor has shape () or (B,)."""
+        """Multiply the map by a number, x -> factor self(x).
+
+        Args:
+            factor: ``()`` or ``(B,)``.
+
+        Returns:
+            The scaled map.
+        """
 
     @abstractmethod
     def root(self) -> LinearMap:
-        """L with L L^T = self, for a symmetric map without negative directions; lower triangular for blocks."""
+        """Square root L with L L^T = self, for a symmetric positive semi-definite map.
+
+        It is lower triangular for blocks.
+        """
 
     @abstractmethod
     def log_det(self) -> Tensor:
-        """ln |det| per coordinate, (1/d) ln |det|, shape () or (B,)."""
+        """Log-determinant per coordinate: ln |det| / d, ``()`` or ``(B,)``."""
 
     @abstractmethod
     def mean_square(self) -> Tensor:
-        """||M||_F^2 / d, shape () or (B,): the mean squared length that it gives to standard normal noise."""
+        """Mean square ||M||_F^2 / d, ``()`` or ``(B,)``.
+
+        It is the mean square of a coordinate of M z for standard normal z.
+        """
 
     @abstractmethod
     def to(self, x: Tensor) -> LinearMap:
-        """The map in the dtype and on the device of x."""
+        """Convert the map to the dtype and device of x.
+
+        Args:
+            x: A tensor.
+
+        Returns:
+            The converted map.
+        """
 
     @abstractmethod
     def __getitem__(self, k: int) -> LinearMap:
-        """The k-th of a batch of maps."""
+        """Map number k of a batch of maps."""
 
     @abstractmethod
     def unbind(self) -> Sequence[LinearMap]:
-        """All of a batch of maps, by one operation."""
+        """List of all maps of a batch, by one operation."""
 
     def dense(self, event_shape: Sequence[int]) -> Tensor:
-        """The (d, d) matrix of one map (coefficients without a batch) on flattened events; for small d."""
+        """Matrix of one map on flattened events, for small d.
+
+        Args:
+            event_shape: Shape of the events, with d numbers.
+
+        Returns:
+            The matrix, ``(d, d)`` in float64.
+        """
         d = math.prod(event_shape)
         columns = self(torch.eye(d, dtype=torch.float64).reshape(d, *event_shape))
         return columns.reshape(d, d).mT
@@ -87,7 +131,11 @@ class LinearMap(ABC):
 
 @dataclass(frozen=True)
 class ScalarMap(LinearMap):
-    """c x, c of shape () or (B,)."""
+    """Multiplication by a number: c x.
+
+    Args:
+        c: ``()`` or ``(B,)``.
+    """
 
     c: Tensor
     commutes = True
@@ -131,10 +179,12 @@ class ScalarMap(LinearMap):
 
 @dataclass(frozen=True)
 class BlockMap(LinearMap):
-    """k x k matrices over the first dimension of the state (k, *event).
+    """Multiplication by k x k matrices over the first dimension of the state ``(k, *event)``.
 
-    m: (k, k) or (B, k, k), one for all coordinates; where a ``basis`` of the event is given (*event, k, k) or (B, *event, k, k),
-        one for each mode, sizes of 1 standing for modes that are alike.
+    Args:
+        m: Matrix for all coordinates, ``(k, k)`` or ``(B, k, k)``. With a ``basis``: one for each mode, ``(*event, k, k)`` or
+            ``(B, *event, k, k)``, where a size of 1 means that all modes along this dimension have the same matrix.
+        basis: Orthonormal basis of the event. None: the coordinates.
     """
 
     m: Tensor
@@ -164,7 +214,7 @@ class BlockMap(LinearMap):
         return BlockMap(self._lift(factor) * self.m, self.basis)
 
     def root(self) -> BlockMap:
-        """Cholesky's factor, or where a direction has no width the symmetric root, in which rounding below 0 counts as 0."""
+        """Cholesky factor, or for a singular matrix the symmetric root. Negative eigenvalues from rounding count as 0."""
         factor, info = torch.linalg.cholesky_ex(self.m)
         if bool((info == 0).all()):
             return BlockMap(factor, self.basis)
@@ -195,7 +245,7 @@ class BlockMap(LinearMap):
         return factor.reshape(factor.shape + (1,) * (self._rank + 2))
 
     def _mean(self, value: Tensor) -> Tensor:
-        """The mean over modes: (*t, *event) -> (*t)."""
+        """Mean over modes, ``(*t, *event)`` -> ``(*t)``."""
         return value.reshape(*value.shape[: value.ndim - self._rank], -1).mean(-1)
 
     def _matrix(self, other: LinearMap) -> Tensor:
@@ -207,7 +257,12 @@ class BlockMap(LinearMap):
 
 @dataclass(frozen=True)
 class DiagonalMap(LinearMap):
-    """c over the modes of an orthonormal basis; c of shape (*event) or (B, *event)."""
+    """Multiplication of each mode of an orthonormal basis by a number.
+
+    Args:
+        c: One number for each mode, ``(*event)`` or ``(B, *event)``.
+        basis: Orthonormal basis of the event.
+    """
 
     c: Tensor
     basis: Basis
