@@ -153,18 +153,26 @@ WRONG = {
     ),
     "rising in a gap": (lambda t: torch.ones_like(t), lambda t: 1 + t + 0.05 * torch.sin(30 * t), "signal-to-noise"),
     "alpha at 0": (lambda t: 1 - 2 * t, lambda t: t, r"alpha is 0 at t = 0\.5; must be > 0"),
-    "alpha 0 at T": (lambda t: 1 - t, lambda t: t, "alpha is 0 at t = 1; must be > 0; where it is so at T, let T end"),
+    "alpha 0 at T": (
+        lambda t: 1 - t,
+        lambda t: t,
+        "alpha is 0 at t = 1; must be > 0; if this is at T, choose a smaller T",
+    ),
     "cosine to the end": (lambda t: torch.cos(0.5 * math.pi * t), lambda t: torch.sin(0.5 * math.pi * t), "d ln alpha"),
     "sigma at 0": (lambda t: torch.ones_like(t), lambda t: (t - 0.25).clamp(min=0.0), "sigma is 0 at t = 1e-06"),
     "sigma below 0": (lambda t: torch.ones_like(t), lambda t: t - 1e-7, "sigma is -1e-07 at t = 0; must be >= 0"),
     "NaN": (lambda t: torch.ones_like(t), lambda t: (t - 0.25).sqrt(), "sigma is nan at t = 0; must be finite"),
     "infinite": (lambda t: 1 / (t - 0.3).abs(), lambda t: t, r"alpha is inf at t = 0\.3; must be finite"),
     "infinite slope": (lambda t: torch.ones_like(t), lambda t: 1 + (t - 0.5).sign() * (t - 0.5).abs().sqrt() / 2, "g"),
-    "a jump up": (lambda t: torch.exp(-t) + 0.5 * (t > 0.5), lambda t: t, r"alpha / sigma .* at t = 0\.5; it rises"),
+    "a jump up": (
+        lambda t: torch.exp(-t) + 0.5 * (t > 0.5),
+        lambda t: t,
+        r"alpha / sigma .* at t = 0\.5; it increases",
+    ),
     "detached": (lambda t: torch.exp(-t.detach()), lambda t: t, r"alpha\(t\) cannot be differentiated"),
     "steps": (torch.ones_like, lambda t: 1 + torch.floor(10 * t), r"sigma\(t\) cannot be differentiated"),
     "one value": (lambda t: torch.ones(()), lambda t: t, r"alpha\(t\) has shape \(\)"),
-    "not elementwise": (lambda t: torch.exp(-t), lambda t: t / t.max(), "depends on which other times"),
+    "not elementwise": (lambda t: torch.exp(-t), lambda t: t / t.max(), "depends on the other times"),
 }
 
 
@@ -177,7 +185,7 @@ def test_a_pair_that_is_no_process_is_refused(name):
 
 def test_a_rising_log_snr_is_refused():
     for preserving in (True, False):
-        with pytest.raises(ValueError, match="the signal-to-noise ratio rises"):
+        with pytest.raises(ValueError, match="the signal-to-noise ratio increases"):
             Schedule.from_log_snr(lambda t: -5.0 + 3.0 * torch.cos(6.0 * t), variance_preserving=preserving)
 
 

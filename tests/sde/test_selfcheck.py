@@ -151,14 +151,14 @@ MISTAKES = {
     HalfGSquared: ("kernel covariance from the SDE", "factor 2 in g^2 missing"),
     DriftWithoutItsHalf: ("kernel mean from the drift", "factor 1/2 missing"),
     DriftOfTheWrongSign: ("kernel mean from the drift", "wrong sign"),
-    AlphaSquared: ("kernel mean from the drift", "alpha there where alpha^2 is meant|alpha^2 returned for alpha"),
+    AlphaSquared: ("kernel mean from the drift", "is it alpha in place of alpha|alpha^2 returned for alpha"),
     SigmaSquared: ("kernel covariance from the SDE", "sigma^2 returned for sigma"),
     StepForgetsTheContraction: ("transition carries the marginal", "a^2 sigma_s^2"),
     PriorVarianceForItsRoot: ("prior, nats per coordinate", "not its square"),
     PosteriorExchanged: ("posterior agrees with Bayes", "exchanged"),
     ScoreWithoutTheSquare: ("conversions agree with the kernel", "sigma^2"),
     NoiseOfTheWrongSign: ("conversions invert each other", ""),
-    NoiseThatFalls: ("noise to signal rises", "must fall"),
+    NoiseThatFalls: ("noise-to-signal ratio increases", "must decrease"),
     AnyTimeTaken: ("edge times", "check_time"),
     AlwaysDouble: ("shapes and types", "perturb gives"),
 }
@@ -186,7 +186,7 @@ def test_a_signal_of_1e_9_is_held_to_its_own_size():
 
 
 def test_a_process_without_a_kernel_has_nothing_to_compare():
-    with pytest.raises(TypeError, match="states no kernel"):
+    with pytest.raises(TypeError, match="has no closed-form kernel"):
         check(Bare())
 
 
@@ -247,7 +247,7 @@ def test_data_that_is_left_at_T_is_held_to_the_prior(process, data_std, passes):
     report = check(process, data_std=data_std)
     (row,) = [r for r in report.rows if r.name == "prior, nats per coordinate"]
     assert row.passed == passes
-    assert passes or "data is left at T, alpha(T) / sigma(T) = " in row.hint
+    assert passes or "x_T depends on the data, alpha(T) / sigma(T) = " in row.hint
     assert [r.name for r in report.rows if not r.passed] == ([] if passes else [row.name])
     if isinstance(process, ScalarSDE):
         end = torch.tensor(process.T, dtype=torch.float64)

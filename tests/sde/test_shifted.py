@@ -262,8 +262,8 @@ class DataForgets(Shifted):
 
 MISTAKES = {
     PriorForgets: ("prior, nats per coordinate", "prior's mean"),
-    DrawsForget: ("prior's draws fit, standard errors", ""),
-    DensityForgets: ("prior's density fits", ""),
+    DrawsForget: ("samples of the prior, std. errors", ""),
+    DensityForgets: ("density of the prior", ""),
     TransitionForgets: ("transition carries the marginal", "shift of the step"),
     KernelForgets: ("kernel shift from the drift", "integral"),
     DriftForgets: ("kernel shift from the drift", "c(t) in the drift"),

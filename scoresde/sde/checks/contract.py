@@ -1,4 +1,4 @@
-"""Noise that rises, shapes and types, and the edges of time."""
+"""Monotonicity of the noise, shapes and types, and edge times."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ import math
 
 import torch
 
+from scoresde.sde.checks.dense import DenseProcess, relative
 from scoresde.sde.checks.report import CheckRow
-from scoresde.sde.checks.subject import Subject, relative
 from scoresde.sde.scalar import ScalarSDE
 
 
-def noise_rises(s: Subject) -> list[CheckRow]:
-    """ln(noise / signal) must rise: the share of times at which it does not."""
-    t = torch.linspace(s.t0, s.times[-1], 200, dtype=torch.float64)
-    falls = float((s.sde.log_noise(t).diff() <= 0).double().mean())
-    return [CheckRow("noise to signal rises", falls, 0.0, "" if falls == 0 else "alpha / sigma must fall at all times")]
+def noise_rises(process: DenseProcess) -> list[CheckRow]:
+    """Share of times at which ln(noise / signal) does not increase."""
+    t = torch.linspace(process.t0, process.times[-1], 200, dtype=torch.float64)
+    falls = float((process.sde.log_noise(t).diff() <= 0).double().mean())
+    return [
+        CheckRow(
+            "noise-to-signal ratio increases",
+            falls,
+            0.0,
+            "" if falls == 0 else "alpha / sigma must decrease at all times",
+        )
+    ]
 
 
-def shapes(s: Subject) -> list[CheckRow]:
-    """Shapes and types of all that takes a state, in both types; float32 against float64."""
-    problems: list[str] = []
-    worst = 0.0
-    shapes = [s.event_shape] + ([(), (3,), (2, 3), (1, 2, 3)] if isinstance(s.sde, ScalarSDE) else [])
+def shapes(process: DenseProcess) -> list[CheckRow]:
+    """Shapes and types of all methods that take a state, in float32 and float64, and the difference of the two."""
+    sde, problems, worst = process.sde, list[str](), 0.0
+    shapes = [process.event_shape] + ([(), (3,), (2, 3), (1, 2, 3)] if isinstance(sde, ScalarSDE) else [])
     for shape in shapes:
         results = {}
         for dtype in (torch.float64, torch.float32):
             x0 = torch.linspace(-1, 1, 2 * math.prod(shape)).to(dtype).reshape(2, *shape)
-            t = torch.tensor([0.3 * s.sde.T, 0.7 * s.sde.T], dtype=dtype)
-            z = torch.ones(2, *s.sde.state_shape(shape), dtype=dtype)
-            x = s.sde.perturb(x0, t, z)
+            t = torch.tensor([0.3 * sde.T, 0.7 * sde.T], dtype=dtype)
+            z = torch.ones(2, *sde.state_shape(shape), dtype=dtype)
+            x = sde.perturb(x0, t, z)
             made = {
-                "perturb": x, "drift": s.sde.drift(x, t),
-                "apply_diffusion": s.sde.apply_diffusion(z, t), "apply_diffusion_matrix": s.sde.apply_diffusion_matrix(z, t),
-                "noise_from_score": s.sde.noise_from_score(x, t, z), "data_from_score": s.sde.data_from_score(x, t, z),
-                "prior_sample": s.sde.prior_sample((2, *shape), dtype=dtype),
-            }  # fmt: skip
+                "perturb": x,
+                "drift": sde.drift(x, t),
+                "apply_diffusion": sde.apply_diffusion(z, t),
+                "apply_diffusion_matrix": sde.apply_diffusion_matrix(z, t),
+                "noise_from_score": sde.noise_from_score(x, t, z),
+                "data_from_score": sde.data_from_score(x, t, z),
+                "prior_sample": sde.prior_sample((2, *shape), dtype=dtype),
+            }
             for name, value in made.items():
                 if value.shape != z.shape or value.dtype != dtype:
                     problems.append(f"{name} gives {tuple(value.shape)}, {value.dtype} for {tuple(z.shape)}, {dtype}")
@@ -48,17 +57,17 @@ def shapes(s: Subject) -> list[CheckRow]:
     ]
 
 
-def edges(s: Subject) -> list[CheckRow]:
-    """Finite at both ends, and refused beyond them."""
+def edges(process: DenseProcess) -> list[CheckRow]:
+    """Finite values at both ends, and ValueError outside of [0, T]."""
     problems = []
-    for t in (1e-5 * s.sde.T, s.sde.T):
-        parts = (*s.kernel(t), *s.drift(t), s.gg(t))
-        if not all(bool(torch.isfinite(part).all()) for part in parts):
+    for t in (1e-5 * process.sde.T, process.sde.T):
+        values = (*process.kernel(t), *process.drift(t), process.gg(t))
+        if not all(bool(torch.isfinite(value).all()) for value in values):
             problems.append(f"not finite at t={t:g}")
-    for t in (-0.1 * s.sde.T, 1.1 * s.sde.T, math.nan):
+    for t in (-0.1 * process.sde.T, 1.1 * process.sde.T, math.nan):
         try:
-            s.sde.kernel(torch.tensor(t, dtype=torch.float64))
-            problems.append(f"t={t:g} is taken, and [0, {s.sde.T:g}] is allowed: call self.check_time(t)")
+            process.sde.kernel(torch.tensor(t, dtype=torch.float64))
+            problems.append(f"t={t:g} is accepted, but only [0, {process.sde.T:g}] is allowed: call self.check_time(t)")
         except ValueError:
             pass
     return [CheckRow("edge times", float(len(problems)), 0.0, problems[0] if problems else "")]

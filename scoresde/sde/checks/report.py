@@ -1,19 +1,26 @@
-"""What a check says: a line for each figure, and a table of them."""
+"""Result of a check: a table with one row for each error."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TOLERANCE = 1e-6
-"""Relative error below which figures agree; the integrations are good to 1e-9."""
+"""Largest relative error that passes. The integrations are accurate to 1e-9."""
 
 PRIOR_LIMIT = 0.01
-"""Nats per coordinate of mismatch between p_T and the prior that pass: 0.014 bits/dim, the size of a usual standard error."""
+"""Largest difference between p_T and the prior that passes, in nats per coordinate: 0.014 bits/dim, a usual standard error."""
 
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One line: what was checked, its figure, the figure that passes, and a hint where it did not."""
+    """One row of a check.
+
+    Attributes:
+        name: What is checked.
+        error: The error that was found.
+        limit: The largest error that passes.
+        hint: Possible cause, if the check failed.
+    """
 
     name: str
     error: float
@@ -22,24 +29,29 @@ class CheckRow:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit; NaN is not."""
+        """Whether the error is within the limit. NaN is not."""
         return self.error <= self.limit
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All lines of a check. Prints as a table."""
+    """Result of a check. ``print(report)`` shows a table.
+
+    Attributes:
+        process: The process and the event shape, as text.
+        rows: The rows of the table.
+    """
 
     process: str
     rows: tuple[CheckRow, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every line passed."""
+        """Whether all rows passed."""
         return all(row.passed for row in self.rows)
 
     def __str__(self) -> str:
-        lines = [self.process, f"{'check':34s} {'figure':>9s} {'limit':>9s}"]
+        lines = [self.process, f"{'check':34s} {'error':>9s} {'limit':>9s}"]
         for row in self.rows:
             verdict = "pass" if row.passed else "FAIL"
             lines.append(

@@ -1,10 +1,13 @@
-"""The process of EDM (Karras et al. 2022, arXiv:2206.00364): time is the noise.
+"""Process of EDM, whose time is the standard deviation of the noise (Karras et al. 2022, arXiv:2206.00364).
 
-    dx = sqrt(2 t) dw        alpha = 1        sigma(t) = t        t in [0, T],  T = sigma_max        prior N(0, sigma_max^2 I)
+The process is::
 
-Between two times the variance is t^2 - s^2 = (t - s)(t + s). To start from the prior costs x_0^2 / (2 sigma_max^2) nats a
-coordinate: 8e-5 for |x_0| = 1 at the default 80. The log-density of a single sample is off by E[x_0] x_T / sigma_max^2, of
-either sign: centre the data.
+    dx = sqrt(2 t) dw        alpha = 1        sigma(t) = t        t in [0, T],  T = sigma_max        prior N(0,
+    sigma_max^2 I)
+
+The transition from s to t has the variance t^2 - s^2 = (t - s)(t + s). Samples that start from the prior have an error
+of x_0^2 / (2 sigma_max^2) nats per coordinate, which is 8e-5 for |x_0| = 1 and the default 80. The error of the
+log-density of a single sample is E[x_0] x_T / sigma_max^2, of either sign, so the data should have mean 0.
 """
 
 from __future__ import annotations
@@ -22,11 +25,23 @@ from scoresde.sde.scalar import ScalarSDE
 
 @dataclass(frozen=True)
 class EDMSDE(ScalarSDE):
-    """x_t = x_0 + t z. Times run to T = sigma_max, not to 1: give samplers a grid such as `grids.karras`.
+    r"""Process of EDM: :math:`x_t = x_0 + t z`.
 
-    sigma_min: noise below which data has no detail, > 0: the `t_min` of samplers and likelihoods. The process goes down to 0
-        whatever it is, and processes that differ in it alone are equal.
-    sigma_max: noise at T, > sigma_min; well above the largest distance between two data points.
+    .. math::
+        dx = \sqrt{2 t}\, dw, \qquad \alpha(t) = 1, \qquad \sigma(t) = t, \qquad t \in [0, \sigma_{max}]
+
+    The prior is :math:`N(0, \sigma_{max}^2 I)`. The last time is ``T = sigma_max`` and not 1: use a time grid such as
+    ``grids.karras``.
+
+    Args:
+        sigma_min: Standard deviation of noise that does not change the data visibly, > 0. Samplers and likelihoods use
+            it as ``t_min``. The process itself is defined down to t = 0, and does not depend on this argument: two
+            processes that differ only in it are equal.
+        sigma_max: Standard deviation of the noise at T, > sigma_min. Choose it well above the largest distance between
+            two data points.
+
+    References:
+        Karras et al. 2022, Elucidating the design space of diffusion-based generative models, arXiv:2206.00364.
     """
 
     sigma_min: float = field(default=0.002, compare=False)
@@ -38,12 +53,12 @@ class EDMSDE(ScalarSDE):
 
     @property
     def T(self) -> float:  # type: ignore[override]
-        """sigma_max."""
+        """The last time, sigma_max."""
         return float(self.sigma_max)
 
     @property
     def t_min(self) -> float:
-        """The time at which the noise is sigma_min."""
+        """The time with noise sigma_min."""
         return self.sigma_min
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -61,7 +76,6 @@ class EDMSDE(ScalarSDE):
         return math.sqrt(2.0) * self.sigma(t).sqrt()
 
     def time_of_log_noise(self, u: Tensor) -> Tensor:
-        """exp(u), clamped to [0, T], float64."""
         return u.to(torch.float64).exp().clamp(0.0, self.T)
 
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:

@@ -1,21 +1,22 @@
-"""Critically damped Langevin diffusion (Dockhorn, Vahdat, Kreis 2022, arXiv:2112.07068): noise enters by a velocity.
+"""Critically damped Langevin diffusion (Dockhorn, Vahdat, Kreis 2022, arXiv:2112.07068): the noise enters through a velocity.
 
-State (x, v), mass M, friction Gamma = 2 sqrt M (critical damping), rate beta > 0, B(t) = beta t:
+The state is (x, v). With mass M, friction Gamma = 2 sqrt(M) (critical damping), rate beta > 0 and B(t) = beta t::
 
     dx = beta v / M dt        dv = -beta x dt - beta Gamma v / M dt + sqrt(2 Gamma beta) dw
 
-    stationary law   N(0, I) x N(0, M I)        v_0 ~ N(0, gamma M I), marginalised: hybrid score matching
+    stationary distribution   N(0, I) x N(0, M I)        v_0 ~ N(0, gamma M I), marginalized (hybrid score matching)
 
-With w = 1 / sqrt M and y = 2 w B between two times the drift's exponential is exact, its double eigenvalue being -w:
+With w = 1 / sqrt(M), and y = 2 w B between two times, the exponential of the drift is known exactly, with the double
+eigenvalue -w::
 
     A = e^(-w B) [[1 + w B, B / M], [-B, 1 - w B]]
 
-and the noise added since, S - A S A^T for the stationary S = diag(1, M), comes to
+The covariance of the added noise is S - A S A^T for the stationary S = diag(1, M), which is::
 
     C_xx = P(3, y)        C_xv = y^2 e^-y / (2 w)        C_vv = M [1 - e^-y + e^-y (y - y^2 / 2)]
 
-P(3, y) = 1 - e^-y (1 + y + y^2/2) being the regularised incomplete gamma function, without cancellation for small y. Only v is
-diffused, so only the score's velocity part is ever used.
+P(3, y) = 1 - e^-y (1 + y + y^2/2) is the regularized incomplete gamma function, which does not cancel for small y. Only
+v has noise, so only the velocity component of the score is used.
 """
 
 from __future__ import annotations
@@ -35,9 +36,24 @@ from scoresde.sde.linear import LinearSDE
 
 @dataclass(frozen=True)
 class CriticallyDampedLangevin(LinearSDE):
-    """Phase-space process; a state of an event is (2, *event): position, velocity.
+    r"""Critically damped Langevin diffusion of positions x (the data) and velocities v.
 
-    mass: M > 0. beta: rate, > 0. gamma: variance of v_0 in units of M, > 0.
+    .. math::
+        dx = \frac{\beta}{M} v\, dt, \qquad
+        dv = -\beta x\, dt - \frac{\beta \Gamma}{M} v\, dt + \sqrt{2 \Gamma \beta}\, dw, \qquad \Gamma = 2 \sqrt{M}
+
+    The initial velocity is :math:`v_0 \sim N(0, \gamma M I)`, and the prior is :math:`N(0, I) \times N(0, M I)`. The
+    state of an event has the shape ``(2, *event)``: position and velocity. The module docstring has the kernel in
+    closed form.
+
+    Args:
+        mass: M, > 0.
+        beta: Rate, > 0.
+        gamma: Variance of v_0 in units of M, > 0.
+
+    References:
+        Dockhorn, Vahdat, Kreis 2022, Score-based generative modeling with critically-damped Langevin diffusion,
+        arXiv:2112.07068.
     """
 
     mass: float = 0.25
@@ -50,7 +66,7 @@ class CriticallyDampedLangevin(LinearSDE):
 
     @property
     def friction(self) -> float:
-        """Gamma = 2 sqrt M."""
+        """Friction Gamma = 2 sqrt(M)."""
         out: float = 2.0 * self.mass**0.5
         return out
 
@@ -64,7 +80,6 @@ class CriticallyDampedLangevin(LinearSDE):
         return state[:, 0]
 
     def sample_auxiliary(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """(x_0, v_0) with v_0 ~ N(0, gamma M I), and log q(v_0)."""
         z = noise.normal(x0.shape[1:], step=0, purpose="velocity", dtype=x0.dtype)
         std = torch.tensor(self.gamma * self.mass, dtype=torch.float64).sqrt()
         log_q = standard_normal_log_prob(z.double()) - x0[0].numel() * std.log()
@@ -90,7 +105,7 @@ class CriticallyDampedLangevin(LinearSDE):
         return MapKernel(BlockMap(a.to(t)), BlockMap(BlockMap(c).root().m.to(t)))
 
     def _since(self, duration: Tensor) -> tuple[Tensor, Tensor]:
-        """A and C over a duration, float64."""
+        """A and C over a duration, in float64."""
         b = self.beta * duration.to(torch.float64)
         w, m = self.mass**-0.5, self.mass
         y = 2.0 * w * b
@@ -106,5 +121,5 @@ class CriticallyDampedLangevin(LinearSDE):
 
 
 def _block(xx: Tensor, xv: Tensor, vx: Tensor, vv: Tensor) -> Tensor:
-    """(*t, 2, 2)."""
+    """Matrices ``(*t, 2, 2)`` with these entries."""
     return torch.stack((torch.stack((xx, xv), -1), torch.stack((vx, vv), -1)), -2)

@@ -1,15 +1,17 @@
-"""A variance-preserving process whose noise schedule is learned (VDM; Kingma et al. 2021, arXiv:2107.00630, appendix H).
+"""Variance-preserving process with a learned noise schedule (VDM; Kingma et al. 2021, arXiv:2107.00630, appendix H).
 
-    SNR(t) = exp(-gamma(t))        gamma(t) = gamma_0 + (gamma_1 - gamma_0) (n(t) - n(0)) / (n(1) - n(0))        t in [0, 1]
-    n(t) = w t + sum_k a_k sigmoid(b_k t + c_k),     w, a_k, b_k > 0
+The schedule is a monotone network n(t)::
 
-so that gamma rises whatever the parameters are. The likelihood-weighted objective depends on gamma by its ends only; the shape in
-between moves the variance of its estimate, and is trained by it:
+    SNR(t) = exp(-gamma(t))        gamma(t) = gamma_0 + (gamma_1 - gamma_0) (n(t) - n(0)) / (n(1) - n(0))        t in
+    [0, 1] n(t) = w t + sum_k a_k sigmoid(b_k t + c_k),     w, a_k, b_k > 0
+
+gamma increases with t for all parameters. The likelihood-weighted loss depends only on the end points of gamma. The
+shape in between changes the variance of its estimate, and is trained to minimize it::
 
     loss = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")(model, x0)
-    (loss**2).mean()           as the objective of sde.parameters(), loss.mean() as that of the network's
+    (loss**2).mean()           the objective of sde.parameters(); loss.mean() is that of the network
 
-The ends are trained by the bound itself, with its prior and reconstruction terms.
+The end points are trained by the variational bound, including its prior and reconstruction terms.
 """
 
 from __future__ import annotations
@@ -23,13 +25,29 @@ from scoresde.sde.processes.logsnr import LogSNRSDE
 
 
 class LearnedSNRSDE(nn.Module, LogSNRSDE):
-    """A process that is a module: alpha, sigma, drift and diffusion carry gradients to its parameters.
+    r"""Variance-preserving process with a learned log signal-to-noise ratio.
 
-    log_snr_max, log_snr_min: -gamma(0) and -gamma(1) to begin with; in between gamma begins within 1% of linear.
-    hidden: number of sigmoids.
-    train_ends: whether gamma(0) and gamma(1) are parameters that train, gamma(1) staying above gamma(0).
+    .. math::
+        \alpha(t)^2 = \mathrm{sigmoid}(-\gamma(t)), \qquad \sigma(t)^2 = \mathrm{sigmoid}(\gamma(t)), \qquad
+        \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \frac{n(t) - n(0)}{n(1) - n(0)}
 
-    The parameters are float32; values come in the dtype and on the device of t. Two of these are equal only where they are one.
+    .. math::
+        n(t) = w t + \sum_k a_k\, \mathrm{sigmoid}(b_k t + c_k), \qquad w, a_k, b_k > 0
+
+    The SDE is that of ``LogSNRSDE`` with :math:`\lambda = -\gamma`, and the prior is :math:`N(0, I)`.
+
+    The process is an ``nn.Module``: alpha, sigma, drift and diffusion have gradients with respect to its parameters.
+    The parameters are float32; values have the dtype and device of t. Two objects of this class are equal only if they
+    are the same object.
+
+    Args:
+        log_snr_max: Initial value of -gamma(0).
+        log_snr_min: Initial value of -gamma(1), < log_snr_max. In between, the initial gamma is linear to 1%.
+        hidden: Number of sigmoids, >= 1.
+        train_ends: Whether gamma(0) and gamma(1) are trained. gamma(1) stays above gamma(0).
+
+    References:
+        Kingma et al. 2021, Variational diffusion models, arXiv:2107.00630, appendix H.
     """
 
     def __init__(
@@ -50,7 +68,14 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         self.c = nn.Parameter(-steepness * centres)
 
     def gamma(self, t: Tensor) -> Tensor:
-        """-ln SNR(t), the shape of t."""
+        """Negative log signal-to-noise ratio gamma(t) = -ln SNR(t).
+
+        Args:
+            t: Times in [0, 1], ``()`` or ``(B,)``.
+
+        Returns:
+            gamma, in the shape of t.
+        """
         start, end = self._network(t.new_tensor([0.0, 1.0]))
         share = (self._network(t) - start) / (end - start)
         out: Tensor = self.gamma_0.to(t) + self.log_rise.to(t).exp() * share
@@ -62,7 +87,7 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         return -self.gamma(t)
 
     def _network(self, t: Tensor) -> Tensor:
-        """n(t)."""
+        """The monotone network n(t)."""
         w, a, b = (nnf.softplus(p.to(t)) for p in (self.w, self.a, self.b))
         return w * t + (a * torch.sigmoid(b * t[..., None] + self.c.to(t))).sum(-1)
 

@@ -1,26 +1,31 @@
-"""Linear processes by any k x k matrices of time over the first dimension of the state (data and k - 1 auxiliary components).
+"""Linear processes with arbitrary matrix coefficients over the first dimension of the state.
 
-    dx = [F(t) x + c(t)] dt + G(t) dw    x_0 = data in one component, N(0, aux_std^2 I) in the others, marginalised
+The state has k components: the data and k - 1 auxiliary components. At t = 0 the auxiliary components are N(0,
+aux_std^2 I), and are marginalized::
 
-with one F, G and c for all coordinates, or where a basis is given one for each of its modes. Between two times
-x_t | x_s ~ N(Phi(t, s) x_s + m(t, s), C(t, s)) with
+    dx = [F(t) x + c(t)] dt + G(t) dw
+
+F, G and c are the same for all coordinates, or with a basis, there is one of each for every mode. Between two times
+x_t | x_s ~ N(Phi(t, s) x_s + m(t, s), C(t, s)) with::
 
     d Phi(t, r) / dr = -Phi(t, r) F(r),  Phi(t, t) = I        C(t, s) = int_s^t Phi(t, r) G G^T(r) Phi(t, r)^T dr
                                                               m(t, s) = int_s^t Phi(t, r) c(r) dr
 
-Over a short [s, t] both come from Gauss's collocation at m = 6 points r_j, an implicit Runge-Kutta method of order 12: one
-linear system gives Psi_j = Phi(t, r_j), and with weights b_j and h = t - s
+For a short interval [s, t] they are computed by Gauss collocation at m = 6 points r_j, an implicit Runge-Kutta method
+of order 12. One linear system gives Psi_j = Phi(t, r_j). With weights b_j and h = t - s::
 
     Phi(t, s) = I + h sum_j b_j Psi_j F(r_j)        C(t, s) = M M^T,   M = [sqrt(h b_j) Psi_j G(r_j)]_j
     m(t, s) = h sum_j b_j Psi_j c(r_j)
 
-so that its root L is the triangle of M^T = QR: C is never formed, has no negative direction, and a component that noise reaches
-by way of others keeps its relative accuracy down to the shortest step. [0, T] is cut into cells once, halved until halves agree
-with the whole. Kernels over several cells are compositions, Phi = Phi_2 Phi_1 and L the triangle of [Phi_2 L_1, L_2]: nothing is
-subtracted and no Phi is inverted (int_0^t Phi^-1 G G^T Phi^-T would need it, and fails once modes decay at rates far apart).
+The root L of C is the triangular factor of M^T = QR. C itself is never computed, so L L^T is positive semi-definite,
+and a component that receives noise only through others keeps its relative accuracy down to the shortest step. [0, T] is
+divided into cells once, which are halved until one step over a cell agrees with two steps over its halves. Kernels over
+several cells are compositions, Phi = Phi_2 Phi_1, where L is the triangular factor of [Phi_2 L_1, L_2]. Nothing is
+subtracted and no Phi is inverted (int_0^t Phi^-1 G G^T Phi^-T needs the inverse, and fails if the decay rates of the
+modes differ strongly).
 
-Constant or commuting F is the same calculation. F, G and c must be smooth on [0, T] but for jumps at multiples of T / 2^n,
-n <= 12.
+Constant or commuting F are no special cases. F, G and c must be smooth on [0, T], except for jumps at multiples of T /
+2^n, n <= 12.
 """
 
 from __future__ import annotations
@@ -40,27 +45,39 @@ from scoresde.sde.linalg.maps import BlockMap
 from scoresde.sde.linear import LinearSDE
 
 MatrixOfTime = Callable[[Tensor], Tensor]
-"""t float64 of any shape (*t) -> (*t, k, k), or (*t, *event, k, k) where there is a basis; (*t, k) for a shift."""
+"""Function of float64 times ``(*t)`` to ``(*t, k, k)``, or ``(*t, *event, k, k)`` with a basis; ``(*t, k)`` for a shift."""
 
 _POINTS = 6
 _MOST_CELLS = 4096
 
 
 class MatrixSDE(LinearSDE):
-    """dx = [F(t) x + c(t)] dt + G(t) dw; a state of an event is (k, *event).
+    r"""Process with matrix coefficients, whose kernels are computed by numerical integration.
 
-    drift, diffusion: F and G, functions of float64 times (*t) to (*t, k, k), smooth on [0, T]; or a constant (k, k) tensor.
-    shift: c, a function of times (*t) to (*t, k), the same for all coordinates, or a constant (k,) tensor; none unless given.
-    basis: of the event. Then F, G and c are for its modes: (*t, *event, k, k) and (*t, *event, k), where sizes of 1, or none of
-        *event, stand for modes that are alike. A kernel costs a linear solve of 6 k unknowns for each mode and time.
-    aux_std: standard deviation at t = 0 of the components that are not data, > 0; a number, or k - 1 of them.
-    data_component: which component holds the data, in 0 .. k - 1.
-    prior_covariance: (k, k) positive definite, or one for each mode; the kernel's at T unless given. The prior's mean is m(T, 0).
-    T: end of time, > 0.
-    tolerance: relative error of the kernel over a cell, > 0.
+    .. math::
+        dx = [F(t) x + c(t)]\, dt + G(t)\, dw, \qquad x_t \mid x_s \sim N(\Phi(t, s) x_s + m(t, s), C(t, s))
 
-    Raises ValueError naming the argument for a shape or value that does not fit, and where F and G are so rough that no 4096
-    cells reach ``tolerance``.
+    The state of an event has the shape ``(k, *event)``. The module docstring has the equations of Phi, m and C.
+
+    Args:
+        drift: F, a function of float64 times ``(*t)`` that returns ``(*t, k, k)`` and is smooth on [0, T], or a
+            constant ``(k, k)``.
+        diffusion: G, of the same kind.
+        shift: c, a function of times ``(*t)`` that returns ``(*t, k)``, the same for all coordinates, or a constant
+            ``(k,)``. None: 0.
+        basis: Orthonormal basis of the event. Then F, G and c are those of its modes, ``(*t, *event, k, k)`` and
+            ``(*t, *event, k)``. Dimensions of size 1, or no event dimensions, mean that the modes have the same
+            coefficients. A kernel then costs a linear solve with 6 k unknowns for each mode and time.
+        aux_std: Standard deviation of the auxiliary components at t = 0, > 0: one number, or k - 1 of them.
+        data_component: Index of the component with the data, in 0 .. k - 1.
+        prior_covariance: Covariance of the prior, ``(k, k)`` positive definite, or one for each mode. None: that of the
+            kernel at T. The mean of the prior is m(T, 0).
+        T: The last time, > 0.
+        tolerance: Relative error of the kernel over a cell, > 0.
+
+    Raises:
+        ValueError: If an argument has a wrong shape or value, or if F, G or c are not smooth enough to reach
+            ``tolerance`` with 4096 cells.
     """
 
     def __init__(
@@ -120,7 +137,6 @@ class MatrixSDE(LinearSDE):
         return state[:, self.data_component]
 
     def sample_auxiliary(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """x_0 with auxiliary components drawn from N(0, aux_std^2 I), and the log-density (B,) of these in nats."""
         z = noise.normal((self.size - 1, *x0.shape[1:]), step=0, purpose="auxiliary", dtype=x0.dtype)
         std = torch.tensor(self.aux_std, dtype=torch.float64, device=x0.device)
         log_q = standard_normal_log_prob(z.double()) - x0[0].numel() * std.log().sum()
@@ -141,19 +157,19 @@ class MatrixSDE(LinearSDE):
         at = t.to(torch.float64).clamp(0.0, self.T)
         cell = self._cell(at, right=False)
         start = self._since_start.to(t.device).at(cell)
-        return self._kernel(start.then(self._within(self._edges.to(t.device)[cell], at)), t)
+        return self._converted(start.then(self._within(self._edges.to(t.device)[cell], at)), t)
 
     def _transition(self, s: Tensor, t: Tensor) -> GaussianKernel:
         s, t, like = s.to(torch.float64).clamp(0.0, self.T), t.to(torch.float64).clamp(0.0, self.T), t
         s, t = torch.broadcast_tensors(s, t)
         edges, first, last = self._edges.to(t.device), self._cell(s, right=True), self._cell(t, right=False)
-        law = self._within(s, torch.minimum(t, edges[first + 1]))
+        kernel = self._within(s, torch.minimum(t, edges[first + 1]))
         place, left = first + 1, (last - first - 1).clamp(min=0)
         for level, span in enumerate(self._spans):
             taken = (left >> level) & 1 == 1
-            law = law.then(span.to(t.device).at(place.clamp(max=len(span.a) - 1)).where(taken))
+            kernel = kernel.then(span.to(t.device).at(place.clamp(max=len(span.a) - 1)).where(taken))
             place = place + torch.where(taken, 1 << level, 0)
-        return self._kernel(law.then(self._within(torch.where(first >= last, t, edges[last]), t)), like)
+        return self._converted(kernel.then(self._within(torch.where(first >= last, t, edges[last]), t)), like)
 
     def prior_root(self) -> BlockMap:
         return BlockMap(self._prior, self.basis)
@@ -161,14 +177,15 @@ class MatrixSDE(LinearSDE):
     def prior_mean(self) -> Tensor:
         return self._place(self._since_start.b[-1]) if self._shifted else super().prior_mean()
 
-    def _kernel(self, law: _Law, like: Tensor) -> GaussianKernel:
-        kernel = MapKernel(BlockMap(law.a.to(like), self.basis), BlockMap(law.root.to(like), self.basis))
+    def _converted(self, own: _Kernel, like: Tensor) -> GaussianKernel:
+        """The public kernel object, in the dtype and on the device of ``like``."""
+        kernel = MapKernel(BlockMap(own.a.to(like), self.basis), BlockMap(own.root.to(like), self.basis))
         if not self._shifted:
             return kernel
-        return ShiftedKernel(kernel, like.new_zeros(1), self._place(law.b).to(like))
+        return ShiftedKernel(kernel, like.new_zeros(1), self._place(own.b).to(like))
 
     def _place(self, shift: Tensor) -> Tensor:
-        """A shift of the modes, (*t, *modes, k), as a state, (1, k, ...) or (B, k, ...)."""
+        """Convert a shift of the modes, ``(*t, *modes, k)``, to states, ``(1, k, ...)`` or ``(B, k, ...)``."""
         if self.basis is None:
             return shift.reshape(-1, self.size)
         event = self.basis.event_shape
@@ -181,12 +198,12 @@ class MatrixSDE(LinearSDE):
         return torch.cat((others[:, :k], data[:, None], others[:, k:]), dim=1)
 
     def _cell(self, t: Tensor, right: bool) -> Tensor:
-        """The number of the cell that t lies in; of two that meet there the later where ``right``."""
+        """Index of the cell that contains t. On an edge it is the later cell if ``right``, else the earlier one."""
         above = torch.searchsorted(self._edges.to(t.device), t.detach(), right=right)
         return (above - 1).clamp(0, len(self._edges) - 2)
 
-    def _within(self, s: Tensor, t: Tensor) -> _Law:
-        """The law from s up to t, both (*t), in one step of collocation; its root is M, (*t, k, 6 k)."""
+    def _within(self, s: Tensor, t: Tensor) -> _Kernel:
+        """Kernel from s to t, both ``(*t)``, by one step of collocation. Its root is M, ``(*t, k, 6 k)``."""
         c, b, a = (v.to(t.device) for v in _GAUSS)
         h, k, batch = (t - s)[..., None], self.size, (*t.shape, *self._modes)
         times = t[..., None] - h * c
@@ -194,7 +211,7 @@ class MatrixSDE(LinearSDE):
         push = self._c(times).movedim(t.ndim, -2).expand(*batch, -1, -1)
         h = h.reshape(*t.shape, *(1,) * len(self._modes), 1)
         hf = h[..., None, None] * f
-        # Psi_i = I + h sum_j a_ij Psi_j F_j, going down from t; transposed and stacked over i it is one system
+        # Psi_i = I + h sum_j a_ij Psi_j F_j, backward from t; transposed and stacked over i it is one linear system
         system = torch.einsum("ij,...jab->...ibja", a, hf).reshape(*batch, _POINTS * k, _POINTS * k)
         one = torch.eye(k, dtype=torch.float64, device=t.device)
         unit = torch.eye(_POINTS * k, dtype=torch.float64, device=t.device)
@@ -203,10 +220,10 @@ class MatrixSDE(LinearSDE):
         phi = one + torch.einsum("j,...jab->...ab", b, psi @ hf)
         shift = torch.einsum("...j,...jab,...jb->...a", h * b, psi, push)
         noise = (h * b).sqrt()[..., None, None] * (psi @ g)
-        return _Law(phi, shift, noise.movedim(-3, -2).flatten(-2))
+        return _Kernel(phi, shift, noise.movedim(-3, -2).flatten(-2))
 
-    def _cut(self, tolerance: float) -> _Law:
-        """The laws over equal cells of [0, T], as many as make one step agree with two of half the width."""
+    def _cut(self, tolerance: float) -> _Kernel:
+        """Kernels over equal cells of [0, T], as many as are needed for one step to agree with two steps of half the width."""
         count, error = 8, torch.inf
         while count <= _MOST_CELLS:
             edges = torch.linspace(0.0, self.T, count + 1, dtype=torch.float64)
@@ -215,27 +232,27 @@ class MatrixSDE(LinearSDE):
             halves = self._within(edges[:-1], middle).then(self._within(middle, edges[1:]))
             error = whole.error(halves)
             if error <= tolerance:
-                return _Law(whole.a, whole.b, _triangle(whole.root))
+                return _Kernel(whole.a, whole.b, _triangle(whole.root))
             count *= 2
         raise ValueError(
-            f"drift, diffusion or shift is not smooth enough on [0, {self.T:g}]: {_MOST_CELLS} cells give a relative error of "
-            f"{error:.1e}, and tolerance={tolerance:g}: give smooth functions, or a larger tolerance"
+            f"drift, diffusion or shift is not smooth enough on [0, {self.T:g}]: the relative error with {_MOST_CELLS} cells is "
+            f"{error:.1e}, above tolerance={tolerance:g}: give smooth functions, or a larger tolerance"
         )
 
-    def _from_start(self) -> _Law:
-        """The laws x_t | x_0 at the edges of the cells."""
+    def _from_start(self) -> _Kernel:
+        """Kernels x_t | x_0 at the edges of the cells."""
         start = torch.tensor(self.aux_std, dtype=torch.float64)
         start = torch.cat((start[: self.data_component], start.new_zeros(1), start[self.data_component :]))
-        still = _Law(torch.eye(self.size, dtype=torch.float64), torch.zeros_like(start), torch.diag(start))
-        laws = [_Law(*(v.expand(*self._modes, *v.shape) for v in still.parts))]
+        still = _Kernel(torch.eye(self.size, dtype=torch.float64), torch.zeros_like(start), torch.diag(start))
+        kernels = [_Kernel(*(v.expand(*self._modes, *v.shape) for v in still.parts))]
         for k in range(len(self._cells.a)):
-            laws.append(laws[-1].then(_Law(*(v[k] for v in self._cells.parts))))
-        return _Law(*(torch.stack(parts) for parts in zip(*(law.parts for law in laws), strict=True)))
+            kernels.append(kernels[-1].then(_Kernel(*(v[k] for v in self._cells.parts))))
+        return _Kernel(*(torch.stack(parts) for parts in zip(*(kernel.parts for kernel in kernels), strict=True)))
 
 
 @dataclass(frozen=True)
-class _Law:
-    """N(a x + b, root root^T): a (*batch, k, k), b (*batch, k), root (*batch, k, n) with n >= k."""
+class _Kernel:
+    """Kernel N(a x + b, root root^T): a ``(*batch, k, k)``, b ``(*batch, k)``, root ``(*batch, k, n)`` with n >= k."""
 
     a: Tensor
     b: Tensor
@@ -245,26 +262,26 @@ class _Law:
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.a, self.b, self.root
 
-    def then(self, after: _Law) -> _Law:
-        """This law and the other after it."""
+    def then(self, after: _Kernel) -> _Kernel:
+        """Composition: this kernel, then ``after``."""
         root = _triangle(torch.cat((after.a @ self.root, after.root), dim=-1))
-        return _Law(after.a @ self.a, (after.a @ self.b[..., None])[..., 0] + after.b, root)
+        return _Kernel(after.a @ self.a, (after.a @ self.b[..., None])[..., 0] + after.b, root)
 
-    def at(self, index: Tensor | slice) -> _Law:
-        return _Law(*(v[index] for v in self.parts))
+    def at(self, index: Tensor | slice) -> _Kernel:
+        return _Kernel(*(v[index] for v in self.parts))
 
-    def where(self, taken: Tensor) -> _Law:
-        """This law, or none where not taken."""
+    def where(self, taken: Tensor) -> _Kernel:
+        """This kernel where ``taken``, the identity elsewhere."""
         one = torch.eye(self.a.shape[-1], dtype=self.a.dtype, device=self.a.device)
         taken = taken.reshape(*taken.shape, *(1,) * (self.a.ndim - taken.ndim))
-        return _Law(torch.where(taken, self.a, one), self.b * taken[..., 0], self.root * taken)
+        return _Kernel(torch.where(taken, self.a, one), self.b * taken[..., 0], self.root * taken)
 
-    def to(self, device: torch.device) -> _Law:
-        return _Law(*(v.to(device) for v in self.parts))
+    def to(self, device: torch.device) -> _Kernel:
+        return _Kernel(*(v.to(device) for v in self.parts))
 
-    def error(self, other: _Law) -> float:
-        """Largest difference: of a and b to their largest entry, of the covariance to the standard deviations."""
-        here, there = (torch.cat((law.a, law.b[..., None]), dim=-1) for law in (self, other))
+    def error(self, other: _Kernel) -> float:
+        """Largest relative difference: of a and b to their largest entry, of the covariance to the standard deviations."""
+        here, there = (torch.cat((kernel.a, kernel.b[..., None]), dim=-1) for kernel in (self, other))
         mean = (here - there).abs().amax((-2, -1)) / there.abs().amax((-2, -1))
         std = other.root.square().sum(-1).sqrt().clamp(min=1e-150)
         change = self.root @ self.root.mT - other.root @ other.root.mT
@@ -272,15 +289,15 @@ class _Law:
 
 
 def _triangle(m: Tensor) -> Tensor:
-    """The lower triangular L, its diagonal not negative, with L L^T = m m^T; m (*batch, k, n), n >= k."""
+    """Lower triangular L with L L^T = m m^T and a diagonal >= 0, for m ``(*batch, k, n)`` with n >= k."""
     lower = torch.linalg.qr(m.mT)[1].mT
     sign = torch.where(lower.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
     out: Tensor = lower * sign[..., None, :]
     return out
 
 
-def _spans(cells: _Law) -> list[_Law]:
-    """Entry n holds the laws over 2^n cells in a row, by the first of them."""
+def _spans(cells: _Kernel) -> list[_Kernel]:
+    """Kernels over 2^n consecutive cells, by n and by the index of the first cell."""
     spans = [cells]
     while len(spans[-1].a) > (width := 1 << (len(spans) - 1)):
         spans.append(spans[-1].at(slice(-width)).then(spans[-1].at(slice(width, None))))
@@ -288,7 +305,7 @@ def _spans(cells: _Law) -> list[_Law]:
 
 
 def _gauss(points: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gauss's collocation on [0, 1]: nodes c, weights b, and a_ij = int_0^c_i l_j, through Legendre's polynomials."""
+    """Gauss collocation on [0, 1]: nodes c, weights b, and a_ij = int_0^c_i l_j, computed with Legendre polynomials."""
     x, w = np.polynomial.legendre.leggauss(points)
     table = np.polynomial.legendre.legvander(x, points)
     order = np.arange(1, points)
@@ -305,8 +322,10 @@ _GAUSS = _gauss(_POINTS)
 def _of_time(
     name: str, given: MatrixOfTime | Tensor, end: float, event: tuple[int, ...], block: tuple[int, ...] | None = None
 ) -> MatrixOfTime:
-    """``given`` as a function of time to (*t, *modes, *block), its shape checked at () and (2,); k x k for some k is the block
-    unless given, and modes are as many as the event has dimensions."""
+    """Convert ``given`` to a function of time that returns ``(*t, *modes, *block)``, with as many modes as event dimensions.
+
+    The shape is checked for times ``()`` and ``(2,)``. The default block is (k, k) for any k.
+    """
     if isinstance(given, Tensor) and given.ndim < 1:
         raise ValueError(f"{name} has shape (): give a matrix, or a function of time that returns one")
     function = _constant(given.to(torch.float64)) if isinstance(given, Tensor) else given
@@ -332,7 +351,7 @@ def _constant(matrix: Tensor) -> MatrixOfTime:
 
 
 def _root_of(name: str, covariance: Tensor, size: int, event: tuple[int, ...]) -> Tensor:
-    """Cholesky's factor of a covariance, (*modes, size, size)."""
+    """Cholesky factor of a covariance, ``(*modes, size, size)``."""
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
     block = (size, size)
     if not _fits(tuple(covariance.shape), event, block) or not torch.allclose(covariance, covariance.mT):
@@ -344,7 +363,7 @@ def _root_of(name: str, covariance: Tensor, size: int, event: tuple[int, ...]) -
 
 
 def _fits(shape: tuple[int, ...], event: tuple[int, ...], block: tuple[int, ...]) -> bool:
-    """Whether a shape is the block's, or one for each mode of an event with sizes of 1 for modes that are alike."""
+    """Whether a shape is that of the block, or of one block for each mode, where a size of 1 stands for equal modes."""
     modes = shape[: -len(block)]
     if shape[-len(block) :] != block:
         return False
@@ -360,7 +379,7 @@ def _wanted(lead: tuple[str, ...], event: tuple[int, ...], block: tuple[int, ...
 
 
 def _of_modes(value: Tensor, lead: int, rank: int, event: tuple[int, ...]) -> Tensor:
-    """(*lead, *block) or (*lead, *modes, *block) with as many modes as the event has dimensions."""
+    """Insert sizes of 1 for the modes of the event, ``(*lead, *modes, *block)``, if ``value`` has none."""
     if value.ndim > lead + rank:
         return value
     return value.reshape(*value.shape[:lead], *(1,) * len(event), *value.shape[lead:])

@@ -1,10 +1,13 @@
-"""Processes that are diagonal in an orthonormal basis U: every mode of the data has its own schedule.
+"""Processes that are diagonal in an orthonormal basis U: each mode of the data has its own schedule.
 
-    U x_t = alpha_j(t) U x_0 + sigma_j(t) z,        F_j = d ln alpha_j / dt,        g_j^2 = d sigma_j^2 / dt - 2 F_j sigma_j^2
+For each mode j::
 
-`ModewiseSDE` takes alpha(t) and sigma(t) with a value for every mode; drift and diffusion follow by automatic differentiation.
-`BlurringSDE` is the one in the cosine basis: frequencies dissipate as they do under the heat equation (Rissanen et al. 2022,
-arXiv:2206.13397; Hoogeboom & Salimans 2022, arXiv:2209.05557).
+    U x_t = alpha_j(t) U x_0 + sigma_j(t) z,        F_j = d ln alpha_j / dt,        g_j^2 = d sigma_j^2 / dt - 2 F_j
+    sigma_j^2
+
+``ModewiseSDE`` is defined by alpha(t) and sigma(t) with a value for each mode. Drift and diffusion are derived by
+automatic differentiation. ``BlurringSDE`` is one in the cosine basis, in which frequencies decay as in the heat
+equation (Rissanen et al. 2022, arXiv:2206.13397; Hoogeboom & Salimans 2022, arXiv:2209.05557).
 """
 
 from __future__ import annotations
@@ -24,24 +27,43 @@ from scoresde.sde.linear import LinearSDE
 
 
 class ModewiseSDE(LinearSDE):
-    """A process with numbers alpha_j(t), sigma_j(t) for every mode j of ``basis``.
+    r"""Base class of processes with coefficients alpha_j(t), sigma_j(t) for each mode j of a basis U.
 
-    A subclass gives `alphas` and `sigmas`: t of shape () or (B,) to (*event) or (B, *event). The prior is N(0, prior_std^2 I).
+    .. math::
+        (U x_t)_j = \alpha_j(t)\, (U x_0)_j + \sigma_j(t)\, z_j, \qquad
+        F_j = \frac{d \ln \alpha_j}{dt}, \qquad g_j^2 = \frac{d \sigma_j^2}{dt} - 2 F_j \sigma_j^2
+
+    A subclass sets ``basis`` and implements ``alphas``, ``sigmas`` and ``prior_root``. alpha and sigma must be
+    differentiable by torch.
     """
 
     basis: Basis
 
     @abstractmethod
     def alphas(self, t: Tensor) -> Tensor:
-        """alpha_j(t) > 0, (*t, *event)."""
+        """Coefficients alpha_j(t) > 0 of the mean.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            One coefficient for each mode, ``(*event)`` or ``(B, *event)``.
+        """
 
     @abstractmethod
     def sigmas(self, t: Tensor) -> Tensor:
-        """sigma_j(t) >= 0, (*t, *event)."""
+        """Standard deviations sigma_j(t) >= 0 of the modes given x_0.
+
+        Args:
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            One standard deviation for each mode, ``(*event)`` or ``(B, *event)``.
+        """
 
     @abstractmethod
     def prior_root(self) -> DiagonalMap:
-        """R with the prior N(0, R R^T)."""
+        """Linear map R of the prior N(0, R R^T)."""
 
     def kernel(self, t: Tensor) -> MapKernel:
         self.check_time(t)
@@ -62,16 +84,27 @@ class ModewiseSDE(LinearSDE):
 
 
 class BlurringSDE(ModewiseSDE):
-    """Blurring: frequency k decays by exp(-lambda_k tau(t)) besides the noise of a variance-preserving schedule.
+    r"""Blurring diffusion: a variance-preserving schedule in which frequency k also decays by exp(-lambda_k tau(t)).
 
-        alpha_k = cos(pi t' / 2) [(1 - floor) exp(-lambda_k tau) + floor]        sigma = sin(pi t' / 2)
+    .. math::
+        \alpha_k(t) = \cos(\tfrac{\pi}{2} t') \left[(1 - \mathrm{floor})\, e^{-\lambda_k \tau(t)} +
+        \mathrm{floor}\right], \qquad \sigma(t) = \sin(\tfrac{\pi}{2} t')
 
-    with t' = t (1 - epsilon), lambda_k = pi^2 |k / n|^2 and tau(t) = blur^2 / 2 sin^4(pi t / 2), as in Hoogeboom & Salimans.
+    .. math::
+        t' = (1 - \epsilon)\, t, \qquad \lambda_k = \pi^2 |k / n|^2, \qquad
+        \tau(t) = \tfrac{1}{2} \mathrm{blur}^2 \sin^4(\tfrac{\pi}{2} t), \qquad t \in [0, 1]
 
-    event_shape: of one event; the last two dimensions, or the only one, are blurred.
-    blur: largest standard deviation of the blur, in pixels, > 0.
-    floor: what is left of a frequency's amplitude beside the noise schedule, in (0, 1): keeps the signal's logarithm finite.
-    epsilon: how far short of pure noise the schedule stops, in (0, 1).
+    The prior is :math:`N(0, \sigma(1)^2 I)`.
+
+    Args:
+        event_shape: Shape of one event. The last two dimensions, or the only one, are blurred.
+        blur: Largest standard deviation of the blur in pixels, > 0.
+        floor: Remaining share of the amplitude of a frequency under the blur, in (0, 1]. It keeps ln alpha_k finite.
+        epsilon: Distance of the end of the schedule from pure noise, in (0, 1/2].
+
+    References:
+        Hoogeboom & Salimans 2022, Blurring diffusion models, arXiv:2209.05557.
+        Rissanen et al. 2022, Generative modelling with inverse heat dissipation, arXiv:2206.13397.
     """
 
     def __init__(
@@ -79,7 +112,9 @@ class BlurringSDE(ModewiseSDE):
     ) -> None:
         check_counts("event_shape", event_shape)
         if not event_shape:
-            raise ValueError("event_shape=() is not allowed: a single number cannot be blurred, give at least one axis")
+            raise ValueError(
+                "event_shape=() is not allowed: a single number cannot be blurred, give at least one dimension"
+            )
         check_number("blur", blur, above=0.0)
         check_number("floor", floor, above=0.0, most=1.0)
         check_number("epsilon", epsilon, above=0.0, most=0.5)

@@ -1,17 +1,19 @@
-"""Processes by their schedule: alpha(t) and sigma(t) are given, drift and diffusion follow.
+"""Processes defined by their noise schedule: alpha(t) and sigma(t) are given, drift and diffusion are derived.
 
-    F = d ln alpha / dt          g^2 = d sigma^2 / dt - 2 F sigma^2 = -sigma^2 d lambda / dt,     lambda = ln(alpha^2 / sigma^2)
+With lambda = ln(alpha^2 / sigma^2)::
 
-by automatic differentiation (Kingma et al. 2021, arXiv:2107.00630, section 3). g^2 >= 0 says that the signal-to-noise ratio
-exp(lambda) never rises: a pair with alpha > 0 and sigma > 0 is a process just where that holds. Two ways to give a pair by
-lambda alone:
+    F = d ln alpha / dt          g^2 = d sigma^2 / dt - 2 F sigma^2 = -sigma^2 d lambda / dt
+
+by automatic differentiation (Kingma et al. 2021, arXiv:2107.00630, section 3). g^2 >= 0 means that the signal-to-noise
+ratio exp(lambda) never increases: a pair with alpha > 0 and sigma > 0 defines a process if and only if this holds.
+There are two ways to define the pair by lambda alone::
 
     variance preserving     alpha^2 = 1 / (1 + exp(-lambda))      sigma^2 = 1 / (1 + exp(lambda))
     variance exploding      alpha = 1                             sigma = exp(-lambda / 2)
 
-Here coefficients are computed in float64 whatever the dtype of t, which takes them: 1 - alpha^2 of a given function keeps its
-digits down to t = 1e-7 T. Where sigma vanishes, at t = 0 as a rule, its slope may be infinite though that of sigma^2 is not: F
-and g are then those of t = 1e-7 T.
+In this module coefficients are computed in float64 and then converted to the dtype of t, so that 1 - alpha^2 of a given
+function is accurate down to t = 1e-7 T. Where sigma is 0, usually at t = 0, its derivative can be infinite although
+that of sigma^2 is not: F and g are then those of t = 1e-7 T.
 """
 
 from __future__ import annotations
@@ -27,15 +29,25 @@ from scoresde.sde.autodiff import Coefficient, value_and_slope
 from scoresde.sde.scalar import ScalarSDE
 
 _FIRST = 1e-7
-"""Fraction of T at which F and g of a time without noise are taken."""
+"""Fraction of T at which F and g are evaluated in place of a time without noise."""
 _SINGULAR = 1e8
-"""|F| T beyond which alpha counts as having reached 0."""
+"""|F| T above which alpha counts as 0."""
 _ROUNDING = 1e-6
-"""What g^2 may be below 0, as a fraction of the terms whose difference it is."""
+"""Tolerance of a negative g^2, as a fraction of the terms whose difference it is."""
 
 
 class ScheduleSDE(ScalarSDE):
-    """A process whose subclass gives `alpha` and `sigma`, differentiable in t and elementwise; F and g follow."""
+    r"""Base class of processes that are defined by ``alpha`` and ``sigma``.
+
+    .. math::
+        F = \frac{d \ln \alpha}{dt}, \qquad g^2 = \frac{d \sigma^2}{dt} - 2 F \sigma^2
+
+    A subclass implements ``alpha`` and ``sigma``, elementwise and differentiable in t. F and g are derived by automatic
+    differentiation.
+
+    Args:
+        T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it.
+    """
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         self.check_time(t)
@@ -48,14 +60,14 @@ class ScheduleSDE(ScalarSDE):
         return (gain - loss).clamp(min=0.0).sqrt().to(t.dtype)
 
     def _variance_rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """d sigma^2 / dt and 2 F sigma^2, whose difference is g^2; float64."""
+        """d sigma^2 / dt and 2 F sigma^2, whose difference is g^2, in float64."""
         t = self._noisy(t)
         alpha, alpha_slope = value_and_slope(self.alpha, t)
         sigma, sigma_slope = value_and_slope(self.sigma, t)
         return 2.0 * sigma * sigma_slope, 2.0 * alpha_slope / alpha * sigma**2
 
     def _noisy(self, t: Tensor) -> Tensor:
-        """t in float64, moved to `_FIRST` T where sigma is 0."""
+        """t in float64, replaced by ``_FIRST`` T where sigma is 0."""
         t = t.to(torch.float64).clamp(0.0, self.T)
         with torch.no_grad():
             quiet = self.sigma(t) == 0.0
@@ -63,13 +75,20 @@ class ScheduleSDE(ScalarSDE):
 
     @torch.no_grad()
     def check_schedule(self) -> None:
-        """Raise ValueError, naming what and where, for a pair (alpha, sigma) that is no process.
+        """Check that alpha and sigma define a process.
 
-        Refused are values of the wrong shape or that depend on other times; alpha or sigma that is not finite, that torch
-        cannot differentiate, or that is not > 0 at a time > 0; sigma < 0 at 0; F or g^2 not finite, or |F| T > 1e8, where
-        alpha has reached 0; and a rising signal-to-noise ratio: g^2 < 0 beyond rounding (1e-6 of its two terms), or
-        alpha / sigma larger at the next time. Looked at: k T / 1000 for k = 0 .. 1000, and T / 10^k and T - T / 10^k for
-        k = 4, 5, 6.
+        They are evaluated at k T / 1000 for k = 0 .. 1000, and at T / 10^k and T - T / 10^k for k = 4, 5, 6.
+
+        Raises:
+            ValueError: If one of these holds. The message names the quantity and the time.
+
+                - A value has the wrong shape, or depends on the other times.
+                - alpha or sigma is not finite, cannot be differentiated by torch, or is not > 0 at a time > 0.
+                - sigma < 0 at t = 0.
+                - F or g^2 is not finite, or |F| T > 1e8, which means that alpha has reached 0.
+                - The signal-to-noise ratio increases: g^2 < 0 by more than rounding (1e-6 of its two terms), or alpha /
+                sigma is
+                  larger at the next time.
         """
         near = torch.logspace(-6, -4, 3, dtype=torch.float64)
         t = torch.cat((torch.linspace(0.0, 1.0, 1001, dtype=torch.float64), near, 1.0 - near)).sort().values * self.T
@@ -77,22 +96,22 @@ class ScheduleSDE(ScalarSDE):
         for name, f, value in (("alpha", self.alpha, alpha), ("sigma", self.sigma, sigma)):
             _check_elementwise(name, f, t, value)
             _refuse(name, value, t, ~torch.isfinite(value), "must be finite")
-            _refuse(name, value, t, (t > 0.0) & (value <= 0.0), "must be > 0; where it is so at T, let T end before")
+            _refuse(name, value, t, (t > 0.0) & (value <= 0.0), "must be > 0; if this is at T, choose a smaller T")
             _refuse(name, value, t, value < 0.0, "must be >= 0")
             if float(value.max()) > float(value.min()) and not bool(value_and_slope(f, self._noisy(t))[1].any()):
                 raise ValueError(
-                    f"{name}(t) cannot be differentiated: write it in torch's operations on t, and no steps"
+                    f"{name}(t) cannot be differentiated: write it with torch operations on t, without step functions"
                 )
         rate, (gain, loss) = self.drift_coefficient(t), self._variance_rates(t)
         square, size = gain - loss, gain.abs() + loss.abs()
         _refuse("d ln alpha / dt", rate, t, ~torch.isfinite(rate), "must be finite")
-        _refuse("d ln alpha / dt", rate, t, rate.abs() * self.T > _SINGULAR, "alpha has reached 0: let T end before")
+        _refuse("d ln alpha / dt", rate, t, rate.abs() * self.T > _SINGULAR, "alpha has reached 0: choose a smaller T")
         _refuse("g^2", square, t, ~torch.isfinite(square), "must be finite")
         rising = square < -_ROUNDING * torch.maximum(size, _ROUNDING * size.max())
-        _refuse("g^2 = d sigma^2 / dt - 2 F sigma^2", square, t, rising, "the signal-to-noise ratio rises")
+        _refuse("g^2 = d sigma^2 / dt - 2 F sigma^2", square, t, rising, "the signal-to-noise ratio increases")
         ratio = alpha / sigma
         rising = torch.cat((ratio.diff() > _ROUNDING * ratio[:-1], torch.tensor([False])))
-        _refuse("alpha / sigma", ratio, t, rising, "it rises from there to the next time")
+        _refuse("alpha / sigma", ratio, t, rising, "it increases from there to the next time")
 
 
 def _check_elementwise(name: str, f: Coefficient, t: Tensor, value: Tensor) -> None:
@@ -103,25 +122,44 @@ def _check_elementwise(name: str, f: Coefficient, t: Tensor, value: Tensor) -> N
                 f"{name}(t) has shape {tuple(value.shape)} for t of shape {tuple(t.shape)}: give the shape of t"
             )
         if not torch.allclose(one, value[k], rtol=1e-6, atol=0.0, equal_nan=True):
-            raise ValueError(f"{name}(t) at t = {float(t[k]):g} depends on which other times are asked for with it")
+            raise ValueError(f"{name}(t) at t = {float(t[k]):g} depends on the other times in t")
 
 
 def _refuse(name: str, value: Tensor, t: Tensor, bad: Tensor, why: str) -> None:
     if bool(bad.any()):
         k = int(bad.nonzero()[0])
-        raise ValueError(f"this schedule is no process: {name} is {float(value[k]):g} at t = {float(t[k]):g}; {why}")
+        raise ValueError(
+            f"this schedule does not define a process: {name} is {float(value[k]):g} at t = {float(t[k]):g}; {why}"
+        )
 
 
 @dataclass(frozen=True, init=False)
 class Schedule(ScheduleSDE):
-    """The process of two functions.
+    r"""Process defined by two functions alpha(t) and sigma(t).
 
-    alpha, sigma: float64 t of shape () or (B,) -> the shape of t, elementwise, differentiable by torch in t and, where they
-        are learned, in their parameters. The processes of equal functions are equal.
-    T: the last time, > 0; alpha(T) > 0.
-    prior_std: of the prior N(0, prior_std^2 I), > 0; sigma(T) unless given.
+    .. math::
+        dx = F x\, dt + g\, dw, \qquad
+        F = \frac{d \ln \alpha}{dt}, \qquad g^2 = \frac{d \sigma^2}{dt} - 2 F \sigma^2
 
-    Raises ValueError for a pair that is no process, see `check_schedule`; it looks once, here.
+    The prior is :math:`N(0, \mathrm{prior\_std}^2 I)`. Processes of equal functions are equal.
+
+    Args:
+        alpha: Function of float64 times ``()`` or ``(B,)`` that returns the shape of t. It is elementwise, and
+            differentiable by torch in t and, if it is learned, in its parameters. alpha(T) > 0.
+        sigma: Another function of this kind.
+        T: The last time, > 0.
+        prior_std: Standard deviation of the prior, > 0. None: sigma(T).
+
+    Raises:
+        ValueError: If the pair does not define a process, see ``check_schedule``. It is checked once, in the
+            constructor.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.sde import Schedule
+        >>> flow_matching = Schedule(lambda t: 1 - t, lambda t: t, T=0.999)
+        >>> flow_matching.drift_coefficient(torch.tensor(0.5))
+        tensor(-2.)
     """
 
     alpha_of: Coefficient
@@ -141,9 +179,17 @@ class Schedule(ScheduleSDE):
     def from_log_snr(
         cls, function: Coefficient, *, variance_preserving: bool = True, T: float = 1.0, prior_std: float | None = None
     ) -> Schedule:
-        """The process of lambda(t) = ln(alpha^2 / sigma^2), falling; +inf at t = 0 is allowed.
+        """Process defined by its log signal-to-noise ratio lambda(t) = ln(alpha^2 / sigma^2).
 
-        variance_preserving: alpha^2 + sigma^2 = 1, and N(0, I) is the prior unless given; or alpha = 1, with prior_std sigma(T).
+        Args:
+            function: lambda(t), decreasing. It may be +inf at t = 0.
+            variance_preserving: True: alpha^2 + sigma^2 = 1, with the prior N(0, I) by default. False: alpha = 1, with
+                the prior N(0, sigma(T)^2 I) by default.
+            T: The last time, > 0.
+            prior_std: Standard deviation of the prior, > 0.
+
+        Returns:
+            The process.
         """
         if variance_preserving:
             prior_std = 1.0 if prior_std is None else prior_std
@@ -160,13 +206,13 @@ class Schedule(ScheduleSDE):
 
     @torch.no_grad()
     def prior_std(self) -> float:
-        """As given, or sigma(T)."""
+        """Standard deviation of the prior: the argument ``prior_std``, or sigma(T)."""
         return super().prior_std() if self.given_prior_std is None else float(self.given_prior_std)
 
 
 @dataclass(frozen=True)
 class _OfLogSNR:
-    """t -> part(lambda(t))."""
+    """The function t -> part(lambda(t))."""
 
     log_snr: Coefficient
     part: Coefficient

@@ -1,10 +1,12 @@
-"""A linear process seen from an origin m(t) that stands still or moves: x - m(t) follows the process.
+"""Linear processes in shifted coordinates: x - m(t) follows another process, for a constant or time-dependent m.
+
+With the F, G, A, L and prior covariance S of the other process::
 
     dx = [F(t) (x - m) + m'] dt + G(t) dw        x_t | x_s ~ N(m(t) + A (x_s - m(s)), L L^T)        prior N(m(T), S)
 
-A constant m is what the process pulls towards: with VP dx = -beta (x - m) / 2 dt + sqrt(beta) dw, the mean-reverting process of
-Ornstein and Uhlenbeck (Luo et al. 2023, arXiv:2301.11699, restore images by it). With m' = F m + c an m(t) stands for any
-dx = [F x + c(t)] dt + G dw.
+A constant m is the mean to which the process reverts: with VP, dx = -beta (x - m) / 2 dt + sqrt(beta) dw, the
+mean-reverting Ornstein-Uhlenbeck process (Luo et al. 2023, arXiv:2301.11699, use it for image restoration). With m' = F
+m + c, a function m(t) describes any process dx = [F x + c(t)] dt + G dw.
 """
 
 from __future__ import annotations
@@ -23,13 +25,32 @@ from scoresde.sde.linear import LinearSDE
 
 
 class Shifted(LinearSDE):
-    """``process`` acting on x - mean.
+    r"""Process in shifted coordinates: x - m(t) follows a given process.
 
-    process: a `LinearSDE`.
-    mean: m, (*event) in float64 where kernels shall be; or a function of times (B,) to (B, *event), differentiable by torch.
+    .. math::
+        dx = [F(t) (x - m(t)) + m'(t)]\, dt + G(t)\, dw, \qquad x_t \mid x_0 \sim N(m(t) + A (x_0 - m(0)), L L^T)
 
-    It has no chain and no velocity of its own. Raises TypeError or ValueError naming the argument, and ValueError for data of
-    another event shape than the mean's.
+    F, G, A and L are those of the given process. The prior is :math:`N(m(T), S)` with the prior covariance S of the
+    given process. A shifted process has no Markov chain (``discretize``) and no velocity prediction.
+
+    Args:
+        process: A linear process.
+        mean: m: a tensor ``(*event)``, in float64 if kernels in float64 are needed; or a function of times ``(B,)``
+            that returns ``(B, *event)`` and is differentiable by torch.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the mean is not finite or has the wrong shape, and later for data of another event shape than the
+            mean.
+
+    References:
+        Luo et al. 2023, Image restoration with mean-reverting stochastic differential equations, arXiv:2301.11699.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE
+        >>> from scoresde.sde import Shifted
+        >>> sde = Shifted(VPSDE(), torch.tensor([4.0, -1.0]))  # the prior is N((4, -1), I)
     """
 
     def __init__(self, process: LinearSDE, mean: Tensor | Callable[[Tensor], Tensor]) -> None:
@@ -80,7 +101,7 @@ class Shifted(LinearSDE):
         return self.process.time_of_log_noise(u)
 
     def time_of_log_spread(self, u: Tensor) -> Tensor:
-        """The process's own: a shift changes neither A nor L."""
+        # a shift changes neither A nor L
         return self.process.time_of_log_spread(u)
 
     def state_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -99,11 +120,11 @@ class Shifted(LinearSDE):
         return self.process.sample_auxiliary(x0, noise)
 
     def _data_origin(self, t: Tensor) -> Tensor:
-        """m(t) for times (B,), (B, *event), or (1, *event) where it stands still."""
+        """m(t) for times ``(B,)``: ``(B, *event)``, or ``(1, *event)`` if it is constant."""
         return self.mean[None].to(t) if isinstance(self.mean, Tensor) else self.mean(t)
 
     def _origin(self, t: Tensor) -> Tensor:
-        """m(t) as a state, (1, *state) or (B, *state) for t of shape () or (B,)."""
+        """m(t) as a state, ``(1, *state)`` or ``(B, *state)`` for t of shape ``()`` or ``(B,)``."""
         return self.process.embed_data(self._data_origin(t.reshape(-1)))
 
     def _motion(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,5 +136,5 @@ class Shifted(LinearSDE):
     def _check_event(self, event_shape: Sequence[int]) -> None:
         if tuple(event_shape) != self.event_shape:
             raise ValueError(
-                f"events have shape {tuple(event_shape)}: the mean of {self!r} is one of {self.event_shape}"
+                f"events have shape {tuple(event_shape)}, but the mean of {self!r} has shape {self.event_shape}"
             )

@@ -1,11 +1,13 @@
-"""Variance-exploding process (Song et al. 2021, eq. 9): NCSN / SMLD in continuous time.
+"""Variance-exploding (VE) process, NCSN / SMLD in continuous time (Song et al. 2021, arXiv:2011.13456, eq. 9).
 
-    dx = sigma(t) sqrt(2 ln(sigma_max / sigma_min)) dw,     sigma(t) = sigma_min (sigma_max / sigma_min)^t,     t in [0, T], T = 1
+With sigma(t) = sigma_min (sigma_max / sigma_min)^t::
+
+    dx = sigma(t) sqrt(2 ln(sigma_max / sigma_min)) dw          t in [0, T], T = 1
 
     alpha = 1          x_t | x_0 ~ N(x_0, sigma(t)^2 I)          prior N(0, sigma(T)^2 I)
 
-As in the paper, sigma(0) = sigma_min and not 0: x_0 counts as data before any noise, and t = 0 as data with noise
-sigma_min. The transition between two times has variance sigma_t^2 - sigma_s^2.
+As in the paper, sigma(0) is sigma_min and not 0: x_0 is the data without noise, and the state at t = 0 is the data with
+noise sigma_min. The transition from s to t has the variance sigma_t^2 - sigma_s^2.
 """
 
 from __future__ import annotations
@@ -23,12 +25,22 @@ from scoresde.sde.scalar import Chain, ScalarSDE, TableChain
 
 @dataclass(frozen=True, repr=False)
 class VESDE(ScalarSDE):
-    """Variance-exploding process.
+    r"""Variance-exploding (VE) process, NCSN / SMLD in continuous time.
+
+    .. math::
+        dx = \sigma(t) \sqrt{2 \ln(\sigma_{max} / \sigma_{min})}\, dw, \qquad
+        \alpha(t) = 1, \qquad \sigma(t) = \sigma_{min} \left(\sigma_{max} / \sigma_{min}\right)^t
+
+    The prior is :math:`N(0, \sigma(T)^2 I)`.
 
     Args:
-        sigma_min: Noise at t = 0, > 0; well below the finest detail of the data.
-        sigma_max: Noise at t = 1, > sigma_min; about the largest distance between two data points.
+        sigma_min: Standard deviation of the noise at t = 0, > 0. Choose it well below the finest detail of the data.
+        sigma_max: Standard deviation of the noise at t = 1, > sigma_min. Choose it about as large as the largest
+            distance between two data points.
         T: The last time, > 0. sigma(t) does not depend on it.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, eq. 9.
     """
 
     sigma_min: float = 0.01
@@ -59,12 +71,10 @@ class VESDE(ScalarSDE):
         return self.sigma(t) * math.sqrt(2.0 * self._log_ratio)
 
     def log_noise(self, t: Tensor) -> Tensor:
-        """ln sigma = ln sigma_min + t ln(sigma_max / sigma_min)."""
         self.check_time(t)
         return math.log(self.sigma_min) + t * self._log_ratio
 
     def time_of_log_noise(self, u: Tensor) -> Tensor:
-        """The t in [0, T] at which log_noise = u, float64."""
         return ((u.to(torch.float64) - math.log(self.sigma_min)) / self._log_ratio).clamp(0.0, self.T)
 
     def _transition(self, s: Tensor, t: Tensor) -> ScalarKernel:
@@ -72,8 +82,16 @@ class VESDE(ScalarSDE):
         return ScalarKernel(torch.ones_like(std), std)
 
     def discretize(self, steps: int) -> Chain:
-        """SMLD's chain: sigma_i geometric from sigma(0) to sigma(T), x_i = x_(i-1) + sqrt(sigma_i^2 - sigma_(i-1)^2) z,
-        with sigma_(-1) = 0."""
+        """Markov chain of SMLD: x_i = x_(i-1) + sqrt(sigma_i^2 - sigma_(i-1)^2) z, with sigma_(-1) = 0.
+
+        The sigma_i form a geometric sequence from sigma(0) to sigma(T).
+
+        Args:
+            steps: Number of steps N, >= 2.
+
+        Returns:
+            The chain, which is a process as well.
+        """
         check_count("steps", steps, least=2)
         first = math.log(self.sigma_min)
         last = first + self.T * self._log_ratio

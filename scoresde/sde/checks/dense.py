@@ -1,4 +1,4 @@
-"""A linear process as matrices on flattened states, read through its public methods."""
+"""Coefficients of a linear process as dense matrices on flattened states, computed with its public methods."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scoresde.solvers import ScipyODE
 
 SOLVER = ScipyODE("DOP853", 1e-10, 1e-12)
 BRIEF = ScipyODE("DOP853", 1e-10, 1e-12, max_nfe=2000)
-"""For what follows where the kernel failed: by a wrong g the flow of Gaussian data may be stiff, and patience gains nothing."""
+"""Solver for the checks after a failed kernel check. With a wrong g the flow of Gaussian data can be stiff and slow."""
 
 
-class Subject:
-    """The process as matrices on flattened states."""
+class DenseProcess:
+    """A process on events of one shape, as matrices on flattened states with D numbers; the data has d."""
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...], data_std: float = 1.0) -> None:
         self.sde, self.event_shape, self.data_std = sde, event_shape, data_std
@@ -32,27 +32,29 @@ class Subject:
         self.solver = SOLVER
 
     @cached_property
-    def lifted(self) -> Tensor:
-        """The matrix from data to the state's mean at t = 0, (D, d)."""
+    def embedding(self) -> Tensor:
+        """Matrix ``(D, d)`` from the data to the mean of the state at t = 0."""
         event = math.prod(self.event_shape)
         unit = torch.eye(event, dtype=torch.float64).reshape(event, *self.event_shape)
         return self.sde.embed_data(unit).reshape(event, self.size).mT
 
     @cached_property
     def start(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) of x_0 for data N(m, diag(p)), m from 0.2 to 0.6 and p from 0.3 to 0.9."""
-        m, p = (torch.linspace(*ends, self.lifted.shape[1], dtype=torch.float64) for ends in ((0.2, 0.6), (0.3, 0.9)))
-        return self.lifted @ m, self.lifted @ (p[:, None] * self.lifted.mT)
+        """Mean ``(D,)`` and covariance ``(D, D)`` of x_0 for data N(m, diag(p)), m from 0.2 to 0.6 and p from 0.3 to 0.9."""
+        m, p = (
+            torch.linspace(*ends, self.embedding.shape[1], dtype=torch.float64) for ends in ((0.2, 0.6), (0.3, 0.9))
+        )
+        return self.embedding @ m, self.embedding @ (p[:, None] * self.embedding.mT)
 
     def matrix(self, images: Tensor) -> Tensor:
-        """The matrix whose columns are the images of the unit vectors."""
+        """Matrix whose columns are the images of the unit vectors."""
         return images.detach().reshape(self.size, self.size).mT
 
     def time(self, t: float) -> Tensor:
         return torch.full((self.size,), t, dtype=torch.float64)
 
     def affine(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Matrix (D, D) and shift (D,) of an affine function of states."""
+        """Matrix ``(D, D)`` and shift ``(D,)`` of an affine function of states."""
         images = function(torch.cat((self.zero, self.unit))).detach().reshape(self.size + 1, self.size)
         return (images[1:] - images[0]).mT, images[0]
 
@@ -60,7 +62,7 @@ class Subject:
         return self.drift(t)[0]
 
     def drift(self, t: float) -> tuple[Tensor, Tensor]:
-        """F (D, D) and c (D,)."""
+        """F ``(D, D)`` and c ``(D,)``."""
         return self.affine(lambda x: self.sde.drift(x, torch.full((len(x),), t, dtype=torch.float64)))
 
     def gg(self, t: float) -> Tensor:
@@ -75,28 +77,28 @@ class Subject:
         )
 
     def parts(self, kernel: GaussianKernel) -> tuple[Tensor, Tensor, Tensor]:
-        """A (D, D), b (D,) and C (D, D) of N(A x + b, C)."""
+        """A ``(D, D)``, b ``(D,)`` and C ``(D, D)`` of N(A x + b, C)."""
         return *self.affine(kernel.mean), self.matrix(kernel.covariance(self.unit))
 
-    def law(self, t: float) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) of x_t for the data of `start`."""
+    def marginal(self, t: float) -> tuple[Tensor, Tensor]:
+        """Mean ``(D,)`` and covariance ``(D, D)`` of x_t for the data of ``start``."""
         (mean, covariance), (a, b, c) = self.start, self.kernel(t)
         return a @ mean + b, a @ covariance @ a.mT + c
 
     def score(self, x: Tensor, t: float) -> Tensor:
-        """The exact score of the Gaussian data at states (B, *state)."""
-        mean, covariance = self.law(t)
+        """Exact score of the Gaussian data at states ``(B, *state)``."""
+        mean, covariance = self.marginal(t)
         flat = x.reshape(len(x), self.size)
         out: Tensor = -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
         return out
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """The largest error, relative to the largest entry that is wanted."""
+    """Largest error, relative to the largest expected entry."""
     found, wanted = found.detach(), wanted.detach()
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
 
 
-def off(found: Tensor, wanted: Tensor, a: Tensor) -> float:
-    """The error of a shift, relative to the largest entry of the shift and of the matrix beside it."""
+def shift_error(found: Tensor, wanted: Tensor, a: Tensor) -> float:
+    """Largest error of a shift, relative to the largest entry of the shift and of the matrix a."""
     return float((found - wanted).abs().max() / torch.maximum(wanted.abs().max(), a.abs().max()))
