@@ -47,13 +47,13 @@ _SOLVER = ScipyODE("RK45", 1e-5, 1e-8)
 
 def _with_mistakes(s: Case, t_min: float) -> tuple[Tensor, Tensor]:
     """Means (S, D) and covariances (S, D, D) at t_min with each of the S mistakes, started from the true distribution at T."""
-    mean, covariance = s.gauss.law(s.sde.T)
+    mean, covariance = s.gauss.marginal(s.sde.T)
     factors = torch.tensor([diagnosis[1:] for diagnosis in _DIAGNOSES], dtype=torch.float64)
     a, b, c = factors.mT[:, :, None, None]
 
     def slope(t: float, state: Tensor) -> Tensor:
         t = min(max(t, 0.0), s.sde.T)
-        centre, spread = s.gauss.law(t)
+        centre, spread = s.gauss.marginal(t)
         gg = s.gauss.gg(t)
         pull = b * torch.linalg.solve(spread, gg.mT).mT
         m, p = state[:, :1], state[:, 1:]
@@ -82,7 +82,7 @@ def explain(s: Case, coarse: OutputDistribution, fine: OutputDistribution) -> st
         coarse: Distribution of the output with fewer steps.
         fine: Distribution of the output with more steps.
     """
-    mean, covariance = s.gauss.law(fine.t_min)
+    mean, covariance = s.gauss.marginal(fine.t_min)
     spread = float((fine.covariance.diagonal() / covariance.diagonal()).max())
     fall = float((fine.covariance.diagonal() / coarse.covariance.diagonal()).max())
     if spread < 0.2 and fall < 0.7:

@@ -114,7 +114,7 @@ def _sampled_distribution(s: Case, rough: OutputDistribution) -> list[CheckRow]:
 
     They must agree within five standard errors. The probability of a false alarm is 1e-6 for each.
     """
-    mean, covariance = s.gauss.law(s.sde.T)
+    mean, covariance = s.gauss.marginal(s.sde.T)
     z = NoiseSource.of(s.seed, s.samples).normal(s.gauss.shape, step=0, purpose="check start", dtype=torch.float64)
     start = mean + z.reshape(s.samples, -1) @ torch.linalg.cholesky(covariance).mT
     score = GaussianScore(s.sde, s.event_shape)

@@ -24,7 +24,7 @@ from scoresde._validation import expand
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Sampler, SampleResult
 from scoresde.sde import LinearSDE, ScalarSDE, Score
-from scoresde.sde.checks import Subject
+from scoresde.sde.checks import DenseProcess
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Case:
     seed: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gauss", Subject(self.sde, self.event_shape))
+        object.__setattr__(self, "gauss", DenseProcess(self.sde, self.event_shape))
 
-    gauss: Subject = None  # type: ignore[assignment]
+    gauss: DenseProcess = None  # type: ignore[assignment]
 
     def scale(self) -> Tensor:
         """Largest standard deviation of the data over the coordinates."""
-        return self.gauss.law(self.gauss.t0)[1].diagonal().max().sqrt()
+        return self.gauss.marginal(self.gauss.t0)[1].diagonal().max().sqrt()
 
 
 class GaussianScore:
@@ -60,19 +60,19 @@ class GaussianScore:
         size = math.prod(event_shape)
         self.mean = torch.linspace(0.2, 0.6, size, dtype=torch.float64).reshape(event_shape)
         self.variance = torch.linspace(0.3, 0.9, size, dtype=torch.float64).reshape(event_shape)
-        self.subject = None if isinstance(sde, ScalarSDE) else Subject(sde, event_shape)
+        self.dense = None if isinstance(sde, ScalarSDE) else DenseProcess(sde, event_shape)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.times += [float(t.min()), float(t.max())]
         times = t.to(torch.float64)
-        if self.subject is None:
+        if self.dense is None:
             assert isinstance(self.sde, ScalarSDE)
             a, v = expand(self.sde.alpha(times), x), expand(self.sde.sigma(times), x) ** 2
             return ((a * self.mean - x) / (a**2 * self.variance + v)).to(x.dtype)
         score = torch.empty_like(x, dtype=torch.float64)
         for time in times.unique():
             here = times == time
-            score[here] = self.subject.score(x[here].to(torch.float64), float(time))
+            score[here] = self.dense.score(x[here].to(torch.float64), float(time))
         return score.to(x.dtype)
 
 
@@ -150,7 +150,7 @@ class OutputDistribution:
 def exact_distribution(s: Case, steps: int) -> OutputDistribution:
     """The distribution of the output with ``steps`` steps, from a run on ``UnitNoise``."""
     n, shape = s.gauss.size, s.gauss.shape
-    start_mean, start_covariance = s.gauss.law(s.sde.T)
+    start_mean, start_covariance = s.gauss.marginal(s.sde.T)
     root = torch.linalg.cholesky(start_covariance)
     draws: dict[tuple[str, int, tuple[int, ...]], int] = {}
     score = GaussianScore(s.sde, s.event_shape)
@@ -188,7 +188,7 @@ def run(s: Case, steps: int, score: Score, rows: int, **kwargs: Any) -> SampleRe
 
 def targets(s: Case, t: float) -> list[tuple[Tensor, Tensor]]:
     """Exact distributions (mean, covariance) of x_t and of E[x_0 | x_t]."""
-    mean, covariance = s.gauss.law(t)
+    mean, covariance = s.gauss.marginal(t)
     unit, ones = s.gauss.unit, torch.full((s.gauss.size,), t, dtype=torch.float64)
     score = GaussianScore(s.sde, s.event_shape)
 
