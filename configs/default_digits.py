@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "corrector": {"name": "Langevin", "snr": 0.1},
                     "steps": 200,
                 },
-                "probability-flow": {"name": "ProbabilityFlowODE"},
+                "probability-flow": {"name": "ProbabilityFlowODE", "denoise": False},
             },
             "likelihood": {"split": "test", "batch_size": 120},
         }

@@ -135,7 +135,7 @@ SAMPLERS: dict[str, Callable[[], object]] = {
     "UniPC": lambda: UniPC(STEPS // 4),
     "SDE-DPM-Solver++(2M)": lambda: DPMSolverPlusPlus(STEPS // 2, eta=1.0),
     "EDM": lambda: EDM(STEPS // 4),
-    "flow by SciPy": lambda: ProbabilityFlowODE(),
+    "flow by SciPy": lambda: ProbabilityFlowODE(denoise=False),
     "reverse SDE by torchsde": lambda: ReverseSDESampler(steps=STEPS, denoise=False),
     "the same, SRK": lambda: ReverseSDESampler(TorchSDE("srk"), steps=STEPS, denoise=False),
     "adaptive SDE": lambda: AdaptiveSDE(denoise=False),

@@ -27,7 +27,7 @@ def get_config():
             "steps": 200,
             "grid": {"name": "log_noise"},
         },
-        "probability-flow": {"name": "ProbabilityFlowODE"},
+        "probability-flow": {"name": "ProbabilityFlowODE", "denoise": False},
     }
     # a bound: v_0 is drawn. Below 2e-4 nothing was trained, and positions at 0 are as good as those there
     config.likelihood.t_min = 2e-4

@@ -219,6 +219,7 @@ def _samplers(facts: Facts) -> dict[str, Any]:
     t_min = 1e-5 if facts["training.sde"] == "vesde" else 1e-3
     predictor = facts.usual("sampling.predictor", one_of(*_PREDICTORS), "euler_maruyama")
     corrector = facts.usual("sampling.corrector", one_of(*_CORRECTORS), "none")
+    denoise = facts.usual("sampling.noise_removal", FLAG)
     found: dict[str, Any] = {}
     if facts.usual("sampling.method", one_of("pc", "ode"), "pc") == "pc" and (predictor, corrector) != ("none", "none"):
         steps = {"name": "ReferenceDiscretization", "steps": facts["model.num_scales"], "t_min": t_min}
@@ -227,10 +228,10 @@ def _samplers(facts: Facts) -> dict[str, Any]:
             "predictor": {"name": _PREDICTORS[predictor]} if _PREDICTORS[predictor] else None,
             "corrector": _corrector(facts, corrector),
             "steps": steps,
-            "denoise": facts.usual("sampling.noise_removal", FLAG),
+            "denoise": denoise,
         }
     if facts["model.name"] not in REFINENETS:
-        found["probability-flow"] = {"name": "ProbabilityFlowODE", "t_min": t_min}
+        found["probability-flow"] = {"name": "ProbabilityFlowODE", "t_min": t_min, "denoise": denoise}
     return found
 
 

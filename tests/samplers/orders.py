@@ -71,7 +71,7 @@ def path_errors(make: Make, sde: ScalarSDE, truth: dict[ScalarSDE, torch.Tensor]
     score, shape = mixture().score(sde), (24, 2)
     start = sde.prior_sample(shape, seed=5, dtype=torch.float64)
     if sde not in truth:
-        exact = ProbabilityFlowODE(ScipyODE("DOP853", 1e-11, 1e-11), t_min=T_MIN)
+        exact = ProbabilityFlowODE(ScipyODE("DOP853", 1e-11, 1e-11), t_min=T_MIN, denoise=False)
         truth[sde] = exact(sde, score, shape, start=start).samples
     runs = [make(on(n))(sde, score, shape, start=start).samples for n in COUNTS]
     return [float((x - truth[sde]).square().mean().sqrt()) for x in runs]
@@ -144,7 +144,7 @@ def reverse_errors(method: str, sde: ScalarSDE, steps: int) -> tuple[float, floa
     rows = 2 + 2 * steps
     start = torch.zeros(rows, 1, dtype=torch.float64)
     start[1] = 1.0
-    sampler = ReverseSDESampler(TorchSDE(method), steps, T_MIN, denoise=False)
+    sampler = ReverseSDESampler(TorchSDE(method), steps, t_min=T_MIN, denoise=False)
     x = sampler(
         sde, lambda x, t: -x / variance(t)[:, None], (rows, 1), start=start, noise=UnitDraws(0, torch.arange(rows))
     ).samples[:, 0]

@@ -159,7 +159,7 @@ def test_the_cost_counts_single_samples(case):
 def test_the_pilots_ends_are_the_flows(case):
     """Against Runge and Kutta's method at 1e-9, and the paths' start against the prior's draw."""
     sde, score, pilot, _ = case
-    exact = drawn(ProbabilityFlowODE(RungeKutta(rtol=1e-9, atol=1e-9), denoise=True), sde, score, pilot)
+    exact = drawn(ProbabilityFlowODE(RungeKutta(rtol=1e-9, atol=1e-9)), sde, score, pilot)
     assert pilot.error(exact.state) < 2e-4
     torch.testing.assert_close(pilot.starts, sde.prior_sample((128, 2), seed=0, **WIDE))
     assert len(pilot.u) == len(pilot.states)

@@ -17,10 +17,10 @@ DISTRIBUTION = GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64
 
 @pytest.mark.parametrize("per_sample", [True, False])
 def test_runge_kutta_in_scipy_s_place(per_sample):
-    """The same samples from the same start; encoded, they are that start again; the callback sees the way down."""
+    """The same samples from the same start; encoded, they are that start again; the callback gets every step."""
     seen = []
-    ours = ProbabilityFlowODE(RungeKutta(1e-8, 1e-8, per_sample=per_sample))
-    theirs = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8))
+    ours = ProbabilityFlowODE(RungeKutta(1e-8, 1e-8, per_sample=per_sample), t_min=1e-3, denoise=False)
+    theirs = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8), denoise=False)
     score = DISTRIBUTION.score(SDE)
     start = SDE.prior_sample((5, 2), dtype=F64, seed=3)
     found = ours(SDE, score, (5, 2), start=start, callback=lambda k, t, x: seen.append((k, float(t))))
@@ -34,10 +34,10 @@ def test_runge_kutta_in_scipy_s_place(per_sample):
 
 
 def test_float32_states_and_denoising():
-    sampler = ProbabilityFlowODE(RungeKutta(), denoise=True)
+    sampler = ProbabilityFlowODE(RungeKutta())
     found = sampler(SDE, DISTRIBUTION.score(SDE), (4, 2), seed=1)
     assert found.samples.dtype == torch.float32
-    wanted = ProbabilityFlowODE(ScipyODE(), denoise=True)(SDE, DISTRIBUTION.score(SDE), (4, 2), seed=1).samples
+    wanted = ProbabilityFlowODE(ScipyODE())(SDE, DISTRIBUTION.score(SDE), (4, 2), seed=1).samples
     assert torch.allclose(found.samples, wanted, atol=1e-3)
 
 
@@ -45,5 +45,5 @@ def test_a_sample_that_cannot_be_encoded_is_named():
     def score(x, t):
         return torch.where(torch.arange(len(x))[:, None] == 1, torch.nan, -x)
 
-    with pytest.raises(SolverError, match=r"RungeKutta.* could not go on for batch positions \[1\]"):
+    with pytest.raises(SolverError, match=r"RungeKutta.* could not continue for batch positions \[1\]"):
         ProbabilityFlowODE(RungeKutta()).encode(SDE, score, torch.ones(3, 2))

@@ -75,7 +75,7 @@ def test_any_event_rank(name, shape):
 
     samplers = [
         PredictorCorrector(ReverseDiffusion(), Langevin(), steps=4),
-        ProbabilityFlowODE(ScipyODE(rtol=1e-2, atol=1e-2), denoise=True),
+        ProbabilityFlowODE(ScipyODE(rtol=1e-2, atol=1e-2)),
         ReverseSDESampler(steps=4),
     ]
     for sampler in samplers:
@@ -146,7 +146,7 @@ def test_samples_have_the_distribution(name, sampler):
         "em": PredictorCorrector(EulerMaruyama(), steps=200),
         "ancestral": PredictorCorrector(Ancestral(), steps=200),
         "torchsde": ReverseSDESampler(steps=200),
-        "flow": ProbabilityFlowODE(denoise=True),
+        "flow": ProbabilityFlowODE(),
     }
     x = samplers[sampler](sde, distribution.score(sde), (2000, 2), seed=1).samples
     assert passes(x)

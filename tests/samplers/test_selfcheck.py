@@ -45,8 +45,8 @@ SAMPLERS = {
     "reverse diffusion, flow": (stepped(ReverseDiffusion(flow=True)), 1, True),
     "ancestral": (stepped(Ancestral()), 1, True),
     "ancestral, lower": (stepped(Ancestral("lower")), 1, True),
-    "flow": (lambda _: ProbabilityFlowODE(), None, True),
-    "flow, denoised": (lambda _: ProbabilityFlowODE(denoise=True), None, True),
+    "flow": (lambda _: ProbabilityFlowODE(denoise=False), None, True),
+    "flow, denoised": (lambda _: ProbabilityFlowODE(), None, True),
     "annealed": (stepped(ReverseDiffusion(), AnnealedLangevin()), 0, True),
     "langevin": (stepped(ReverseDiffusion(), Langevin()), 0, True),
 }

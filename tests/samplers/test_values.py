@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 
 import numpy as np
@@ -12,14 +13,18 @@ from scoresde.samplers import (
     DDIM,
     DEIS,
     EDM,
+    AdaptiveSDE,
     Ancestral,
     AnnealedLangevin,
     DPMSolverPlusPlus,
     EulerMaruyama,
+    Fast,
     Langevin,
     PredictorCorrector,
+    ProbabilityFlowODE,
     ReferenceDiscretization,
     ReverseDiffusion,
+    ReverseSDESampler,
     UniPC,
     exponential,
     grids,
@@ -106,6 +111,39 @@ def test_the_common_arguments(kind):
         assert sampler(VPSDE(), score, (2, 2)).times.tolist() == list(given)
     assert kind(denoise=False).denoise is False and kind().denoise is True
     assert isinstance(kind(), GridSampler)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ProbabilityFlowODE, ReverseSDESampler, AdaptiveSDE, Fast])
+def test_the_end_has_the_same_arguments_on_every_sampler(kind):
+    parameters = inspect.signature(kind).parameters
+    for name, default in (("t_min", None), ("denoise", True))[: 1 if kind is Fast else 2]:  # Fast always denoises
+        parameter = parameters[name]
+        assert parameter.kind is parameter.KEYWORD_ONLY and parameter.default is default
+
+
+SOLVED = [ProbabilityFlowODE, partial(ReverseSDESampler, steps=5), partial(AdaptiveSDE, 0.5, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("sde", "t_min", "end"), [(VPSDE(), None, 1e-3), (EDMSDE(0.01, 10.0), None, 0.01), (VPSDE(), 0.5, 0.5)]
+)
+@pytest.mark.parametrize("make", SOLVED)
+def test_the_end_without_a_grid(make, sde, t_min, end):
+    """The last time is the process's own unless given, and the denoising step is one evaluation there."""
+    seen = []
+
+    def recording(x, t):
+        seen.append(t)
+        return score(x, t)
+
+    clean, noisy = (
+        make(t_min=t_min, denoise=flag)(sde, recording, (3, 2), dtype=torch.float64) for flag in (True, False)
+    )
+    assert clean.nfe == noisy.nfe + 1
+    last = seen[clean.nfe - 1]
+    assert last.tolist() == [end] * 3
+    wanted = sde.data_from_score(noisy.samples, last, score(noisy.samples, last))
+    torch.testing.assert_close(clean.samples, wanted)
 
 
 def test_grids_that_end_where_they_end():

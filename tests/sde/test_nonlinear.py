@@ -264,7 +264,7 @@ def test_samplers_and_likelihood_take_it_as_the_linear_process(way):
     sampler = ReverseSDESampler(steps=30, denoise=False)
     found, wanted = (sampler(s, bare, (5, 2), seed=4, dtype=F64).samples for s in (sde, VP))
     assert torch.allclose(found, wanted, rtol=1e-9)
-    flow = ProbabilityFlowODE(ScipyODE(rtol=1e-6, atol=1e-6))
+    flow = ProbabilityFlowODE(ScipyODE(rtol=1e-6, atol=1e-6), denoise=False)
     found, wanted = (flow(s, bare, (5, 2), seed=4, dtype=F64).samples for s in (sde, VP))
     assert torch.allclose(found, wanted, rtol=1e-6)
     solver = ScipyODE(rtol=1e-7, atol=1e-7)
@@ -277,7 +277,7 @@ def test_another_process_s_score_is_refused():
         ReverseSDESampler(steps=3, denoise=False)(WAYS["g(t)"], MIXTURE.score(VP), (2, 2))
 
 
-@pytest.mark.parametrize("sampler", [ReverseSDESampler(steps=3), ProbabilityFlowODE(ScipyODE(rtol=0.1), denoise=True)])
+@pytest.mark.parametrize("sampler", [ReverseSDESampler(steps=3), ProbabilityFlowODE(ScipyODE(rtol=0.1))])
 def test_there_is_no_tweedie(sampler):
     with pytest.raises(TypeError, match="denoise=False"):
         sampler(WAYS["g(t)"], lambda x, t: -x, (2, 2))

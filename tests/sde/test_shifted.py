@@ -144,7 +144,7 @@ SAMPLERS = {
     "ancestral": PredictorCorrector(Ancestral(), steps=8),
     "ancestral, lower": PredictorCorrector(Ancestral("lower"), steps=8),
     "splitting": PredictorCorrector(SymmetricSplitting(), steps=8),
-    "flow": ProbabilityFlowODE(denoise=True),
+    "flow": ProbabilityFlowODE(),
     "reverse": ReverseSDESampler(steps=8),
 }
 

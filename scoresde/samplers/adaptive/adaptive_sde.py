@@ -1,19 +1,23 @@
-"""The reverse SDE with step sizes of each sample's own (Jolicoeur-Martineau et al. 2021, "Gotta go fast", arXiv:2105.14080).
+r"""The reverse SDE with an adaptive step size for each sample (Jolicoeur-Martineau et al. 2021, arXiv:2105.14080).
 
-With the reverse drift r = f - g^2 score and one draw z for both, a step of size h down from t is
+The reverse drift is r(x, t) = f(x, t) - g(t)^2 score(x, t). A step of size h from t to t - h makes two estimates with one
+standard normal z::
 
-    x'  = x - h r(x, t) + sqrt(h) g(t) z                                   Euler and Maruyama
-    x'' = [x' + x - h r(x', t - h) + sqrt(h) g(t - h) z] / 2               stochastic Heun, what is kept
+    x'  = x - h r(x, t) + sqrt(h) g(t) z                                   Euler-Maruyama
+    x'' = [x' + x - h r(x', t - h) + sqrt(h) g(t - h) z] / 2               stochastic Heun; the new state
 
-    E = rms over coordinates of (x' - x'') / max(absolute, relative max(|x'|, |x' of the step before|))
+    E = rms over coordinates of (x' - x'') / max(absolute, relative max(|x'|, |x' of the previous step|))
 
-accepted where E <= 1; then h <- min(t - t_min, 0.9 h E^-0.9). E hangs on z. The paper draws anew for a step that is made anew, so
-that what is accepted is no Brownian motion any more: on one coordinate the law comes out twice too wide, at any tolerance. Here a
-refused step leaves its increment w over h to the smaller steps in its place, which draw from the bridge to it,
+The step is accepted if E <= 1. The next step size is min(t - t_min, 0.9 h E^-0.9).
+
+The error E depends on z. After a rejected step the paper draws new noise, so the accepted increments are no longer those of a
+Brownian motion: on one coordinate the samples' distribution comes out twice too wide, at any tolerance. Here the increment w over
+the rejected interval h is stored, and the smaller steps that replace it draw from the Brownian bridge (Rackauckas & Nie 2017,
+Discrete Contin. Dyn. Syst. B 22)::
 
     increment over h' < h  ~  N(h' w / h, h' (h - h') / h)
 
-(Rackauckas & Nie 2017, Discrete Contin. Dyn. Syst. B 22): each sample has one path, whatever was refused on it.
+So each sample has one Brownian path, whichever steps are rejected.
 """
 
 from __future__ import annotations
@@ -21,25 +25,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_count, check_number, expand
+from scoresde._validation import check_count, check_number, expand
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.grids import check_t_min
+from scoresde.samplers.adaptive.base import SolverSampler
+from scoresde.samplers.base import Callback, CountedScore
 from scoresde.sde import SDE
 
 _SAFETY, _POWER = 0.9, 0.9
 
 
-class AdaptiveSDE(Sampler):
-    """Adaptive steps for any process whose diffusion is of t alone; two evaluations for each, of the samples still under way.
+class AdaptiveSDE(SolverSampler):
+    """Adaptive steps of the reverse SDE, for any process whose diffusion depends only on t.
 
-    relative, absolute: tolerances; the paper takes 0.01 to 0.05 and one grey level, 2 / 255 for data in [-1, 1].
-    first_step: the first h. t_min: where it stops, in (0, T).
-    denoise: return E[x_0 | x] at t_min, at the price of one evaluation, in place of x.
-    max_steps: a sample that has not arrived by then is marked as failed: its state is NaN.
+    A step costs two evaluations of the score for each sample that has not yet arrived at ``t_min``. The callback is called
+    whenever the slowest sample moves, with the time of that sample. In the result, ``spent`` has the evaluations of each sample
+    and ``nfe`` those of the batch.
 
-    The callback is called whenever the last of the samples moves, with its time; the others are ahead of it. The result's
-    ``spent`` has the evaluations of each sample, ``nfe`` those of the batch.
+    Args:
+        relative: Relative tolerance. The paper uses 0.01 to 0.05.
+        absolute: Absolute tolerance. The paper uses one grey level, 2 / 255 for data in [-1, 1].
+        first_step: Size of the first step.
+        t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score.
+        max_steps: Largest number of steps. A sample that has not arrived by then is marked as failed, and its state is NaN.
     """
 
     def __init__(
@@ -47,36 +55,37 @@ class AdaptiveSDE(Sampler):
         relative: float = 0.02,
         absolute: float = 2.0 / 255.0,
         first_step: float = 0.01,
-        t_min: float = 1e-3,
         *,
+        t_min: float | None = None,
         denoise: bool = True,
         max_steps: int = 10_000,
     ) -> None:
         check_number("relative", relative, least=0.0)
         check_number("absolute", absolute, above=0.0)
         check_number("first_step", first_step, above=0.0)
-        check_number("t_min", t_min, above=0.0)
-        check_choice("denoise", denoise, (True, False))
         check_count("max_steps", max_steps)
         self.relative, self.absolute, self.first_step = relative, absolute, first_step
-        self.t_min, self.denoise, self.max_steps = t_min, denoise, max_steps
+        self.max_steps = max_steps
+        self.set_end(t_min, denoise=denoise)
 
     def run(
         self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         if not sde.additive:
             raise ValueError(
-                f"{sde!r} has a diffusion of the state, for which the error is not estimated: use ReverseSDESampler"
+                f"{sde!r} has a diffusion that depends on the state, and AdaptiveSDE cannot estimate its error: "
+                "use ReverseSDESampler"
             )
-        check_t_min(sde, self.t_min)
+        t_min = self.last_time(sde)
+        self.check_denoising(sde, x, t_min)  # type: ignore[arg-type]
         t = torch.full((len(x),), sde.T, dtype=torch.float64, device=x.device)
-        h = torch.full_like(t, min(self.first_step, sde.T - self.t_min))
+        h = torch.full_like(t, min(self.first_step, sde.T - t_min))
         x, before, slowest = x.clone(), x.clone(), sde.T
         score.spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         paths = Paths(x)
         draws = noise.normals(x.shape[1:], steps=range(self.max_steps), purpose="adaptive", dtype=x.dtype)
         for k in range(self.max_steps):
-            rows = (t > self.t_min).nonzero().flatten()
+            rows = (t > t_min).nonzero().flatten()
             if not len(rows):
                 break
             wanted = h[rows]
@@ -89,19 +98,17 @@ class AdaptiveSDE(Sampler):
             x[rows] = torch.where(expand(good, high), high, x[rows])
             before[rows] = torch.where(expand(good, low), low, before[rows])
             left = torch.where(good, t[rows] - width, t[rows])
-            t[rows] = torch.where(lost | (left < self.t_min * (1.0 + 1e-9)), self.t_min, left)
+            t[rows] = torch.where(lost | (left < t_min * (1.0 + 1e-9)), t_min, left)
             change = _SAFETY * width * error.clamp(1e-6, 1e6) ** -_POWER
-            change = torch.where(width < wanted, change.minimum(wanted), change)  # a step cut short says little
-            h[rows] = change.minimum(t[rows] - self.t_min)
+            # a step that the stack cut short does not show that longer steps would be accepted
+            change = torch.where(width < wanted, change.minimum(wanted), change)
+            h[rows] = change.minimum(t[rows] - t_min)
             if float(t.max()) < slowest:
                 slowest = float(t.max())
                 callback(k + 1, torch.tensor(slowest, dtype=x.dtype), x.clone())
-        x[t > self.t_min] = torch.nan
-        if self.denoise:
-            end = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
-            x = sde.data_from_score(x, end, score(x, end))  # type: ignore[attr-defined]
-            score.spent += 1
-        return x, torch.empty(0)
+        x[t > t_min] = torch.nan
+        score.spent += self.denoise
+        return self.denoised(sde, score, x, t_min), torch.empty(0)  # type: ignore[arg-type]
 
     def _step(
         self, sde: SDE, score: CountedScore, x: Tensor, t: Tensor, h: Tensor, rise: Tensor, before: Tensor
@@ -118,7 +125,7 @@ class AdaptiveSDE(Sampler):
 
 
 class Paths:
-    """What is known of each sample's Brownian path ahead of it: a stack of increments, the nearest on top."""
+    """The known future of each sample's Brownian path: a stack of increments, with the next one on top."""
 
     depth = 16
 
@@ -128,7 +135,7 @@ class Paths:
         self.count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def propose(self, rows: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """A width of at most h, no further than what is known of the next, and the increment over it."""
+        """The width of the step, at most h and at most the top interval of the stack, and the increment over it."""
         top = (self.count[rows] - 1).clamp(min=0)
         length, rise = self.length[rows, top], self.rise[rows, top]
         known = self.count[rows] > 0
@@ -139,7 +146,7 @@ class Paths:
         return h, expand(share.to(z), z) * rise + expand(spread.to(z), z) * z
 
     def settle(self, rows: Tensor, h: Tensor, rise: Tensor, good: Tensor) -> None:
-        """Take the increment off what is known, and where the step was refused put it on top."""
+        """Subtract the increment from the top interval; after a rejected step put it on the stack."""
         top = (self.count[rows] - 1).clamp(min=0)
         self.length[rows, top] -= h
         self.rise[rows, top] -= rise

@@ -1,10 +1,14 @@
-"""Sampling by the probability-flow ODE (Song et al. 2021, section 4.3): deterministic given the start.
+r"""Sampling with the probability-flow ODE (Song et al. 2021, section 4.3).
 
-    dx/dt = f(x, t) - g(t)^2 score(x, t) / 2        from x ~ p_T at T down to t_min
+.. math::
 
-Run upwards (`encode`) it maps data to its latent, the same start that would bring it back. At the end the reference
-implementation makes one step of reverse diffusion without noise; `denoise` takes Tweedie's mean E[x_0 | x_(t_min)], the
-same thing for any process, at the price of one evaluation.
+    dx/dt = f(x, t) - \tfrac{1}{2} g(t)^2 \nabla \log p_t(x), \qquad x_T \sim p_T
+
+The ODE is solved from T down to ``t_min``. The result is a deterministic function of the start. Solved in the other direction
+(:meth:`ProbabilityFlowODE.encode`), the ODE maps data to its latent, which is the start that leads back to the data.
+
+At the end the reference implementation makes one step of reverse diffusion without noise. With ``denoise=True`` this sampler
+returns Tweedie's mean E[x_0 | x] at ``t_min``, which is the same step for any process. It costs one evaluation of the score.
 """
 
 from __future__ import annotations
@@ -12,52 +16,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_batch, check_choice, check_finite, check_number
+from scoresde._validation import check_batch, check_finite
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.grids import check_t_min
+from scoresde.samplers.adaptive.base import SolverSampler
+from scoresde.samplers.base import Callback, CountedScore
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE, SolverError
 
 
-class ProbabilityFlowODE(Sampler):
-    """The probability flow by a solver with adaptive steps, which the callback sees step by step.
+class ProbabilityFlowODE(SolverSampler):
+    """The probability-flow ODE, solved with adaptive steps.
 
-    solver: a `ScipyODE`, the whole batch with one step size on the CPU; or a `RungeKutta`, where the tensors are, by default with
-        a step size for each sample, which is then the same in any batch. The state is float64 in either.
-    t_min: where it stops, in (0, T); the paper takes 1e-3 (VP, sub-VP) and 1e-5 (VE).
-    denoise: return E[x_0 | x] at t_min in place of x.
+    The solver computes in float64. The callback is called after every step of the solver.
+
+    Args:
+        solver: A :class:`~scoresde.solvers.ScipyODE`, which solves the whole batch on the CPU with one step size; or a
+            :class:`~scoresde.solvers.RungeKutta`, which runs on the device of the state. By default ``RungeKutta`` has a step
+            size for each sample, so a sample does not depend on the other samples of its batch.
+        t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3. The paper uses 1e-3
+            (VP, sub-VP) and 1e-5 (VE).
+        denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score. Pass False for the
+            end point of the flow itself, for example to encode it again.
     """
 
-    def __init__(self, solver: ODESolver = ScipyODE(), t_min: float = 1e-3, *, denoise: bool = False) -> None:  # noqa: B008
-        check_number("t_min", t_min, above=0.0)
-        check_choice("denoise", denoise, (True, False))
-        self.solver, self.t_min, self.denoise = solver, t_min, denoise
+    def __init__(
+        self,
+        solver: ODESolver = ScipyODE(),  # noqa: B008  (frozen)
+        *,
+        t_min: float | None = None,
+        denoise: bool = True,
+    ) -> None:
+        self.solver = solver
+        self.set_end(t_min, denoise=denoise)
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        check_t_min(sde, self.t_min)
-        x = self._integrate(sde, score, x, sde.T, self.t_min, callback)
-        if self.denoise:
-            t = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
-            x = sde.data_from_score(x, t, score(x, t))
-        return x, torch.empty(0)
+        t_min = self.last_time(sde)
+        self.check_denoising(sde, x, t_min)
+        x = self._integrate(sde, score, x, sde.T, t_min, callback)
+        return self.denoised(sde, score, x, t_min), torch.empty(0)
 
     @torch.no_grad()
     @in_evaluation_mode("score")
     def encode(self, sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
-        """The latent at T of a state x (B, *state) at t_min: what `start` must be for the sampler to return it.
+        """Map a state at ``t_min`` to its latent at T.
 
-        Raises SolverError where the solver cannot go on.
+        With the latent as ``start``, a sampler with ``denoise=False`` returns ``x``.
+
+        Args:
+            sde: The process.
+            score: The score, ``(x, t)`` -> the shape of ``x``.
+            x: State at ``t_min``, of shape ``(B, *state)``.
+
+        Returns:
+            The latent, of shape ``(B, *state)``.
+
+        Raises:
+            SolverError: If the solver cannot continue.
         """
         check_batch("x", x)
         check_finite("x", x)
         check_same_process(sde, score)
-        check_t_min(sde, self.t_min)
+        t_min = self.last_time(sde)
         checked = CheckedScore(score, len(x), x.dtype)
-        return self._integrate(sde, checked, wide(x), self.t_min, sde.T, None).to(x.dtype)
+        return self._integrate(sde, checked, wide(x), t_min, sde.T, None).to(x.dtype)
 
     def _integrate(
         self, sde: SDE, score: Score, x: Tensor, t_start: float, t_end: float, callback: Callback | None
@@ -74,5 +98,5 @@ class ProbabilityFlowODE(Sampler):
         solution = self.solver.solve(slope, x.double(), t_start, t_end, accepted)
         if solution.failed is not None and bool(solution.failed.any()):
             where = solution.failed.nonzero().flatten().tolist()[:8]
-            raise SolverError(f"{self.solver!r} could not go on for batch positions {where}")
+            raise SolverError(f"{self.solver!r} could not continue for batch positions {where}")
         return solution.y.to(x)

@@ -1,11 +1,17 @@
-"""Sampling by the reverse-time SDE with torchsde's solvers.
+r"""Sampling with the reverse-time SDE, solved by torchsde.
 
-    dx = [f - g^2 score] dt + g dw'        from T down to t_min
+.. math::
 
-Euler's steps are Euler-Maruyama again. For a diffusion of t alone Milstein's are Euler's, of strong and weak order 1; SRK, Heun's
-and the midpoint method take two evaluations a step for weak order 2, and SRK has strong order 1.5, the others 1
-(`benchmarks/sampler_orders.py` measures them). A diffusion of the state takes Euler, strong order 1/2, Milstein, 1, or SRK, 1.5.
-With ``adaptive`` each method chooses its steps.
+    dx = [f(x, t) - g(t)^2 \nabla \log p_t(x)] dt + g(t) d\bar w
+
+from T down to ``t_min``. Properties of the methods:
+
+- Euler's steps are those of :class:`~scoresde.samplers.EulerMaruyama`.
+- If the diffusion depends only on t, Milstein's steps equal Euler's, of strong and weak order 1. SRK, Heun's method and the
+  midpoint method use two evaluations per step for weak order 2. SRK has strong order 1.5, the other methods 1.
+  ``benchmarks/sampler_orders.py`` measures these orders.
+- If the diffusion depends on the state, use Euler (strong order 1/2), Milstein (1) or SRK (1.5).
+- With ``adaptive=True`` each method chooses its steps.
 """
 
 from __future__ import annotations
@@ -13,44 +19,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_count, check_number
+from scoresde._validation import check_count
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.grids import check_t_min
+from scoresde.samplers.adaptive.base import SolverSampler
+from scoresde.samplers.base import Callback, CountedScore
 from scoresde.sde import LinearSDE
 from scoresde.solvers import TorchSDE
 
 
-class ReverseSDESampler(Sampler):
-    """The reverse SDE by torchsde. A callback sees every state at which the drift is asked for: of srk two for each step.
+class ReverseSDESampler(SolverSampler):
+    """The reverse-time SDE, solved by torchsde.
 
-    solver: a `TorchSDE`.
-    steps: number of equal steps; where the solver is adaptive, T / steps is its first.
-    t_min: where it stops, in (0, T).
-    denoise: return E[x_0 | x] at t_min, at the price of one evaluation, in place of x.
+    The callback gets every state at which the solver evaluates the drift. With "srk" these are two states per step.
+
+    Args:
+        solver: A :class:`~scoresde.solvers.TorchSDE`.
+        steps: Number of equal steps. If the solver is adaptive, its first step is (T - t_min) / steps.
+        t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3.
+        denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score.
     """
 
     def __init__(
         self,
         solver: TorchSDE = TorchSDE(),  # noqa: B008  (frozen)
         steps: int = 1000,
-        t_min: float = 1e-3,
         *,
+        t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
         check_count("steps", steps)
-        check_number("t_min", t_min, above=0.0)
-        check_choice("denoise", denoise, (True, False))
-        self.solver, self.steps, self.t_min, self.denoise = solver, steps, t_min, denoise
+        self.solver, self.steps = solver, steps
+        self.set_end(t_min, denoise=denoise)
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         self.solver.check(sde.additive)
-        check_t_min(sde, self.t_min)
-        end = torch.full((len(x),), self.t_min, dtype=x.dtype, device=x.device)
-        if self.denoise:  # a process without a mean of x_0 says so now
-            sde.data_from_score(x, end, torch.zeros_like(x))
+        t_min = self.last_time(sde)
+        self.check_denoising(sde, x, t_min)
         count = 0
 
         def times(x: Tensor, t: Tensor) -> Tensor:
@@ -68,9 +74,7 @@ class ReverseSDESampler(Sampler):
                 return sde.apply_diffusion(x, times(x, t))
             return sde.apply_diffusion(torch.ones_like(x), times(x, t), x)
 
-        dt = (sde.T - self.t_min) / self.steps
-        x = self.solver.solve(drift, diffusion, x, sde.T, self.t_min, dt, noise, additive=sde.additive)
-        callback(count, end[0], x)
-        if self.denoise:
-            x = sde.data_from_score(x, end, score(x, end))
-        return x, torch.empty(0)
+        dt = (sde.T - t_min) / self.steps
+        x = self.solver.solve(drift, diffusion, x, sde.T, t_min, dt, noise, additive=sde.additive)
+        callback(count, torch.tensor(t_min, dtype=x.dtype, device=x.device), x)
+        return self.denoised(sde, score, x, t_min), torch.empty(0)

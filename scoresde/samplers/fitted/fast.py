@@ -13,7 +13,7 @@ from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.fitted.accurate import Pilot
 from scoresde.samplers.fitted.fit_method import fit
 from scoresde.samplers.fitted.sampler import FittedSampler
-from scoresde.samplers.grids import T_MIN
+from scoresde.samplers.grids import end_time
 from scoresde.sde import LinearSDE, Score
 
 
@@ -27,9 +27,9 @@ class Fast(Sampler):
         steps: Number of evaluations of the score per sample, at least 2.
         pilot: Number of starts of the pilot, at least 16.
         search: Number of iterations of the second stage of the fit. None: the default of :func:`fit`.
-        t_min: Time at which the flow ends, > 0.
         seed: Seed of the pilot and of the held-out starts.
         held_out: Number of new starts on which the error is measured, at least 16.
+        t_min: Time at which the flow ends, > 0. None: the process's own ``t_min`` if it has one, else 1e-3.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,13 +40,15 @@ class Fast(Sampler):
         steps: int = 10,
         pilot: int = 128,
         search: int | None = None,
-        t_min: float = T_MIN,
         seed: int = 0,
         held_out: int = 2000,
+        *,
+        t_min: float | None = None,
     ) -> None:
         check_count("steps", steps, least=2)
         check_count("pilot", pilot, least=16)
-        check_number("t_min", t_min, above=0.0)
+        if t_min is not None:
+            check_number("t_min", t_min, above=0.0)
         check_count("seed", seed, least=0)
         check_count("held_out", held_out, least=16)
         if search is not None:
@@ -76,7 +78,8 @@ class Fast(Sampler):
             The fitted sampler.
         """
         shape = (self.pilot, *event_shape)
-        pilot = Pilot.of(sde, score, shape, t_min=self.t_min, seed=self.seed, dtype=dtype, device=device)
+        t_min = end_time(sde, self.t_min)
+        pilot = Pilot.of(sde, score, shape, t_min=t_min, seed=self.seed, dtype=dtype, device=device)
         return fit(
             sde, score, self.steps, pilot=pilot, search=self.search, held_out=self.held_out, seed=self.seed, dtype=dtype
         )
