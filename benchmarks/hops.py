@@ -2,12 +2,13 @@
 
     python benchmarks/hops.py [--show DDIM]
 
-Two steps on a two-dimensional VP problem with a score that is a plain function, counted with `sys.setprofile`. "calls" are all
-calls of functions of the package, "functions" and "files" the different ones among them, "depth" the largest number on the
-stack. "own" leaves out what every sampler shares: checks of arguments (`_validation.py`, `_arguments.py`), the keyed generator
-(`noise.py`), and how a score is called (`sde/scores.py`). "path" is what lies between the call and the update: of the own
-functions those that are called once more for each further step, and those on the stack above them. What is left out there runs
-once, before the first step and after the last: the grid and the process's coefficients on it, the start, the result.
+Two steps on a two-dimensional VP problem with a score that is a plain function, counted with `sys.setprofile`. "calls"
+are all calls of functions of the package, "functions" and "files" the different ones among them, "depth" the largest
+number on the stack. "own" leaves out what every sampler shares: checks of arguments (`_validation.py`, `_arguments.py`,
+`_kinds.py`), the keyed generator (`noise.py`), and how a score is called (`sde/scores.py`). "path" is what lies between
+the call and the update: of the own functions those that are called once more for each further step, and those on the
+stack above them. What is left out there runs once, before the first step and after the last: the grid and the process's
+coefficients on it, the start, the result.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import scoresde
 from scoresde import VPSDE, samplers
 
 PACKAGE = Path(scoresde.__file__).parent
-SHARED = ("_validation.py", "_arguments.py", "noise.py", "sde/scores.py")
+SHARED = ("_validation.py", "_arguments.py", "_kinds.py", "_representation.py", "noise.py", "sde/scores.py")
 
 
 @dataclass

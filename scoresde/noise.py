@@ -162,52 +162,66 @@ class NoiseSource:
 
     def normal(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Standard normal draws, shape (B, *event_shape)."""
-        return self._normals(event_shape, (step,), purpose, dtype)[0]
+        return self._normals(event_shape, (step,), (purpose,), dtype)[0]
 
     def normals(
-        self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str, dtype: torch.dtype
+        self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str | Sequence[str], dtype: torch.dtype
     ) -> Iterator[Tensor]:
-        """`normal` for one of ``steps`` after the other, drawn ahead for as many as make a large tensor: for small events many
-        times cheaper. A subclass with a `normal` of its own is asked for each.
+        """`normal` for each of ``steps`` in turn.
+
+        Many draws are made at once, which is many times cheaper for small events. A subclass that overrides `normal` is
+        called for each step.
+
+        Args:
+            event_shape: Shape of an event.
+            steps: Key of each draw.
+            purpose: Key of all draws, or one for each of ``steps``.
+            dtype: Of the draws.
+
+        Yields:
+            Standard normals of shape ``(B, *event_shape)``.
         """
+        purposes = [purpose] * len(steps) if isinstance(purpose, str) else list(purpose)
+        if len(purposes) != len(steps):
+            raise ValueError(f"purpose has {len(purposes)} entries for {len(steps)} steps: give one for each step")
         if type(self).normal is not NoiseSource.normal:
-            yield from self._one_by_one(self.normal, event_shape, steps, purpose, dtype)
+            yield from self._one_by_one(self.normal, event_shape, steps, purposes, dtype)
             return
-        for part in self._together(event_shape, steps):
-            yield from self._normals(event_shape, part, purpose, dtype).unbind()
+        for part in self._together(event_shape, len(steps)):
+            yield from self._normals(event_shape, steps[part], purposes[part], dtype).unbind()
 
     def rademachers(
         self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str, dtype: torch.dtype
     ) -> Iterator[Tensor]:
         """`rademacher` for one of ``steps`` after the other, drawn ahead as by `normals`."""
         if type(self).rademacher is not NoiseSource.rademacher:
-            yield from self._one_by_one(self.rademacher, event_shape, steps, purpose, dtype)
+            yield from self._one_by_one(self.rademacher, event_shape, steps, [purpose] * len(steps), dtype)
             return
-        for part in self._together(event_shape, steps):
-            yield from self._signs(event_shape, part, purpose, dtype).unbind()
+        for part in self._together(event_shape, len(steps)):
+            yield from self._signs(event_shape, steps[part], purpose, dtype).unbind()
 
     def _one_by_one(
         self,
         draw: Callable[..., Tensor],
         event_shape: Sequence[int],
         steps: Sequence[int],
-        purpose: str,
+        purposes: Sequence[str],
         dtype: torch.dtype,
     ) -> Iterator[Tensor]:
         """The draws of a subclass's own method, one call for each step."""
         shape = (len(self.indices), *event_shape)
-        for step in steps:
+        for step, purpose in zip(steps, purposes, strict=True):
             z = draw(event_shape, step=step, purpose=purpose, dtype=dtype)
             if z.shape != shape:
                 name = f"{type(self).__name__}.{draw.__name__}"
                 raise ValueError(f"{name} returned shape {tuple(z.shape)}: it must return {shape}")
             yield z
 
-    def _together(self, event_shape: Sequence[int], steps: Sequence[int]) -> Iterator[Sequence[int]]:
-        """``steps`` in parts that are drawn at once."""
+    def _together(self, event_shape: Sequence[int], steps: int) -> Iterator[slice]:
+        """Parts of a number of steps that are drawn at once."""
         together = max(1, _AHEAD // max(1, len(self.indices) * -(-math.prod(event_shape) // 4)))
-        for k in range(0, len(steps), together):
-            yield steps[k : k + together]
+        for k in range(0, steps, together):
+            yield slice(k, k + together)
 
     def uniform_and_normal(
         self,
@@ -261,10 +275,17 @@ class NoiseSource:
         u = self._uniforms_of(math.prod(event_shape), steps, purpose)
         return torch.where(u < 0.5, -1.0, 1.0).to(dtype).reshape(len(steps), len(self.indices), *event_shape)
 
-    def _normals(self, event_shape: Sequence[int], steps: Sequence[int], purpose: str, dtype: torch.dtype) -> Tensor:
+    def _normals(
+        self, event_shape: Sequence[int], steps: Sequence[int], purposes: Sequence[str], dtype: torch.dtype
+    ) -> Tensor:
         """(steps, B, *event_shape) standard normals."""
         size = math.prod(event_shape)
-        z = _box_muller(self._words(self._blocks(size), steps, self._code(purpose)), dtype)
+        if len(set(purposes)) == 1:
+            of = self._code(purposes[0])
+        else:
+            codes = [zlib.crc32(purpose.encode()) for purpose in purposes]
+            of = torch.tensor(codes, device=self.indices.device)[:, None, None]
+        z = _box_muller(self._words(self._blocks(size), steps, of), dtype)
         return z.flatten(2)[..., :size].reshape(len(steps), len(self.indices), *event_shape)
 
     def _blocks(self, size: int) -> Tensor:
@@ -275,7 +296,7 @@ class NoiseSource:
         return torch.tensor(zlib.crc32(purpose.encode()), device=self.indices.device)
 
     def _words(self, blocks: Tensor, steps: Sequence[int], of: Tensor) -> list[Tensor]:
-        """Four words of (steps, B, blocks) for the purposes ``of``, () or one for each block."""
+        """Four words of (steps, B, blocks) for the purposes ``of``, which broadcast against this shape."""
         for number in steps:
             if not isinstance(number, Integral) or not 0 <= number <= _WORD:
                 raise ValueError(f"step={number!r} is not allowed: give a whole number in [0, 2**32)")

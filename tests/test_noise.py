@@ -359,3 +359,15 @@ def test_a_source_with_noise_of_its_own_is_asked_for_it():
     source = Coloured.of(0, 2)
     _, z = source.uniform_and_normal((3,), step=0, purposes=("time", "perturb"), dtypes=(torch.float32,) * 2)
     assert isinstance(source, Coloured) and torch.equal(z, torch.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("ahead", [1, 4, 2**14])
+def test_draws_ahead_may_have_a_purpose_each(monkeypatch, ahead):
+    monkeypatch.setattr(scoresde.noise, "_AHEAD", ahead)
+    source, keys = NoiseSource.of(3, 2, 5), [(0, "corrector"), (1, "corrector"), (0, "predictor"), (7, "predictor")]
+    steps, purposes = [step for step, _ in keys], [purpose for _, purpose in keys]
+    found = list(source.normals((3, 3), steps=steps, purpose=purposes, dtype=F64))
+    wanted = [source.normal((3, 3), step=step, purpose=purpose, dtype=F64) for step, purpose in keys]
+    assert torch.equal(torch.stack(found), torch.stack(wanted))
+    with pytest.raises(ValueError, match="purpose has 1 entries for 4 steps"):
+        next(source.normals((3, 3), steps=steps, purpose=["one"], dtype=F64))

@@ -1,4 +1,4 @@
-"""What a sampler checks of its arguments, once for a call and before the first step: shape, start, prior, options."""
+"""Checks of a sampler's arguments, made once per call and before the first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from scoresde.sde import SDE
 
 
 def check_options(keep_every: object, callback: object, **switches: object) -> None:
-    """Raise unless ``keep_every`` is a whole number, ``callback`` None or callable, and all ``switches`` booleans."""
+    """Check the options of a call.
+
+    Raises:
+        ValueError: If ``keep_every`` is not a whole number >= 0, or one of ``switches`` is not a bool.
+        TypeError: If ``callback`` is neither callable nor None.
+    """
     check_count("keep_every", keep_every, least=0)  # type: ignore[arg-type]
     if callback is not None and not callable(callback):
         raise TypeError(f"callback={shown(callback)} cannot be called: give a function (step, t, state), or None")
@@ -22,7 +27,7 @@ def check_options(keep_every: object, callback: object, **switches: object) -> N
 
 
 def check_start(sde: SDE, start: Tensor, shape: tuple[int, ...], name: str = "start") -> None:
-    """Raise unless ``start`` is a finite state for each of the events of ``shape``."""
+    """Raise ValueError unless ``start`` is finite and has the state's shape for events of ``shape``."""
     check_batch(name, start)
     check_kind(start.dtype, start.device)
     wanted = (shape[0], *sde.state_shape(shape[1:]))
@@ -32,16 +37,16 @@ def check_start(sde: SDE, start: Tensor, shape: tuple[int, ...], name: str = "st
 
 
 def check_prior(sde: SDE, t: float) -> None:
-    """Raise ValueError unless the prior, the law at T, is that of the start at t."""
+    """Raise ValueError unless the start is at T, where the prior is the distribution of the state."""
     if t < sde.T * (1.0 - TIME_SLACK):
         raise ValueError(
-            f"the grid begins at t={t:g}, and the prior is the law at T={sde.T:g}: give start=..., a state at t={t:g}, or a grid "
-            f"that begins at T"
+            f"the grid begins at t={t:g}, and the prior is the distribution at T={sde.T:g}: give start=..., a state at "
+            f"t={t:g}, or a grid that begins at T"
         )
 
 
 def whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """``shape`` as whole numbers. Raises ValueError unless they are (B, *event), all of them positive."""
+    """``shape`` as a tuple of ints. Raises ValueError unless it is (B, *event), with all sizes positive."""
     try:
         whole = tuple(-1 if isinstance(n, bool) else operator.index(n) for n in shape)
     except TypeError:
@@ -52,7 +57,7 @@ def whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_samples(finite: Tensor, noise: NoiseSource) -> None:
-    """Raise FloatingPointError naming the samples that are not ``finite`` (B,)."""
+    """Raise FloatingPointError with the indices of the samples for which ``finite`` (B,) is False."""
     if not bool(finite.all()):
         bad = noise.indices[~finite.to(noise.indices.device)].tolist()
         raise FloatingPointError(

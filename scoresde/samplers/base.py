@@ -1,9 +1,12 @@
-"""What every sampler takes and gives.
+"""The interface of all samplers: arguments, result, and the call around a sampler's own loop.
 
-    result = sampler(sde, score, shape, seed=0)          result.samples (B, *event)
+Call a sampler as::
 
-`score` is any callable (x, t) -> the shape of x with t of shape (B,): a `ScoreModel`, a mixture's exact score, a guided
-one. Sample i depends on (seed, first + i) alone, to rounding: not on the batch, nor on how a set is cut over processes.
+    result = sampler(sde, score, shape, seed=0)          # result.samples has the shape (B, *event)
+
+The score is any callable ``(x, t)`` that returns a tensor of the shape of ``x``, with ``t`` of shape ``(B,)``: a
+`ScoreModel`, the exact score of a mixture, or a guided score. Sample i depends only on ``(seed, first + i)``, up to
+rounding. It does not depend on the batch, or on how a set of samples is divided among processes.
 """
 
 from __future__ import annotations
@@ -28,18 +31,24 @@ from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
 __all__ = ["SampleResult", "Sampler", "Trajectory"]
 
 Callback = Callable[[int, Tensor, Tensor], None]
-"""(number k of the step, t, state at t): called with (0, T, start), then after every step; must not change the state.
+"""A function ``(k, t, state)`` that the sampler calls with the start (k = 0), then after every step k. It must not
+change the state.
 
-The first t is that of the start, T unless the grid begins below it. The state is float32 where samples have half precision.
+The first t is T, or the first time of a grid that starts below T. The state is float32 if the samples have half
+precision.
 """
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a sampler went through, every so many steps, start and end included.
+    """States of a sampling run, every ``keep_every`` steps, with the first and the last state.
 
-    times: (K,). states: (K, B, *state). data: (K, B, *event), E[x_0 | x] by the first evaluation made from there on; the last
-    is the sample. None for a process without it, and where samples go through times of their own.
+    Attributes:
+        times: Times of the states, of shape ``(K,)``.
+        states: States, of shape ``(K, B, *state)``.
+        data: Estimates E[x_0 | x], of shape ``(K, B, *event)``. The estimate of a state is from the first evaluation of
+            the score that follows it. The last entry is the sample. None if the process does not define E[x_0 | x], or
+            if each sample has its own times.
     """
 
     times: Tensor
@@ -49,18 +58,20 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What a sampler returns.
+    """The result of a sampler.
 
-    samples: (B, *event), data.
-    state: (B, *state), what they were read off; the same where the process has no more than the data.
-    nfe: evaluations of the score, each for the whole batch.
-    times: (N + 1,) the grid, descending; empty where a solver chose its steps.
-    seed, first: the key of the draws: sample i is (seed, first + i).
-    failed: (B,) bool, samples that are not finite.
-    spent: (B,) evaluations that each sample needed; nfe for all where they go in step.
-    interrupted: whether the run was ended from the keyboard; then ``state`` is that after the last step, ``times`` ends where
-        it stands, and samples are E[x_0 | x] of the last evaluation.
-    trajectory: a `Trajectory` where one was asked for.
+    Attributes:
+        samples: Samples of the data, of shape ``(B, *event)``.
+        state: Final state, of shape ``(B, *state)``. It equals ``samples`` unless the process has auxiliary variables.
+        nfe: Number of evaluations of the score, each for the whole batch.
+        times: Descending times of the grid, of shape ``(N + 1,)``. Empty if a solver chose its steps.
+        seed, first: Key of the draws. Sample i has the key ``(seed, first + i)``.
+        failed: Samples that are not finite, bool of shape ``(B,)``.
+        spent: Number of evaluations that each sample needed, of shape ``(B,)``. Equal to ``nfe`` unless samples have
+            their own steps.
+        interrupted: True if a keyboard interrupt ended the run. Then ``state`` is the state after the last step,
+            ``times`` ends at its time, and ``samples`` are E[x_0 | x] from the last evaluation.
+        trajectory: A `Trajectory` if ``keep_every`` was set, else None.
     """
 
     samples: Tensor
@@ -82,7 +93,7 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of a model: ``value`` is its score, noise or data at x (B, *state), t (B,), as ``kind`` says."""
+    """One evaluation of a model at x (B, *state), t (B,). ``kind`` says what ``value`` is: "score", "noise" or "data"."""
 
     x: Tensor
     t: Tensor
@@ -90,7 +101,7 @@ class Call:
     kind: str
 
     def data(self, sde: LinearSDE) -> Tensor:
-        """E[x_0 | x_t]."""
+        """E[x_0 | x_t], of shape ``(B, *state)``."""
         if self.kind == "data":
             return self.value
         if self.kind == "noise":
@@ -99,9 +110,10 @@ class Call:
 
 
 class CountedScore(CheckedScore):
-    """A `CheckedScore` that counts its calls, and keeps its first and last call since `mark`.
+    """A `CheckedScore` that counts its calls and stores the first and the last call since `mark`.
 
-    spent: evaluations of each sample, set by a sampler whose samples do not go in step.
+    Attributes:
+        spent: Evaluations of each sample. Set by samplers whose samples have their own steps.
     """
 
     def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
@@ -115,23 +127,22 @@ class CountedScore(CheckedScore):
         return self.evaluate(self.score, x, t, "score")
 
     def evaluate(self, function: Score, x: Tensor, t: Tensor, kind: str) -> Tensor:
-        """``function(x, t)``, the model's score, noise or data, as ``kind`` says."""
+        """``function(x, t)``, which is the model's score, noise or data, as ``kind`` says."""
         self.calls += 1
-        value = self.checked(function, x, t).to(
-            x.dtype
-        )  # a score that computes in more must not decide what the samples are
+        # the dtype of the samples does not depend on the precision of the score
+        value = self.checked(function, x, t).to(x.dtype)
         self.last = Call(x, t, value, kind)
         if self.first is None:
             self.first = self.last
         return value
 
     def mark(self) -> None:
-        """The next call is the first."""
+        """Make the next call the first one."""
         self.first = None
 
 
 class Record:
-    """The callback that a sampler is run with: it keeps what the result is made of, and passes on to the user's."""
+    """The callback of a run: it records the trajectory, prints the progress and calls the user's callback."""
 
     def __init__(self, sde: SDE, score: CountedScore, every: int, progress: bool, callback: Callback | None) -> None:
         self.sde, self.score, self.every, self.callback = sde, score, every, callback
@@ -155,7 +166,7 @@ class Record:
             self.callback(step, t, x)
 
     def end(self, state: Tensor, samples: Tensor) -> Trajectory | None:
-        """The trajectory, once the run is over."""
+        """The trajectory after the run, or None if none was requested."""
         if self.printed < math.inf:
             print(file=sys.stderr)
         if not self.every:
@@ -168,12 +179,15 @@ class Record:
         return Trajectory(torch.stack(times), torch.stack(states), torch.stack(self.data) if whole else None)
 
     def prediction(self, call: Call) -> Tensor:
-        """The data's mean by a call of the score; the data of the last state where the process knows no mean, or the call was of
-        a part of the batch."""
+        """E[x_0 | x] from a call of the score.
+
+        The data of the last state if the process does not define E[x_0 | x], or if the call had only a part of the
+        batch.
+        """
         return self.sde.extract_data(call.data(self.sde) if self._whole(call) else self.x)  # type: ignore[arg-type]
 
     def _predict(self) -> None:
-        """E[x_0 | x] for the state that was kept last, once the score was called there for the whole batch."""
+        """Store E[x_0 | x] for the last stored state, after the score was called there for the whole batch."""
         call = self.score.first
         if call is not None and len(self.data) < len(self.kept) and self._whole(call):
             self.data.append(self.prediction(call))
@@ -183,7 +197,10 @@ class Record:
 
 
 class Sampler(ABC):
-    """Runs a process backwards. Subclasses give `run`, and `start_time` where they may begin below T."""
+    """Base class of samplers, which simulate the reverse process.
+
+    A subclass implements `run`. It overrides `start_time` if it can start below T.
+    """
 
     @torch.no_grad()
     @in_evaluation_mode("score")
@@ -206,24 +223,37 @@ class Sampler(ABC):
     ) -> SampleResult:
         """Draw samples.
 
-        sde: the process of the score.
-        score: (x, t) -> the shape of x. Networks behind it are put into evaluation mode for the run, see
-            `scoresde.sde.scores`.
-        shape: (B, *event).
-        seed, first: key of the draws; the samples have the numbers first, ..., first + B - 1.
-        noise: replaces (seed, first) by a source of one's own.
-        start: (B, *state) at `start_time`, which is T unless the sampler has a grid that begins below it; a draw from the
-            prior, which is the law at T, unless given. Its dtype and device replace ``dtype`` and ``device``.
-        dtype: of the samples and of the x that the score gets. In float16 and bfloat16 states, times and
-            coefficients are float32.
-        callback: called with (0, T, start), then after every step with its number, the time reached and the state there.
-        keep_every: keep the state and E[x_0 | x] every so many steps in ``result.trajectory``; 0 keeps nothing.
-        allow_failed: mark samples that are not finite in ``result.failed`` in place of an exception.
-        progress: print the step and the time to stderr, five times a second.
+        A keyboard interrupt ends the run, and the sampler returns a result with ``interrupted=True`` (see
+        `SampleResult`).
 
-        An interrupt from the keyboard ends the run and returns what there is, see `SampleResult`. Raises ValueError for a shape
-        or device that does not fit, a sampler that does not fit the process, and a grid that begins below T without a start,
-        TypeError for a dtype that is not of floating-point numbers, FloatingPointError for a non-finite sample.
+        Args:
+            sde: The process of the score.
+            score: A callable ``(x, t)`` that returns the score, of the shape of ``x``. Its networks are in evaluation
+                mode during the run, see `scoresde.sde.scores`.
+            shape: ``(B, *event)``.
+            seed: Key of the draws, in [0, 2^64).
+            first: Index of the first sample. The samples have the indices ``first``, ..., ``first + B - 1``.
+            noise: A source of noise that replaces ``(seed, first)``.
+            start: State ``(B, *state)`` at `start_time`, which is T unless the sampler has a grid that starts below T.
+                By default the start is drawn from the prior, the distribution at T. The dtype and device of ``start``
+                replace ``dtype`` and ``device``.
+            dtype: Dtype of the samples and of the ``x`` that the score gets. With float16 and bfloat16 the states,
+                times and coefficients are float32.
+            device: Device of the samples.
+            callback: A function ``(k, t, state)``, called with the start (k = 0) and after every step k.
+            keep_every: Store the state and E[x_0 | x] every ``keep_every`` steps in ``result.trajectory``. 0 stores
+                nothing.
+            allow_failed: Mark samples that are not finite in ``result.failed`` instead of raising an error.
+            progress: Print the step and the time to stderr, five times per second.
+
+        Returns:
+            The samples, the final state and statistics of the run.
+
+        Raises:
+            ValueError: If the shape or the device does not fit, if the sampler does not fit the process, or if the grid
+                starts below T and ``start`` is not given.
+            TypeError: If ``dtype`` is not a floating-point dtype.
+            FloatingPointError: If a sample is not finite and ``allow_failed`` is False.
         """
         check_options(keep_every, callback, allow_failed=allow_failed, progress=progress)
         check_kind(dtype, device)
@@ -240,7 +270,7 @@ class Sampler(ABC):
             check_prior(sde, at)
             kind = torch.float32 if dtype in HALF else dtype
             start = sde.prior_sample(shape, noise=noise, dtype=kind, device=device)
-            check_start(sde, start, shape, f"the start drawn by prior_sample of {sde!r}")
+            check_start(sde, start, shape, "the start drawn by prior_sample")
         start, counted = wide(start), CountedScore(score, shape[0], dtype)
         record = Record(sde, counted, keep_every, progress, callback)
         interrupted = False
@@ -274,7 +304,14 @@ class Sampler(ABC):
         )
 
     def start_time(self, sde: SDE) -> float:
-        """The time of the start, and where `run` begins: T."""
+        """The time of the start.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            T, unless a subclass starts at another time.
+        """
         return sde.T
 
     def prepared(
@@ -286,14 +323,38 @@ class Sampler(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Sampler:
-        """The sampler to keep for many batches of one model: itself, unless it first finds out something about the model."""
+        """Prepare the sampler for many batches of one model.
+
+        A sampler that first computes something from the model, such as a fit, overrides this method.
+
+        Args:
+            sde: The process of the score.
+            score: The score.
+            event_shape: Shape of an event.
+            dtype: Dtype of the samples.
+            device: Device of the samples.
+
+        Returns:
+            The prepared sampler. By default the sampler itself.
+        """
         return self
 
     @abstractmethod
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        """(samples, times) from the state x at T; the callback is to be called after every step."""
+        """Simulate the reverse process from a start.
+
+        Args:
+            sde: The process.
+            score: The score, which counts its evaluations.
+            x: Start, of shape ``(B, *state)``, at `start_time`.
+            noise: Source of the noise.
+            callback: Must be called after every step.
+
+        Returns:
+            The final state, of shape ``(B, *state)``, and the times of the grid (empty without a grid).
+        """
 
 
 check_constructors(globals(), records=(SampleResult, Trajectory))

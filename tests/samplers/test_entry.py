@@ -172,7 +172,7 @@ def test_noise_that_would_broadcast_is_refused():
         def normal(self, event_shape, **key):
             return super().normal(event_shape, **key)[:1]
 
-    with pytest.raises(ValueError, match=r"start drawn by prior_sample .* has shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"start drawn by prior_sample has shape \(1, 2\)"):
         UniPC(2)(VE, DATA.score(VE), (3, 2), noise=One.of(0, 3))
     with pytest.raises(ValueError, match=r"One\.normal returned shape \(1, 2\)"):
         PredictorCorrector(steps=2)(VE, DATA.score(VE), (3, 2), noise=One.of(0, 3), start=torch.zeros(3, 2))

@@ -173,7 +173,7 @@ def test_adaptive_steps_are_each_sample_s_own():
     of_state = NonlinearSDE(
         VPSDE().drift, lambda x, t: VPSDE().apply_diffusion(1 + 0 * x, t), steps=10, divergence=lambda x, t: 0 * x
     )
-    with pytest.raises(ValueError, match="diffusion of the state"):
+    with pytest.raises(ValueError, match="diffusion that depends on the state"):
         AdaptiveSDE()(of_state, lambda x, t: -x, (2, 2))
 
 

@@ -1,7 +1,7 @@
 r"""The reverse SDE with an adaptive step size for each sample (Jolicoeur-Martineau et al. 2021, arXiv:2105.14080).
 
-The reverse drift is r(x, t) = f(x, t) - g(t)^2 score(x, t). A step of size h from t to t - h makes two estimates with one
-standard normal z::
+The reverse drift is r(x, t) = f(x, t) - g(t)^2 score(x, t). A step of size h from t to t - h makes two estimates with
+one standard normal z::
 
     x'  = x - h r(x, t) + sqrt(h) g(t) z                                   Euler-Maruyama
     x'' = [x' + x - h r(x', t - h) + sqrt(h) g(t - h) z] / 2               stochastic Heun; the new state
@@ -10,10 +10,10 @@ standard normal z::
 
 The step is accepted if E <= 1. The next step size is min(t - t_min, 0.9 h E^-0.9).
 
-The error E depends on z. After a rejected step the paper draws new noise, so the accepted increments are no longer those of a
-Brownian motion: on one coordinate the samples' distribution comes out twice too wide, at any tolerance. Here the increment w over
-the rejected interval h is stored, and the smaller steps that replace it draw from the Brownian bridge (Rackauckas & Nie 2017,
-Discrete Contin. Dyn. Syst. B 22)::
+The error E depends on z. After a rejected step the paper draws new noise, so the accepted increments are no longer
+those of a Brownian motion: on one coordinate the samples' distribution comes out twice too wide, at any tolerance. Here
+the increment w over the rejected interval h is stored, and the smaller steps that replace it draw from the Brownian
+bridge (Rackauckas & Nie 2017, Discrete Contin. Dyn. Syst. B 22)::
 
     increment over h' < h  ~  N(h' w / h, h' (h - h') / h)
 
@@ -37,9 +37,9 @@ _SAFETY, _POWER = 0.9, 0.9
 class AdaptiveSDE(SolverSampler):
     """Adaptive steps of the reverse SDE, for any process whose diffusion depends only on t.
 
-    A step costs two evaluations of the score for each sample that has not yet arrived at ``t_min``. The callback is called
-    whenever the slowest sample moves, with the time of that sample. In the result, ``spent`` has the evaluations of each sample
-    and ``nfe`` those of the batch.
+    A step costs two evaluations of the score for each sample that has not yet arrived at ``t_min``. The callback is
+    called whenever the slowest sample moves, with the time of that sample. In the result, ``spent`` has the evaluations
+    of each sample and ``nfe`` those of the batch.
 
     Args:
         relative: Relative tolerance. The paper uses 0.01 to 0.05.
@@ -47,7 +47,8 @@ class AdaptiveSDE(SolverSampler):
         first_step: Size of the first step.
         t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3.
         denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score.
-        max_steps: Largest number of steps. A sample that has not arrived by then is marked as failed, and its state is NaN.
+        max_steps: Largest number of steps. A sample that has not arrived by then is marked as failed, and its state is
+            NaN.
     """
 
     def __init__(

@@ -4,11 +4,13 @@ r"""Sampling with the probability-flow ODE (Song et al. 2021, section 4.3).
 
     dx/dt = f(x, t) - \tfrac{1}{2} g(t)^2 \nabla \log p_t(x), \qquad x_T \sim p_T
 
-The ODE is solved from T down to ``t_min``. The result is a deterministic function of the start. Solved in the other direction
-(:meth:`ProbabilityFlowODE.encode`), the ODE maps data to its latent, which is the start that leads back to the data.
+The ODE is solved from T down to ``t_min``. The result is a deterministic function of the start. Solved in the other
+direction (:meth:`ProbabilityFlowODE.encode`), the ODE maps data to its latent, which is the start that leads back to
+the data.
 
-At the end the reference implementation makes one step of reverse diffusion without noise. With ``denoise=True`` this sampler
-returns Tweedie's mean E[x_0 | x] at ``t_min``, which is the same step for any process. It costs one evaluation of the score.
+At the end the reference implementation makes one step of reverse diffusion without noise. With ``denoise=True`` this
+sampler returns Tweedie's mean E[x_0 | x] at ``t_min``, which is the same step for any process. It costs one evaluation
+of the score.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ class ProbabilityFlowODE(SolverSampler):
 
     Args:
         solver: A :class:`~scoresde.solvers.ScipyODE`, which solves the whole batch on the CPU with one step size; or a
-            :class:`~scoresde.solvers.RungeKutta`, which runs on the device of the state. By default ``RungeKutta`` has a step
-            size for each sample, so a sample does not depend on the other samples of its batch.
-        t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3. The paper uses 1e-3
-            (VP, sub-VP) and 1e-5 (VE).
-        denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score. Pass False for the
-            end point of the flow itself, for example to encode it again.
+            :class:`~scoresde.solvers.RungeKutta`, which runs on the device of the state. By default ``RungeKutta`` has
+            a step size for each sample, so a sample does not depend on the other samples of its batch.
+        t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3. The paper uses
+            1e-3 (VP, sub-VP) and 1e-5 (VE).
+        denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score. Pass False
+            for the end point of the flow itself, for example to encode it again.
     """
 
     def __init__(

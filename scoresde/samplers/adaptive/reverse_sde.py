@@ -7,8 +7,8 @@ r"""Sampling with the reverse-time SDE, solved by torchsde.
 from T down to ``t_min``. Properties of the methods:
 
 - Euler's steps are those of :class:`~scoresde.samplers.EulerMaruyama`.
-- If the diffusion depends only on t, Milstein's steps equal Euler's, of strong and weak order 1. SRK, Heun's method and the
-  midpoint method use two evaluations per step for weak order 2. SRK has strong order 1.5, the other methods 1.
+- If the diffusion depends only on t, Milstein's steps equal Euler's, of strong and weak order 1. SRK, Heun's method and
+  the midpoint method use two evaluations per step for weak order 2. SRK has strong order 1.5, the other methods 1.
   ``benchmarks/sampler_orders.py`` measures these orders.
 - If the diffusion depends on the state, use Euler (strong order 1/2), Milstein (1) or SRK (1.5).
 - With ``adaptive=True`` each method chooses its steps.

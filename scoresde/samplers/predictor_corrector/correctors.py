@@ -109,11 +109,11 @@ def normals_of(
     Draw k of step i has the key i * (draws of a step) + k, for the purposes "predictor" and "corrector".
     """
     again = 0 if corrector is None else corrector.steps
-    first, second = (
-        noise.normals(x.shape[1:], steps=range(steps * each), purpose=purpose, dtype=x.dtype)
-        for each, purpose in ((ahead, "predictor"), (again, "corrector"))
-    )
+    counts = {"corrector": again, "predictor": ahead}
+    keys = [(i * n + k, purpose) for i in range(steps) for purpose, n in counts.items() for k in range(n)]
+    numbers, purposes = [number for number, _ in keys], [purpose for _, purpose in keys]
+    draws = noise.normals(x.shape[1:], steps=numbers, purpose=purposes, dtype=x.dtype)
     for _ in range(steps):
-        corrections = [next(second) for _ in range(again)]
-        z = [next(first) for _ in range(ahead)]
+        corrections = [next(draws) for _ in range(again)]
+        z = [next(draws) for _ in range(ahead)]
         yield (torch.stack(z) if ahead > 1 else z[0] if z else None), corrections
