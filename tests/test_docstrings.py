@@ -106,7 +106,7 @@ def faults(name: str, thing: object, owner: type | None) -> list[str]:
         parameters = [p for p in inspect.signature(thing).parameters.values() if p.name not in ("self", "cls")]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return found
-    if inspect.isclass(thing) and issubclass(thing, (BaseException, dict)):
+    if inspect.isclass(thing) and (issubclass(thing, (BaseException, dict)) or getattr(thing, "_is_protocol", False)):
         return found
     missing = [p.name for p in parameters if not p.name.startswith("_") and p.name not in described(everything)]
     if missing:

@@ -1,4 +1,4 @@
-"""Distributions whose score and density have a closed form at every time under every linear process."""
+"""Data distributions whose score and density are known in closed form at every time under every linear process."""
 
 from scoresde.distributions.empirical import SmoothedEmpirical
 from scoresde.distributions.mixture import GaussianMixture

@@ -1,4 +1,4 @@
-"""A data set as a distribution: every point a Gaussian."""
+"""Distribution of a finite data set, smoothed by Gaussian noise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from scoresde.distributions.mixture import GaussianMixture
 
 
 class SmoothedEmpirical(GaussianMixture):
-    """Every data point a Gaussian of standard deviation ``std``: the best that a model of a finite set can know.
+    """Mixture of one Gaussian for each data point.
 
-    data: (n, *event) finite values.
-    std: >= 0; with 0 the distribution is the data itself, which has a density for t > 0 only.
+    For ``std=0`` its score is the minimizer of the denoising score matching loss on these points.
+
+    Args:
+        data: The points, ``(n, *event)``, finite.
+        std: Standard deviation of each Gaussian, >= 0. For 0 the distribution is the data set itself, which has a
+            density only for t > 0.
     """
 
     def __init__(self, data: Tensor, std: float) -> None:

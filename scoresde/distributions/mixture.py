@@ -1,16 +1,18 @@
-"""Distributions whose score and density are known in closed form at every time under every linear process.
+r"""Gaussian mixtures, whose score and density are known in closed form at every time under every linear process.
 
-Mixture:  p(x) = sum_k w_k N(x; mu_k, C_k).  Under x_t = alpha x_0 + sigma z it stays a mixture,
+A mixture p(x) = sum_k w_k N(x; mu_k, C_k) remains a mixture under x_t = alpha x_0 + sigma z::
 
-    p_t(x) = sum_k w_k N(x; alpha mu_k, alpha^2 C_k + sigma^2 I),
+    p_t(x) = sum_k w_k N(x; alpha mu_k, alpha^2 C_k + sigma^2 I)
 
-and the score is the responsibility-weighted sum of its components' scores. With C_k = V_k diag(c_k) V_k^T, decomposed
-once, every time costs a rotation. Under a process with a matrix kernel N(A x_0, L L^T) the components are
-N(A mu_k, A C_k A^T + L L^T), by dense matrices: for small events. Where a kernel is shifted, its mean at x_0 = 0 is subtracted
-from x first. They are the ground truth of the project's tests, and a network of nobody's making: anything that takes a score
-takes ``mixture.score(sde)``.
+Its score is the sum of the scores of the components, weighted by their responsibilities. The decomposition
+C_k = V_k diag(c_k) V_k^T is computed once; then each evaluation costs one rotation. Under a process with a matrix
+kernel N(A x_0, L L^T) the components are N(A mu_k, A C_k A^T + L L^T), computed with dense matrices, so the events must
+be small. If the kernel is shifted, its mean at x_0 = 0 is subtracted from x first.
 
-Inside, everything is float64 whatever the dtype of x; results come in the dtype of x.
+The tests use these distributions as exact references. ``mixture.score(sde)`` can replace a trained network wherever a
+score is expected.
+
+Computations are in float64; results have the dtype of x.
 """
 
 from __future__ import annotations
@@ -29,20 +31,35 @@ from scoresde.sde.linalg.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
 
 _CHUNK = 2**21
-"""Elements of a (B, K, d) block that is held at once: 16 MiB in float64."""
+"""Largest number of elements of a ``(B, K, d)`` block in memory: 16 MiB in float64."""
 
 
 class GaussianMixture:
-    """A mixture of K Gaussians on events of any shape.
+    r"""Mixture of K Gaussians on events of any shape.
 
-    means: (K, *event).
-    stds: () or (K,) for isotropic components; (K, *event) for diagonal ones. None where ``covariances`` is given.
-    weights: (K,) non-negative; normalised here. None: equal.
-    covariances: (K, d, d) symmetric positive semi-definite, d the size of the event; in place of ``stds``.
+    .. math::
+        p(x) = \sum_{k=1}^K w_k\, N(x; \mu_k, C_k)
 
-    Raises ValueError naming the argument for shapes that do not fit, negative weights, or a negative variance. With a
-    variance of
-    0 there is a density for t > 0 only, and `log_prob` raises ValueError.
+    Args:
+        means: Means, ``(K, *event)``.
+        stds: Standard deviations: ``()`` or ``(K,)`` for isotropic components, ``(K, *event)`` for diagonal ones. None
+            if ``covariances`` is given.
+        weights: Weights, ``(K,)``, >= 0. They are normalized. None: equal weights.
+        covariances: Covariances in place of ``stds``, ``(K, d, d)`` symmetric positive semi-definite, where an event
+            has d numbers.
+
+    Raises:
+        ValueError: If shapes do not match, or a weight or variance is negative. The message names the argument. If a
+            variance is 0, the density exists only for t > 0, and ``log_prob`` raises ValueError.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import GaussianMixture, VPSDE
+        >>> mixture = GaussianMixture(means=[[1.0, 0.5], [-1.0, -0.5]], stds=[0.3, 0.4])
+        >>> x = mixture.sample(4, seed=0)
+        >>> score = mixture.score(VPSDE())
+        >>> score(x, torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -80,7 +97,7 @@ class GaussianMixture:
                 raise ValueError(f"stds has shape {tuple(std.shape)}: give (), ({count},) or {tuple(means.shape)}")
             if bool((std < 0).any()):
                 raise ValueError("stds holds negative values")
-            # isotropic components keep one column: it broadcasts over the coordinates
+            # isotropic components have one column, which broadcasts over the coordinates
             std = std.flatten(1) if std.shape == means.shape else std.expand(count)[:, None]
             self.variances, floor = std**2, 0.0
         if float(self.variances.min()) < floor:
@@ -99,7 +116,17 @@ class GaussianMixture:
         self._distinct_variances = self.variances[:1, 0] if shared else self.variances[:, 0]
 
     def sample(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32, first: int = 0) -> Tensor:
-        """(n, *event) exact draws, number ``first`` and on; draw i depends on (seed, first + i) alone."""
+        """Draw exact samples.
+
+        Args:
+            n: Number of samples.
+            seed: Sample i depends only on (seed, first + i).
+            dtype: Data type of the samples.
+            first: Index of the first sample.
+
+        Returns:
+            The samples, ``(n, *event)``.
+        """
         check_count("n", n)
         source = NoiseSource.of(seed, n, first, self.means.device)
         u = source.uniform((), step=0, purpose="mixture component", dtype=torch.float64)
@@ -107,37 +134,66 @@ class GaussianMixture:
         z = source.normal(self.means.shape[1:], step=0, purpose="mixture noise", dtype=torch.float64)
         z = z * self.variances[k].sqrt()
         if self.rotations is not None:
-            for one in k.unique():  # a component at a time: their rotations side by side would fill the memory
+            for (
+                one
+            ) in k.unique():  # one component at a time: the rotations of all samples together need too much memory
                 z[k == one] = z[k == one] @ self.rotations[one].mT
         out: Tensor = (self.means[k] + z).to(dtype).reshape(n, *self.event_shape)
         return out
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (B, *event) -> (B,)."""
+        """Log-density at t = 0.
+
+        Args:
+            x: Points, ``(B, *event)``.
+
+        Returns:
+            log p(x) in nats, ``(B,)``.
+
+        Raises:
+            ValueError: If a variance is 0.
+        """
         check_batch("x", x)
         if self._flat:
             raise ValueError(
-                f"{self!r} has no density at t = 0, a variance of it is 0: give stds > 0, or take log_prob_at"
+                f"{self!r} has no density at t = 0, because a variance is 0: give stds > 0, or use log_prob_at"
             )
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return self._evaluate(x, one, 0.0 * one)[0]
 
     def log_prob_at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x) in nats, (B, *event) -> (B,); t is () or (B,)."""
+        """Log-density of x_t under a process.
+
+        Args:
+            sde: The process.
+            x: States, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+
+        Returns:
+            log p_t(x) in nats, ``(B,)``.
+        """
         return self._at(sde, x, t)[0]
 
     def score(self, sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
-        """The exact score under ``sde``: (x, t) -> grad log p_t(x)."""
+        """Exact score under a process.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            The function (x, t) -> grad log p_t(x), for states ``(B, *state)`` and times ``(B,)``. Its attribute ``sde``
+            is the process.
+        """
         return _MixtureScore(self, sde)
 
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """log-density (B,) and score (B, *state) of x_t at the state x."""
+        """Log-density ``(B,)`` and score ``(B, *state)`` of x_t at the state x."""
         check_batch("x", x)
         sde.check_time(t, len(x))
         t = t.to(torch.float64)
         if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):
             state = ", ".join(["B", *map(str, sde.state_shape(self.event_shape))])
-            raise ValueError(f"x has shape {tuple(x.shape)}: give ({state}), a batch of the process's states")
+            raise ValueError(f"x has shape {tuple(x.shape)}: give ({state}), a batch of states of the process")
         kernel = sde.kernel(t)
         dtype, x = x.dtype, x.to(torch.float64)
         x = x - kernel.mean(torch.zeros_like(x))
@@ -158,12 +214,12 @@ class GaussianMixture:
         return log_prob.to(dtype), score.to(dtype).reshape(x.shape)
 
     def _dense(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (n, K, D) and Cholesky factors (n, K, D, D) of the components of x_t without its shift, at times t (n,)."""
+        """Means ``(n, K, D)`` and Cholesky factors ``(n, K, D, D)`` of the components of x_t without shift, at times ``(n,)``."""
         n, d, shape = len(t), self.means.shape[1], sde.state_shape(self.event_shape)
         size = math.prod(shape)
 
         def columns(count: int, event: tuple[int, ...], function: Callable[[GaussianKernel, Tensor], Tensor]) -> Tensor:
-            """A map's matrices (n, D, count), from its images of unit vectors of shape ``event``."""
+            """Matrices ``(n, D, count)`` of a map, from the images of unit vectors of shape ``event``."""
             unit = torch.eye(count, dtype=torch.float64).reshape(count, *event).repeat(n, *(1,) * len(event))
             images = function(sde.kernel(t.repeat_interleave(count)).centred, unit)
             return images.reshape(n, count, size).mT
@@ -178,7 +234,7 @@ class GaussianMixture:
         return self.means @ forward.mT, torch.linalg.cholesky(covariances)
 
     def _evaluate(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """log-density (B,) and score (B, *event) of the distribution of alpha x_0 + sigma z at x."""
+        """Log-density ``(B,)`` and score ``(B, *event)`` of alpha x_0 + sigma z at x."""
         check_batch("x", x)
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: the distribution's is {self.event_shape}")
@@ -192,7 +248,7 @@ class GaussianMixture:
         return log_prob, score.reshape(x.shape)
 
     def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """One variance per component. Distances come from a matrix product, so nothing of size B K d is made."""
+        """One variance per component. Distances are computed by a matrix product, without a tensor of size B K d."""
         variance = alpha**2 * self._distinct_variances + sigma**2  # (B, 1) where all components share it, else (B, K)
         lengths = x.square().sum(1, keepdim=True) + alpha**2 * self._squares
         squares = torch.addmm(lengths, -2.0 * alpha * x, self.means.mT).clamp(min=0.0)
@@ -201,7 +257,7 @@ class GaussianMixture:
         log_prob = log_joint.logsumexp(-1)
         share = (log_joint - log_prob[:, None]).exp() / variance
         total = share.sum(1, keepdim=True)
-        near = (share.detach() > 0.0).any(0).nonzero()[:, 0]  # far from most points most shares are exactly 0
+        near = (share.detach() > 0.0).any(0).nonzero()[:, 0]  # most responsibilities are exactly 0 far from most points
         means = self.means
         if 2 * len(near) < len(means):
             share, means = share[:, near], means[near]
@@ -226,7 +282,7 @@ class GaussianMixture:
 
 
 def _full(x: Tensor, means: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """log-density (G, n) and score (G, n, D) at x (G, n, D) of mixtures with means (G, K, D) and covariances factor factor^T."""
+    """Log-density and score of G mixtures with means ``(G, K, D)`` and covariances factor factor^T, at x ``(G, n, D)``."""
     offset = (x[:, None] - means[:, :, None]).mT  # (G, K, D, n)
     white = torch.linalg.solve_triangular(factors, offset, upper=False)
     slope = torch.linalg.solve_triangular(factors.mT, white, upper=True)
@@ -241,7 +297,7 @@ def _full(x: Tensor, means: Tensor, factors: Tensor, weights: Tensor) -> tuple[T
 
 @dataclass(frozen=True)
 class _MixtureScore:
-    """grad log p_t of a mixture under a process."""
+    """The function grad log p_t of a mixture under a process."""
 
     mixture: GaussianMixture
     sde: LinearSDE

@@ -1,4 +1,4 @@
-"""Noise laws: the Gaussian, and what may stand in its place."""
+"""Noise distributions: the Gaussian and alternatives to it."""
 
 from scoresde._arguments import check_constructors
 from scoresde.noise_distributions.base import DensityNoise, Gaussian, NoiseDistribution, NoiseSum, chain_weights

@@ -1,21 +1,22 @@
-"""Noise n of mean 0 whose coordinates are independent, and the sum of its steps along a chain.
+"""Noise n of mean 0 with independent coordinates, and the sum of the noise of the steps of a chain.
 
-A law p(n) is drawn by `sample`, weighed by `log_prob`, and has a score, the target of denoising score matching: for
-x = x_0 + sigma n the target is score(n) / sigma, and its mean given x is grad log p(x) for every law whose density is
-continuous and differentiable almost everywhere.
+A distribution p(n) has samples (``sample``), a log-density (``log_prob``) and a score, which is the target of denoising
+score matching. For x = x_0 + sigma n the target is score(n) / sigma. Its mean given x is grad log p(x), for every
+distribution whose density is continuous and differentiable almost everywhere.
 
-A forward chain x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) n_t, with abar_t = prod_{i<=t} (1 - beta_i), adds its
-noise up to
+In a forward chain x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) n_t, with abar_t = prod_{i<=t} (1 - beta_i), the noise
+adds up to::
 
-    x_t = sqrt(abar_t) x_0 + sum_{i<=t} b_i n_i,    b_i = sqrt(beta_i abar_t / abar_i),    sum_i b_i^2 = 1 - abar_t.
+    x_t = sqrt(abar_t) x_0 + sum_{i<=t} b_i n_i,    b_i = sqrt(beta_i abar_t / abar_i),    sum_i b_i^2 = 1 - abar_t
 
-`sum_of_steps(b)` is that sum's law where it has a closed form (a Gaussian's is N(0, std^2 sum_i b_i^2)), else a
-`NoiseSum`, which makes the t draws. Cumulants add: for a law of variance v and excess kurtosis kappa the sum has
+``sum_of_steps(b)`` is the distribution of this sum if it is known in closed form (for a Gaussian, N(0, std^2 sum_i
+b_i^2)). Otherwise it is a ``NoiseSum``, which draws all t terms. Cumulants add. For a distribution of variance v and
+excess kurtosis kappa, the sum has::
 
-    variance v sum_i b_i^2,    excess kurtosis kappa sum_i b_i^4 / (sum_i b_i^2)^2.
+    variance v sum_i b_i^2,    excess kurtosis kappa sum_i b_i^4 / (sum_i b_i^2)^2
 
-Parameters are numbers or tensors (B,), one number per sample. Inside, everything is float64 whatever the dtype asked
-for.
+Parameters are numbers, or tensors ``(B,)`` with one number for each sample. Computations are in float64; ``sample``
+converts to the requested dtype.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ Parameter = Tensor | float
 
 
 def check_parameter(name: str, value: Parameter) -> None:
-    """Raise ValueError unless ``value`` is a finite number > 0 or a tensor () or (B,) of such."""
+    """Raise ValueError unless ``value`` is a finite number > 0 or a tensor ``()`` or ``(B,)`` of them."""
     good = isinstance(value, Real | Tensor) and not isinstance(value, bool)
     if good:
         p = torch.as_tensor(value, dtype=F64)
-        # on an accelerator the look would stop the stream of work
+        # on an accelerator this check would wait for the device
         good = p.ndim <= 1 and p.numel() > 0 and (p.device.type != "cpu" or bool((torch.isfinite(p) & (p > 0)).all()))
     if not good:
         raise ValueError(f"{name}={shown(value)} is not allowed: give a finite number > 0, or a tensor (B,) of them")
 
 
 def meet(name: str, value: Parameter, like: Tensor) -> Tensor:
-    """A parameter in float64, viewed so that it broadcasts against ``like`` (B, *event)."""
+    """Convert a parameter to float64 and reshape it to broadcast against ``like`` ``(B, *event)``."""
     p = torch.as_tensor(value, dtype=F64, device=like.device)
     if p.ndim and len(p) != len(like):
         raise ValueError(f"{name} has shape {tuple(p.shape)}: give shape () or ({len(like)},), one number per sample")
@@ -57,42 +58,56 @@ def meet(name: str, value: Parameter, like: Tensor) -> Tensor:
 
 
 def check_weights(b: Tensor) -> None:
-    """Raise ValueError unless ``b`` is (t,) or (B, t), finite and >= 0, with no row of zeros only."""
+    """Raise ValueError unless ``b`` is ``(t,)`` or ``(B, t)``, finite and >= 0, with a positive number in every row."""
     if not isinstance(b, Tensor) or b.ndim not in (1, 2) or b.numel() == 0:
         what = f"has shape {tuple(b.shape)}" if isinstance(b, Tensor) else f"is a {type(b).__name__}"
         raise ValueError(f"b {what}: give a tensor (t,) or (B, t), the weights of t >= 1 steps")
     if not b.is_floating_point():
         raise ValueError(f"b has dtype {b.dtype}: give floating-point numbers")
     if b.device.type == "cpu" and not bool((torch.isfinite(b) & (b >= 0)).all() and (b > 0).any(-1).all()):
-        raise ValueError(f"b={shown(b)} is not allowed: give finite weights >= 0, and in every row one > 0")
+        raise ValueError(f"b={shown(b)} is not allowed: give finite weights >= 0, with at least one > 0 in every row")
 
 
 class NoiseDistribution(ABC):
-    """Noise that can be drawn."""
+    """Base class of noise distributions that can be sampled."""
 
     def sample(
         self, source: NoiseSource, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype
     ) -> Tensor:
-        """(B, *event_shape) draws of ``dtype``, each a function of (seed, sample index, step, purpose) alone."""
+        """Draw samples.
+
+        Args:
+            source: Source of the random numbers of B samples.
+            event_shape: Shape of one sample.
+            step: Number of the draw.
+            purpose: Name of the draw. Different names give independent samples.
+            dtype: Data type of the samples.
+
+        Returns:
+            The samples, ``(B, *event_shape)``. Each depends only on (seed, sample index, step, purpose).
+        """
         return self._draw(source, tuple(event_shape), step, purpose).to(dtype)
 
     @abstractmethod
     def _draw(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
-        """(B, *event) in float64."""
+        """Samples ``(B, *event)`` in float64."""
 
     @property
     @abstractmethod
     def variance(self) -> Tensor:
-        """Variance of a coordinate, () or (B,) in float64."""
+        """Variance of a coordinate, ``()`` or ``(B,)`` in float64."""
 
     @property
     @abstractmethod
     def excess_kurtosis(self) -> Tensor:
-        """E n^4 / (E n^2)^2 - 3 of a coordinate, () or (B,) in float64."""
+        """Excess kurtosis E n^4 / (E n^2)^2 - 3 of a coordinate, ``()`` or ``(B,)`` in float64."""
 
 
 class DensityNoise(NoiseDistribution):
-    """Noise with a density: a subclass gives a coordinate's log-density and its derivative, in float64."""
+    """Base class of noise distributions with a density.
+
+    A subclass implements the log-density of a coordinate and its derivative, in float64.
+    """
 
     @abstractmethod
     def _log_density(self, n: Tensor) -> Tensor: ...
@@ -101,30 +116,52 @@ class DensityNoise(NoiseDistribution):
     def _slope(self, n: Tensor) -> Tensor: ...
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, summed over the coordinates: (B, *event) -> (B,) of the dtype of z."""
+        """Log-density, summed over the coordinates.
+
+        Args:
+            z: Noise, ``(B, *event)``.
+
+        Returns:
+            log p(z) in nats, ``(B,)`` in the dtype of z.
+        """
         check_batch("z", z)
         return self._log_density(z.to(F64)).reshape(len(z), -1).sum(1).to(z.dtype)
 
     def score(self, z: Tensor) -> Tensor:
-        """grad log p(z), shape and dtype of z (B, *event)."""
+        """Score grad log p(z).
+
+        Args:
+            z: Noise, ``(B, *event)``.
+
+        Returns:
+            The score, in the shape and dtype of z.
+        """
         check_batch("z", z)
         return self._slope(z.to(F64)).to(z.dtype)
 
     def sum_of_steps(self, b: Tensor) -> NoiseDistribution:
-        """The noise sum_i b_i n_i of independent draws n_i; a `DensityNoise` where it has a closed form.
+        """Distribution of the sum sum_i b_i n_i of independent n_i.
 
-        b: (t,) or (B, t), finite, >= 0, no row of zeros only. A sample with fewer steps than others has zeros.
+        Args:
+            b: Weights, ``(t,)`` or ``(B, t)``, finite and >= 0, with a positive number in every row. Samples with fewer
+                steps than others have zeros.
 
-        Raises ValueError for weights that are not allowed.
+        Returns:
+            The distribution. It is a ``DensityNoise`` if it is known in closed form.
+
+        Raises:
+            ValueError: If the weights are not allowed.
         """
         return NoiseSum(self, b)
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSum(NoiseDistribution):
-    """sum_i b_i n_i by t draws of ``noise``: right for every law, at t times the cost of one draw.
+    """Sum sum_i b_i n_i, sampled by t draws of ``noise``. It works for every distribution, at t times the cost of one draw.
 
-    b: (t,) or (B, t), as in `DensityNoise.sum_of_steps`.
+    Args:
+        noise: Distribution of each n_i.
+        b: Weights, ``(t,)`` or ``(B, t)``, see ``DensityNoise.sum_of_steps``.
     """
 
     noise: DensityNoise
@@ -150,12 +187,12 @@ class NoiseSum(NoiseDistribution):
 
 
 def numbered(purpose: str, i: int) -> str:
-    """The key of step i. Texts of one length that differ within four bytes cannot share their CRC-32."""
+    """Key of step i. Texts of equal length that differ only within four bytes have different CRC-32 checksums."""
     return f"{purpose}, step {i:04d}"
 
 
 def check_steps(t: int | Tensor, last: int) -> Tensor:
-    """``t`` as whole numbers () or (B,) in 1 .. last, or ValueError."""
+    """Convert ``t`` to integers ``()`` or ``(B,)`` in 1 .. last, or raise ValueError."""
     whole = isinstance(t, Integral) and not isinstance(t, bool)
     if isinstance(t, Tensor):
         whole = t.ndim <= 1 and t.numel() > 0 and not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
@@ -166,20 +203,25 @@ def check_steps(t: int | Tensor, last: int) -> Tensor:
 
 
 def log_alpha_bar(betas: Tensor) -> Tensor:
-    """ln abar_t of steps 1 .. T, (T,) float64; raises ValueError unless betas is (T,) with 0 < beta_t < 1."""
+    """ln abar_t of steps 1 .. T, ``(T,)`` in float64. Raises ValueError unless betas is ``(T,)`` with 0 < beta_t < 1."""
     if not isinstance(betas, Tensor) or betas.ndim != 1 or len(betas) == 0 or not betas.is_floating_point():
         raise ValueError(f"betas={shown(betas)} is not allowed: give a floating-point tensor (T,)")
     if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ValueError(f"betas={shown(betas)} is not allowed: every step's beta lies above 0 and below 1")
+        raise ValueError(f"betas={shown(betas)} is not allowed: give 0 < beta < 1 for every step")
     return torch.log1p(-betas.to(F64)).cumsum(0)
 
 
 @checked_arguments
 def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
-    """The weights b_i = sqrt(beta_i abar_t / abar_i) of the first t steps, float64.
+    """Weights b_i = sqrt(beta_i abar_t / abar_i) of the first t steps of a chain.
 
-    betas: (T,), each in (0, 1). t: steps taken, 1 .. T. A whole number gives (t,); a tensor (B,) gives (B, max t) with
-    zeros behind each sample's last step.
+    Args:
+        betas: Noise rates of the steps, ``(T,)``, each in (0, 1).
+        t: Number of steps, in 1 .. T: an integer or a tensor ``(B,)``.
+
+    Returns:
+        The weights in float64: ``(t,)`` for an integer, ``(B, max t)`` for a tensor, with zeros after the last step of
+        each sample.
     """
     log_bar = log_alpha_bar(betas)
     steps = check_steps(t, len(betas)).to(betas.device)
@@ -190,9 +232,10 @@ def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian(DensityNoise):
-    """N(0, std^2).
+    """Gaussian distribution N(0, std^2).
 
-    std: > 0, a number or (B,).
+    Args:
+        std: Standard deviation, > 0: a number or ``(B,)``.
     """
 
     std: Parameter = 1.0

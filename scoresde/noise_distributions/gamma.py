@@ -1,23 +1,27 @@
-"""Gamma noise (Nachmani, San-Roman, Wolf 2021, arXiv:2106.07582 and arXiv:2110.05948), and keyed gamma draws.
+"""Gamma noise (Nachmani, San-Roman, Wolf 2021, arXiv:2106.07582 and arXiv:2110.05948), and keyed gamma samples.
 
-Centred:   n = g - k theta,    g ~ Gamma(k, theta),    variance k theta^2,    support n > -k theta
+Centered gamma noise::
+
+    n = g - k theta,    g ~ Gamma(k, theta),    variance k theta^2,    support n > -k theta
 
     log p(n) = (k - 1) ln(1 + r) - k r - ln(k theta) + [k ln k - k - ln Gamma(k)],    r = n / (k theta)
     score    = -(n + theta) / (theta (n + k theta))
 
-Chain:     x_t = sqrt(1 - beta_t) x_{t-1} + n_t,    n_t of shape k_t = beta_t / (abar_t theta_0^2) and scale
-theta_t = sqrt(abar_t) theta_0, hence of variance beta_t. Step i reaches x_t with scale sqrt(abar_t / abar_i) theta_i
-= theta_t whatever i, so the sum is of the family again:
+In the chain x_t = sqrt(1 - beta_t) x_{t-1} + n_t, the noise n_t has the shape k_t = beta_t / (abar_t theta_0^2) and the
+scale theta_t = sqrt(abar_t) theta_0, and so the variance beta_t. Step i contributes to x_t with the scale
+sqrt(abar_t / abar_i) theta_i = theta_t for all i, so the sum is again of this family::
 
-    x_t - sqrt(abar_t) x_0 ~ centred Gamma(kbar_t, theta_t),    kbar_t = sum_{i<=t} k_i = (1 / abar_t - 1) / theta_0^2,
+    x_t - sqrt(abar_t) x_0 ~ centered Gamma(kbar_t, theta_t),    kbar_t = sum_{i<=t} k_i = (1 / abar_t - 1) / theta_0^2
 
-since beta_i / abar_i = 1 / abar_i - 1 / abar_{i-1} telescopes; its variance is kbar_t theta_t^2 = 1 - abar_t.
+because the sum of beta_i / abar_i = 1 / abar_i - 1 / abar_{i-1} telescopes. Its variance is kbar_t theta_t^2 = 1 -
+abar_t.
 
-Draws:     G ~ Gamma(a, 1) with a >= 1 solves Q(a, G) = v, the upper tail, at a keyed uniform v of 64 bits; a < 1 takes
-G_{a+1} u^(1/a). In logarithms no shape is too small. On the CPU SciPy inverts Q, or P = 1 - Q where that is smaller, to
-rounding. Elsewhere three of Halley's steps on ln Q or ln P in y = ln G do, from Wilson and Hilferty's cube, G = a (1 -
-1/(9a) + z / (3 sqrt(a)))^3 at the normal quantile z: to 2e-9 standard deviations, which is what torch's Q allows. From
-a = 1e6 on the cube itself is taken, right to 1e-5 standard deviations.
+Sampling: G ~ Gamma(a, 1) with a >= 1 solves Q(a, G) = v for the upper tail Q and a keyed uniform v of 64 bits. For a <
+1 it is G_{a+1} u^(1/a). In logarithms this works for every small shape. On the CPU, SciPy inverts Q, or P = 1 - Q if
+that is smaller, to rounding. On other devices three steps of Halley's method solve ln Q or ln P in y = ln G, starting
+from the Wilson-Hilferty approximation G = a (1 - 1/(9a) + z / (3 sqrt(a)))^3 at the normal quantile z. The error is
+2e-9 standard deviations, the accuracy of torch's Q. For a >= 1e6 the approximation itself is used, with an error of
+1e-5 standard deviations.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ _BELOW_ONE = 1.0 - 2.0**-53
 
 
 def draw_log_gamma(a: Parameter, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
-    """ln G of draws G ~ Gamma(a, 1), (B, *event) in float64. a: shape, > 0, a number or (B,)."""
+    """ln G of samples G ~ Gamma(a, 1), ``(B, *event)`` in float64, for a shape a > 0, a number or ``(B,)``."""
     high, low, u = source.uniform((*event, 3), step=step, purpose=purpose, dtype=F64).unbind(-1)
     v = (high + (low - 0.5) * 2.0**-32).clamp(max=_BELOW_ONE)
     a = meet("shape", a, v)
@@ -59,26 +63,26 @@ def draw_log_gamma(a: Parameter, source: NoiseSource, event: tuple[int, ...], st
 
 
 def log_gamma_quantile(a: Tensor, v: Tensor) -> Tensor:
-    """y = ln G with Q(a, G) = v in float64: a >= 1 and 0 < v < 1 broadcast against each other."""
+    """y = ln G with Q(a, G) = v, in float64. a >= 1 and 0 < v < 1 broadcast against each other."""
     start = cube_start(a, v)
     y = _invert_on_host(a, v) if v.device.type == "cpu" else invert(a, v, start)
     return torch.where(a < LARGE, y, start)
 
 
 def cube_start(a: Tensor, v: Tensor) -> Tensor:
-    """ln G of Wilson and Hilferty's cube; far down the lower tail, where it fails, of P = G^a / Gamma(a + 1)."""
+    """ln G by the Wilson-Hilferty approximation, or far in the lower tail, where it fails, from P = G^a / Gamma(a + 1)."""
     cube_root = 1.0 - 1.0 / (9.0 * a) - torch.special.ndtri(v) / (3.0 * a.sqrt())
     power = (torch.log1p(-v) + torch.lgamma(a + 1.0)) / a
     return torch.where(cube_root > 0.3, a.log() + 3.0 * cube_root.clamp(min=0.3).log(), power)
 
 
 def invert(a: Tensor, v: Tensor, y: Tensor) -> Tensor:
-    """Halley's steps from y to Q(a, e^y) = v, on the device that v is on."""
+    """Steps of Halley's method from y to the solution of Q(a, e^y) = v, on the device of v."""
     upper = v < 0.5
     for _ in range(_STEPS):
         x = y.exp()
         tail = torch.where(upper, torch.special.gammaincc(a, x), torch.special.gammainc(a, x))
-        slope = torch.exp(a * y - x - torch.lgamma(a)) / tail  # of ln P in y; of ln Q with the sign turned
+        slope = torch.exp(a * y - x - torch.lgamma(a)) / tail  # derivative of ln P in y, and minus that of ln Q
         slope = torch.where(upper, -slope, slope)
         newton = (tail / torch.where(upper, v, 1.0 - v)).log() / slope
         y = y - newton / (1.0 - 0.5 * newton * (a - x - slope)).clamp(min=0.5)
@@ -91,14 +95,14 @@ def _invert_on_host(a: Tensor, v: Tensor) -> Tensor:
     shape, upper = np.broadcast_arrays(a.numpy(), v.numpy())
     g = np.ones(upper.shape)
     right, left = (shape < LARGE) & (upper < 0.5), (shape < LARGE) & (upper >= 0.5)
-    # by index: SciPy's ufuncs may write out of bounds under where= (scipy/scipy#25127)
+    # by index, because the ufuncs of SciPy may write out of bounds with where= (scipy/scipy#25127)
     g[right] = special.gammainccinv(shape[right], upper[right])
     g[left] = special.gammaincinv(shape[left], 1.0 - upper[left])
     return torch.from_numpy(g).log()
 
 
 def _log_peak(k: Tensor) -> Tensor:
-    """k ln k - k - ln Gamma(k), by Stirling's series from k = 20 on."""
+    """k ln k - k - ln Gamma(k), for k >= 20 by the Stirling series."""
     large = k.clamp(min=20.0)
     r = large**-2
     series = 0.5 * (large / (2.0 * math.pi)).log()
@@ -109,15 +113,25 @@ def _log_peak(k: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CentredGamma(DensityNoise):
-    """g - k theta with g ~ Gamma(k, theta); `standard(k)` has variance 1.
+    r"""Centered gamma noise n = g - k theta with g ~ Gamma(k, theta). ``standard(k)`` has variance 1.
 
-    k: shape, theta: scale; both > 0, a number or (B,).
+    .. math::
+        \nabla \log p(n) = -\frac{n + \theta}{\theta (n + k \theta)}, \qquad n > -k \theta
 
-    For k <= 1 the density jumps at the edge of its support, and the score is no target of denoising score matching.
+    For k <= 1 the density is discontinuous at the edge of its support, and the score is not a target for denoising
+    score matching.
 
-    The support is n > -k theta. Outside of it log_prob is -inf and the score NaN. On its edge log_prob is the density's
-    limit (+inf for k < 1, ln(1/theta) for k = 1, -inf above) and the score NaN. A draw is rounded to the inside of the
-    support in its own dtype, so that it has a finite log_prob and score.
+    Outside of the support ``log_prob`` is -inf and the score is NaN. At the edge ``log_prob`` is the limit of the
+    density (+inf for k < 1, ln(1/theta) for k = 1, -inf for k > 1) and the score is NaN. Samples are rounded to the
+    inside of the support in their dtype, so their ``log_prob`` and score are finite.
+
+    Args:
+        k: Shape, > 0: a number or ``(B,)``.
+        theta: Scale, > 0: a number or ``(B,)``.
+
+    References:
+        Nachmani, San-Roman, Wolf 2021, Non Gaussian denoising diffusion models, arXiv:2106.07582.
+        Nachmani, San-Roman, Wolf 2021, Denoising diffusion gamma models, arXiv:2110.05948.
     """
 
     k: Parameter
@@ -129,7 +143,14 @@ class CentredGamma(DensityNoise):
 
     @classmethod
     def standard(cls, k: Parameter) -> CentredGamma:
-        """The law of shape k and variance 1."""
+        """Centered gamma noise of shape k and variance 1.
+
+        Args:
+            k: Shape, > 0: a number or ``(B,)``.
+
+        Returns:
+            The distribution, with the scale theta = 1 / sqrt(k).
+        """
         check_parameter("k", k)
         return cls(k, (k.to(F64) if isinstance(k, Tensor) else k) ** -0.5)
 
@@ -142,10 +163,19 @@ class CentredGamma(DensityNoise):
         return 6.0 / torch.as_tensor(self.k, dtype=F64)
 
     def sum_of_steps(self, b: Tensor) -> CentredGamma:
-        """Shape t k and scale b theta, where the t weights of a row that are not 0 are all one b.
+        """Distribution of the sum sum_i b_i n_i, of shape t k and scale b theta, if the t nonzero weights of a row equal b.
 
-        Raises ValueError for other weights: gamma laws of different scales do not sum to one. The steps of a chain have
-        shapes and scales by which they do, `GammaSchedule`; `NoiseSum` draws the sum for any weights.
+        Gamma noise of different scales does not add up to gamma noise. The steps of a ``GammaSchedule`` have shapes and
+        scales for which it does. ``NoiseSum`` samples the sum for any weights.
+
+        Args:
+            b: Weights, ``(t,)`` or ``(B, t)``. The nonzero weights of a row are equal.
+
+        Returns:
+            The distribution of the sum.
+
+        Raises:
+            ValueError: If the nonzero weights of a row differ.
         """
         check_weights(b)
         b = b.to(F64)
@@ -184,10 +214,21 @@ class CentredGamma(DensityNoise):
 
 @dataclass(frozen=True, eq=False)
 class GammaSchedule:
-    """The gamma noise of every step of a chain, and of the chain up to every step.
+    r"""Gamma noise of the steps of a chain, and of the chain up to each step.
 
-    betas: (T,), each in (0, 1). theta_0: > 0, the scale at the start; the smaller, the closer to a Gaussian.
-    k, theta, k_bar, alpha_bar: (T,) float64, the entry of step t at t - 1.
+    .. math::
+        k_t = \frac{\beta_t}{\bar\alpha_t \theta_0^2}, \qquad \theta_t = \sqrt{\bar\alpha_t}\, \theta_0, \qquad
+        \bar k_t = \frac{1 / \bar\alpha_t - 1}{\theta_0^2}
+
+    Args:
+        betas: Noise rates of the steps, ``(T,)``, each in (0, 1).
+        theta_0: Scale at the start, > 0. The smaller it is, the closer the noise is to a Gaussian.
+
+    Attributes:
+        k: Shapes of the steps, ``(T,)`` in float64. Entry t - 1 is that of step t, also below.
+        theta: Scales, ``(T,)``.
+        k_bar: Shapes of the sums of the steps up to each step, ``(T,)``.
+        alpha_bar: abar_t, ``(T,)``.
     """
 
     betas: Tensor
@@ -210,14 +251,28 @@ class GammaSchedule:
             object.__setattr__(self, name, value)
 
     def step(self, t: int | Tensor) -> CentredGamma:
-        """The noise n_t of step t, variance beta_t. t: 1 .. T, a whole number or (B,) of them."""
+        """Noise n_t of step t, of variance beta_t.
+
+        Args:
+            t: Step in 1 .. T: an integer or a tensor ``(B,)``.
+
+        Returns:
+            The distribution.
+        """
         i = check_steps(t, len(self.betas)).to(self.k.device) - 1
         return CentredGamma(self.k[i], self.theta[i])
 
     def total(self, t: int | Tensor) -> CentredGamma:
-        """The noise x_t - sqrt(abar_t) x_0 of the steps up to t, variance 1 - abar_t. t: as for `step`.
+        """Noise x_t - sqrt(abar_t) x_0 of all steps up to t, of variance 1 - abar_t.
 
-        ``CentredGamma.standard(schedule.total(t).k)`` is it at variance 1: what the network predicts.
+        ``CentredGamma.standard(schedule.total(t).k)`` is the same noise scaled to variance 1, which the network
+        predicts.
+
+        Args:
+            t: Step in 1 .. T: an integer or a tensor ``(B,)``.
+
+        Returns:
+            The distribution.
         """
         i = check_steps(t, len(self.betas)).to(self.k.device) - 1
         return CentredGamma(self.k_bar[i], self.theta[i])

@@ -1,23 +1,27 @@
 """Generalized normal noise (Deasy, Simidjievski, Lio 2021, "Heavy-tailed denoising score matching", arXiv:2112.09788).
 
+Density, score, samples and moments of a coordinate, and the length in d dimensions::
+
     density     p(n) = beta / (2 alpha Gamma(1/beta)) exp(-(|n| / alpha)^beta)
     score       -(beta / alpha) sign(n) (|n| / alpha)^(beta - 1)
-    draw        n = sign alpha G^(1/beta),    G ~ Gamma(1/beta, 1),    sign = -1 or +1
+    sample      n = sign alpha G^(1/beta),    G ~ Gamma(1/beta, 1),    sign = -1 or +1
     variance    alpha^2 Gamma(3/beta) / Gamma(1/beta) = std^2
     kurtosis    Gamma(5/beta) Gamma(1/beta) / Gamma(3/beta)^2
 
-    length      (||n||_beta / alpha)^beta = sum_i |n_i / alpha|^beta ~ Gamma(k, 1),    k = d / beta in d dimensions
+    length      (||n||_beta / alpha)^beta = sum_i |n_i / alpha|^beta ~ Gamma(k, 1),    k = d / beta
 
-beta = 1 is Laplace's law and beta = 2 the Gaussian. Only there is a sum of steps of the same family, and the paper adds
-its noise in one step; `sum_of_steps` is a `NoiseSum`: it makes the draws of all steps.
+beta = 1 is the Laplace distribution and beta = 2 the Gaussian. Only for the Gaussian is a sum of steps of the same
+family. The paper adds its noise in one step. Here ``sum_of_steps`` is a ``NoiseSum``, which draws the noise of all
+steps.
 
-Levels for annealed Langevin dynamics: lengths at std and at r std, r > 1, have densities that cross once, at the quantile
-u = k ln(c) / (1 - 1 / c) of the Gamma, c = r^beta, and overlap by
+Noise levels for annealed Langevin dynamics: the densities of the lengths at std and at r std, r > 1, cross once, at the
+quantile u = k ln(c) / (1 - 1 / c) of the Gamma distribution with c = r^beta. Their overlap is::
 
-    integral of the smaller density = 1 - P(k, u) + P(k, u / c),
+    integral of the smaller density = 1 - P(k, u) + P(k, u / c)
 
-P the regularised incomplete gamma function. The paper asks that lengths at neighbouring levels overlap, by iteration;
-`overlapping_scales` solves for r. Two Gaussians three standard deviations apart, as NCSNv2 asks of lengths, overlap by 0.13.
+P is the regularized incomplete gamma function. The paper requires that lengths at neighboring levels overlap, and finds
+r by iteration; ``overlapping_scales`` solves for r. Two Gaussians whose means are three standard deviations apart, as
+NCSNv2 requires of the lengths, have an overlap of 0.13.
 """
 
 from __future__ import annotations
@@ -38,11 +42,20 @@ from scoresde.noise_distributions.gamma import draw_log_gamma
 
 @dataclass(frozen=True)
 class GeneralizedNormal(DensityNoise):
-    """Density proportional to exp(-(|n| / alpha)^beta), with alpha such that the standard deviation is std.
+    r"""Generalized normal noise, with a density proportional to exp(-(|n| / alpha)^beta).
 
-    beta: in [0.05, 100]. Below 2 the tails are heavier than the Gaussian's. Below 1 the score grows without bound at 0,
-        and for beta <= 1/2 its variance, that of a score matching target, is infinite. The score at 0 is taken as 0.
-    std: > 0, a number or (B,).
+    .. math::
+        p(n) = \frac{\beta}{2 \alpha \Gamma(1/\beta)} e^{-(|n| / \alpha)^\beta}, \qquad
+        \alpha^2 = \mathrm{std}^2\, \frac{\Gamma(1/\beta)}{\Gamma(3/\beta)}
+
+    Args:
+        beta: Exponent in [0.05, 100]. For beta < 2 the tails are heavier than those of a Gaussian. For beta < 1 the
+            score is unbounded at 0, and for beta <= 1/2 its variance, that of a score matching target, is infinite. The
+            score at 0 is defined as 0.
+        std: Standard deviation, > 0: a number or ``(B,)``.
+
+    References:
+        Deasy, Simidjievski, Lio 2021, Heavy-tailed denoising score matching, arXiv:2112.09788.
     """
 
     beta: float
@@ -54,7 +67,7 @@ class GeneralizedNormal(DensityNoise):
 
     @property
     def alpha(self) -> Tensor:
-        """The scale, () or (B,) in float64."""
+        """Scale alpha, ``()`` or ``(B,)`` in float64."""
         log_ratio = math.lgamma(1.0 / self.beta) - math.lgamma(3.0 / self.beta)
         return torch.as_tensor(self.std, dtype=F64) * math.exp(0.5 * log_ratio)
 
@@ -87,12 +100,20 @@ class GeneralizedNormal(DensityNoise):
 def overlapping_scales(
     beta: float, largest: float, smallest: float, event_shape: Sequence[int], overlap: float = 0.5
 ) -> Tensor:
-    """Standard deviations for annealed Langevin dynamics under `GeneralizedNormal` noise, (L,) descending, float64.
+    """Standard deviations for annealed Langevin dynamics with ``GeneralizedNormal`` noise.
 
-    The fewest levels from ``largest`` to ``smallest``, in equal ratios, at which the lengths ||n||_beta of neighbours overlap
-    by ``overlap`` at least.
+    They form the shortest geometric sequence from ``largest`` to ``smallest`` for which the densities of the lengths
+    ||n||_beta at neighboring levels overlap by at least ``overlap``.
 
-    beta: in [0.05, 100]. largest > smallest > 0. event_shape: of the noise. overlap: in [0.01, 0.99].
+    Args:
+        beta: Exponent of the noise, in [0.05, 100].
+        largest: First standard deviation, > smallest.
+        smallest: Last standard deviation, > 0.
+        event_shape: Shape of one sample of the noise.
+        overlap: Integral of the smaller of the two densities, in [0.01, 0.99].
+
+    Returns:
+        The standard deviations, ``(L,)`` in float64, descending.
     """
     check_number("beta", beta, least=0.05, most=100.0)
     check_number("smallest", smallest, above=0.0)

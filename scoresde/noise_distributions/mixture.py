@@ -1,14 +1,17 @@
-"""Mixtures of normals as the noise of a step (Nachmani, San-Roman, Wolf 2021, arXiv:2106.07582).
+"""Mixtures of normal distributions as the noise of a step (Nachmani, San-Roman, Wolf 2021, arXiv:2106.07582).
+
+Density, score and kurtosis of a coordinate::
 
     p(n) = sum_j w_j N(n; m_j, s_j^2),    sum_j w_j m_j = 0,    sum_j w_j (m_j^2 + s_j^2) = 1
     score = sum_j r_j(n) (m_j - n) / s_j^2,    r_j(n) = w_j N(n; m_j, s_j^2) / p(n)
     kurtosis  E n^4 = sum_j w_j (m_j^4 + 6 m_j^2 s_j^2 + 3 s_j^4)
 
-Given the components c_1, ..., c_t of its steps a sum is normal,
+Given the components c_1, ..., c_t of its terms, a sum is normal::
 
-    sum_i b_i n_i | c ~ N( sum_i b_i m_{c_i},  sum_i b_i^2 s_{c_i}^2 ),
+    sum_i b_i n_i | c ~ N( sum_i b_i m_{c_i},  sum_i b_i^2 s_{c_i}^2 )
 
-so it is drawn exactly from t indices and one normal. Its density is a mixture of K^t normals and is not offered.
+It is therefore sampled exactly from t indices and one normal number. Its density is a mixture of K^t normal densities
+and is not available.
 """
 
 from __future__ import annotations
@@ -24,16 +27,28 @@ from scoresde.noise import NoiseSource
 from scoresde.noise_distributions.base import F64, DensityNoise, NoiseSum, meet, numbered
 
 _SLACK = 1e-6
-"""How far the mean may be from 0 and the variance from 1."""
+"""Largest deviation of the mean from 0 and of the variance from 1."""
 
 
 @dataclass(frozen=True)
 class NormalMixture(DensityNoise):
-    """A mixture of K normals of mean 0 and variance 1; `standardised` shifts and scales any mixture to that.
+    r"""Mixture of K normal distributions with mean 0 and variance 1. ``standardised`` shifts and scales any mixture to these.
 
-    weights: (K,) >= 0, not all 0; normalised here. means: (K,) finite. stds: (K,) > 0. All kept as tuples.
+    .. math::
+        p(n) = \sum_j w_j\, N(n; m_j, s_j^2), \qquad \sum_j w_j m_j = 0, \qquad \sum_j w_j (m_j^2 + s_j^2) = 1
 
-    Raises ValueError naming the argument that is not allowed, or the moments where they are off by more than 1e-6.
+    The arguments are stored as tuples.
+
+    Args:
+        weights: Weights w_j, ``(K,)``, >= 0 and not all 0. They are normalized.
+        means: Means m_j, ``(K,)``, finite.
+        stds: Standard deviations s_j, ``(K,)``, > 0.
+
+    Raises:
+        ValueError: If an argument is not allowed, or the mean or variance differs from 0 or 1 by more than 1e-6.
+
+    References:
+        Nachmani, San-Roman, Wolf 2021, Non Gaussian denoising diffusion models, arXiv:2106.07582.
     """
 
     weights: Numbers
@@ -45,7 +60,7 @@ class NormalMixture(DensityNoise):
         mean, variance = _moments(*parts)
         if abs(mean) > _SLACK or abs(variance - 1.0) > _SLACK:
             raise ValueError(
-                f"weights, means and stds make mean {mean:g} and variance {variance:g}: give a mixture of mean 0 and "
+                f"the mixture of weights, means and stds has mean {mean:g} and variance {variance:g}: give one of mean 0 and "
                 "variance 1, or NormalMixture.standardised(weights, means, stds)"
             )
         for name, part in zip(("weights", "means", "stds"), parts, strict=True):
@@ -53,7 +68,16 @@ class NormalMixture(DensityNoise):
 
     @classmethod
     def standardised(cls, weights: Numbers, means: Numbers, stds: Numbers) -> NormalMixture:
-        """The mixture, shifted to mean 0 and scaled to variance 1."""
+        """Mixture that is shifted to mean 0 and scaled to variance 1.
+
+        Args:
+            weights: Weights, ``(K,)``, >= 0 and not all 0.
+            means: Means, ``(K,)``, finite.
+            stds: Standard deviations, ``(K,)``, > 0.
+
+        Returns:
+            The standardized mixture.
+        """
         w, m, s = _checked(weights, means, stds)
         mean, variance = _moments(w, m, s)
         return cls(w, (m - mean) / variance**0.5, s / variance**0.5)
@@ -71,12 +95,29 @@ class NormalMixture(DensityNoise):
         return MixtureSum(self, b)
 
     def parts(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-        """Weights, means and standard deviations, each (K,) in float64."""
+        """Parameters of the components.
+
+        Args:
+            device: Device of the tensors.
+
+        Returns:
+            Weights, means and standard deviations, each ``(K,)`` in float64.
+        """
         w, m, s = (torch.as_tensor(v, dtype=F64, device=device) for v in (self.weights, self.means, self.stds))
         return w, m, s
 
     def components(self, source: NoiseSource, event: tuple[int, ...], step: int, purpose: str) -> Tensor:
-        """Draws of the component of every coordinate, (B, *event) whole numbers below K."""
+        """Draw the component of each coordinate.
+
+        Args:
+            source: Source of the random numbers of B samples.
+            event: Shape of one sample.
+            step: Number of the draw.
+            purpose: Name of the draw.
+
+        Returns:
+            Integers in 0 .. K - 1, ``(B, *event)``.
+        """
         u = source.uniform(event, step=step, purpose=f"{purpose}, component", dtype=F64)
         edges = self.parts(u.device)[0].cumsum(0)
         return torch.searchsorted(edges, u).clamp(max=len(edges) - 1)
@@ -87,7 +128,7 @@ class NormalMixture(DensityNoise):
         return m[c] + s[c] * source.normal(event, step=step, purpose=f"{purpose}, normal", dtype=F64)
 
     def _log_joint(self, n: Tensor) -> Tensor:
-        """ln [w_j N(n; m_j, s_j^2)], (B, *event, K)."""
+        """ln [w_j N(n; m_j, s_j^2)], ``(B, *event, K)``."""
         w, m, s = self.parts(n.device)
         return w.log() - 0.5 * ((n[..., None] - m) / s).square() - s.log() - 0.5 * math.log(2.0 * math.pi)
 
@@ -101,7 +142,12 @@ class NormalMixture(DensityNoise):
 
 @dataclass(frozen=True, eq=False)
 class MixtureSum(NoiseSum):
-    """sum_i b_i n_i of draws of a `NormalMixture`, by t indices and one normal."""
+    """Sum sum_i b_i n_i of noise from a ``NormalMixture``, sampled by t indices and one normal number.
+
+    Args:
+        noise: Distribution of each n_i.
+        b: Weights, ``(t,)`` or ``(B, t)``, see ``DensityNoise.sum_of_steps``.
+    """
 
     noise: NormalMixture
 
@@ -118,7 +164,7 @@ class MixtureSum(NoiseSum):
 
 
 def _checked(weights: Numbers, means: Numbers, stds: Numbers) -> tuple[Tensor, Tensor, Tensor]:
-    """The parts as float64 tensors (K,), the weights normalised; ValueError naming the one that is not allowed."""
+    """Convert the arguments to float64 tensors ``(K,)`` with normalized weights, or raise ValueError."""
     given = {"weights": weights, "means": means, "stds": stds}
     w, m, s = (as_numbers(name, value).cpu() for name, value in given.items())
     for name, value in (("weights", w), ("means", m), ("stds", s)):

@@ -19,7 +19,13 @@ BRIEF = ScipyODE("DOP853", 1e-10, 1e-12, max_nfe=2000)
 
 
 class DenseProcess:
-    """A process on events of one shape, as matrices on flattened states with D numbers; the data has d."""
+    """A linear process on events of one shape, as matrices on flattened states with D numbers. An event has d numbers.
+
+    Args:
+        sde: The process.
+        event_shape: Shape of one event.
+        data_std: Root mean square of the data about the centre of the process, > 0.
+    """
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...], data_std: float = 1.0) -> None:
         self.sde, self.event_shape, self.data_std = sde, event_shape, data_std
@@ -47,46 +53,130 @@ class DenseProcess:
         return self.embedding @ m, self.embedding @ (p[:, None] * self.embedding.mT)
 
     def matrix(self, images: Tensor) -> Tensor:
-        """Matrix whose columns are the images of the unit vectors."""
+        """Matrix of a linear function of states.
+
+        Args:
+            images: Images of the unit vectors, ``(D, *state)``.
+
+        Returns:
+            The matrix, ``(D, D)``, whose columns are the images.
+        """
         return images.detach().reshape(self.size, self.size).mT
 
     def time(self, t: float) -> Tensor:
+        """A time for each of the D unit vectors.
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            t, ``(D,)``.
+        """
         return torch.full((self.size,), t, dtype=torch.float64)
 
     def affine(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Matrix ``(D, D)`` and shift ``(D,)`` of an affine function of states."""
+        """Matrix and shift of an affine function of states.
+
+        Args:
+            function: The function, ``(B, *state)`` to ``(B, *state)``.
+
+        Returns:
+            The matrix ``(D, D)`` and the shift ``(D,)``.
+        """
         images = function(torch.cat((self.zero, self.unit))).detach().reshape(self.size + 1, self.size)
         return (images[1:] - images[0]).mT, images[0]
 
     def f(self, t: float) -> Tensor:
+        """Matrix F of the drift.
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            F, ``(D, D)``.
+        """
         return self.drift(t)[0]
 
     def drift(self, t: float) -> tuple[Tensor, Tensor]:
-        """F ``(D, D)`` and c ``(D,)``."""
+        """Coefficients of the drift F x + c.
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            F ``(D, D)`` and c ``(D,)``.
+        """
         return self.affine(lambda x: self.sde.drift(x, torch.full((len(x),), t, dtype=torch.float64)))
 
     def gg(self, t: float) -> Tensor:
+        """Diffusion matrix G G^T.
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            G G^T, ``(D, D)``.
+        """
         return self.matrix(self.sde.apply_diffusion_matrix(self.unit, self.time(t)))
 
     def kernel(self, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of the kernel x_t | x_0 = N(A x + b, C).
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            A ``(D, D)``, b ``(D,)`` and C ``(D, D)``.
+        """
         return self.parts(self.sde.kernel(torch.tensor(t, dtype=torch.float64)))
 
     def step(self, s: float, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients of the transition x_t | x_s = N(A x + b, C).
+
+        Args:
+            s: Start time in [0, T].
+            t: End time, >= s.
+
+        Returns:
+            A ``(D, D)``, b ``(D,)`` and C ``(D, D)``.
+        """
         return self.parts(
             self.sde.transition(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
         )
 
     def parts(self, kernel: GaussianKernel) -> tuple[Tensor, Tensor, Tensor]:
-        """A ``(D, D)``, b ``(D,)`` and C ``(D, D)`` of N(A x + b, C)."""
+        """Coefficients of a kernel N(A x + b, C).
+
+        Args:
+            kernel: The kernel.
+
+        Returns:
+            A ``(D, D)``, b ``(D,)`` and C ``(D, D)``.
+        """
         return *self.affine(kernel.mean), self.matrix(kernel.covariance(self.unit))
 
     def marginal(self, t: float) -> tuple[Tensor, Tensor]:
-        """Mean ``(D,)`` and covariance ``(D, D)`` of x_t for the data of ``start``."""
+        """Marginal distribution of x_t for the Gaussian data of ``start``.
+
+        Args:
+            t: Time in [0, T].
+
+        Returns:
+            Mean ``(D,)`` and covariance ``(D, D)``.
+        """
         (mean, covariance), (a, b, c) = self.start, self.kernel(t)
         return a @ mean + b, a @ covariance @ a.mT + c
 
     def score(self, x: Tensor, t: float) -> Tensor:
-        """Exact score of the Gaussian data at states ``(B, *state)``."""
+        """Exact score for the Gaussian data of ``start``.
+
+        Args:
+            x: States, ``(B, *state)``.
+            t: Time in [0, T].
+
+        Returns:
+            The score, ``(B, *state)``.
+        """
         mean, covariance = self.marginal(t)
         flat = x.reshape(len(x), self.size)
         out: Tensor = -torch.linalg.solve(covariance, (flat - mean).mT).mT.reshape(x.shape)
