@@ -13,8 +13,7 @@ import torch
 
 from benchmarks import matrix
 from scoresde.samplers import PredictorCorrector
-from scoresde.samplers.exponential import ExponentialMultistep
-from scoresde.samplers.exponential.runge_kutta import ExponentialRungeKutta
+from scoresde.samplers.exponential import ExponentialMultistep, ExponentialRungeKutta
 from scoresde.samplers.predictor_corrector.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
 from tests import compatibility

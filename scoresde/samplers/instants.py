@@ -121,6 +121,6 @@ def with_noise(sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
     """The steps. Raises ValueError for a time without noise."""
     if not all(math.isfinite(interval.at.lam + interval.to.lam) for interval in intervals):
         raise ValueError(
-            f"the grid ends at t={intervals[-1].to.t:g}, where {sde!r} has no noise: end it above, at t_min > 0"
+            f"the grid ends at t={intervals[-1].to.t:g}, where {sde!r} has no noise: give a grid that ends at t_min > 0"
         )
     return intervals

@@ -242,7 +242,7 @@ class TestRefusals:
 
     def test_no_noise_at_the_end(self):
         times = torch.linspace(1.0, 0.0, 5, dtype=torch.float64)
-        with pytest.raises(ValueError, match="end it above"):
+        with pytest.raises(ValueError, match="give a grid that ends at t_min > 0"):
             DPMSolverPlusPlus(times)(VPSDE(), self.score, (2, 2))
 
     def test_maps_that_do_not_commute(self):

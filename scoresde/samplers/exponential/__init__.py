@@ -1,7 +1,12 @@
-"""Exponential integrators: multistep and single-step methods of any order, with or without noise."""
+"""Exponential integrators: multistep and Runge-Kutta methods of any order for linear processes, with or without noise."""
 
 from scoresde._arguments import check_constructors
-from scoresde.samplers.exponential.multistep import DEIS, AdamsBashforth, DPMSolverPlusPlus, ExponentialMultistep, UniPC
+from scoresde.samplers.exponential.adams import AdamsBashforth
+from scoresde.samplers.exponential.churn import Churn
+from scoresde.samplers.exponential.deis import DEIS
+from scoresde.samplers.exponential.dpm_solver import DPMSolverPlusPlus, DPMSolverSingleStep
+from scoresde.samplers.exponential.edm import EDM
+from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import (
     DataParameterization,
     NoiseParameterization,
@@ -11,7 +16,8 @@ from scoresde.samplers.exponential.parameterization import (
     log_noise_to_signal,
     noise_to_signal,
 )
-from scoresde.samplers.exponential.runge_kutta import EDM, Churn, DPMSolverSingleStep, ExponentialRungeKutta
+from scoresde.samplers.exponential.runge_kutta import ExponentialRungeKutta
+from scoresde.samplers.exponential.unipc import UniPC
 
 __all__ = [
     "AdamsBashforth",

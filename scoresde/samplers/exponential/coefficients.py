@@ -1,9 +1,12 @@
-"""Steps of exponential integrators, all coefficients in float64 before the first: the integral of `parameterization.py`,
+r"""Coefficients of the steps of exponential integrators, in float64, computed before the first step.
 
-    y_b = P(b, a) y_a + (1 + eta^2) int_a^b P(b, u) K(u) sum_k N_k l_k(u) du + noise,
+With Lagrange's polynomials l_k through the times at which the prediction N was evaluated, the integral of
+``parameterization.py`` becomes
 
-with Lagrange's polynomials l_k through the places where the prediction N was evaluated, by Gauss and Legendre's rule: exact to
-rounding, at any order and on any grid, without a formula for each method.
+.. math:: y_b = P(b, a)\, y_a + \sum_k w_k N_k + z, \qquad w_k = (1 + \eta^2) \int_{u_a}^{u_b} P(b, u)\, K(u)\, l_k(u)\, du.
+
+The weights w_k are computed by Gauss-Legendre quadrature. They are exact to rounding for any order and any grid,
+without a separate formula for each method.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.solvers.quadrature import gauss_legendre, lagrange
 
 _POINTS = 8
-"""Of the quadrature, and two more for each unit of u in the longest step: what is left out is below 1e-12."""
+"""Number of quadrature points, plus two for each unit of u in the longest step. The error is below 1e-12."""
 
 Factor = float | LinearMap
-"""A number, or a map in the state's dtype."""
+"""A number, or a linear map in the dtype of the state."""
 
 
 def combine(terms: Iterable[tuple[Factor, Tensor]]) -> Tensor:
-    """The sum of factors times tensors, a new tensor."""
+    """The sum of factors times tensors, as a new tensor."""
     total: Tensor | None = None
     for factor, value in terms:
         if isinstance(factor, float):
@@ -39,7 +42,7 @@ def combine(terms: Iterable[tuple[Factor, Tensor]]) -> Tensor:
 
 
 def factors(maps: LinearMap, like: Tensor, count: int) -> list[Factor]:
-    """The maps of a batch of ``count``, numbers as numbers, in the dtype and on the device of ``like``."""
+    """A batch of ``count`` maps as a list, in the dtype and on the device of ``like``. Scalar maps become floats."""
     if isinstance(maps, ScalarMap):
         return list(maps.c.expand(count).tolist())
     return [maps[k].to(like) for k in range(count)]
@@ -47,18 +50,23 @@ def factors(maps: LinearMap, like: Tensor, count: int) -> list[Factor]:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Places in time: u and t, both (n,) float64."""
+    """Times and their log spreads.
+
+    Attributes:
+        u: (n,) float64, log spread of the process.
+        t: (n,) float64.
+    """
 
     u: Tensor
     t: Tensor
 
     @classmethod
     def at(cls, sde: LinearSDE, t: Tensor) -> Nodes:
-        """The places of times. Raises ValueError for one without noise."""
+        """The nodes at times. Raises ValueError if the process has no noise at one of them."""
         u = sde.log_spread(t)
         if not bool(torch.isfinite(u).all()):
             raise ValueError(
-                f"the grid ends at t={float(t[-1]):g}, where {sde!r} has no noise: end it above, at t_min > 0"
+                f"the grid ends at t={float(t[-1]):g}, where {sde!r} has no noise: give a grid that ends at t_min > 0"
             )
         return cls(u, t)
 
@@ -66,7 +74,7 @@ class Nodes:
         return Nodes(self.u[k], self.t[k])
 
     def towards(self, sde: LinearSDE, other: Nodes, share: float) -> Nodes:
-        """A share of the way in u from here to ``other``."""
+        """The nodes (1 - share) u + share u', for the log spreads u' of ``other``."""
         if share == 0.0 or share == 1.0:
             return other if share else self
         u = (1.0 - share) * self.u + share * other.u
@@ -75,53 +83,79 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Rule:
-    """y_b = propagator y_a + sum_k weights[k] N_k + noise_scale z for each of n steps: lists of n factors."""
+    """Coefficients of n steps: y_b = propagator y_a + sum_k weights[k] N_k + noise_scale z.
+
+    Attributes:
+        propagator: n factors.
+        weights: n lists of factors, one for each prediction.
+        noise_scale: n factors; None for the probability flow.
+    """
 
     propagator: list[Factor]
     weights: list[list[Factor]]
     noise_scale: list[Factor] | None
 
     def __call__(self, i: int, y: Tensor, predictions: Iterable[Tensor]) -> Tensor:
-        """Step i without its noise; predictions beyond the rule's are left out, and weights beyond the predictions."""
+        """Step i without its noise. Surplus predictions and surplus weights are ignored."""
         return combine([(self.propagator[i], y), *zip(self.weights[i], predictions, strict=False)])
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """n steps as the integral has them: at quadrature points u, t (p, n), maps ``shares`` = (1 + eta^2) P K du, p of n each."""
+    """The integrals of n steps, at p quadrature points each.
+
+    Attributes:
+        parameterization: The parameterization.
+        u: (p, n), log spreads of the quadrature points.
+        t: (p, n), times of the quadrature points.
+        kernels: p batches of n maps, (1 + eta^2) P K times the quadrature weight.
+        propagator: P of the n steps.
+        noise_scale: Root of the covariance of the noise of each step; None for the probability flow.
+    """
 
     parameterization: Parameterization
     u: Tensor
     t: Tensor
-    shares: list[LinearMap]
+    kernels: list[LinearMap]
     propagator: LinearMap
     noise_scale: LinearMap | None
 
     @classmethod
     def of(cls, sde: LinearSDE, parameterization: Parameterization, eta: float, start: Nodes, end: Nodes) -> Intervals:
-        """The steps from ``start`` (n) to ``end``."""
+        """The steps from the n nodes ``start`` to the n nodes ``end``."""
         width = end.u - start.u
         x, w = gauss_legendre(_POINTS + int(2.0 * float(width.abs().max())))
         u = start.u + x[:, None] * width
         t = sde.time_of_log_spread(u.flatten()).reshape(u.shape)
         propagator, *propagators = parameterization.propagators(sde, eta, [start.t, *t, end.t])
-        shares = [
-            p.compose(parameterization.slope(sde, t[j])).times((1.0 + eta**2) * w[j] * width)
+        kernels = [
+            p.compose(parameterization.coefficient(sde, t[j])).times((1.0 + eta**2) * w[j] * width)
             for j, p in enumerate(propagators)
         ]
         return cls(
-            parameterization, u, t, shares, propagator, parameterization.noise(sde, eta, start.t, end.t, propagator)
+            parameterization,
+            u,
+            t,
+            kernels,
+            propagator,
+            parameterization.noise_scale(sde, eta, start.t, end.t, propagator),
         )
 
     def rule(self, nodes: list[Nodes], used: Tensor, like: Tensor) -> Rule:
-        """The steps by the polynomials through ``nodes``, of which ``used`` (n, m) count."""
+        """The coefficients for polynomials through given nodes.
+
+        Args:
+            nodes: m sets of n nodes: for each step, the times of m predictions.
+            used: (n, m) bool, whether the polynomial of a step goes through the prediction.
+            like: A state. The coefficients have its dtype and device.
+        """
         n, m = used.shape
         places = torch.stack([self.parameterization.variable(v.u, v.t) for v in nodes], -1)
         sums: list[LinearMap | None] = [None] * m
-        for u, t, share in zip(self.u, self.t, self.shares, strict=True):
+        for u, t, kernel in zip(self.u, self.t, self.kernels, strict=True):
             values = lagrange(places, used, self.parameterization.variable(u, t))
             for k in range(m):
-                part, sofar = share.times(values[:, k]), sums[k]
+                part, sofar = kernel.times(values[:, k]), sums[k]
                 sums[k] = part if sofar is None else sofar.add(part)
         columns = [factors(total, like, n) for total in sums if total is not None]
         return Rule(
@@ -133,7 +167,14 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The prediction N = p y + q score(m + y, t) at one time; t (B,), centre m (1, *state) or None for 0."""
+    """Evaluates the prediction N = p y + q score(m + y, t) at one time.
+
+    Attributes:
+        t: (B,), the time.
+        on_state: p; None if it is zero.
+        on_score: q.
+        centre: (1, *state), m; None if it is zero.
+    """
 
     t: Tensor
     on_state: Factor | None
@@ -147,12 +188,12 @@ class Evaluation:
         )
 
     def state(self, y: Tensor) -> Tensor:
-        """m + y."""
+        """The state m + y."""
         return y if self.centre is None else y + self.centre
 
 
 def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tensor, like: Tensor) -> list[Evaluation]:
-    """One for each of the times (n,), for states like ``like`` (B, *state)."""
+    """An `Evaluation` for each of the times (n,), for states like ``like`` (B, *state)."""
     n = len(times)
     on_state, on_score = parameterization.prediction(sde, times)
     states = [None] * n if on_state is None else factors(on_state, like, n)
@@ -162,7 +203,7 @@ def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tenso
 
 
 def centres(sde: LinearSDE, times: Tensor, like: Tensor) -> list[Tensor] | list[None]:
-    """m at each of the times (n,), (1, *state); None where the process has no shift."""
+    """m (1, *state) at each of the times (n,); None if the process has no shift."""
     kernel = sde.kernel(times)
     if kernel.centred is kernel:
         return [None] * len(times)
@@ -170,18 +211,18 @@ def centres(sde: LinearSDE, times: Tensor, like: Tensor) -> list[Tensor] | list[
     return [sde.kernel(t).mean(origin).to(like) for t in times]
 
 
-def linear(sde: object, sampler: object) -> LinearSDE:
-    """The process in continuous time. Raises TypeError where it is not linear."""
+def linear_process(sde: object, user: str) -> LinearSDE:
+    """The process in continuous time. Raises TypeError if it is not linear; ``user`` is named in the message."""
     if not isinstance(sde, LinearSDE):
         raise TypeError(
-            f"sde={sde!r} has no closed-form kernel, which {type(sampler).__name__} needs: use ProbabilityFlowODE, "
+            f"sde={sde!r} has no closed-form kernel, which {user} needs: use ProbabilityFlowODE, "
             "ReverseSDESampler or AdaptiveSDE"
         )
     return sde.continuous
 
 
 def finish(sde: LinearSDE, score: CountedScore, x: Tensor, t: Tensor, denoise: bool) -> Tensor:
-    """x, or E[x_0 | x] where ``denoise``."""
+    """The result of a sampler: E[x_0 | x] if ``denoise``, otherwise x."""
     if not denoise:
         return x
     at = t.expand(len(x))

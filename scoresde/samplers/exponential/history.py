@@ -1,14 +1,22 @@
-"""What a multistep method knows from the steps before: predictions of the data, and the weights of a polynomial through them.
+r"""The polynomial through the previous predictions of a multistep method, for scalar coefficients.
 
-For scalar coefficients, with lambda = ln(alpha / sigma) and k = 1 + eta^2, a step from lambda_t over h to lambda_s is
+With lambda = ln(alpha / sigma) and k = 1 + eta^2, a step from lambda_t over h to lambda_s is
 
-    x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s int_0^h k e^(-k (h - tau)) D(lambda_t + tau) dtau + noise
+.. math::
 
-and the polynomial D through predictions D_j at lambda_t + tau_j has the integral sum_j w_j D_j, where the weights solve
+    x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta^2 h} x_t
+        + \alpha_s \int_0^h k\, e^{-k (h - \tau)} D(\lambda_t + \tau)\, d\tau + z.
 
-    sum_j w_j tau_j^i = int_0^h k e^(-k (h - tau)) tau^i dtau = k h^(i+1) i! phi_(i+1)(-k h)        i = 0, 1, ...
+D is the polynomial through the predictions D_j of the data at lambda_t + tau_j. The integral is sum_j w_j D_j, with the
+weights
 
-with the functions phi of exponential integrators; Zhao et al. 2023 (arXiv:2302.04867) write the same system as R_p rho = b.
+.. math::
+
+    \sum_j w_j \tau_j^i = \int_0^h k\, e^{-k (h - \tau)} \tau^i d\tau = k\, h^{i+1}\, i!\, \varphi_{i+1}(-k h),
+    \qquad i = 0, 1, \dots
+
+phi_i are the phi-functions of exponential integrators. Zhao et al. 2023 (arXiv:2302.04867) write this system as R_p rho
+= b.
 """
 
 from __future__ import annotations
@@ -22,11 +30,21 @@ from torch import Tensor
 from scoresde.samplers.instants import Interval
 
 _TERMS = 20
-"""Of the series of phi, for arguments of size at most 1: what is left out is below 1e-19."""
+"""Number of terms in the series of phi, for arguments of size at most 1. The error is below 1e-19."""
 
 
 def phi(order: int, z: float) -> float:
-    """phi_m(z) = sum_n z^n / (n + m)!, so that phi_0 = e^z and phi_m(z) = (phi_(m-1)(z) - 1 / (m - 1)!) / z."""
+    """phi_m(z) = sum_n z^n / (n + m)!.
+
+    phi_0(z) = e^z, and phi_m(z) = (phi_(m-1)(z) - 1 / (m - 1)!) / z.
+
+    Args:
+        order: m.
+        z: The argument.
+
+    Returns:
+        The value.
+    """
     if abs(z) <= 1.0:
         term = total = 1.0 / math.factorial(order)
         for n in range(1, _TERMS):
@@ -40,7 +58,16 @@ def phi(order: int, z: float) -> float:
 
 
 def polynomial_weights(nodes: Sequence[float], h: float, k: float) -> list[float]:
-    """The weights w_j above for predictions at ``nodes`` tau_j, by Bjorck and Pereyra's elimination."""
+    """The weights w_j above, by the algorithm of Bjorck and Pereyra for Vandermonde systems.
+
+    Args:
+        nodes: The tau_j.
+        h: Length of the step in lambda.
+        k: 1 + eta^2.
+
+    Returns:
+        The w_j.
+    """
     n = len(nodes)
     w = [k * h ** (i + 1) * math.factorial(i) * phi(i + 1, -k * h) for i in range(n)]
     for j in range(n - 1):
@@ -56,14 +83,14 @@ def polynomial_weights(nodes: Sequence[float], h: float, k: float) -> list[float
 
 @dataclass(frozen=True)
 class History:
-    """The predictions that a step used, the latest first, and their weights.
+    """The predictions that a step used, the latest one first, and their weights.
 
     Attributes:
         interval: The step.
-        eta: Of the step's noise.
-        lams: Where the predictions were made.
+        eta: Amount of noise of the step.
+        lams: The lambda of each prediction.
         data: The predictions, each (B, *state).
-        weights: alpha_s w_j.
+        weights: alpha_s w_j for each prediction.
     """
 
     interval: Interval
@@ -74,7 +101,7 @@ class History:
 
     @classmethod
     def of(cls, interval: Interval, eta: float, data: Tensor, past: History | None, order: int) -> History:
-        """The prediction ``data`` at the start of the step, and those before it, ``order`` in all."""
+        """The prediction ``data`` at the start of the step and those of ``past``, at most ``order`` in total."""
         lams: tuple[float, ...] = (interval.at.lam,)
         known: tuple[Tensor, ...] = (data,)
         if past is not None:
@@ -82,7 +109,16 @@ class History:
         return cls(interval, eta, lams, known, _weights(interval, eta, lams))
 
     def corrected(self, x: Tensor, data: Tensor, lam: float) -> Tensor:
-        """The end x of the step again, by the polynomial that also goes through the prediction ``data`` there, at ``lam``."""
+        """Correct the end of the step: use the polynomial that also goes through the prediction made there.
+
+        Args:
+            x: (B, *state), the end of the step.
+            data: (B, *state), the prediction of the data there.
+            lam: lambda there.
+
+        Returns:
+            (B, *state), the corrected state.
+        """
         new, *others = _weights(self.interval, self.eta, (lam, *self.lams))
         x = x.add(data, alpha=new)
         for before, weight, other in zip(self.data, self.weights, others, strict=True):

@@ -1,26 +1,35 @@
-"""Exponential multistep methods: one evaluation of the score for a step, the polynomial through the last ``order`` predictions.
+r"""Exponential multistep methods: one evaluation of the score per step.
 
-    y_(i+1) = P y_i + sum_k b_k N_(i-k) + noise_scale z          N_i = N(y_i, t_i)
+A step interpolates the prediction N of the parameterization by the polynomial through its last ``order`` values:
 
-    DPM-Solver++(2M), (3M)     order 2, 3, Data             Lu et al. 2022 (arXiv:2211.01095)
-    SDE-DPM-Solver++(2M)       order 2, DataParameterization, eta = 1       the same
-    UniPC                      order 2, 3, DataParameterization, corrector  Zhao et al. 2023 (arXiv:2302.04867)
-    DEIS                       order 2, 3, Noise            Zhang & Chen 2023 (arXiv:2204.13902)
-    Adams-Bashforth            any order, Whitened
-    DDIM, EDM's Euler          order 1
+.. math:: y_{i+1} = P y_i + \sum_{k < order} w_k N_{i-k} + z, \qquad N_i = N(y_i, t_i)
 
-With the corrector, y_i is taken anew once N_i is known, by the polynomial that contains it, for no further evaluation; the order
-rises by one. The order is that of the flow: noise leaves weak order 2 at most, since one evaluation sees no more of a path.
+with the weights w_k of ``coefficients.py``. Known methods are special cases:
 
-The first step has one prediction only and with it a local error of second order, which stays in the result: a method of third
-order opens with a step by Runge and Kutta's, at one evaluation more (see ``start_order``).
+=======================  ==========  ========================  ===================================
+method                   order       parameterization          settings
+=======================  ==========  ========================  ===================================
+DDIM, Euler method       1           any
+DPM-Solver++(2M), (3M)   2, 3        ``DataParameterization``
+SDE-DPM-Solver++(2M)     2           ``DataParameterization``  ``eta=1``
+UniPC                    2, 3        ``DataParameterization``  ``corrector=True``
+DEIS                     2, 3        ``NoiseParameterization``
+Adams-Bashforth          any         ``Whitened``
+=======================  ==========  ========================  ===================================
+
+The corrector computes y_i again when N_i is known, by the polynomial that also goes through N_i. It needs no further
+evaluation, and the order rises by one. The order is that of the probability flow. With noise the weak order is at most
+2.
+
+The first step has a single prediction. Its local error is of second order, and limits the order of the result to two. A
+method of higher order therefore begins with a Runge-Kutta step, which takes more evaluations (``start_order``).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -30,16 +39,21 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore
-from scoresde.samplers.discretization import Grid, Times, discretization, plain_steps
-from scoresde.samplers.exponential.coefficients import Intervals, Nodes, Rule, combine, evaluations, finish, linear
+from scoresde.samplers.discretization import Grid, Times
+from scoresde.samplers.exponential.coefficients import (
+    Intervals,
+    Nodes,
+    Rule,
+    combine,
+    evaluations,
+    finish,
+    linear_process,
+)
 from scoresde.samplers.exponential.history import History
 from scoresde.samplers.exponential.parameterization import (
     DataParameterization,
-    NoiseParameterization,
     Parameterization,
-    Whitened,
     check_parameterization,
-    diffusion_time,
     log_noise_to_signal,
 )
 from scoresde.samplers.exponential.runge_kutta import TABLEAUS, Stages
@@ -48,26 +62,28 @@ from scoresde.samplers.grids import focused
 from scoresde.samplers.instants import Interval, with_noise
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
-_THIRD = 15
-"""Steps from which `UniPC` has order 3."""
-
 
 class ExponentialMultistep(GridSampler):
-    """Multistep method for any linear process, on any grid.
+    """Exponential multistep method, for any linear process and any grid.
 
     Args:
-        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
-        order: Predictions in a polynomial, 1 to 4.
-        parameterization: `DataParameterization`, `NoiseParameterization` or `Whitened`.
-        eta: 0 the probability flow, 1 the reverse SDE; between and above 1 for processes whose maps commute.
-        corrector: Take each state again with the evaluation made at it.
-        start_order: Order of the first step, 1 to 3, at as many evaluations. None: what the order needs, order - 1, less one with
-            a corrector, at most 3; with noise 1.
-        cell: Width in u of the cells of a fixed Brownian path from which the noise is taken, e.g. 0.01: then runs with any number
-            of steps follow the same path. None: a draw for each step.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
+        steps: Number of steps N, or N + 1 descending times. A step takes one evaluation of the score.
+        order: Number of predictions in a polynomial, 1 to 4.
+        parameterization: :class:`DataParameterization`, :class:`NoiseParameterization` or :class:`Whitened`.
+        eta: Amount of noise. 0 is the probability flow, 1 is the reverse SDE. Other values need a process whose maps
+            commute.
+        corrector: Correct each state with the evaluation made there.
+        start_order: Order of the first step, 1 to 3. It takes as many evaluations. None: the order that the method
+            needs, which is ``order - 1``, or ``order - 2`` with a corrector, between 1 and 3; 1 with noise.
+        cell: Width in u of the cells of a fixed Brownian path, for example 0.01. Runs with any number of steps then
+            follow the same path. None: independent noise in each step.
+        grid: Function of ``scoresde.samplers.grids``.
+        t_min: Last time. None: the process's own if it has one, otherwise 1e-3.
+        denoise: Return E[x_0 | x] instead of x at the end. This takes one more evaluation.
+
+    Raises:
+        TypeError: If the parameterization is of another type.
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -93,16 +109,10 @@ class ExponentialMultistep(GridSampler):
             check_choice("start_order", start_order, (1, 2, 3))
         if eta and start_order is not None and start_order > 1:
             raise ValueError(
-                f"start_order={start_order!r} is not allowed with eta={eta!r}: give 1, noise leaves no use for more"
+                f"start_order={start_order!r} is not allowed with eta={eta!r}: give 1, a higher order has no use with noise"
             )
-        self.order, self.parameterization, self.eta, self.corrector, self.cell = (
-            order,
-            parameterization,
-            float(eta),
-            corrector,
-            cell,
-        )
-        self.start_order = start_order
+        self.order, self.start_order, self.corrector = order, start_order, corrector
+        self.parameterization, self.eta, self.cell = parameterization, float(eta), cell
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
     @property
@@ -114,36 +124,30 @@ class ExponentialMultistep(GridSampler):
 
     @property
     def stochastic(self) -> bool:
-        """Whether a step adds noise."""
+        """Whether a step adds noise, for ``eta`` above 0."""
         return self.eta > 0.0
 
     def process(self, sde: SDE) -> LinearSDE:
-        """The process in continuous time. Raises TypeError where it is not linear."""
-        return linear(sde, self)
+        return linear_process(sde, type(self).__name__)
 
     def has_step(self, process: LinearSDE) -> bool:
-        """Whether the coefficients are scalar and the polynomials those of the data in ln(alpha / sigma)."""
-        data = (
-            type(self.parameterization) is DataParameterization
-            and self.parameterization.variable is log_noise_to_signal
-        )
+        p = self.parameterization
+        data = type(p) is DataParameterization and p.variable is log_noise_to_signal
         return super().has_step(process) and data and self.first_step_order == 1
 
     def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
-        """The steps. Raises ValueError for a time without noise."""
         return with_noise(sde, intervals)
 
     def draws(self, steps: int, x: Tensor, noise: NoiseSource, intervals: list[Interval]) -> Iterator[Any]:
-        """Standard normals, also those of a fixed path."""
         if not self.stochastic:
             return iter([None] * steps)
         u = [-at.lam for at in (*(i.at for i in intervals), intervals[-1].to)]
         return step_normals(noise, x, torch.tensor(u, dtype=torch.float64), self.cell)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s sum_k w_k D_k + noise, D_k the last predictions of the data.
+        """x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s sum_k w_k D_k + z, with the last predictions D_k of the data.
 
-        With the corrector, x_t is first taken again by the polynomial that contains its own prediction.
+        With a corrector, x_t is first computed again by the polynomial that also goes through the prediction at x_t.
         """
         at, to, eta = interval.at, interval.to, self.eta
         h = to.lam - at.lam
@@ -183,7 +187,7 @@ class ExponentialMultistep(GridSampler):
         return finish(sde, score, places[-1].state(y), clocks[-1], self.denoise), times
 
     def _rules(self, sde: LinearSDE, grid: Nodes, like: Tensor) -> tuple[Rule, Rule | None]:
-        """Predictor and corrector of every step."""
+        """Coefficients of the predictor and the corrector of every step."""
         n = len(grid.t) - 1
         step = torch.arange(n)
         start, end = grid[:-1], grid[1:]
@@ -203,11 +207,18 @@ class ExponentialMultistep(GridSampler):
 
 
 def step_normals(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None) -> Iterator[Tensor]:
-    """The standard normals of the steps of a grid u (n + 1,), falling, each (B, *state): one for each, or sums over the cells of
-    a fixed path.
+    """Standard normal noise (B, *state) for each step of a grid.
 
-    Cell j reaches from u_0 - j cell to u_0 - (j + 1) cell, and belongs to the step that holds its middle. A step without one has
-    a draw of its own: whatever the grid, the draws are independent and standard normal.
+    Args:
+        noise: Source of the noise.
+        like: (B, *state), a state.
+        u: (n + 1,), descending log spreads of the grid.
+        cell: Width of the cells of a fixed path. None: independent noise in each step.
+
+    Returns:
+        An iterator of n tensors. With a fixed path, a step has the normalized sum over its cells. Cell j is the
+        interval from u_0 - j cell to u_0 - (j + 1) cell, and belongs to the step that contains its middle. A step
+        without a cell has separate noise. The noise of different steps is independent for every grid.
     """
     bounds = [0] * len(u) if cell is None else ((u[0] - u) / cell + 0.5).floor().long().tolist()
     counts = [b - a for a, b in pairwise(bounds)]
@@ -222,130 +233,5 @@ def step_normals(noise: NoiseSource, like: Tensor, u: Tensor, cell: float | None
 
 
 def add_noise(mean: Tensor, z: Tensor | None, sigma: float, eta: float, h: float) -> Tensor:
-    """mean + sigma_s sqrt(1 - e^(-2 eta^2 h)) z."""
+    """mean + sigma_s sqrt(1 - e^(-2 eta^2 h)) z; only the mean if z is None."""
     return mean if z is None else mean.add(z, alpha=sigma * math.sqrt(-math.expm1(-2.0 * eta**2 * h)))
-
-
-class DPMSolverPlusPlus(ExponentialMultistep):
-    """DPM-Solver++(2M), and (3M) with order 3; with eta = 1 SDE-DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095).
-
-    Args:
-        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
-        order: 1 to 4.
-        eta: 0 the probability flow, 1 the reverse SDE.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
-    """
-
-    def __init__(
-        self,
-        steps: Times = 20,
-        order: int = 2,
-        eta: float = 0.0,
-        *,
-        grid: Grid = focused,
-        t_min: float | None = None,
-        denoise: bool = True,
-    ) -> None:
-        super().__init__(steps, order, DataParameterization(), eta, grid=grid, t_min=t_min, denoise=denoise)
-
-    def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """Order 2, with r = h' / h for the step before, k = 1 + eta^2 and G = 1 - e^(-k h):
-
-        x_s = sigma_s / sigma_t e^(-eta^2 h) x_t + alpha_s G D + alpha_s (1 - G / (k h)) (D - D') / r
-        """
-        if self.order > 2:
-            return super().step(model, x, interval, z, past)
-        at, to, eta = interval.at, interval.to, self.eta
-        h, k = to.lam - at.lam, 1.0 + eta**2
-        gain, data = -math.expm1(-k * h), model.data(x, at)
-        mean = torch.add(to.sigma / at.sigma * math.exp(-(eta**2) * h) * x, data, alpha=to.alpha * gain)
-        if past is not None and self.order == 2:
-            before, r = past[0], past[1] / h
-            mean.add_(data - before, alpha=to.alpha * (1.0 - gain / (k * h)) / r)
-        return add_noise(mean, z, to.sigma, eta, h), mean, (data, h)
-
-
-class UniPC(ExponentialMultistep):
-    """UniPC-p with p = ``order`` predictions and the corrector (Zhao et al. 2023, arXiv:2302.04867).
-
-    Args:
-        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
-        order: 1 to 4. None: 2 below 15 steps, where a third order is less stable, else 3.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
-    """
-
-    def __init__(
-        self,
-        steps: Times = 20,
-        order: int | None = None,
-        *,
-        grid: Grid = focused,
-        t_min: float | None = None,
-        denoise: bool = True,
-    ) -> None:
-        if order is None:
-            order = 2 if discretization(plain_steps(steps), grid, t_min).steps < _THIRD else 3
-        super().__init__(steps, order, DataParameterization(), corrector=True, grid=grid, t_min=t_min, denoise=denoise)
-
-
-class DEIS(ExponentialMultistep):
-    """tAB-DEIS: the noise by polynomials of t (Zhang & Chen 2023, arXiv:2204.13902).
-
-    Args:
-        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
-        order: 1 to 4.
-        variable: What the polynomials are of; `noise_to_signal` makes it the rhoAB-DEIS.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
-    """
-
-    def __init__(
-        self,
-        steps: Times = 20,
-        order: int = 3,
-        variable: Callable[[Tensor, Tensor], Tensor] = diffusion_time,
-        *,
-        grid: Grid = focused,
-        t_min: float | None = None,
-        denoise: bool = True,
-    ) -> None:
-        super().__init__(steps, order, NoiseParameterization(variable), grid=grid, t_min=t_min, denoise=denoise)
-
-    @property
-    def variable(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What the polynomials are of."""
-        return self.parameterization.variable
-
-
-class AdamsBashforth(ExponentialMultistep):
-    """Adams and Bashforth's method in whitened coordinates; with the corrector Adams and Moulton's after it.
-
-    Args:
-        steps: Number of steps N, each of them one evaluation of the score, or N + 1 descending times.
-        order: 1 to 4.
-        data_std: Standard deviation of the data, about zero.
-        corrector: Take each state again with the evaluation made at it.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return E[x_0 | x] at the end, at the price of one evaluation, in place of x.
-    """
-
-    def __init__(
-        self,
-        steps: Times = 20,
-        order: int = 2,
-        data_std: float = 0.5,
-        *,
-        corrector: bool = False,
-        grid: Grid = focused,
-        t_min: float | None = None,
-        denoise: bool = True,
-    ) -> None:
-        parameterization = Whitened(data_std=data_std)
-        super().__init__(steps, order, parameterization, corrector=corrector, grid=grid, t_min=t_min, denoise=denoise)
-        self.data_std = data_std

@@ -1,28 +1,53 @@
-"""What an exponential integrator solves exactly, and what it interpolates.
+r"""What an exponential integrator solves exactly, and what it interpolates.
 
-The reverse equation with noise ``eta`` (0 the probability flow, 1 the reverse SDE; all have the marginals of the process) is
+The equations
 
-    dx = [F x - (1 + eta^2) / 2 G G^T score] dt + eta G dw'
+.. math:: dx = \left[F x - \frac{1 + \eta^2}{2} G G^T \nabla \log p_t(x)\right] dt + \eta\, G\, dw
 
-Data N(0, c^2 I) has x_t ~ N(m_t, S), S = c^2 A A^T + L L^T, and with y = x - m_t the equation splits into a linear part that
-carries N(0, S) to itself, and the rest, slow where data is not far from such a Gaussian: over the clock u (`log_spread`), with
+have the marginals of the process for every eta. The probability flow has eta = 0, the reverse SDE has eta = 1.
+
+Gaussian data N(0, c^2 I) would have the marginals N(m_t, S_t) with S = c^2 A A^T + L L^T, for the signal map A and the
+noise map L of the kernel. Let y = x - m_t. The score of this Gaussian is -S^-1 y, and its part of the equation is
+linear. The rest changes slowly if the data are similar to such a Gaussian. Over u, the log spread of the process, with
 B B^T = G G^T dt / (2 du),
 
-    dy = M y dt + (1 + eta^2) [-B B^T (score + S^-1 y)] du + eta G dw'       M = F + (1 + eta^2) / 2 G G^T S^-1
+.. math::
 
-    y_s = P(s, t) y_t + (1 + eta^2) int P(s, u) K(u) N(u) du + noise of covariance  S_s - P(s, t) S_t P(s, t)^T
+    dy &= M y\, dt - (1 + \eta^2) B B^T (\nabla \log p_t(x) + S^{-1} y)\, du + \eta\, G\, dw,
+    \qquad M = F + \frac{1 + \eta^2}{2} G G^T S^{-1},
 
-where P is the propagator of M and the bracket is written as K N for a prediction N, of which the integrator takes a polynomial:
+    y_s &= P(s, t)\, y_t + (1 + \eta^2) \int_{u_t}^{u_s} P(s, u)\, K(u)\, N(u)\, du + z,
+    \qquad \mathrm{Cov}\, z = S_s - P(s, t)\, S_t\, P(s, t)^T.
 
-    Data      c = 0          N = E[x_0 | x_t]                       K = -B B^T (L L^T)^-1 A      DPM-Solver++, SDE-DPM-Solver++
-    Noise     c -> infinity  N = E[z | x_t]                         K = B B^T L^-T               DPM-Solver, DEIS, EDM
-    Whitened  c between      N = -U^-1 B B^T (score + S^-1 y)       K = U,  U U^T = S            nothing moves for Gaussian data
+Here P is the propagator of M: it solves the linear part exactly. K N is the integrand -B B^T (score + S^-1 y), written
+as a coefficient K times a prediction N. The integrator replaces N by a polynomial. A parameterization chooses c and K:
 
-For numbers alpha, sigma they are y_s = (sigma_s / sigma_t) y_t - sigma_s int e^-u N du, (alpha_s / alpha_t) y_t + alpha_s int e^u
-N du, and sqrt(S_s / S_t) y_t + sqrt(S_s) int N du (Lu et al. 2022, arXiv:2206.00927, 2211.01095; Zhang & Chen 2023, 2204.13902).
+=========================  ============  =============================  =====================  =====================
+parameterization           c             N                              K                      used by
+=========================  ============  =============================  =====================  =====================
+``DataParameterization``   0             E[x_0 | x_t]                   -B B^T (L L^T)^-1 A    DPM-Solver++, UniPC
+``NoiseParameterization``  infinite      E[z | x_t]                     B B^T L^-T             DPM-Solver, DEIS, EDM
+``Whitened``               ``data_std``  -U^-1 B B^T (score + S^-1 y)   U, with U U^T = S      Adams-Bashforth
+=========================  ============  =============================  =====================  =====================
 
-The propagator is R(s) R(t)^-1. Where maps commute R = U (U A^-1)^(eta^2); for eta = 1 it is S A^-T for any maps, which is Bayes's
-rule; with c infinite it is A; what is left, the flow of blocks, is integrated by Runge and Kutta's method.
+With ``Whitened`` the prediction N is zero for data N(0, data_std^2 I).
+
+For scalar alpha and sigma the flow is, in this order,
+
+.. math::
+
+    x_s &= \frac{\sigma_s}{\sigma_t} x_t - \sigma_s \int e^{-u} N\, du, \qquad
+    x_s = \frac{\alpha_s}{\alpha_t} x_t + \alpha_s \int e^{u} N\, du,
+
+    x_s &= \sqrt{S_s / S_t}\, x_t + \sqrt{S_s} \int N\, du.
+
+The propagator is P(s, t) = R(s) R(t)^-1. If the maps commute, R = U (U A^-1)^(eta^2). For eta = 1 and any maps, R = S
+A^-T, by Bayes's rule. In the limit of infinite c, R = A. The remaining case, the flow of maps that do not commute, is
+integrated by a Runge-Kutta method.
+
+References:
+    Lu et al. 2022, arXiv:2206.00927 (DPM-Solver), arXiv:2211.01095 (DPM-Solver++).
+    Zhang & Chen 2023, arXiv:2204.13902 (DEIS).
 """
 
 from __future__ import annotations
@@ -40,50 +65,112 @@ from scoresde.sde import LinearMap, LinearSDE
 from scoresde.sde.gaussian_flow import flow_maps
 
 Variable = Callable[[Tensor, Tensor], Tensor]
-"""(u, t) -> what the interpolating polynomials are polynomials of."""
+"""(u, t) -> the variable of the interpolating polynomials."""
 
 
 @checked_arguments
 def log_noise_to_signal(u: Tensor, t: Tensor) -> Tensor:
-    """u itself, ln(sigma / alpha) where the process has numbers: the choice of DPM-Solver."""
+    """Polynomials of u, as in DPM-Solver. For scalar coefficients u is ln(sigma / alpha).
+
+    Args:
+        u: (n,), log spread of the process.
+        t: (n,), times.
+
+    Returns:
+        u.
+    """
     return u
 
 
 @checked_arguments
 def noise_to_signal(u: Tensor, t: Tensor) -> Tensor:
-    """e^u, sigma / alpha: the choice of EDM, and of DEIS's rho-methods."""
+    """Polynomials of e^u, as in EDM and the rho-methods of DEIS. For scalar coefficients e^u is sigma / alpha.
+
+    Args:
+        u: (n,), log spread of the process.
+        t: (n,), times.
+
+    Returns:
+        e^u.
+    """
     return u.exp()
 
 
 @checked_arguments
 def diffusion_time(u: Tensor, t: Tensor) -> Tensor:
-    """t: the choice of DEIS's t-methods."""
+    """Polynomials of t, as in the t-methods of DEIS.
+
+    Args:
+        u: (n,), log spread of the process.
+        t: (n,), times.
+
+    Returns:
+        t.
+    """
     return t
 
 
 @dataclass(frozen=True, repr=False)
 class Parameterization(ABC):
-    """A linear part and a prediction.
+    """Splits the equation into a linear part and a prediction.
 
-    variable: what the polynomials are of: `log_noise_to_signal`, `noise_to_signal` or `diffusion_time`.
+    Args:
+        variable: Variable of the polynomials: ``log_noise_to_signal``, ``noise_to_signal``, ``diffusion_time``, or
+            another function (u, t) -> value that is monotonic in t.
     """
 
     variable: Variable = log_noise_to_signal
 
     @abstractmethod
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap | None:
-        """S at times (n,); None where it is infinite."""
+        """Covariance S of the Gaussian.
+
+        Args:
+            sde: The process.
+            t: (n,), times.
+
+        Returns:
+            S at each time; None if it is infinite.
+        """
 
     @abstractmethod
     def prediction(self, sde: LinearSDE, t: Tensor) -> tuple[LinearMap | None, LinearMap]:
-        """(p, q) with N = p y + q score; None for 0."""
+        """Factors of the prediction N = p y + q score.
+
+        Args:
+            sde: The process.
+            t: (n,), times.
+
+        Returns:
+            p and q at each time; p is None if it is zero.
+        """
 
     @abstractmethod
-    def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
-        """K."""
+    def coefficient(self, sde: LinearSDE, t: Tensor) -> LinearMap:
+        """Coefficient K of the prediction in the integrand.
+
+        Args:
+            sde: The process.
+            t: (n,), times.
+
+        Returns:
+            K at each time.
+        """
 
     def propagators(self, sde: LinearSDE, eta: float, times: Sequence[Tensor]) -> list[LinearMap]:
-        """P(last, k) for each but the last of a sequence of falling times, each (n,)."""
+        """Propagators P to the last time of a sequence.
+
+        Args:
+            sde: The process.
+            eta: Amount of noise.
+            times: Descending times, each (n,).
+
+        Returns:
+            P(last, t) for each time but the last.
+
+        Raises:
+            ValueError: If the maps do not commute and eta is not 0 or 1.
+        """
         roots = [self._root(sde, eta, t) for t in times]
         if roots[-1] is not None:
             return [roots[-1].compose(root.inverse()) for root in roots[:-1]]  # type: ignore[union-attr]
@@ -100,20 +187,33 @@ class Parameterization(ABC):
             whole.insert(0, whole[0].compose(flow_maps(sde, times[k], times[k + 1], precision)))
         return whole
 
-    def noise(self, sde: LinearSDE, eta: float, t: Tensor, s: Tensor, propagator: LinearMap) -> LinearMap | None:
-        """A root of the covariance of the step's noise; None for the flow."""
+    def noise_scale(self, sde: LinearSDE, eta: float, t: Tensor, s: Tensor, propagator: LinearMap) -> LinearMap | None:
+        """Root of the covariance of the noise in a step.
+
+        Args:
+            sde: The process.
+            eta: Amount of noise.
+            t: (n,), times at which the steps start.
+            s: (n,), times at which they end.
+            propagator: P(s, t).
+
+        Returns:
+            The root; None for the probability flow.
+        """
         if eta == 0.0:
             return None
         end, start = self.covariance(sde, s), self.covariance(sde, t)
-        if end is None or start is None:  # eta^2 A_st^-1 C A_st^-T, C the forward step's
+        if (
+            end is None or start is None
+        ):  # eta^2 A^-1 C A^-T, for the forward step from s to t with map A and covariance C
             kernel = sde.transition(s, t)
             return kernel.signal_map().inverse().compose(kernel.noise_map()).times(torch.full_like(t, eta))
-        carried = propagator.compose(start).compose(propagator.transpose())
-        square = end.add(carried.times(torch.full_like(t, -1.0)))
+        transferred = propagator.compose(start).compose(propagator.transpose())
+        square = end.add(transferred.times(torch.full_like(t, -1.0)))
         return square.add(square.transpose()).times(torch.full_like(t, 0.5)).root()
 
     def _root(self, sde: LinearSDE, eta: float, t: Tensor) -> LinearMap | None:
-        """R, or None where it has no closed form."""
+        """R; None if it has no closed form."""
         signal, covariance = sde.kernel(t).signal_map(), self.covariance(sde, t)
         if covariance is None:
             return signal
@@ -138,13 +238,17 @@ def noise_square(sde: LinearSDE, t: Tensor) -> LinearMap:
 
 
 def _power(positive: LinearMap, exponent: float) -> LinearMap:
-    """A power of a map that is numbers, one or one for each mode."""
+    """A power of a scalar map, or of a map that is diagonal in a basis."""
     return replace(positive, c=positive.c**exponent)  # type: ignore[type-var, attr-defined]
 
 
 @dataclass(frozen=True, repr=False)
 class DataParameterization(Parameterization):
-    """The data's mean given x_t; exact for data in one point."""
+    """Interpolates the prediction of the data, E[x_0 | x_t]. It is exact for data at a single point.
+
+    Args:
+        variable: Variable of the polynomials.
+    """
 
     def covariance(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         return noise_square(sde, t)
@@ -153,14 +257,18 @@ class DataParameterization(Parameterization):
         back = sde.kernel(t).signal_map().inverse()
         return back, back.compose(noise_square(sde, t))
 
-    def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
+    def coefficient(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         pull = spread_square(sde, t).compose(noise_square(sde, t).inverse()).compose(sde.kernel(t).signal_map())
         return pull.times(torch.full_like(t, -1.0))
 
 
 @dataclass(frozen=True, repr=False)
 class NoiseParameterization(Parameterization):
-    """The noise's mean given x_t; exact where the score is constant."""
+    """Interpolates the prediction of the noise, E[z | x_t]. It is exact for a constant score.
+
+    Args:
+        variable: Variable of the polynomials.
+    """
 
     def covariance(self, sde: LinearSDE, t: Tensor) -> None:
         return None
@@ -168,15 +276,19 @@ class NoiseParameterization(Parameterization):
     def prediction(self, sde: LinearSDE, t: Tensor) -> tuple[LinearMap | None, LinearMap]:
         return None, sde.kernel(t).noise_map().transpose().times(torch.full_like(t, -1.0))
 
-    def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
+    def coefficient(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         return spread_square(sde, t).compose(sde.kernel(t).noise_map().transpose().inverse())
 
 
 @dataclass(frozen=True, repr=False)
 class Whitened(Parameterization):
-    """By how much the score differs from that of data N(0, data_std^2 I), in whitened coordinates; exact for such data.
+    """Interpolates the difference between the score and that of data N(0, data_std^2 I), in whitened coordinates.
 
-    data_std: of the data, about zero, > 0.
+    It is exact for such data.
+
+    Args:
+        variable: Variable of the polynomials.
+        data_std: Standard deviation of the data about zero, > 0.
     """
 
     data_std: float = 0.5
@@ -193,12 +305,12 @@ class Whitened(Parameterization):
         on_score = covariance.root().inverse().compose(spread_square(sde, t)).times(torch.full_like(t, -1.0))
         return on_score.compose(covariance.inverse()), on_score
 
-    def slope(self, sde: LinearSDE, t: Tensor) -> LinearMap:
+    def coefficient(self, sde: LinearSDE, t: Tensor) -> LinearMap:
         return self.covariance(sde, t).root()
 
 
 def check_parameterization(parameterization: object) -> None:
-    """Raise TypeError unless it is a `Parameterization`."""
+    """Raise TypeError if the value is not a `Parameterization`."""
     if not isinstance(parameterization, Parameterization):
         raise TypeError(
             f"parameterization={parameterization!r} is not a Parameterization: give DataParameterization(), "

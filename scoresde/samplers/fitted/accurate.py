@@ -14,8 +14,8 @@ from torch import Tensor
 from scoresde._validation import check_count, check_counts, check_number, check_sizes
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
-from scoresde.samplers.exponential.coefficients import linear
-from scoresde.samplers.exponential.multistep import UniPC
+from scoresde.samplers.exponential.coefficients import linear_process
+from scoresde.samplers.exponential.unipc import UniPC
 from scoresde.samplers.fitted.pilot import PilotGrid, pilot_grid
 from scoresde.sde import LinearSDE, Score
 from scoresde.sde.scores import HALF
@@ -98,7 +98,7 @@ class Pilot:
         """
         check_counts("shape", shape)
         check_count("shape[0]", shape[0] if shape else 0, least=16)
-        process, counted = linear(sde, "fit"), CountedScore(score, shape[0], dtype)
+        process, counted = linear_process(sde, "fit"), CountedScore(score, shape[0], dtype)
         dtype = torch.float32 if dtype in HALF else dtype
 
         def draw(sampler: Sampler, keep: int = 0):  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ from scoresde._validation import check_count, check_counts, check_kind, check_se
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
-from scoresde.samplers.exponential.coefficients import linear
+from scoresde.samplers.exponential.coefficients import linear_process
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Whitened
 from scoresde.samplers.fitted.accurate import Pilot, distances
@@ -106,7 +106,7 @@ def fit(
         if len(pilot) < 1 or pilot[0] < 16:
             raise ValueError(f"pilot={tuple(pilot)} is not allowed: give the shape (B, *event), with B at least 16")
         pilot = Pilot.of(sde, score, pilot, seed=seed, dtype=dtype, device=device)
-    elif not pilot.process.same_as(linear(sde, "fit")):
+    elif not pilot.process.same_as(linear_process(sde, "fit")):
         raise ValueError(f"sde={sde!r} is not the process of the pilot, {pilot.process!r}")
     counted = _CountedRows(score, len(pilot.starts), dtype)
     half = len(pilot.starts) // 2

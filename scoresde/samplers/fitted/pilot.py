@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_counts, check_number
-from scoresde.samplers.exponential.coefficients import Evaluation, evaluations, linear
+from scoresde.samplers.exponential.coefficients import Evaluation, evaluations, linear_process
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import Whitened
 from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
@@ -122,7 +122,7 @@ def pilot_grid(
         score, dtype = CheckedScore(score, dtype=kind), torch.float32
         start = None if start is None else start.float()
     parameterization = Whitened(data_std=data_std)
-    process = linear(sde, "pilot_grid")
+    process = linear_process(sde, "pilot_grid")
     ends = process.log_spread(torch.tensor([t_min, process.T], dtype=torch.float64)).tolist()
     sampler = ExponentialMultistep(_times(process, t_min, ends, (0.0, 1.0), fine), 2, parameterization, corrector=True)
     slopes: list[Tensor] = []

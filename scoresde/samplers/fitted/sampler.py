@@ -32,7 +32,7 @@ from scoresde._files import write_atomic
 from scoresde._validation import check_finite, check_number, check_sizes
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.exponential.coefficients import Factor, combine, linear
+from scoresde.samplers.exponential.coefficients import Factor, combine, linear_process
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Parameterization, Whitened
 from scoresde.samplers.fitted.expectation import Expectation
@@ -149,7 +149,7 @@ class FittedMultistep(Sampler):
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        process = linear(sde, self)
+        process = linear_process(sde, type(self).__name__)
         top, end = (torch.tensor([t], dtype=torch.float64) for t in (process.T, self.t_min))
         start, *points = white_coordinates(process, torch.cat((top, self.times, end)), self.mean, self.data_std, x)
         clocks = torch.cat((self.times, end)).to(x).unbind()
@@ -193,7 +193,7 @@ class FittedSampler(Sampler):
     ) -> tuple[Tensor, Tensor]:
         event_shape = sde.extract_data(x[:1]).shape[1:]
         wanted = f"this sampler was fitted to, {self.process}"
-        check_fingerprint(linear(sde, self), event_shape, self.fingerprint, wanted)
+        check_fingerprint(linear_process(sde, type(self).__name__), event_shape, self.fingerprint, wanted)
         return self.sampler.run(sde, score, x, noise, callback)
 
     def start_time(self, sde: SDE) -> float:
