@@ -130,8 +130,8 @@ class CentredGamma(DensityNoise):
         theta: Scale, > 0: a number or ``(B,)``.
 
     References:
-        Nachmani, San-Roman, Wolf 2021, Non Gaussian denoising diffusion models, arXiv:2106.07582.
-        Nachmani, San-Roman, Wolf 2021, Denoising diffusion gamma models, arXiv:2110.05948.
+        - Nachmani, San-Roman, Wolf 2021, Non Gaussian denoising diffusion models, arXiv:2106.07582.
+        - Nachmani, San-Roman, Wolf 2021, Denoising diffusion gamma models, arXiv:2110.05948.
     """
 
     k: Parameter

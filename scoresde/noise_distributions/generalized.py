@@ -42,7 +42,7 @@ from scoresde.noise_distributions.gamma import draw_log_gamma
 
 @dataclass(frozen=True)
 class GeneralizedNormal(DensityNoise):
-    r"""Generalized normal noise, with a density proportional to exp(-(|n| / alpha)^beta).
+    r"""Generalized normal noise, with a density proportional to ``exp(-(|n| / alpha)^beta)``.
 
     .. math::
         p(n) = \frac{\beta}{2 \alpha \Gamma(1/\beta)} e^{-(|n| / \alpha)^\beta}, \qquad

@@ -256,7 +256,7 @@ class LinearSDE(SDE):
         return slope
 
     def log_spread(self, t: Tensor) -> Tensor:
-        """Log noise-to-signal ratio by determinants: u(t) = (ln |det L| - ln |det A|) / d.
+        """Log noise-to-signal ratio by determinants: ``u(t) = (ln |det L| - ln |det A|) / d``.
 
         It increases with t for every process, because A^-1 L L^T A^-T does, so it can be used as a time variable. For scalar
         coefficients it equals ``log_noise``.

@@ -81,7 +81,7 @@ class NonlinearSDE(SDE):
             Samplers and likelihoods use it without a check, so T must be large enough that p_T is close to it.
         divergence: D = div(g g^T), a function (x, t) that returns the shape of x, if it is known for a g(x, t). By default it
             is computed by automatic differentiation: one backward pass if g returns ``(B,)``, d passes if it returns the
-                shape of x.
+            shape of x.
         steps: Number of steps of ``simulate``, >= 1.
         solver: SDE solver of ``simulate``. If g depends on x, Stratonovich solvers are not allowed. Solvers of order above
             1/2 are then correct only if g_i depends on x_i alone.

@@ -231,12 +231,12 @@ class GaussianKernel(ABC):
         return x / expand((self.signal() * data_std).hypot(self.level()), x)
 
     def log_det(self) -> Tensor:
-        """Log-determinant of L per coordinate: ln |det L| / d, ``()`` or ``(B,)``."""
+        """Log-determinant of L per coordinate: ``ln |det L| / d``, ``()`` or ``(B,)``."""
         return self.noise_map().log_det()
 
     @abstractmethod
     def contraction(self) -> Tensor:
-        """Factor by which the mean scales the variance of x_s: |det A|^(2/d), ``()`` or ``(B,)``.
+        """Factor by which the mean scales the variance of x_s: ``|det A|^(2/d)``, ``()`` or ``(B,)``.
 
         It is 1 - beta_i in the notation of DDPM.
         """

@@ -87,7 +87,7 @@ class LinearMap(ABC):
 
     @abstractmethod
     def log_det(self) -> Tensor:
-        """Log-determinant per coordinate: ln |det| / d, ``()`` or ``(B,)``."""
+        """Log-determinant per coordinate: ``ln |det| / d``, ``()`` or ``(B,)``."""
 
     @abstractmethod
     def mean_square(self) -> Tensor:

@@ -6,7 +6,7 @@ The process is::
     sigma_max^2 I)
 
 The transition from s to t has the variance t^2 - s^2 = (t - s)(t + s). Samples that start from the prior have an error
-of x_0^2 / (2 sigma_max^2) nats per coordinate, which is 8e-5 for |x_0| = 1 and the default 80. The error of the
+of x_0^2 / (2 sigma_max^2) nats per coordinate, which is 8e-5 for ``|x_0| = 1`` and the default 80. The error of the
 log-density of a single sample is E[x_0] x_T / sigma_max^2, of either sign, so the data should have mean 0.
 """
 

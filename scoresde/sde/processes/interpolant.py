@@ -46,10 +46,10 @@ class LinearInterpolantSDE(ScalarSDE):
         epsilon: Coefficient alpha(T) of the data at the last time, in (0, 1/2].
 
     References:
-        Lipman et al. 2022, Flow matching for generative modeling, arXiv:2210.02747.
-        Liu et al. 2022, Flow straight and fast: learning to generate and transfer data with rectified flow,
-        arXiv:2209.03003. Albergo & Vanden-Eijnden 2022, Building normalizing flows with stochastic interpolants,
-        arXiv:2209.15571.
+        - Lipman et al. 2022, Flow matching for generative modeling, arXiv:2210.02747.
+        - Liu et al. 2022, Flow straight and fast: learning to generate and transfer data with rectified flow,
+          arXiv:2209.03003.
+        - Albergo & Vanden-Eijnden 2022, Building normalizing flows with stochastic interpolants, arXiv:2209.15571.
     """
 
     epsilon: float = 1e-3

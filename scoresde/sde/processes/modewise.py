@@ -103,8 +103,8 @@ class BlurringSDE(ModewiseSDE):
         epsilon: Distance of the end of the schedule from pure noise, in (0, 1/2].
 
     References:
-        Hoogeboom & Salimans 2022, Blurring diffusion models, arXiv:2209.05557.
-        Rissanen et al. 2022, Generative modelling with inverse heat dissipation, arXiv:2206.13397.
+        - Hoogeboom & Salimans 2022, Blurring diffusion models, arXiv:2209.05557.
+        - Rissanen et al. 2022, Generative modelling with inverse heat dissipation, arXiv:2206.13397.
     """
 
     def __init__(

@@ -77,18 +77,18 @@ class ScheduleSDE(ScalarSDE):
     def check_schedule(self) -> None:
         """Check that alpha and sigma define a process.
 
-        They are evaluated at k T / 1000 for k = 0 .. 1000, and at T / 10^k and T - T / 10^k for k = 4, 5, 6.
+        They are evaluated at k T / 1000 for k = 0 .. 1000, and at T / 10^k and T - T / 10^k for k = 4, 5, 6. A pair is
+        rejected in these cases:
+
+        - A value has the wrong shape, or depends on the other times.
+        - alpha or sigma is not finite, cannot be differentiated by torch, or is not > 0 at a time > 0.
+        - sigma < 0 at t = 0.
+        - F or g^2 is not finite, or ``|F| T > 1e8``, which means that alpha has reached 0.
+        - The signal-to-noise ratio increases: g^2 < 0 by more than rounding (1e-6 of its two terms), or alpha / sigma
+          is larger at the next time.
 
         Raises:
-            ValueError: If one of these holds. The message names the quantity and the time.
-
-                - A value has the wrong shape, or depends on the other times.
-                - alpha or sigma is not finite, cannot be differentiated by torch, or is not > 0 at a time > 0.
-                - sigma < 0 at t = 0.
-                - F or g^2 is not finite, or |F| T > 1e8, which means that alpha has reached 0.
-                - The signal-to-noise ratio increases: g^2 < 0 by more than rounding (1e-6 of its two terms), or alpha /
-                sigma is
-                  larger at the next time.
+            ValueError: If the pair does not define a process. The message names the quantity and the time.
         """
         near = torch.logspace(-6, -4, 3, dtype=torch.float64)
         t = torch.cat((torch.linspace(0.0, 1.0, 1001, dtype=torch.float64), near, 1.0 - near)).sort().values * self.T

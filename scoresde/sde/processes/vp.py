@@ -120,8 +120,8 @@ class VPSDE(LinearBeta):
         T: The last time, > 0. beta(t) does not depend on it.
 
     References:
-        Song et al. 2021, arXiv:2011.13456, eq. 11.
-        Ho et al. 2020, Denoising diffusion probabilistic models, arXiv:2006.11239: its chain, see ``discretize``.
+        - Song et al. 2021, arXiv:2011.13456, eq. 11.
+        - Ho et al. 2020, Denoising diffusion probabilistic models, arXiv:2006.11239: its chain, see ``discretize``.
 
     Example:
         >>> import torch
