@@ -9,9 +9,9 @@ adds up to::
 
     x_t = sqrt(abar_t) x_0 + sum_{i<=t} b_i n_i,    b_i = sqrt(beta_i abar_t / abar_i),    sum_i b_i^2 = 1 - abar_t
 
-``sum_of_steps(b)`` is the distribution of this sum if it is known in closed form (for a Gaussian, N(0, std^2 sum_i
-b_i^2)). Otherwise it is a ``NoiseSum``, which draws all t terms. Cumulants add. For a distribution of variance v and
-excess kurtosis kappa, the sum has::
+``sum_of_steps(b)`` is the distribution of this sum if it is known in closed form (for a Gaussian,
+N(0, std^2 sum_i b_i^2)). Otherwise it is a ``NoiseSum``, which draws all t terms. Cumulants add. For a distribution of
+variance v and excess kurtosis kappa, the sum has::
 
     variance v sum_i b_i^2,    excess kurtosis kappa sum_i b_i^4 / (sum_i b_i^2)^2
 

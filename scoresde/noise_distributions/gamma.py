@@ -13,15 +13,15 @@ sqrt(abar_t / abar_i) theta_i = theta_t for all i, so the sum is again of this f
 
     x_t - sqrt(abar_t) x_0 ~ centered Gamma(kbar_t, theta_t),    kbar_t = sum_{i<=t} k_i = (1 / abar_t - 1) / theta_0^2
 
-because the sum of beta_i / abar_i = 1 / abar_i - 1 / abar_{i-1} telescopes. Its variance is kbar_t theta_t^2 = 1 -
-abar_t.
+because the sum of beta_i / abar_i = 1 / abar_i - 1 / abar_{i-1} telescopes. Its variance is
+kbar_t theta_t^2 = 1 - abar_t.
 
-Sampling: G ~ Gamma(a, 1) with a >= 1 solves Q(a, G) = v for the upper tail Q and a keyed uniform v of 64 bits. For a <
-1 it is G_{a+1} u^(1/a). In logarithms this works for every small shape. On the CPU, SciPy inverts Q, or P = 1 - Q if
-that is smaller, to rounding. On other devices three steps of Halley's method solve ln Q or ln P in y = ln G, starting
-from the Wilson-Hilferty approximation G = a (1 - 1/(9a) + z / (3 sqrt(a)))^3 at the normal quantile z. The error is
-2e-9 standard deviations, the accuracy of torch's Q. For a >= 1e6 the approximation itself is used, with an error of
-1e-5 standard deviations.
+Sampling: G ~ Gamma(a, 1) with a >= 1 solves Q(a, G) = v for the upper tail Q and a keyed uniform v of 64 bits. For
+a < 1 it is G_{a+1} u^(1/a). In logarithms this works for every small shape. On the CPU, SciPy inverts Q, or P = 1 - Q
+if that is smaller, to rounding. On other devices three steps of Halley's method solve ln Q or ln P in y = ln G,
+starting from the Wilson-Hilferty approximation G = a (1 - 1/(9a) + z / (3 sqrt(a)))^3 at the normal quantile z. The
+error is 2e-9 standard deviations, the accuracy of torch's Q. For a >= 1e6 the approximation itself is used, with an
+error of 1e-5 standard deviations.
 """
 
 from __future__ import annotations

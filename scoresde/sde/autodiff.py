@@ -1,9 +1,9 @@
 """Time derivatives of coefficients by automatic differentiation.
 
-If a function has one value for each time, reverse-mode differentiation gives the derivative. If it has many (the modes of an
-image, the coordinates of a mean), reverse mode gives u -> sum_j u_j df_j/dt. This function is linear in u, and its derivative
-in u is df_j/dt for every j, at the cost of two passes. `torch.func.jvp` needs one pass but is eight times slower, because
-torch computes products with constants in Python in forward mode.
+If a function has one value for each time, reverse-mode differentiation gives the derivative. If it has many (the modes
+of an image, the coordinates of a mean), reverse mode gives u -> sum_j u_j df_j/dt. This function is linear in u, and
+its derivative in u is df_j/dt for every j, at the cost of two passes. ``torch.func.jvp`` needs one pass but is eight
+times slower, because torch computes products with constants in Python in forward mode.
 
 The derivatives are differentiable in t and in the parameters of f if f(t) is. Under ``torch.no_grad`` they are not.
 """

@@ -6,10 +6,11 @@ Data ``x_0`` at ``t = 0`` becomes noise at ``t = T``. Three equations have the s
     reverse SDE        dx = [f(x, t) - g(t)^2 score(x, t)] dt + g(t) dw'      solved from T down to 0      (eq. 6)
     probability flow   dx = [f(x, t) - g(t)^2 score(x, t) / 2] dt                                          (eq. 13)
 
-`linear.py` has the processes whose drift is linear in x. `scalar.py` has those of them with scalar coefficients.
+``linear.py`` has the processes whose drift is linear in x. ``scalar.py`` has those of them with scalar coefficients.
 
-Shapes: x is ``(B, *event)``, where the event has any shape. t is ``(B,)``, or ``()`` for one time that all samples share.
-Results have the shape of x. Times are in ``[0, T]``; other times raise ValueError. Coefficients are computed in the dtype of t.
+Shapes: x is ``(B, *event)``, where the event has any shape. t is ``(B,)``, or ``()`` for one time that all samples
+share. Results have the shape of x. Times are in ``[0, T]``; other times raise ValueError. Coefficients are computed in
+the dtype of t.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ class SDE(ABC):
     .. math::
         dx = f(x, t)\, dt + g(t)\, dw
 
-    A subclass implements ``drift`` (f), ``diffusion`` (g), ``prior_sample``, ``prior_log_prob`` and ``marginal_sample``.
+    A subclass implements ``drift`` (f), ``diffusion`` (g), ``prior_sample``, ``prior_log_prob`` and
+    ``marginal_sample``.
 
     Args:
-        T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it. f and g do not
-            depend on T: a larger T continues the process.
+        T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it. f and g
+            do not depend on T: a larger T continues the process.
 
     References:
         Song et al. 2021, Score-based generative modeling through stochastic differential equations, arXiv:2011.13456.
@@ -101,7 +103,7 @@ class SDE(ABC):
             device: Device of the samples.
 
         Returns:
-            The samples, ``(B, *state)``. The state has the shape of the event unless `state_shape` says otherwise.
+            The samples, ``(B, *state)``. The state has the shape of the event unless ``state_shape`` says otherwise.
         """
 
     @abstractmethod
@@ -124,7 +126,7 @@ class SDE(ABC):
         Args:
             z: Vectors, ``(B, *state)``.
             t: Times in [0, T], ``()`` or ``(B,)``.
-            x: States, ``(B, *state)``. Needed only if the process is not `additive`.
+            x: States, ``(B, *state)``. Needed only if the process is not ``additive``.
 
         Returns:
             g z, in the shape of z.
@@ -137,7 +139,7 @@ class SDE(ABC):
         Args:
             v: Vectors, ``(B, *state)``.
             t: Times in [0, T], ``()`` or ``(B,)``.
-            x: States, ``(B, *state)``. Needed only if the process is not `additive`.
+            x: States, ``(B, *state)``. Needed only if the process is not ``additive``.
 
         Returns:
             g g^T v, in the shape of v.
@@ -196,15 +198,16 @@ class SDE(ABC):
     def sample_auxiliary(self, x0: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor | float]:
         """Draw the auxiliary components of the state at t = 0 given the data.
 
-        The log-likelihood has the bound log p(x_0) >= E[log p(state) - log q(auxiliary)]. It is an equality if there are no
-        auxiliary components.
+        The log-likelihood has the bound log p(x_0) >= E[log p(state) - log q(auxiliary)]. It is an equality if there
+        are no auxiliary components.
 
         Args:
             x0: Data, ``(B, *event)``.
             noise: Source of the random numbers.
 
         Returns:
-            The states ``(B, *state)`` and log q of the auxiliary components in nats, ``(B,)``, or 0.0 if there are none.
+            The states ``(B, *state)`` and log q of the auxiliary components in nats, ``(B,)``, or 0.0 if there are
+            none.
         """
         return x0, 0.0
 
@@ -294,9 +297,9 @@ def process_of(score: object) -> SDE | None:
 def check_same_process(sde: SDE, score: object) -> None:
     """Check that a score belongs to a process.
 
-    The process of a model or of a closed-form score is ``score.sde``. Wrappers are searched for it. A plain function has no
-    process, so only the type is checked. A chain matches its continuous-time process, and a copy of a process matches the
-    process if the coefficients agree.
+    The process of a model or of a closed-form score is ``score.sde``. Wrappers are searched for it. A plain function
+    has no process, so only the type is checked. A chain matches its continuous-time process, and a copy of a process
+    matches the process if the coefficients agree.
 
     Args:
         sde: The process of the caller.

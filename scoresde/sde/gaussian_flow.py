@@ -1,7 +1,7 @@
 """Exact solution of the probability flow for Gaussian data, as a change of coordinates.
 
-In the new coordinates, a point does not move if the score is that of Gaussian data, and moves little if the score is close to
-it.
+In the new coordinates, a point does not move if the score is that of Gaussian data, and moves little if the score is
+close to it.
 
 Data N(0, c^2 I) has the marginal N(m_t, S) with S = c^2 A A^T + L L^T, and m_t = 0 unless the process is shifted. The
 probability flow is d(x - m_t)/dt = M (x - m_t) with::
@@ -12,9 +12,9 @@ For any other score, use the time variable u of ``LinearSDE.log_spread``, B = G 
 
     dw/du = -R^-1 B (h + B^T S^-1 (x - m_t))         div dx/du = tr M dt/du - tr B^T S^-1 B - tr dh/dxi
 
-Here dh/dxi is the Jacobian of xi -> B^T score(x + B xi). For scalar coefficients, -h is the expected noise E[z | x_t]. Scalar
-maps and maps that are diagonal in one basis commute, and R is a root of S. Blocks do not commute, and R is the product of the
-maps of the flow over small steps, each computed by the fourth-order Runge-Kutta method in float64.
+Here dh/dxi is the Jacobian of xi -> B^T score(x + B xi). For scalar coefficients, -h is the expected noise E[z | x_t].
+Scalar maps and maps that are diagonal in one basis commute, and R is a root of S. Blocks do not commute, and R is the
+product of the maps of the flow over small steps, each computed by the fourth-order Runge-Kutta method in float64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scoresde.sde.linalg.maps import BlockMap, LinearMap, ScalarMap
 from scoresde.sde.linear import LinearSDE
 
 _SUBSTEP = 0.01
-"""Largest step of the flow of blocks, in u. For third-order Langevin diffusion the error of R is 4e-8 (`test_whitening.py`)."""
+"""Largest step of the flow of blocks, in u. For third-order Langevin diffusion the error of R is 4e-8 (``test_whitening.py``)."""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ With linear maps F, G, A and L on the state::
 
     dx = F(t) x dt + G(t) dw        x_t | x_0 ~ N(A(t) x_0, L(t) L(t)^T)
 
-A drift F(t) x + c(t) is the same process in coordinates x - m(t) with m' = F m + c: the statements about x hold for x - m, and
-the kernel includes the shift (`ShiftedKernel`). `shifted.py` adds a shift to any linear process.
+A drift F(t) x + c(t) is the same process in coordinates x - m(t) with m' = F m + c: the statements about x hold for x -
+m, and the kernel includes the shift (``ShiftedKernel``). ``shifted.py`` adds a shift to any linear process.
 
-The score of the kernel at A x_0 + L z is -L^-T z. With score = grad log p_t(x), the expected noise and data given x_t are::
+The score of the kernel at A x_0 + L z is -L^-T z. With score = grad log p_t(x), the expected noise and data given x_t
+are::
 
     E[z | x_t] = -L^T score        E[x_0 | x_t] = A^-1 (x_t + L L^T score)    (Tweedie's formula)
 
-Scalar F, G, A, L are in `scalar.py`. A scalar for each mode of a basis: `modewise.py`. Matrices over position and velocity:
-`langevin.py`. General matrix-valued functions of time, optionally one for each mode of a basis: `matrix.py`.
-Losses, models, samplers and likelihoods use only this interface, so they work for all of them.
+Scalar F, G, A, L are in ``scalar.py``. A scalar for each mode of a basis: ``modewise.py``. Matrices over position and
+velocity: ``langevin.py``. General matrix-valued functions of time, optionally one for each mode of a basis:
+``matrix.py``. Losses, models, samplers and likelihoods use only this interface, so they work for all of them.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class LinearSDE(SDE):
     .. math::
         dx = F(t)\, x\, dt + G(t)\, dw, \qquad x_t \mid x_0 \sim N(A(t) x_0, L(t) L(t)^T)
 
-    A subclass implements ``drift_map`` (F), ``diffusion_map`` (G), ``kernel`` (A and L), ``_transition`` and ``prior_root``.
-    All other methods are derived from these.
+    A subclass implements ``drift_map`` (F), ``diffusion_map`` (G), ``kernel`` (A and L), ``_transition`` and
+    ``prior_root``. All other methods are derived from these.
 
     Args:
         T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it.
@@ -79,7 +80,8 @@ class LinearSDE(SDE):
     def kernel(self, t: Tensor) -> GaussianKernel:
         """Transition kernel from time 0 to t, the distribution of x_t given x_0.
 
-        Its argument is the mean of the state at t = 0, ``embed_data(x0)``. Auxiliary components at t = 0 are marginalized.
+        Its argument is the mean of the state at t = 0, ``embed_data(x0)``. Auxiliary components at t = 0 are
+        marginalized.
 
         Args:
             t: Times in [0, T], ``()`` or ``(B,)``.
@@ -136,8 +138,8 @@ class LinearSDE(SDE):
             t: Times in [0, T], ``()`` or ``(B,)``.
 
         Returns:
-            The mean ``(B, *state)``, and the standard deviation in the shape of t. If it differs between coordinates, it is the
-            root mean square over them.
+            The mean ``(B, *state)``, and the standard deviation in the shape of t. If it differs between coordinates,
+            it is the root mean square over them.
         """
         check_batch("x0", x0)
         self.check_time(t, len(x0))
@@ -188,14 +190,14 @@ class LinearSDE(SDE):
     def posterior_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r"""Mean of the posterior q(x_s | x_t, x_0).
 
-        With :math:`x_s \mid x_0 \sim N(m_s, S_s)` and :math:`x_t \mid x_s \sim N(A x_s, C)`, Bayes' rule gives
+        With :math:`x_s \mid x_0 \sim N(m_s, S_s)`` and :math:``x_t \mid x_s \sim N(A x_s, C)`, Bayes' rule gives
 
         .. math::
             E[x_s \mid x_t, x_0] = m_s + S_s A^T S_t^{-1} (x_t - m_t), \qquad
             Cov[x_s \mid x_t, x_0] = S_s - S_s A^T S_t^{-1} A S_s
 
-        The covariance is that of ``transition(s, t).with_posterior_noise(kernel(t), kernel(s))``. If the state has auxiliary
-        components, x_0 fixes only the data component.
+        The covariance is that of ``transition(s, t).with_posterior_noise(kernel(t), kernel(s))``. If the state has
+        auxiliary components, x_0 fixes only the data component.
 
         Args:
             x_t: States at t, ``(B, *state)``.
@@ -258,8 +260,8 @@ class LinearSDE(SDE):
     def log_spread(self, t: Tensor) -> Tensor:
         """Log noise-to-signal ratio by determinants: ``u(t) = (ln |det L| - ln |det A|) / d``.
 
-        It increases with t for every process, because A^-1 L L^T A^-T does, so it can be used as a time variable. For scalar
-        coefficients it equals ``log_noise``.
+        It increases with t for every process, because A^-1 L L^T A^-T does, so it can be used as a time variable. For
+        scalar coefficients it equals ``log_noise``.
 
         Args:
             t: Times in [0, T], ``()`` or ``(B,)``.
@@ -305,8 +307,8 @@ class LinearSDE(SDE):
     def same_as(self, other: SDE) -> bool:
         """Whether ``other`` is the same process.
 
-        It is if it is the same object, or equal, or of the same type with F, G, kernel and prior that agree to a relative
-        1e-6 at three times.
+        It is if it is the same object, or equal, or of the same type with F, G, kernel and prior that agree to a
+        relative 1e-6 at three times.
 
         Args:
             other: Another process.

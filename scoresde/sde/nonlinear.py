@@ -8,13 +8,14 @@ With additive noise (g depends only on t) the divergence D is 0::
     with               D = div(g g^T),  D_i = d(g_i^2) / dx_i
 
 (Song et al. 2021, arXiv:2011.13456, appendix A.) The transition kernel x_t | x_0 is not known in closed form, so x_t is
-simulated. With h = t / n, the path of each sample to its time t takes n steps in a time variable tau that all samples of the
-batch share::
+simulated. With h = t / n, the path of each sample to its time t takes n steps in a time variable tau that all samples
+of the batch share::
 
     dx = h f(x, h tau) dtau + sqrt(h) g(x, h tau) dW,           tau from 0 to n
 
-One solve therefore serves a batch with different times. Denoising score matching needs the kernel and cannot be used; sliced
-score matching can. Tweedie's formula for E[x_0 | x_t] does not apply either: call samplers with ``denoise=False``.
+One solve therefore serves a batch with different times. Denoising score matching needs the kernel and cannot be used;
+sliced score matching can. Tweedie's formula for E[x_0 | x_t] does not apply either: call samplers with
+``denoise=False``.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ class NonlinearSDE(SDE):
 
     Args:
         f: Drift, a function (x, t) of states ``(B, *event)`` and times ``(B,)`` that returns the shape of x.
-        g: Diffusion, a function of t or of (x, t). The number of its required arguments decides which. It returns ``(B,)``, one
-            number for each sample, or the shape of x, one number for each coordinate.
+        g: Diffusion, a function of t or of (x, t). The number of its required arguments decides which. It returns
+            ``(B,)``, one number for each sample, or the shape of x, one number for each coordinate.
         T: The last time, > 0.
         prior: Distribution at T: the standard deviation of N(0, prior^2 I), or an object with the methods of ``Prior``.
             Samplers and likelihoods use it without a check, so T must be large enough that p_T is close to it.
-        divergence: D = div(g g^T), a function (x, t) that returns the shape of x, if it is known for a g(x, t). By default it
-            is computed by automatic differentiation: one backward pass if g returns ``(B,)``, d passes if it returns the
-            shape of x.
+        divergence: D = div(g g^T), a function (x, t) that returns the shape of x, if it is known for a g(x, t). By
+            default it is computed by automatic differentiation: one backward pass if g returns ``(B,)``, d passes if it
+            returns the shape of x.
         steps: Number of steps of ``simulate``, >= 1.
-        solver: SDE solver of ``simulate``. If g depends on x, Stratonovich solvers are not allowed. Solvers of order above
-            1/2 are then correct only if g_i depends on x_i alone.
+        solver: SDE solver of ``simulate``. If g depends on x, Stratonovich solvers are not allowed. Solvers of order
+            above 1/2 are then correct only if g_i depends on x_i alone.
 
     Raises:
         ValueError: If a value is not allowed. The message names the argument.
@@ -205,8 +206,8 @@ class NonlinearSDE(SDE):
         Args:
             x0: Data, ``(B, *event)``.
             t: Times in [0, T], ``()`` or ``(B,)``.
-            seed: Seed of the paths. The path of sample i depends only on (seed, i, step), unless the solver is adaptive: then
-                the samples of a batch share their steps.
+            seed: Seed of the paths. The path of sample i depends only on (seed, i, step), unless the solver is
+                adaptive: then the samples of a batch share their steps.
             noise: Source of the random numbers. It replaces the seed and the indices of the samples.
             step: Number of the draw. Different numbers give independent paths.
             steps: Number of steps of each path, >= 1. None: the ``steps`` of the process.
@@ -336,7 +337,8 @@ def _arguments(g: Callable[..., Tensor]) -> int:
 def _paths(noise: NoiseSource, step: int) -> NoiseSource:
     """Source of Brownian paths for draw number ``step``.
 
-    The seed is derived from that of ``noise``, so that a reverse solve with the same seed and samples has independent paths.
+    The seed is derived from that of ``noise``, so that a reverse solve with the same seed and samples has independent
+    paths.
     """
     low, high = NoiseSource.of(noise.seed, 1, step).integers(2**32, (2,), step=0, purpose="forward paths")[0].tolist()
     return NoiseSource(low | high << 32, noise.indices)

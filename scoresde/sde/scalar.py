@@ -8,14 +8,15 @@ Score, noise, data and velocity are equivalent descriptions of score = grad log 
 
     noise = -sigma score        data = (x + sigma^2 score) / alpha        velocity = alpha noise - sigma data
 
-The module also has discrete-time Markov chains on N instants: those of DDPM and SMLD, and the Euler-Maruyama discretization
-of any other process::
+The module also has discrete-time Markov chains on N instants: those of DDPM and SMLD, and the Euler-Maruyama
+discretization of any other process::
 
-    x_i = A_i x_(i-1) + L_i z,   i = 0, ..., N-1,   x_(-1) = x_0 the data;      t = i / (N - 1),   i(t) = floor(t (N - 1))
+    x_i = A_i x_(i-1) + L_i z,   i = 0, ..., N-1,   x_(-1) = x_0 the data;      t = i / (N - 1),   i(t) = floor(t (N -
+    1))
 
-A chain is also a process: alpha(t) and sigma(t) are read from its tables at i(t), so losses and models accept a chain in
-place of a process. ``step(t)`` is the transition kernel that ends in x_(i(t)). It differs from the transition of the process
-by terms of order 1/N. Drift, diffusion and prior are those of the process.
+A chain is also a process: alpha(t) and sigma(t) are read from its tables at i(t), so losses and models accept a chain
+in place of a process. ``step(t)`` is the transition kernel that ends in x_(i(t)). It differs from the transition of the
+process by terms of order 1/N. Drift, diffusion and prior are those of the process.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ class ScalarSDE(LinearSDE):
     .. math::
         dx = F(t)\, x\, dt + g(t)\, dw, \qquad x_t \mid x_0 \sim N(\alpha(t) x_0, \sigma(t)^2 I)
 
-    A subclass implements ``alpha``, ``sigma``, ``drift_coefficient`` (F) and ``diffusion`` (g). All other methods are derived
-    from these. The four functions must satisfy
+    A subclass implements ``alpha``, ``sigma``, ``drift_coefficient`` (F) and ``diffusion`` (g). All other methods are
+    derived from these. The four functions must satisfy
 
     .. math::
         F = \frac{d \ln \alpha}{dt}, \qquad g^2 = \frac{d \sigma^2}{dt} - 2 F \sigma^2
 
-    A subclass can also implement ``kernel``, ``log_noise`` and its inverse ``time_of_log_noise`` in closed form. If a class
-    derived from it overrides a coefficient, it inherits the general implementations of these three instead, unless it has its
-    own.
+    A subclass can also implement ``kernel``, ``log_noise`` and its inverse ``time_of_log_noise`` in closed form. If a
+    class derived from it overrides a coefficient, it inherits the general implementations of these three instead,
+    unless it has its own.
 
     Args:
         T: The last time, > 0. The default is the class attribute ``T``, which is 1 unless a subclass sets it.
@@ -208,7 +209,8 @@ _INDEX_SLACK = 1e-4
 class Chain(ScalarSDE):
     """Discrete-time Markov chain of a process with scalar coefficients.
 
-    The chain has N instants t = i T / (N - 1), i = 0, ..., N - 1. Subclasses implement ``alpha``, ``sigma`` and ``step``.
+    The chain has N instants t = i T / (N - 1), i = 0, ..., N - 1. Subclasses implement ``alpha``, ``sigma`` and
+    ``step``.
 
     Args:
         sde: The process in continuous time.

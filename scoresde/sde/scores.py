@@ -1,10 +1,11 @@
 """Evaluation of scores by samplers and likelihoods: evaluation mode, precision and checks of the output.
 
-A score is any callable (x, t), and often calls a network. In training mode, dropout makes results random and batch statistics
-make samples depend on each other. Samplers and likelihoods therefore run in ``evaluation_mode``. ``modules_of`` finds the
-networks: a module, a wrapper around one (``DataParallel``, ``torch.compile``, ``functools.partial``), an object with a module
-as an attribute, and a function that refers to one by a closure, a default or a global name. If a score reaches its network in
-another way, its mode is not changed. A score that needs dropout must call ``network.train()`` itself.
+A score is any callable (x, t), and often calls a network. In training mode, dropout makes results random and batch
+statistics make samples depend on each other. Samplers and likelihoods therefore run in ``evaluation_mode``.
+``modules_of`` finds the networks: a module, a wrapper around one (``DataParallel``, ``torch.compile``,
+``functools.partial``), an object with a module as an attribute, and a function that refers to one by a closure, a
+default or a global name. If a score reaches its network in another way, its mode is not changed. A score that needs
+dropout must call ``network.train()`` itself.
 """
 
 from __future__ import annotations
@@ -137,11 +138,11 @@ class CheckedScore:
 
     Args:
         score: The score.
-        batch: Number of samples in the whole batch. If a call for fewer samples fails, the error message explains that only a
-            part of the batch was evaluated.
+        batch: Number of samples in the whole batch. If a call for fewer samples fails, the error message explains that
+            only a part of the batch was evaluated.
         dtype: float16 or bfloat16 to cast x to this type for the score. The state, times and coefficients stay float32.
-        every_call: Whether to enter ``evaluation_mode`` at every call. Needed if a graph is evaluated again in the backward
-            pass.
+        every_call: Whether to enter ``evaluation_mode`` at every call. Needed if a graph is evaluated again in the
+            backward pass.
     """
 
     def __init__(

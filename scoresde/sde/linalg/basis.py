@@ -6,7 +6,8 @@
     Flat     one orthonormal matrix on the flattened event (PCA, pooling and its complement)
     Fourier  cosines and sines over several dimensions jointly, by the fast Fourier transform
 
-``dct(event_shape)``, ``haar(event_shape)`` and ``fourier(event_shape)`` construct common bases, ``pca(data)`` one from data.
+``dct(event_shape)``, ``haar(event_shape)`` and ``fourier(event_shape)`` construct common bases, ``pca(data)`` one from
+data.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Axes(Basis):
     """Separable basis: one orthonormal matrix for each dimension of the event.
 
     Args:
-        matrices: For each dimension of the event an orthonormal matrix ``(n, n)``, or the size n of a dimension that stays
-            unchanged.
+        matrices: For each dimension of the event an orthonormal matrix ``(n, n)``, or the size n of a dimension that
+            stays unchanged.
     """
 
     def __init__(self, matrices: Sequence[Tensor | int]) -> None:
@@ -114,9 +115,9 @@ class Fourier(Basis):
         \text{mode } k = \sqrt{2 / |n|} \sum_x \cos(2 \pi k x / n)\, x_x, \qquad
         \text{mode } {-k} = \sqrt{2 / |n|} \sum_x \sin(2 \pi k x / n)\, x_x
 
-    If k = -k modulo n, the factor is :math:`1 / \sqrt{|n|}`. The modes have the order of the complex transform, with the
-    frequency zero first. A map that is diagonal in this basis with one number for each pair is a circular convolution with a
-    symmetric kernel, and commutes with shifts.
+    If k = -k modulo n, the factor is :math:`1 / \sqrt{|n|}`. The modes have the order of the complex transform, with
+    the frequency zero first. A map that is diagonal in this basis with one number for each pair is a circular
+    convolution with a symmetric kernel, and commutes with shifts.
 
     Args:
         event_shape: Shape of one event.
@@ -189,7 +190,8 @@ def dct_matrix(n: int) -> Tensor:
 def haar(event_shape: Sequence[int]) -> Axes:
     """Pooling by 2 and its complement over the last two dimensions, or over the only one. The sizes must be even.
 
-    In each dimension, the first half of the modes are the scaled averages of neighbours, the second half their differences.
+    In each dimension, the first half of the modes are the scaled averages of neighbours, the second half their
+    differences.
     """
     axes = len(event_shape) - min(2, len(event_shape))
     matrices: list[Tensor | int] = []

@@ -1,14 +1,14 @@
 r"""Gaussian transition kernels of linear processes: x_t | x_s ~ N(A x_s, L L^T).
 
-Losses, predictors, posteriors and Langevin steps use a kernel only by these operations, so they do not depend on the kind of A
-and L::
+Losses, predictors, posteriors and Langevin steps use a kernel only by these operations, so they do not depend on the
+kind of A and L::
 
     mean(x) = A x        scale(z) = L z                  covariance(v) = L L^T v
     solve(x) = A^-1 x    scale_transposed(v) = L^T v     whiten_transposed(z) = L^-T z
 
-``ScalarKernel`` is the case A = a I, L = std I. ``MapKernel`` has any pair of linear maps. ``ShiftedKernel`` is a kernel in
-coordinates x - m, where the origin m can depend on time: mean(x) = m_t + A (x - m_s) and solve(y) = m_s + A^-1 (y - m_t). All
-other operations are the same.
+``ScalarKernel`` is the case A = a I, L = std I. ``MapKernel`` has any pair of linear maps. ``ShiftedKernel`` is a
+kernel in coordinates x - m, where the origin m can depend on time: mean(x) = m_t + A (x - m_s) and solve(y) = m_s +
+A^-1 (y - m_t). All other operations are the same.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scoresde.sde.linalg.maps import LinearMap, ScalarMap
 class GaussianKernel(ABC):
     """Base class of Gaussian kernels N(A x, L L^T).
 
-    Vectors have the shape ``(B, *state)`` and d coordinates. Coefficients have the shape ``()``, one for all samples, or
-    ``(B,)``.
+    Vectors have the shape ``(B, *state)`` and d coordinates. Coefficients have the shape ``()``, one for all samples,
+    or ``(B,)``.
     """
 
     @abstractmethod
@@ -452,8 +452,8 @@ class ShiftedKernel(GaussianKernel):
 
     Args:
         kernel: The kernel N(A x, L L^T).
-        before: Origin at the start, ``(1, ...)`` for one that all samples share or ``(B, ...)``, followed by the leading
-            dimensions of the state.
+        before: Origin at the start, ``(1, ...)`` for one that all samples share or ``(B, ...)``, followed by the
+            leading dimensions of the state.
         after: Origin at the end, of such a shape.
     """
 

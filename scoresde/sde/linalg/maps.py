@@ -1,16 +1,15 @@
 """Linear maps on states, the coefficients of linear processes and their kernels.
 
-A map acts on each state of a batch ``(B, *state)``. Its coefficients have a leading shape ``()``, one map for all samples, or
-``(B,)``::
+A map acts on each state of a batch ``(B, *state)``. Its coefficients have a leading shape ``()``, one map for all
+samples, or ``(B,)``::
 
     ScalarMap     c x
-    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the state (position, velocity, ...). M is one k x k
-    matrix,
-                  or there is one for each mode of an orthonormal basis U of the event: U^T (M * U x)
+    BlockMap      (M x)_i = sum_j M_ij x_j over the first dimension of the state (position, velocity, ...), with one
+                  k x k matrix M, or one for each mode of an orthonormal basis U of the event: U^T (M * U x)
     DiagonalMap   U^T (c * U x), a number for each mode of U; the case k = 1 without a dimension for it
 
-All maps of one process are of the same kind, except that a scalar map can be combined with any. Products and sums therefore
-stay in that kind.
+All maps of one process are of the same kind, except that a scalar map can be combined with any. Products and sums
+therefore stay in that kind.
 """
 
 from __future__ import annotations
@@ -182,8 +181,9 @@ class BlockMap(LinearMap):
     """Multiplication by k x k matrices over the first dimension of the state ``(k, *event)``.
 
     Args:
-        m: Matrix for all coordinates, ``(k, k)`` or ``(B, k, k)``. With a ``basis``: one for each mode, ``(*event, k, k)`` or
-            ``(B, *event, k, k)``, where a size of 1 means that all modes along this dimension have the same matrix.
+        m: Matrix for all coordinates, ``(k, k)`` or ``(B, k, k)``. With a ``basis``: one for each mode, ``(*event, k,
+            k)`` or ``(B, *event, k, k)``, where a size of 1 means that all modes along this dimension have the same
+            matrix.
         basis: Orthonormal basis of the event. None: the coordinates.
     """
 

@@ -13,8 +13,8 @@ times 0.999. It is reached at the time t_c (1 - t_c = 0.002), after which::
     alpha(t) = alpha(t_c) exp(-beta_max (t - t_c) / 2),   t > t_c
 
 T stays 1. The remaining coefficient is alpha(1)^2 = 1.3e-6. Samples that start from N(0, I) have an error of
-alpha(1)^2 / 2 = 7e-7 nats per coordinate for ``|x_0| = 1``. These forms do not cancel at small noise, for close times or
-for small cos(theta)::
+alpha(1)^2 / 2 = 7e-7 nats per coordinate for ``|x_0| = 1``. These forms do not cancel at small noise, for close times
+or for small cos(theta)::
 
     1 - (alpha_t / alpha_s)^2 = sin(theta_t - theta_s) sin(theta_t + theta_s) / cos(theta_s)^2   for t <= t_c
     cos(theta) = sin((pi / 2) (1 - t) / (1 + s))

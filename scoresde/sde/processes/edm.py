@@ -2,8 +2,9 @@
 
 The process is::
 
-    dx = sqrt(2 t) dw        alpha = 1        sigma(t) = t        t in [0, T],  T = sigma_max        prior N(0,
-    sigma_max^2 I)
+    dx = sqrt(2 t) dw        alpha = 1        sigma(t) = t        t in [0, T],  T = sigma_max
+
+    prior N(0, sigma_max^2 I)
 
 The transition from s to t has the variance t^2 - s^2 = (t - s)(t + s). Samples that start from the prior have an error
 of x_0^2 / (2 sigma_max^2) nats per coordinate, which is 8e-5 for ``|x_0| = 1`` and the default 80. The error of the

@@ -2,8 +2,9 @@
 
 The schedule is a monotone network n(t)::
 
-    SNR(t) = exp(-gamma(t))        gamma(t) = gamma_0 + (gamma_1 - gamma_0) (n(t) - n(0)) / (n(1) - n(0))        t in
-    [0, 1] n(t) = w t + sum_k a_k sigmoid(b_k t + c_k),     w, a_k, b_k > 0
+    SNR(t) = exp(-gamma(t))        gamma(t) = gamma_0 + (gamma_1 - gamma_0) (n(t) - n(0)) / (n(1) - n(0))
+
+    n(t) = w t + sum_k a_k sigmoid(b_k t + c_k),     w, a_k, b_k > 0,     t in [0, 1]
 
 gamma increases with t for all parameters. The likelihood-weighted loss depends only on the end points of gamma. The
 shape in between changes the variance of its estimate, and is trained to minimize it::

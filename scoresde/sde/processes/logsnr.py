@@ -115,8 +115,8 @@ class LogSNRLinearSDE(LogSNRSDE):
     .. math::
         \lambda(t) = \lambda_{max} + t\, (\lambda_{min} - \lambda_{max}), \qquad t \in [0, 1]
 
-    Samples that start from the prior N(0, I) have an error of alpha(1)^2 / 2 nats per coordinate for ``|x_0| = 1``, which
-    is 3.3e-3 for ``log_snr_min=-5`` and 2.3e-5 for -10. For N(0, 1) data the error is 0.
+    Samples that start from the prior N(0, I) have an error of alpha(1)^2 / 2 nats per coordinate for ``|x_0| = 1``,
+    which is 3.3e-3 for ``log_snr_min=-5`` and 2.3e-5 for -10. For N(0, 1) data the error is 0.
 
     Args:
         log_snr_max: lambda(0). The default is the initial value in VDM.

@@ -1,7 +1,7 @@
 """Linear processes with arbitrary matrix coefficients over the first dimension of the state.
 
-The state has k components: the data and k - 1 auxiliary components. At t = 0 the auxiliary components are N(0,
-aux_std^2 I), and are marginalized::
+The state has k components: the data and k - 1 auxiliary components. At t = 0 the auxiliary components are
+N(0, aux_std^2 I), and are marginalized::
 
     dx = [F(t) x + c(t)] dt + G(t) dw
 
@@ -24,8 +24,8 @@ several cells are compositions, Phi = Phi_2 Phi_1, where L is the triangular fac
 subtracted and no Phi is inverted (int_0^t Phi^-1 G G^T Phi^-T needs the inverse, and fails if the decay rates of the
 modes differ strongly).
 
-Constant or commuting F are no special cases. F, G and c must be smooth on [0, T], except for jumps at multiples of T /
-2^n, n <= 12.
+Constant or commuting F are no special cases. F, G and c must be smooth on [0, T], except for jumps at multiples
+of T / 2^n, n <= 12.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 For each mode j::
 
-    U x_t = alpha_j(t) U x_0 + sigma_j(t) z,        F_j = d ln alpha_j / dt,        g_j^2 = d sigma_j^2 / dt - 2 F_j
-    sigma_j^2
+    (U x_t)_j = alpha_j(t) (U x_0)_j + sigma_j(t) z_j
+
+    F_j = d ln alpha_j / dt        g_j^2 = d sigma_j^2 / dt - 2 F_j sigma_j^2
 
 ``ModewiseSDE`` is defined by alpha(t) and sigma(t) with a value for each mode. Drift and diffusion are derived by
 automatic differentiation. ``BlurringSDE`` is one in the cosine basis, in which frequencies decay as in the heat

@@ -5,8 +5,8 @@ With the F, G, A, L and prior covariance S of the other process::
     dx = [F(t) (x - m) + m'] dt + G(t) dw        x_t | x_s ~ N(m(t) + A (x_s - m(s)), L L^T)        prior N(m(T), S)
 
 A constant m is the mean to which the process reverts: with VP, dx = -beta (x - m) / 2 dt + sqrt(beta) dw, the
-mean-reverting Ornstein-Uhlenbeck process (Luo et al. 2023, arXiv:2301.11699, use it for image restoration). With m' = F
-m + c, a function m(t) describes any process dx = [F x + c(t)] dt + G dw.
+mean-reverting Ornstein-Uhlenbeck process (Luo et al. 2023, arXiv:2301.11699, use it for image restoration). With
+m' = F m + c, a function m(t) describes any process dx = [F x + c(t)] dt + G dw.
 """
 
 from __future__ import annotations

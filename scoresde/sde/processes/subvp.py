@@ -6,8 +6,9 @@ It has the mean of VP and a smaller variance at every time. With B(t) = int_0^t 
 
     alpha = exp(-B / 2)          sigma = 1 - exp(-B)          prior N(0, I)
 
-Between two times the variance is e^{-B_t} int_{B_s}^{B_t} (e^b - e^{-b}) db = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t +
-B_s)}).
+Between two times the variance is::
+
+    e^{-B_t} int_{B_s}^{B_t} (e^b - e^{-b}) db = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)})
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Variance-preserving (VP) process, DDPM in continuous time, and the linear noise schedule that sub-VP shares.
 
-With beta(t) = beta_min + t (beta_max - beta_min) and B(t) = int_0^t beta(s) ds = beta_min t + (beta_max - beta_min) t^2
-/ 2::
+The process is::
+
+    beta(t) = beta_min + t (beta_max - beta_min)
+    B(t) = int_0^t beta(s) ds = beta_min t + (beta_max - beta_min) t^2 / 2
 
     dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw          t in [0, T], T = 1
 
