@@ -45,7 +45,7 @@ RETIRED = {  # a regular expression, matched without regard to case: what to wri
     r"\bBelief\b": "posterior over x_0",
     r"\bdiffuse_twice\b": "apply_diffusion_matrix",
     r"\bsingle_step\b": "runge_kutta",
-    r"\bbridged?\b(?! matching| SDE| process)": "posterior; bridges are a class of models",
+    r"(?<!Brownian )\bbridged?\b(?! matching| SDE| process)": "posterior; bridges are a class of models",
     r"\bmended\b|\bmends?\b": "fixed, corrected",
     r"\bwhence\b|\bwherein\b|\bthereof\b|\bthereby\b|\bthereupon\b|\bhitherto\b|\btherein\b": "plain words",
     r"\bmay hold a\b": "can have a",

@@ -2,13 +2,13 @@
 
 The names of this package are those that most programs need. The sub-packages have the rest:
 
-- `scoresde.samplers.predictor_corrector`: predictors, correctors and their loop.
-- `scoresde.samplers.exponential`: multistep and single-step exponential integrators.
-- `scoresde.samplers.adaptive`: solvers with adaptive steps, and torchsde's solvers.
-- `scoresde.samplers.fitted`: samplers fitted to a model.
-- `scoresde.samplers.checks`: checks of samplers of your own.
-- `scoresde.samplers.grids` and `scoresde.samplers.discretization`: time grids and the transitions between their times.
-- `scoresde.samplers.base` and `scoresde.samplers.grid_sampler`: base classes and results.
+- ``scoresde.samplers.predictor_corrector``: predictors, correctors and their loop.
+- ``scoresde.samplers.exponential``: multistep and single-step exponential integrators.
+- ``scoresde.samplers.adaptive``: solvers with adaptive steps, and torchsde's solvers.
+- ``scoresde.samplers.fitted``: samplers fitted to a model.
+- ``scoresde.samplers.checks``: checks of samplers of your own.
+- ``scoresde.samplers.grids`` and ``scoresde.samplers.discretization``: time grids and the transitions between their times.
+- ``scoresde.samplers.base`` and ``scoresde.samplers.grid_sampler``: base classes and results.
 """
 
 from scoresde._arguments import check_constructors

@@ -5,7 +5,7 @@ Call a sampler as::
     result = sampler(sde, score, shape, seed=0)          # result.samples has the shape (B, *event)
 
 The score is any callable ``(x, t)`` that returns a tensor of the shape of ``x``, with ``t`` of shape ``(B,)``: a
-`ScoreModel`, the exact score of a mixture, or a guided score. Sample i depends only on ``(seed, first + i)``, up to
+``ScoreModel``, the exact score of a mixture, or a guided score. Sample i depends only on ``(seed, first + i)``, up to
 rounding. It does not depend on the batch, or on how a set of samples is divided among processes.
 """
 
@@ -71,7 +71,7 @@ class SampleResult:
             their own steps.
         interrupted: True if a keyboard interrupt ended the run. Then ``state`` is the state after the last step,
             ``times`` ends at its time, and ``samples`` are E[x_0 | x] from the last evaluation.
-        trajectory: A `Trajectory` if ``keep_every`` was set, else None.
+        trajectory: A ``Trajectory`` if ``keep_every`` was set, else None.
     """
 
     samples: Tensor
@@ -110,7 +110,7 @@ class Call:
 
 
 class CountedScore(CheckedScore):
-    """A `CheckedScore` that counts its calls and stores the first and the last call since `mark`.
+    """A ``CheckedScore`` that counts its calls and stores the first and the last call since ``mark``.
 
     Attributes:
         spent: Evaluations of each sample. Set by samplers whose samples have their own steps.
@@ -199,7 +199,7 @@ class Record:
 class Sampler(ABC):
     """Base class of samplers, which simulate the reverse process.
 
-    A subclass implements `run`. It overrides `start_time` if it can start below T.
+    A subclass implements ``run``. It overrides ``start_time`` if it can start below T.
     """
 
     @torch.no_grad()
@@ -224,17 +224,17 @@ class Sampler(ABC):
         """Draw samples.
 
         A keyboard interrupt ends the run, and the sampler returns a result with ``interrupted=True`` (see
-        `SampleResult`).
+        ``SampleResult``).
 
         Args:
             sde: The process of the score.
             score: A callable ``(x, t)`` that returns the score, of the shape of ``x``. Its networks are in evaluation
-                mode during the run, see `scoresde.sde.scores`.
+                mode during the run, see ``scoresde.sde.scores``.
             shape: ``(B, *event)``.
             seed: Key of the draws, in [0, 2^64).
             first: Index of the first sample. The samples have the indices ``first``, ..., ``first + B - 1``.
             noise: A source of noise that replaces ``(seed, first)``.
-            start: State ``(B, *state)`` at `start_time`, which is T unless the sampler has a grid that starts below T.
+            start: State ``(B, *state)`` at ``start_time``, which is T unless the sampler has a grid that starts below T.
                 By default the start is drawn from the prior, the distribution at T. The dtype and device of ``start``
                 replace ``dtype`` and ``device``.
             dtype: Dtype of the samples and of the ``x`` that the score gets. With float16 and bfloat16 the states,
@@ -348,7 +348,7 @@ class Sampler(ABC):
         Args:
             sde: The process.
             score: The score, which counts its evaluations.
-            x: Start, of shape ``(B, *state)``, at `start_time`.
+            x: Start, of shape ``(B, *state)``, at ``start_time``.
             noise: Source of the noise.
             callback: Must be called after every step.
 

@@ -1,13 +1,16 @@
-"""Discretizations: from T to t_min in steps, with what each step needs, known before the first one.
+"""Time discretizations: a grid of times and the coefficients of each step, computed before the first step.
 
-A step goes from t, where the score is evaluated, to s < t. It has a length and the forward kernel x_t | x_s ~ N(A x_s, L L^T):
+A step goes from t, where the score is evaluated, to s < t. It has a length and a forward kernel x_t | x_s ~ N(A x_s, L
+L^T):
 
-    ExactTransitions          any grid of times; the process's own transitions, lengths t - s
-    ReferenceDiscretization   the reference implementation: N times linspace(T, t_min, N), every length T / N, the kernels of the
-                              process's chain (DDPM's and SMLD's tables, Euler-Maruyama for any other)
+- :class:`ExactTransitions`: any grid of times, with the transitions of the process and lengths t - s.
+- :class:`ReferenceDiscretization`: the discretization of the reference implementation. Its times are linspace(T, t_min,
+  N), all lengths are T / N, and the kernels are those of the process's chain (the tables of DDPM and SMLD,
+  Euler-Maruyama for any other process).
 
-For scalar processes the steps are numbers (`Interval`), for all others tensors and kernels (`Step`). Everything is computed in
-float64. Functions in `scoresde.samplers.grids` make the times.
+For processes with scalar coefficients the coefficients are Python floats
+(:class:`~scoresde.samplers.instants.Interval`). For all other processes they are tensors and kernels (:class:`Step`).
+They are computed in float64. The functions of ``scoresde.samplers.grids`` make the times.
 """
 
 from __future__ import annotations
@@ -36,11 +39,16 @@ __all__ = ["Discretization", "ExactTransitions", "ReferenceDiscretization", "Ste
 
 @dataclass(frozen=True)
 class Step:
-    """One step down, all tensors ().
+    """One step of a grid, for any linear process. All tensors have the shape ``()``.
 
-    index: 0 for the first. t, s: times before and after. width: t - s, as the discretisation has it. sigma: the marginal
-    standard deviation at t. kernel: the forward kernel that the step undoes; posterior: the same map
-    with the noise of q(x_s | x_t, x_0).
+    Attributes:
+        index: 0 for the first step.
+        t: Time before the step.
+        s: Time after the step.
+        width: Length of the step: t - s, or what the discretization uses instead.
+        sigma: Marginal standard deviation at t.
+        kernel: Forward kernel x_t | x_s, which the step reverses.
+        posterior: The map of ``kernel`` with the noise of q(x_s | x_t, x_0).
     """
 
     index: int
@@ -57,13 +65,13 @@ class Transitions:
     """All N steps of a grid, for any linear process.
 
     Attributes:
-        times: (N + 1,) descending; the score is evaluated at all but the last.
-        widths: (N,) lengths of the steps.
-        sigmas: (N,) marginal standard deviations at the start of each step.
-        kernels: Forward kernels of the steps, N.
-        posteriors: The same maps with the noise of q(x_s | x_t, x_0), N.
-        marginals: x_t | x_0 at the start of each step, N.
-        before: x_s | x_0 at its end, N; None where it follows from the others.
+        times: Descending times, of shape ``(N + 1,)``. The score is evaluated at all times but the last.
+        widths: Lengths of the steps, of shape ``(N,)``.
+        sigmas: Marginal standard deviations at the start of each step, of shape ``(N,)``.
+        kernels: N forward kernels x_t | x_s.
+        posteriors: The maps of ``kernels`` with the noise of q(x_s | x_t, x_0).
+        marginals: N kernels x_t | x_0, at the start of each step.
+        before: N kernels x_s | x_0, at the end of each step. None if they follow from the other kernels.
     """
 
     times: Tensor
@@ -78,15 +86,30 @@ class Transitions:
         return len(self.widths)
 
     def steps(self, like: Tensor) -> list[Step]:
-        """The steps in the dtype and on the device of ``like``."""
+        """The steps, in the dtype and on the device of ``like``.
+
+        Args:
+            like: A state.
+
+        Returns:
+            N steps.
+        """
         times, widths, sigmas = (v.to(like) for v in (self.times, self.widths, self.sigmas))
         kernels, posteriors = self.kernels.to(like), self.posteriors.to(like)
         return [
             Step(k, times[k], times[k + 1], widths[k], sigmas[k], kernels[k], posteriors[k]) for k in range(len(self))
         ]
 
-    def levels(self, like: Tensor) -> list[Interval]:
-        """The steps as a corrector needs them: the score's time, the contraction ``a`` of the mean, and the noise ``level``."""
+    def corrector_intervals(self, like: Tensor) -> list[Interval]:
+        """The steps as intervals, with the values that a corrector uses.
+
+        Args:
+            like: A state ``(B, *state)``.
+
+        Returns:
+            N intervals with the time of the score, the contraction ``a`` of the mean and the noise level. All other
+            values are NaN.
+        """
         moved, nan = self.times[:-1].to(like), math.nan
         rows = zip(moved.unbind(), moved[:, None].expand(-1, len(like)).unbind(), strict=True)
         at = [Instant(nan, nan, nan, nan, nan, nan, time, clock) for clock, time in rows]
@@ -95,40 +118,72 @@ class Transitions:
 
 
 class Discretization(ABC):
-    """A way to cut the time from T down to t_min into steps."""
+    """A division of the time from T to t_min into steps."""
 
     steps: int
 
     @abstractmethod
     def times(self, sde: LinearSDE) -> Tensor:
-        """(N + 1,) float64, descending."""
+        """The times of the grid.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            Descending times in float64, of shape ``(N + 1,)``.
+        """
 
     @abstractmethod
     def transitions(self, sde: LinearSDE) -> Transitions:
-        """The steps for any linear process."""
+        """The steps for any linear process.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            The times and the kernels of all steps.
+        """
 
     @abstractmethod
     def intervals(self, sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
-        """The steps between ``times``, which `times` gave, as numbers, for states like ``like`` (B, *state)."""
+        """The steps for a process with scalar coefficients.
+
+        Args:
+            sde: The process.
+            times: The result of :meth:`times`.
+            like: A state ``(B, *state)``.
+
+        Returns:
+            N intervals.
+        """
 
     def start_time(self, sde: LinearSDE) -> float:
-        """The first time: T."""
+        """The first time of the grid.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            T, unless the grid starts below it.
+        """
         return sde.T
 
 
 Grid = Callable[[LinearSDE, int], Tensor]
-"""(sde, N) -> descending times (N + 1,). One that takes ``t_min`` too is told where to end."""
+"""A function ``(sde, N)`` that returns descending times ``(N + 1,)``. If it has a parameter ``t_min``, it ends at that time."""
 
 
 @dataclass(frozen=True)
 class ExactTransitions(Discretization):
-    """The process's own transitions between the times of a grid.
+    """The transitions of the process between the times of a grid.
 
     Args:
         steps: Number of steps N.
-        grid: (sde, N) -> descending times (N + 1,), from at most T to at least 0; or (sde, N, t_min), which ends at t_min. A
-            sampler whose grid begins below T needs a ``start``, a state at its first time.
-        t_min: Last time of a grid that takes one. None: the process's own where it has one, else 1e-3.
+        grid: A function ``(sde, N)`` that returns descending times ``(N + 1,)`` in [0, T], or a function ``(sde, N,
+            t_min)`` whose times end at ``t_min``. If the grid starts below T, the sampler needs a ``start``, a state at
+            the first time.
+        t_min: Last time, for a grid with a parameter ``t_min``. None takes the process's own ``t_min`` if it has one,
+            else 1e-3.
     """
 
     steps: int = 1000
@@ -141,11 +196,10 @@ class ExactTransitions(Discretization):
             check_number("t_min", self.t_min, least=0.0)
         if self.t_min is not None and not takes_t_min(self.grid):
             raise ValueError(
-                f"t_min={self.t_min!r} is not allowed: {text_of(self.grid)} ends where it ends, leave it out"
+                f"t_min={self.t_min!r} is not allowed: {text_of(self.grid)} has no t_min to set, leave it out"
             )
 
     def times(self, sde: LinearSDE) -> Tensor:
-        """The grid, (steps + 1,) float64."""
         end = {}
         if takes_t_min(self.grid):
             end = {"t_min": end_time(sde, self.t_min)}
@@ -172,7 +226,7 @@ class ExactTransitions(Discretization):
 
 
 def takes_t_min(grid: Grid) -> bool:
-    """Whether a grid function has a last time ``t_min`` that is not yet set."""
+    """Whether a grid function has a parameter ``t_min`` that is not yet set."""
     if isinstance(grid, partial) and "t_min" in grid.keywords:
         return False
     try:
@@ -183,17 +237,16 @@ def takes_t_min(grid: Grid) -> bool:
 
 @dataclass(frozen=True)
 class GivenTimes:
-    """A grid that is the times it was made from: descending, (N + 1,)."""
+    """A grid with given times, descending, of shape ``(N + 1,)``."""
 
     times: Tensor
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
-        """The times."""
         return self.times
 
 
 def plain_steps(steps: Steps) -> int | tuple[float, ...] | Discretization:
-    """``steps`` as a sampler keeps it: times as a tuple of floats. Raises ValueError for what is none."""
+    """``steps`` in the form that a sampler stores, with times as a tuple of floats. Raises ValueError for other values."""
     if isinstance(steps, Tensor | np.ndarray | list | tuple):
         return tuple(_as_times("steps holds", steps).tolist())
     if isinstance(steps, Discretization):
@@ -206,7 +259,7 @@ def plain_steps(steps: Steps) -> int | tuple[float, ...] | Discretization:
 
 
 def discretization(steps: int | tuple[float, ...] | Discretization, grid: Grid, t_min: float | None) -> Discretization:
-    """What the arguments of a sampler say together, see `GridSampler`."""
+    """The discretization that the arguments of a ``GridSampler`` define."""
     if isinstance(steps, int):
         return ExactTransitions(steps, grid, t_min)
     if t_min is not None:
@@ -219,7 +272,7 @@ def discretization(steps: int | tuple[float, ...] | Discretization, grid: Grid, 
 
 
 def _as_times(name: str, value: object) -> Tensor:
-    """Descending times (N + 1,), N >= 1, in float64 on the CPU. Raises ValueError for what are none."""
+    """Descending times (N + 1,), N >= 1, in float64 on the CPU. Raises ValueError for other values."""
     try:
         plain = value if isinstance(value, Tensor | np.ndarray) else np.asarray(value)  # torch makes lists float32
         times = torch.as_tensor(plain).detach().to("cpu")
@@ -232,7 +285,7 @@ def _as_times(name: str, value: object) -> Tensor:
     times = times.to(torch.float64)
     values = times.numpy()
     if not bool((np.diff(values) < 0).all()) or not bool(np.isfinite(values).all()):
-        raise ValueError(f"{name} times that do not fall, {_shortened(times)}: give descending times")
+        raise ValueError(f"{name} times that do not decrease, {_shortened(times)}: give descending times")
     return times
 
 
@@ -243,10 +296,14 @@ def _shortened(times: Tensor) -> str:
 
 @dataclass(frozen=True)
 class ReferenceDiscretization(Discretization):
-    """The discretisation of the reference implementation, for results that must agree with it.
+    """The discretization of the reference implementation, for results that must agree with it.
 
-    steps: N; its tables depend on it.
-    t_min: the last time; the paper takes 1e-3 for VP and sub-VP, 1e-5 for VE.
+    Args:
+        steps: Number of steps N, at least 2. The tables of the process's chain depend on it.
+        t_min: Last time. The paper uses 1e-3 for VP and sub-VP, 1e-5 for VE.
+
+    References:
+        Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
     """
 
     steps: int = 1000
@@ -266,7 +323,7 @@ class ReferenceDiscretization(Discretization):
         times, widths = ends[:-1], self._widths(sde)
         chain = sde.discretize(self.steps)
         kernels = chain.step(times)
-        # the reference's annealed Langevin corrector takes the process's sigma on a chain too
+        # on a chain, too, the reference's annealed Langevin corrector uses the sigma of the continuous process
         marginals, levels = chain.kernel(times), sde.continuous.noise_level(times)
         return Transitions(ends, widths, levels, kernels, kernels.with_posterior_noise(marginals), marginals)
 
@@ -280,6 +337,6 @@ class ReferenceDiscretization(Discretization):
 Times = int | Tensor | np.ndarray | Sequence[float] | ExactTransitions
 """A number of steps N, or N + 1 descending times as a tensor, an array or a list."""
 Steps = Times | ReferenceDiscretization
-"""The same, or the reference implementation's."""
+"""As ``Times``, or the discretization of the reference implementation."""
 
 check_constructors(globals(), records=(Step, Transitions))

@@ -1,4 +1,4 @@
-"""Samplers on a grid of times: the loop over its steps, and the model that a step calls."""
+"""Samplers on a grid of times: the loop over the steps, and the model that a step evaluates."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 
 class Model:
-    """A score evaluated at instants, as whichever of score, noise and data a step is written in.
+    """A score that a step evaluates as score, noise or data, whichever the step's equation uses.
 
-    A `ScoreModel` of the same process gives its noise and data itself; any other score is converted:
+    A ``ScoreModel`` of the same process returns its noise and data directly. Any other score is converted::
 
         noise = -sigma score        data = (x + sigma^2 score) / alpha
 
     Args:
         counted: The score.
-        process: Process of the instants; None where only scores are asked for.
+        process: Process of the instants. None if only the score is evaluated.
     """
 
     def __init__(self, counted: CountedScore, process: ScalarSDE | None) -> None:
@@ -55,9 +55,9 @@ class Model:
 
 
 def as_model(score: object, process: ScalarSDE | None) -> ScoreModel | None:
-    """``score`` where it is a `ScoreModel` of ``process`` whose noise and data stand for its score; None otherwise.
+    """``score`` if it is a ``ScoreModel`` of ``process`` whose noise and data agree with its score, else None.
 
-    A subclass with a ``forward`` of its own, a model with hooks and a compiled one are called for the score.
+    Subclasses that override ``forward``, models with hooks and compiled models are evaluated as a score.
     """
     if not isinstance(score, ScoreModel) or score.sde != process:
         return None
@@ -70,14 +70,15 @@ def as_model(score: object, process: ScalarSDE | None) -> ScoreModel | None:
 class GridSampler(Sampler):
     """A sampler with a grid of times.
 
-    For processes with scalar coefficients it runs `step`, an equation in numbers; for all others `run_maps`, with linear maps.
-    Nothing is kept on the sampler: what a step hands to the next one goes through ``past``.
+    For processes with scalar coefficients it runs :meth:`step`, an equation in Python floats. For all other processes
+    it runs :meth:`run_maps`, with linear maps. The sampler itself does not change: a step passes values to the next
+    step through ``past``.
 
     Attributes:
-        steps: Number of steps N, N + 1 descending times, or a `ReferenceDiscretization`.
-        grid: Function of `scoresde.samplers.grids` that makes the times of N steps.
-        t_min: Last time of the grid; None for the process's own where it has one, else 1e-3.
-        denoise: Return an estimate of x_0 in place of the state at the last time.
+        steps: Number of steps N, N + 1 descending times, or a ``ReferenceDiscretization``.
+        grid: Function of ``scoresde.samplers.grids`` that makes the times of N steps.
+        t_min: Last time of the grid. None takes the process's own ``t_min`` if it has one, else 1e-3.
+        denoise: Whether to return an estimate of x_0 instead of the state at the last time.
     """
 
     steps: int | tuple[float, ...] | Discretization
@@ -95,11 +96,21 @@ class GridSampler(Sampler):
 
     @property
     def discretization(self) -> Discretization:
-        """The grid with its transitions."""
+        """The grid and its transitions."""
         return discretization(self.steps, self.grid, self.t_min)
 
     def set_grid(self, steps: Steps, grid: Grid, t_min: float | None, *, denoise: bool) -> None:
-        """Keep the arguments that all samplers on a grid share. Raises ValueError for a grid that does not exist."""
+        """Check and store the arguments that all samplers on a grid share.
+
+        Args:
+            steps: Number of steps, times, or a discretization.
+            grid: Function that makes the times.
+            t_min: Last time, or None.
+            denoise: Whether to return an estimate of x_0.
+
+        Raises:
+            ValueError: If the arguments do not define a grid.
+        """
         values = {"steps": plain_steps(steps), "grid": grid, "t_min": t_min, "denoise": denoise}
         if t_min is not None:
             check_number("t_min", t_min, least=0.0)
@@ -108,15 +119,39 @@ class GridSampler(Sampler):
         discretization(self.steps, grid, t_min)
 
     def start_time(self, sde: SDE) -> float:
-        """The first time of the grid."""
+        """The first time of the grid.
+
+        Args:
+            sde: The process.
+
+        Returns:
+            T, unless the grid starts below it.
+        """
         return self.discretization.start_time(self.process(sde))
 
     @abstractmethod
     def process(self, sde: SDE) -> LinearSDE:
-        """The process that is sampled. Raises TypeError for one that the sampler does not fit."""
+        """The process whose reverse the sampler simulates.
+
+        Args:
+            sde: The process of the call.
+
+        Returns:
+            ``sde``, or a process that replaces it.
+
+        Raises:
+            TypeError: If the sampler does not support the process.
+        """
 
     def has_step(self, process: LinearSDE) -> bool:
-        """Whether `step` serves the process and the sampler's settings."""
+        """Whether the sampler has a :meth:`step` for the process.
+
+        Args:
+            process: The process.
+
+        Returns:
+            False if the sampler must use :meth:`run_maps`.
+        """
         return isinstance(process, ScalarSDE)
 
     def run(
@@ -137,11 +172,32 @@ class GridSampler(Sampler):
             return (self.denoised(model, x, mean, intervals[-1].to) if self.denoise else x), times
 
     def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
-        """The steps, before the first one. Raises ValueError where the sampler cannot take them."""
+        """Check the steps, or add coefficients to them, before the first step.
+
+        Args:
+            sde: The process.
+            intervals: The steps.
+
+        Returns:
+            The steps.
+
+        Raises:
+            ValueError: If the sampler cannot take these steps.
+        """
         return intervals
 
     def draws(self, steps: int, x: Tensor, noise: NoiseSource, intervals: list[Interval]) -> Iterator[Any]:
-        """What each step gets as ``z``: standard normals like x, or None."""
+        """The argument ``z`` of each step.
+
+        Args:
+            steps: Number of steps.
+            x: Start, of shape ``(B, *state)``.
+            noise: Source of the noise.
+            intervals: The steps.
+
+        Returns:
+            Standard normals of the shape of ``x``, or None, for each step.
+        """
         if not self.stochastic:
             return iter([None] * steps)
         return noise.normals(x.shape[1:], steps=range(steps), purpose=self.purpose, dtype=x.dtype)
@@ -151,22 +207,43 @@ class GridSampler(Sampler):
         """One step for a process with scalar coefficients.
 
         Args:
-            model: The score, noise or data at an instant.
-            x: (B, *state), the state at ``interval.at``.
-            interval: The step.
-            z: Standard normals like x; None for a sampler that is not `stochastic`.
-            past: What the step before returned as its third value; None at first.
+            model: Evaluates the score, noise or data at an instant.
+            x: State at ``interval.at``, of shape ``(B, *state)``.
+            interval: Coefficients of the step.
+            z: Standard normals of the shape of ``x``. None if the sampler is not :attr:`stochastic`.
+            past: The third value that the previous step returned. None for the first step.
 
         Returns:
-            The state at ``interval.to``; the same without the noise that the step added; and whatever the next step needs.
+            The state at ``interval.to``; the same without the noise that the step added; and a value for the next step.
         """
 
     def denoised(self, model: Model, x: Tensor, mean: Tensor, at: Instant) -> Tensor:
-        """The estimate of x_0 at the end, from the last state and its mean: E[x_0 | x], at the price of one evaluation."""
+        """The estimate of x_0 after the last step: E[x_0 | x], with one more evaluation of the model.
+
+        Args:
+            model: Evaluates the data at an instant.
+            x: The last state.
+            mean: The last state without the noise that the last step added.
+            at: The last time.
+
+        Returns:
+            The estimate, of the shape of ``x``.
+        """
         return model.data(x, at)
 
     @abstractmethod
     def run_maps(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
-        """`run` for any linear process."""
+        """:meth:`run` for any linear process.
+
+        Args:
+            sde: The process.
+            score: The score.
+            x: Start, of shape ``(B, *state)``.
+            noise: Source of the noise.
+            callback: Called after every step.
+
+        Returns:
+            The final state, and the times of the grid.
+        """

@@ -1,7 +1,7 @@
-"""A grid as a table of numbers, for processes with scalar coefficients x_t = alpha x_0 + sigma z.
+"""The coefficients of a grid as Python floats, for processes with scalar coefficients x_t = alpha x_0 + sigma z.
 
-All coefficients are computed once, in float64 on the CPU, and become Python floats. Times are moved to the device of the state
-once. A step then is arithmetic on floats and tensors: it reads like its equation, and a device is never waited for.
+All coefficients are computed once, in float64 on the CPU. Times are moved to the device of the state once. A step is
+then arithmetic on floats and tensors: it reads like its equation, and it does not wait for the device.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Instant:
         lam: ln(alpha / sigma), half the log signal-to-noise ratio.
         F: Drift coefficient of dx = F x dt + g dw.
         g: Diffusion coefficient.
-        time: (B,) in the dtype and on the device of the state, what the score takes.
-        clock: () in the dtype and on the device of the state, what a callback gets.
+        time: ``t`` for the score, of shape ``(B,)``, in the dtype and on the device of the state.
+        clock: ``t`` for a callback, of shape ``()``, in the dtype and on the device of the state.
     """
 
     t: float
@@ -47,13 +47,13 @@ class Interval:
 
     Attributes:
         index: 0 for the first step.
-        at: Where the step starts, and the score is evaluated.
-        to: Where it ends, at a lower time.
-        h: Length of the step in t, as the discretization has it.
-        a: Coefficient of the forward step x_t = a x_s + std z from ``to`` up to ``at``.
-        std: Its noise.
-        level: The process's own sigma at ``at``.
-        churned: Where the step starts after noise was added, see `EDM`; ``at`` unless set.
+        at: Start of the step, where the score is evaluated.
+        to: End of the step, at a lower time.
+        h: Length of the step in t, as the discretization defines it.
+        a: Coefficient of the forward step x_t = a x_s + std z from ``to`` to ``at``.
+        std: Standard deviation of the noise of the forward step.
+        level: Sigma of the continuous process at ``at``.
+        churned: Where the step starts after EDM's churn added noise. None without churn.
     """
 
     index: int
@@ -72,7 +72,7 @@ class Interval:
 
 
 def instants(sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Instant]:
-    """One for each of the times (n,) float64, for states like ``like`` (B, *state)."""
+    """The instants at the times (n,) float64, for states like ``like`` (B, *state)."""
     kernel = sde.kernel(times)
     assert isinstance(kernel, ScalarKernel)
     columns = (times, kernel.a, kernel.std, -sde.log_noise(times), sde.drift_coefficient(times), sde.diffusion(times))
@@ -86,7 +86,7 @@ def instants(sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Instant]:
 
 
 def exact_intervals(sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interval]:
-    """The steps between the times (N + 1,), with the process's own transitions."""
+    """The steps between the times (N + 1,), with the transitions of the process."""
     kernel = sde.transition(times[1:], times[:-1])
     assert isinstance(kernel, ScalarKernel)
     forward = zip(kernel.a.tolist(), kernel.std.tolist(), strict=True)
@@ -98,10 +98,10 @@ def exact_intervals(sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Interva
 
 
 def chain_intervals(sde: ScalarSDE, times: Tensor, widths: Tensor, steps: int, like: Tensor) -> list[Interval]:
-    """The steps of the process's chain, of N = ``steps`` steps, that end at the times (N + 1,) except the last.
+    """The N = ``steps`` steps of the process's chain, which start at the times (N + 1,) without the last.
 
-    ``to`` has the marginal from which the chain's step leads to the one at ``at``: alpha_s = alpha_t / a and
-    sigma_s^2 = (sigma_t^2 - std^2) / a^2, 0 where that is negative.
+    The marginal at ``to`` is the one from which the chain's step leads to the marginal at ``at``: alpha_s = alpha_t / a
+    and sigma_s^2 = (sigma_t^2 - std^2) / a^2, or 0 where this is negative.
     """
     chain = sde.discretize(steps)
     step, marginal = chain.step(times[:-1]), chain.kernel(times[:-1])
@@ -118,7 +118,7 @@ def chain_intervals(sde: ScalarSDE, times: Tensor, widths: Tensor, steps: int, l
 
 
 def with_noise(sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
-    """The steps. Raises ValueError for a time without noise."""
+    """Return the steps. Raise ValueError if the process has no noise at one of their times."""
     if not all(math.isfinite(interval.at.lam + interval.to.lam) for interval in intervals):
         raise ValueError(
             f"the grid ends at t={intervals[-1].to.t:g}, where {sde!r} has no noise: give a grid that ends at t_min > 0"

@@ -1,4 +1,4 @@
-"""What solvers of ordinary differential equations take and give."""
+"""The interface of solvers of ordinary differential equations."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import Tensor
 
 
 class SolverError(RuntimeError):
-    """A solver could not go on; the message names the time, and the samples where they are known."""
+    """Raised if a solver cannot continue. The message has the time, and the samples if they are known."""
 
 
 @dataclass(frozen=True)
 class ODESolution:
-    """y: the state at t_end, shape of the start. nfe: evaluations of f, of the whole batch each. accepted: steps taken.
+    """The result of a solver.
 
-    failed: (B,) samples that could not go on, where the solver goes on without them. evaluations: (B,) those that a sample needed
-    for itself, where it has steps of its own.
+    Attributes:
+        y: State at ``t_end``, of the shape of the start.
+        nfe: Number of evaluations of f, each for the whole batch.
+        accepted: Number of accepted steps.
+        failed: Samples that could not continue, bool of shape ``(B,)``. None if the solver raises an error instead.
+        evaluations: Number of evaluations that each sample needed, of shape ``(B,)``. None if all samples have the same
+            steps.
     """
 
     y: Tensor
@@ -29,11 +34,11 @@ class ODESolution:
 
 
 LEAST_RTOL = 1e-13
-"""Smallest relative tolerance: about 450 times float64's resolution. Rounding alone exceeds a smaller one."""
+"""Smallest relative tolerance, about 450 times float64's resolution. Rounding errors exceed smaller tolerances."""
 
 
 class ODESolver(Protocol):
-    """`ScipyODE`, `RungeKutta`, or anything that solves dy/dt = f(t, y); f gets t as a number or (B,)."""
+    """Protocol of solvers of dy/dt = f(t, y), such as :class:`ScipyODE` and :class:`RungeKutta`."""
 
     def solve(
         self,
@@ -43,4 +48,18 @@ class ODESolver(Protocol):
         t_end: float,
         callback: Callable[[int, float, Tensor], None] | None = None,
     ) -> ODESolution:
-        """Integrate from (t_start, y) to t_end; ``callback`` sees every step: its number from 1, the time and the state."""
+        """Integrate from t_start to t_end.
+
+        Args:
+            f: Right-hand side ``f(t, y)``. It gets ``t`` as a number or as a tensor of shape ``(B,)``.
+            y: State at ``t_start``, of shape ``(B, *shape)``.
+            t_start: Start time.
+            t_end: End time, before or after ``t_start``.
+            callback: Called after every step with the number of the step (from 1), its time, and the state.
+
+        Returns:
+            The state at ``t_end`` and statistics.
+
+        Raises:
+            SolverError: If the solver cannot continue.
+        """

@@ -1,7 +1,8 @@
-"""Weights of interpolation on a grid of unequal steps: what multistep methods and quadratures are made of; float64.
+"""Weights of polynomial interpolation on nonuniform grids, for multistep methods and quadratures, in float64.
 
-With Lagrange's polynomials l_k through nodes u_k,  int_a^b f du ~ sum_k f(u_k) int_a^b l_k du.
-Under a weight there is no closed form: Gauss and Legendre's rule, and the polynomials at its points.
+With the Lagrange polynomials l_k of the nodes u_k, int_a^b f du is approximated by sum_k f(u_k) int_a^b l_k du. With a
+weight function the integrals have no closed form. Then the polynomials are evaluated at the points of a Gauss-Legendre
+rule.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import Tensor
 
 
 def lagrange_integrals(nodes: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """int_a^b l_k du for each of the nodes: (*, m) with a, b of shape (*) to (*, m)."""
+    """The integrals of l_k from a to b: (*, m) for nodes (*, m) and a, b of shape (*)."""
     m = nodes.shape[-1]
-    # in units of the nodes' span about the interval's middle, lest powers of u cancel
+    # in units of the span of the nodes around the middle of the interval, so that powers of u do not cancel
     middle = 0.5 * (a + b)
     unit = (nodes - middle[..., None]).abs().amax(-1)
     x = (nodes - middle[..., None]) / unit[..., None]
@@ -29,7 +30,7 @@ def lagrange_integrals(nodes: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def lagrange(nodes: Tensor, used: Tensor, at: Tensor) -> Tensor:
-    """l_k at points ``at`` (n,) for n sets of nodes (n, m), of which ``used`` (n, m) bool count: (n, m), 0 for the others."""
+    """l_k at the points ``at`` (n,) for n sets of nodes (n, m): (n, m), and 0 for nodes where ``used`` (n, m) is False."""
     m = nodes.shape[-1]
     both = used[:, :, None] & used[:, None, :] & ~torch.eye(m, dtype=torch.bool)
     apart = torch.where(both, nodes[:, :, None] - nodes[:, None, :], 1.0)
@@ -38,16 +39,19 @@ def lagrange(nodes: Tensor, used: Tensor, at: Tensor) -> Tensor:
 
 
 def gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
-    """Points and weights of the rule on (0, 1), float64: exact for polynomials of degree 2 points - 1."""
+    """Points and weights of the Gauss-Legendre rule on (0, 1), exact for polynomials of degree 2 points - 1."""
     x, w = np.polynomial.legendre.leggauss(points)
     return torch.from_numpy(0.5 * (1.0 + x)), torch.from_numpy(0.5 * w)
 
 
 @dataclass(frozen=True)
 class Increments:
-    """int over each interval of a grid by the polynomial through the ``points`` nodes about it, fewer where the grid has fewer.
+    """Weights of the integral over each interval of a grid, with the polynomial through the ``points`` nodes around it.
 
-    first: (n,) number of the first node of interval i's stencil. weights: (n, points).
+    Attributes:
+        first: Index of the first node of each interval's stencil, of length n.
+        weights: Weights of the nodes of each stencil, of shape ``(n, points)``. A grid with fewer nodes has fewer
+            points.
     """
 
     first: list[int]
@@ -55,7 +59,7 @@ class Increments:
 
     @classmethod
     def of(cls, u: Tensor, points: int) -> Increments:
-        """The weights on the grid u (n + 1,)."""
+        """The weights for the grid u (n + 1,)."""
         n, points = len(u) - 1, min(points, len(u))
         first = (torch.arange(n) - (points - 2) // 2).clamp(0, n + 1 - points)
         stencil = u[first[:, None] + torch.arange(points)]
@@ -63,11 +67,11 @@ class Increments:
 
     @property
     def points(self) -> int:
-        """Nodes of a stencil."""
+        """Number of nodes of a stencil."""
         return self.weights.shape[1]
 
     def total(self) -> Tensor:
-        """(n + 1,) weights of the integral over the whole grid."""
+        """The weights of the integral over the whole grid, of shape ``(n + 1,)``."""
         n = len(self.first)
         total = torch.zeros(n + 1, dtype=torch.float64)
         where = torch.tensor(self.first)[:, None] + torch.arange(self.points)
@@ -77,14 +81,14 @@ class Increments:
 def adams(u: Tensor, order: int) -> tuple[list[Tensor], list[Tensor]]:
     """Predictor and corrector weights for each interval (i - 1, i) of the grid u (n + 1,), i = 1 .. n.
 
-    The predictor integrates the polynomial through the last min(i, order) nodes before i, the corrector that through i too;
-    weights are in the order of the nodes.
+    The predictor integrates the polynomial through the last min(i, order) nodes before i. The corrector integrates the
+    polynomial through these nodes and i. Weights are in the order of the nodes.
     """
     predictors: list[Tensor] = []
     correctors: list[Tensor] = []
     n = len(u) - 1
     full = min(n, order)
-    for k in range(1, full + 1):  # all intervals with a whole stencil at once, those before one by one
+    for k in range(1, full + 1):  # all intervals with a full stencil at once, earlier ones one by one
         i = torch.arange(k, n + 1 if k == full else k + 1)
         stencil = u[i[:, None] + torch.arange(-k, 1)]
         predictors += lagrange_integrals(stencil[:, :-1], u[i - 1], u[i]).unbind()

@@ -1,10 +1,14 @@
-"""Ordinary differential equations where the tensors are: Dormand and Prince's pair of orders 5 and 4, adaptive.
+"""The adaptive Runge-Kutta method of Dormand and Prince, orders 5 and 4, on the device of the tensors.
 
-    dy/dt = f(t, y),  y(t_start) given,  from t_start to t_end in either direction
+It solves dy/dt = f(t, y) from y(t_start) to t_end, in either direction. A step of size h is accepted if::
 
-A step of size h is taken where err = rms(|y_5 - y_4| / (atol + rtol max(|y|, |y'|))) <= 1, and the next size is
-h min(5, max(0.2, 0.9 err^(-1/5))). By default every sample has its own time, step and error: its result does not depend on the
-batch, and one that cannot go on is reported and leaves the others alone. (Dormand & Prince 1980, J. Comp. Appl. Math. 6, 19-26.)
+    err = rms(|y_5 - y_4| / (atol + rtol max(|y|, |y'|))) <= 1
+
+where y' is the new state. The next size is h min(5, max(0.2, 0.9 err^(-1/5))). By default every sample has its own
+time, step size and error. Then a sample does not depend on its batch, and the other samples continue if one sample
+fails.
+
+Reference: Dormand & Prince 1980, J. Comp. Appl. Math. 6, 19-26.
 """
 
 from __future__ import annotations
@@ -28,17 +32,22 @@ _A = (
 )
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-"""Fifth-order weights less the fourth-order ones."""
+"""Difference of the fifth-order and the fourth-order weights."""
 
 
 @dataclass(frozen=True)
 class RungeKutta:
-    """Adaptive Runge-Kutta on the device of the state, in its dtype; float64 is meant.
+    """Adaptive Runge-Kutta method of order 5, on the device and in the dtype of the state.
 
-    rtol, atol: tolerances of the local error per step, rtol >= 1e-13, atol > 0.
-    per_sample: a step size for each sample; otherwise one for the batch, whose error is the largest of any sample; a sample whose
-        trial step is not finite has then failed at once, where with a step of its own it tries a smaller one.
-    max_steps: steps tried after which a sample has failed.
+    Use float64 states.
+
+    Args:
+        rtol: Relative tolerance of the local error per step, >= 1e-13.
+        atol: Absolute tolerance of the local error per step, > 0.
+        per_sample: Use a step size for each sample. Otherwise the batch has one step size, and its error is the largest
+            error of any sample. Then a sample whose trial step is not finite fails at once, while with its own step
+            size it tries a smaller step.
+        max_steps: Largest number of trial steps. A sample that needs more fails.
     """
 
     rtol: float = 1e-5
@@ -59,14 +68,25 @@ class RungeKutta:
         t_end: float,
         callback: Callable[[int, float, Tensor], None] | None = None,
     ) -> ODESolution:
-        """Integrate from (t_start, y) to t_end; f(t, y) gets t of shape (B,) and y (B, *shape), and may answer
-        in another dtype.
+        """Integrate from t_start to t_end.
 
-        A sample that fails (a slope that is not finite, a step too small, too many steps) ends as NaN and is marked in
-        ``failed`` of the result. callback: called after each step that any sample took with its number (from 1), the time that
-        all that did not fail have reached, and the state.
+        A sample fails if its slope is not finite, its step is too small, or it needs too many steps. Its state becomes
+        NaN, and it is marked in ``failed`` of the result.
 
-        Raises SolverError where every sample fails.
+        Args:
+            f: Right-hand side ``f(t, y)``, with ``t`` of shape ``(B,)`` and ``y`` of shape ``(B, *shape)``. It may
+                return another dtype.
+            y: State at ``t_start``, of shape ``(B, *shape)``.
+            t_start: Start time.
+            t_end: End time, before or after ``t_start``.
+            callback: Called after each step that any sample accepts, with its number (from 1), the time that all
+                samples which did not fail have reached, and the state.
+
+        Returns:
+            The state at ``t_end`` and statistics.
+
+        Raises:
+            SolverError: If every sample fails.
         """
         count, sign = len(y), 1.0 if t_end >= t_start else -1.0
         t = torch.full((count,), t_start, dtype=y.dtype, device=y.device)
@@ -94,7 +114,7 @@ class RungeKutta:
             size = (error / scale).square().reshape(count, -1).mean(1).sqrt()
             size = torch.where(torch.isfinite(size) & self._finite(stages[-1]), size, torch.inf)
             if not self.per_sample:
-                # a sample that is not finite has failed at once: it must not hold the others up
+                # a sample that is not finite fails at once, so that it does not stop the others
                 lost = live & ~torch.isfinite(size)
                 failed, live = failed | lost, live & ~lost
                 size = torch.where(live, size, 0.0).max().expand(count)
@@ -121,7 +141,7 @@ class RungeKutta:
     def _first_step(
         self, f: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, slope: Tensor, sign: float, span: float
     ) -> Tensor:
-        """Hairer, Norsett & Wanner's guess, for order 5 (Solving Ordinary Differential Equations I, II.4)."""
+        """The first step size for order 5 of Hairer, Norsett & Wanner (Solving Ordinary Differential Equations I, II.4)."""
 
         def size(v: Tensor) -> Tensor:
             return (v / (self.atol + self.rtol * y.abs())).square().reshape(len(y), -1).mean(1).sqrt()

@@ -1,11 +1,11 @@
-"""Ordinary differential equations by SciPy: the trusted one.
+"""SciPy's solvers of ordinary differential equations.
 
-    dy/dt = f(t, y),  y(t_start) given,  from t_start to t_end in either direction.
+They solve dy/dt = f(t, y) from y(t_start) to t_end, in either direction. The whole batch is one system with one step
+size, as in the reference implementation. The tolerance holds for the root mean square over the batch: the error of a
+single sample may be larger, in the worst case by the square root of the number of samples.
 
-The whole batch is one system with one step size, as in the reference implementation, and the tolerance holds for the root mean
-square over all of it: one sample among many may exceed it, in the worst case by the square root of their number. The state is
-float64 on the CPU, f sees and returns tensors in whatever dtype and on whatever device it likes. Sums over time
-(log-determinants) are best put into the state: they are float64 too and take part in the error control.
+The state is float64 on the CPU. The function f may return tensors of any dtype and on any device. Put integrals over
+time, such as log-determinants, into the state: then they are float64 and part of the error control.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from scoresde._validation import check_choice, check_count, check_number
 from scoresde.solvers.ode import LEAST_RTOL, ODESolution, SolverError
 
 METHODS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
-"""Names of classes of `scipy.integrate`, which is imported when it is first needed."""
+"""Names of classes of ``scipy.integrate``, which is imported when it is first needed."""
 
 
 @dataclass(frozen=True)
 class ScipyODE:
-    """SciPy's solvers, step by step, on tensors: what `scipy.integrate.solve_ivp` does.
+    """SciPy's solvers on tensors, step by step as in ``scipy.integrate.solve_ivp``.
 
-    method: one of RK45, RK23, DOP853, Radau, BDF, LSODA.
-    rtol, atol: tolerances of the local error per step, rtol >= 1e-13, atol > 0; the paper uses 1e-5 for both.
-    max_nfe: evaluations after which it gives up with a SolverError.
+    Args:
+        method: "RK45", "RK23", "DOP853", "Radau", "BDF" or "LSODA".
+        rtol: Relative tolerance of the local error per step, >= 1e-13. The paper uses 1e-5.
+        atol: Absolute tolerance of the local error per step, > 0. The paper uses 1e-5.
+        max_nfe: Largest number of evaluations of f.
     """
 
     method: str = "RK45"
@@ -52,11 +54,20 @@ class ScipyODE:
         t_end: float,
         callback: Callable[[int, float, Tensor], None] | None = None,
     ) -> ODESolution:
-        """Integrate from (t_start, y) to t_end. f(t, y) gets y as float64 (CPU) in the shape of ``y``.
+        """Integrate from t_start to t_end.
 
-        callback: called after each accepted step with its number (from 1), its time and the state.
+        Args:
+            f: Right-hand side ``f(t, y)``. It gets ``t`` as a number, and ``y`` as a float64 tensor on the CPU.
+            y: State at ``t_start``, of shape ``(B, *shape)``.
+            t_start: Start time.
+            t_end: End time, before or after ``t_start``.
+            callback: Called after each accepted step with its number (from 1), its time and the state.
 
-        Raises SolverError where f returns a non-finite value, or the step size underflows.
+        Returns:
+            The state at ``t_end``, float64 on the CPU, and statistics.
+
+        Raises:
+            SolverError: If f returns a non-finite value, if the step size underflows, or after ``max_nfe`` evaluations.
         """
         from scipy import integrate
 
@@ -66,7 +77,7 @@ class ScipyODE:
             nonlocal nfe
             nfe += 1
             if nfe > self.max_nfe:
-                raise SolverError(f"{self.method} gave up at t={t:g} after max_nfe={self.max_nfe} evaluations")
+                raise SolverError(f"{self.method} stopped at t={t:g} after max_nfe={self.max_nfe} evaluations")
             slope = f(t, torch.from_numpy(state).reshape(shape)).detach().to("cpu", torch.float64)
             if not bool(torch.isfinite(slope).all()):
                 bad = torch.nonzero(~torch.isfinite(slope).reshape(shape[0], -1).all(1)).flatten().tolist()

@@ -1,4 +1,4 @@
-"""A problem and its Brownian motion in the form that torchsde asks for. Importing this module imports torchsde."""
+"""Problems and Brownian motions with the interfaces of torchsde. Importing this module imports torchsde."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scoresde.solvers.ode import SolverError
 
 
 class _Problem(torch.nn.Module):
-    """The drift of dx = drift dr + diffusion dW in torchsde's form."""
+    """The drift of dx = drift dr + diffusion dW, with torchsde's interface."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class _Problem(torch.nn.Module):
         self._last: tuple[float, Tensor, Tensor] | None = None
 
     def f(self, r: Tensor, y: Tensor) -> Tensor:
-        # torchsde looks at the drift once before its first step: that evaluation is kept and used
+        # torchsde evaluates the drift once before its first step: the value is stored and used in the first step
         if self._last is not None and self._last[0] == float(r) and self._last[1] is y:
             return self._last[2]
         value = self.drift(y.reshape(len(y), *self.event_shape), r.to(y)).reshape(y.shape)
@@ -37,7 +37,7 @@ class _Problem(torch.nn.Module):
 
 
 class Diagonal(_Problem):
-    """A diffusion with a number for every coordinate, which may depend on the state."""
+    """A diagonal diffusion, which may depend on the state."""
 
     noise_type = "diagonal"
 
@@ -46,7 +46,7 @@ class Diagonal(_Problem):
 
 
 class Additive(_Problem):
-    """A diffusion that is any linear map of the noise, and not of the state."""
+    """A diffusion that is any linear map of the noise and does not depend on the state."""
 
     noise_type = "additive"
 
@@ -55,7 +55,7 @@ class Additive(_Problem):
 
 
 class _KeyedBrownian(torchsde.BaseBrownian):  # type: ignore[misc]  # torchsde has no types
-    """Brownian paths keyed by (seed, index): what torchsde asks of any Brownian motion."""
+    """Base class of Brownian paths keyed by (seed, index), with torchsde's interface."""
 
     def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
         super().__init__()
@@ -82,9 +82,10 @@ class _KeyedBrownian(torchsde.BaseBrownian):  # type: ignore[misc]  # torchsde h
 
 
 class StepBrownian(_KeyedBrownian):
-    """Increments W over one step after the other, and where asked the time integral U of the path within a step.
+    """Increments W over successive steps, and on request the time integral U of the path within a step.
 
-    W = sqrt(h) z_1,   U = int (w(r) - w(ta)) dr = h W / 2 + sqrt(h^3 / 12) z_2,   with z_1, z_2 independent normals.
+    W = sqrt(h) z_1 and U = int (w(r) - w(ta)) dr = h W / 2 + sqrt(h^3 / 12) z_2, with independent standard normals z_1,
+    z_2.
     """
 
     def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
@@ -112,7 +113,7 @@ class StepBrownian(_KeyedBrownian):
 
 
 class TreeBrownian(_KeyedBrownian):
-    """A `torchsde.BrownianInterval` for each sample: any interval may be asked for, again and again."""
+    """A ``torchsde.BrownianInterval`` for each sample. Any interval may be queried, any number of times."""
 
     def __init__(self, span: Tensor, like: Tensor, noise: NoiseSource, levy_area: str) -> None:
         super().__init__(span, like, noise, levy_area)

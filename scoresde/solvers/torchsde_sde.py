@@ -1,12 +1,12 @@
-"""Stochastic differential equations by torchsde, forwards and backwards in time.
+"""torchsde's solvers of stochastic differential equations, forward and backward in time.
 
-torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state of shape (B, d). A reverse-time SDE from t_start
-down to t_end becomes one with r = t_start - t and the drift's sign changed.
+torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state of shape (B, d). A reverse-time SDE from
+t_start to t_end < t_start has this form with r = t_start - t and the opposite sign of the drift.
 
-The Brownian path of a sample is keyed by (seed, index of the sample), so that a sample does not depend on its neighbours:
-with equal steps one vectorised draw for each step, with adaptive ones a `torchsde.BrownianInterval` for each sample, which
-can be asked twice and is some hundred times slower. An adaptive batch shares its step size, so there samples do depend on
-each other.
+The Brownian path of a sample is keyed by (seed, index of the sample), so a sample does not depend on the other samples.
+With equal steps there is one vectorised draw per step. With adaptive steps there is a ``torchsde.BrownianInterval`` for
+each sample, which can be queried twice and is about a hundred times slower. A batch with adaptive steps has a common
+step size. Then samples depend on each other.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ _STRATONOVICH = ("heun", "midpoint", "reversible_heun", "euler_heun")
 
 @dataclass(frozen=True)
 class TorchSDE:
-    """`torchsde.sdeint` on states of any event shape.
+    """``torchsde.sdeint`` for states of any event shape.
 
-    method: "euler", "milstein", "srk" (Ito), or "heun", "midpoint", "reversible_heun", "euler_heun" (Stratonovich: the same for
-        a diffusion that does not depend on x).
-    adaptive: choose the steps by ``rtol`` and ``atol`` instead of ``dt`` everywhere.
+    Args:
+        method: "euler", "milstein" or "srk" (Ito), or "heun", "midpoint", "reversible_heun" or "euler_heun"
+            (Stratonovich). The two interpretations are equal if the diffusion does not depend on x.
+        adaptive: Choose the steps by ``rtol`` and ``atol``, instead of equal steps ``dt``.
+        rtol: Relative tolerance of adaptive steps, > 0.
+        atol: Absolute tolerance of adaptive steps, > 0.
+        dt_min: Smallest adaptive step, > 0.
     """
 
     method: str = "euler"
@@ -48,21 +52,31 @@ class TorchSDE:
         check_number("dt_min", self.dt_min, above=0.0)
 
     def check(self, additive: bool) -> None:
-        """Raise ValueError for a method that does not take a diffusion free of the state, or one that is not."""
+        """Check that the method supports the diffusion.
+
+        Args:
+            additive: Whether the diffusion does not depend on the state.
+
+        Raises:
+            ValueError: If the method does not support it.
+        """
         if not additive and self.stratonovich:
             raise ValueError(
-                f"method={self.method!r} is of Stratonovich's kind, and a diffusion of x is meant as Ito's: give 'euler', "
-                "'milstein' or 'srk'"
+                f"method={self.method!r} is a Stratonovich method, and a diffusion that depends on x is an Ito diffusion here: "
+                "give 'euler', 'milstein' or 'srk'"
             )
         if additive and self.method == "reversible_heun":
             raise ValueError(
-                "method='reversible_heun' wants the matrix of a diffusion, which is known by its product with a vector: "
-                "give 'heun' or 'midpoint', of the same order"
+                "method='reversible_heun' needs the matrix of the diffusion, and only its product with a vector is known: "
+                "give 'heun' or 'midpoint', which have the same order"
             )
 
     @property
     def stratonovich(self) -> bool:
-        """Whether it reads the SDE as Stratonovich's: another process than Ito's where the diffusion depends on x."""
+        """Whether the method interprets the SDE as a Stratonovich SDE.
+
+        If the diffusion depends on x, this is another process than the Ito SDE.
+        """
         return self.method in _STRATONOVICH
 
     def solve(
@@ -77,14 +91,25 @@ class TorchSDE:
         *,
         additive: bool = False,
     ) -> Tensor:
-        """x at t_end of dx = drift dt + diffusion dw', for t_start > t_end.
+        """Integrate the reverse-time SDE dx = drift dt + diffusion dw' from t_start to t_end < t_start.
 
-        drift(x, t) -> the shape of x; t is ().
-        diffusion: (x, t) -> the shape of x, a number for every coordinate; where ``additive``, the map (v, t) -> G(t) v of
-            any matrix that does not depend on x.
-        dt: step size > 0, or the first one where adaptive. A whole number of them in the span are as many steps.
+        Args:
+            drift: A function ``(x, t)`` that returns the drift, of the shape of ``x``. ``t`` has the shape ``()``.
+            diffusion: A function ``(x, t)`` that returns the diagonal of the diffusion, of the shape of ``x``. If
+                ``additive``, a function ``(v, t)`` that returns G(t) v for any matrix G that does not depend on x.
+            x: State at ``t_start``, of shape ``(B, *state)``.
+            t_start: Start time.
+            t_end: End time, below ``t_start``.
+            dt: Step size, > 0, or the first step size if adaptive.
+            noise: Source of the noise.
+            additive: Whether the diffusion does not depend on the state.
 
-        Raises ValueError as `check` does, SolverError for a result that is not finite.
+        Returns:
+            The state at ``t_end``.
+
+        Raises:
+            ValueError: If the method does not support the diffusion.
+            SolverError: If the result is not finite.
         """
         if additive:
             self.check(additive)
@@ -107,9 +132,25 @@ class TorchSDE:
         dt: float,
         noise: NoiseSource,
     ) -> Tensor:
-        """x at t_end of dx = drift dt + diffusion dw, for t_start < t_end; the rest as in `solve`.
+        """Integrate the SDE dx = drift dt + diffusion dw from t_start to t_end > t_start.
 
-        The Brownian path is that of a `solve` with the same ``noise``: give another where they must be independent.
+        The Brownian path is the path of :meth:`solve` with the same ``noise``. Use another source of noise if the two
+        must be independent.
+
+        Args:
+            drift: A function ``(x, t)`` that returns the drift, of the shape of ``x``. ``t`` has the shape ``()``.
+            diffusion: A function ``(x, t)`` that returns the diagonal of the diffusion, of the shape of ``x``.
+            x: State at ``t_start``, of shape ``(B, *state)``.
+            t_start: Start time.
+            t_end: End time, above ``t_start``.
+            dt: Step size, > 0, or the first step size if adaptive.
+            noise: Source of the noise.
+
+        Returns:
+            The state at ``t_end``.
+
+        Raises:
+            SolverError: If the result is not finite.
         """
         return self._integrate(drift, diffusion, x, t_start, t_end, dt, noise)
 
@@ -130,13 +171,13 @@ class TorchSDE:
 
         problem_kind = Additive if additive else Diagonal
         problem = problem_kind(drift, diffusion, tuple(x.shape[1:]), self.stratonovich)
-        # times in float64, and dt a trifle longer: sums of dt that end short of the span would leave a step of rounding's width
+        # times in float64, and dt slightly longer: if the sum of dt ends just below the span, a tiny extra step would follow
         span = torch.tensor([start, end], dtype=torch.float64, device=x.device)
         dt = dt if self.adaptive else dt * (1.0 + 1e-11)
         flat = x.reshape(len(x), -1)
         kind = TreeBrownian if self.adaptive else StepBrownian
         brownian = kind(span, flat, noise, "space-time" if self.method == "srk" else "none")
-        # torchsde warns of numerics that the check of the result meets, and probes a problem with a draw of torch's own
+        # the result is checked below, so torchsde's warnings are not needed; torchsde draws from torch's global generator
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             path = torchsde.sdeint(

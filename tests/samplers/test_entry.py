@@ -108,7 +108,7 @@ def test_times_may_be_a_list_or_an_array(steps):
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([0.1, 0.5, 1.0], "do not fall, 0.1, 0.5, 1"),
+        ([0.1, 0.5, 1.0], "do not decrease, 0.1, 0.5, 1"),
         ([1.0], "shape"),
         ([[1.0, 0.5]], "a tuple or list of numbers"),
         (torch.tensor(10), "shape"),

@@ -113,7 +113,7 @@ def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
 
 
 def test_posterior_refusals():
-    with pytest.raises(ValueError, match="would keep more noise than x_s may hold, at 10 of 10 steps"):
+    with pytest.raises(ValueError, match="would retain more noise than x_s has, at 10 of 10 steps"):
         PredictorCorrector(ConsistentAnnealed(0.1), steps=10)(SDES["ve"], lambda x, t: -x, (2, 2))
     with pytest.raises(ValueError, match=r"eta=1\.5"):
         DDIM(1.5)
@@ -131,19 +131,19 @@ def test_adaptive_steps_pass_the_selfcheck(name):
     assert report.passed, f"\n{report}"
 
 
-def test_draws_that_are_made_anew_are_seen(monkeypatch):
-    """Planted: the paper's own rule, a new draw for each attempt, which is wrong by a factor 2 on one coordinate."""
+def test_new_noise_after_a_rejected_step_is_detected(monkeypatch):
+    """Planted: the paper's rule, new noise for each attempt, which is wrong by a factor of 2 on one coordinate."""
     distribution = GaussianMixture(torch.zeros(1, 1), torch.full((1, 1), 0.5))
-    kept, anew = [], []
-    for found in (kept, anew):
+    stored, drawn_again = [], []
+    for found in (stored, drawn_again):
         x = AdaptiveSDE(0.05)(SDES["ve"], distribution.score(SDES["ve"]), (1000, 1), seed=3).samples
         found.append(float(x.std()) / 0.5)
         monkeypatch.setattr(Paths, "settle", lambda *_: None)
-    assert abs(kept[0] - 1.0) < 5 / math.sqrt(2000) + 0.05 and anew[0] > 1.5
+    assert abs(stored[0] - 1.0) < 5 / math.sqrt(2000) + 0.05 and drawn_again[0] > 1.5
 
 
-def test_what_is_known_of_a_path_adds_up():
-    """However a step is cut and refused, the increments that are accepted sum to the one that was drawn for the whole."""
+def test_increments_of_a_path_add_up():
+    """The accepted increments sum to the increment of the whole step, however the step is divided and rejected."""
     x = torch.zeros(1, 3, dtype=torch.float64)
     paths, rows, noise = Paths(x), torch.tensor([0]), NoiseSource.of(0, 1)
 
@@ -155,13 +155,18 @@ def test_what_is_known_of_a_path_adds_up():
 
     whole = attempt(1.0, 0, False)
     attempt(0.5, 1, False)
-    parts = [attempt(0.3, 2, True), attempt(0.4, 3, True), attempt(0.25, 4, True), attempt(9.0, 5, True)]
-    assert sum(w for w, _ in parts) == pytest.approx(1.0) and [round(w, 3) for w, _ in parts] == [0.3, 0.2, 0.25, 0.25]
-    assert torch.allclose(sum(rise for _, rise in parts), whole[1])
+    accepted = [attempt(0.3, 2, True), attempt(0.4, 3, True), attempt(0.25, 4, True), attempt(9.0, 5, True)]
+    assert sum(w for w, _ in accepted) == pytest.approx(1.0) and [round(w, 3) for w, _ in accepted] == [
+        0.3,
+        0.2,
+        0.25,
+        0.25,
+    ]
+    assert torch.allclose(sum(rise for _, rise in accepted), whole[1])
     assert int(paths.count) == 0
 
 
-def test_adaptive_steps_are_each_sample_s_own():
+def test_each_sample_has_its_own_adaptive_steps():
     result = AdaptiveSDE(0.05)(SDES["vp"], mixture().score(SDES["vp"]), (16, 2), seed=1)
     assert result.nfe == int(result.spent.max()) and int(result.spent.min()) < result.nfe
     sde = NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=10)
@@ -212,7 +217,7 @@ def test_subsequences_of_a_chain():
     squares = grids.subsequence(VPSDE(), 10, power=2.0) * 1000
     assert float(squares[0]) == 1000 and float(squares[-1]) == pytest.approx(1)
     assert float(squares[5]) == pytest.approx(1000 * (0.5 * (1 + 1000**-0.5)) ** 2, abs=0.5)
-    with pytest.raises(ValueError, match="fall together"):
+    with pytest.raises(ValueError, match="would be used twice"):
         grids.subsequence(VPSDE(), 500, power=2.0)
 
 

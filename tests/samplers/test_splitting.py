@@ -50,7 +50,7 @@ def propagated(sde, predictor, steps, mean, std, start):
     z = z[0] if draws == 1 else z
     times = torch.linspace(sde.T, T_MIN, steps + 1, dtype=torch.float64)
     for step in ExactTransitions(steps, lambda *_: times).transitions(sde).steps(ONE):
-        x = predictor.approach(sde, step, x0, z)
+        x = predictor.before_score(sde, step, x0, z)
         out = predictor.map_step(sde, step, x, score(x, step.t), z)[0].flatten(1)
         b, a, n = out[0], (out[1 : 1 + d] - out[0]).mT, (out[1 + d :] - out[0]).mT
         m, v = a @ m + b, a @ v @ a.mT + n @ n.mT
@@ -101,7 +101,7 @@ def test_exact_at_rest(name):
     step = ExactTransitions(1).transitions(sde).steps(ONE)[0]
 
     def covariance(predictor, z):
-        x = predictor.approach(sde, step, x0, z)
+        x = predictor.before_score(sde, step, x0, z)
         columns = predictor.map_step(sde, step, x, prior_score(sde, x), z)[0].flatten(1).mT
         a, n = columns[:, :d], columns[:, d:]
         return a @ rest @ a.mT + n @ n.mT
@@ -131,7 +131,7 @@ def test_reversal_is_bayes():
 @pytest.mark.parametrize("sde", [VESDE(), SubVPSDE()], ids=repr)
 def test_a_process_that_does_not_rest_is_refused(sde):
     assert drift_of_covariance(sde) > 1e-2
-    with pytest.raises(ValueError, match="does not rest in its prior"):
+    with pytest.raises(ValueError, match="is not stationary in its prior"):
         PredictorCorrector(SymmetricSplitting(), steps=5)(sde, lambda x, t: -x, (2, 1))
 
 

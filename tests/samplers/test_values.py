@@ -149,8 +149,8 @@ def test_the_end_without_a_grid(make, sde, t_min, end):
 def test_grids_that_end_where_they_end():
     """A t_min that would not be used is refused."""
     for make, words in (
-        (lambda: DDIM(steps=5, grid=grids.subsequence, t_min=1e-2), "subsequence ends where it ends"),
-        (lambda: DDIM(steps=5, grid=partial(grids.karras, t_min=0.1), t_min=1e-2), "ends where it ends"),
+        (lambda: DDIM(steps=5, grid=grids.subsequence, t_min=1e-2), "subsequence has no t_min to set"),
+        (lambda: DDIM(steps=5, grid=partial(grids.karras, t_min=0.1), t_min=1e-2), "has no t_min to set"),
         (lambda: UniPC([1.0, 0.1], t_min=1e-2), "has its own last time"),
         (lambda: DDIM(steps=ReferenceDiscretization(10), t_min=1e-2), "has its own last time"),
         (lambda: PredictorCorrector(DDIM(steps=50)), "has a grid of its own"),

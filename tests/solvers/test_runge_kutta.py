@@ -87,7 +87,7 @@ def test_nowhere_to_go():
 
 
 def test_a_sample_has_its_own_steps():
-    """Alone, or beside one that is a hundred times as fast: bit for bit the same, at its own cost."""
+    """A sample is bit for bit the same alone and together with one that is 100 times as fast."""
 
     def rates(t, y):
         return -y * y.new_tensor([1.0, 100.0])[: len(y), None] + torch.sin(t)[:, None]

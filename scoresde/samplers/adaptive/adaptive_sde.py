@@ -12,8 +12,8 @@ The step is accepted if E <= 1. The next step size is min(t - t_min, 0.9 h E^-0.
 
 The error E depends on z. After a rejected step the paper draws new noise, so the accepted increments are no longer
 those of a Brownian motion: on one coordinate the samples' distribution comes out twice too wide, at any tolerance. Here
-the increment w over the rejected interval h is stored, and the smaller steps that replace it draw from the Brownian
-bridge (Rackauckas & Nie 2017, Discrete Contin. Dyn. Syst. B 22)::
+the increment w over the rejected interval h is stored. The smaller steps that replace it draw from the
+Brownian bridge (Rackauckas & Nie 2017, Discrete Contin. Dyn. Syst. B 22)::
 
     increment over h' < h  ~  N(h' w / h, h' (h - h') / h)
 

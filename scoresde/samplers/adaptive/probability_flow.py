@@ -94,7 +94,7 @@ class ProbabilityFlowODE(SolverSampler):
             return sde.flow_drift(y, times, score(y, times))
 
         def accepted(step: int, t: float, y: Tensor) -> None:
-            if callback is not None:  # `encode` has none
+            if callback is not None:  # ``encode`` has none
                 callback(step, torch.tensor(t, dtype=x.dtype), y.to(x))
 
         solution = self.solver.solve(slope, x.double(), t_start, t_end, accepted)

@@ -1,18 +1,23 @@
-"""Correctors: Langevin steps at a fixed time, towards the law p_t that the predictor meant to reach.
+"""Correctors: Langevin steps at a fixed time t, which bring the state closer to the marginal distribution p_t.
 
-    x <- x + e score(x, t) + sqrt(2 e) z         (Song et al. 2021, algorithms 4 and 5)
+A step with step size e is (Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5)::
 
-with step size e. With a = A^2 the step's contraction (1 - beta_i for DDPM's chain, 1 for VE):
+    x <- x + e score(x, t) + sqrt(2 e) z
+
+With a = A^2 the contraction of the forward step (1 - beta_i for DDPM's chain, 1 for VE), the step sizes are::
 
     Langevin           e = 2 a (snr ||z|| / ||score||)^2
     AnnealedLangevin   e = 2 a (snr sigma(t))^2
 
-The paper's code averages both norms of the first over the batch, so that a sample depends on its neighbours: that is
-`BatchLangevin`, kept for agreement with it. `Langevin` takes each sample's own score norm and sqrt(d) for ||z||. Two
-consequences are met by it: a step size must not depend on the noise that it scales, hence sqrt(d), the root mean square of
-||z||; and in few dimensions a sample may sit where its score vanishes, so ||score||^2 is pooled with `PRIOR_DIMENSIONS`
-imaginary coordinates of squared score 1 / sigma(t)^2, its upper bound in the mean: no matter in 3072 dimensions, and
-in two a step of at most 2.5 a (snr sigma)^2.
+The paper's code averages the two norms of the first formula over the batch, so a sample depends on the other samples of
+its batch. :class:`BatchLangevin` does the same, for agreement with the paper's code. :class:`Langevin` differs in two
+points:
+
+- It uses sqrt(d), the root mean square of ||z||, because a step size must not depend on the noise that it scales.
+- It uses the norm of each sample's own score. In few dimensions the score of a sample may vanish, and the step would be
+  unbounded. So ||score||^2 is pooled with ``PRIOR_DIMENSIONS`` additional coordinates of squared score 1 / sigma(t)^2,
+  which is an upper bound of the mean. In 3072 dimensions this makes no difference. In two dimensions the step is at
+  most 2.5 a (snr sigma)^2.
 """
 
 from __future__ import annotations
@@ -30,15 +35,17 @@ from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Interval
 
 PRIOR_DIMENSIONS = 8
-"""Weight of the bound 1 / sigma^2 in the pooled squared score, in coordinates."""
+"""Number of coordinates that the bound 1 / sigma^2 counts for in the pooled squared score."""
 
 
 @dataclass(frozen=True)
 class Corrector(ABC):
-    """Langevin dynamics at time t.
+    """Base class of correctors: Langevin dynamics at time t.
 
-    snr: ratio r of the noise's to the score's contribution, in (0, 1000]; the paper takes 0.16 (VE), 0.01 to 0.16 (VP).
-    steps: Langevin steps at each time, each of them one evaluation of the score.
+    Args:
+        snr: Signal-to-noise ratio r, the ratio of the contributions of noise and score, in (0, 1000]. The paper uses
+            0.16 (VE) and 0.01 to 0.16 (VP).
+        steps: Number of Langevin steps at each time, each with one evaluation of the score.
     """
 
     snr: float = 0.16
@@ -49,16 +56,16 @@ class Corrector(ABC):
         check_count("steps", self.steps)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor) -> tuple[Tensor, Tensor]:
-        """x + e score + sqrt(2 e) z, one Langevin step at the time where ``interval`` starts.
+        """One Langevin step, x + e score + sqrt(2 e) z, at the start of ``interval``.
 
         Args:
-            model: Gives the score.
-            x: (B, *state).
-            interval: The step of the grid; its ``at``, ``a`` and ``level`` are used.
-            z: Standard normals like x.
+            model: Evaluates the score.
+            x: State, of shape ``(B, *state)``.
+            interval: Step of the grid. Its ``at``, ``a`` and ``level`` are used.
+            z: Standard normals of the shape of ``x``.
 
         Returns:
-            The state and its mean, x + e score.
+            The new state, and its mean x + e score.
         """
         score = model.score(x, interval.at)
         e = 2.0 * interval.a**2 * self.size(interval, score, z) ** 2
@@ -68,12 +75,21 @@ class Corrector(ABC):
 
     @abstractmethod
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor | float:
-        """snr ||z|| / ||score||, a number or of shape () or (B,)."""
+        """The factor snr ||z|| / ||score|| of the step size, or what replaces it.
+
+        Args:
+            interval: Step of the grid.
+            score: The score, of shape ``(B, *state)``.
+            z: Standard normals of the same shape.
+
+        Returns:
+            A number, or a tensor of shape ``()`` or ``(B,)``.
+        """
 
 
 @dataclass(frozen=True)
 class Langevin(Corrector):
-    """Langevin steps whose size follows each sample's own score."""
+    """Langevin steps whose size depends on the norm of each sample's score."""
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         flat = score.flatten(1) if score.ndim > 1 else score[:, None]
@@ -83,7 +99,7 @@ class Langevin(Corrector):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Corrector):
-    """Langevin steps whose size follows sigma(t) alone (Song & Ermon 2019's annealing)."""
+    """Langevin steps whose size depends only on sigma(t), the annealed Langevin dynamics of Song & Ermon 2019."""
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> float:
         return self.snr * interval.level
@@ -91,7 +107,10 @@ class AnnealedLangevin(Corrector):
 
 @dataclass(frozen=True)
 class BatchLangevin(Corrector):
-    """The reference implementation's `langevin`: norms averaged over the batch. A sample depends on its neighbours."""
+    """The reference implementation's Langevin corrector, with norms averaged over the batch.
+
+    A sample depends on the other samples of its batch.
+    """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         def mean_norm(v: Tensor) -> Tensor:
@@ -101,19 +120,20 @@ class BatchLangevin(Corrector):
         return self.snr * mean_norm(z) / mean_norm(score)
 
 
-def normals_of(
-    ahead: int, corrector: Corrector | None, steps: int, x: Tensor, noise: NoiseSource
+def step_normals(
+    predictor_draws: int, corrector: Corrector | None, steps: int, x: Tensor, noise: NoiseSource
 ) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
-    """The standard normals of each step: ``ahead`` of the predictor's, stacked where more than one, and the corrector's, a list.
+    """The standard normals of each step: those of the predictor, stacked if more than one, and a list for the
+    corrector.
 
-    Draw k of step i has the key i * (draws of a step) + k, for the purposes "predictor" and "corrector".
+    Draw k of step i has the key i * (draws of a step) + k, with the purpose "predictor" or "corrector".
     """
-    again = 0 if corrector is None else corrector.steps
-    counts = {"corrector": again, "predictor": ahead}
+    corrector_draws = 0 if corrector is None else corrector.steps
+    counts = {"corrector": corrector_draws, "predictor": predictor_draws}
     keys = [(i * n + k, purpose) for i in range(steps) for purpose, n in counts.items() for k in range(n)]
     numbers, purposes = [number for number, _ in keys], [purpose for _, purpose in keys]
     draws = noise.normals(x.shape[1:], steps=numbers, purpose=purposes, dtype=x.dtype)
     for _ in range(steps):
-        corrections = [next(draws) for _ in range(again)]
-        z = [next(draws) for _ in range(ahead)]
-        yield (torch.stack(z) if ahead > 1 else z[0] if z else None), corrections
+        corrections = [next(draws) for _ in range(corrector_draws)]
+        z = [next(draws) for _ in range(predictor_draws)]
+        yield (torch.stack(z) if predictor_draws > 1 else z[0] if z else None), corrections

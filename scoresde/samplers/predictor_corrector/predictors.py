@@ -1,13 +1,15 @@
-"""Predictors: one step of the reverse process from t down to s. Each is a sampler by itself, and a part of `PredictorCorrector`.
+"""Predictors: a step of the reverse process from t to s < t.
 
-With the forward step x_t = a x_s + std z, and h = t - s:
+A predictor is a sampler by itself, and a part of :class:`~scoresde.samplers.PredictorCorrector`. With the forward step
+x_t = a x_s + std z and h = t - s, the steps are (Song et al. 2021, arXiv:2011.13456, appendices D to F; Ho et al.
+2020)::
 
-    EulerMaruyama      mean = x - (F x - g^2 score) h              x_s = mean + g sqrt(h) z         (Song et al. 2021, appendix D)
-    ReverseDiffusion   mean = (2 - a) x + std^2 score              x_s = mean + std z               (appendix E)
-    Ancestral          mean = (x + std^2 score) / a                x_s = mean + std z, or less      (appendix F; Ho et al. 2020)
+    EulerMaruyama      mean = x - (F x - g^2 score) h              x_s = mean + g sqrt(h) z
+    ReverseDiffusion   mean = (2 - a) x + std^2 score              x_s = mean + std z
+    Ancestral          mean = (x + std^2 score) / a                x_s = mean + std z, or less noise
 
-and with ``flow=True`` the probability-flow form: half of the score's term, no noise. The last step of a sampler with ``denoise``
-returns the mean, which leaves out the noise that the step would have added (appendix G).
+With ``flow=True`` a predictor takes a step of the probability flow: half of the score's term, and no noise. With
+``denoise`` the last step returns the mean, without the noise that the step would add (appendix G).
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from scoresde.samplers.discretization import Grid, Step, Steps, Transitions
 from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Instant, Interval
-from scoresde.samplers.predictor_corrector.correctors import Corrector, normals_of
+from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
 from scoresde.sde import SDE, LinearSDE
 
 
 class ReverseSteps(GridSampler):
-    """The loop of a predictor and a corrector, either of which may be None."""
+    """The loop over the steps of a predictor and a corrector. Either of them may be None."""
 
     @property
     @abstractmethod
@@ -38,13 +40,13 @@ class ReverseSteps(GridSampler):
         """The predictor and the corrector."""
 
     def process(self, sde: SDE) -> LinearSDE:
-        """``sde``. Raises TypeError unless it is linear."""
+        """Return ``sde``. Raise TypeError unless it is linear."""
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
         return sde
 
     def denoised(self, model: Model, x: Tensor, mean: Tensor, at: Instant) -> Tensor:
-        """The mean of the last step, at no further evaluation."""
+        """The mean of the last step. It needs no further evaluation."""
         return mean
 
     def run_maps(
@@ -54,36 +56,36 @@ class ReverseSteps(GridSampler):
         if predictor is not None:
             predictor.check(sde)
         plan = self.discretization.transitions(sde)
-        draws, model = normals_of(draws_ahead(predictor), corrector, len(plan), x, noise), Model(score, None)
+        draws, model = step_normals(predictor_draws(predictor), corrector, len(plan), x, noise), Model(score, None)
         predictor = None if predictor is None else predictor.prepare(sde, plan, x)
         mean = x
-        for step, interval in zip(plan.steps(like=x), plan.levels(like=x), strict=True):
+        for step, interval in zip(plan.steps(like=x), plan.corrector_intervals(like=x), strict=True):
             z = next(draws)
             for each in z[1]:
                 assert corrector is not None
                 x, mean = corrector.step(model, x, interval, each)
             if predictor is not None:
-                x = predictor.approach(sde, step, x, z[0])
+                x = predictor.before_score(sde, step, x, z[0])
                 x, mean = predictor.map_step(sde, step, x, score(x, interval.at.time), z[0])
             callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), plan.times
 
 
-def draws_ahead(predictor: Predictor | None) -> int:
-    """Standard normals that a step of a predictor takes."""
+def predictor_draws(predictor: Predictor | None) -> int:
+    """Number of standard normals that a step of the predictor uses."""
     return predictor.draws_per_step if predictor is not None and predictor.stochastic else 0
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Predictor(ReverseSteps):
-    """One reverse step, and the sampler that takes it again and again.
+    """Base class of predictors, which are samplers that repeat one reverse step.
 
     Args:
-        steps: Number of steps N, each of them one evaluation of the score; N + 1 descending times; or a
-            `ReferenceDiscretization`.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return the mean of the last step in place of the state.
+        steps: Number of steps N, each with one evaluation of the score; N + 1 descending times; or a
+            ``ReferenceDiscretization``.
+        grid: Function of ``scoresde.samplers.grids`` that makes the times.
+        t_min: Last time. None takes the process's own ``t_min`` if it has one, else 1e-3.
+        denoise: Return the mean of the last step instead of the state.
     """
 
     steps: Steps = 1000  # type: ignore[assignment]
@@ -93,7 +95,7 @@ class Predictor(ReverseSteps):
 
     purpose = "predictor"
     draws_per_step = 1
-    """Standard normals that a step takes; more than one come stacked, (draws, *x.shape)."""
+    """Number of standard normals that a step uses. More than one are stacked, of shape ``(draws, *x.shape)``."""
 
     def __post_init__(self) -> None:
         self.set_grid(self.steps, self.grid, self.t_min, denoise=self.denoise)
@@ -105,41 +107,79 @@ class Predictor(ReverseSteps):
 
     @property
     def parts(self) -> tuple[Predictor, None]:
-        """Itself, without a corrector."""
+        """The predictor itself, and no corrector."""
         return self, None
 
     @property
     def has_default_grid(self) -> bool:
-        """Whether steps, grid, t_min and denoise are what they are unless given."""
+        """Whether steps, grid, t_min and denoise have their default values."""
         return all(getattr(self, name) == getattr(type(self), name) for name in ("steps", "grid", "t_min", "denoise"))
 
     def check(self, sde: LinearSDE) -> None:
-        """Raise ValueError, before the first step, for a process that the predictor does not fit."""
+        """Check the process before the first step.
 
-    def prepare(self, sde: LinearSDE, plan: Transitions, like: Tensor) -> Predictor:
-        """What takes the steps of ``plan`` for states like ``like``: itself, unless there is something to compute once."""
+        Args:
+            sde: The process.
+
+        Raises:
+            ValueError: If the predictor does not support the process.
+        """
+
+    def prepare(self, sde: LinearSDE, transitions: Transitions, like: Tensor) -> Predictor:
+        """Compute the coefficients of all steps, for the general case of linear maps.
+
+        Args:
+            sde: The process.
+            transitions: The steps.
+            like: A state ``(B, *state)``.
+
+        Returns:
+            The predictor whose :meth:`map_step` takes the steps. By default the predictor itself.
+        """
         return self
 
-    def approach(self, sde: LinearSDE, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
-        """The state at which `map_step` wants the score: x, unless part of the step goes before it."""
+    def before_score(self, sde: LinearSDE, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
+        """The part of a step before the score is evaluated, for the general case of linear maps.
+
+        Args:
+            sde: The process.
+            step: The step.
+            x: State at t, of shape ``(B, *state)``.
+            z: Standard normals. None if the predictor is not :attr:`stochastic`.
+
+        Returns:
+            The state at which the score is evaluated. By default ``x``.
+        """
         return x
 
     def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`step` for any linear process: (state, mean), both the shape of x, from the state that `approach` gave and the score
-        there.
+        """:meth:`step` for any linear process.
 
-        z: standard normal, None where not `stochastic`.
+        Args:
+            sde: The process.
+            step: The step.
+            x: Result of :meth:`before_score`, of shape ``(B, *state)``.
+            score: The score at ``x``.
+            z: Standard normals. None if the predictor is not :attr:`stochastic`.
+
+        Returns:
+            The state at s, and its mean without the noise that the step added. Both have the shape of ``x``.
+
+        Raises:
+            TypeError: If the predictor supports only scalar coefficients.
         """
-        raise TypeError(f"{self!r} does not fit {sde!r}: it steps by scalar coefficients alone")
+        raise TypeError(f"{self!r} does not fit {sde!r}: it supports only processes with scalar coefficients")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class EulerMaruyama(Predictor):
-    """Euler and Maruyama's method on the reverse SDE, or Euler's on the probability flow.
+    """The Euler-Maruyama method for the reverse SDE, or Euler's method for the probability flow.
+
+    The step is x_s = x - (F x - g^2 score) h + g sqrt(h) z.
 
     Args:
-        flow: Solve the probability flow.
-        steps: See `Predictor`, as ``grid``, ``t_min`` and ``denoise``.
+        flow: Solve the probability flow: half of the score's term, and no noise.
+        steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
     flow: bool = field(default=False, kw_only=True)
@@ -149,7 +189,7 @@ class EulerMaruyama(Predictor):
         return not self.flow
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """x_s = x - (F x - g^2 score) h + g sqrt(h) z, or half of the score's term without noise."""
+        """x_s = x - (F x - g^2 score) h + g sqrt(h) z."""
         at, h = interval.at, interval.h
         share = 0.5 if self.flow else 1.0
         mean = x - (at.F * x - share * at.g**2 * model.score(x, at)) * h
@@ -166,11 +206,13 @@ class EulerMaruyama(Predictor):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ReverseDiffusion(Predictor):
-    """The discretized forward step, reversed, or its probability-flow form.
+    """The reversal of the discretized forward step, or its probability-flow form.
+
+    The step is x_s = (2 - a) x + std^2 score + std z.
 
     Args:
-        flow: Take the probability-flow form.
-        steps: See `Predictor`, as ``grid``, ``t_min`` and ``denoise``.
+        flow: Take a step of the probability flow: half of the score's term, and no noise.
+        steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
     flow: bool = field(default=False, kw_only=True)
@@ -180,7 +222,7 @@ class ReverseDiffusion(Predictor):
         return not self.flow
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """x_s = (2 - a) x + std^2 score + std z, or half of the score's term without noise."""
+        """x_s = (2 - a) x + std^2 score + std z."""
         a, std = interval.a, interval.std
         share = 0.5 if self.flow else 1.0
         mean = (2.0 - a) * x + share * std**2 * model.score(x, interval.at)
@@ -198,13 +240,15 @@ class ReverseDiffusion(Predictor):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Ancestral(Predictor):
-    """The mean of x_s given x_t, with x_0 at its expectation, plus noise.
+    """Ancestral sampling: the mean of x_s given x_t with x_0 replaced by its expectation, plus noise.
+
+    The step is x_s = (x + std^2 score) / a + noise.
 
     Args:
-        variance: "upper", the step's own std^2 (DDPM's sigma_t^2 = beta_t; the reference's VP), exact for standard normal
-            data; or "lower", that of x_s given x_t and x_0 (DDPM's second choice; the reference's VE), exact for data in one
-            point.
-        steps: See `Predictor`, as ``grid``, ``t_min`` and ``denoise``.
+        variance: Variance of the noise. "upper" is the variance std^2 of the forward step (DDPM's sigma_t^2 = beta_t;
+            the reference's choice for VP), which is exact for standard normal data. "lower" is the variance of q(x_s |
+            x_t, x_0) (DDPM's second choice; the reference's choice for VE), which is exact for data at a single point.
+        steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
     variance: str = "upper"
@@ -214,7 +258,7 @@ class Ancestral(Predictor):
         check_choice("variance", self.variance, ("upper", "lower"))
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """x_s = (x + std^2 score) / a + std z, or std sigma_s / sigma_t for the last std."""
+        """x_s = (x + std^2 score) / a + noise."""
         a, std = interval.a, interval.std
         mean = (x + std**2 * model.score(x, interval.at)) / a
         return mean + (std if self.variance == "upper" else interval.posterior_std) * z, mean, None

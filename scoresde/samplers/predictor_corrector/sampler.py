@@ -1,14 +1,14 @@
-"""Predictor-corrector sampling (Song et al. 2021, section 4.2, algorithm 1).
+"""Predictor-corrector sampling (Song et al. 2021, arXiv:2011.13456, section 4.2, algorithm 1)::
 
     x ~ p_T
-    for each step from t down to s:
-        corrector:  its Langevin steps at t
-        predictor:  from t to s
+    for each step from t to s < t:
+        corrector:  Langevin steps at t
+        predictor:  a step from t to s
     return the mean of the last predictor step
 
-The order is that of the reference implementation, which differs from the algorithm as printed (predictor first): so the last
-thing that happens is a predictor's mean, a denoising step that costs no extra evaluation of the score, and the first
-corrector mends the prior. Either part may be left out.
+The order is that of the reference implementation. The algorithm as printed has the predictor first. With the corrector
+first, the run ends with the mean of a predictor step, which is a denoising step without an extra evaluation of the
+score, and the first corrector steps correct the prior. Either part may be left out.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from scoresde.samplers.discretization import Grid, Steps
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Interval
-from scoresde.samplers.predictor_corrector.correctors import Corrector, normals_of
-from scoresde.samplers.predictor_corrector.predictors import Predictor, ReverseDiffusion, ReverseSteps, draws_ahead
+from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
+from scoresde.samplers.predictor_corrector.predictors import Predictor, ReverseDiffusion, ReverseSteps, predictor_draws
 from scoresde.sde import LinearSDE, ScalarSDE
 
 
 class PredictorCorrector(ReverseSteps):
-    """Any predictor with any corrector.
+    """Predictor-corrector sampling with any predictor and any corrector.
 
     Args:
-        predictor: A `Predictor`, whose own grid is left at its defaults; None for Langevin dynamics alone.
-        corrector: A `Corrector`, or None.
-        steps: Number of predictor steps N, N + 1 descending times, or a `ReferenceDiscretization`.
-        grid: Function of `scoresde.samplers.grids`.
-        t_min: Last time; None for the process's own where it has one, else 1e-3.
-        denoise: Return the mean of the last step (the paper's choice) in place of the state.
+        predictor: A :class:`~scoresde.samplers.predictor_corrector.Predictor` with the default grid, or None for
+            Langevin dynamics alone.
+        corrector: A :class:`~scoresde.samplers.predictor_corrector.Corrector`, or None.
+        steps: Number of predictor steps N, N + 1 descending times, or a ``ReferenceDiscretization``.
+        grid: Function of ``scoresde.samplers.grids`` that makes the times.
+        t_min: Last time. None takes the process's own ``t_min`` if it has one, else 1e-3.
+        denoise: Return the mean of the last step (the paper's choice) instead of the state.
 
     Raises:
-        TypeError: For a part of another kind.
-        ValueError: Without a part, and for a predictor with a grid of its own.
+        TypeError: If a part is not a predictor or a corrector.
+        ValueError: If both parts are None, or if the predictor has its own grid.
     """
 
     def __init__(
@@ -70,24 +71,24 @@ class PredictorCorrector(ReverseSteps):
         return self.predictor, self.corrector
 
     def has_step(self, process: LinearSDE) -> bool:
-        """Whether the predictor has a `step` for the process."""
+        """Whether the predictor has a :meth:`step` for the process."""
         return super().has_step(process) and (self.predictor is None or self.predictor.has_step(process))
 
     def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
-        """The steps, once the predictor took them."""
+        """The steps, checked by the predictor."""
         return intervals if self.predictor is None else self.predictor.prepared_intervals(sde, intervals)
 
     def draws(self, steps: int, x: Tensor, noise: NoiseSource, intervals: list[Interval]) -> Iterator[Any]:
-        """Standard normals: the predictor's, and a list of the corrector's."""
-        return normals_of(draws_ahead(self.predictor), self.corrector, steps, x, noise)
+        """The standard normals of the predictor, and a list for the corrector."""
+        return step_normals(predictor_draws(self.predictor), self.corrector, steps, x, noise)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """The corrector's Langevin steps, then the predictor's step."""
-        ahead, again = z
+        """The Langevin steps of the corrector, then the step of the predictor."""
+        predictor_z, corrector_z = z
         mean = x
-        for each in again:
+        for each in corrector_z:
             assert self.corrector is not None
             x, mean = self.corrector.step(model, x, interval, each)
         if self.predictor is None:
             return x, mean, None
-        return self.predictor.step(model, x, interval, ahead, past)
+        return self.predictor.step(model, x, interval, predictor_z, past)
