@@ -26,7 +26,8 @@ PROCESSES = [
     (CriticallyDampedLangevin(), (2,)),
     pytest.param(CriticallyDampedLangevin(mass=1.0, beta=4.0, gamma=0.5), (1, 2), marks=pytest.mark.long),
     pytest.param(BlurringSDE((1, 2, 4), blur=3.0), (1, 2, 4), marks=pytest.mark.long),
-    (BlurringSDE((5,)), (5,)),
+    (BlurringSDE((2,), blur=3.0), (2,)),
+    pytest.param(BlurringSDE((5,)), (5,), marks=pytest.mark.long),  # 5 s
 ]
 
 

@@ -85,41 +85,33 @@ def gaussian(process: DenseProcess) -> list[CheckRow]:
     n, end = process.size, process.times[-1]
     mean_T, covariance_T = process.marginal(end)
     unit = torch.eye(n, dtype=torch.float64)
-    points = torch.cat((mean_T[None], mean_T + torch.linalg.cholesky(covariance_T).mT))
+    root_T = torch.linalg.cholesky(covariance_T)
+    points = torch.cat((mean_T[None], mean_T + root_T.mT, (mean_T + 0.7 * root_T.sum(1))[None]))
 
     def times(t: float, x: Tensor) -> Tensor:
         return torch.full((len(x),), t, dtype=torch.float64)
 
-    def flow(t: float, x: Tensor, score: Tensor) -> Tensor:
-        return process.sde.flow_drift(x, times(t, x), score).reshape(len(x), n)
-
-    def both(t: float, state: Tensor) -> Tensor:
-        """Points by the flow ``(n + 1, n)``, followed by mean and covariance by the reverse SDE ``(n + 1, n)``."""
-        m, p = state[n + 1 : n + 2], state[n + 2 :]
-        x = torch.cat((state[: n + 1], m, m + unit)).reshape(2 * (n + 1), *process.shape)
-        score, lift = process.score(x, t), x[n + 1 :]
-        drift = process.sde.reverse_drift(lift, times(t, lift), score[n + 1 :]).reshape(n + 1, n)
+    def slope(t: float, state: Tensor) -> Tensor:
+        """Points by the flow ``(n + 2, n)``, mean and covariance by the reverse SDE ``(n + 1, n)``, the integral of the
+        flow's divergence ``(1, n)``."""
+        m, p = state[n + 2 : n + 3], state[n + 3 : -1]
+        x = torch.cat((state[: n + 2], m, m + unit)).reshape(2 * n + 3, *process.shape)
+        score, lift = process.score(x, t), x[n + 2 :]
+        drift = process.sde.reverse_drift(lift, times(t, lift), score[n + 2 :]).reshape(n + 1, n)
         r = (drift[1:] - drift[:1]).mT
-        return torch.cat((flow(t, x[: n + 1], score[: n + 1]), drift[:1], r @ p + p @ r.mT - process.gg(t)))
+        by_flow = process.sde.flow_drift(x, times(t, x), score).reshape(len(x), n)
+        divergence = (by_flow[n + 3 :] - by_flow[n + 2]).trace() * unit[:1]
+        return torch.cat((by_flow[: n + 2], drift[:1], r @ p + p @ r.mT - process.gg(t), divergence))
 
-    back, moments = process.solver.solve(
-        both, torch.cat((points, mean_T[None], covariance_T)), end, process.t0
-    ).y.split(n + 1)
+    start = torch.cat((points, mean_T[None], covariance_T, torch.zeros(1, n)))
+    back, moments, divergence = process.solver.solve(slope, start, end, process.t0).y.split((n + 2, n + 1, 1))
     mean_0, covariance_0 = process.marginal(process.t0)
-    moved = (back[1:] - back[:1]).mT
+    moved = (back[1:-1] - back[:1]).mT
     error = max(relative(back[0], mean_0), relative(moved @ moved.mT, covariance_0))
     by_sde = max(relative(moments[0], mean_0), relative(moments[1:], covariance_0))
-
-    def with_divergence(t: float, state: Tensor) -> Tensor:
-        x = state[:, :n].reshape(1, *process.shape)
-        around = torch.cat((x, x + process.unit))
-        drift = flow(t, around, process.score(around, t))
-        return torch.cat((drift[:1], (drift[1:] - drift[:1]).trace().reshape(1, 1)), dim=1)
-
-    start = (mean_0 + 0.7 * torch.linalg.cholesky(covariance_0).sum(1)).reshape(1, n)
-    state = process.solver.solve(with_divergence, torch.cat((start, torch.zeros(1, 1)), dim=1), process.t0, end).y
-    found = _normal_log_prob(state[0, :n], mean_T, covariance_T) + float(state[0, n])
-    wanted = _normal_log_prob(start[0], mean_0, covariance_0)
+    # along the flow d log p / dt = -div, and the integral runs from T down to t_0
+    found = _normal_log_prob(points[-1], mean_T, covariance_T) - float(divergence[0, 0])
+    wanted = _normal_log_prob(back[-1], mean_0, covariance_0)
     return [
         CheckRow("Gaussian data by the flow", error, 10 * TOLERANCE),
         CheckRow("Gaussian data by the reverse SDE", by_sde, 10 * TOLERANCE),

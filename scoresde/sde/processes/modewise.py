@@ -79,8 +79,12 @@ class ModewiseSDE(LinearSDE):
         return DiagonalMap(values_and_slopes(lambda at: self.alphas(at).log(), t)[1], self.basis)
 
     def diffusion_map(self, t: Tensor) -> DiagonalMap:
-        variance, slope = values_and_slopes(lambda at: self.sigmas(at) ** 2, t)
-        square = slope - 2.0 * self.drift_map(t).c * variance
+        dim = t.ndim
+        values, slopes = values_and_slopes(
+            lambda at: torch.stack(torch.broadcast_tensors(self.sigmas(at) ** 2, self.alphas(at).log()), dim), t
+        )  # one differentiation for both
+        (variance, _), (slope, drift) = values.unbind(dim), slopes.unbind(dim)
+        square = slope - 2.0 * drift * variance
         return DiagonalMap(square.clamp(min=0.0).sqrt(), self.basis)
 
 
