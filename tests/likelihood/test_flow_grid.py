@@ -121,7 +121,7 @@ class TestGrids:
         assert sum(fitted.allotment(fitted.nodes(8), torch.ones(8, dtype=F64), 3)) == 24
 
     def test_a_score_that_breaks_makes_no_grid(self):
-        with pytest.raises(SolverError, match="no grid is made"):
+        with pytest.raises(SolverError, match="no grid can be made"):
             fit_grid(self.SDE, Broken([1], 0.5), X, fine=40)
 
 
