@@ -1,11 +1,12 @@
-"""Score-based generative models in continuous time.
+"""Score-based generative models in continuous time::
 
     from scoresde import VPSDE, PredictorCorrector, ScoreModel, log_likelihood
 
-A process turns data into noise, and a score reverses it: train with `DenoisingScoreMatching`, sample with `PredictorCorrector`,
-`DDIM` or `UniPC`, and compute the likelihood with `log_likelihood`. The names here are those that most programs need. The
-sub-packages have the rest: `scoresde.sde` all processes, `scoresde.samplers` all samplers, and so on. `scoresde.experiment` (runs
-from a config) and `scoresde.interop` (models of other projects) are imported by name only. docs/architecture.md has the layout.
+A process turns data into noise, and a score model reverses it. Train with ``DenoisingScoreMatching``, sample with
+``PredictorCorrector``, ``DDIM`` or ``UniPC``, and compute likelihoods with ``log_likelihood``. This namespace has the names
+that most programs need. The sub-packages have the rest: ``scoresde.sde`` all processes, ``scoresde.samplers`` all samplers,
+and so on. Import ``scoresde.experiment`` (runs from a config) and ``scoresde.interop`` (models of other projects)
+explicitly. docs/architecture.md describes the layout.
 """
 
 from scoresde import (
@@ -28,7 +29,7 @@ from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.ema import EMA
 from scoresde.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from scoresde.losses import DenoisingScoreMatching
-from scoresde.noise import NoiseSource as NoiseSource  # the same
+from scoresde.noise import NoiseSource as NoiseSource  # not listed below: for programs that import it from here
 from scoresde.samplers import DDIM, EDM, DPMSolverPlusPlus, EulerMaruyama, PredictorCorrector, ProbabilityFlowODE, UniPC
 from scoresde.score import ScoreModel
 from scoresde.score.quantized import Levels as Levels  # not listed below: for programs that import it from here
@@ -80,5 +81,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, without what the imports leave behind."""
+    """The public names, without the names that imports leave in the namespace."""
     return list(__all__)

@@ -1,4 +1,4 @@
-"""``python -m scoresde`` is the command line."""
+"""``python -m scoresde`` runs the command line."""
 
 import sys
 

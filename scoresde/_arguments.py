@@ -1,10 +1,10 @@
-"""Arguments held to their annotations, for every public class and function.
+"""Checks of arguments against their annotations, for every public class and function.
 
-`check_constructors(globals())` at the end of a package wraps the constructors of its public classes, `@checked_arguments` wraps a
-function. A wrapped call looks at each argument that was given and compares it with the annotation of its parameter, by the table
-in `_kinds.py`. Values that fit their kind are the callee's to judge: `check_number`, `check_count`, `check_choice` and others in
-`_validation.py`. Defaults are not looked at. Annotations are resolved at the first call. Inside `torch.compile` nothing is
-looked at. A wrapped function keeps its signature, docstring and name.
+``check_constructors(globals())`` at the end of a package wraps the constructors of its public classes, and
+``@checked_arguments`` wraps a function. A wrapped call compares each given argument with the annotation of its parameter, by
+the table in ``_kinds.py``. Whether a value of the right kind is allowed is checked by the function itself: ``check_number``,
+``check_count``, ``check_choice`` and others in ``_validation.py``. Defaults are not checked. Annotations are resolved at the
+first call. Nothing is checked within ``torch.compile``. A wrapped function keeps its signature, docstring and name.
 """
 
 from __future__ import annotations
@@ -26,49 +26,52 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked_arguments(function: F, *, finite: bool = True, wide: Sequence[str] = ()) -> F:
-    """``function`` with its arguments held to their annotations.
+    """Returns ``function`` with its arguments checked against their annotations.
 
     Args:
-        function: a function with annotations.
-        finite: whether floats may be neither NaN nor infinite.
-        wide: floats that may be any float64, such as the unit of the data.
+        function: A function with annotations.
+        finite: Whether floats must be finite.
+        wide: Names of floats that may be any float64, such as the unit of the data.
+
+    Returns:
+        The wrapped function.
 
     Raises:
-        KindError: on a call, for an argument of a wrong kind, or a number outside what its kind holds.
+        KindError: When called, if an argument has the wrong kind, or is a number outside the range of its kind.
     """
-    number = len(_LOOKS)
-    _LOOKS.append(_Look(function, finite, wide))
+    number = len(_CHECKERS)
+    _CHECKERS.append(_Checker(function, finite, wide))
 
-    # torch.compile copies what a closure holds, and can copy no more than a function and a number
+    # torch.compile copies the variables of a closure, and supports only functions and numbers there
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            _LOOKS[number].at(args, kwargs)
+            _CHECKERS[number].check(args, kwargs)
         return function(*args, **kwargs)
 
     wrapper.__checked__ = True  # type: ignore[attr-defined]
     return typing.cast(F, wrapper)
 
 
-class _Look:
-    """Holds the arguments of a function's calls to the kinds of its parameters, which are resolved at the first."""
+class _Checker:
+    """Checks the arguments of a function's calls. The kinds of its parameters are resolved at the first call."""
 
     def __init__(self, function: Callable[..., Any], finite: bool, wide: Sequence[str]) -> None:
         self.function, self.finite, self.wide = function, finite, wide
         self.kinds: dict[str, tuple[str, Kind, set[type]] | None] = {}
         self.places: list[tuple[str, Kind, set[type]] | None] | None = None
 
-    def at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise KindError for the first argument that is not of its parameter's kind."""
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise KindError for the first argument that does not have its parameter's kind."""
         if self.places is None:
             self._resolve()
         for known, value in zip(self.places or (), args, strict=False):
             if known is not None and type(value) not in known[2]:
-                _look(*known, value)
+                _check_value(*known, value)
         for name, value in kwargs.items():
             known = self.kinds.get(name)
             if known is not None and type(value) not in known[2]:
-                _look(*known, value)
+                _check_value(*known, value)
 
     def _resolve(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
@@ -78,7 +81,7 @@ class _Look:
         self.places = [self.kinds.get(name) for name in by_place]
 
 
-_LOOKS: list[_Look] = []
+_CHECKERS: list[_Checker] = []
 
 
 def check_constructors(
@@ -88,14 +91,16 @@ def check_constructors(
     own_repr: Sequence[type] = (),
     wide: Sequence[str] = (),
 ) -> None:
-    """Wrap the constructors of a module's public classes by `checked_arguments`, and let the classes print as the call that makes
-    them, by `prints_as_call`.
+    """Wraps the constructors of a module's public classes by ``checked_arguments``.
+
+    The classes also get the repr of ``prints_as_call``: the call that makes the object.
 
     Args:
-        namespace: ``globals()`` of a package with ``__all__``, or of a module without: then of the classes defined in it.
-        records: classes that functions return, whose numbers may be NaN or infinite. They keep their own repr.
-        own_repr: other classes that keep their own repr.
-        wide: floats that may be any float64.
+        namespace: ``globals()`` of a package with ``__all__``, or of a module without it, whose own classes are then
+            wrapped.
+        records: Classes that functions return. Their numbers may be NaN or infinite, and they keep their own repr.
+        own_repr: Other classes that keep their own repr.
+        wide: Names of floats that may be any float64.
     """
     names = namespace.get("__all__") or [name for name in namespace if not name.startswith("_")]
     for name in names:
@@ -112,8 +117,8 @@ def check_constructors(
             prints_as_call(made)
 
 
-def _look(name: str, kind: Kind, passed: set[type], value: Any) -> None:
-    """Raise KindError where ``value`` is not of the kind, or cannot be right whatever the parameter."""
+def _check_value(name: str, kind: Kind, passed: set[type], value: Any) -> None:
+    """Raise KindError if ``value`` does not have the kind, or is a value that no parameter allows."""
     if kind.tensor and type(value) is Tensor and not value.is_complex():
         return
     if not kind.fits(value):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files that others have torn, edited or replaced."""
+"""Files that are written completely or not at all, and checks of files that may be incomplete, edited or replaced."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ NO_ARRAY = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError, OverflowError, SyntaxError,
     TokenError,
 )  # fmt: skip
-"""What numpy raises for a file that holds no array, or a torn one. RuntimeError: a header that says encrypted, or a compression
-that there is not. MemoryError, OverflowError: a header that states 10^13 rows. The last two: a header that is no literal."""
+"""What numpy raises for a file without an array, or an incomplete one. RuntimeError: the header states encryption or an
+unknown compression. MemoryError, OverflowError: the header states e.g. 10^13 rows. The last two: the header is not a Python
+literal."""
 DEEPEST = 64
-"""Levels of brackets that `parse_json` accepts; a config has about 6."""
+"""Nested brackets that ``parse_json`` accepts; a config has about 6."""
 SEAL = "sha256"
-"""The key of a sealed JSON file that holds the digest of the others."""
+"""The key of a sealed JSON file whose value is the digest of all other keys."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_zip(file: str | Path) -> None:
-    """Compare every part of a zip archive with its checksum, which neither numpy nor torch does.
+    """Compare every member of a zip archive with its checksum. Neither numpy nor torch does this.
 
     Args:
-        file: an .npz or .pth file; one that does not begin as a zip archive is left to its reader.
+        file: An .npz or .pth file. A file that does not start as a zip archive is not checked here.
 
     Raises:
-        ValueError: the archive is broken; names the file and the part.
-        OSError: the file cannot be opened.
+        ValueError: The archive is damaged. The message names the file and the member.
+        OSError: The file cannot be opened.
     """
     with open(file, "rb") as stream:
         if stream.read(2) != b"PK":
@@ -44,14 +45,14 @@ def check_zip(file: str | Path) -> None:
         try:
             with zipfile.ZipFile(stream) as archive:
                 broken = archive.testzip()
-        except Exception as problem:  # zipfile raises whatever it meets in a torn file
+        except Exception as problem:  # zipfile raises many types of errors for an incomplete file
             raise ValueError(f"{file} is torn: {problem}") from problem
     if broken is not None:
-        raise ValueError(f"{file} is torn: its part {broken!r} does not have the checksum that it was written with")
+        raise ValueError(f"{file} is torn: its part {broken!r} does not have the checksum in the archive")
 
 
 class WriteError(OSError):
-    """A file that could not be written; the message names the file, the reason and what to do."""
+    """A file that could not be written. The message names the file, the reason and the remedy."""
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -59,22 +60,20 @@ class WriteError(OSError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside, an OSError becomes a `WriteError` that names ``path``."""
+    """A context in which an OSError becomes a ``WriteError`` that names ``path``."""
     try:
         yield
     except OSError as problem:
         reason = problem.strerror or str(problem)
         if problem.errno in _FULL:
-            reason += (
-                ". Free some space or raise the limit, then give the same command again: what was finished is kept"
-            )
+            reason += ". Free some space or raise the limit, then run the same command again: finished work is kept"
         raise WriteError(problem.errno, f"{path} cannot be written: {reason}") from problem
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that its name appears with all of its content or not at all.
+    """Write a file so that its name appears with its complete content or not at all.
 
-    Raises WriteError, which names the file, for instance where the disk is full. A file that was there stays.
+    Raises WriteError, which names the file, for instance if the disk is full. An existing file is then unchanged.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,24 +101,24 @@ def sync_folder(path: Path) -> None:
 def read_plain(path: Path) -> bytes:
     """The content of a regular file.
 
-    Raises FileNotFoundError where there is none, ValueError for anything else: a symbolic link, which may lead out of the
-    folder, a folder, a pipe or a device.
+    Raises FileNotFoundError if it does not exist, and ValueError for anything else: a symbolic link, which may lead out of
+    the folder, a folder, a pipe or a device.
     """
     mode = path.lstat().st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is {kind_of(mode)}: a file is expected")
+        raise ValueError(f"{path} is {kind_of(mode)}: give a regular file")
     return path.read_bytes()
 
 
 def kind_of(mode: int) -> str:
-    """What a file's mode says that it is, in words."""
+    """The kind of a file by its mode, in words."""
     if stat.S_ISLNK(mode):
         return "a symbolic link"
     return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
 
 
 def parse_json(text: str | bytes, name: object) -> Any:
-    """What a JSON text says. Raises ValueError that begins with ``name``, also for brackets more than `DEEPEST` deep."""
+    """The content of a JSON text. Raises a ValueError that starts with ``name``, also for more than ``DEEPEST`` levels."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as problem:
@@ -130,13 +129,13 @@ def parse_json(text: str | bytes, name: object) -> Any:
         level = [node for nodes in inner for node in nodes]
         if not level:
             return content
-    raise ValueError(f"{name} has brackets more than {DEEPEST} deep")
+    raise ValueError(f"{name} has more than {DEEPEST} nested brackets")
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with the digest of its content, so that `read_sealed` sees every later change.
+    """Write a mapping as JSON with the digest of its content, so that ``read_sealed`` detects every later change.
 
-    Raises ValueError for NaN and infinities, which JSON does not have.
+    Raises ValueError for NaN and infinities, which JSON does not support.
     """
     plain = {key: value for key, value in content.items() if key != SEAL}
     sealed = {**plain, SEAL: _digest(plain)}
@@ -144,18 +143,18 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The mapping that `write_sealed` wrote, without the digest.
+    """The mapping that ``write_sealed`` wrote, without the digest.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is not what was written.
+    Raises FileNotFoundError if there is no file, and ValueError if its content has changed.
     """
     content = parse_json(read_plain(path), path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping")
+        raise ValueError(f"{path} does not contain a mapping")
     seal = content.pop(SEAL, None)
     if seal is None:
-        raise ValueError(f"{path} has no {SEAL}: it was written by an earlier version, or changed since")
+        raise ValueError(f"{path} has no {SEAL}: it was written by an earlier version, or has been changed")
     if seal != _digest(content):
-        raise ValueError(f"{path} is not what was written: its {SEAL} belongs to another content")
+        raise ValueError(f"{path} is not what was written: its {SEAL} does not match its content")
     return content
 
 

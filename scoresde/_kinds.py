@@ -1,13 +1,13 @@
-"""What an annotation takes, for `_arguments.py`.
+"""The values that an annotation allows, for ``_arguments.py``::
 
-bool                 True or False alone: no number, no word
-int                  a whole number of at most 64 bits, no bool
-float                a number that float32 holds, and so its square; infinite where the default is; no NaN
-str, Tensor, dtype   an instance. A tensor is not complex
+bool                 True or False only; no number and no string
+int                  a whole number of at most 64 bits; no bool
+float                a number that float32 can represent together with its square; infinite if the default is; no NaN
+str, Tensor, dtype   an instance; a tensor must be real
 Sequence[int], ...   a list or tuple whose items fit (no str); tuple[...] likewise
 Mapping[...]         a mapping
-Callable[[X], Y]     something that can be called with so many arguments; a class only where it can make a Y
-a class              an instance of it; of a Protocol, an object with its methods
+Callable[[X], Y]     something that can be called with this number of arguments; a class only if it makes a Y
+a class              an instance of it; for a Protocol, an object with its methods
 X | Y | None         any of them
 """
 
@@ -27,20 +27,21 @@ import torch
 from torch import Tensor, nn
 
 _FLOAT32 = (torch.finfo(torch.float32).tiny, 1e19)
-"""The sizes of a float: float32 holds it, and its square."""
+"""Absolute values that a float may have: float32 can represent it and its square."""
 _FLOAT64 = (0.0, torch.finfo(torch.float64).max)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a parameter takes.
+    """The values that a parameter allows.
 
-    words: what to give, for a message.
-    fits: whether a value is of the kind.
-    fault: None, or what is wrong with a value of the kind, for a message.
-    typed: whether a value's type says all: then a type that fitted once is not looked at again.
-    tensor: whether a tensor of real numbers fits.
-    lacks: what ``value`` has not, where it is of a more general class that has words for it.
+    Args:
+        words: What to give, for an error message.
+        fits: Whether a value has this kind.
+        fault: None, or what is wrong with a value of this kind, for an error message.
+        typed: Whether the type of a value decides alone. A type that fitted once is then not checked again.
+        tensor: Whether a tensor of real numbers fits.
+        lacks: Why a value of a more general class does not fit, for an error message.
     """
 
     words: str
@@ -52,7 +53,7 @@ class Kind:
 
 
 def kinds(function: Callable[..., Any], finite: bool, wide: Sequence[str]) -> dict[str, Kind]:
-    """The kind of every parameter that has one to be held to; ``finite`` and ``wide`` as for `checked_arguments`."""
+    """The kinds of all parameters that are checked; ``finite`` and ``wide`` as for ``checked_arguments``."""
     known = typing.get_type_hints(function)
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -67,7 +68,7 @@ def kinds(function: Callable[..., Any], finite: bool, wide: Sequence[str]) -> di
 
 
 def _kind(annotation: Any, number: Callable[[Any], str | None]) -> Kind | None:
-    """The kind that an annotation stands for, ``number`` the fault of a float; None where it takes anything."""
+    """The kind that an annotation describes, with ``number`` as the fault of a float; None if it allows any value."""
     if annotation is Any or annotation is object:
         return None
     if isinstance(annotation, TypeVar):
@@ -89,7 +90,7 @@ def _kind(annotation: Any, number: Callable[[Any], str | None]) -> Kind | None:
     if getattr(origin, "_is_protocol", False):
         return _protocol(origin)
     if not inspect.isclass(origin):
-        raise TypeError(f"the annotation {annotation!r} is none that arguments can be held to")
+        raise TypeError(f"the annotation {annotation!r} is not supported: arguments cannot be checked against it")
     return _class(origin)
 
 
@@ -105,30 +106,30 @@ def _class(wanted: type) -> Kind:
             f"has no {wanted.special}" if hasattr(wanted, "special") and isinstance(value, wider) else "is not allowed"
         )
 
-    spelt = called[:2].isupper() or called[:3] == "nn."  # read letter by letter
+    spelt = called[:2].isupper() or called[:3] == "nn."  # spelled letter by letter
     article = "an" if called[0].upper() in ("AEFHILMNORSX" if spelt else "AEIOU") else "a"
     return Kind(f"{article} {called}", lambda value: isinstance(value, wanted), typed=_always, lacks=lacks)
 
 
 def _either(kinds: list[Kind | None]) -> Kind | None:
-    """Any one of the kinds."""
+    """Any of the kinds."""
     if any(kind is None for kind in kinds):
         return None
-    parts = [kind for kind in kinds if kind is not None]
-    parts.sort(key=lambda kind: kind.words == "None")
+    options = [kind for kind in kinds if kind is not None]
+    options.sort(key=lambda kind: kind.words == "None")
 
     def fault(value: Any) -> str | None:
-        said = [part.fault(value) for part in parts if part.fits(value)]
+        said = [option.fault(value) for option in options if option.fits(value)]
         return None if None in said else said[0]
 
-    words = [part.words for part in parts]
+    words = [option.words for option in options]
     return Kind(
         ", ".join(words[:-1]) + " or " + words[-1],
-        lambda value: any(part.fits(value) for part in parts),
+        lambda value: any(option.fits(value) for option in options),
         fault,
-        lambda value: any(part.typed(value) and part.fits(value) for part in parts),
-        any(part.tensor for part in parts),
-        parts[0].lacks,
+        lambda value: any(option.typed(value) and option.fits(value) for option in options),
+        any(option.tensor for option in options),
+        options[0].lacks,
     )
 
 
@@ -141,9 +142,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _number_fault(value: Any, *, finite: bool, infinite: bool, sizes: tuple[float, float]) -> str | None:
-    """What is wrong with a float; whole numbers may be too large to be made one."""
+    """What is wrong with a float. Whole numbers may be too large for a float."""
     size = abs(int(value)) if isinstance(value, Integral) else abs(float(value))
-    if isinstance(value, Integral) and size >= 2**63:  # torch takes no larger one
+    if isinstance(value, Integral) and size >= 2**63:  # the largest number that torch accepts
         return "give a whole number of at most 64 bits, or a float"
     if size == 0 or sizes[0] <= size <= sizes[1] or not finite or (infinite and size == math.inf):
         return None
@@ -184,7 +185,7 @@ def _callable(inner: tuple[Any, ...]) -> Kind:
         try:
             inspect.signature(value).bind(*[None] * count)
         except TypeError:
-            return f"it is called with {count} argument{'s' * (count != 1)}, which it does not take"
+            return f"give a function that can be called with {count} argument{'s' * (count != 1)}"
         except ValueError:  # a builtin without a signature
             return None
         return None
@@ -209,7 +210,7 @@ def _items(inner: tuple[Any, ...], number: Callable[[Any], str | None]) -> Kind:
 
     def fault(value: Any) -> str | None:
         said = [kind.fault(item) for item, kind in pairs(value) if kind is not None]
-        return next((f"of its items, {one}" for one in said if one is not None), None)
+        return next((f"for each item, {one}" for one in said if one is not None), None)
 
     several = {"a number": "of numbers", "a whole number": "of whole numbers", "a string": "of strings"}
     return Kind(
@@ -219,7 +220,7 @@ def _items(inner: tuple[Any, ...], number: Callable[[Any], str | None]) -> Kind:
 
 def _protocol(wanted: Any) -> Kind:
     """An object with the methods of a protocol."""
-    own = f"{wanted.__qualname__}."  # typing adds functions of its own
+    own = f"{wanted.__qualname__}."  # typing adds its own functions
     methods = [
         name for name, part in vars(wanted).items() if inspect.isfunction(part) and part.__qualname__.startswith(own)
     ]

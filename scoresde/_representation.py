@@ -1,22 +1,22 @@
-"""Objects that print as the call that makes them: ``eval(repr(x)) == x``.
+"""Objects whose repr is the call that makes them: ``eval(repr(x)) == x``.
 
     >>> from scoresde import VPSDE
     >>> VPSDE(0.1, 15.0)
     VPSDE(beta_min=0.1, beta_max=15.0)
 
-`prints_as_call` gives a class ``__repr__``, ``__eq__`` and ``__hash__``. `scoresde._arguments.check_constructors` applies it to
-every public class, and subclasses inherit it. The arguments are the fields of a dataclass, and what the constructor of
-any other class was given. Rules:
+``prints_as_call`` gives a class ``__repr__``, ``__eq__`` and ``__hash__``. ``scoresde._arguments.check_constructors``
+applies it to every public class, and subclasses inherit it. The arguments are the fields of a dataclass. For other classes
+they are the recorded arguments of the constructor. Rules:
 
-- A parameter ``T``, the last time of a process, is left out where it is the default.
-- Where the object has an attribute with the name of the parameter, and it is of the kind that was given, or None was given, the
-  attribute counts: it may have changed since. Lists, tuples and dictionaries are shown as they were given.
-- Modules and tensors are not kept a second time where the object has them under that name.
+- The parameter ``T``, the last time of a process, is left out if it has its default.
+- If the object has an attribute with the name of the parameter, and it has the type of the argument, or the argument was
+  None, the attribute is shown, because it may have changed. Lists, tuples and dictionaries are shown as they were given.
+- Modules and tensors are not stored a second time if the object has them under that name.
 - A function is shown by its name, a ``functools.partial`` as the call that makes it.
-- A tensor or array of more than `LARGEST` numbers is shown as its shape and dtype. Such a text cannot be evaluated.
-- A module prints the call that makes its architecture; its weights are not part of the text. Two modules are equal only where
-  they are one, as everywhere in torch.
-- A class of the user whose arguments are not known shows its public numbers and strings.
+- A tensor or array of more than ``LARGEST`` numbers is shown as its shape and dtype. This text cannot be evaluated.
+- A module is shown as the call that makes its architecture, without its weights. Two modules are equal only if they are the
+  same object, as everywhere in torch.
+- A user's class whose arguments are not known is shown with its public numbers and strings.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 100
-"""Numbers of a tensor that are printed."""
+"""Largest number of elements of a tensor that is printed."""
 GIVEN = "_given"
-"""The attribute with the arguments of the constructor, by name."""
+"""The attribute with the recorded arguments of the constructor, by name."""
 
 C = TypeVar("C", bound=type)
 
 
 def prints_as_call(cls: C) -> C:
-    """Give ``cls`` the repr, the equality and the hash of this module. It may be used as a decorator."""
+    """Give ``cls`` the repr, equality and hash of this module. It can be used as a decorator."""
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
     constructor = vars(owner)["__init__"]
     ours = owner.__module__.partition(".")[0] == __name__.partition(".")[0]
     if ours and not _has_fields(owner) and not hasattr(constructor, "__recorded__"):
         _set(owner, "__init__", _recorded(constructor))
     _set(cls, "__repr__", _repr)
-    if not issubclass(cls, nn.Module):  # torch compares modules by identity, and traces their own hash
+    if not issubclass(cls, nn.Module):  # torch compares modules by identity, and traces their hash
         _set(cls, "__eq__", _equal)
         _set(cls, "__hash__", _hash)
-    elif cls.__hash__ is _hash:  # a module that is a process too
+    elif cls.__hash__ is _hash:  # a module that is also a process
         _set(cls, "__eq__", nn.Module.__eq__)
         _set(cls, "__hash__", nn.Module.__hash__)
     return cls
 
 
 def text_of(value: Any) -> str:
-    """``value`` as Python code, where it has such a form."""
+    """``value`` as Python code, if it has such a form."""
     if isinstance(value, Tensor):
         return _text_of_tensor(value)
     if isinstance(value, np.ndarray):
@@ -84,13 +84,13 @@ def text_of(value: Any) -> str:
         return f"torch.device({str(value)!r})"
     if isinstance(value, FunctionType | BuiltinFunctionType | type) and "<" not in value.__qualname__:
         return value.__name__
-    if isinstance(value, FunctionType):  # no address: a text is the same in every process
+    if isinstance(value, FunctionType):  # without the address, so that the text is the same in every process
         return f"<function {value.__qualname__}, {value.__module__} line {value.__code__.co_firstlineno}>"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Whether two arguments are equal: tensors and arrays by kind and content, lists and tuples item by item."""
+    """Whether two arguments are equal: tensors and arrays by type and content, lists and tuples item by item."""
     if a is b:
         return True
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -110,7 +110,7 @@ def same_value(a: Any, b: Any) -> bool:
 
 
 def arguments_of(x: Any) -> dict[str, Any] | None:
-    """The arguments of the call that makes ``x``, by name; None where they are not known."""
+    """The arguments of the call that makes ``x``, by name; None if they are not known."""
     cls = type(x)
     if _has_fields(cls):
         return {field.name: getattr(x, field.name) for field in dataclasses.fields(cls) if field.init}
@@ -125,7 +125,7 @@ def arguments_of(x: Any) -> dict[str, Any] | None:
 
 
 class _UNKNOWN:
-    """In place of an argument that is read from the object itself."""
+    """A placeholder for an argument that is read from the object itself."""
 
 
 def _set(cls: type, name: str, value: Any) -> None:
@@ -133,14 +133,14 @@ def _set(cls: type, name: str, value: Any) -> None:
 
 
 def _has_fields(cls: type) -> bool:
-    """Whether the constructor is a dataclass's own."""
+    """Whether the constructor is that of a dataclass."""
     owner = next((base for base in cls.__mro__ if "__init__" in vars(base)), object)
     parameters = vars(owner).get("__dataclass_params__")
     return parameters is not None and bool(parameters.init)
 
 
 def _recorded(constructor: Any) -> Any:
-    """``constructor``, which notes what it was given where it is that of the object's own class."""
+    """``constructor``, which records its arguments if it is that of the object's own class."""
     signature = inspect.signature(constructor)
 
     @functools.wraps(constructor)
@@ -157,7 +157,7 @@ def _recorded(constructor: Any) -> Any:
 
 
 def _kept(x: Any, name: str, value: Any) -> Any:
-    """An argument as it is kept: what the caller may change is copied, what the object holds itself is read from there."""
+    """An argument as it is recorded: mutable containers are copied; what the object stores itself is read from there."""
     held = _held(x, name)
     if isinstance(value, nn.Module) or (isinstance(value, Tensor) and isinstance(held, Tensor)):
         return _UNKNOWN
@@ -172,7 +172,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _attribute(x: Any, name: str, given: Any) -> Any:
-    """The present value of an argument: what the object holds under its name, where that is of the kind that was given."""
+    """The current value of an argument: the attribute of that name, if it has the type of the argument."""
     if isinstance(given, list | tuple | dict):
         return given
     held = _held(x, name)
@@ -182,7 +182,7 @@ def _attribute(x: Any, name: str, given: Any) -> Any:
 
 
 def _held(x: Any, name: str) -> Any:
-    """What the object itself, not its class, has under the name of a parameter."""
+    """The attribute of the object itself, not of its class, with the name of a parameter."""
     tables = [vars(x)]
     if isinstance(x, nn.Module):
         tables += [x._modules, x._parameters, x._buffers]
@@ -190,7 +190,7 @@ def _held(x: Any, name: str) -> Any:
 
 
 def _constant(cls: type, name: str) -> Any:
-    """The number or string that a class has for all its objects under the name of a parameter."""
+    """The number or string that is a class attribute with the name of a parameter."""
     value = getattr(cls, name, _UNKNOWN)
     return value if isinstance(value, int | float | str) else _UNKNOWN
 
@@ -210,7 +210,7 @@ def _repr(self: Any) -> str:
 
 
 def _equal(self: Any, other: object) -> Any:
-    """Whether the other is of the same class, from equal arguments, with equal public numbers and strings."""
+    """Whether the other has the same class, equal arguments, and equal public numbers and strings."""
     if self is other:
         return True
     if type(self) is not type(other) or isinstance(self, nn.Module):
@@ -225,13 +225,13 @@ def _equal(self: Any, other: object) -> Any:
 
 
 def _compared(x: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The values without the fields of a dataclass that are declared not to count."""
+    """The values without the dataclass fields that are declared with compare=False."""
     left_out = {field.name for field in dataclasses.fields(x) if not field.compare} if _has_fields(type(x)) else set()
     return {name: value for name, value in values.items() if name not in left_out}
 
 
 def _hash(self: Any) -> int:
-    """Of the class and of the numbers and strings among the arguments."""
+    """The hash of the class and of the numbers and strings among the arguments."""
     arguments = None if isinstance(self, nn.Module) else arguments_of(self)
     if arguments is None:
         return object.__hash__(self)

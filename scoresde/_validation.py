@@ -1,6 +1,6 @@
-"""Checks at the door, and the one helper that lets a coefficient meet an event of any rank.
+"""Checks of values, and the helper that broadcasts a coefficient against an event of any rank.
 
-Every message names the parameter, the value that came and what is allowed.
+Every message names the parameter, its value and the allowed values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 TIME_SLACK = 1e-6
-"""Times may leave [0, T] by this fraction of T: what float32 makes of a grid that ends at T."""
+"""Times may exceed [0, T] by this fraction of T, which is the rounding error of float32 for a grid that ends at T."""
 
 
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:
@@ -29,13 +29,13 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    """``"; did you mean 'x'?"`` for the closest known word, or an empty string."""
     near = get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
-    """Raise ValueError unless ``value`` is one of ``allowed``, and of its kind: True is not 1."""
+    """Raise ValueError unless ``value`` is one of ``allowed`` and of the same kind: True is not 1."""
     if not any(_same_kind(value, one) and value == one for one in allowed):
         known = sorted(map(str, allowed))
         raise ValueError(f"{name}={value!r} is not known: allowed are {known}{suggestion(str(value), known)}")
@@ -80,15 +80,18 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
-"""What `as_numbers` makes a tensor of: Python's own numbers too, in rows."""
+"""What ``as_numbers`` converts to a tensor, including rows of Python numbers."""
 
 
 class KindError(TypeError, ValueError):
-    """An argument of a wrong kind. It is a ValueError too, so that code that catches wrong values catches wrong kinds."""
+    """An argument of the wrong kind.
+
+    It is both a TypeError and a ValueError, so that code that catches either of them catches it.
+    """
 
 
 def shown(value: object) -> str:
-    """What ``value`` is, in one short line: a module prints itself over many, an array its numbers."""
+    """``value`` in one short line. Modules and arrays, whose repr has many lines, are abbreviated."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
         return f"<{type(value).__name__} of shape {tuple(value.shape)}>"
     if isinstance(value, list | tuple | dict | set) and len(value) > 64:
@@ -105,9 +108,7 @@ def check_batch(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}: give a torch.Tensor of shape (B, *event)")
     if x.is_complex():
-        raise TypeError(
-            f"{name} has dtype {x.dtype}: give real numbers, e.g. torch.view_as_real({name}) with both parts as coordinates"
-        )
+        raise TypeError(f"{name} has dtype {x.dtype}: give real numbers, e.g. torch.view_as_real({name})")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}: give a floating-point tensor, e.g. {name}.float()")
     if x.ndim < 1:
@@ -131,7 +132,7 @@ def check_seed(name: str, seed: int) -> None:
 
 
 def check_sizes(name: str, x: Tensor, *sizes: int | str) -> None:
-    """Raise ValueError unless ``x`` is a floating-point tensor of these sizes: numbers, letters for any, "..." for any more."""
+    """Raise ValueError unless ``x`` is a floating-point tensor of these sizes: numbers, letters for any size, "..." for more."""
     known = [size for size in sizes if size != "..."]
     fits = x.ndim == len(known) or (x.ndim > len(known) and len(known) < len(sizes))
     fits = fits and all(isinstance(size, str) or size == n for size, n in zip(known, x.shape, strict=False))
@@ -143,18 +144,18 @@ def check_sizes(name: str, x: Tensor, *sizes: int | str) -> None:
 
 
 def check_counts(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is a sequence of whole numbers >= 1, such as an event's shape; it may be empty."""
+    """Raise ValueError unless ``value`` is a sequence of whole numbers >= 1, such as an event shape. It may be empty."""
     sequence = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0]
     if not all(isinstance(n, Integral) and int(n) >= 1 for n in sequence):
         raise ValueError(f"{name}={value!r} is not allowed: give a tuple of whole numbers >= 1")
 
 
 def as_numbers(name: str, value: Numbers, device: torch.device | None = None) -> Tensor:
-    """``value`` as a float64 tensor; KindError where it is not made of real numbers, ValueError for a NaN or an infinity."""
+    """``value`` as a float64 tensor. Raises KindError if it is not made of real numbers, ValueError for NaN or infinity."""
     try:
         made = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as problem:
-        raise KindError(f"{name}={shown(value)} is not allowed: give numbers, all rows of one length") from problem
+        raise KindError(f"{name}={shown(value)} is not allowed: give numbers in rows of equal length") from problem
     if made.dtype == torch.bool or made.is_complex():
         raise KindError(f"{name} has dtype {made.dtype}: give real numbers")
     wide = (value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)).to(
@@ -169,7 +170,7 @@ _STATES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_kind(dtype: object, device: torch.device | str | None) -> None:
-    """Raise unless ``dtype`` is a floating-point dtype and ``device`` one on which torch can put a tensor."""
+    """Raise unless ``dtype`` is a floating-point dtype and ``device`` a device on which torch can create a tensor."""
     if not (isinstance(dtype, torch.dtype) and dtype in _STATES):
         raise TypeError(
             f"dtype={dtype!r} is not allowed: give a floating-point dtype, torch.float32, float64, float16 or bfloat16"
@@ -181,17 +182,17 @@ def check_kind(dtype: object, device: torch.device | str | None) -> None:
 
 
 def check_output(name: str, value: object, x: Tensor) -> None:
-    """Raise unless ``value``, what ``name`` returned for ``x``, is a tensor of the shape of ``x``."""
+    """Raise unless ``value``, the result of ``name`` for ``x``, is a tensor with the shape of ``x``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} returned a {type(value).__name__}: it must return a torch.Tensor of the shape of x")
     if not value.is_floating_point():
         raise TypeError(f"{name} returned dtype {value.dtype}: it must return real floating-point numbers")
     if value.shape != x.shape:
-        raise ValueError(f"{name} returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+        raise ValueError(f"{name} returned shape {tuple(value.shape)}: it must return {tuple(x.shape)}, the shape of x")
 
 
 class _Times(threading.local):
-    """Whether the times of this thread's current work were checked at its entry."""
+    """Whether the times of this thread's current work have been checked already."""
 
     checked = False
 
@@ -201,9 +202,10 @@ _TIMES = _Times()
 
 @contextmanager
 def times_checked() -> Iterator[None]:
-    """Within the block `check_times` does not look at values: whoever enters it has checked all times, or computed them in range.
+    """Within this context ``check_times`` does not look at values.
 
-    A look at the values of a tensor costs three operations and a synchronisation, and a process checks in each of its methods.
+    Whoever enters it has checked all times, or has computed them within the range. Reading the values of a tensor costs
+    three operations and a synchronization, and a process checks the times in each of its methods.
     """
     before, _TIMES.checked = _TIMES.checked, True
     try:
@@ -213,9 +215,10 @@ def times_checked() -> Iterator[None]:
 
 
 def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> None:
-    """Raise unless every time lies in [0, end] and, where ``batch`` is given, ``t`` has shape () or (batch,).
+    """Raise unless all times are in [0, end] and, if ``batch`` is given, ``t`` has the shape () or (batch,).
 
-    The range is looked at on the CPU only, since an accelerator would have to be waited for, and not within `times_checked`.
+    The range is checked on the CPU only, because the values of an accelerator require a synchronization. It is not checked
+    within ``times_checked``.
     """
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}={t!r} is a {type(t).__name__}: give a torch.Tensor of times, e.g. torch.tensor({t!r})")
@@ -226,11 +229,11 @@ def check_times(name: str, t: Tensor, end: float, batch: int | None = None) -> N
     low, high = (float(v) for v in torch.aminmax(t.detach()))
     slack = TIME_SLACK * end
     if not (low >= -slack and high <= end + slack):
-        raise ValueError(f"{name} holds times from {low:g} to {high:g}: allowed is [0, {end:g}] (NaN is not)")
+        raise ValueError(f"{name} has times from {low:g} to {high:g}: give times in [0, {end:g}]")
 
 
 def check_finite(name: str, x: Tensor, where: str = "") -> None:
-    """Raise ValueError naming the first sample of ``x`` (B, *event) that holds a NaN or an infinity."""
+    """Raise ValueError with the indices of the samples of ``x`` (B, *event) that contain a NaN or an infinity."""
     finite = torch.isfinite(x).reshape(x.shape[0], -1).all(dim=1)
     if not bool(finite.all()):
         bad = torch.nonzero(~finite).flatten().tolist()

@@ -1,22 +1,24 @@
-"""Random draws that belong to a sample: a pure function of (seed, sample index, step, purpose).
+"""Random draws of a sample as a pure function of (seed, sample index, step, purpose).
 
-A sample then does not depend on the batch that it sits in, on how the work is cut over processes, or on what was
-drawn before it. Nothing here reads or changes torch's or numpy's global random state.
+A sample therefore does not depend on the batch that contains it, on how the work is divided over processes, or on what was
+drawn before it. This module neither reads nor changes the global random state of torch or numpy.
 
-Counter-based generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2,
-3"). For a 64-bit key k = seed and a 128-bit counter c it gives four 32-bit words; here
+The counter-based generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2,
+3"). For a 64-bit key k = seed and a 128-bit counter c it returns four 32-bit words. The counter is ::
 
-    c = (block, sample index, step, purpose),    block = 0, 1, ... as many as the event needs.
+    c = (block, sample index, step, purpose),    block = 0, 1, ... as many as the event needs
 
-A word w becomes a uniform u = (w + 1/2) / 2^32 in (0, 1); two uniforms become two normals by Box and Muller,
+A word w gives a uniform number u = (w + 1/2) / 2^32 in (0, 1). Two uniform numbers give two normal numbers (Box and
+Muller)::
 
-    z_1 = sqrt(-2 ln u_1) cos(2 pi u_2),    z_2 = sqrt(-2 ln u_1) sin(2 pi u_2),
+    z_1 = sqrt(-2 ln u_1) cos(2 pi u_2),    z_2 = sqrt(-2 ln u_1) sin(2 pi u_2)
 
-in float64, rounded to the dtype asked for: float32 and float64 runs, and every device, see the same noise.
+They are computed in float64 and rounded to the requested dtype, so that float32 and float64 runs, and all devices, see the
+same noise.
 
-Speed. The parts of a counter are tensors that broadcast, so that the first rounds work on small ones: all four words are of the
-whole shape only after the third. A small draw costs what 150 calls of torch cost: `normals` draws for many steps in one pass.
-"""
+Speed. The parts of a counter are tensors that broadcast, so that the first rounds work on small tensors. All four words have
+the full shape only after the third round. A small draw costs about 150 calls of torch; ``normals`` draws for many steps in
+one pass."""
 
 from __future__ import annotations
 
@@ -34,18 +36,26 @@ from scoresde._arguments import check_constructors, checked_arguments
 _WORD = 0xFFFFFFFF
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-# tensors () of the CPU, which go with any device: a call with a Python number takes half as long again
+# tensors () on the CPU, which combine with any device; a call with a Python number takes 1.5 times as long
 _M0, _M1, _LOW, _HALF = (torch.tensor(word, device="cpu") for word in (0xD2511F53, 0xCD9E8D57, _WORD, 32))
 _AHEAD = 2**14
-"""Blocks that `NoiseSource.normals` draws at once, for as many steps as this is: below 2 MiB at work, which stays in a cache.
-Twice as many are faster by themselves, and slower in a sampler (`benchmarks/sampler_overhead.py`)."""
+"""Blocks that ``NoiseSource.normals`` draws at once, for several steps. They need less than 2 MiB, which fits in a cache.
+Twice as many are faster on their own, but slower in a sampler (``benchmarks/sampler_overhead.py``)."""
 
 
 @checked_arguments
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10. Words are int64 tensors holding 0 .. 2^32-1 that broadcast; returns four words of the whole shape.
+    """Philox4x32-10.
 
-    A 32 x 32 bit product wraps in int64, but its bits are right: what is above the low half is masked before it is used.
+    A 32 x 32 bit product overflows int64, but its bits are right: the bits above the low half are masked before they are
+    used.
+
+    Args:
+        counter: Four int64 tensors with values 0 .. 2^32-1 that broadcast.
+        key: Two whole numbers in [0, 2^32).
+
+    Returns:
+        Four int64 tensors with values 0 .. 2^32-1, with the broadcast shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -59,23 +69,23 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def _mix(product: Tensor, word: Tensor, key: int) -> Tensor:
-    """The product's high half ^ the word's low half ^ key."""
+    """The high half of the product ^ the low half of the word ^ the key."""
     return (product >> _HALF).bitwise_xor(word).bitwise_xor_(key).bitwise_and_(_LOW)
 
 
 def _uniform(word: Tensor) -> Tensor:
-    """(w + 1/2) / 2^32, float64, a new tensor."""
+    """(w + 1/2) / 2^32 in float64, as a new tensor."""
     return word.to(torch.float64).add_(0.5).mul_(2.0**-32)
 
 
 def _inside(u: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uniform numbers in a dtype. Rounding to a coarser one may reach 0 or 1: they stay inside."""
+    """Uniform numbers in a dtype. Rounding to a coarser dtype may give 0 or 1; they are kept inside (0, 1)."""
     kind = torch.finfo(dtype)
     return u.to(dtype).clamp(min=kind.tiny, max=1.0 - kind.eps / 2)
 
 
 def _box_muller(words: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Four standard normals of every four words, (..., 4)."""
+    """Four standard normal numbers from every four words, (..., 4)."""
     z = torch.empty((*words[0].shape, 4), dtype=dtype, device=words[0].device)
     for k in (0, 2):
         radius = _uniform(words[k]).log_().mul_(-2.0).sqrt_()
@@ -96,9 +106,10 @@ def _whole_seed(seed: int) -> int:
 class NoiseSource:
     """The random draws of a batch of samples.
 
-    seed: whole number in [0, 2^64).
-    indices: (B,) whole numbers in [0, 2^32), the identity of each sample: its position in the data set, or in the
-        whole set of samples that several processes draw together.
+    Args:
+        seed: A whole number in [0, 2^64).
+        indices: (B,) whole numbers in [0, 2^32), the identity of each sample: its position in the data set, or among all the
+            samples that several processes draw together.
     """
 
     seed: int
@@ -109,7 +120,9 @@ class NoiseSource:
         if not isinstance(self.indices, Tensor):
             raise TypeError(f"indices is a {type(self.indices).__name__}: give a tensor (B,) of integers")
         if self.indices.ndim != 1 or self.indices.is_floating_point() or self.indices.dtype == torch.bool:
-            raise ValueError(f"indices of shape {tuple(self.indices.shape)}, {self.indices.dtype}: give (B,) integers")
+            raise ValueError(
+                f"indices has shape {tuple(self.indices.shape)} and dtype {self.indices.dtype}: give integers (B,)"
+            )
         if self.indices.device.type == "cpu" and len(self.indices):
             low, high = int(self.indices.min()), int(self.indices.max())
             if low < 0 or high > _WORD:
@@ -117,14 +130,24 @@ class NoiseSource:
 
     @classmethod
     def of(cls, seed: int, count: int, first: int = 0, device: torch.device | str | None = None) -> NoiseSource:
-        """The source of samples ``first``, ..., ``first + count - 1``."""
+        """The source of consecutive samples.
+
+        Args:
+            seed: A whole number in [0, 2^64).
+            count: Number of samples.
+            first: Index of the first sample.
+            device: Device of the draws.
+
+        Returns:
+            The source of the samples ``first``, ..., ``first + count - 1``.
+        """
         if not isinstance(first, Integral) or isinstance(first, bool) or not 0 <= first <= _WORD:
             raise ValueError(f"first={first!r} is not allowed: give a whole number in [0, 2**32)")
         first = int(first)
         indices = torch.arange(first, first + count, device=device)
         if cls is not NoiseSource or first + count - 1 > _WORD:
             return cls(seed, indices)
-        source = object.__new__(cls)  # the range of the indices is known: they need not be looked at
+        source = object.__new__(cls)  # the range of the indices is known, so it is not checked
         object.__setattr__(source, "seed", _whole_seed(seed))
         object.__setattr__(source, "indices", indices)
         return source
@@ -133,7 +156,21 @@ class NoiseSource:
     def for_batch(
         cls, noise: NoiseSource | None, count: int, seed: int, first: int, device: torch.device | str | None
     ) -> NoiseSource:
-        """``noise``, or `of` where it is None. Raises ValueError where it is of another number of samples than ``count``."""
+        """``noise``, or the source of consecutive samples if ``noise`` is None.
+
+        Args:
+            noise: A source, or None.
+            count: Number of samples in the batch.
+            seed: Seed of the default source.
+            first: Index of the first sample of the default source.
+            device: Device of the default source.
+
+        Returns:
+            The source.
+
+        Raises:
+            ValueError: ``noise`` has another number of samples than ``count``.
+        """
         if noise is None:
             return cls.of(seed, count, first, device)
         if not isinstance(noise, NoiseSource):
@@ -145,8 +182,17 @@ class NoiseSource:
         return noise
 
     def again(self, number: int) -> NoiseSource:
-        """The same samples for the ``number``-th time over: itself for 0, else of a seed of 64 bits that Philox makes of (seed,
-        number), so that no repetition of one seed is one of another but by a chance of 2^-64."""
+        """A source of the same samples with independent draws.
+
+        For numbers other than 0, Philox derives a 64-bit seed from (seed, number). Repetitions of two seeds coincide only
+        with a probability of 2^-64.
+
+        Args:
+            number: Number of the repetition, >= 0.
+
+        Returns:
+            The source itself for 0, else a source with the derived seed.
+        """
         if not isinstance(number, Integral) or not 0 <= number <= _WORD:
             raise ValueError(f"number={number!r} is not allowed: give a whole number in [0, 2**32)")
         if number == 0:
@@ -156,30 +202,50 @@ class NoiseSource:
         return replace(self, seed=int(low) | int(high) << 32)
 
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
-        """Uniform draws in (0, 1), shape (B, *event_shape)."""
+        """Uniform numbers in (0, 1).
+
+        Args:
+            event_shape: Shape of the draw of one sample.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+            dtype: dtype of the draws.
+
+        Returns:
+            The draws, (B, *event_shape).
+        """
         u = _inside(self._uniforms(math.prod(event_shape), step, purpose), dtype)
         return u.reshape(len(self.indices), *event_shape)
 
     def normal(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
-        """Standard normal draws, shape (B, *event_shape)."""
+        """Standard normal numbers.
+
+        Args:
+            event_shape: Shape of the draw of one sample.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+            dtype: dtype of the draws.
+
+        Returns:
+            The draws, (B, *event_shape).
+        """
         return self._normals(event_shape, (step,), (purpose,), dtype)[0]
 
     def normals(
         self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str | Sequence[str], dtype: torch.dtype
     ) -> Iterator[Tensor]:
-        """`normal` for each of ``steps`` in turn.
+        """``normal`` for several steps, one after the other.
 
-        Many draws are made at once, which is many times cheaper for small events. A subclass that overrides `normal` is
-        called for each step.
+        The draws of several steps are computed together, which is many times cheaper for small events. If a subclass
+        overrides ``normal``, its method is called for each step.
 
         Args:
-            event_shape: Shape of an event.
-            steps: Key of each draw.
-            purpose: Key of all draws, or one for each of ``steps``.
-            dtype: Of the draws.
+            event_shape: Shape of the draw of one sample.
+            steps: Numbers of the steps, part of the key.
+            purpose: Name of the use, part of the key: one for all steps, or one for each of ``steps``.
+            dtype: dtype of the draws.
 
         Yields:
-            Standard normals of shape ``(B, *event_shape)``.
+            The draws of each step, (B, *event_shape).
         """
         purposes = [purpose] * len(steps) if isinstance(purpose, str) else list(purpose)
         if len(purposes) != len(steps):
@@ -193,7 +259,17 @@ class NoiseSource:
     def rademachers(
         self, event_shape: Sequence[int], *, steps: Sequence[int], purpose: str, dtype: torch.dtype
     ) -> Iterator[Tensor]:
-        """`rademacher` for one of ``steps`` after the other, drawn ahead as by `normals`."""
+        """``rademacher`` for several steps, one after the other, computed together like ``normals``.
+
+        Args:
+            event_shape: Shape of the draw of one sample.
+            steps: Numbers of the steps, part of the key.
+            purpose: Name of the use, part of the key.
+            dtype: dtype of the draws.
+
+        Yields:
+            The draws of each step, (B, *event_shape).
+        """
         if type(self).rademacher is not NoiseSource.rademacher:
             yield from self._one_by_one(self.rademacher, event_shape, steps, [purpose] * len(steps), dtype)
             return
@@ -218,7 +294,7 @@ class NoiseSource:
             yield z
 
     def _together(self, event_shape: Sequence[int], steps: int) -> Iterator[slice]:
-        """Parts of a number of steps that are drawn at once."""
+        """``steps`` in groups that are drawn together."""
         together = max(1, _AHEAD // max(1, len(self.indices) * -(-math.prod(event_shape) // 4)))
         for k in range(0, steps, together):
             yield slice(k, k + together)
@@ -232,6 +308,12 @@ class NoiseSource:
         dtypes: tuple[torch.dtype, torch.dtype],
     ) -> tuple[Tensor, Tensor]:
         """One uniform number and one normal event for each sample, by one evaluation of the generator.
+
+        Args:
+            event_shape: Shape of the normal draw of one sample.
+            step: Number of the step, part of the key.
+            purposes: Names of the uses of the uniform and of the normal draw, part of the key.
+            dtypes: dtypes of the uniform and of the normal draw.
 
         Returns:
             The draws (B,) of ``uniform((), purpose=purposes[0])`` and (B, *event_shape) of ``normal(event_shape,
@@ -253,11 +335,33 @@ class NoiseSource:
         return u, z.flatten(2)[0, :, :size].reshape(len(self.indices), *event_shape)
 
     def rademacher(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
-        """Signs -1 or +1 with probability 1/2 each, shape (B, *event_shape)."""
+        """Signs -1 or +1 with probability 1/2 each.
+
+        Args:
+            event_shape: Shape of the draw of one sample.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+            dtype: dtype of the draws.
+
+        Returns:
+            The draws, (B, *event_shape).
+        """
         return self._signs(event_shape, (step,), purpose, dtype)[0]
 
     def integers(self, below: int, event_shape: Sequence[int], *, step: int, purpose: str) -> Tensor:
-        """Whole numbers 0 .. below - 1, shape (B, *event_shape); the bias is below ``below`` / 2^32."""
+        """Whole numbers 0 .. below - 1 with equal probabilities.
+
+        The bias is below ``below`` / 2^32.
+
+        Args:
+            below: Upper bound, exclusive.
+            event_shape: Shape of the draw of one sample.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+
+        Returns:
+            The draws, (B, *event_shape), int64.
+        """
         u = self._uniforms(math.prod(event_shape), step, purpose)
         return (u * below).long().reshape(len(self.indices), *event_shape)
 
@@ -289,14 +393,14 @@ class NoiseSource:
         return z.flatten(2)[..., :size].reshape(len(steps), len(self.indices), *event_shape)
 
     def _blocks(self, size: int) -> Tensor:
-        """The numbers of the blocks that hold ``size`` words."""
+        """The numbers of the blocks that contain ``size`` words."""
         return torch.arange(-(-size // 4), device=self.indices.device)
 
     def _code(self, purpose: str) -> Tensor:
         return torch.tensor(zlib.crc32(purpose.encode()), device=self.indices.device)
 
     def _words(self, blocks: Tensor, steps: Sequence[int], of: Tensor) -> list[Tensor]:
-        """Four words of (steps, B, blocks) for the purposes ``of``, which broadcast against this shape."""
+        """Four words of shape (steps, B, blocks) for the purposes ``of``, () or one for each block."""
         for number in steps:
             if not isinstance(number, Integral) or not 0 <= number <= _WORD:
                 raise ValueError(f"step={number!r} is not allowed: give a whole number in [0, 2**32)")

@@ -47,7 +47,7 @@ def test_a_network_that_cannot_be_called_is_refused():
             return x
 
     for network in (One(), Positional()):
-        with pytest.raises(TypeError, match="is to be called as network"):
+        with pytest.raises(TypeError, match="cannot be called as network"):
             ScoreModel(network, VPSDE())
 
 

@@ -248,5 +248,5 @@ def test_an_output_of_another_shape_is_refused(shape):
 
     model = ScoreModel(Shaped(), VPSDE(), Levels(FIVE))
     for call in (model, model.denoised, model.posterior):
-        with pytest.raises(ValueError, match=r"Levels wants \(2, 3, 5\)"):
+        with pytest.raises(ValueError, match=r"must have shape \(2, 3, 5\), one logit for each level"):
             call(torch.zeros(2, 3), torch.tensor([0.5, 0.6]))

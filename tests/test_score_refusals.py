@@ -38,7 +38,7 @@ CALLS = ["__call__", "noise", "denoised", "velocity", "posterior"]
 @pytest.mark.parametrize("call", CALLS)
 def test_x_of_another_dtype_is_refused(call):
     model, t = ScoreModel(Linear(), VPSDE()), TIMES.float()
-    with pytest.raises(TypeError, match=r"x has dtype torch\.float64, the network torch\.float32"):
+    with pytest.raises(TypeError, match=r"x has dtype torch\.float64, but the network has torch\.float32"):
         getattr(model, call)(normal(), t)
     with pytest.raises(TypeError, match="floating-point"):
         getattr(model, call)(torch.zeros(SHAPE, dtype=torch.int64), t)
@@ -48,7 +48,7 @@ def test_x_of_another_dtype_is_refused(call):
 def test_x_on_another_device_is_refused():
     """The meta device stands for an accelerator."""
     model = ScoreModel(Linear(), VPSDE())
-    with pytest.raises(TypeError, match="x is on meta, the network on cpu"):
+    with pytest.raises(TypeError, match="x is on meta, but the network is on cpu"):
         model(torch.empty(SHAPE, device="meta"), torch.empty(5, device="meta"))
 
 

@@ -285,5 +285,5 @@ def test_what_does_not_fit_is_named():
         wrapped(x, torch.full((2,), 0.9))
     with pytest.raises(ValueError, match="allowed is"):
         wrapped(x, torch.full((2,), 1.1))
-    with pytest.raises(ValueError, match="the subspace's is"):
+    with pytest.raises(ValueError, match="the shape of the subspace"):
         wrapped.join(torch.randn(2, 4), NoiseSource.of(0, 2))

@@ -1,4 +1,4 @@
-"""Objectives: what a score is trained by."""
+"""Training objectives for score models."""
 
 from scoresde._arguments import check_constructors
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw

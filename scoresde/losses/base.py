@@ -1,4 +1,4 @@
-"""What the objectives share: whose process, which times, keys of the draws, and a score that is held to its shape."""
+"""Common parts of the objectives: the process, the times, the keys of the random draws, and the check of the score."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ Process = TypeVar("Process", bound=SDE)
 
 
 class Objective(Generic[Process]):
-    """A loss by draws of times and noisy data.
+    """A loss that is estimated from random times and noisy data.
 
-    times: the distribution of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
-    seed: of the draws. Call k without a step uses step k, so that a loop draws afresh each time.
+    Args:
+        sde: The process.
+        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        seed: Seed of the random draws. Call k without a step uses step k, so that every step of a training loop has new
+            draws.
     """
 
     def __init__(self, sde: Process, times: TimeDistribution | None, seed: int) -> None:
@@ -34,7 +37,7 @@ class Objective(Generic[Process]):
         self._calls = 0
 
     def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
-        """The source of the draws for a batch and their step; times that were given are checked."""
+        """The noise source of a batch and its step. Given times are checked."""
         check_batch("x0", x0)
         if step is None:
             step, self._calls = self._calls, self._calls + 1
@@ -47,16 +50,16 @@ class Objective(Generic[Process]):
         return source, step
 
     def _times(self, x0: Tensor, source: NoiseSource, step: int) -> Tensor:
-        """Times (B,) by the distribution."""
+        """Times (B,) from the distribution of t."""
         return self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=self._time_dtype(x0)))
 
     @staticmethod
     def _time_dtype(x0: Tensor) -> torch.dtype:
-        """That of the data, float32 at least: half precision does not hold the coefficients."""
+        """The dtype of the data, but at least float32: half precision is too coarse for the coefficients."""
         return torch.promote_types(x0.dtype, torch.float32)
 
     def _score(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
-        """The model's score; ValueError where it is of another process or shape, lest it broadcasts."""
+        """The model's score. Raises ValueError for another process or another shape, to prevent silent broadcasting."""
         check_same_process(self.sde, model)
         score = model(x, t, **condition)
         check_output("model", score, x)

@@ -1,16 +1,18 @@
-"""Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
+r"""Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7).
 
-    loss(x_0) = E_t E_z  lambda(t) || s(x_t, t) - grad log p(x_t | x_0) ||^2,     x_t = alpha x_0 + sigma z,
+.. math::
+    \ell(x_0) = E_t \, E_z \; \lambda(t) \, \| s(x_t, t) - \nabla \log p(x_t \mid x_0) \|^2,
+    \qquad x_t = \alpha x_0 + \sigma z
 
-where grad log p(x_t | x_0) = -z / sigma. Weightings:
+where grad log p(x_t | x_0) = -z / sigma. The weightings are
 
-    variance     lambda = sigma^2     || sigma s + z ||^2: DDPM's and SMLD's simple loss
-    likelihood   lambda = g^2         || (g / sigma) (sigma s + z) ||^2: half of its sum over coordinates and integral over
-                                      time bounds -log p from above, up to a constant (Song et al. 2021b, arXiv:2101.09258)
+- "variance": lambda = sigma^2, so that the loss is || sigma s + z ||^2, the simple loss of DDPM and SMLD.
+- "likelihood": lambda = g^2, so that the loss is || (g / sigma) (sigma s + z) ||^2. Half of its sum over coordinates and
+  integral over time is an upper bound of -log p, up to a constant (Song et al. 2021b, arXiv:2101.09258).
 
-The residual is written with sigma s + z, which stays of order one as sigma -> 0; where noise and diffusion are matrices it is
-L^T s + z, and G^T L^-T of it. For a chain of N instants
-(``sde.discretize(N)``) with `ChainTimes` the same lines are DDPM's and SMLD's discrete objectives.
+The residual is computed as sigma s + z, which stays of order one as sigma -> 0. If noise and diffusion are matrices it is
+L^T s + z, and G^T L^-T of that for the likelihood weighting. For a chain of N instants (``sde.discretize(N)``) with
+``ChainTimes``, the same formulas are the discrete objectives of DDPM and SMLD.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ REDUCTIONS = ("mean", "half_sum")
 
 @dataclass(frozen=True)
 class Draw:
-    """What an objective drew for a batch.
+    """Random draws of an objective for a batch.
 
     Attributes:
-        t: Times (B,).
-        noise: Noise z (B, *state).
-        x_t: Noisy data A x_0 + L z (B, *state).
+        t: Times, (B,).
+        noise: Noise z, (B, *state).
+        x_t: Noisy data A x_0 + L z, (B, *state).
         kernel: The distribution of x_t given x_0 at these times, computed once for the batch.
     """
 
@@ -49,13 +51,27 @@ class Draw:
 
 
 class DenoisingScoreMatching(Objective[LinearSDE]):
-    """``loss(model, x0)`` -> (B,), one unbiased estimate of the objective for each example.
+    """Denoising score matching: ``loss(model, x0)`` is an unbiased estimate of the objective for each example, (B,).
 
-    sde: a `LinearSDE`; a chain of one for the discrete objectives.
-    weighting: "variance" or "likelihood". A chain has the first only, as in the paper.
-    times: the distribution of t; the paper's `UniformTime()` for a process, `ChainTimes()` for a chain, unless given.
-    reduction: over the coordinates of an example: "mean", or "half_sum" (nats where the weighting is "likelihood").
-    seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
+    Args:
+        sde: A ``LinearSDE``, or a chain of one for the discrete objectives.
+        weighting: "variance" or "likelihood". A chain supports "variance" only, as in the paper.
+        times: The distribution of t: by default the paper's ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        reduction: Over the coordinates of an example: "mean", or "half_sum" (nats for the weighting "likelihood").
+        seed: Seed of the random draws. Call k without ``step`` uses step k, so that every step of a training loop has new
+            draws.
+
+    References:
+        Vincent 2011, "A connection between score matching and denoising autoencoders".
+        Song et al. 2021, "Score-based generative modeling through stochastic differential equations", arXiv:2011.13456.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE, ScoreModel
+        >>> from scoresde.networks import MLP
+        >>> model = ScoreModel(MLP((2,)), VPSDE())
+        >>> DenoisingScoreMatching(VPSDE())(model, torch.zeros(8, 2)).shape
+        torch.Size([8])
     """
 
     def __init__(
@@ -74,7 +90,10 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         check_choice("weighting", weighting, WEIGHTINGS)
         check_choice("reduction", reduction, REDUCTIONS)
         if isinstance(sde, Chain) and weighting != "variance":
-            raise ValueError(f"weighting={weighting!r} is defined in continuous time only: a chain allows 'variance'")
+            raise ValueError(
+                f"weighting={weighting!r} is not allowed for a chain: give 'variance', the only weighting "
+                "that is defined for discrete time"
+            )
         super().__init__(sde, times, seed)
         self.weighting, self.reduction = weighting, reduction
 
@@ -89,12 +108,19 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         indices: Tensor | None = None,
         **condition: Any,
     ) -> Tensor:
-        """The loss of each example, (B,).
+        """Computes the loss of each example.
 
-        model: a score, (x, t, **condition) -> the shape of x.
-        x0: (B, *event) data.
-        t, noise: (B,) and (B, *event), drawn unless given.
-        step, indices: key of the draws; the number of this call and 0 .. B-1 unless given.
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            x0: The data, (B, *event).
+            t: Times, (B,); drawn by default.
+            noise: Noise z, (B, *state); drawn by default.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
         """
         draw = self.draw(x0, t=t, noise=noise, step=step, indices=indices)
         return self.evaluate(model, draw, **condition)
@@ -108,7 +134,18 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         step: int | None = None,
         indices: Tensor | None = None,
     ) -> Draw:
-        """Times, noise and noisy data for a batch."""
+        """Draws times, noise and noisy data for a batch.
+
+        Args:
+            x0: The data, (B, *event).
+            t: Times, (B,); drawn by default.
+            noise: Noise z, (B, *state); drawn by default.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+
+        Returns:
+            The draws.
+        """
         source, step = self._keyed(x0, t, step, indices)
         shape = self.sde.state_shape(x0.shape[1:])
         if t is None and noise is None:
@@ -129,8 +166,17 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
         return Draw(t, noise, x_t.to(x0.dtype), kernel)
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
-        """The loss of each example, (B,), for a given draw."""
-        with times_checked():  # `draw` has checked them
+        """Computes the loss of each example for given draws.
+
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            draw: The draws, from ``draw``.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
+        """
+        with times_checked():  # ``draw`` has checked them
             residual = draw.noise - self._noise(model, draw, condition)
             if self.weighting == "likelihood":
                 residual = self.sde.in_diffusion_units(residual, draw.t, draw.kernel)
@@ -139,7 +185,7 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
             return loss / self.times.density(self.sde, draw.t)
 
     def _noise(self, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]) -> Tensor:
-        """E[z | x_t]: as a `ScoreModel` has it, which for a noise prediction is the network's output, or from the score."""
+        """E[z | x_t]: the network's output for a ``ScoreModel`` that predicts noise, else computed from the score."""
         if not isinstance(model, ScoreModel):
             return draw.kernel.noise_from_score(self._score(model, draw.x_t, draw.t, condition))
         check_same_process(self.sde, model)

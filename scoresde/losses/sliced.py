@@ -1,23 +1,27 @@
-"""Sliced score matching (Hyvarinen 2005; Song, Garg, Shi, Ermon 2019, arXiv:1905.07088): no kernel is needed, only
-draws of x_t.
+r"""Sliced score matching (Hyvarinen 2005; Song, Garg, Shi, Ermon 2019, arXiv:1905.07088).
 
-    loss(x_0) = E_t E_(x_t) E_v  lambda(t) [ v^T (ds/dx) v + (v^T s)^2 / 2 ],      s = s(x_t, t),  E[v v^T] = I
+It needs samples of x_t only, and no kernel.
 
-and where ``variance_reduced`` the last term by its mean over v, ||s||^2 / 2. By parts, for p_t s -> 0 at infinity,
+.. math::
+    \ell(x_0) = E_t \, E_{x_t} \, E_v \; \lambda(t) \, [\, v^T (\partial s / \partial x) \, v + (v^T s)^2 / 2 \,],
+    \qquad s = s(x_t, t), \quad E[v v^T] = I
 
-    E[div s + ||s||^2 / 2] = E ||s - grad log p_t||^2 / 2 - E ||grad log p_t||^2 / 2,
+With ``variance_reduced`` the last term is replaced by its mean over v, ||s||^2 / 2. Integration by parts gives, if p_t s ->
+0 at infinity, ::
 
-so in the mean the minimiser and the gradient are those of denoising score matching (its reduction "half_sum"). The value
-may be negative, and one draw says less. x_t is the process's own `marginal_sample`: in closed form for a linear process,
-simulated for another. Weightings:
+    E[div s + ||s||^2 / 2] = E ||s - grad log p_t||^2 / 2 - E ||grad log p_t||^2 / 2
 
-    uniform      lambda = 1
-    likelihood   lambda = g g^T:    v^T (dw/dx) v + s^T w / 2,  w = g g^T s;  in the mean ||g^T (s - grad log p_t)||^2 /
-    2 - const
-    a function   lambda(t), e.g. sde.sigma(t)^2: the denoising loss's "variance"
+so that the expected minimizer and gradient are those of denoising score matching with the reduction "half_sum". The value
+may be negative, and a single draw is noisier. x_t is drawn by the process's own ``marginal_sample``: in closed form for a
+linear process, by simulation for others. The weightings are
 
-Directions v are signs (Rademacher): for a diagonal ds/dx the first term is exact. x_t must have a density: where the data
-has none, begin at a t_min at which x_t has spread by more than the network can resolve.
+- "uniform": lambda = 1.
+- "likelihood": lambda = g g^T, so that the loss is v^T (dw/dx) v + s^T w / 2 with w = g g^T s. On average it is
+  ||g^T (s - grad log p_t)||^2 / 2 - const.
+- a function lambda(t), e.g. sde.sigma(t)^2, which is the "variance" of the denoising loss.
+
+The directions v are random signs (Rademacher), for which the first term is exact if ds/dx is diagonal. x_t must have a
+density. If the data has none, choose a t_min at which x_t has spread by more than the network can resolve.
 """
 
 from __future__ import annotations
@@ -40,7 +44,13 @@ WEIGHTINGS = ("uniform", "likelihood")
 
 @dataclass(frozen=True)
 class SlicedDraw:
-    """What an objective drew for a batch: times (B,), noisy data (B, *state) and directions (projections, B, *state)."""
+    """Random draws of an objective for a batch.
+
+    Attributes:
+        t: Times, (B,).
+        x_t: Noisy data, (B, *state).
+        directions: Directions v, (projections, B, *state).
+    """
 
     t: Tensor
     x_t: Tensor
@@ -48,16 +58,22 @@ class SlicedDraw:
 
 
 class SlicedScoreMatching(Objective[SDE]):
-    """``loss(model, x0)`` -> (B,), one unbiased estimate of the objective for each example.
+    """Sliced score matching: ``loss(model, x0)`` is an unbiased estimate of the objective for each example, (B,).
 
-    sde: any process, linear or not, or a chain.
-    projections: number of directions v for each example, averaged; each costs a vector-Jacobian product.
-    variance_reduced: take ||s||^2 in place of (v^T s)^2.
-    times: the distribution of t; ``UniformTime()`` for a process, ``ChainTimes()`` for a chain, unless given.
-    weighting: "uniform", "likelihood", or a function of t (B,) -> (B,).
-    seed: of the draws. Call k without ``step`` uses step k, so that a loop draws afresh each time.
+    The loss is differentiable in the model's parameters. The model must be twice differentiable.
 
-    Differentiable in the model's parameters: the model must be differentiable twice.
+    Args:
+        sde: Any process, linear or not, or a chain.
+        projections: Number of directions v for each example. Their terms are averaged. Each costs a vector-Jacobian product.
+        variance_reduced: Use ||s||^2 in place of (v^T s)^2.
+        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        weighting: "uniform", "likelihood", or a function of t (B,) -> (B,).
+        seed: Seed of the random draws. Call k without ``step`` uses step k, so that every step of a training loop has new
+            draws.
+
+    References:
+        Song, Garg, Shi, Ermon 2019, "Sliced score matching: a scalable approach to density and score estimation",
+        arXiv:1905.07088.
     """
 
     def __init__(
@@ -86,12 +102,18 @@ class SlicedScoreMatching(Objective[SDE]):
         indices: Tensor | None = None,
         **condition: Any,
     ) -> Tensor:
-        """The loss of each example, (B,).
+        """Computes the loss of each example.
 
-        model: a score, (x, t, **condition) -> the shape of x.
-        x0: (B, *event) data.
-        t: (B,), drawn unless given.
-        step, indices: key of the draws; the number of this call and 0 .. B-1 unless given.
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            x0: The data, (B, *event).
+            t: Times, (B,); drawn by default.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
         """
         return self.evaluate(model, self.draw(x0, t=t, step=step, indices=indices), **condition)
 
@@ -103,7 +125,19 @@ class SlicedScoreMatching(Objective[SDE]):
         step: int | None = None,
         indices: Tensor | None = None,
     ) -> SlicedDraw:
-        """Times, noisy data and directions for a batch; those of a linear process are those of the denoising loss."""
+        """Draws times, noisy data and directions for a batch.
+
+        The times and noisy data of a linear process are those of the denoising loss with the same key.
+
+        Args:
+            x0: The data, (B, *event).
+            t: Times, (B,); drawn by default.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+
+        Returns:
+            The draws.
+        """
         source, step = self._keyed(x0, t, step, indices)
         t = self._times(x0, source, step) if t is None else t
         x_t = self.sde.marginal_sample(x0, t, source, step=step)
@@ -112,11 +146,20 @@ class SlicedScoreMatching(Objective[SDE]):
         return SlicedDraw(t, x_t, signs.transpose(0, 1))
 
     def evaluate(self, model: Callable[..., Tensor], draw: SlicedDraw, **condition: Any) -> Tensor:
-        """The loss of each example, (B,), for a given draw."""
+        """Computes the loss of each example for given draws.
+
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            draw: The draws, from ``draw``.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
+        """
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = draw.x_t.detach().requires_grad_(True)
-            with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
                 score = self._score(model, x, draw.t, condition)
             weighted = self._weighted(score, draw.t, x)
             trace = torch.stack([_dot(v, _product(weighted, x, v, graph)) for v in draw.directions]).mean(0)
@@ -128,21 +171,23 @@ class SlicedScoreMatching(Objective[SDE]):
         return loss if graph else loss.detach()
 
     def _weight(self, t: Tensor) -> Tensor:
-        """lambda over the density of t, without what belongs inside the derivative."""
+        """lambda divided by the density of t, without the factors inside the derivative."""
         weight = 1.0 / self.times.density(self.sde, t)
         if not callable(self.weighting):
             return weight
         given = self.weighting(t)
         if given.shape != t.shape:
-            raise ValueError(f"weighting returned shape {tuple(given.shape)} for t of shape {tuple(t.shape)}")
+            raise ValueError(
+                f"weighting returned shape {tuple(given.shape)}: it must return {tuple(t.shape)}, the shape of t"
+            )
         return weight * given
 
     def _weighted(self, score: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """w."""
+        """w, which is g g^T s for the likelihood weighting and s for the others."""
         return self.sde.apply_diffusion_matrix(score, t, x) if self.weighting == "likelihood" else score
 
     def _root(self, v: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """g v where w = g g^T s, v where w = s: s^T of it is v^T g^T s."""
+        """g v if w = g g^T s, and v if w = s: its product with s^T is v^T g^T s."""
         return self.sde.apply_diffusion(v, t, x) if self.weighting == "likelihood" else v
 
 
@@ -152,7 +197,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _product(y: Tensor, x: Tensor, v: Tensor, graph: bool) -> Tensor:
-    """v^T dy/dx, the shape of x; zero where y does not depend on x."""
+    """v^T dy/dx, with the shape of x; zero if y does not depend on x."""
     if not y.requires_grad:
         return torch.zeros_like(x)
     return torch.autograd.grad(y, x, v, create_graph=graph, retain_graph=True, materialize_grads=True)[0]

@@ -1,11 +1,11 @@
-"""How the time of a training example is drawn: a distribution on [t_min, T] with its density.
+"""Distributions of the time of a training example, on [t_min, T], with their densities.
 
-An objective is an integral over t; drawing t from a distribution of density p and dividing by p leaves the integral as it is
-and changes only the variance of its estimate.
+An objective is an integral over t. Drawing t from a distribution of density p and dividing by p leaves the integral
+unchanged and changes only the variance of its estimate.
 
-    UniformTime       p = 1 / (T - t_min)                     the paper's
-    UniformLogNoise   uniform in u = ln(sigma / alpha) over a range; p(t) = (du / dt) / (u_max - u_min)
-    ChainTimes        the N instants of a chain, each alike   DDPM, SMLD
+- ``UniformTime``: p = 1 / (T - t_min), as in the paper.
+- ``UniformLogNoise``: uniform in u = ln(sigma / alpha) over a range, p(t) = (du / dt) / (u_max - u_min).
+- ``ChainTimes``: the N instants of a chain with equal probability (DDPM, SMLD).
 """
 
 from __future__ import annotations
@@ -21,22 +21,42 @@ from scoresde.sde import SDE, Chain, LinearSDE
 
 
 class TimeDistribution(ABC):
-    """A distribution of t. It is given one uniform number per example, so that draws stay keyed by sample."""
+    """A distribution of t.
+
+    It maps one uniform number per example to a time, so that the draws depend only on the key of the sample.
+    """
 
     @abstractmethod
     def times(self, sde: SDE, u: Tensor) -> Tensor:
-        """t (B,) from uniform numbers u (B,) in (0, 1): the inverse of the distribution's distribution function."""
+        """Maps uniform numbers to times: the inverse of the cumulative distribution function.
+
+        Args:
+            sde: The process.
+            u: Uniform numbers in (0, 1), (B,).
+
+        Returns:
+            The times t, (B,).
+        """
 
     @abstractmethod
     def density(self, sde: SDE, t: Tensor) -> Tensor:
-        """p(t) times (T - t_min), (B,): 1 everywhere for the uniform distribution."""
+        """Computes p(t) (T - t_min), which is 1 everywhere for the uniform distribution.
+
+        Args:
+            sde: The process.
+            t: The times, (B,).
+
+        Returns:
+            The density, (B,).
+        """
 
 
 @dataclass(frozen=True)
 class UniformTime(TimeDistribution):
-    """t ~ U(t_min, T).
+    """The uniform distribution on (t_min, T).
 
-    t_min: in (0, T); the paper trains with 1e-5.
+    Args:
+        t_min: In (0, T). The paper trains with 1e-5.
     """
 
     t_min: float = 1e-5
@@ -54,15 +74,16 @@ class UniformTime(TimeDistribution):
 
 @dataclass(frozen=True)
 class UniformLogNoise(TimeDistribution):
-    """ln(sigma / alpha) uniform between ln ``low`` and ln ``high``, cut to what the process reaches in [t_min, T].
+    """ln(sigma / alpha) is uniform between ln ``low`` and ln ``high``, restricted to the range of the process in [t_min, T].
 
-    low, high: noise-to-signal ratios sigma / alpha, 0 < low < high.
-    t_min: in (0, T).
+    With likelihood weighting, g^2 / sigma^2 = d ln(sigma / alpha)^2 / dt for every linear process, so that every example has
+    the same weight. Times outside the range are not trained. Choose the range wider than the range in which the network can
+    contribute: for quantized data, from a tenth of the width of a level to a hundred times the data's standard deviation.
 
-    With likelihood weighting, g^2 / sigma^2 = d ln(sigma / alpha)^2 / dt for every linear process: under this
-    distribution every
-    example has the same weight. Times outside the range are not trained: choose it wider than where the network has
-    anything to say (for quantised data from a tenth of a level's width to a hundred times the data's spread).
+    Args:
+        low: Smallest noise-to-signal ratio sigma / alpha, > 0.
+        high: Largest noise-to-signal ratio, > low.
+        t_min: In [0, T).
     """
 
     low: float = 1e-3
@@ -93,25 +114,26 @@ class UniformLogNoise(TimeDistribution):
         if not bool(first < last):
             low, high = reached.exp().tolist()
             raise ValueError(
-                f"low={self.low}, high={self.high} do not meet the process: sigma/alpha runs from {low:g} to {high:g}"
+                f"low={self.low}, high={self.high} are not allowed: give a range that overlaps with that of the process, where "
+                f"sigma/alpha is between {low:g} and {high:g}"
             )
         return first, last
 
 
 def _linear(sde: SDE) -> LinearSDE:
-    """``sde`` where it is linear, and has a ln(sigma / alpha)."""
+    """``sde``, if it is linear and so has a ln(sigma / alpha)."""
     if not isinstance(sde, LinearSDE):
-        raise TypeError(f"UniformLogNoise needs a kernel's ln(sigma / alpha): sde={sde!r} has none, use UniformTime")
+        raise TypeError(f"sde={sde!r} has no ln(sigma / alpha), which UniformLogNoise needs: give times=UniformTime()")
     return sde
 
 
 @dataclass(frozen=True)
 class ChainTimes(TimeDistribution):
-    """One of the N instants i / (N - 1) of a `Chain`, each with probability 1 / N."""
+    """One of the N instants i / (N - 1) of a ``Chain``, each with probability 1 / N."""
 
     def times(self, sde: SDE, u: Tensor) -> Tensor:
         if not isinstance(sde, Chain):
-            raise TypeError(f"ChainTimes needs a chain, e.g. sde.discretize(1000): sde={sde!r} is continuous")
+            raise TypeError(f"ChainTimes needs a chain, but sde={sde!r} is continuous: give e.g. sde.discretize(1000)")
         return sde.time((u * sde.steps).long()).to(u.dtype)
 
     def density(self, sde: SDE, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores: a network made a score model, what it predicts, and the labels of time."""
+"""Score models: a network together with a process, the meaning of the network's output, and the time embedding's input."""
 
 from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel

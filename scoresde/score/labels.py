@@ -1,4 +1,4 @@
-"""The time embedding's input: a function of the process and the time."""
+"""Time labels: the input of the network's time embedding, as a function of the process and the time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from scoresde._validation import check_number
 from scoresde.sde.linear import LinearSDE
 
 Label = Callable[[LinearSDE, Tensor], Tensor]
-"""(process, t) -> what the network is told of the time, the shape of t."""
+"""(process, t) -> the input of the time embedding, with the shape of t."""
 
 
 @dataclass(frozen=True)
 class LogNoiseLabel:
-    """ln(sigma / alpha): minus half the log signal-to-noise ratio, the same scale for every linear process."""
+    """ln(sigma / alpha), which is minus half the log signal-to-noise ratio.
+
+    It has the same scale for every linear process.
+    """
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
@@ -26,9 +29,15 @@ class LogNoiseLabel:
 
 @dataclass(frozen=True)
 class TimeLabel:
-    """``scale`` t, or ``scale`` (T - t) where ``descending``; rounded to a whole number where ``whole``.
+    """``scale`` t, or ``scale`` (T - t) with ``descending``.
 
-    The paper: 999 t for VP and sub-VP; on a chain of N steps (N - 1) t for DDPM, and for SMLD round((N - 1) (1 - t)).
+    The paper uses 999 t for VP and sub-VP. On a chain of N steps it uses (N - 1) t for DDPM and round((N - 1) (1 - t)) for
+    SMLD.
+
+    Args:
+        scale: The factor, > 0.
+        descending: Use T - t in place of t.
+        whole: Round the label to a whole number.
     """
 
     scale: float = 999.0
@@ -46,7 +55,7 @@ class TimeLabel:
 
 @dataclass(frozen=True)
 class SigmaLabel:
-    """sigma(t): the paper's label for VE."""
+    """sigma(t), the paper's label for VE."""
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""

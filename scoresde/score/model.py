@@ -1,20 +1,20 @@
-"""A network, a process, and what the network predicts: together, a score.
+"""A score model: a network, a process, and the meaning of the network's output::
 
     model(x, t) = grad log p_t(x)
 
-The network is any module ``network(x, label, **condition) -> output``; a `Prediction` says what the output is:
+The network is any module ``network(x, label, **condition) -> output``. A ``Prediction`` defines what the output means::
 
     noise      E[z | x_t]                          score = -output / sigma                   (DDPM)
     score      grad log p_t                        score = output                            (NCSN, the paper's VE)
     data       E[x_0 | x_t]                        score = (alpha output - x) / sigma^2      (Tweedie)
     velocity   alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
-    MixedPrediction     E[z | x_t] less what it is for Gaussian data                         (Vahdat et al. 2021)
-    Levels              logits over the levels of quantised data, see `scoresde.score.quantized`
+    MixedPrediction     E[z | x_t] minus its value for Gaussian data                         (Vahdat et al. 2021)
+    Levels              logits over the levels of quantized data, see scoresde.score.quantized
 
-What it is told of the time is a `label`, by default ln(sigma / alpha), the same for every linear process; the paper's
-labels are `TimeLabel(999.0)` (VP, sub-VP) and `SigmaLabel()` (VE). What it is given is x over its standard deviation
-sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None`` (the paper; the same for VP and data_std = 1). Under a
-process with a shift the mean of x_t for data about 0 is taken off first.
+The input of the time embedding is a ``label``. The default is ln(sigma / alpha), which has the same scale for every linear
+process. The paper's labels are ``TimeLabel(999.0)`` (VP, sub-VP) and ``SigmaLabel()`` (VE). The network's input is x divided
+by its standard deviation sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None``, as in the paper. Both are
+the same for VP and data_std = 1. Under a process with a shift, the mean of x_t for data with mean 0 is subtracted first.
 """
 
 from __future__ import annotations
@@ -35,26 +35,37 @@ from scoresde.sde.scores import HALF
 
 
 def _high(value: Tensor, x: Tensor) -> Tensor:
-    """``value`` in float32 where x has half precision, else as it is."""
+    """``value`` in float32 if x has half precision, else unchanged."""
     return value.float() if x.dtype in HALF else value
 
 
 class ScoreModel(nn.Module):
-    """``model(x, t, **condition)`` is the score, for whatever the network predicts.
+    """A network as a score: ``model(x, t, **condition)``, whatever the network predicts.
 
-    network: module called as ``network(input, label, **condition)``. Conditions that are tensors have one row for each sample, or
-        no dimension.
-    sde: the process that it is trained under (a `LinearSDE`, or a chain of one for discrete-time models).
-    prediction: "noise", "score", "data", "velocity", or a `Prediction`, e.g. ``MixedPrediction(0.5)``.
-    label: what the network is told of the time; ``LogNoiseLabel()`` unless given.
-    data_std: standard deviation of the data, about 0, for scaling the network's input; None gives the network x as it is.
+    A network of half precision takes x in its own dtype, and t in that dtype or in float32. The coefficients are then
+    computed in float32, and the score has the wider dtype of x and t.
 
-    A network of half precision takes x in its own dtype, and t in that dtype or in float32. Coefficients are computed in float32
-    then, and the score has the wider dtype of x and t.
+    Args:
+        network: A module that is called as ``network(input, label, **condition)``. A condition that is a tensor has one row
+            for each sample, or no dimension.
+        sde: The process that the network is trained under: a ``LinearSDE``, or a chain of one for discrete-time models.
+        prediction: "noise", "score", "data", "velocity", or a ``Prediction``, e.g. ``MixedPrediction(0.5)``.
+        label: The input of the time embedding, ``LogNoiseLabel()`` by default.
+        data_std: Standard deviation of the data around 0, which scales the network's input. With None the network receives x
+            itself.
 
-    Raises TypeError for an x whose dtype or device is not the network's and for a condition that the network requires and does
-    not get, ValueError for a t outside [0, T] or of a shape other than (B,), for a condition of another number of rows than x,
-    and for a network whose output has the wrong shape.
+    Raises:
+        TypeError: When called, if x has another dtype or device than the network, or if a required condition is missing.
+        ValueError: When called, if t is outside [0, T] or does not have the shape (B,), if a condition has another number of
+            rows than x, or if the network's output has the wrong shape.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE
+        >>> from scoresde.networks import MLP
+        >>> model = ScoreModel(MLP((2,)), VPSDE(), prediction="velocity")
+        >>> model(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class ScoreModel(nn.Module):
             raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
         self.required = required_conditions(network)
         if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={shown(sde)} has no closed-form kernel: a ScoreModel takes a LinearSDE")
+            raise TypeError(f"sde={shown(sde)} has no closed-form kernel: give a LinearSDE")
         if data_std is not None:
             check_number("data_std", data_std, above=0.0)
         if isinstance(prediction, str):
@@ -89,28 +100,83 @@ class ScoreModel(nn.Module):
         self.label, self.data_std = label or LogNoiseLabel(), data_std
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """The score at x (B, *event), t (B,), the shape of x."""
+        """Computes the score grad log p_t(x).
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The score, with the shape of x.
+        """
         score = self.prediction.score(*self._evaluated(x, t, condition))
         return score if x.dtype not in HALF else score.to(torch.promote_types(x.dtype, t.dtype))
 
     def noise(self, x: Tensor, t: Tensor, *, kernel: GaussianKernel | None = None, **condition: Any) -> Tensor:
-        """E[z | x_t], the shape of x. kernel: ``sde.kernel(t)`` where it is at hand."""
+        """Computes the expected noise E[z | x_t].
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            kernel: ``sde.kernel(t)``, if it is already known.
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The expected noise, with the shape of x.
+        """
         return self.prediction.noise(*self._evaluated(x, t, condition, kernel))
 
     def denoised(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """E[x_0 | x_t]."""
+        """Computes the denoised data E[x_0 | x_t].
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The expected data, with the shape of x.
+        """
         return self.posterior(x, t, **condition).mean
 
     def velocity(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """alpha E[z | x_t] - sigma E[x_0 | x_t]."""
+        """Computes the velocity alpha E[z | x_t] - sigma E[x_0 | x_t].
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The velocity, with the shape of x.
+        """
         return self.prediction.velocity(*self._evaluated(x, t, condition))
 
     def posterior(self, x: Tensor, t: Tensor, **condition: Any) -> DataPosterior:
-        """What the model believes of x_0."""
+        """Computes the model's posterior over x_0 given x_t.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The mean of x_0, and the logits over its levels if the prediction has them.
+        """
         return self.prediction.posterior(*self._evaluated(x, t, condition))
 
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """What the network itself says."""
+        """Computes the output of the network itself.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The output of the network for the scaled input and the label.
+        """
         self._check_input(x, t, condition)
         with times_checked():
             return self._output(x, self.sde.kernel(_high(t, x)), t, condition)
@@ -118,10 +184,10 @@ class ScoreModel(nn.Module):
     def _evaluated(
         self, x: Tensor, t: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None = None
     ) -> tuple[LinearSDE, GaussianKernel, Tensor, Tensor]:
-        """What a `Prediction` takes: the process, its kernel, the network's output and the state.
+        """The arguments of a ``Prediction``: the process, its kernel, the network's output and the state.
 
-        The kernel is computed once. Where x has half precision, which does not hold the coefficients, all is in float32.
-        """
+        The kernel is computed once. If x has half precision, which is too coarse for the coefficients, all of them are in
+        float32."""
         self._check_input(x, t, condition)
         with times_checked():
             kernel = kernel or self.sde.kernel(_high(t, x))
@@ -141,8 +207,8 @@ class ScoreModel(nn.Module):
                 raise
             low = float(t.min())
             raise ValueError(
-                f"t={low:g} is not allowed: the label of {self.label!r} is not finite there, {self.sde!r} has no noise or no "
-                "signal; begin at a t_min > 0"
+                f"t={low:g} is not allowed: the label of {self.label!r} is not finite there, because {self.sde!r} has no "
+                "noise or no signal; give a t_min > 0"
             ) from problem
 
     def _check_input(self, x: Tensor, t: Tensor, condition: dict[str, Any]) -> None:
@@ -157,9 +223,13 @@ class ScoreModel(nn.Module):
             for name, tensor in (("x", x), ("t", t)):
                 exact = name == "t" and weight.dtype in HALF and tensor.dtype == torch.float32
                 if tensor.dtype != weight.dtype and not mixed and not exact:
-                    raise TypeError(f"{name} has dtype {tensor.dtype}, the network {weight.dtype}: convert one of them")
+                    raise TypeError(
+                        f"{name} has dtype {tensor.dtype}, but the network has {weight.dtype}: convert one of them"
+                    )
                 if tensor.device != weight.device:
-                    raise TypeError(f"{name} is on {tensor.device}, the network on {weight.device}: move one of them")
+                    raise TypeError(
+                        f"{name} is on {tensor.device}, but the network is on {weight.device}: move one of them"
+                    )
         if t.shape != x.shape[:1]:
             raise ValueError(f"t has shape {tuple(t.shape)}: give ({len(x)},), one time per sample")
         self.sde.check_time(t)

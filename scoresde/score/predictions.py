@@ -1,11 +1,11 @@
-"""What the output of a network means: noise, score, data, velocity, and others.
+"""The meaning of a network's output: noise, score, data, velocity, and others::
 
 noise        E[z | x_t]                             score = -output / sigma                (DDPM)
 score        grad log p_t                           score = output
 data         E[x_0 | x_t]                           score = (alpha output - x) / sigma^2   (Tweedie)
 velocity     alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
 scaled score sigma grad log p_t = -E[z | x_t]       score = output / sigma                 (NCSN++, NCSNv2)
-mixed        E[z | x_t] less what it is for Gaussian data                                  (Vahdat et al. 2021)
+mixed        E[z | x_t] minus its value for Gaussian data                                  (Vahdat et al. 2021)
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from scoresde.sde.linear import LinearSDE
 
 @dataclass(frozen=True)
 class DataPosterior:
-    """What a model believes of x_0 having seen x_t.
+    """A model's posterior over x_0 given x_t.
 
-    mean: (B, *event), E[x_0 | x_t].
-    logits: (B, *event, levels) where the model has a distribution over the levels of each coordinate, else None.
+    Attributes:
+        mean: E[x_0 | x_t], (B, *event).
+        logits: Logits over the levels of each coordinate, (B, *event, levels), if the model has them, else None.
     """
 
     mean: Tensor
@@ -36,42 +37,92 @@ class DataPosterior:
 
 
 class Prediction(ABC):
-    """What the output of a network means.
+    """The meaning of a network's output.
 
-    Each method takes the process ``sde``, its ``kernel`` at the times of the batch, the network's ``output`` and the state x
-    (B, *state). A subclass gives `score`, and overrides what it knows without a detour.
+    A subclass implements ``score``. It overrides the other methods if they have a more direct formula.
     """
 
     @abstractmethod
     def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
-        """grad log p_t(x), the shape of x."""
+        """Computes the score grad log p_t(x).
+
+        Args:
+            sde: The process.
+            kernel: The kernel of the process at the times of the batch.
+            output: The output of the network, with the shape of x.
+            x: The states, (B, *state).
+
+        Returns:
+            The score, with the shape of x.
+        """
 
     def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
-        """E[z | x_t], the shape of x."""
+        """Computes the expected noise E[z | x_t].
+
+        Args:
+            sde: The process.
+            kernel: The kernel of the process at the times of the batch.
+            output: The output of the network, with the shape of x.
+            x: The states, (B, *state).
+
+        Returns:
+            The expected noise, with the shape of x.
+        """
         return kernel.noise_from_score(self.score(sde, kernel, output, x))
 
     def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
-        """alpha E[z | x_t] - sigma E[x_0 | x_t], the shape of x."""
+        """Computes the velocity alpha E[z | x_t] - sigma E[x_0 | x_t].
+
+        Args:
+            sde: The process.
+            kernel: The kernel of the process at the times of the batch.
+            output: The output of the network, with the shape of x.
+            x: The states, (B, *state).
+
+        Returns:
+            The velocity, with the shape of x.
+        """
         return kernel.velocity_from_score(x, self.score(sde, kernel, output, x))
 
     def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
-        """What the output says of x_0."""
+        """Computes the posterior over x_0 given x_t.
+
+        Args:
+            sde: The process.
+            kernel: The kernel of the process at the times of the batch.
+            output: The output of the network, with the shape of x.
+            x: The states, (B, *state).
+
+        Returns:
+            The posterior mean, and the logits if there are any.
+        """
         return DataPosterior(kernel.data_from_score(x, self.score(sde, kernel, output, x)))
 
 
 @checked_arguments
 def like(x: Tensor, output: Tensor) -> Tensor:
-    """``output`` where it has the shape of x; raises ValueError otherwise, lest it broadcasts."""
+    """Checks that the network's output has the shape of x, to prevent silent broadcasting.
+
+    Args:
+        x: The states, (B, *state).
+        output: The output of the network.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
     if output.shape != x.shape:
         raise ValueError(
             f"the network's output has shape {tuple(output.shape)} for x of shape {tuple(x.shape)}: "
-            "it must return what it predicts for every coordinate of x"
+            "it must return one value for every coordinate of x"
         )
     return output
 
 
 class NoisePrediction(Prediction):
-    """The output is E[z | x_t]."""
+    """The output is the expected noise E[z | x_t]."""
 
     def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_noise(like(x, output))
@@ -91,7 +142,7 @@ class ScorePrediction(Prediction):
 
 
 class DataPrediction(Prediction):
-    """The output is E[x_0 | x_t]."""
+    """The output is the denoised data E[x_0 | x_t]."""
 
     def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_data(x, like(x, output))
@@ -104,7 +155,7 @@ class DataPrediction(Prediction):
 
 
 class VelocityPrediction(Prediction):
-    """The output is alpha E[z | x_t] - sigma E[x_0 | x_t]."""
+    """The output is the velocity alpha E[z | x_t] - sigma E[x_0 | x_t]."""
 
     def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_noise(self.noise(sde, kernel, output, x))
@@ -121,16 +172,23 @@ class VelocityPrediction(Prediction):
 
 @dataclass(frozen=True)
 class MixedPrediction(Prediction):
-    """The output corrects the score that data N(0, data_std^2 I) would have, in units of noise:
+    """The output corrects the score of Gaussian data N(0, data_std^2 I), in units of noise.
+
+    The mixed score of Vahdat et al. 2021 and Dockhorn et al. 2022 is ::
 
         score = -(data_std^2 A P A^T + L L^T)^-1 x - L^-T output
 
-    with P the projection of a state on the data in it: the mixed score (Vahdat, Kreis, Kautz 2021, arXiv:2106.05931; Dockhorn
-    et al. 2022, arXiv:2112.07068). A network that says 0 is exact for Gaussian data. For Langevin diffusion the velocity's part
-    is -v / Sigma_vv - l output, as Dockhorn et al. have it, where x and v are uncorrelated under the Gaussian's law of x_t;
-    elsewhere they leave that correlation to the network.
+    where P projects a state on the data in it. A network that returns 0 is exact for Gaussian data. For Langevin diffusion,
+    the velocity's part equals -v / Sigma_vv - l output of Dockhorn et al. if x and v are uncorrelated under the Gaussian's
+    distribution of x_t. Otherwise they leave that correlation to the network.
 
-    data_std: standard deviation of the Gaussian data, > 0.
+    Args:
+        data_std: Standard deviation of the Gaussian data, > 0.
+
+    References:
+        Vahdat, Kreis, Kautz 2021, "Score-based generative modeling in latent space", arXiv:2106.05931.
+        Dockhorn, Vahdat, Kreis 2022, "Score-based generative modeling with critically-damped Langevin diffusion",
+        arXiv:2112.07068.
     """
 
     data_std: float = 1.0
@@ -142,7 +200,7 @@ class MixedPrediction(Prediction):
         return kernel.gaussian_score(x, self._root(sde, x)) + kernel.score_from_noise(like(x, output))
 
     def _root(self, sde: LinearSDE, x: Tensor) -> LinearMap:
-        """data_std P; a number where the state is the data."""
+        """data_std P; a number if the state is the data."""
         std = torch.tensor(self.data_std, dtype=x.dtype, device=x.device)
         if sde.extract_data(x).shape == x.shape:
             return ScalarMap(std)

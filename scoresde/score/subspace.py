@@ -1,26 +1,29 @@
 """Diffusion in a subspace where the noise is high (Jing, Corso, Berlinghieri, Jaakkola 2022, arXiv:2205.01490).
 
-Of the modes of an orthonormal basis some are kept, rows U_k, and the others, U_perp, hold little of the data. At a time t_split
-their noise has drowned them, and above it they are taken for independent Gaussians of the data's own widths:
+Some modes of an orthonormal basis are kept (rows U_k). The other modes, U_perp, contain little of the data. At a time
+t_split the noise dominates them. Above t_split they are treated as independent Gaussians with the data's own widths::
 
     p_t(x) = p_t^low(U_k x) N(U_perp x; 0, (alpha_t^2 s_perp^2 + sigma_t^2) I)            t > t_split
 
     score(x, t) = U_k^T score_low(U_k x, t) - U_perp^T U_perp x / (alpha_t^2 s_perp^2 + sigma_t^2)
 
-The process stays the ordinary one with a number for every time: alike in all directions, it acts on U_k x as on any event, so
-score_low is the score of a model of U_k x_0 under the same process, of fewer dimensions. What shrinks is the score alone. (The
-same could be a `ModewiseSDE` whose other modes stop at t_split; but then the prior, the signal-to-noise ratio and the kernel
-would depend on the split, F would jump, and the full score below, an ordinary model, would be of another process. The law of x_t
-is the same.) A `SubspaceScore` is a score in all dimensions at all times: the flow, the likelihood and every sampler take it.
+The process remains the ordinary process with scalar coefficients. It is the same in all directions, so it acts on U_k x as
+on any event, and score_low is the score of a model of U_k x_0 under the same process in fewer dimensions. Only the score
+becomes smaller. (A ``ModewiseSDE`` whose other modes stop at t_split would describe the same distribution of x_t. But then
+the prior, the signal-to-noise ratio and the kernel would depend on the split, F would be discontinuous, and the full score
+below, an ordinary model, would belong to another process.) A ``SubspaceScore`` is a score in all dimensions at all times, so
+that the flow, the likelihood and every sampler accept it.
 
-Sampling saves its cost, with the same samplers in two legs:
+Sampling is cheaper with the same samplers in two legs::
 
-    leg 1    U_k x from T to t_split under score_low, noisy at its end (``denoise=False``)
-    joint    x = U_k^T low + U_perp^T n,   n ~ N(0, (alpha^2 s_perp^2 + sigma^2) I):  the wrapped score's law  (`join`)
-    leg 2    x from t_split down under score_full, after a few Langevin steps on U_perp x where its law is not Gaussian (`settle`)
+    leg 1    U_k x from T to t_split under score_low, noisy at its end (denoise=False)
+    joint    x = U_k^T low + U_perp^T n,   n ~ N(0, (alpha^2 s_perp^2 + sigma^2) I)       SubspaceScore.join
+             this is the distribution of the wrapped score
+    leg 2    x from t_split down under score_full, after a few Langevin steps on U_perp x
+             if its distribution is not Gaussian                                          SubspaceScore.settle
 
-With more than one split, score_low is a `SubspaceScore` itself. `orthogonal_divergence` says what a split costs in fidelity.
-"""
+For more than one split, score_low is a ``SubspaceScore`` itself. ``orthogonal_divergence`` measures the loss of fidelity of
+a split."""
 
 from __future__ import annotations
 
@@ -43,11 +46,14 @@ from scoresde.sde.scores import in_evaluation_mode
 class Subspace:
     """The span of some modes of an orthonormal basis, and its complement.
 
-    basis: of the events, e.g. `basis.haar` (its kept quarter: 2x2 averages, doubled) or `basis.pca`'s.
-    kept: bool, the basis's event shape; at least one mode is kept and one is not.
+    The attribute ``low_shape`` is the shape of U_k x. Kept modes that form a box in the event's shape keep that box, e.g.
+    (1, 8, 8) -> (1, 4, 4) for pooling. Other modes form a vector (n,) in the order of the flattened event.
 
-    low_shape is the shape of U_k x: kept modes that form a box in the event's shape keep it, (1, 8, 8) -> (1, 4, 4) by pooling;
-    others make a vector (n,) in the order of the flattened event.
+    Args:
+        basis: Basis of the events, e.g. ``basis.haar`` (whose kept quarter is 2x2 averages, doubled) or that of
+            ``basis.pca``.
+        kept: Which modes are kept, a bool tensor with the event shape of the basis. At least one mode is kept and one is
+            not.
     """
 
     def __init__(self, basis: Basis, kept: Tensor) -> None:
@@ -65,19 +71,43 @@ class Subspace:
         self.low_shape = tuple(sides) if torch.equal(box, kept) else (int(kept.sum()),)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """U_k x (B, *low_shape) and U_perp x (B, n_perp), for x (B, *event)."""
+        """Splits states into the kept modes and the others.
+
+        Args:
+            x: The states, (B, *event).
+
+        Returns:
+            U_k x (B, *low_shape) and U_perp x (B, n_perp).
+        """
         check_batch("x", x)
         modes, kept = self.basis.forward(x), self.kept.to(x.device)
         return modes[:, kept].reshape(len(x), *self.low_shape), modes[:, ~kept]
 
     def down(self, x: Tensor) -> Tensor:
-        """U_k x, (B, *event) -> (B, *low_shape): the data of the small model."""
+        """Computes U_k x, the data of the small model.
+
+        Args:
+            x: The states, (B, *event).
+
+        Returns:
+            U_k x, (B, *low_shape).
+        """
         return self.split(x)[0]
 
     def merge(self, low: Tensor, perp: Tensor) -> Tensor:
-        """U_k^T low + U_perp^T perp, (B, *event)."""
+        """Computes U_k^T low + U_perp^T perp, the inverse of ``split``.
+
+        Args:
+            low: The kept modes, (B, *low_shape).
+            perp: The other modes, (B, n_perp).
+
+        Returns:
+            The states, (B, *event).
+        """
         if tuple(low.shape[1:]) != self.low_shape:
-            raise ValueError(f"low has event shape {tuple(low.shape[1:])}: the subspace's is {self.low_shape}")
+            raise ValueError(
+                f"low has event shape {tuple(low.shape[1:])}: give {self.low_shape}, the shape of the subspace"
+            )
         kept = self.kept.to(low.device)
         order = torch.cat((kept.flatten().nonzero(), (~kept).flatten().nonzero())).flatten().argsort()
         modes = torch.cat((low.reshape(len(low), -1), perp), dim=1)[:, order]
@@ -86,17 +116,19 @@ class Subspace:
 
 @dataclass(frozen=True, eq=False)
 class SubspaceScore:
-    """``score(x, t)``: score_full for t <= t_split; above, score_low on U_k x and a Gaussian's on the rest.
+    """A score that uses the small model above t_split and the full model below.
 
-    score_low: (low (B, *low_shape), t) -> the score of U_k x_t.
-    score_full: (x (B, *event), t) -> grad log p_t(x).
-    sde: the process of both. One with a number for every time: in any other, directions mix or differ.
-    subspace: which modes score_low has. Data must be centred in the others.
-    complement_std: standard deviation of the data in the modes that are not kept, >= 0; a number, or one for each, in the event's
-        shape (the square root of the variances that `basis.pca` returns), where those of kept modes are not read.
-    t_split: the time above which score_low serves, in (0, T).
+    For t <= t_split it is score_full. For t > t_split it is score_low on U_k x, and a Gaussian's score on the rest. Each
+    model is evaluated for those samples only that need it, so a batch with times on both sides costs both.
 
-    Only samples that need a score are evaluated by it, so a batch with times on both sides costs both.
+    Args:
+        score_low: (low (B, *low_shape), t) -> the score of U_k x_t.
+        score_full: (x (B, *event), t) -> grad log p_t(x).
+        sde: The process of both. It must have scalar coefficients: other processes mix directions or treat them differently.
+        subspace: The modes of score_low. The data must have mean 0 in the other modes.
+        complement_std: Standard deviation of the data in the modes that are not kept, >= 0: a number, or a tensor with the
+            event's shape (the square root of the variances of ``basis.pca``). Values for kept modes are ignored.
+        t_split: The time above which score_low is used, in (0, T).
     """
 
     score_low: Score
@@ -108,7 +140,7 @@ class SubspaceScore:
 
     def __post_init__(self) -> None:
         if not isinstance(self.sde, ScalarSDE):
-            raise TypeError(f"sde={self.sde!r} is not alike in all directions: give a ScalarSDE")
+            raise TypeError(f"sde={self.sde!r} does not have scalar coefficients: give a ScalarSDE")
         for score in (self.score_low, self.score_full):
             check_same_process(self.sde, score)
         check_number("t_split", self.t_split, above=0.0)
@@ -118,10 +150,22 @@ class SubspaceScore:
         if std.shape not in ((), shape):
             raise ValueError(f"complement_std has shape {tuple(std.shape)}: give a number or {tuple(shape)}")
         if not bool((std.expand(shape)[~self.subspace.kept] >= 0).all()) or not bool(torch.isfinite(std).all()):
-            raise ValueError("complement_std holds negative or non-finite values")
+            raise ValueError("complement_std has negative or non-finite values: give finite numbers >= 0")
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """The score at x (B, *event), t () or (B,), the shape of x. Raises ValueError for t outside [0, T]."""
+        """Computes the score.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, () or (B,).
+            **condition: Conditions of the two models by name.
+
+        Returns:
+            The score, with the shape of x.
+
+        Raises:
+            ValueError: t is outside [0, T].
+        """
         check_batch("x", x)
         self.sde.check_time(t, len(x))
         t = t.expand(len(x))
@@ -144,14 +188,29 @@ class SubspaceScore:
         return self.subspace.merge(score, -perp / self.complement_variance(t).to(x))
 
     def complement_variance(self, t: Tensor) -> Tensor:
-        """alpha^2 s_perp^2 + sigma^2, float64, (n_perp,) or (B, n_perp) as t is () or (B,)."""
+        """Computes alpha^2 s_perp^2 + sigma^2, the variance of the modes that are not kept.
+
+        Args:
+            t: The times, () or (B,).
+
+        Returns:
+            The variances in float64, (n_perp,) or (B, n_perp).
+        """
         t = t.to(torch.float64)
         kept = self.subspace.kept.to(t.device)
         std = torch.as_tensor(self.complement_std, dtype=torch.float64, device=t.device).expand(kept.shape)[~kept]
         return (self.sde.alpha(t)[..., None] * std) ** 2 + self.sde.sigma(t)[..., None] ** 2
 
     def join(self, low: Tensor, noise: NoiseSource) -> Tensor:
-        """A draw of x at t_split (B, *event) given U_k x = low (B, *low_shape): the rest from its Gaussian."""
+        """Draws x at t_split given U_k x = low. The other modes are drawn from their Gaussian.
+
+        Args:
+            low: The kept modes, (B, *low_shape).
+            noise: Keys of the random draws.
+
+        Returns:
+            The states, (B, *event).
+        """
         at = torch.tensor(self.t_split, dtype=torch.float64, device=low.device)
         variance = self.complement_variance(at)
         z = noise.normal(variance.shape, step=0, purpose="complement", dtype=low.dtype)
@@ -159,9 +218,19 @@ class SubspaceScore:
 
     @in_evaluation_mode("self")
     def settle(self, x: Tensor, noise: NoiseSource, steps: int = 2, snr: float = 0.16) -> Tensor:
-        """x (B, *event) at t_split after ``steps`` Langevin steps on U_perp x under score_full, U_k x staying as it is.
+        """Runs Langevin steps on U_perp x under score_full at t_split. U_k x does not change.
 
-        A step is 2 (snr sigma)^2: for a score -z / sigma what the Langevin corrector takes (Song et al. 2021, algorithm 4-5).
+        The step size is 2 (snr sigma)^2. For a score -z / sigma this is the step of the Langevin corrector (Song et al.
+        2021, algorithms 4 and 5).
+
+        Args:
+            x: The states at t_split, (B, *event).
+            noise: Keys of the random draws.
+            steps: Number of steps, >= 0.
+            snr: Signal-to-noise ratio of a step, > 0.
+
+        Returns:
+            The states, (B, *event).
         """
         check_batch("x", x)
         check_count("steps", steps, least=0)
@@ -179,13 +248,22 @@ class SubspaceScore:
 @checked_arguments
 @in_evaluation_mode("wrapped")
 def orthogonal_divergence(wrapped: SubspaceScore, x0: Tensor, times: Sequence[float], seed: int = 0) -> Tensor:
-    """sigma^2 E |U_perp score_full(x_t) + U_perp x_t / (alpha^2 s_perp^2 + sigma^2)|^2 / n_perp at each time, (len(times),).
+    """Orthogonal Fisher divergence of a split in units of the noise, for several times.
 
-    The paper's orthogonal Fisher divergence in units of the noise, float64: 0 where the Gaussian is exact. A t_split is good
-    where it is small, 1e-2 or so.
+    sigma^2 E |U_perp score_full(x_t) + U_perp x_t / (alpha^2 s_perp^2 + sigma^2)|^2 / n_perp. It is 0 if the Gaussian is
+    exact. A time is a good t_split if the value is small, about 1e-2.
 
-    wrapped: its score_full must serve at these times, its t_split is not read.
-    x0: data (B, *event). times: in (0, T].
+    Args:
+        wrapped: The score. Its score_full must be valid at these times. Its t_split is ignored.
+        x0: Data, (B, *event).
+        times: Times in (0, T].
+        seed: Seed of the noise.
+
+    Returns:
+        The divergence at each time, (len(times),) float64.
+
+    References:
+        Jing, Corso, Berlinghieri, Jaakkola 2022, "Subspace diffusion generative models", arXiv:2205.01490.
     """
     check_batch("x0", x0)
     check_finite("x0", x0)
@@ -207,7 +285,7 @@ def orthogonal_divergence(wrapped: SubspaceScore, x0: Tensor, times: Sequence[fl
 
 
 def _rows(value: Any, rows: Tensor) -> Any:
-    """The part of a condition that belongs to some samples: batched tensors are cut, others are everyone's."""
+    """The rows of a condition for some samples: batched tensors are indexed, other values are shared."""
     return value[rows] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(rows) else value
 
 

@@ -257,7 +257,7 @@ def test_bad_distributions_are_named(make, name):
 
 def test_a_range_that_the_process_does_not_meet_is_refused():
     distribution = UniformLogNoise(100.0, 200.0)
-    with pytest.raises(ValueError, match=r"low=100.0, high=200.0 do not meet the process: sigma/alpha runs from 0\.01"):
+    with pytest.raises(ValueError, match=r"low=100.0, high=200.0 are not allowed: .* sigma/alpha is between 0\.01"):
         distribution.times(VESDE(), U[:2])
 
 
@@ -273,7 +273,7 @@ def test_times_out_of_range_are_refused(bad):
 @pytest.mark.parametrize("cut", [lambda x: x[:, :1], lambda x: x[:1], lambda x: x[0]])
 def test_a_score_of_another_shape_is_refused(cut):
     """Each of them broadcasts against the noise."""
-    with pytest.raises(ValueError, match=r"model returned shape \(.*\) for x of shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"model returned shape .*: it must return \(3, 2\)"):
         DenoisingScoreMatching(VPSDE())(lambda x, t: cut(-x), normal((3, 2)))
 
 

@@ -112,7 +112,7 @@ def test_times_may_be_a_list_or_an_array(steps):
         ([1.0], "shape"),
         ([[1.0, 0.5]], "a tuple or list of numbers"),
         (torch.tensor(10), "shape"),
-        ([1.0, math.nan], "of its items, give a finite number"),
+        ([1.0, math.nan], "for each item, give a finite number"),
         (["a", "b"], "a tuple or list of numbers"),
         (torch.tensor([1j, 0.5]), "complex"),
         (True, "steps=True"),
