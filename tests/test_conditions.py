@@ -30,7 +30,7 @@ X, T = torch.ones(3, 2), torch.full((3,), 0.5)
 def test_a_required_condition_is_passed_by_name(network):
     model, y = ScoreModel(network, VPSDE(), "score", data_std=None), torch.arange(3.0)[:, None]
     assert torch.equal(model(X, T, y=y), X - y)
-    with pytest.raises(TypeError, match=r"the network needs y, .* call model\(x, t, y=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"the network requires y: call model\(x, t, y=\.\.\.\)"):
         model(X, T)
     with pytest.raises(TypeError, match=r"lambda x, t: model\(x, t, y="):
         UniPC(2)(VPSDE(), model, (3, 2))

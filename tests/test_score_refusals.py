@@ -66,7 +66,7 @@ def test_times_out_of_range_are_refused(label, prediction, bad):
     """Also where neither label nor prediction asks the process for anything."""
     model, t = ScoreModel(Zero(), VPSDE(), prediction, label=label, data_std=None), TIMES.clone()
     t[2] = bad
-    with pytest.raises(ValueError, match="allowed is"):
+    with pytest.raises(ValueError, match="give times in"):
         model(normal(), t)
 
 

@@ -283,7 +283,7 @@ def test_what_does_not_fit_is_named():
     x = torch.randn(2, 1, 8, 8)
     with pytest.raises(ValueError, match="score_low returned"):
         wrapped(x, torch.full((2,), 0.9))
-    with pytest.raises(ValueError, match="allowed is"):
+    with pytest.raises(ValueError, match="give times in"):
         wrapped(x, torch.full((2,), 1.1))
     with pytest.raises(ValueError, match="the shape of the subspace"):
         wrapped.join(torch.randn(2, 4), NoiseSource.of(0, 2))

@@ -376,7 +376,7 @@ def test_bad_arguments_are_named():
 @pytest.mark.parametrize("sde", [VPSDE(), CUBIC], ids=["linear", "non-linear"])
 def test_times_out_of_range_are_refused(sde):
     loss = SlicedScoreMatching(sde)
-    with pytest.raises(ValueError, match="allowed is"):
+    with pytest.raises(ValueError, match="give times in"):
         loss(lambda x, t: -x, normal((2, 1)), t=torch.tensor([0.5, 1.5], dtype=F64))
     with pytest.raises(ValueError, match="give shape"):
         loss(lambda x, t: -x, normal((2, 1)), t=torch.tensor([0.5], dtype=F64))

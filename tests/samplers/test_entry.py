@@ -119,7 +119,7 @@ def test_times_may_be_a_list_or_an_array(steps):
         (2.5, r"steps=2\.5"),
         ("10", "steps='10'"),
         (None, "steps=None"),
-        ([2.0, 0.5], r"allowed is \[0, 1\]"),
+        ([2.0, 0.5], r"give times in \[0, 1\]"),
     ],
 )
 def test_other_times_are_refused(steps, message):

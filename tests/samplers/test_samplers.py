@@ -240,7 +240,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="descending"):
             PredictorCorrector(steps=ascending)(VPSDE(), self.score, (2, 3))
         outside = ExactTransitions(3, lambda sde, n: torch.linspace(1.5, 0, n + 1))
-        with pytest.raises(ValueError, match=r"allowed is \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"give times in \[0, 1\]"):
             PredictorCorrector(steps=outside)(VPSDE(), self.score, (2, 3))
 
 

@@ -102,5 +102,5 @@ def test_times_are_looked_at_unless_somebody_has_checked_them():
         VPSDE().sigma(late)
         with pytest.raises(ValueError, match="give shape"):
             VPSDE().drift(torch.zeros(3, 2), late)  # shapes are always checked
-    with pytest.raises(ValueError, match="allowed is"):
+    with pytest.raises(ValueError, match="give times in"):
         VPSDE().sigma(late)

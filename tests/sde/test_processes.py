@@ -366,7 +366,7 @@ def test_a_process_of_one_s_own_needs_four_methods_and_any_end():
     alpha, sigma = composed(chain)
     assert float(alpha[-1]) == pytest.approx(math.exp(-2.1), rel=1e-3)
     assert float(sigma[-1]) == pytest.approx(sde.prior_std(), rel=1e-3)
-    with pytest.raises(ValueError, match=r"allowed is \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"give times in \[0, 3\]"):
         sde.alpha(scalar(3.1))
 
 
