@@ -400,7 +400,7 @@ class NoiseSource:
         return torch.tensor(zlib.crc32(purpose.encode()), device=self.indices.device)
 
     def _words(self, blocks: Tensor, steps: Sequence[int], of: Tensor) -> list[Tensor]:
-        """Four words of shape (steps, B, blocks) for the purposes ``of``, () or one for each block."""
+        """Four words of shape (steps, B, blocks) for the purposes ``of``, which broadcast against this shape."""
         for number in steps:
             if not isinstance(number, Integral) or not 0 <= number <= _WORD:
                 raise ValueError(f"step={number!r} is not allowed: give a whole number in [0, 2**32)")
