@@ -190,7 +190,7 @@ class LinearSDE(SDE):
     def posterior_mean(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r"""Mean of the posterior q(x_s | x_t, x_0).
 
-        With :math:`x_s \mid x_0 \sim N(m_s, S_s)`` and :math:``x_t \mid x_s \sim N(A x_s, C)`, Bayes' rule gives
+        With :math:`x_s \mid x_0 \sim N(m_s, S_s)` and :math:`x_t \mid x_s \sim N(A x_s, C)`, Bayes' rule gives
 
         .. math::
             E[x_s \mid x_t, x_0] = m_s + S_s A^T S_t^{-1} (x_t - m_t), \qquad

@@ -40,7 +40,7 @@ class LinearInterpolantSDE(ScalarSDE):
         dx = -\frac{x}{1 - t}\, dt + \sqrt{\frac{2 t}{1 - t}}\, dw, \qquad \alpha(t) = 1 - t, \qquad \sigma(t) = t,
         \qquad t \in [0, 1 - \epsilon]
 
-    The prior is :math:`N(0, T^2 I)`` with :math:``T = 1 - \epsilon`.
+    The prior is :math:`N(0, T^2 I)` with :math:`T = 1 - \epsilon`.
 
     Args:
         epsilon: Coefficient alpha(T) of the data at the last time, in (0, 1/2].

@@ -42,7 +42,7 @@ class CriticallyDampedLangevin(LinearSDE):
         dx = \frac{\beta}{M} v\, dt, \qquad
         dv = -\beta x\, dt - \frac{\beta \Gamma}{M} v\, dt + \sqrt{2 \Gamma \beta}\, dw, \qquad \Gamma = 2 \sqrt{M}
 
-    The initial velocity is :math:`v_0 \sim N(0, \gamma M I)``, and the prior is :math:``N(0, I) \times N(0, M I)`. The
+    The initial velocity is :math:`v_0 \sim N(0, \gamma M I)`, and the prior is :math:`N(0, I) \times N(0, M I)`. The
     state of an event has the shape ``(2, *event)``: position and velocity. The module docstring has the kernel in
     closed form.
 
