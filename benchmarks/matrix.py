@@ -1,14 +1,20 @@
-"""Everything with everything: each process with each objective, each sampler and the likelihood. Writes docs/matrix.md.
+"""Compatibility matrix: each process with each objective, each sampler and the likelihood. Writes docs/matrix.md.
 
-    .venv/bin/python benchmarks/matrix.py                       all of it
-    .venv/bin/python benchmarks/matrix.py "adaptive SDE"        some columns, beside what the page has
+    python benchmarks/matrix.py                       computes all columns
+    python benchmarks/matrix.py "adaptive SDE"        computes some columns, and keeps the others of the page
 
-Data is a Gaussian mixture, the score its closed form under the process. The figure of a sampler is the larger of the
-worst error of a mean (in standard deviations) and the worst relative error of a standard deviation over coordinates,
-of 1000 samples against the exact distribution of the data: sampling noise alone makes about 0.08. That of the likelihood is
-the mean over 8 points of log p - exact, in bits per dimension. That of an objective is the factor c at which its mean over
-4000 examples is least among the scores c times the exact one: it must be 1, and is known to 0.006 for a denoising
-objective, to 0.08 for a sliced one. What does not apply is refused; the reasons are below the tables.
+The data is a Gaussian mixture, and the score is its exact score under the process. The meaning of a number depends on the column.
+
+**Samplers.** The error of 1000 samples, compared with the exact distribution of the data: the largest error of a mean, in
+standard deviations, or the largest relative error of a standard deviation, over all coordinates. Sampling noise alone gives
+about 0.08.
+
+**Likelihood.** The mean of log p - exact over 8 points, in bits per dimension.
+
+**Objectives.** The factor c for which the mean loss over 4000 examples is smallest, among the scores c times the exact score. It
+should be 1. Its standard error is 0.006 for denoising objectives and 0.08 for sliced ones.
+
+Combinations that do not apply (n/a) raise an error. The messages are listed below the tables.
 """
 
 from __future__ import annotations
@@ -26,18 +32,18 @@ from tests.compatibility import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row
 
 COLUMNS = (*OBJECTIVES, *SAMPLERS, "likelihood")
 Tables = dict[str, dict[str, dict[str, str]]]
-"""Kind of events, process, column: what the page shows."""
+"""Text of each cell, by kind of events, process and column."""
 
 
 def shown(name: str, value: float, reason: str) -> str:
-    """A cell."""
+    """Text of a cell."""
     if reason:
-        return "refused"
+        return "n/a"
     return f"{value:.3f}" if name in OBJECTIVES else f"{value:.1e}" if name == "likelihood" else f"{value:.2f}"
 
 
 def read(page: Path) -> tuple[Tables, list[str]]:
-    """The tables and the refusals of a page."""
+    """Read the tables and the error messages of a page."""
     tables: Tables = {}
     refusals, kind, names = [], "", [""]
     for line in page.read_text().splitlines():
@@ -54,18 +60,18 @@ def read(page: Path) -> tuple[Tables, list[str]]:
 
 
 def write(page: Path, tables: Tables, refusals: list[str]) -> None:
-    """The page."""
-    text = ["# Everything with everything\n", (__doc__ or "").split("\n", 2)[2].strip("\n") + "\n"]
+    """Write the page."""
+    text = ["# Compatibility matrix\n", (__doc__ or "").split("\n", 2)[2].strip("\n") + "\n"]
     for kind, event in EVENTS.items():
         text += [f"\n## {kind.capitalize()} events {event}\n", "| process | " + " | ".join(COLUMNS) + " |"]
         text += ["|---" * (len(COLUMNS) + 1) + "|"]
         for process, cells in tables[kind].items():
             text.append(f"| {process} | " + " | ".join(cells[name] for name in COLUMNS) + " |")
-    page.write_text("\n".join([*text, "\n## Refusals\n", *refusals]) + "\n")
+    page.write_text("\n".join([*text, "\n## Combinations that do not apply\n", *refusals]) + "\n")
 
 
 def main(names: list[str]) -> None:
-    """Write docs/matrix.md, or the columns ``names`` of it."""
+    """Write docs/matrix.md, with new values in the columns ``names`` (all by default)."""
     torch.set_num_threads(1)
     started, page = time.perf_counter(), Path(__file__).resolve().parents[1] / "docs" / "matrix.md"
     for name in names:

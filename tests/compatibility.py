@@ -1,6 +1,6 @@
-"""Each process with each objective, each sampler and the likelihood: the problems and the figures of docs/matrix.md.
+"""Each process with each objective, each sampler and the likelihood: the problems and the numbers of docs/matrix.md.
 
-`benchmarks/matrix.py` says what the figures are, and writes the page.
+`benchmarks/matrix.py` describes the numbers and writes the page.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Event = tuple[int, ...]
 
 
 def vp_as_matrices(event: Event) -> MatrixSDE:
-    """VP written as 1 x 1 blocks: F and G alone, the kernel by the library's integration."""
+    """VP as 1 x 1 blocks: only F and G are given, the kernel is integrated numerically."""
     beta = VPSDE().beta
 
     def drift(t: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ def vp_as_matrices(event: Event) -> MatrixSDE:
 
 
 def learned_snr(event: Event) -> LearnedSNRSDE:
-    """gamma as training might leave it: half of its rise in the first quarter."""
+    """A schedule as after training: half of the increase of gamma is in the first quarter."""
     sde = LearnedSNRSDE(10.0, -10.0)
     with torch.no_grad():
         sde.a[: len(sde.a) // 4] += 3.5
@@ -76,7 +76,7 @@ def learned_snr(event: Event) -> LearnedSNRSDE:
 
 
 def diffusion_of_state(event: Event) -> NonlinearSDE:
-    """VP's marginals p_t of the mixture by another g: with the flow v of VP, f = v + div(g g^T) / 2 + g^2 grad log p_t / 2."""
+    """The marginals p_t of VP for the mixture, with another g: f = v + div(g g^T) / 2 + g^2 grad log p_t / 2, v the VP flow."""
     vp, score = VPSDE(), mixture(event).score(VPSDE())
 
     def g(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -101,17 +101,17 @@ PROCESSES: dict[str, Callable[[Event], SDE]] = {
     "linear interpolant": lambda e: LinearInterpolantSDE(),
     "log-SNR linear": lambda e: LogSNRLinearSDE(10.0, -10.0),
     "log-SNR learned": learned_snr,
-    "VP by its schedule alone": lambda e: Schedule(VPSDE().alpha, VPSDE().sigma),
-    "VP as matrices": vp_as_matrices,
+    "VP, Schedule": lambda e: Schedule(VPSDE().alpha, VPSDE().sigma),
+    "VP, MatrixSDE": vp_as_matrices,
     "critically damped Langevin": lambda e: CriticallyDampedLangevin(),
     "blurring": lambda e: BlurringSDE(e, blur=2.0),
-    "VP about another mean": lambda e: Shifted(VPSDE(), torch.full(e, 0.3, dtype=torch.float64)),
-    "VP as functions": lambda e: NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=100),
-    "VP's marginals, diffusion of x": diffusion_of_state,
+    "VP, Shifted": lambda e: Shifted(VPSDE(), torch.full(e, 0.3, dtype=torch.float64)),
+    "VP, NonlinearSDE": lambda e: NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=100),
+    "VP marginals, g(x, t)": diffusion_of_state,
 }
 
-TWINS: dict[str, LinearSDE] = {"VP as functions": VPSDE(), "VP's marginals, diffusion of x": VPSDE()}
-"""A linear process with the same marginals, which knows the closed form, for those that do not."""
+TWINS: dict[str, LinearSDE] = {"VP, NonlinearSDE": VPSDE(), "VP marginals, g(x, t)": VPSDE()}
+"""A linear process with the same marginals and a closed form, for the processes that have none."""
 
 OBJECTIVES: dict[str, Callable[[Any], DenoisingScoreMatching | SlicedScoreMatching]] = {
     "denoising, variance": lambda sde: DenoisingScoreMatching(sde, "variance"),
@@ -124,20 +124,22 @@ OBJECTIVES: dict[str, Callable[[Any], DenoisingScoreMatching | SlicedScoreMatchi
 STEPS = 200
 SAMPLERS: dict[str, Callable[[], object]] = {
     "Euler-Maruyama": lambda: PredictorCorrector(EulerMaruyama(), steps=STEPS),
-    "Euler flow": lambda: PredictorCorrector(EulerMaruyama(flow=True), steps=STEPS),
+    "Euler probability flow": lambda: PredictorCorrector(EulerMaruyama(flow=True), steps=STEPS),
     "reverse diffusion": lambda: PredictorCorrector(ReverseDiffusion(), steps=STEPS),
     "ancestral": lambda: PredictorCorrector(Ancestral(), steps=STEPS),
     "ancestral, lower": lambda: PredictorCorrector(Ancestral("lower"), steps=STEPS),
     "symmetric splitting": lambda: PredictorCorrector(SymmetricSplitting(), steps=STEPS),
-    "with Langevin": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=STEPS),
-    "with annealed Langevin": lambda: PredictorCorrector(ReverseDiffusion(), AnnealedLangevin(0.1), steps=STEPS),
+    "reverse diffusion + Langevin": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=STEPS),
+    "reverse diffusion + annealed Langevin": lambda: PredictorCorrector(
+        ReverseDiffusion(), AnnealedLangevin(0.1), steps=STEPS
+    ),
     "DDIM": lambda: PredictorCorrector(DDIM(), steps=STEPS),
     "UniPC": lambda: UniPC(STEPS // 4),
     "SDE-DPM-Solver++(2M)": lambda: DPMSolverPlusPlus(STEPS // 2, eta=1.0),
     "EDM": lambda: EDM(STEPS // 4),
-    "flow by SciPy": lambda: ProbabilityFlowODE(denoise=False),
+    "probability flow by SciPy": lambda: ProbabilityFlowODE(denoise=False),
     "reverse SDE by torchsde": lambda: ReverseSDESampler(steps=STEPS, denoise=False),
-    "the same, SRK": lambda: ReverseSDESampler(TorchSDE("srk"), steps=STEPS, denoise=False),
+    "reverse SDE by torchsde, SRK": lambda: ReverseSDESampler(TorchSDE("srk"), steps=STEPS, denoise=False),
     "adaptive SDE": lambda: AdaptiveSDE(denoise=False),
 }
 
@@ -158,7 +160,7 @@ def score_of(distribution: GaussianMixture, sde: LinearSDE) -> Score:
 
 
 def score_for(distribution: GaussianMixture, process: str, sde: Any) -> Score:
-    """The exact score of a process, or that of its twin as a bare function, which does not say whose it is."""
+    """The exact score of a process, or that of its twin as a plain function without the attribute ``sde``."""
     if process not in TWINS:
         return score_of(distribution, sde)
     score = score_of(distribution, TWINS[process])
@@ -166,7 +168,7 @@ def score_for(distribution: GaussianMixture, process: str, sde: Any) -> Score:
 
 
 def sampler_error(distribution: GaussianMixture, x: torch.Tensor) -> float:
-    """The larger of the worst error of a mean and of a standard deviation over coordinates."""
+    """The larger of the largest errors of a mean and of a standard deviation over coordinates."""
     flat = x.flatten(1).double()
     weights, means = distribution.weights[:, None], distribution.means
     mean = (weights * means).sum(0)
@@ -176,7 +178,7 @@ def sampler_error(distribution: GaussianMixture, x: torch.Tensor) -> float:
 
 @torch.no_grad()
 def likelihood_error(distribution: GaussianMixture, process: str, sde: Any, count: int = 8) -> float:
-    """Mean of log p - exact, bits/dim; exact at the flow's own cut-off where the state is the data."""
+    """Mean of log p - exact in bits/dim. If the state is the data, exact is the density at the last time of the flow."""
     x = distribution.sample(count, seed=5, dtype=torch.float64)
     found = log_likelihood(sde, score_for(distribution, process, sde), x, divergence=Exact(), tolerance=1e-3).log_prob
     exact = distribution.log_prob(x)
@@ -189,9 +191,9 @@ def likelihood_error(distribution: GaussianMixture, process: str, sde: Any, coun
 def least_at(
     distribution: GaussianMixture, process: str, sde: SDE, make: Callable, count: int = 4000, times: int = 200
 ) -> float:
-    """The c at which the mean loss of c times the exact score is least, by its values at 0, 1 and 2, whose parabola it is.
+    """The c for which the mean loss of c times the exact score is smallest. The loss is a parabola in c, known from 0, 1 and 2.
 
-    The times are the distribution's quantiles, an even ``count / times`` examples for each.
+    The times are quantiles of their distribution, with ``count / times`` examples for each, an even number.
     """
     objective = make(sde)
     score = score_for(distribution, process, objective.sde)
@@ -205,7 +207,7 @@ def least_at(
 
 
 def cell(work: Callable[[], float]) -> tuple[float, str]:
-    """A figure, or NaN with the reason of a refusal. Anything but a refusal is raised."""
+    """The number and an empty string, or NaN and the message of a TypeError or ValueError. Other errors are raised."""
     try:
         return work(), ""
     except (TypeError, ValueError) as refusal:
@@ -213,7 +215,7 @@ def cell(work: Callable[[], float]) -> tuple[float, str]:
 
 
 def row(process: str, event: Event, count: int = 1000, names: Collection[str] = ()) -> dict[str, tuple[float, str]]:
-    """All figures of one process on one kind of event, or those of the columns ``names``."""
+    """All numbers of one process on one kind of event, or those of the columns ``names``."""
     sde, distribution = PROCESSES[process](event), mixture(event)
     score = score_for(distribution, process, sde)
 

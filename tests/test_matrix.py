@@ -1,7 +1,7 @@
-"""Everything with everything, on small events: figures within bounds, or a refusal with a reason; never wrong silently.
+"""Compatibility matrix on small events: each number is within its bounds, or the combination raises an error with a reason.
 
-The default suite takes vectors under one process of each kind; `make test-all` takes the schedules that differ in their numbers
-alone, and images and series. docs/matrix.md has the figures of a full run.
+The default suite uses vectors under one process of each kind. `make test-all` adds the schedules that differ only in their
+numbers, and images and series. docs/matrix.md has the numbers of a full run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOUND = 0.22
 
 
 def bound(process, name):
-    """Of the figure's error: 5 standard errors of an objective's least point, which are 0.006 or, where sliced, 0.08."""
+    """Bound of the error: 5 standard errors of the minimum of an objective, which are 0.006, or 0.08 if sliced."""
     if name in OBJECTIVES:
         return 0.4 if name.startswith("sliced") else 0.03
     if name == "likelihood":
@@ -40,8 +40,8 @@ def error(name, value):
 
 @torch.no_grad()
 def applies(sde, name):
-    """By the mathematics: kernels need a linear process, chains one with numbers, splitting one at rest in its prior, adaptive
-    steps a diffusion that is of t alone."""
+    """Whether a combination is possible: kernels need a linear process, chains scalar coefficients, splitting a process that is
+    stationary in its prior, and adaptive steps additive noise."""
     if name == "denoising, chain":
         return isinstance(sde, ScalarSDE)
     if name == "adaptive SDE":
@@ -61,10 +61,10 @@ def assert_right(process, kind):
 
 
 OF_A_KIND = (
-    "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP about another mean",
-    "VE", "VP by its schedule alone", "VP as matrices", "blurring", "sub-VP", "critically damped Langevin",
+    "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP, Shifted",
+    "VE", "VP, Schedule", "VP, MatrixSDE", "blurring", "sub-VP", "critically damped Langevin",
 )  # fmt: skip
-"""Beside VP and the non-linear ones; tests/sde and tests/samplers test sampling and likelihoods of each of them too."""
+"""In addition to VP and the non-linear ones. tests/sde and tests/samplers also test samples and likelihoods of each."""
 
 
 @pytest.mark.parametrize("process", some_long(PROCESSES, OF_A_KIND))
@@ -80,7 +80,7 @@ def test_images_and_series(process, kind):
 
 
 def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
-    """Columns are added to what the page has: nothing of it may be lost."""
+    """Columns are added to those of the page, which must not change."""
     page, again = Path(__file__).resolve().parents[1] / "docs" / "matrix.md", tmp_path / "matrix.md"
     tables, refusals = matrix.read(page)
     matrix.write(again, tables, refusals)
@@ -88,9 +88,9 @@ def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
     assert set(tables) == set(EVENTS) and all(set(rows) == set(PROCESSES) for rows in tables.values())
 
 
-@pytest.mark.parametrize("process", some_long(["VP", "VP as functions"], ["VP as functions"]))
+@pytest.mark.parametrize("process", some_long(["VP", "VP, NonlinearSDE"], ["VP, NonlinearSDE"]))
 def test_a_wrong_score_is_seen(process, monkeypatch):
-    """Planted: a score half as long must break the bounds of every objective, of every sampler, and of the likelihood."""
+    """Planted: half of the exact score must exceed the bounds of every objective, every sampler and the likelihood."""
     monkeypatch.setattr(
         compatibility, "score_of", lambda distribution, sde: lambda x, t: 0.5 * distribution.score(sde)(x, t)
     )
