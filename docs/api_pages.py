@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 PACKAGES = (
-    "sde", "score", "losses", "samplers", "likelihood", "networks", "data", "distributions", "metrics", "experiment",
-    "noise_distributions", "solvers",
+    "sde", "score", "losses", "samplers", "samplers.predictor_corrector", "samplers.exponential", "samplers.fitted",
+    "samplers.base", "samplers.grid_sampler", "samplers.instants", "samplers.discretization", "likelihood", "networks", "data",
+    "distributions", "metrics", "experiment", "noise_distributions", "solvers",
 )  # fmt: skip
 MODULES = ("noise", "ema", "conditions", "interop")
 """Without ``__all__``: what they define themselves is public where its name has no underscore."""
@@ -27,11 +28,16 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def page(name: str) -> str:
-    """The page of a sub-package: its docstring, a table of its names, and each of them with its docstring."""
+    """The page of a sub-package: its docstring, a table of its names, and each of them with its docstring.
+
+    A name that the page of the package above it documents is left out.
+    """
     module = importlib.import_module(f"scoresde.{name}")
+    above, _, _ = name.rpartition(".")
+    documented = set(public_names(importlib.import_module(f"scoresde.{above}"))) if above else set()
     title = f"scoresde.{name}"
     lines = [title, "=" * len(title), "", f".. automodule:: {title}", "   :no-members:", ""]
-    names = sorted(public_names(module), key=lambda n: (order(module, n), n.lower()))
+    names = sorted(set(public_names(module)) - documented, key=lambda n: (order(module, n), n.lower()))
     lines += [f".. currentmodule:: {title}", "", ".. autosummary::", "", *(f"   {n}" for n in names), ""]
     for n in names:
         lines += entry(module, n)

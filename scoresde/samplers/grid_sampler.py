@@ -18,6 +18,8 @@ from scoresde.samplers.instants import Instant, Interval
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
+__all__ = ["GridSampler", "Model"]
+
 
 class Model:
     """A score that a step evaluates as score, noise or data, whichever the step's equation uses.

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from scoresde.sde import ScalarKernel, ScalarSDE
 
+__all__ = ["Instant", "Interval"]
+
 
 @dataclass(frozen=True, slots=True)
 class Instant:
