@@ -6,16 +6,16 @@ A step interpolates the prediction N of the parameterization by the polynomial t
 
 with the weights w_k of ``coefficients.py``. Known methods are special cases:
 
-=======================  ==========  ========================  ===================================
-method                   order       parameterization          settings
-=======================  ==========  ========================  ===================================
-DDIM, Euler method       1           any
-DPM-Solver++(2M), (3M)   2, 3        ``DataParameterization``
-SDE-DPM-Solver++(2M)     2           ``DataParameterization``  ``eta=1``
-UniPC                    2, 3        ``DataParameterization``  ``corrector=True``
-DEIS                     2, 3        ``NoiseParameterization``
-Adams-Bashforth          any         ``Whitened``
-=======================  ==========  ========================  ===================================
+=======================  =====  =========================  ==================
+method                   order  parameterization           settings
+=======================  =====  =========================  ==================
+DDIM, Euler method       1      any
+DPM-Solver++(2M), (3M)   2, 3   ``DataParameterization``
+SDE-DPM-Solver++(2M)     2      ``DataParameterization``   ``eta=1``
+UniPC                    2, 3   ``DataParameterization``   ``corrector=True``
+DEIS                     2, 3   ``NoiseParameterization``
+Adams-Bashforth          any    ``Whitened``
+=======================  =====  =========================  ==================
 
 The corrector computes y_i again when N_i is known, by the polynomial that also goes through N_i. It needs no further
 evaluation, and the order rises by one. The order is that of the probability flow. With noise the weak order is at most
