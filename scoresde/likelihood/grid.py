@@ -34,6 +34,10 @@ from scoresde._validation import check_number
 from scoresde.sde import LinearSDE
 from scoresde.solvers.density import check_shares, cumulative, smooth
 
+_PURE_NOISE = 1e3
+"""Noise, in units of twice the data's standard deviation, above which the density of ``standard_grid`` is constant. A smaller
+density leaves one long interval before a late T, and the interpolation of the slopes fails there."""
+
 
 @dataclass(frozen=True)
 class FlowGrid:
@@ -215,7 +219,7 @@ def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5, centre: t
         )
     u = torch.linspace(first, last, 401, dtype=torch.float64)
     s = u.exp() / (2.0 * data_std)
-    density = (1.0 + s).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
+    density = (1.0 + s.clamp(max=_PURE_NOISE)).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
     return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), (), data_std, centre)
 
 

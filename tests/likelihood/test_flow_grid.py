@@ -24,6 +24,7 @@ from scoresde.likelihood import (
     standard_grid,
 )
 from scoresde.likelihood.grid import allot, grid_from
+from scoresde.sde import VPSDE
 from scoresde.solvers import SolverError
 from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, Broken, X
 
@@ -39,6 +40,14 @@ class TestGrids:
 
     def fitted(self, **options):
         return fit_grid(self.SDE, DISTRIBUTION.score(self.SDE), X, fine=60, **options)
+
+    def test_a_late_end_has_no_long_interval(self):
+        """VP with T = 2 ends at u = 20. The last two of 64 nodes were at 6 and 20, and log p was wrong by 0.2 nats."""
+        sde = VPSDE(T=2.0)
+        nodes = standard_grid(sde, 1e-5).nodes(64)
+        assert float(nodes[-1]) == pytest.approx(20.0) and float(nodes.diff().max()) < 4.5
+        found = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(64), divergence=Exact())
+        assert float((found.log_prob - DISTRIBUTION.log_prob(X)).abs().max()) < 0.005
 
     def test_round_trip_as_text(self):
         for grid in (standard_grid(self.SDE, 1e-5), self.fitted()):
