@@ -63,7 +63,8 @@ class Multistep(Engine):
         max_nodes: Largest number of nodes.
 
     The error estimate (``scoresde.likelihood.estimate``) uses the values at the nodes only. On a coarse grid it is about as
-    large as the error, on a fine grid several times larger (docs/likelihood_figures.md, "Is the stated error honest on any data and grid?").
+    large as the error, on a fine grid several times larger (docs/likelihood_figures.md, "Is the stated error honest on any
+    data and grid?").
     """
 
     nodes: int = 64
