@@ -78,7 +78,7 @@ def path_errors(make: Make, sde: ScalarSDE, truth: dict[ScalarSDE, torch.Tensor]
 
 
 def quiet(kind: Callable[..., Sampler], *args: object, **kwargs: object) -> Make:
-    """Without the last evaluation."""
+    """The sampler without the final denoising step."""
     return lambda steps: kind(steps, *args, **kwargs, denoise=False)
 
 
@@ -123,7 +123,7 @@ WEAK = {
 
 
 class UnitDraws(NoiseSource):
-    """Row 2 + 2 k has 1 for step k's normal of w, row 3 + 2 k for that of its time integral; rows 0 and 1 have no noise."""
+    """Row 2 + 2 k has 1 for the normal of w in step k, row 3 + 2 k for that of its time integral. Rows 0 and 1 have no noise."""
 
     def normal(self, event_shape, *, step, purpose, dtype):  # type: ignore[no-untyped-def]
         z = torch.zeros(len(self.indices), *event_shape, dtype=dtype)
@@ -156,7 +156,7 @@ def reverse_errors(method: str, sde: ScalarSDE, steps: int) -> tuple[float, floa
 
     h = (sde.T - T_MIN) / steps
     nodes, weights = gauss_legendre(12)
-    r = h * (torch.arange(steps)[:, None] + nodes)  # the time gone by
+    r = h * (torch.arange(steps)[:, None] + nodes)  # elapsed time
     phi = propagator((sde.T - r).flatten()).reshape(r.shape) * sde.diffusion((sde.T - r).flatten()).reshape(r.shape)
     whole = h * (phi**2 @ weights)
     with_w = h**0.5 * (phi @ weights)
@@ -177,11 +177,11 @@ REVERSE = {
     "midpoint": (1, 2),
     "euler_heun": (1, 1),
 }
-"""Strong and weak order for a diffusion of t alone and a linear drift; SRK's strong order is 1.5 for another."""
+"""Strong and weak order if the diffusion depends only on t and the drift is linear. Otherwise SRK has strong order 1.5."""
 REVERSE_COUNTS = (81, 122, 183, 274)
 
 
 def reverse_slopes(method: str, sde: ScalarSDE) -> tuple[float, float]:
-    """Strong and weak order found."""
+    """Measured strong and weak order."""
     strong, weak = zip(*(reverse_errors(method, sde, n) for n in REVERSE_COUNTS), strict=True)
     return slope(strong, REVERSE_COUNTS), slope(weak, REVERSE_COUNTS)

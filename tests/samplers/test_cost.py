@@ -1,4 +1,4 @@
-"""What a step costs besides the network: operations, waits for the device, functions on the way; the device of every tensor."""
+"""The cost of a step besides the network: operations, synchronizations, functions on the call path; devices of tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_operations(name):
-    """Of a step, besides the score; none waits. Of the set-up, besides the keyed generator."""
+    """Operations of a step without the score, none of which waits for the device, and of the set-up without the generator."""
     step, waits, setup, _ = of_step(name, 16, 20)
     assert step <= MOST[name]
     assert waits == 0
@@ -49,8 +49,8 @@ def test_functions_between_the_call_and_the_update(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_tensors_stay_on_the_state_s_device(name):
-    """On ``meta`` an operation with a tensor of the CPU fails, and so does a look at a value."""
+def test_tensors_stay_on_the_device_of_the_state(name):
+    """On the device ``meta``, operations with CPU tensors fail, and so does reading a value."""
     x, noise, seen = torch.empty(3, 2, device="meta"), NoiseSource.of(0, 3, device="meta"), []
 
     def score(x, t):
@@ -63,8 +63,8 @@ def test_tensors_stay_on_the_state_s_device(name):
     assert times.device.type == "cpu" and len(times) == 7
 
 
-def test_a_step_that_waits_is_seen():
-    """Planted."""
+def test_a_step_that_waits_is_detected():
+    """Planted error."""
 
     class Waiting(PredictorCorrector):
         def step(self, model, x, interval, z, past):

@@ -1,4 +1,4 @@
-"""What a sampler holds its arguments to: the grid to the start and the prior, shapes, precision."""
+"""Checks of a sampler's arguments: the start of the grid and the prior, shapes, precision."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GRIDDED = {
 
 
 @pytest.mark.parametrize("name", GRIDDED)
-def test_a_grid_below_the_end_needs_a_start_and_takes_it_at_its_first_time(name):
+def test_a_grid_that_starts_below_T_needs_a_start_at_its_first_time(name):
     sampler, score, shape = GRIDDED[name](BELOW), DATA.score(VE), (500, 2)
     with pytest.raises(
         ValueError, match=r"grid begins at t=0\.5, and the prior is the distribution at T=1: give start="
@@ -68,7 +68,7 @@ def test_a_grid_below_the_end_needs_a_start_and_takes_it_at_its_first_time(name)
     assert abs(float(result.samples.std()) - 0.2) < 0.03
 
 
-def test_a_grid_function_is_held_to_the_prior_too():
+def test_a_grid_function_that_starts_below_T_needs_a_start():
     def below(sde, steps):
         return torch.linspace(0.9, 1e-3, steps + 1)
 
@@ -82,12 +82,12 @@ class Short(VPSDE):
 
 
 @pytest.mark.parametrize("grid", [*grids.FROM_T, partial(grids.karras, rho=3.0)])
-def test_grids_that_are_taken_to_begin_at_the_end_do(grid):
+def test_grids_that_are_known_to_start_at_T_do(grid):
     for sde in (VE, Short()):
         assert float(grid(sde, 4)[0]) == sde.T == ExactTransitions(4, grid).start_time(sde)
 
 
-def test_float32_s_rounding_of_the_end_is_the_end():
+def test_T_rounded_to_float32_counts_as_T():
     result = UniPC(torch.linspace(1.0 - 6e-8, 1e-3, 5))(VE, DATA.score(VE), (3, 2))
     exact = UniPC(torch.linspace(1.0, 1e-3, 5))(VE, DATA.score(VE), (3, 2))
     assert torch.allclose(result.times, exact.times, rtol=0.0, atol=1e-7)
@@ -140,7 +140,7 @@ def test_other_times_are_refused(steps, message):
         Fast(2, pilot=16, t_min=1.0),
     ],
 )
-def test_an_end_above_the_start_is_refused(sampler):
+def test_a_last_time_above_T_is_refused(sampler):
     with pytest.raises(ValueError, match=r"t_min=\d\.\d"):
         sampler(VE, DATA.score(VE), (3, 2))
 
@@ -156,7 +156,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_starts_that_would_broadcast_or_lose_something_are_refused(name):
+def test_starts_of_another_shape_are_refused(name):
     start, error, message = STARTS[name]
     with pytest.raises(error, match=message):
         UniPC(2)(VE, DATA.score(VE), (3, 2), start=start)
@@ -207,8 +207,8 @@ ALL = {
 @pytest.mark.covering
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ALL)
-def test_half_precision_is_the_score_s_alone(name, dtype):
-    """sigma^2 = 142,884 is beyond float16, and bfloat16 has no time between 0.996 and 1."""
+def test_only_the_score_gets_half_precision(name, dtype):
+    """sigma^2 = 142,884 exceeds the range of float16, and bfloat16 has no time between 0.996 and 1."""
     exact, seen = DATA.score(WIDE), set()
 
     def score(x, t):
@@ -224,7 +224,7 @@ def test_half_precision_is_the_score_s_alone(name, dtype):
     assert float((found.samples - plain.samples).abs().max()) < (0.5 if name == "adaptive" else 0.1)
 
 
-def test_a_start_of_half_precision_and_the_way_back():
+def test_a_start_of_half_precision_is_encoded_and_decoded():
     exact, flow = DATA.score(VE), ProbabilityFlowODE(RungeKutta(rtol=1e-4, atol=1e-4), denoise=False)
     x = DATA.sample(4).half()
     latent = flow.encode(VE, exact, x)
@@ -266,7 +266,7 @@ def test_fast_takes_half_precision():
 
 
 @pytest.mark.parametrize("snr", [10**30, 1e4, math.inf, 2 * 10**308])
-def test_a_step_size_beyond_reason_is_refused(snr):
+def test_a_step_size_that_is_too_large_is_refused(snr):
     with pytest.raises(ValueError, match="snr="):
         Langevin(snr=snr)
 
@@ -309,7 +309,7 @@ def test_shapes_are_named(shape):
         UniPC(2)(VE, DATA.score(VE), shape)
 
 
-def test_samples_that_leave_the_range_of_float16_are_not_passed_on():
+def test_samples_outside_the_range_of_float16_raise_an_error():
     far = GaussianMixture(torch.tensor([[1e5, 0.0]]), 1.0)
     with pytest.raises(FloatingPointError, match="3 of 3 samples are not finite"):
         UniPC(20)(VE, lambda x, t: far.score(VE)(x.double(), t.double()), (3, 2), dtype=torch.float16)

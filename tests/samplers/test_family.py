@@ -1,4 +1,4 @@
-"""DDIM, consistent annealed sampling, adaptive SDE steps, grids for a model, and what a result holds."""
+"""DDIM, consistent annealed sampling, adaptive SDE steps, grids for a model, and results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mixture(event_shape=(2,)):
 
 
 @pytest.mark.parametrize("name", SDES)
-def test_ddim_with_all_of_its_noise_is_the_ancestral_step(name):
+def test_ddim_with_eta_one_is_the_ancestral_step(name):
     sde = SDES[name]
     runs = [
         PredictorCorrector(p, steps=20, grid=grids.log_noise)(sde, mixture().score(sde), (4, 2), dtype=torch.float64)
@@ -86,8 +86,8 @@ def test_ddim_on_the_chain_s_table_and_on_blocks():
 
 
 @pytest.mark.parametrize("eta", [0.062, 0.3, 0.6])
-def test_annealed_sampling_is_consistent_for_data_in_one_point(eta):
-    """Each level's standard deviation is the process's own, to 1e-12: 232 levels (arXiv:2009.05475, proposition 1)."""
+def test_annealed_sampling_is_consistent_for_data_at_a_single_point(eta):
+    """The standard deviation of each of 232 levels is the process's, to 1e-12 (arXiv:2009.05475, proposition 1)."""
     sde = VESDE(0.01, 10.0)
     walk = ExactTransitions(231, grids.log_noise).transitions(sde)
     like = torch.zeros(3, 1, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
     assert [row.name for row in failed] in ([], ["one step and two"]), f"\n{report}"
 
 
-def test_posterior_refusals():
+def test_errors_of_ddim_and_consistent_annealed_sampling():
     with pytest.raises(ValueError, match="would retain more noise than x_s has, at 10 of 10 steps"):
         PredictorCorrector(ConsistentAnnealed(0.1), steps=10)(SDES["ve"], lambda x, t: -x, (2, 2))
     with pytest.raises(ValueError, match=r"eta=1\.5"):
@@ -222,7 +222,7 @@ def test_subsequences_of_a_chain():
 
 
 def test_a_pilot_grid_needs_fewer_steps():
-    """Errors of paths on starts of their own, 24 steps of UniPC-2: at most half of those on uniform and on log-noise grids."""
+    """Errors of paths from new starts with 24 steps of UniPC-2: at most half of those on uniform and log-noise grids."""
     centres = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
     distribution = GaussianMixture(torch.cartesian_prod(centres, centres), 0.05)
     sde = SDES["vp"]
@@ -249,7 +249,7 @@ def test_a_pilot_grid_needs_fewer_steps():
 
 
 @pytest.mark.parametrize("name", ["UniPC", "DDIM", "adaptive", "flow"])
-def test_a_trajectory_is_kept(name):
+def test_a_trajectory_is_stored(name):
     sampler = {"flow": ProbabilityFlowODE(), **FAMILY}[name]
     sde, score = SDES["vp"], mixture().score(SDES["vp"])
     seen = []
@@ -260,7 +260,7 @@ def test_a_trajectory_is_kept(name):
     assert torch.equal(kept.states[-1], seen[-1][1])
     where = [t for t, _ in seen].index(float(kept.times[1]))
     assert torch.equal(kept.states[1], seen[where][1])
-    if name == "adaptive":  # whose samples are at times of their own
+    if name == "adaptive":  # its samples have their own times
         assert kept.data is None
     else:
         assert kept.data.shape == kept.states.shape and torch.equal(kept.data[-1], result.samples)
@@ -271,7 +271,7 @@ def test_a_trajectory_is_kept(name):
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_an_interrupt_returns_what_there_is(name):
+def test_an_interrupt_returns_the_current_estimates(name):
     score, calls = mixture().score(SDES["vp"]), []
 
     def stopping(x, t):
@@ -291,7 +291,7 @@ def test_an_interrupt_returns_what_there_is(name):
         FAMILY[name](SDES["vp"], at_once, (3, 2))
 
 
-def test_a_failed_sample_does_not_take_the_batch_down():
+def test_other_samples_are_returned_if_one_fails():
     def score(x, t):
         return torch.where(torch.arange(len(x))[:, None] == 1, torch.nan, -x)
 

@@ -1,4 +1,4 @@
-"""The probability flow by either solver: the same map, and back again."""
+"""The probability flow with both solvers gives the same map and its inverse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DISTRIBUTION = GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=F64
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
-def test_runge_kutta_in_scipy_s_place(per_sample):
-    """The same samples from the same start; encoded, they are that start again; the callback gets every step."""
+def test_runge_kutta_and_scipy_agree(per_sample):
+    """Both give the same samples from a start; ``encode`` returns the start; the callback gets every step."""
     seen = []
     ours = ProbabilityFlowODE(RungeKutta(1e-8, 1e-8, per_sample=per_sample), t_min=1e-3, denoise=False)
     theirs = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8), denoise=False)
@@ -41,7 +41,7 @@ def test_float32_states_and_denoising():
     assert torch.allclose(found.samples, wanted, atol=1e-3)
 
 
-def test_a_sample_that_cannot_be_encoded_is_named():
+def test_the_error_names_a_sample_that_cannot_be_encoded():
     def score(x, t):
         return torch.where(torch.arange(len(x))[:, None] == 1, torch.nan, -x)
 

@@ -1,4 +1,4 @@
-"""Grids of times: their equations, their ends, and the default of the exponential integrators."""
+"""Time grids: their equations, their ends, and the default of the exponential integrators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0), "langevin":
 @pytest.mark.covering
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("grid", [grids.focused, grids.quadratic, grids.karras, grids.log_noise, grids.uniform])
-def test_a_grid_falls_from_t_to_t_min(name, grid):
+def test_a_grid_decreases_from_T_to_t_min(name, grid):
     sde = SDES[name]
     for steps in (1, 2, 9, 50):
         times = grid(sde, steps, t_min=2e-3)

@@ -1,4 +1,4 @@
-"""Every predictor's order of convergence, by exact propagation of moments.
+"""Orders of convergence of all predictors, by exact propagation of moments.
 
 For data N(m, v) and the exact score, a predictor's step is affine in the state and the noise: x -> c x + b + n z. Its three
 numbers are read off by calling the step itself on three inputs, so the distribution of the sampler's output is known
@@ -114,11 +114,11 @@ class Planted(Predictor):
 @pytest.mark.parametrize("planted", [Planted(drift=2.0), Planted(drift=0.5), Planted(noise=0.0), Planted(noise=2**0.5)])
 @pytest.mark.parametrize("name", SDES)
 def test_planted_errors_do_not_converge(name, planted):
-    """A factor 2 in g^2, a half left over, a dropped noise term: the error stays."""
+    """With a factor 2 in g^2, an extra factor 1/2, or a missing noise term, the error does not converge."""
     assert slope(SDES[name], planted) < 0.5
 
 
-def test_the_method_that_errors_are_planted_in_converges():
+def test_the_method_without_planted_errors_converges():
     assert 0.85 < slope(SDES["subvp"], Planted()) < 1.3
 
 
@@ -132,7 +132,7 @@ def test_upper_is_exact_for_a_standard_normal_under_vp():
     assert torch.allclose(mean**2 + noise**2, torch.ones(()).double(), atol=1e-14)
 
 
-def test_lower_is_exact_for_data_in_one_point():
+def test_lower_is_exact_for_data_at_a_single_point():
     """The variance of q(x_s | x_t, x_0) is exact where x_0 is known: one step from any t gives the distribution at s."""
     for sde in SDES.values():
         times = torch.tensor([0.8, 0.3], dtype=torch.float64)
@@ -190,7 +190,7 @@ def test_encoding_and_back_returns_the_data(name):
     assert torch.allclose(back, x, atol=1e-6)
 
 
-def test_a_missing_denoising_step_is_seen():
+def test_a_missing_denoising_step_is_detected():
     """The last mean has less variance than the noisy state, by the noise of the last step."""
     sde = SDES["vp"]
     kwargs = {"seed": 3, "dtype": torch.float64}

@@ -20,13 +20,13 @@ SHAPE = (2, 4000)
 
 @pytest.mark.parametrize("method", some_long(REVERSE, ["milstein", "midpoint", "euler_heun"]))
 def test_strong_and_weak_order(method):
-    """No draws: the error is exact."""
+    """The error is computed exactly, without random draws."""
     for found, order in zip(reverse_slopes(method, SDES["vp"]), REVERSE[method], strict=True):
         assert abs(found - order) < 0.25
 
 
-def test_a_lost_area_costs_srk_its_order(monkeypatch):
-    """Planted: U without its own normal number."""
+def test_srk_without_the_area_loses_its_order(monkeypatch):
+    """Planted: U without its own standard normal."""
     whole = StepBrownian._normal
 
     def planted(self, purpose, step):
@@ -39,8 +39,8 @@ def test_a_lost_area_costs_srk_its_order(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_steps_are_as_many_as_asked_for(dtype):
-    """Also where sums of the width end a rounding error short of the span."""
+def test_the_number_of_steps_is_the_requested_one(dtype):
+    """Also if the sum of the step sizes ends below the span because of rounding."""
     for steps in (1, 7, 16, 30, 54, 81, 100, 200):
         sampler = ReverseSDESampler(steps=steps, denoise=False)
         assert sampler(VPSDE(), lambda x, t: -x, (1, 1), dtype=dtype).nfe == steps
@@ -63,7 +63,7 @@ def moments(method, share=1.0, tolerance=1e-3):
 
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk", "heun"])
 def test_adaptive_steps_keep_the_distribution(method):
-    """8000 coordinates: 5 standard errors, a false alarm in 1e6, and 1 for the tolerance; a score a tenth too weak is seen."""
+    """8000 coordinates. 5 standard errors (a false alarm in 1e6), 1 for the tolerance; detects a score that is 10 % too small."""
     mean, std, nfe = moments(method)
     assert mean < 6 and std < 6
     assert moments(method, tolerance=1e-2)[2] < 0.6 * nfe
@@ -77,8 +77,8 @@ def of_the_state():
 @pytest.mark.covering
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_samples_or_says_why_not(method, adaptive):
-    """Numbers, blocks and a diffusion of the state."""
+def test_every_method_samples_or_raises_an_error(method, adaptive):
+    """Scalar coefficients, blocks, and a diffusion that depends on the state."""
     sampler = ReverseSDESampler(
         TorchSDE(method, adaptive=adaptive, rtol=0.1, atol=0.1), steps=4, t_min=0.1, denoise=False
     )
@@ -91,6 +91,6 @@ def test_every_method_samples_or_says_why_not(method, adaptive):
             assert sampler(sde, lambda x, t: -x, (2, 2)).nfe >= 4
 
 
-def test_a_stop_beyond_the_start_is_refused():
+def test_a_last_time_above_T_is_refused():
     with pytest.raises(ValueError, match=r"t_min=1\.5"):
         ReverseSDESampler(t_min=1.5)(VPSDE(), lambda x, t: -x, (2, 2))

@@ -1,4 +1,4 @@
-"""Samplers as a user meets them: any event shape, any pairing, samples that do not know their neighbours, refusals."""
+"""Samplers from the user's point of view: event shapes, pairings, independence of samples from their batch, errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def mixture(event_shape=(2,)):
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
 @pytest.mark.parametrize("name", SDES)
 def test_any_pairing_on_any_process(name, predictor, corrector):
-    """Where the reference crashes too: correctors on sub-VP, Euler with probability flow, ancestral on sub-VP."""
+    """Also pairings that fail in the reference: correctors on sub-VP, Euler with probability flow, ancestral on sub-VP."""
     if predictor is None and corrector is None:
         with pytest.raises(ValueError, match="at least one"):
             PredictorCorrector(predictor, corrector)
@@ -90,11 +90,11 @@ SAMPLERS = {
     "torchsde srk": ReverseSDESampler(TorchSDE("srk"), steps=30),
     "flow": ProbabilityFlowODE(ScipyODE(rtol=1e-7, atol=1e-7)),
 }
-TOLERANCE = {"flow": 1e-4}  # the batch shares its steps: equal to about the solver's tolerance
+TOLERANCE = {"flow": 1e-4}  # the batch has common steps, so samples agree up to about the tolerance of the solver
 
 
 def in_modes(event_shape):
-    """Langevin diffusion whose rate rises with frequency."""
+    """Langevin diffusion whose rate increases with the frequency."""
     basis = fourier(event_shape)
     rate = (3.0 + basis.frequencies().square().sum(0))[..., None, None]
     f, g = torch.tensor([[0.0, 4.0], [-1.0, -4.0]]).double(), torch.tensor([[0.0, 0.0], [0.0, 2.0**0.5]]).double()
@@ -111,7 +111,7 @@ ON_EVENTS = SDES | {"shifted": Shifted(VPSDE(), torch.full((1, 2, 2), 3.0)), "bl
     ("name", "sampler"),
     [(n, s) for n in ON_EVENTS for s in SAMPLERS if n != "blocks in modes" or s in ("pc", "ancestral")],  # seconds each
 )
-def test_a_sample_does_not_know_its_batch(name, sampler):
+def test_a_sample_does_not_depend_on_its_batch(name, sampler):
     """The same seed gives the same sample alone, in a batch of 7 and in a batch of 64: to 1e-5, the flow to 1e-4."""
     sde = ON_EVENTS[name]
     score = mixture((1, 2, 2)).score(sde)
@@ -125,8 +125,8 @@ def test_a_sample_does_not_know_its_batch(name, sampler):
     assert not torch.allclose(other, seven, atol=1e-2)
 
 
-def test_the_reference_corrector_does_know_its_batch():
-    """What the test above would see, were the norms averaged: planted by the compatibility corrector."""
+def test_samples_of_the_reference_corrector_depend_on_their_batch():
+    """The test above detects norms that are averaged over the batch, as in the compatibility corrector."""
     sde = SDES["ve"]
     score = mixture().score(sde)
     sampler = PredictorCorrector(ReverseDiffusion(), BatchLangevin(), steps=30)
@@ -193,7 +193,7 @@ def test_langevin_step_stays_finite_at_a_mode():
 
 
 class TestRefusals:
-    """At the door, by name."""
+    """Errors before the first step name the argument."""
 
     score = staticmethod(lambda x, t: -x)
 
@@ -253,7 +253,7 @@ def test_global_random_state_is_neither_read_nor_changed():
 
 @pytest.mark.long
 def test_a_compiled_score_gives_the_same_samples():
-    """Traced and differentiated as `torch.compile` does, without a compiler of C++."""
+    """``torch.compile`` with a backend that traces but needs no C++ compiler."""
     network = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.SiLU(), torch.nn.Linear(16, 6))
 
     def score(x, t):
@@ -268,7 +268,7 @@ def test_a_compiled_score_gives_the_same_samples():
 
 
 @pytest.mark.parametrize("sampler", [PredictorCorrector(ReverseDiffusion(), Langevin(), steps=3), DPMSolverPlusPlus(3)])
-def test_a_score_of_float64_does_not_decide_what_samples_are(sampler):
+def test_a_float64_score_does_not_change_the_dtype_of_samples(sampler):
     sde = SDES["vp"]
     exact = mixture().score(sde)
     plain = sampler(sde, exact, (3, 2)).samples

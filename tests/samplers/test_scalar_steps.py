@@ -1,4 +1,4 @@
-"""Steps in numbers, for processes with scalar coefficients, against the general integrators with linear maps."""
+"""Steps with scalar coefficients agree with the general integrators with linear maps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ SAMPLERS = {
 
 
 def score(x, t):
-    """Any function of x and t shows a wrong coefficient."""
+    """A function of x and t that reveals a wrong coefficient."""
     return -torch.tanh(x + t.reshape(-1, *[1] * (x.ndim - 1)))
 
 
@@ -84,7 +84,7 @@ def run(sampler, sde, shape, **settings):
 
 
 def cases():
-    """Every method on every process, events of rank 1 and 3; by default each method on one process in turn, the rest is long."""
+    """Every method on every process, events of rank 1 and 3. By default each method runs on one process; the rest is long."""
     for i, method in enumerate(SAMPLERS):
         for k, name in enumerate(SDES):
             for rank, shape in enumerate(((3, 2), (2, 1, 2, 2))):
@@ -93,8 +93,8 @@ def cases():
 
 
 @pytest.mark.parametrize(("method", "name", "shape"), cases())
-def test_the_step_is_the_general_integrator(monkeypatch, method, name, shape):
-    """Every state of the run, in float64, to 1e-12 of the largest."""
+def test_the_step_agrees_with_the_general_integrator(monkeypatch, method, name, shape):
+    """All states of a run in float64 agree to 1e-12, relative to the largest."""
     sampler, sde = SAMPLERS[method], SDES[name]
     found, states = run(sampler, sde, shape)
     monkeypatch.setattr(type(sampler), "has_step", lambda self, process: False)
@@ -106,7 +106,7 @@ def test_the_step_is_the_general_integrator(monkeypatch, method, name, shape):
 
 
 def test_phi():
-    """Both branches against the definition, in exact arithmetic where they meet."""
+    """Both branches agree with the definition, in exact arithmetic near the branch point."""
     for m in range(5):
         for z in (-1e-3, -0.7, -1.0, -1.0001, -4.0):
             wanted = sum(z**n / math.factorial(n + m) for n in range(60))

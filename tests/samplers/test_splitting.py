@@ -65,7 +65,7 @@ def error(sde, predictor, steps, mean=0.6, std=0.4):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "cld" else n for n in SDES])
 def test_first_order(name):
-    """Euler's method for the score part leaves first order, however exact the rest."""
+    """Because of Euler's method for the score part the order is one, although the other part is exact."""
     counts = [100, 200, 400, 800]
     y = torch.tensor([-math.log2(error(SDES[name], SymmetricSplitting(), n)) for n in counts])
     k = torch.arange(4.0) - 1.5
@@ -89,8 +89,8 @@ def test_few_steps_against_euler_maruyama(steps, most):
 
 
 @pytest.mark.parametrize("name", SDES)
-def test_exact_at_rest(name):
-    """Where the score is the prior's, one step from T to t_min keeps the prior to rounding; Euler-Maruyama does not."""
+def test_exact_in_the_stationary_distribution(name):
+    """If the score is the prior's, one step from T to t_min keeps the prior up to rounding. Euler-Maruyama does not."""
     sde = SDES[name]
     shape = sde.state_shape((1,))
     rest = sde.prior_root().dense(shape)
@@ -129,7 +129,7 @@ def test_reversal_is_bayes():
 
 
 @pytest.mark.parametrize("sde", [VESDE(), SubVPSDE()], ids=repr)
-def test_a_process_that_does_not_rest_is_refused(sde):
+def test_a_nonstationary_process_is_refused(sde):
     assert drift_of_covariance(sde) > 1e-2
     with pytest.raises(ValueError, match="is not stationary in its prior"):
         PredictorCorrector(SymmetricSplitting(), steps=5)(sde, lambda x, t: -x, (2, 1))
@@ -140,13 +140,13 @@ def test_a_process_that_does_not_rest_is_refused(sde):
     [*SDES.values(), CriticallyDampedLangevin(mass=2.0, beta=1.0), Shifted(SDES["cld"], torch.ones(2))],
     ids=repr,
 )
-def test_a_process_that_rests_is_taken(sde):
+def test_a_stationary_process_is_accepted(sde):
     assert drift_of_covariance(sde) < 1e-12
     SymmetricSplitting().check(sde)
 
 
 def test_draws():
-    """Draw k of a step has the key index * draws + k, so a sample does not know its batch, and the two halves are independent."""
+    """Draw k of a step has the key index * draws + k: samples do not depend on their batch, and the halves are independent."""
     sde, score = SDES["cld"], GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.2).score(SDES["cld"])
     sampler = PredictorCorrector(SymmetricSplitting(), steps=20)
     four = sampler(sde, score, (4, 1), seed=3)

@@ -57,7 +57,7 @@ def score(x, t):
 
 
 @pytest.mark.parametrize("sampler", VALUES, ids=lambda s: type(s).__name__)
-def test_a_sampler_is_what_it_is_written_as(sampler):
+def test_the_repr_of_a_sampler_makes_an_equal_one(sampler):
     names = {
         **vars(exponential),
         **vars(predictor_corrector),
@@ -102,7 +102,7 @@ def test_the_common_arguments(kind):
     times = kind(steps=6, grid=grids.log_noise, t_min=0.02)(VPSDE(), score, (2, 2)).times
     assert torch.equal(times, grids.log_noise(VPSDE(), 6, 0.02)) and times[-1] == end
     assert kind(steps=6)(VPSDE(), score, (2, 2)).times[-1] == 1e-3
-    assert kind(steps=6)(EDMSDE(0.01, 10.0), score, (2, 2)).times[-1] == 0.01  # the process's own
+    assert kind(steps=6)(EDMSDE(0.01, 10.0), score, (2, 2)).times[-1] == 0.01  # the t_min of the process
     assert kind(steps=6, t_min=0.5)(EDMSDE(0.01, 10.0), score, (2, 2)).times[-1] == 0.5
     given = (1.0, 0.4, 0.1)
     for steps in (given, list(given), np.array(given), torch.tensor(given, dtype=torch.float64)):
@@ -129,7 +129,7 @@ SOLVED = [ProbabilityFlowODE, partial(ReverseSDESampler, steps=5), partial(Adapt
 )
 @pytest.mark.parametrize("make", SOLVED)
 def test_the_end_without_a_grid(make, sde, t_min, end):
-    """The last time is the process's own unless given, and the denoising step is one evaluation there."""
+    """The default of the last time is the t_min of the process. The denoising step is one evaluation at the last time."""
     seen = []
 
     def recording(x, t):
@@ -146,8 +146,8 @@ def test_the_end_without_a_grid(make, sde, t_min, end):
     torch.testing.assert_close(clean.samples, wanted)
 
 
-def test_grids_that_end_where_they_end():
-    """A t_min that would not be used is refused."""
+def test_t_min_with_a_grid_without_t_min():
+    """A t_min that would not be used raises an error."""
     for make, words in (
         (lambda: DDIM(steps=5, grid=grids.subsequence, t_min=1e-2), "subsequence has no t_min to set"),
         (lambda: DDIM(steps=5, grid=partial(grids.karras, t_min=0.1), t_min=1e-2), "has no t_min to set"),
@@ -175,8 +175,8 @@ class Network(torch.nn.Module):
 
 @pytest.mark.parametrize("prediction", ["noise", "data", "velocity", "score"])
 @pytest.mark.parametrize("sampler", [DDIM(steps=6), DPMSolverPlusPlus(6), EDM(6), UniPC(6)], ids=repr)
-def test_a_model_gives_noise_and_data_itself(sampler, prediction):
-    """The same samples as by the model's score, at as many calls."""
+def test_a_model_returns_noise_and_data_directly(sampler, prediction):
+    """The samples equal those from the model's score, with the same number of calls."""
     sde = VESDE(0.01, 5.0) if prediction == "score" else VPSDE(0.1, 8.0)
     model = ScoreModel(Network(), sde, prediction).double()
     found = sampler(sde, model, (3, 2), dtype=torch.float64, keep_every=2)
@@ -187,8 +187,8 @@ def test_a_model_gives_noise_and_data_itself(sampler, prediction):
     assert calls == found.nfe == wanted.nfe
 
 
-def test_a_model_with_another_score_is_asked_for_it():
-    """A subclass's own forward, a hook, another process: the model's noise is not what its score says."""
+def test_a_model_with_a_modified_score_is_evaluated_as_a_score():
+    """With an overridden forward, a hook, or another process, the model's noise does not agree with its score."""
 
     class Guided(ScoreModel):
         def forward(self, x, t, **condition):

@@ -1,4 +1,4 @@
-"""Weights on unequal grids: exact on polynomials, Adams's own on equal ones, of the order that they claim."""
+"""Weights on nonuniform grids: exact for polynomials, Adams' weights on uniform grids, and the stated order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIGHT = settings(max_examples=examples(60), deadline=None, derandomize=True)
 
 @st.composite
 def grids(draw, least=2, most=9):
-    """Rising nodes whose steps differ by up to a factor of ten, anywhere on the line."""
+    """Increasing nodes whose steps differ by up to a factor of ten, anywhere on the line."""
     steps = draw(st.lists(st.floats(0.1, 1.0), min_size=least - 1, max_size=most - 1))
     return draw(st.floats(-20.0, 20.0)) + torch.tensor([0.0, *steps], dtype=F64).cumsum(0)
 
@@ -66,8 +66,8 @@ def test_one_degree_more_is_not_exact(points):
     assert abs(float(miss)) > 1e-6
 
 
-def test_adams_on_equal_steps():
-    """Bashforth's and Moulton's tables, with their own start of lower order."""
+def test_adams_on_a_uniform_grid():
+    """The tables of Adams-Bashforth and Adams-Moulton, with starts of lower order."""
     for order, bashforth, moulton in (
         (1, [1], [1 / 2, 1 / 2]),
         (2, [-1 / 2, 3 / 2], [-1 / 12, 8 / 12, 5 / 12]),
@@ -83,8 +83,8 @@ def test_adams_on_equal_steps():
 
 
 @pytest.mark.parametrize(("points", "order"), [(2, 2), (3, 3), (4, 4)])
-def test_order_on_an_unequal_grid(points, order):
-    """int_0^2 e^sin u du on u = s + s^2 / 2: from 80 to 320 steps the error falls with the order, within 0.2."""
+def test_order_on_a_nonuniform_grid(points, order):
+    """int_0^2 e^sin u du on u = s + s^2 / 2: from 80 to 320 steps the error decreases with the order, within 0.2."""
 
     def error(n):
         s = torch.linspace(0.0, math.sqrt(5.0) - 1.0, n + 1, dtype=F64)

@@ -1,4 +1,4 @@
-"""Dormand and Prince's pair: its order, its control, samples that do not know each other, and failures that stay alone."""
+"""The method of Dormand and Prince: order, step size control, independence of samples, and failing samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START = torch.tensor([[1.0, 0.0], [0.3, -2.0], [-1.5, 0.5], [4.0, 4.0]], dtype=F
 
 
 def spiral(t, y):
-    """Non-linear and non-autonomous; t of shape (B,) or a number."""
+    """A nonlinear, nonautonomous right-hand side. t has the shape (B,) or is a number."""
     t = torch.as_tensor(t, dtype=y.dtype).expand(len(y))[:, None]
     turned = torch.stack((-y[:, 1], y[:, 0]), 1)
     return turned * (1.0 + t) - 0.2 * y * (y**2).sum(1, keepdim=True).tanh() + torch.cos(3.0 * t)
@@ -54,8 +54,8 @@ def test_order_five():
     assert (y1 - y0) / (x1 - x0) == pytest.approx(-5.0, abs=0.4), rows
 
 
-def test_a_wrong_weight_is_seen(monkeypatch):
-    """Planted: one weight of the last row moved, its neighbour taking it up; the order is gone."""
+def test_a_wrong_weight_is_detected(monkeypatch):
+    """Planted: part of one weight of the last row is moved to the next one, and the order is lost."""
     from scoresde.solvers import runge_kutta
 
     exact = ScipyODE("DOP853", 1e-13, 1e-13).solve(spiral, START[:1], 0.0, 3.0).y
@@ -66,8 +66,8 @@ def test_a_wrong_weight_is_seen(monkeypatch):
     assert float((found.y - exact).abs().max()) > 1e-5
 
 
-def test_the_number_of_steps_is_scipy_s():
-    """The same pair under the same control: RK45's evaluations for one sample, within a tenth."""
+def test_the_number_of_steps_agrees_with_scipy():
+    """With the same method and control, one sample needs the evaluations of RK45, within 10 %."""
     for k in (4, 6, 8):
         ours = RungeKutta(10.0**-k, 10.0**-k).solve(spiral, START[:1], 0.0, 3.0)
         theirs = ScipyODE("RK45", 10.0**-k, 10.0**-k).solve(spiral, START[:1], 0.0, 3.0)
@@ -81,7 +81,7 @@ def test_any_shape(shape):
     assert torch.allclose(found.y, y / math.e, atol=1e-8)
 
 
-def test_nowhere_to_go():
+def test_an_empty_interval():
     found = RungeKutta().solve(spiral, START, 1.0, 1.0)
     assert torch.equal(found.y, START)
 
@@ -106,7 +106,7 @@ def test_a_sample_has_its_own_steps():
 
 @pytest.mark.parametrize("per_sample", [True, False])
 @pytest.mark.parametrize("when", [0.0, 1.0])
-def test_a_failing_sample_leaves_the_others_alone(per_sample, when):
+def test_other_samples_continue_if_one_fails(per_sample, when):
     def breaking(t, y):
         broken = (t[:, None] >= when) & (torch.arange(len(y))[:, None] == 2)
         return torch.where(broken, torch.nan, spiral(t, y))
@@ -122,12 +122,12 @@ def test_a_failing_sample_leaves_the_others_alone(per_sample, when):
     assert found.nfe < 2 * clean.nfe + 200
     if per_sample:
         assert torch.equal(found.y[others], clean.y[others])
-    elif when == 0.0:  # the first step is the others' own
+    elif when == 0.0:  # the other samples have their own first step
         assert found.nfe <= clean.nfe
 
 
 def test_float32_with_a_failing_sample_and_shared_steps():
-    """A first step that the lost sample had a say in would be lost in float32's rounding."""
+    """A common first step that depends on the failed sample would vanish in float32 rounding."""
     f = lambda t, y: torch.where(torch.arange(len(y))[:, None] == 0, torch.nan, -y)  # noqa: E731
     found = RungeKutta(per_sample=False).solve(f, torch.ones(3, 2), 1.0, 2.0)
     assert found.failed.tolist() == [True, False, False]
@@ -140,7 +140,7 @@ def test_all_fail():
 
 
 def test_too_stiff_or_too_long():
-    """y' = -10^5 (y - cos t) needs tens of thousands of steps; a pole in the way cannot be passed."""
+    """y' = -10^5 (y - cos t) needs tens of thousands of steps. The solver cannot pass a pole."""
     stiff = lambda t, y: -1e5 * (y - torch.cos(t)[:, None])  # noqa: E731
     with pytest.raises(SolverError, match="max_steps=50"):
         RungeKutta(max_steps=50).solve(stiff, START, 0.0, 1.0)
@@ -155,7 +155,7 @@ def test_too_stiff_or_too_long():
 @pytest.mark.parametrize("per_sample", [True, False])
 @pytest.mark.parametrize(("t_start", "t_end"), [(0.0, 2.0), (2.0, 0.0)])
 def test_the_callback(per_sample, t_start, t_end):
-    """Numbers from 1, times that all have reached, up to the end although one sample failed; the last state is the result."""
+    """Calls have numbers from 1 and times that all samples reached, although one failed. The last state is the result."""
     seen = []
     f = lambda t, y: torch.where(torch.arange(len(y))[:, None] == 1, torch.nan, spiral(t, y))  # noqa: E731
     found = RungeKutta(per_sample=per_sample).solve(f, START, t_start, t_end, lambda *a: seen.append(a))
