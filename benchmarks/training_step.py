@@ -1,14 +1,17 @@
-"""What a training step costs, part by part, and what an evaluation of the network costs.
+"""Time and memory of a training step, part by part, and time of an evaluation of the network.
 
     .venv/bin/python benchmarks/training_step.py --rounds 5 --threads 1
 
-Networks are those of configs/vp/cifar10_ddpmpp_continuous.py and configs/ve/cifar10_ncsnpp_continuous.py, narrower unless
-``--channels 128 --blocks 4``. A step is what `scoresde train` does: a batch of bytes dequantised and mirrored, times and noise
-drawn, loss, gradient, its norm clipped, Adam, averaged weights. Ways to run it take turns, so that what else the machine does
-falls on all of them; a figure is the median over rounds, in milliseconds: of processor time on a CPU, all threads together, and
-of wall clock on a GPU. ``first`` is the wall clock of the first step and evaluation, in seconds: what compiling takes.
-``--profile`` lists operations in place of the table, ``--fused`` times a norm and its SiLU, one after the other and compiled into
-one.
+The networks are those of configs/vp/cifar10_ddpmpp_continuous.py and configs/ve/cifar10_ncsnpp_continuous.py, with fewer channels
+unless you give ``--channels 128 --blocks 4``. A step is what `scoresde train` does: dequantize and mirror a batch of bytes, draw
+times and noise, compute the loss and its gradient, clip the gradient's norm, update by Adam, update the averaged weights. The
+ways to run it take turns, so that other load on the machine affects all of them. Each figure is the median over rounds, in
+milliseconds: processor time of all threads on a CPU, wall-clock time on a GPU. ``activations`` are the MiB that autograd
+saves for the backward pass. ``first`` is the wall-clock time of the first step and evaluation in seconds, including compilation.
+
+Options: ``--profile`` lists operations instead of the table. ``--floor`` compares a step with the time that its matrix products
+and convolutions take at the speed of a plain matrix product. ``--fused`` times a group normalization and SiLU, eager
+and compiled.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde.data import Dataset, Quantized
 from scoresde.ema import EMA
 from scoresde.experiment.config.builder import build
 from scoresde.experiment.config.experiment import build_model
 from scoresde.experiment.config.loader import load_config
+from scoresde.experiment.training.dry_run import Activations
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks.blocks import group_norm
 from scoresde.sde import LinearSDE
@@ -37,7 +42,7 @@ PARTS = ("batch", "draw", "forward", "backward", "update")
 
 
 class Data:
-    """Stands for CIFAR-10: random bytes of its shape."""
+    """Random bytes with the shape of CIFAR-10."""
 
     def __init__(self, low: float, high: float) -> None:
         raw = torch.randint(0, 256, (5000, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -67,12 +72,24 @@ class Run:
         if way == "compile":
             self.model.network.compile()
 
-    def seconds(self) -> dict[str, float]:
-        """A step, by parts."""
-        marks = [self._now()]
+    def batch(self) -> tuple[Tensor, Tensor]:
         x, position = self.data.train.batch(self.step, self.size, seed=0)
         x = x.to(self.device)
-        x = x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x
+        return x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x, position
+
+    def activations(self) -> float:
+        """MiB that autograd saves for the backward pass, without the weights."""
+        x, position = self.batch()
+        draw = self.objective.draw(x, step=self.step, indices=position.to(self.device))
+        saved = Activations(list(self.model.parameters()))
+        with saved, self._precision():
+            self.objective.evaluate(self.model, draw)
+        return saved.bytes / 2**20
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part of a step."""
+        marks = [self._now()]
+        x, position = self.batch()
         marks.append(self._now())
         draw = self.objective.draw(x, step=self.step, indices=position.to(self.device))
         marks.append(self._now())
@@ -125,11 +142,12 @@ def table(options: argparse.Namespace) -> str:
                 first[key] = time.perf_counter() - started
             if number >= 2:  # the first two warm up, and compile
                 found[key].append(row)
-    columns = (*PARTS, "step", "inference", "first")
+    columns = (*PARTS, "step", "inference", "activations", "first")
     lines = ["| network | parameters | way | " + " | ".join(columns) + " |", "|---|---:|---|" + "---:|" * len(columns)]
     for (name, way), rows in found.items():
-        medians = [f"{1e3 * statistics.median(row[c] for row in rows):.0f}" for c in columns[:-1]]
-        cells = [name, f"{runs[name, way].parameters:,}", way, *medians, f"{first[name, way]:.1f}"]
+        medians = [f"{1e3 * statistics.median(row[c] for row in rows):.0f}" for c in columns[:-2]]
+        saved = f"{runs[name, way].activations():.0f}"
+        cells = [name, f"{runs[name, way].parameters:,}", way, *medians, saved, f"{first[name, way]:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -144,6 +162,32 @@ def profile(options: argparse.Namespace) -> None:
                 run.seconds()
         print(name)
         print(found.key_averages(group_by_input_shape=options.shapes).table("self_cpu_time_total", row_limit=25))
+
+
+def floor(options: argparse.Namespace) -> str:
+    """Products of a step, in GFLOP, and their time at the speed of a 768 x 768 matrix product, against the step's time."""
+    lines = [
+        "| network | GFLOP | matrix product, GFLOP/s | products, ms | step, ms | share |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    a, b = torch.randn(2, 768, 768, generator=torch.Generator().manual_seed(0))
+    for name in options.networks:
+        run, product, steps = Run(name, "plain", options), [], []
+        with FlopCounterMode(display=False) as counter:
+            run.seconds()
+        for _ in range(options.rounds):
+            for _ in range(5):
+                started = time.process_time()
+                torch.mm(a, b)
+                product.append(time.process_time() - started)
+            steps.append(run.seconds()["step"])
+        operations, step = counter.get_total_flops(), statistics.median(steps)
+        speed = 2 * 768**3 / statistics.median(product)
+        lines.append(
+            f"| {name} | {operations / 1e9:.0f} | {speed / 1e9:.0f} | {1e3 * operations / speed:.0f} | {1e3 * step:.0f} "
+            f"| {operations / speed / step:.0%} |"
+        )
+    return "\n".join(lines)
 
 
 def fused(options: argparse.Namespace) -> str:
@@ -183,11 +227,16 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--networks", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--floor", action="store_true")
     parser.add_argument("--fused", action="store_true")
-    parser.add_argument("--shapes", action="store_true", help="with --profile: operations by the shapes that they see")
+    parser.add_argument(
+        "--shapes", action="store_true", help="with --profile: group operations by the shapes of their inputs"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.fused:
+    if options.floor:
+        print(floor(options))
+    elif options.fused:
         print(fused(options))
     elif options.profile:
         profile(options)

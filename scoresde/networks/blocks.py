@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from scoresde._validation import check_choice, check_number, expand
+from scoresde.networks.norm_silu import norm_silu
 from scoresde.networks.resampling import Averaging, Resampling
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -100,7 +101,7 @@ def split_outputs(out: Tensor, outputs: int) -> Tensor:
 
 def residual_sum(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
     """x + y, over sqrt 2 where ``rescale``."""
-    return (x + y) * math.sqrt(0.5) if rescale else x + y
+    return (x + y).mul_(math.sqrt(0.5)) if rescale else x + y
 
 
 class ResidualBlock(nn.Module):
@@ -160,14 +161,20 @@ class ResidualBlock(nn.Module):
         return self._compute(x, embedded)
 
     def _compute(self, x: Tensor, embedded: Tensor | None) -> Tensor:
-        h = self.act(self.norm1(x))
+        h = self._activated(x, self.norm1)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
         if embedded is not None:
-            h = h + expand(self.label(embedded), h)
-        h = self.conv2(self.dropout(self.act(self.norm2(h))))
+            h = h.add_(expand(self.label(embedded), h))  # no backward pass needs the convolution's output
+        h = self.conv2(self.dropout(self._activated(h, self.norm2)))
         return residual_sum(self.shortcut(x), h, self.rescale)
+
+    def _activated(self, x: Tensor, norm: nn.GroupNorm) -> Tensor:
+        if isinstance(self.act, nn.SiLU):
+            return norm_silu(x, norm)
+        out: Tensor = self.act(norm(x))
+        return out
 
 
 class Attention(nn.Module):
