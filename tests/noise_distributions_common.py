@@ -1,4 +1,4 @@
-"""The distributions that are tested, draws of them, and their tests of fit."""
+"""Noise distributions for the tests, their samples, and goodness-of-fit tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gamma(k, theta):
 
 
 class Mixed:
-    """scipy's normals, mixed."""
+    """Mixture of SciPy normal distributions."""
 
     def __init__(self, noise):
         self.parts = [(w, stats.norm(m, s)) for w, m, s in zip(noise.weights, noise.means, noise.stds, strict=True)]
@@ -53,7 +53,7 @@ def ks(values, reference):
 
 
 def moments_pvalue(values, variance, kurtosis):
-    """Smaller two-sided p-value of mean 0 and of the variance; the latter's error follows from the kurtosis."""
+    """The smaller of two two-sided p-values: of mean 0 and of the variance, whose standard error follows from the kurtosis."""
     x = values.flatten().numpy()
     errors = (
         x.mean() / math.sqrt(variance / x.size),

@@ -1,6 +1,6 @@
-"""Mixtures against torch.distributions and SciPy, their scores against autograd, their samples against their distribution.
+"""Mixtures compared with torch.distributions and SciPy, scores with autograd, samples with the exact distribution.
 
-Statistical tests: a fresh seed fails with probability below 1e-6; each is shown to fail on a planted error.
+Statistical tests fail for another seed with probability below 1e-6. Each is shown to fail on a planted error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def normal(shape, purpose):
 
 
 def components(kind, count, event_shape):
-    """Arguments of a mixture of a kind, and the same as covariances (K, d, d)."""
+    """Arguments of a mixture of one kind, and the same as covariances (K, d, d)."""
     d = math.prod(event_shape)
     means = 2 * normal((count, *event_shape), "means")
     weights = torch.linspace(1.0, 2.0, count, dtype=F64)
@@ -65,7 +65,7 @@ def test_log_prob(kind, count, event_shape):
     )
 
 
-def test_log_prob_of_diagonal_components_by_another_road():
+def test_log_prob_of_diagonal_components_by_independent_formulas():
     """torch.distributions' independent normals, and SciPy's density for a single component."""
     arguments, covariances = components("diagonal", 3, (2, 2))
     x = normal((9, 2, 2), "x")
@@ -92,7 +92,7 @@ def test_the_distribution_at_t_is_the_convolved_mixture(kind, sde):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("event_shape", [(1,), (2, 2), (1, 2, 3)])
 def test_the_score_is_the_gradient(kind, event_shape, sde):
-    """Autograd through `log_prob_at`; each sample at a time of its own."""
+    """Autograd through `log_prob_at`, with a different time for each sample."""
     arguments, _ = components(kind, 3, event_shape)
     mixture = GaussianMixture(**arguments)
     x = (2 * normal((6, *event_shape), "x")).requires_grad_()
@@ -111,7 +111,7 @@ def test_the_score_is_the_gradient(kind, event_shape, sde):
     kind=st.sampled_from(KINDS),
     sde=st.sampled_from(SDES),
 )
-def test_any_event_shape_is_its_flattened_self(count, event_shape, t, kind, sde):
+def test_the_event_shape_does_not_matter(count, event_shape, t, kind, sde):
     arguments, _ = components(kind, count, event_shape)
     flat = {k: v.flatten(1) if k == "means" or (k == "stds" and v.ndim > 1) else v for k, v in arguments.items()}
     shaped, flattened = GaussianMixture(**arguments), GaussianMixture(**flat)
@@ -133,7 +133,7 @@ def test_full_covariances_that_are_diagonal():
 
 
 def test_a_singular_covariance_has_a_density_at_t():
-    """Rank one: the distribution at t is that of torch.distributions once sigma^2 I is added."""
+    """For rank one, the distribution at t agrees with torch.distributions after sigma^2 I is added."""
     direction = torch.tensor([[1.0], [2.0], [-1.0]], dtype=F64)
     covariances = (direction @ direction.T)[None]
     arguments = {"means": normal((1, 3), "means"), "weights": torch.ones(1, dtype=F64)}
@@ -152,7 +152,7 @@ def test_far_from_all_components_nothing_underflows():
     assert torch.isfinite(mixture.log_prob(x)).all()
 
 
-def test_a_component_of_weight_0_does_not_exist():
+def test_a_component_of_weight_0_has_no_effect():
     x = normal((5, 2), "x")
     means = torch.tensor([[0.0, 0.0], [9.0, 9.0]])
     one, two = GaussianMixture(means[:1], 1.0), GaussianMixture(means, 1.0, torch.tensor([1.0, 0.0]))
@@ -187,7 +187,7 @@ DRAWS = 20000
 
 
 def whitened_moments(x, mean, covariance):
-    """The largest deviation of the sample's mean and covariance, whitened, in standard deviations of each entry."""
+    """The largest deviation of the whitened sample mean and covariance, in standard deviations of each entry."""
     d = len(mean)
     z = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (x - mean).T, upper=False)
     second = z @ z.T / len(x) - torch.eye(d, dtype=F64)
@@ -199,20 +199,20 @@ def whitened_moments(x, mean, covariance):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_one_component(kind):
-    """Mean and covariance entry by entry: 20 numbers, none beyond 6 standard deviations (by chance 4e-8)."""
+    """All 20 entries of mean and covariance are within 6 standard deviations (false-alarm rate 4e-8)."""
     arguments, covariances = components(kind, 1, (2, 2))
     x = GaussianMixture(**arguments).sample(DRAWS, seed=1, dtype=F64).flatten(1)
     mean = arguments["means"][0].flatten()
     assert whitened_moments(x, mean, covariances[0]) < 6
     assert whitened_moments(mean + 1.1 * (x - mean), mean, covariances[0]) > 6
-    if kind == "full":  # the transposed rotation has the same eigenvalues, and is wrong
+    if kind == "full":  # planted: the transposed rotation has the same eigenvalues
         vectors = torch.linalg.eigh(covariances[0])[1]
         wrong = mean + (x - mean) @ vectors @ vectors
         assert whitened_moments(wrong, mean, covariances[0]) > 6
 
 
 def test_samples_of_a_mixture():
-    """One coordinate: Kolmogorov and Smirnov against the mixture's distribution function, and with a wrong weight."""
+    """Kolmogorov-Smirnov test of one coordinate, with the exact weights and with a wrong one."""
     means, stds, weights = torch.tensor([-2.0, 0.0, 3.0]), torch.tensor([0.5, 1.0, 0.2]), torch.tensor([0.5, 0.2, 0.3])
 
     def cdf(x, w=weights):
@@ -250,7 +250,7 @@ def test_smoothed_empirical_is_the_mixture_of_its_points(sde):
 
 
 def test_the_empirical_distribution_without_smoothing():
-    """std = 0: samples are data points, and at t the posterior mean is the average of the points by their likelihood."""
+    """std = 0: samples are data points, and the posterior mean at t is the average of the points, weighted by likelihood."""
     data = normal((6, 3), "data")
     distribution, sde, t = SmoothedEmpirical(data, 0.0), VPSDE(), torch.tensor(0.1, dtype=F64)
     drawn = distribution.sample(100, dtype=F64)
@@ -300,7 +300,7 @@ def test_bad_arguments(arguments, message):
     ids=["stds", "means", "weights"],
 )
 def test_non_finite_arguments_are_refused(arguments):
-    """Else every density and score is silently NaN."""
+    """Otherwise every density and score would be NaN without an error."""
     with pytest.raises(ValueError):
         GaussianMixture(**arguments)
 
@@ -336,14 +336,14 @@ def test_bad_empirical_data(data, std, message):
         SmoothedEmpirical(data, std)
 
 
-def test_a_mixture_prints_the_call_that_makes_it():
+def test_the_repr_of_a_mixture_is_its_constructor_call():
     mixture = GaussianMixture(M, 1.0)
     assert repr(mixture).startswith("GaussianMixture(means=torch.tensor([[") and "stds=1.0" in repr(mixture)
     assert repr(mixture.score(VPSDE())) == f"{mixture!r}.score({VPSDE()!r})"
 
 
 def test_the_global_dtype_does_not_matter():
-    """Numbers given as Python's own too."""
+    """Also for arguments that are Python numbers."""
 
     def everything():
         mixture = GaussianMixture([[0.1, 0.2], [1.3, 0.4]], [0.3, 0.7], [0.3, 0.7])
@@ -361,8 +361,8 @@ def test_the_global_dtype_does_not_matter():
 
 
 @pytest.mark.parametrize("sde", [CriticallyDampedLangevin(), BlurringSDE((3,), blur=1.0)], ids=["langevin", "blurring"])
-def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
-    """Under blocks and modes, with times that repeat and more samples than are held at once."""
+def test_different_times_in_a_batch_give_the_results_of_each_alone(sde):
+    """For blocks and modes, with repeated times and more samples than one block of memory."""
     distribution = GaussianMixture(torch.eye(3, dtype=F64)[:2], torch.tensor([0.2, 0.5], dtype=F64))
     x = NoiseSource.of(0, 7).normal(sde.state_shape((3,)), step=0, purpose="x", dtype=F64)
     t = torch.tensor([0.3, 0.9, 0.3, 0.05, 1.0, 0.9, 0.2], dtype=F64)
@@ -375,8 +375,8 @@ def test_samples_at_times_of_their_own_are_those_of_each_alone(sde):
         torch.testing.assert_close(log_prob[i], distribution.log_prob_at(sde, *one)[0], rtol=1e-12, atol=1e-12)
 
 
-def test_one_width_for_all_components_is_many_equal_ones():
-    """A shared std takes a shorter way, and skips points whose share is exactly 0: the numbers are the general formula's."""
+def test_one_std_for_all_components_equals_many_equal_ones():
+    """A shared std uses a faster computation that skips responsibilities of 0. It must agree with the general formula."""
     means, x = 3.0 * normal((40, 3), "means"), 3.0 * normal((25, 3), "x")
     shared = GaussianMixture(means, stds=0.05)
     general = GaussianMixture(means, stds=torch.full((40, 3), 0.05, dtype=F64))

@@ -1,8 +1,8 @@
-"""Noise distributions: densities against quadrature, scipy and mpmath, scores against autograd, draws by statistics.
+"""Noise distributions: densities compared with quadrature, SciPy and mpmath, scores with autograd, samples by statistics.
 
-A statistical test that compares with FALSE_ALARM passes a fresh seed with probability 1 - 1e-6 or more; those that hold
-a published check to its own bound (p > .01, within 1 %, within 5 %) say their rate. Seeds are fixed, so that a failure
-is a change of the code. Each is shown to fail on a planted error.
+A statistical test with FALSE_ALARM passes for another seed with probability 1 - 1e-6 or more. Tests with a published
+bound (p > .01, within 1 %, within 5 %) state their false-alarm rate. Seeds are fixed, so a failure means that the code
+has changed. Each test is shown to fail on a planted error.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ DRAWN_BY_OTHERS = (
     "gamma 300",
     "heavy mixture",
 )
-"""Distributions of a kind that another one of ``DISTRIBUTIONS`` draws."""
+"""Distributions whose sampling code is tested by another one of ``DISTRIBUTIONS``."""
 
 every_distribution = pytest.mark.parametrize("name", DISTRIBUTIONS)
 
@@ -85,21 +85,23 @@ def test_the_density_has_mass_1_mean_0_and_its_stated_moments(name):
     p = width * noise.log_prob(n[:, None]).exp()
     inside = (
         p.isfinite() & noise.score(n[:, None])[:, 0].isfinite()
-    )  # some of a gamma distribution's nodes round to the edge
+    )  # some nodes of a gamma distribution round to the edge
     p, n = p[inside], n[inside]
-    lost = 1e-5 if name == "gamma .4" else 1e-10  # (1e-16)^.4 of its mass lies within rounding of the edge
+    lost = 1e-5 if name == "gamma .4" else 1e-10  # (1e-16)^.4 of the mass is within rounding of the edge
     assert float(p.sum()) == pytest.approx(1, abs=lost)
     assert float((p * n).sum()) == pytest.approx(0, abs=lost)
     assert float((p * n**2).sum()) == pytest.approx(float(noise.variance), abs=lost)
     kurtosis = float((p * n**4).sum()) / float(noise.variance) ** 2 - 3
     assert kurtosis == pytest.approx(float(noise.excess_kurtosis), abs=10 * lost, rel=1e-8)
-    if name != "gamma .4":  # the mean score is the density's jump: 0 but for the exponential distribution
+    if (
+        name != "gamma .4"
+    ):  # the mean score is the jump of the density, which is 0 except for the exponential distribution
         mean_score = float((p * noise.score(n[:, None])[:, 0]).sum())
         assert mean_score == pytest.approx(-1 if name == "gamma 1" else 0, abs=1e-9)
 
 
 @every_distribution
-def test_the_density_is_scipys_and_the_score_its_derivative(name):
+def test_the_density_agrees_with_scipy_and_the_score_is_its_derivative(name):
     noise, reference = DISTRIBUTIONS[name]
     z = draw(noise, 50, (3, 2)).requires_grad_()
     log_prob = noise.log_prob(z)
@@ -111,8 +113,8 @@ def test_the_density_is_scipys_and_the_score_its_derivative(name):
 
 
 @pytest.mark.parametrize("k", [1e-3, 0.5, 19.0, 21.0, 1e3, 5e8, 1e12])
-def test_a_gamma_density_is_mpmaths_at_every_shape(k):
-    """Large terms cancel for large k: written plainly in float64, k = 5e8 is wrong by 1e-6."""
+def test_a_gamma_density_agrees_with_mpmath_for_every_shape(k):
+    """Large terms cancel for large k: the naive formula in float64 has an error of 1e-6 for k = 5e8."""
     noise = CentredGamma.standard(k)
     with mp.workdps(60):
         theta = mp.mpf(noise.theta)
@@ -127,7 +129,7 @@ def test_a_gamma_density_is_mpmaths_at_every_shape(k):
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.3, 3.7, 100.0])
-def test_a_generalized_density_is_mpmaths_at_every_power(beta):
+def test_a_generalized_density_agrees_with_mpmath_for_every_power(beta):
     noise = GeneralizedNormal(beta)
     with mp.workdps(40):
         b = mp.mpf(beta)
@@ -145,7 +147,7 @@ def test_a_generalized_density_is_mpmaths_at_every_power(beta):
 
 
 def test_beta_2_is_the_gaussian():
-    """Entry 45's check: to 1e-10, at every scale."""
+    """Agreement with the Gaussian to 1e-10, at every scale."""
     z = 3 * draw(Gaussian(), 100, (5,))
     for std in (1.0, 0.01, torch.linspace(0.1, 5, 100)):
         one, other = GeneralizedNormal(2.0, std), Gaussian(std)
@@ -173,14 +175,14 @@ def test_outside_the_support(k, at_edge):
     assert log_prob[0] == -math.inf and log_prob[2].isnan() and log_prob[3].isfinite()
     assert float(log_prob[1]) == pytest.approx(at_edge)
     assert noise.score(z).isnan().tolist() == [True, True, True, False]
-    # one coordinate outside, and the event is impossible
+    # one coordinate outside of the support makes the density of the event 0
     assert noise.log_prob(torch.tensor([[0.3, -9.0]], dtype=F64)).tolist() == [-math.inf]
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("k", [1e-3, 0.3, 1.0, 40.0])
 def test_a_gamma_draw_lies_inside_the_support_of_its_dtype(k, dtype):
-    """Rounded to the nearest, half of those that meet the edge in float32 would be impossible."""
+    """With rounding to nearest, half of the samples at the edge in float32 would be outside of the support."""
     noise = CentredGamma(torch.linspace(k, 1.1 * k, 100), 0.7)
     z = draw(noise, 100, (300,), dtype=dtype)
     assert z.dtype == dtype
@@ -193,14 +195,14 @@ def test_a_gamma_draw_lies_inside_the_support_of_its_dtype(k, dtype):
 
 
 def on_a_device(a, v):
-    """What an accelerator computes, here."""
+    """The computation of other devices, on the CPU."""
     return invert(a, v, cube_start(a, v))
 
 
 @pytest.mark.parametrize("quantile", [log_gamma_quantile, on_a_device])
 @pytest.mark.parametrize("a", [1.0, 1.3, 2.0, 5.0, 19.0, 21.0, 150.0, 3000.0])
 def test_gamma_quantiles_solve_their_equation(a, quantile):
-    """In standard deviations of ln G, for every v that comes, 2^-65 to 1 - 2^-53, by mpmath. torch's P and Q have
+    """In standard deviations of ln G, for every possible v, 2^-65 to 1 - 2^-53, by mpmath. torch's P and Q have
     errors of 1e-9 from a = 20 on."""
     off = 2e-9 if quantile is on_a_device and a > 20 else 1e-13
     v = [2.0**-65, 1e-12, 1e-4, 0.03, 0.3, 0.499, 0.501, 0.7, 0.99, 1 - 1e-6, 1 - 2.0**-30, 1 - 2.0**-53]
@@ -227,7 +229,7 @@ def test_a_gamma_draw_is_its_stated_function_of_the_uniforms():
 
 @pytest.mark.parametrize("a", [0.99 * LARGE, LARGE, 5e8, 1e13])
 def test_gamma_quantiles_of_large_shapes(a):
-    z = torch.linspace(-4.2, 4.2, 99, dtype=F64)  # as far as scipy's expansion for large shapes reaches
+    z = torch.linspace(-4.2, 4.2, 99, dtype=F64)  # up to the limit of SciPy's expansion for large shapes
     g = log_gamma_quantile(torch.tensor(a, dtype=F64), torch.special.ndtr(-z)).exp()
     expected = special.gammainccinv(a, special.ndtr(-z.numpy()))
     assert np.abs(g.numpy() - expected).max() < 1e-5 * math.sqrt(a)
@@ -235,7 +237,7 @@ def test_gamma_quantiles_of_large_shapes(a):
 
 @pytest.mark.parametrize("a", some_long([1e-6, 1e-3, 0.1, 0.7], [1e-3, 0.7]))
 def test_small_shapes_are_drawn_in_logarithms(a):
-    """Where P(G < 1e-300) is near 1. ln P is a y - ln Gamma(a + 1) for small G = e^y."""
+    """Shapes with P(G < 1e-300) close to 1. ln P is a y - ln Gamma(a + 1) for small G = e^y."""
 
     def cdf(y):
         low = np.exp(np.minimum(a * y - special.gammaln(a + 1), 0))
@@ -244,7 +246,7 @@ def test_small_shapes_are_drawn_in_logarithms(a):
     y = draw_log_gamma(a, NoiseSource.of(1, 1000), (200,), 0, "test").flatten().numpy()
     assert stats.kstest(y, cdf).pvalue > FALSE_ALARM
     assert stats.kstest(1.05 * y, cdf).pvalue < FALSE_ALARM
-    high = y[y > math.log(0.5)]  # the few large ones carry the variance
+    high = y[y > math.log(0.5)]  # the variance is due to a few large values
     if len(high) > 50:
         tail = special.gammaincc(a, np.exp(high)) / special.gammaincc(a, 0.5)
         assert stats.kstest(tail, "uniform").pvalue > FALSE_ALARM
@@ -257,7 +259,7 @@ def test_draws_follow_the_distribution(name):
     variance, kurtosis = float(noise.variance), float(noise.excess_kurtosis)
     assert ks(z, reference) > FALSE_ALARM
     assert moments_pvalue(z, variance, kurtosis) > FALSE_ALARM
-    # planted: 5 % too wide; a mean 3 % of a standard deviation off
+    # planted: 5 % too wide; a mean with an error of 3 % of a standard deviation
     assert ks(1.05 * z, reference) < FALSE_ALARM
     assert moments_pvalue(z + 0.03 * variance**0.5, variance, kurtosis) < FALSE_ALARM
 
@@ -271,7 +273,7 @@ def test_generalized_draws_at_every_power(beta):
 
 
 @pytest.mark.parametrize("k", some_long([3.0, 25.0], [25.0]))
-def test_a_gamma_distribution_is_told_from_its_neighbours(k):
+def test_a_gamma_distribution_is_distinguished_from_similar_ones(k):
     """Planted: the Gaussian of the same moments, the reflected distribution, a shape 10 % off at the same variance."""
     noise = CentredGamma.standard(k)
     reference = gamma(k, k**-0.5)[1]
@@ -283,7 +285,7 @@ def test_a_gamma_distribution_is_told_from_its_neighbours(k):
         assert ks(draw(CentredGamma.standard(1.3 * k)), reference) < FALSE_ALARM
 
 
-def test_the_gaussian_is_told_from_the_mixtures():
+def test_the_gaussian_is_distinguished_from_the_mixtures():
     for noise in (SKEWED, HEAVY):
         assert ks(draw(noise), DISTRIBUTIONS["gaussian"][1]) < FALSE_ALARM
 
@@ -303,7 +305,7 @@ every_noise = pytest.mark.parametrize("name", SUMS)
 
 @every_noise
 @pytest.mark.parametrize("event_shape", [(), (1,), (3, 2), (2, 1, 5)])
-def test_a_sample_is_alone_in_any_batch(name, event_shape):
+def test_a_sample_does_not_depend_on_the_batch(name, event_shape):
     noise = SUMS[name]
     alone = draw(noise, 1, event_shape, first=5)[0]
     assert alone.shape == event_shape
@@ -327,7 +329,7 @@ def test_no_global_random_state_is_read_or_changed(name):
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the global state is what is under test
+        np.random.seed(seed)  # noqa: NPY002 - the test is about the global state
         random.seed(seed)
         before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
         found.append(draw(SUMS[name], 6, (4,)))
@@ -363,7 +365,7 @@ def test_the_extreme_words_stay_finite(monkeypatch, name, word):
     [Gaussian, lambda p: GeneralizedNormal(1.3, p), lambda p: CentredGamma(p, 0.5), lambda p: CentredGamma(2.0, p)],
 )
 def test_a_parameter_per_sample(make):
-    """Row i of a batch is what the distribution with the i-th parameter gives."""
+    """Row i of a batch is the sample of the distribution with parameter i."""
     values = torch.tensor([0.3, 1.0, 4.0])
     together = make(values)
     z = draw(together, 3, (2, 5))

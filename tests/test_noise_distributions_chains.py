@@ -85,7 +85,7 @@ def test_gamma_steps_of_one_weight_sum_to_a_gamma():
 
 
 def test_mixture_steps_sum_to_the_mixture_of_all_their_components():
-    """By t indices and one normal, by t draws, and in closed form: three steps of two components make eight normals."""
+    """By t indices and one normal number, by t draws, and in closed form: three steps of two components give eight normals."""
     parts = zip(SKEWED.weights, SKEWED.means, SKEWED.stds, strict=True)
     chosen = list(itertools.product(list(parts), repeat=3))
     b = B.tolist()
@@ -108,7 +108,7 @@ def test_mixture_steps_sum_to_the_mixture_of_all_their_components():
 
 @pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma.standard(0.8), SKEWED])
 def test_a_sum_per_sample(noise):
-    """A row's sum does not depend on the rows beside it."""
+    """The sum of a row does not depend on the other rows."""
     gamma_steps = isinstance(noise, CentredGamma)
     rows = torch.tensor([[0.3, 0.3, 0.3] if gamma_steps else [0.3, 0.4, 0.5], [0.2, 0.0, 0.0]])
     together = noise.sum_of_steps(rows)
@@ -129,7 +129,7 @@ X0 = 0.7
 
 
 def iterate(betas, noise, count, event_shape, seed):
-    """x_t = sqrt(1 - beta_t) x_{t-1} + noise(t) from x_0 = .7, seeds of its own at every step."""
+    """x_t = sqrt(1 - beta_t) x_{t-1} + noise(t) from x_0 = .7, with different keys for each step."""
     x = torch.full((count, *event_shape), X0, dtype=F64)
     for t, beta in enumerate(betas, start=1):
         x = (1 - beta).sqrt() * x + draw(noise(t), count, event_shape, seed=seed, step=t, purpose="chain")
@@ -137,8 +137,8 @@ def iterate(betas, noise, count, event_shape, seed):
 
 
 @pytest.mark.parametrize("theta_0", [1e-3, 0.5, 2.0])
-def test_the_gamma_schedule_is_the_papers(theta_0):
-    """Entry 24's identity kbar_T theta_T^2 = 1 - abar_T, and kbar_t the sum of the k_t, to rounding."""
+def test_the_gamma_schedule_is_that_of_the_paper(theta_0):
+    """The identity kbar_T theta_T^2 = 1 - abar_T, and kbar_t as the sum of the k_t, up to rounding."""
     schedule = GammaSchedule(BETAS, theta_0)
     abar = (1 - BETAS).cumprod(0)
     torch.testing.assert_close(schedule.alpha_bar, abar, rtol=1e-13, atol=0)
@@ -154,9 +154,9 @@ def test_the_gamma_schedule_is_the_papers(theta_0):
 
 
 @pytest.mark.long
-def test_entry_24_a_gamma_chain_of_100_steps_is_its_closed_form():
+def test_a_gamma_chain_of_100_steps_agrees_with_its_closed_form():
     """KS p > .01 (false alarm 1 % each), mean and variance within .01 (false alarm .2 % and 3 % with 1e5 chains).
-    theta_0 = 2 leaves a skewness of .3 at the end, so that a Gaussian would not do."""
+    theta_0 = 2 leaves a skewness of .3 at the end, so a Gaussian would fail."""
     schedule = GammaSchedule(BETAS, 2.0)
     x = iterate(BETAS, schedule.step, 1000, (100,), seed=3)
     abar = float(schedule.alpha_bar[-1])
@@ -173,7 +173,7 @@ def test_entry_24_a_gamma_chain_of_100_steps_is_its_closed_form():
     assert ks(draw(CentredGamma.standard(schedule.k[-1]), 1000, (100,)), reference) < FALSE_ALARM
 
 
-def test_entry_25_a_mixture_chain_is_its_direct_draw():
+def test_a_mixture_chain_agrees_with_its_direct_draw():
     """Ten steps: KS p > .01 (false alarm 1 %), mean within .005, variance within 1 %, excess kurtosis within 5 %."""
     betas = torch.full((10,), 0.1, dtype=F64)
     abar = 0.9**10
@@ -184,7 +184,7 @@ def test_entry_25_a_mixture_chain_is_its_direct_draw():
     assert stats.ks_2samp(x.flatten().numpy(), direct.flatten().numpy()).pvalue > 0.01
     assert float(noise.variance) == pytest.approx(1 - abar, rel=1e-13)
     expected = float(noise.excess_kurtosis)
-    assert expected > 1  # far from a Gaussian's
+    assert expected > 1  # far from that of a Gaussian
     for values in (x, direct):
         assert abs(float(values.mean())) < 0.005
         assert float(values.var()) == pytest.approx(1 - abar, rel=0.01)
@@ -195,7 +195,7 @@ def test_entry_25_a_mixture_chain_is_its_direct_draw():
     assert float(wrong.excess_kurtosis) != pytest.approx(expected, rel=0.05)
 
 
-def test_entry_45_the_mean_target_is_the_score_of_the_noised_distribution():
+def test_the_mean_target_is_the_score_of_the_noised_distribution():
     """x = x_0 + sigma n, x_0 of a 1-D mixture and n of Laplace. By quadrature, the mean of grad log p over a bin (a, b)
     is (p(b) - p(a)) / P(a < x < b), and E[score(n) / sigma | x in the bin] is the same within .05. 2e6 draws; the 16
     bins' standard errors are .0125 at most: false alarm 1e-3."""
@@ -233,7 +233,7 @@ def test_entry_45_the_mean_target_is_the_score_of_the_noised_distribution():
 @pytest.mark.parametrize("event", [(1,), (4, 16), (3, 32, 32)])
 @pytest.mark.parametrize("overlap", [0.1336, 0.5, 0.9])
 def test_lengths_at_neighbouring_levels_overlap(overlap, event, beta):
-    """By quadrature of the smaller of scipy's two densities; with one level less they overlap by less than was asked."""
+    """By quadrature of the smaller of scipy's two densities; with one level less the overlap is too small."""
     scales = overlapping_scales(beta, 10.0, 0.01, event, overlap)
     assert float(scales[0]) == 10.0 and float(scales[-1]) == pytest.approx(0.01)
     ratio = (scales[:-1] / scales[1:]).numpy()
@@ -250,7 +250,7 @@ def test_lengths_at_neighbouring_levels_overlap(overlap, event, beta):
         assert shared(1000.0 ** (1 / (len(scales) - 2))) < overlap
 
 
-def test_in_many_dimensions_gaussian_levels_are_ncsnv2s():
+def test_in_many_dimensions_gaussian_levels_are_those_of_ncsnv2():
     """Its technique 2 in 3 x 32 x 32: half of the draws within three standard deviations, sqrt(2 d) (r - 1) = 3 r, levels of
     that ratio from 50 to 0.01."""
     levels = len(overlapping_scales(2.0, 50.0, 0.01, (3, 32, 32), 2 * stats.norm.cdf(-1.5)))
@@ -262,7 +262,8 @@ def laplace_score(x, scale, means, std, weights):
     """Of the mixture of N(m, std^2) plus Laplace noise of standard deviation ``scale``, in closed form: with b = scale
     / sqrt 2,
 
-    p = sum_m w / (2 b) [A + B],   p' = sum_m w / (2 b^2) [B - A],   A, B = exp(std^2 / 2 b^2 -+ d / b) Phi(+-d / std - std / b)
+    p = sum_m w / (2 b) [A + B],   p' = sum_m w / (2 b^2) [B - A],   A, B = exp(std^2 / 2 b^2 -+ d / b) Phi(+-d / std -
+    std / b)
     """
     b = scale / math.sqrt(2)
     d = x - means
@@ -275,10 +276,11 @@ def laplace_score(x, scale, means, std, weights):
     return (torch.sigmoid(below - above) - torch.sigmoid(above - below))[:, None] / b
 
 
-def test_entry_45_a_minor_mode_keeps_its_weight():
-    """Entry 45: a 95/5 mixture, annealed Langevin with its exact score under beta = 1; the minor weight within .02.
+def test_a_minor_mode_keeps_its_weight():
+    """A 95/5 mixture, annealed Langevin with its exact score under beta = 1; the minor weight within .02.
 
-    2000 samples, a standard error of .005: ten other seeds gave .051 to .066. Left over is what is frozen in as the modes part.
+    2000 samples, a standard error of .005: ten other seeds gave .051 to .066. The remaining error arises
+    when the modes separate.
     """
     means, std, weights = torch.tensor([-1.5, 1.5], dtype=F64), 0.3, torch.tensor([0.95, 0.05], dtype=F64)
 
@@ -298,7 +300,7 @@ def test_entry_45_a_minor_mode_keeps_its_weight():
     found, spread = minor(scales, 60)
     assert abs(found - 0.05) < 0.02
     assert spread == pytest.approx(0.3, rel=0.05)
-    # planted: the smallest level alone; levels that hardly overlap
+    # planted: only the smallest level; levels with little overlap
     assert minor(scales[-1:], 300)[0] > 0.4
     few = overlapping_scales(1.0, 5.0, 0.05, (1,), overlap=0.05)
     assert minor(few, 60)[0] > 0.3
@@ -307,7 +309,7 @@ def test_entry_45_a_minor_mode_keeps_its_weight():
 def test_the_score_of_the_minor_mode_is_that_of_a_quadrature():
     means, weights = torch.tensor([-1.5, 1.5], dtype=F64), torch.tensor([0.95, 0.05], dtype=F64)
     x = torch.linspace(-4, 4, 41, dtype=F64)[:, None]
-    y = torch.linspace(-4.5, 4.5, 9001, dtype=F64)  # all kinks lie on its points
+    y = torch.linspace(-4.5, 4.5, 9001, dtype=F64)  # all kinks are grid points
     prior = (weights * torch.exp(-0.5 * ((y[:, None] - means) / 0.3) ** 2)).sum(1)
 
     def log_density(at, scale):

@@ -1,4 +1,4 @@
-"""What noise distributions refuse, by name."""
+"""Invalid arguments of noise distributions raise errors that name the argument."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scoresde.noise_distributions import (
 )
 from tests.noise_distributions_common import BETAS, HEAVY, SKEWED, draw
 
-# the door
+# invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bad_mixtures(weights, means, stds, message):
         NormalMixture(weights, means, stds)
 
 
-def test_mixtures_are_kept_as_numbers():
+def test_mixtures_store_python_numbers():
     noise = NormalMixture(torch.tensor([1.0, 3.0]), [0.0, 0.0], [1.0, 1.0])
     assert noise.weights == (0.25, 0.75) and noise == NormalMixture([1, 3], [0, 0], [1, 1])
     assert repr(noise) == "NormalMixture(weights=(0.25, 0.75), means=(0.0, 0.0), stds=(1.0, 1.0))"

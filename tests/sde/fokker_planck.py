@@ -1,5 +1,4 @@
-"""The Fokker-Planck equation of dx = -x^3 dt + dw from two modes, solved on a grid: what simulated paths and trained scores are
-held to."""
+"""The Fokker-Planck equation of dx = -x^3 dt + dw from two modes, solved on a grid: a reference for paths and scores."""
 
 from __future__ import annotations
 
@@ -15,9 +14,11 @@ WIDTH = GRID[1] - GRID[0]
 
 
 def density(t):
-    """p_t on the grid for p' = (x^3 p)' + p'' / 2: finite volumes that keep mass and the distribution at rest exp(-x^4
-    / 2), symmetric
-    in its root, hence exact in time by their eigenvectors."""
+    """p_t on the grid for p' = (x^3 p)' + p'' / 2.
+
+    Finite volumes conserve mass and the stationary distribution exp(-x^4 / 2). The operator is symmetric after
+    multiplication with the root of the latter, so the solution is exact in time by its eigenvectors.
+    """
     start = START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
     u = 0.5 * GRID**4
     middle = 0.5 * (u[1:] + u[:-1])

@@ -1,4 +1,4 @@
-"""A linear process as functions, and draws, for the tests of `NonlinearSDE`."""
+"""A linear process written as functions, and samples, for the tests of `NonlinearSDE`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ class LogNormal:
 
 
 def geometric(event=(1,), **given):
-    """T = 1, the distribution at T as prior."""
+    """T = 1, with the distribution at T as the prior."""
     prior = LogNormal(torch.tensor(1.0, dtype=F64), event)
     return NonlinearSDE(lambda x, t: MU * x, lambda x, t: NU * x, prior=prior, **given)

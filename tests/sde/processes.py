@@ -1,4 +1,4 @@
-"""VP, sub-VP and VE with usual and unusual numbers, times and draws."""
+"""VP, sub-VP and VE with usual and unusual parameters, times and samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIGHT = settings(max_examples=examples(150), deadline=None, derandomize=True)
 
 @st.composite
 def processes(draw):
-    """A process of any of the three kinds with parameters of any reasonable size."""
+    """A process of one of the three kinds with parameters of any reasonable size."""
     kind = draw(st.sampled_from([VPSDE, SubVPSDE, VESDE]))
     if kind is VESDE:
         low = draw(st.floats(1e-4, 1.0))
@@ -50,7 +50,7 @@ def uniform_times(count, low=1e-3, dtype=F64):
 
 
 def near(found, wanted, rtol):
-    """|found - wanted| <= rtol |wanted|, nothing absolute."""
+    """|found - wanted| <= rtol |wanted|, without an absolute tolerance."""
     return torch.allclose(found.double(), wanted.double(), rtol=rtol, atol=0.0)
 
 

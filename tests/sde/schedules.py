@@ -1,4 +1,4 @@
-"""The processes by their schedule that are tested."""
+"""The processes for the tests of noise schedules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIGHT = settings(max_examples=examples(100), deadline=None, derandomize=True)
 
 
 def bent():
-    """A learned schedule away from its linear beginning, the same at each call."""
+    """A learned schedule that is no longer linear, the same at each call."""
     sde = LearnedSNRSDE(12.0, -14.0, hidden=16)
     with torch.no_grad():
         sde.a += 4.0 + 3.0 * torch.cos(torch.arange(16.0))

@@ -1,4 +1,4 @@
-"""The real Fourier basis: orthonormal, what it says it is, and diagonal for symmetric circular convolutions."""
+"""The real Fourier basis is orthonormal, agrees with its definition, and diagonalizes symmetric circular convolutions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_diagonal_map_that_is_not_symmetric_does_not_commute():
 
 
 class Diffusing(ModewiseSDE):
-    """Heat on a torus and noise."""
+    """The heat equation on a torus, with noise."""
 
     def __init__(self, event_shape):
         self.basis = fourier(event_shape)
@@ -76,7 +76,7 @@ class Diffusing(ModewiseSDE):
 
 
 @pytest.mark.long
-def test_a_process_on_a_torus_holds_to_its_own_mathematics():
+def test_a_process_on_a_torus_passes_the_self_check():
     report = check(Diffusing((3,)), (3,))
     assert report.passed, f"\n{report}"
 

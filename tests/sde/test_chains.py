@@ -1,4 +1,4 @@
-"""Chains: the discrete processes of DDPM and SMLD, and their limit."""
+"""Markov chains of DDPM and SMLD, and their continuous-time limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_ddpm_tables_by_their_definition():
             product *= 1 - beta
             wanted = (mp.sqrt(1 - beta), mp.sqrt(beta), mp.sqrt(product), mp.sqrt(1 - product))
             found = (chain.step_a[i], chain.step_std[i], chain.alphas[i], chain.sigmas[i])
-            # the linspace of betas is rounded at each, and the product multiplies a thousand of them
+            # each beta is rounded, and the product has a thousand factors
             assert max(map(relative, found, wanted)) < 1e-13
 
 
@@ -34,7 +34,7 @@ def test_a_chain_s_marginals_are_its_steps_composed(name):
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_chains_converge_to_their_process_as_1_over_n(name):
-    """Twice the steps, half the error, at t in [1/2, 1]; VE's marginals are the process's at every N, its steps not."""
+    """Twice the steps give half the error, at t in [1/2, 1]. The marginals of VE agree for every N, its steps do not."""
     sde = DEFAULTS[name]
     errors = []
     for steps in (1001, 2001, 4001):
@@ -54,7 +54,7 @@ def test_chains_converge_to_their_process_as_1_over_n(name):
     assert errors[1] / errors[2] == pytest.approx(2.0, abs=0.08)
 
 
-def test_what_a_chain_takes_from_its_process():
+def test_drift_diffusion_and_prior_of_a_chain_are_those_of_its_process():
     for sde in DEFAULTS.values():
         chain, t = sde.discretize(100), scalar([0.2, 0.7])
         assert chain.continuous is sde and chain.steps == 100 and sde.continuous is sde
@@ -71,13 +71,13 @@ def test_index_and_time_of_a_chain(steps):
     index = torch.arange(steps)
     assert torch.equal(chain.index(chain.time(index)), index)
     assert torch.equal(chain.index(chain.time(index).float()), index)
-    # between two instants the earlier counts
+    # between two instants the index is that of the earlier one
     assert torch.equal(chain.index((index[:-1] + 0.99) / (steps - 1)), index[:-1])
 
 
 @pytest.mark.parametrize("steps", [4000, 10000])
 def test_index_of_a_long_chain_in_float32(steps):
-    """t (N - 1) of a float32 t is off by up to 3e-8 N: an index must survive the rounding at these N too."""
+    """t (N - 1) of a float32 t has an error of up to 3e-8 N. The index must be right for these N too."""
     chain = VESDE().discretize(steps)
     index = torch.arange(steps)
     assert torch.equal(chain.index(chain.time(index).float()), index)

@@ -1,4 +1,4 @@
-"""Simulated paths of dx = -x^3 dt + dw against the Fokker-Planck equation."""
+"""Simulated paths of dx = -x^3 dt + dw compared with the Fokker-Planck equation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sde.nonlinear import CUBIC
 
 
 def chi_square(sde, t, n=65536):
-    """Of the histogram of x_t from two modes against the Fokker-Planck density; and its value for a false alarm in 1e6."""
+    """Chi-squared of a histogram of x_t from two modes and the Fokker-Planck density; its limit for 1 false alarm in 1e6."""
     p = fokker_planck.density(t)
     draws = sde.simulate(fokker_planck.START.sample(n, seed=9), torch.tensor(t), seed=5)[:, 0].numpy()
     edges = GRID[::30] + 0.5 * WIDTH  # whole cells
@@ -27,7 +27,7 @@ def chi_square(sde, t, n=65536):
 
 
 def test_the_fokker_planck_solution():
-    """It keeps mass, begins at the start, ends at the distribution at rest; and solves its equation, by differences in t."""
+    """It conserves mass, has the initial and the stationary distribution as limits, and solves its equation."""
     start = fokker_planck.START.log_prob(torch.from_numpy(GRID)[:, None]).exp().numpy()
     rest = np.exp(-0.5 * GRID**4)
     assert np.allclose(fokker_planck.density(0.0), start, atol=1e-9)
@@ -42,7 +42,7 @@ def test_the_fokker_planck_solution():
 
 @pytest.mark.parametrize("t", some_long([0.1, 1.0], [0.1]))
 def test_simulated_paths_follow_the_fokker_planck_equation(t):
-    """A false alarm in 1e6; a drift of 1.1 x^3, or noise of 1.05 in place of 1, is seen below."""
+    """1 false alarm in 1e6. The next test detects a drift of 1.1 x^3, or noise of 1.05 in place of 1."""
     statistic, critical = chi_square(NonlinearSDE(CUBIC.f, CUBIC.g, steps=200), t)
     assert statistic < critical
 

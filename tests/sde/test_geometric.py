@@ -1,4 +1,4 @@
-"""Geometric Brownian motion, log-normal at every time: paths, orders and the reverse process of a diffusion of x."""
+"""Geometric Brownian motion, log-normal at every time: paths, orders and the reverse process with state-dependent diffusion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def score(x, t):
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_the_flow_carries_quantiles(by_hand, event):
-    """x(t) = exp(m_t + sqrt(v_t) z), so the flow is x (m' + v' z / (2 sqrt v)); with none or all of D it is another."""
+    """x(t) = exp(m_t + sqrt(v_t) z), so the flow is x (m' + v' z / (2 sqrt v)). Without D, or with all of it, the test fails."""
     sde = geometric(divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None)
     t, z = torch.linspace(0.0, 1.0, 5, dtype=F64), normal((5, *event))
     distribution = LogNormal(t)
@@ -33,12 +33,12 @@ def test_the_flow_carries_quantiles(by_hand, event):
     assert torch.allclose(d, 2 * NU**2 * x, rtol=1e-13)
     for planted in (flow + 0.5 * d, flow - 0.5 * d):
         assert not torch.allclose(planted, wanted, rtol=0.1)
-    # the reverse drift is what the flow and half a forward's noise make of it
+    # the reverse drift differs from the flow by half of the diffusion terms
     assert torch.allclose(sde.reverse_drift(x, t, distribution.score(x)), 2 * wanted - MU * x, rtol=1e-12)
 
 
 def test_the_flow_sampler_keeps_the_distribution():
-    """ProbabilityFlowODE from T to t_min takes each quantile to itself, and encodes it back."""
+    """ProbabilityFlowODE from T to t_min maps each quantile to the same quantile, and the encoding inverts it."""
     sde, z = geometric((2,)), normal((6, 2))
     start, end = (LogNormal(torch.tensor(t, dtype=F64)).at(z) for t in (1.0, 0.1))
     sampler = ProbabilityFlowODE(ScipyODE(rtol=1e-8, atol=1e-8), t_min=0.1, denoise=False)
@@ -49,25 +49,25 @@ def test_the_flow_sampler_keeps_the_distribution():
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_likelihood_with_a_diffusion_of_x(by_hand):
-    """log p of the log-normal distribution at t_min: the flow's divergence passes through D, a second derivative of g."""
+    """log p of the log-normal distribution at t_min. The divergence of the flow includes D, a second derivative of g."""
     sde, x = (
         geometric((2,), divergence=(lambda x, t: 2 * NU**2 * x) if by_hand else None),
         LogNormal(0.1).at(normal((6, 2))),
     )
-    for divergence in (Exact(), Hutchinson(count=2)):  # of a diagonal Jacobian signs see the whole
+    for divergence in (Exact(), Hutchinson(count=2)):  # random signs give the exact trace of a diagonal Jacobian
         found = log_likelihood(sde, score, x, t_min=0.1, divergence=divergence, tolerance=1e-8)
         assert torch.allclose(found.log_prob, LogNormal(0.1).log_prob(x), atol=1e-6)
 
 
 def log_moments(draws, t):
-    """Mean and variance of ln x in standard errors from the log-normal distribution's."""
+    """Deviation of mean and variance of ln x from those of the log-normal distribution, in standard errors."""
     m, v = LogNormal(torch.tensor(t, dtype=F64)).moments()
     u = (draws.log() - m) / v.sqrt()
     return [float(u.mean()) * u.numel() ** 0.5, float((u**2).mean() - 1) * (u.numel() / 2) ** 0.5]
 
 
 def euler_bias(steps):
-    """Of one path's ln x, in standard deviations of the distribution: Euler's leading error is of order h in both moments."""
+    """Bias of ln x in standard deviations of the distribution. Euler's leading error is of order h in both moments."""
     return 2.0 * NU**2 / steps
 
 
@@ -85,7 +85,7 @@ REVERSE_STEPS = 100
 
 
 def reverse_draws(sde, n, change=lambda drift, x, t: drift):
-    """The reverse SDE from T = 1 to 0.1, by torchsde, its drift perhaps changed."""
+    """The reverse SDE from T = 1 to 0.1 by torchsde, optionally with a changed drift."""
 
     def drift(x, t):
         t = t.expand(len(x))
@@ -100,7 +100,7 @@ def reverse_draws(sde, n, change=lambda drift, x, t: drift):
 
 
 def test_the_reverse_process_keeps_the_distribution():
-    """As above, 20000 draws of ln x_0.1; with half of D, or none, it is another distribution."""
+    """As above, 20000 samples of ln x_0.1. With half of D, or none, the test fails."""
     n, sde, allowed = 20000, geometric(), 5 + euler_bias(REVERSE_STEPS) * 20000**0.5
     assert max(map(abs, log_moments(reverse_draws(sde, n), 0.1))) < allowed
     for share in (0.5, 1.0):
@@ -120,7 +120,7 @@ ORDERS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}
 
 @pytest.mark.parametrize("method", ORDERS)
 def test_forward_solves_have_their_strong_order(method):
-    """Against x_0 exp((MU - NU^2 / 2) t + NU w) on the same Brownian path, which f = 0, g = 1 shows; times differ."""
+    """Error against x_0 exp((MU - NU^2 / 2) t + NU w) on the same Brownian path, known from f = 0, g = 1. The times differ."""
     n, order = 2000, ORDERS[method]
     t, x0 = torch.linspace(0.5, 1.0, n, dtype=F64), torch.ones(n, 1, dtype=F64)
     sde = geometric(solver=TorchSDE(method))

@@ -1,4 +1,4 @@
-"""The inverse of ln(sigma / alpha) in closed form, against the definition and against bisection."""
+"""The closed-form inverse of ln(sigma / alpha), compared with its definition and with bisection."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_closed_forms_agree_with_definition_and_bisection(sde):
     u = sde.log_noise(t)
     kernel = sde.kernel(t)
     direct = (kernel.level() / kernel.signal()).log()
-    seen = torch.isfinite(direct)  # alpha may underflow where the closed form does not
+    seen = torch.isfinite(direct)  # alpha can underflow where the closed form does not
     assert float((u - direct)[seen].abs().max()) < 1e-9 and bool(seen[:40].all())
     closed, bisected = sde.time_of_log_noise(u), LinearSDE.time_of_log_noise(sde, u)
-    # t is known as well as u's rounding allows
+    # the accuracy of t is limited by the rounding of u
     rounding = 1e-13 * (1.0 + u.abs()) / sde.log_noise_slope(t).abs() + 1e-13 * t
     assert bool(((closed - t).abs() <= 10 * rounding).all())
     assert bool(((bisected - t).abs() <= 10 * rounding + 2.0**-58 * sde.T).all())
@@ -61,7 +61,7 @@ def test_noise_beyond_both_ends_is_clamped(sde):
 
 
 class FasterVP(VPSDE):
-    """VP with another integral of beta: what is inherited in closed form would be wrong."""
+    """VP with another integral of beta, for which the inherited closed forms would be wrong."""
 
     def beta(self, t):
         return 60.0 * t**2 + 0.1
@@ -89,14 +89,14 @@ def test_a_subclass_with_other_coefficients_gets_the_general_inverse(sde):
     assert torch.allclose(sde.time_of_log_noise(u), t, rtol=1e-6, atol=1e-9)
 
 
-def test_a_process_without_scalar_coefficients_keeps_two_clocks():
+def test_log_noise_and_log_spread_differ_without_scalar_coefficients():
     sde = BlurringSDE((5,))
     t = times(sde)
     assert torch.allclose(sde.time_of_log_spread(sde.log_spread(t)), t, rtol=1e-9, atol=1e-12)
     assert not torch.allclose(sde.log_spread(t), sde.log_noise(t))
 
 
-def test_times_are_looked_at_unless_somebody_has_checked_them():
+def test_times_are_checked_unless_the_caller_has_checked_them():
     late = torch.tensor([0.5, 2.0])
     with times_checked():
         VPSDE().sigma(late)

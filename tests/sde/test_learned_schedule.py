@@ -1,4 +1,4 @@
-"""The learned schedule: gradients, ends, and that learning by the variance keeps the mean."""
+"""The learned schedule: gradients, end points, and training of the variance, which keeps the mean."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_learned_schedule_is_part_of_its_model():
     assert sde.gamma_0.grad is None and sde.log_rise.grad is None
 
 
-def test_a_learned_schedule_is_no_value():
+def test_learned_schedules_are_equal_only_if_they_are_one_object():
     one, other = LearnedSNRSDE(), LearnedSNRSDE()
     assert one == one and one != other and len({one, other}) == 2
     twin = copy.deepcopy(one)
@@ -53,11 +53,11 @@ def test_a_learned_schedule_is_no_value():
 
 
 @pytest.mark.parametrize("method", ["alpha", "sigma", "drift_coefficient", "diffusion", "log_noise", "log_noise_slope"])
-def test_everything_of_a_learned_schedule_trains_it(method):
-    """The gradient against central differences, in float64."""
+def test_all_parameters_of_a_learned_schedule_have_gradients(method):
+    """The gradient compared with central differences, in float64."""
     sde, t = LearnedSNRSDE(hidden=4, train_ends=True).double(), scalar([0.2, 0.5, 0.9])
     with torch.no_grad():
-        sde.b -= 5.0  # away from 20, where torch's softplus becomes the identity
+        sde.b -= 5.0  # not at 20, where the softplus of torch becomes the identity
     call = getattr(sde, method)
     call(t).sum().backward()
     for p in sde.parameters():
@@ -76,7 +76,7 @@ def test_everything_of_a_learned_schedule_trains_it(method):
 
 @LIGHT
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 5.0), dtype=st.sampled_from([F32, F64]))
-def test_gamma_rises_between_its_ends_whatever_the_parameters(seed, scale, dtype):
+def test_gamma_increases_between_its_ends_for_all_parameters(seed, scale, dtype):
     sde = LearnedSNRSDE(9.0, -4.0, hidden=8)
     with torch.no_grad():
         for p in trainable(sde):
@@ -98,12 +98,12 @@ def test_the_global_dtype_does_not_matter():
         torch.set_default_dtype(F32)
 
 
-def test_gamma_begins_linear():
+def test_the_initial_gamma_is_linear():
     t = torch.linspace(0, 1, 101)
     assert float((LearnedSNRSDE().gamma(t).detach() - (-13.3 + 18.3 * t)).abs().max()) < 0.01 * 18.3
 
 
-def test_ends_that_train_and_ends_that_do_not():
+def test_end_points_with_and_without_training():
     t = torch.tensor([0.0, 1.0])
     for train_ends in (True, False):
         sde = LearnedSNRSDE(6.0, -4.0, train_ends=train_ends)
@@ -114,10 +114,11 @@ def test_ends_that_train_and_ends_that_do_not():
         assert (float(moved.detach()) > 0.1) == train_ends
 
 
-def test_learning_by_the_variance_keeps_the_mean(worst):
-    """Entry 31 of the field: on digits, the exact score of 100 of them blurred by 0.05, VDM's ends.
+def test_training_of_the_variance_keeps_the_mean(worst):
+    """On digits, with the exact score of 100 of them smoothed by 0.05 and the end points of VDM.
 
-    The mean is taken at stratified times, the variance at independent ones; both on draws that training never saw.
+    The mean is taken at stratified times, the variance at independent ones; both on samples that were not used for
+    training.
     """
     data = SmoothedEmpirical(Digits().train.encode(slice(100), seed=0), 0.05)
     sde = LearnedSNRSDE()

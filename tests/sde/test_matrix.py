@@ -1,4 +1,4 @@
-"""`MatrixSDE`: processes written as matrices agree with their closed forms; what has none holds to its own mathematics."""
+"""`MatrixSDE`: processes written as matrices agree with their closed forms; those without one pass the self-check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAIRS = torch.rand(2, 300, generator=torch.Generator().manual_seed(0), dtype=tor
 
 
 def as_block(sde):
-    """A process with numbers, written as 1 x 1 blocks."""
+    """A process with scalar coefficients, written as 1 x 1 blocks."""
     return MatrixSDE(
         lambda t: sde.drift_coefficient(t)[..., None, None],
         lambda t: sde.diffusion(t)[..., None, None],
@@ -36,7 +36,7 @@ def as_block(sde):
 
 
 def cld(data_component=0):
-    """Critically damped Langevin diffusion, position and velocity in either order."""
+    """Critically damped Langevin diffusion, with position and velocity in either order."""
     own, zero = CriticallyDampedLangevin(), torch.zeros((), dtype=torch.float64)
     order = [0, 1] if data_component == 0 else [1, 0]
     f, g = (m(zero).m[order][:, order] for m in (own.drift_map, own.diffusion_map))
@@ -54,13 +54,13 @@ def beta(t):
 
 
 def third_order(**options):
-    """Noise reaches the data through two others; stationary distribution N(0, I), rate beta(t)."""
+    """The data receives noise through two auxiliary components. Stationary distribution N(0, I), rate beta(t)."""
     options = {"aux_std": (0.3, 0.5), "prior_covariance": torch.eye(3)} | options
     return MatrixSDE(lambda t: beta(t) * THIRD_F, lambda t: beta(t).sqrt() * THIRD_G, **options)
 
 
 def turning(t):
-    """Generators at different times do not commute."""
+    """The drift matrices at different times do not commute."""
     c, s = torch.cos(3.0 * t), torch.sin(3.0 * t)
     return torch.stack((torch.stack((-2.0 - c, s + 1.5), -1), torch.stack((s - 1.5, -2.0 + c), -1)), -2)
 
@@ -70,7 +70,7 @@ def non_commuting():
 
 
 def mode_blocks(rates, mass=0.25):
-    """Critically damped Langevin diffusion with a rate for every mode: F (*modes, 2, 2) and G."""
+    """Critically damped Langevin diffusion with a rate for each mode: F (*modes, 2, 2) and G."""
     zero, friction = torch.zeros_like(rates), 2.0 * mass**0.5
 
     def block(xx, xv, vx, vv):
@@ -87,7 +87,7 @@ def langevin_in_modes(basis, rates, **options):
 
 
 def slow_and_fast(event_shape):
-    """A basis and a rate that rises with frequency."""
+    """A basis, and a rate that increases with the frequency."""
     basis = fourier(event_shape)
     return basis, 3.0 + basis.frequencies().square().sum(0)
 
@@ -109,16 +109,16 @@ PROCESSES = [
 
 
 CHECKED = [pytest.param(*one, marks=pytest.mark.long) if i != 7 else one for i, one in enumerate(PROCESSES)]
-"""By default blocks for every mode with a shift; blocks that vary and do not commute take 5 s."""
+"""By default blocks for each mode with a shift. Blocks that vary and do not commute take 5 s."""
 
 
 @pytest.mark.parametrize(("sde", "event_shape"), CHECKED, ids=lambda v: repr(v))
-def test_it_holds_to_its_own_mathematics(sde, event_shape):
+def test_it_passes_the_self_check(sde, event_shape):
     report = check(sde, event_shape)
     assert report.passed, f"\n{report}"
 
 
-def test_every_mode_is_a_process_of_its_own():
+def test_each_mode_is_an_independent_process():
     basis, rates = slow_and_fast((2, 3))
     whole, s, t = langevin_in_modes(basis, rates), *torch.tensor([0.2, 0.7], dtype=torch.float64)
     for place in ((0, 0), (1, 2)):
@@ -129,7 +129,7 @@ def test_every_mode_is_a_process_of_its_own():
             assert torch.allclose(found.noise.m[place], wanted.noise.m, rtol=1e-7, atol=1e-12)
 
 
-def test_modes_that_are_alike_are_no_modes():
+def test_modes_with_equal_coefficients_equal_a_process_without_basis():
     f, g = mode_blocks(torch.tensor(4.0, dtype=torch.float64))
     prior, x = torch.eye(2), torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).reshape(2, 2, 3, 2)
     t = torch.tensor([0.3, 0.8], dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_modes_that_are_alike_are_no_modes():
 
 
 def test_the_algebra_of_blocks_for_every_mode():
-    """Against dense matrices."""
+    """Compared with dense matrices."""
     basis, draw = dct((2, 3)), torch.Generator().manual_seed(0)
     one, two = (BlockMap(torch.randn(2, 3, 2, 2, generator=draw, dtype=torch.float64), basis) for _ in range(2))
     shape, three = (2, 2, 3), torch.tensor(3.0, dtype=torch.float64)
@@ -174,13 +174,13 @@ def test_samples_of_a_process_with_blocks_for_every_mode():
     data = GaussianMixture(means, stds=torch.tensor([[0.5, 0.3, 0.8]]))
     sampler = PredictorCorrector(SymmetricSplitting(), steps=100)
     found = sampler(sde, data.score(sde), (1500, 3), seed=1, dtype=torch.float64).samples
-    # 5 standard errors of 1500 draws, and the steps' bias
+    # 5 standard errors of 1500 samples, and the bias of the steps
     assert torch.allclose(found.mean(0), means[0], atol=5 * 0.8 / 1500**0.5 + 0.02)
     assert torch.allclose(found.std(0), torch.tensor([0.5, 0.3, 0.8]).double(), rtol=5 / 3000**0.5 + 0.03)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VPSDE(0.5, 8.0), SubVPSDE()], ids=repr)
-def test_a_process_with_numbers_as_one_by_one_blocks(sde):
+def test_a_process_with_scalar_coefficients_as_one_by_one_blocks(sde):
     block = as_block(sde)
     for found, wanted in (
         (block.kernel(TIMES), sde.kernel(TIMES)),
@@ -190,8 +190,8 @@ def test_a_process_with_numbers_as_one_by_one_blocks(sde):
         assert torch.allclose(found.noise.m[:, 0, 0], wanted.std, rtol=1e-8, atol=1e-12)
 
 
-def test_a_rate_that_grows_by_orders():
-    """VE's kernel holds noise of sigma_min at t = 0 already, which a MatrixSDE's data does not: the steps are compared."""
+def test_a_rate_that_grows_by_orders_of_magnitude():
+    """The kernel of VE has noise sigma_min at t = 0, that of a MatrixSDE has none, so transitions are compared."""
     sde = VESDE(0.01, 50.0)
     found, wanted = as_block(sde).transition(*PAIRS), sde.transition(*PAIRS)
     assert torch.allclose(found.noise.m[:, 0, 0], wanted.std, rtol=1e-8, atol=0)
@@ -208,7 +208,7 @@ def test_langevin_diffusion_as_two_by_two_blocks():
     assert torch.allclose(block.log_noise_slope(TIMES), own.log_noise_slope(TIMES), rtol=1e-7)
 
 
-def test_the_order_of_components_is_a_name_only():
+def test_the_order_of_components_does_not_matter():
     first, second = cld().kernel(TIMES), cld(data_component=1).kernel(TIMES)
     assert torch.allclose(first.a.m, second.a.m.flip(-1, -2), atol=1e-12)
     covariance = [k.noise.m @ k.noise.m.mT for k in (first, second)]
@@ -216,7 +216,7 @@ def test_the_order_of_components_is_a_name_only():
 
 
 def test_the_kernel_integrates_the_moments():
-    """Against SciPy's DOP853, which knows nothing of cells."""
+    """Compared with DOP853 of SciPy, which does not use the cells."""
     sde = non_commuting()
 
     def slope(t, y):
@@ -232,7 +232,7 @@ def test_the_kernel_integrates_the_moments():
 
 
 def test_a_short_step_keeps_its_relative_accuracy():
-    """Noise reaches x by two others, Phi_xz = u^2: Var x = int_0^h 6 u^4 du, down to 1e-35 beside entries of order 1e-6."""
+    """x receives noise through two others, Phi_xz = u^2: Var x = int_0^h 6 u^4 du, down to 1e-35, with other entries of 1e-6."""
     sde = MatrixSDE(THIRD_F, THIRD_G)
     s = torch.tensor(0.37, dtype=torch.float64)
     for h in (1e-3, 1e-5, 1e-7):
@@ -242,7 +242,7 @@ def test_a_short_step_keeps_its_relative_accuracy():
 
 
 def test_decay_at_rates_far_apart():
-    """The inverse of Phi would hold e^400 here."""
+    """The inverse of Phi would have an entry e^400."""
     rates = torch.tensor([0.5, 400.0], dtype=torch.float64)
     sde = MatrixSDE(-rates.diag(), (2 * rates).sqrt().diag())
     kernel = sde.transition(*torch.tensor([0.1, 0.95], dtype=torch.float64))
@@ -251,7 +251,7 @@ def test_decay_at_rates_far_apart():
     assert float(kernel.a.m[0, 0]) == pytest.approx(math.exp(-0.5 * 0.85), rel=1e-9)
 
 
-def test_a_jump_at_a_half_does_no_harm():
+def test_a_jump_at_half_time():
     def rate(t):
         return torch.where(t < 0.5, 1.0, 9.0)[..., None, None].double()
 
@@ -276,7 +276,7 @@ def test_edges_of_time():
     assert torch.isfinite(sde.log_noise_slope(edges[1:])).all()
 
 
-def test_lift_and_project():
+def test_embedding_and_extraction_of_data():
     sde, x0 = third_order(data_component=1), torch.randn(5, 2, 3)
     state, log_q = sde.sample_auxiliary(x0, NoiseSource.of(0, 5))
     assert state.shape == (5, 3, 2, 3)
@@ -289,7 +289,7 @@ def test_lift_and_project():
 
 
 def test_likelihood_of_gaussian_data():
-    """log p(state) - log q(auxiliaries) is log p(x_0) where the score is exact and data is Gaussian."""
+    """log p(state) - log q(auxiliaries) equals log p(x_0) if the score is exact and the data is Gaussian."""
     sde, data = third_order(T=2.0), GaussianMixture(torch.tensor([[0.3, -0.2]]), stds=0.6)
     x = data.sample(2, seed=1, dtype=torch.float64)
     found = log_likelihood(sde, data.score(sde), x, solver=ScipyODE("DOP853", 1e-6, 1e-6), divergence=Exact())
@@ -320,11 +320,11 @@ def test_likelihood_of_gaussian_data():
         ({"drift": lambda t: torch.where(t < 0.3, 0.0, -9.0)[..., None, None] * torch.eye(2).double()}, "not smooth"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, words):
+def test_bad_arguments_are_named(arguments, words):
     with pytest.raises(ValueError, match=words):
         MatrixSDE(**({"drift": -torch.eye(2), "diffusion": torch.eye(2)} | arguments))
 
 
-def test_what_is_no_function_is_refused():
+def test_coefficients_that_are_no_functions_are_refused():
     with pytest.raises(TypeError, match=r"drift=-0\.5 is not allowed"):
         MatrixSDE(-0.5, torch.eye(1))

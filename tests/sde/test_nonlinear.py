@@ -1,10 +1,9 @@
-"""A process of one's own against closed forms.
+"""User-defined processes compared with closed forms.
 
-A linear process written as f and g must be that process. With a diffusion that depends on x: geometric Brownian motion, whose
-distribution is log-normal at every time, and processes at rest in a distribution that is known (Student, gamma), whose
-flow stands still. For
-dx = -x^3 dt + dw the Fokker-Planck equation is solved on a grid. Statistical tests state their false-alarm rate, and see a
-planted error.
+A linear process written as f and g must agree with that process. Processes with a diffusion that depends on x are
+geometric Brownian motion, which is log-normal at every time, and stationary processes of a known distribution (Student,
+gamma), whose probability flow is 0. For dx = -x^3 dt + dw the Fokker-Planck equation is solved on a grid. Statistical
+tests state their false-alarm rate, and detect a planted error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ VP = VPSDE(0.1, 8.0)
 
 
 def as_functions(g=1.0, f=1.0, **given):
-    """VP as f and g, or something else by the factors."""
+    """VP as f and g, multiplied by factors."""
     return NonlinearSDE(lambda x, t: f * VP.drift(x, t), lambda t: g * VP.diffusion(t), **given)
 
 
@@ -42,7 +41,7 @@ WAYS = {
 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("way", WAYS)
-def test_coefficients_are_the_linear_process_s(way, event):
+def test_coefficients_are_those_of_the_linear_process(way, event):
     sde, x, v = WAYS[way], normal((5, *event)), normal((5, *event), "v")
     for t in (torch.linspace(0.0, 1.0, 5, dtype=F64), torch.tensor(0.3, dtype=F64)):
         pairs = [
@@ -79,7 +78,7 @@ def test_a_number_for_each_coordinate(depends):
 
 
 def euler_moments(t, steps):
-    """Coefficient and standard deviation of VP's x_t given x_0 as ``steps`` equal Euler steps leave them: exact."""
+    """Exact coefficient and standard deviation of x_t given x_0 after ``steps`` equal Euler steps of VP."""
     h = t / steps
     a, v = torch.ones_like(t), torch.zeros_like(t)
     for k in range(steps):
@@ -89,7 +88,7 @@ def euler_moments(t, steps):
 
 
 def z_scores(sde, steps=50, n=20000):
-    """Mean, variance and covariance with x_0 of the standardised x_t in standard errors, every sample at its own time."""
+    """Mean, variance and covariance with x_0 of the standardized x_t in standard errors, with one time for each sample."""
     t = NoiseSource.of(3, n).uniform((), step=0, purpose="t", dtype=F64)
     x0 = normal((n, 1))
     a, std = euler_moments(t, steps)
@@ -103,7 +102,7 @@ def z_scores(sde, steps=50, n=20000):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_simulated_moments(way):
-    """Three statistics, each within 5 standard errors: a false alarm in 1.7e6 for each."""
+    """Three statistics, each within 5 standard errors: 1 false alarm in 1.7e6 for each."""
     assert max(map(abs, z_scores(WAYS[way]))) < 5
 
 
@@ -113,7 +112,7 @@ def test_simulated_moments_see_an_error(planted):
 
 
 def test_simulated_moments_approach_the_kernel():
-    """To a per cent in 200 steps, and in proportion to the step: no statistics."""
+    """Within 1 % for 200 steps, and proportional to the step size. No random numbers."""
     t = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=F64)
     errors = []
     for steps in (200, 400):
@@ -125,8 +124,8 @@ def test_simulated_moments_approach_the_kernel():
 
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk", "heun"])
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_a_path_is_its_own(dtype, method):
-    """Alone, in a batch, in another order: equal to rounding."""
+def test_a_path_does_not_depend_on_the_batch(dtype, method):
+    """Alone, in a batch, or in another order: equal up to rounding."""
     sde = NonlinearSDE(CUBIC.f, CUBIC.g, steps=20, solver=TorchSDE(method))
     x0, t, order = (
         normal((7, 2), dtype=dtype),
@@ -144,8 +143,8 @@ def test_a_path_is_its_own(dtype, method):
     assert torch.equal(sde.simulate(x0, torch.tensor(0.0, dtype=dtype)), x0)
 
 
-def test_draws_have_numbers():
-    """Each number and each seed its own paths, independent of those of a reverse solve: correlations within 5 standard errors."""
+def test_step_numbers_give_independent_draws():
+    """Each step number and seed has independent paths, also of a reverse solve: correlations within 5 standard errors."""
     n, brownian = 4000, NonlinearSDE(lambda x, t: 0 * x, lambda t: torch.ones_like(t), steps=10)
     zero, t = torch.zeros(n, 1, dtype=F64), torch.tensor(1.0, dtype=F64)
 
@@ -172,7 +171,7 @@ def test_no_global_state_is_read_or_changed():
 
 @pytest.mark.long
 def test_an_adaptive_solver_meets_the_same_distribution():
-    """Brownian motion to t: a standard deviation of sqrt t within 5 standard errors, a false alarm in 1.7e6."""
+    """Brownian motion to t: a standard deviation of sqrt t within 5 standard errors, 1 false alarm in 1.7e6."""
     sde = NonlinearSDE(
         lambda x, t: -x, lambda t: torch.ones_like(t), steps=10, solver=TorchSDE("milstein", adaptive=True)
     )
@@ -181,12 +180,12 @@ def test_an_adaptive_solver_meets_the_same_distribution():
     assert abs(float((x**2).mean()) / variance - 1) < 5 * (2 / 300) ** 0.5
 
 
-# --- the divergence of g g^T, and distributions at rest -------------------------------------------------------------------
+# --- the divergence of g g^T, and stationary distributions -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_student_distribution_is_at_rest(event):
-    """g^2 = a + b |x|^2, one number for each sample, f = -c x: at rest in (a + b |x|^2)^-(c / b + 1), so the flow is 0."""
+def test_a_student_distribution_is_stationary(event):
+    """g^2 = a + b |x|^2, one number for each sample, f = -c x: stationary in (a + b |x|^2)^-(c / b + 1), so the flow is 0."""
     a, b, c = 1.3, 0.4, 0.9
 
     def square(x):
@@ -200,8 +199,8 @@ def test_a_student_distribution_is_at_rest(event):
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_gamma_distribution_is_at_rest(event):
-    """g_i^2 = s^2 x_i, f = k (m - x): at rest in a gamma distribution of shape 2 k m / s^2 and rate 2 k / s^2 (Cox,
+def test_a_gamma_distribution_is_stationary(event):
+    """g_i^2 = s^2 x_i, f = k (m - x): stationary in a gamma distribution of shape 2 k m / s^2 and rate 2 k / s^2 (Cox,
     Ingersoll, Ross)."""
     k, m, s = 0.7, 1.5, 0.6
     sde = NonlinearSDE(lambda x, t: k * (m - x), lambda x, t: s * x.sqrt())
@@ -210,8 +209,8 @@ def test_a_gamma_distribution_is_at_rest(event):
     assert torch.allclose(sde.flow_drift(x, t, rest), torch.zeros_like(x), atol=1e-13)
 
 
-def test_the_divergence_where_coordinates_meet():
-    """D_i = d(g_i^2) / dx_i alone: a gradient of the sum of g^2 would count the neighbours in."""
+def test_the_divergence_with_coupled_coordinates():
+    """D_i = d(g_i^2) / dx_i only. The gradient of the sum of g^2 would include other coordinates."""
     x, t = normal((5, 3)), torch.full((5,), 0.5, dtype=F64)
 
     def g(x, t):
@@ -227,7 +226,7 @@ def test_the_divergence_where_coordinates_meet():
 
 @pytest.mark.parametrize("kind", ["sample", "coordinate"])
 def test_the_divergence_is_differentiable(kind):
-    """In x and in parameters of g, by central differences; and carries no graph where gradients are off."""
+    """In x and in parameters of g, by central differences. Without gradients enabled there is no graph."""
     weight = torch.tensor(0.7, dtype=F64, requires_grad=True)
 
     def g(x, t):
@@ -255,10 +254,10 @@ MIXTURE = GaussianMixture(torch.tensor([[0.7, 0.7], [-0.7, -0.7]]), torch.tensor
 
 
 @pytest.mark.parametrize("way", some_long(WAYS, ["g(t)", "g(x, t) for each coordinate"]))
-def test_samplers_and_likelihood_take_it_as_the_linear_process(way):
+def test_samplers_and_likelihood_agree_with_the_linear_process(way):
     exact, sde = MIXTURE.score(VP), WAYS[way]
 
-    def bare(x, t):  # the exact score says that it is VP's
+    def bare(x, t):  # the exact score has VP as its process
         return exact(x, t)
 
     sampler = ReverseSDESampler(steps=30, denoise=False)
@@ -272,13 +271,13 @@ def test_samplers_and_likelihood_take_it_as_the_linear_process(way):
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
-def test_another_process_s_score_is_refused():
+def test_a_score_of_another_process_is_refused():
     with pytest.raises(ValueError, match="was made for"):
         ReverseSDESampler(steps=3, denoise=False)(WAYS["g(t)"], MIXTURE.score(VP), (2, 2))
 
 
 @pytest.mark.parametrize("sampler", [ReverseSDESampler(steps=3), ProbabilityFlowODE(ScipyODE(rtol=0.1))])
-def test_there_is_no_tweedie(sampler):
+def test_there_is_no_tweedie_formula(sampler):
     with pytest.raises(TypeError, match="denoise=False"):
         sampler(WAYS["g(t)"], lambda x, t: -x, (2, 2))
 
@@ -351,7 +350,7 @@ def test_times_out_of_range_are_refused(bad):
             call(x, t)
 
 
-def test_a_diffusion_of_x_asks_for_x():
+def test_a_diffusion_of_x_needs_x():
     sde, x, t = geometric(), normal((2, 1)), torch.tensor([0.5, 0.6], dtype=F64)
     with pytest.raises(TypeError, match="depends on x"):
         sde.diffusion(t)
@@ -360,7 +359,7 @@ def test_a_diffusion_of_x_asks_for_x():
             call(x, t)
 
 
-def test_a_path_that_bursts_is_named():
+def test_a_path_that_diverges_is_named():
     x0 = torch.tensor([[0.1], [500.0]])
     with pytest.raises(SolverError, match=r"failed with 50 steps.*positions \[1\]"):
         CUBIC.simulate(x0, torch.tensor(1.0))

@@ -38,8 +38,8 @@ def test_reverse_drift_and_flow(sde, shape, c):
 @LIGHT
 @given(sde=processes(), t=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=4), c=st.floats(0.1, 3.0))
 def test_reverse_and_flow_keep_the_marginals(sde, t, c):
-    """Data N(0, c^2) has variance v = alpha^2 c^2 + sigma^2. With drift b x the flow's obeys v' = 2 b v, and the reverse
-    process's, whose noise enters as t falls, v' = 2 b v - g^2."""
+    """Data N(0, c^2) has variance v = alpha^2 c^2 + sigma^2 at t. With drift b x, v' = 2 b v for the flow, and v' = 2 b v - g^2
+    for the reverse process, whose noise is added as t decreases."""
     t = scalar(t)
     v = sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2
     slope = derivative(lambda t: sde.alpha(t) ** 2 * c**2 + sde.sigma(t) ** 2, t)
@@ -55,7 +55,7 @@ PATHS, STEPS, END = 20000, 200, 0.5
 
 
 def simulate(sde, x0, g_factor=1.0):
-    """Euler-Maruyama from drift and diffusion alone, coefficients at the middle of the step; one coordinate."""
+    """Euler-Maruyama with drift and diffusion at the middle of the step, for one coordinate."""
     x, h = torch.full((PATHS,), x0, dtype=F64), END / STEPS
     source = NoiseSource.of(5, PATHS)
     for k in range(STEPS // 2):
@@ -67,18 +67,18 @@ def simulate(sde, x0, g_factor=1.0):
 
 
 def moments_off(x, mean, std):
-    """The sample's mean and variance, in their standard deviations from those of N(mean, std^2)."""
+    """Deviation of the sample mean and variance from those of N(mean, std^2), in standard errors."""
     x = (x - mean) / std
     return abs(float(x.mean())) * PATHS**0.5, abs(float(x.square().mean()) - 1) * (PATHS / 2) ** 0.5
 
 
-# the integrator's own error is below 0.3 of these units at these steps; beyond 5.2 a fresh seed goes with probability 5e-7
+# the error of the integrator is below 0.3 of these units; another seed exceeds 5.2 with probability 5e-7
 THRESHOLD = 5.5
 
 
 @pytest.mark.parametrize("sde", [VPSDE(0.1, 6.0), SubVPSDE(0.1, 6.0), VESDE(0.1, 5.0)], ids=repr)
-def test_simulated_paths_have_the_kernel_s_moments(sde):
-    """From x_0 = 1.5 to t = 1/2; twice the g^2 must show."""
+def test_simulated_paths_have_the_moments_of_the_kernel(sde):
+    """From x_0 = 1.5 to t = 1/2. Twice the g^2 must be detected."""
     kernel = sde.transition(scalar(0.0), scalar(END))
     mean, std = 1.5 * kernel.a, kernel.std
     off_mean, off_variance = moments_off(simulate(sde, 1.5), mean, std)

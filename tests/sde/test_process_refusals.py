@@ -1,4 +1,4 @@
-"""What VP, sub-VP and VE refuse, by name."""
+"""Invalid arguments of VP, sub-VP and VE raise errors that name the argument."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ T_METHODS = {
 @pytest.mark.parametrize("name", DEFAULTS)
 @pytest.mark.parametrize("method", T_METHODS)
 def test_times_out_of_range_are_refused(method, name):
-    """base.py: "Times lie in [0, T]; a time outside raises ValueError"; NaN is outside."""
+    """Times outside [0, T] raise ValueError, and so does NaN."""
     call, sde = T_METHODS[method], DEFAULTS[name]
     call(sde, torch.tensor([0.1, 0.2, 1.0]))
-    call(sde, torch.tensor([0.1, 0.2, 1.0000001]))  # what float32 makes of a grid's end
+    call(sde, torch.tensor([0.1, 0.2, 1.0000001]))  # the end of a grid after rounding to float32
     for bad in (-0.01, 1.001, 999.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="give times in"):
             call(sde, torch.tensor([0.1, bad, 0.2]))
@@ -49,14 +49,14 @@ def test_misshapen_times_are_refused(method, shape):
 
 
 def test_just_below_0_nothing_turns_negative():
-    """The slack of a millionth below 0, which rounding may use, must not make a negative standard deviation."""
+    """Times slightly below 0 are allowed for rounding, and must not give a negative standard deviation."""
     t = torch.tensor(-5e-7)
     for sde in DEFAULTS.values():
         assert float(sde.sigma(t)) >= 0.0 and float(sde.diffusion(t)) >= 0.0, sde
 
 
 def test_a_transition_back_in_time_is_refused():
-    """s <= t is the contract; s > t has no kernel, and a standard deviation of 0 is no answer."""
+    """s > t has no kernel and raises ValueError; a standard deviation of 0 would be wrong."""
     for sde in DEFAULTS.values():
         with pytest.raises(ValueError):
             sde.transition(torch.tensor(0.9), torch.tensor(0.1))

@@ -1,8 +1,8 @@
-"""VP, sub-VP, VE and their chains against 50 digits, against their own equations, and against simulated paths.
+"""VP, sub-VP, VE and their chains, compared with 50-digit values, their moment equations and simulated paths.
 
-Hypothesis draws parameters, times and shapes (derandomised). Independent of the implementation are: mpmath's values,
-the moment equations d ln alpha / dt = F and d sigma^2 / dt = 2 F sigma^2 + g^2, Bayes's rule, torch.distributions, and
-paths that are simulated from drift and diffusion alone.
+Hypothesis draws parameters, times and shapes (derandomized). The references are independent of the implementation:
+mpmath, the moment equations d ln alpha / dt = F and d sigma^2 / dt = 2 F sigma^2 + g^2, Bayes' rule,
+torch.distributions, and paths that are simulated with drift and diffusion only.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SMALL = st.floats(-8.0, -3.0).map(lambda e: 10.0**e)
 
 
 def exact(sde, t, s=None):
-    """alpha, sigma, g at t and the transition's a, std from s, by mpmath; t and s are taken as the floats they are."""
+    """alpha, sigma, g at t and the transition's a, std from s, by mpmath. t and s are the exact values of the floats."""
     t, s = mp.mpf(float(t)), None if s is None else mp.mpf(float(s))
     if isinstance(sde, VESDE):
         low, log = mp.mpf(sde.sigma_min), mp.log(mp.mpf(sde.sigma_max) / mp.mpf(sde.sigma_min))
@@ -90,7 +90,7 @@ def exact(sde, t, s=None):
 
 
 def largest_deviation(sde, t, s, dtype):
-    """Of everything that has a closed form, at the times as rounded to dtype."""
+    """Relative errors of all closed forms, at times rounded to dtype."""
     t, s = scalar(t, dtype), scalar(s, dtype)
     kernel = sde.transition(s, t)
     found = {name: getattr(sde, name)(t) for name in ("alpha", "sigma", "diffusion")}
@@ -103,7 +103,7 @@ def largest_deviation(sde, t, s, dtype):
 @LIGHT
 @given(sde=processes(), t=SMALL, fraction=st.sampled_from([0.0, 0.5, 0.999]))
 def test_small_times_against_50_digits(sde, t, fraction):
-    """Where 1 - exp(-B) of the naive formula keeps no digit; and transitions between close times."""
+    """Small times, for which the naive 1 - exp(-B) has no correct digit, and transitions between close times."""
     assert largest_deviation(sde, t, fraction * t, F64) < 1e-12
     assert largest_deviation(sde, t, fraction * t, F32) < 1e-6
 
@@ -112,12 +112,12 @@ def test_small_times_against_50_digits(sde, t, fraction):
 @given(sde=processes(), t=st.floats(1e-3, 1.0), fraction=st.sampled_from([0.0, 0.5, 0.999]))
 def test_all_times_against_50_digits(sde, t, fraction):
     assert largest_deviation(sde, t, fraction * t, F64) < 1e-12
-    # exp(y) carries the rounding of y, |y| up to B(1) / 2 = 12.5 or ln(1e5) = 11.5, and sigma the root of two such
+    # exp(y) has the rounding error of y, |y| up to B(1) / 2 = 12.5 or ln(1e5) = 11.5, and sigma is the root of two such terms
     assert largest_deviation(sde, t, fraction * t, F32) < 5e-6
 
 
 def test_the_naive_formula_would_fail():
-    """1 - exp(-B) in float32 at t = 1e-6, as the reference has it, against the same 50 digits."""
+    """1 - exp(-B) in float32 at t = 1e-6, as in the reference implementation, compared with the same 50 digits."""
     t = scalar(1e-6, F32)
     naive = (1 - torch.exp(2 * torch.log(VPSDE().alpha(t)))).sqrt()
     assert relative(naive, exact(VPSDE(), t)["sigma"]) > 1e-3
@@ -131,7 +131,7 @@ def test_moments_solve_their_equations(sde, t):
     slope = derivative(lambda t: sde.alpha(t).log() if sde.alpha(t).requires_grad else 0.0 * t, t)
     assert torch.allclose(slope, rate, rtol=1e-12, atol=1e-14)
     growth = 2 * rate * sde.sigma(t) ** 2 + sde.diffusion(t) ** 2
-    # near its stationary value sigma^2 stands still, and the two terms of its growth cancel: measure by their size
+    # near its stationary value sigma^2 is constant and the two terms of its derivative cancel, so errors are relative to them
     assert ((derivative(lambda t: sde.sigma(t) ** 2, t) - growth).abs() <= 1e-11 * sde.diffusion(t) ** 2).all()
 
 
@@ -146,7 +146,7 @@ def test_transitions_compose(sde, times):
 
 @LIGHT
 @given(sde=processes(), s=TIMES, t=TIMES)
-def test_a_transition_carries_one_marginal_to_the_next(sde, s, t):
+def test_a_transition_maps_one_marginal_to_the_next(sde, s, t):
     s, t = scalar(min(s, t)), scalar(max(s, t))
     kernel = sde.transition(s, t)
     assert near(kernel.a * sde.alpha(s), sde.alpha(t), 1e-11)
@@ -155,7 +155,7 @@ def test_a_transition_carries_one_marginal_to_the_next(sde, s, t):
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_transition_from_0_is_the_marginal(name):
-    """For VE up to the noise sigma_min that x_0 already counts as having."""
+    """For VE up to the noise sigma_min of the state at t = 0."""
     sde, t = ALL[name], torch.logspace(-6, 0, 25, dtype=F64)
     kernel = sde.transition(scalar(0.0), t)
     assert near(kernel.a, sde.alpha(t), 1e-14)
@@ -165,7 +165,7 @@ def test_the_transition_from_0_is_the_marginal(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_general_transition_agrees_with_the_closed_forms(name):
-    """`ScalarSDE._transition`, what a process gets that brings no formula of its own."""
+    """`ScalarSDE._transition`, the default for processes without a closed form."""
     sde = ALL[name]
     s, t = scalar([0.01, 0.2, 0.5, 0.1]), scalar([0.03, 0.21, 1.0, 0.9])
     ours, general = sde.transition(s, t), ScalarSDE._transition(sde, s, t)
@@ -175,7 +175,7 @@ def test_the_general_transition_agrees_with_the_closed_forms(name):
 @LIGHT
 @given(sde=processes(), times=st.tuples(st.floats(1e-4, 1.0), st.floats(0.01, 0.99)), shape=events())
 def test_the_posterior_is_bayes(sde, times, shape):
-    """The product of the Gaussians q(x_s | x_0) and q(x_t | x_s), normalised."""
+    """The normalized product of the Gaussians q(x_s | x_0) and q(x_t | x_s)."""
     t = times[0] * torch.linspace(0.9, 1.0, shape[0], dtype=F64)
     s = times[1] * t
     x_t, x0 = normal(shape, "x_t"), normal(shape, "x_0")
@@ -192,7 +192,7 @@ def test_the_posterior_is_bayes(sde, times, shape):
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_the_posterior_at_its_ends(name):
-    """s = t is x_t itself; s = 0 of a process without noise at 0 is x_0 itself."""
+    """For s = t it is x_t. For s = 0 and a process without noise at 0 it is x_0."""
     sde, (x_t, x0) = DEFAULTS[name], (normal((3, 2), "x_t"), normal((3, 2), "x_0"))
     mean, std = sde.posterior(x_t, x0, scalar(0.4), scalar(0.4))
     assert torch.equal(mean, x_t) and float(std) == 0.0
@@ -227,11 +227,11 @@ def test_prior_log_prob(sde, shape):
 @pytest.mark.parametrize(
     ("name", "nats"), [("vp", 2.16e-5), ("subvp", 2.16e-5), ("ve", 2.0e-4), ("subvp slow", 0.165), ("ve wide", 4.1e-6)]
 )
-def test_what_the_prior_leaves_out(name, nats):
-    """KL(kernel at T || prior) in nats per coordinate for x_0 = 1: the price of starting from the prior.
+def test_the_error_of_the_prior(name, nats):
+    """KL(kernel at T || prior) in nats per coordinate for x_0 = 1, the error of starting from the prior.
 
-    exp(-B) / 2 for VP and sub-VP to first order, 1 / (2 sigma_max^2) for VE: negligible for the defaults, not for a beta
-    that ends at 3.
+    exp(-B) / 2 for VP and sub-VP to first order, 1 / (2 sigma_max^2) for VE: negligible for the defaults, not for a
+    beta that ends at 3.
     """
     sde, one = ALL[name], scalar(1.0)
     x0 = torch.ones(1, 1, dtype=F64)
@@ -243,30 +243,30 @@ def test_what_the_prior_leaves_out(name, nats):
 @pytest.mark.parametrize("name", DEFAULTS)
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_prior_sample(name, dtype):
-    """prior_std times keyed normals: sample i belongs to (seed, i)."""
+    """prior_std times keyed normal numbers: sample i depends only on (seed, i)."""
     sde = DEFAULTS[name]
     x = sde.prior_sample((500, 3, 4), seed=3, dtype=dtype)
     assert x.shape == (500, 3, 4) and x.dtype == dtype
     assert torch.equal(sde.prior_sample((9, 3, 4), noise=NoiseSource.of(3, 9, first=40), dtype=dtype), x[40:49])
     assert not (sde.prior_sample((500, 3, 4), seed=4, dtype=dtype) == x).any()
-    # 6000 draws: the mean square is within 6 of its standard deviations, sqrt(2 / 6000); a false alarm is 2e-9
+    # 6000 draws: the mean square is within 6 of its standard deviations, sqrt(2 / 6000); the false-alarm rate is 2e-9
     off = float((x.double() / sde.prior_std()).square().mean() - 1) / (2 / x.numel()) ** 0.5
     assert abs(off) < 6
     assert abs((1.15**2 * (off * (2 / x.numel()) ** 0.5 + 1) - 1) / (2 / x.numel()) ** 0.5) > 6  # a std of 1.15
 
 
-# --- four names of one quantity ----------------------------------------------------------------------------------
+# --- score, noise, data, velocity ----------------------------------------------------------------------------------
 
 
 @LIGHT
 @given(sde=processes(), shape=events())
 def test_conversions(sde, shape):
-    """Of x_t = alpha x_0 + sigma z with score -z / sigma, and each back to the score."""
+    """For x_t = alpha x_0 + sigma z with score -z / sigma, and each converted back to the score."""
     x0, z, t = normal(shape, "x_0"), normal(shape, "z"), uniform_times(shape[0])
     alpha, sigma = (c.reshape(-1, *[1] * (len(shape) - 1)) for c in (sde.alpha(t), sde.sigma(t)))
     x, score = sde.perturb(x0, t, z), -z / sigma
     assert near(x, alpha * x0 + sigma * z, 1e-14)
-    # the data comes out of a difference of terms of size |x|: measured by it, over alpha
+    # the data is a difference of terms of size |x|, divided by alpha: errors are relative to these
     assert ((sde.data_from_score(x, t, score) - x0).abs() * alpha <= 1e-13 * (x.abs() + sigma * z.abs())).all()
     assert near(sde.noise_from_score(x, t, score), z, 1e-13)
     velocity = sde.velocity_from_score(x, t, score)
@@ -285,7 +285,7 @@ def test_conversions(sde, shape):
 def test_time_of_log_noise(sde, t):
     t = scalar(t)
     u = (sde.sigma(t) / sde.alpha(t)).log()
-    # u is known to 1e-16 times its terms, and moves by g^2 / (2 sigma^2) per unit of t
+    # u is accurate to 1e-16 times its terms, and its derivative is g^2 / (2 sigma^2)
     slope = 0.5 * (sde.diffusion(t) / sde.sigma(t)) ** 2
     assert ((sde.time_of_log_noise(u) - t).abs() <= 1e-14 * (1 + u.abs()) / slope + 1e-15).all()
     assert torch.allclose(sde.time_of_log_noise(scalar([-100.0, 100.0])), scalar([0.0, 1.0]), atol=1e-15)
@@ -299,7 +299,7 @@ def test_one_time_for_all_is_the_same_time_for_each(sde, shape):
     for f in (sde.drift, sde.apply_diffusion, sde.apply_diffusion_matrix):
         assert torch.equal(f(x, one), f(x, each))
     for f in (sde.perturb, sde.reverse_drift, sde.noise_from_score, sde.score_from_data, sde.velocity_from_score):
-        # a vector's exp and a scalar's may differ in the last bit
+        # exp of a vector and of a scalar can differ in the last bit
         assert torch.allclose(f(x, one, z), f(x, each, z), rtol=1e-13, atol=1e-13)
 
 
@@ -331,7 +331,7 @@ def test_the_global_dtype_does_not_matter(name, dtype):
 
 
 class OrnsteinUhlenbeck(ScalarSDE):
-    """dx = -k x dt + g dw on [0, T], by the four methods that a subclass must give."""
+    """dx = -k x dt + g dw on [0, T], with the four methods that a subclass must implement."""
 
     def __init__(self, k, g, end):
         self.k, self.g, self.T = k, g, end
@@ -351,12 +351,12 @@ class OrnsteinUhlenbeck(ScalarSDE):
         return torch.full_like(t, self.g)
 
 
-def test_a_process_of_one_s_own_needs_four_methods_and_any_end():
-    """On [0, 3]: transition, posterior, prior, inverse of the noise and a chain all follow."""
+def test_a_user_defined_process_needs_four_methods_and_any_T():
+    """On [0, 3]: transition, posterior, prior, inverse of log_noise and a chain are all derived."""
     sde = OrnsteinUhlenbeck(0.7, 1.3, 3.0)
     s, t = scalar([0.5, 1.0]), scalar([0.9, 2.9])
     kernel = sde.transition(s, t)
-    wanted = OrnsteinUhlenbeck(0.7, 1.3, 3.0).sigma(t - s)  # the process does not know what time it is
+    wanted = OrnsteinUhlenbeck(0.7, 1.3, 3.0).sigma(t - s)  # the coefficients are constant
     assert near(kernel.std, wanted, 1e-12) and near(kernel.a, torch.exp(-0.7 * (t - s)), 1e-13)
     assert sde.prior_std() == pytest.approx(float(sde.sigma(scalar(3.0))), rel=1e-15)
     u = (sde.sigma(t) / sde.alpha(t)).log()
@@ -371,7 +371,7 @@ def test_a_process_of_one_s_own_needs_four_methods_and_any_end():
 
 
 @pytest.mark.parametrize("method", ["alpha", "sigma", "drift_coefficient", "diffusion"])
-def test_a_subclass_that_leaves_one_out_cannot_be_made(method):
+def test_a_subclass_without_one_of_them_cannot_be_constructed(method):
     body = {m: lambda self, t: t for m in ("alpha", "sigma", "drift_coefficient", "diffusion") if m != method}
     with pytest.raises(TypeError, match=method):
         type("Part", (ScalarSDE,), body)()

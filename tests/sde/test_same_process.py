@@ -1,4 +1,4 @@
-"""When a score's process is the process: the same object, equal, or a copy that agrees; nothing else."""
+"""The process of a score matches if it is the same object, an equal one, or a copy with equal coefficients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def accepted(here, there):
         lambda: LearnedSNRSDE(),
     ],
 )
-def test_one_made_twice_is_the_same(make):
+def test_two_equal_processes_match(make):
     assert accepted(make(), make())
     one = make()
     assert accepted(one, copy.deepcopy(one))
@@ -82,12 +82,12 @@ def test_one_made_twice_is_the_same(make):
         (NonlinearSDE(lambda x, t: -x, g), NonlinearSDE(lambda x, t: -x, g)),
     ],
 )
-def test_another_is_refused(here, there):
+def test_another_process_is_refused(here, there):
     assert not accepted(here, there) and not accepted(there, here)
 
 
 def test_a_learned_process_and_its_average():
-    """The copy in an average is the process until one of them moves."""
+    """The copy in a weight average matches the process until one of them changes."""
     sde = LearnedSNRSDE()
     average = EMA(sde, decay=0.9)
     assert accepted(sde, average.module)
@@ -96,7 +96,7 @@ def test_a_learned_process_and_its_average():
     assert not accepted(sde, average.module)
 
 
-def test_a_model_s_own_process_always_fits():
+def test_the_process_of_a_model_always_matches():
     sde = LearnedSNRSDE()
     average = EMA(ScoreModel(MLP((2,), width=8, depth=1), sde))
     assert accepted(average.module.sde, average.module.sde)

@@ -1,10 +1,9 @@
-"""Processes by their schedule: automatic differentiation against closed forms, each process against 50 digits and its
-equations.
+"""Processes defined by their schedule: automatic differentiation compared with closed forms, and 50-digit values.
 
-Independent of the implementation are: mpmath's values of the papers' formulas, the closed forms of VP, sub-VP and VE,
-the distribution
-of transported quantiles (a flow on the line keeps ranks), exact mixture densities, and the closed integral of the
-likelihood-weighted objective for Gaussian data (Kingma et al. 2021). `scoresde.sde.check` integrates the moment equations.
+The references are independent of the implementation: mpmath values of the papers' formulas, the closed forms of VP,
+sub-VP and VE, transported quantiles (a flow in one dimension preserves ranks), exact mixture densities, and the closed
+integral of the likelihood-weighted objective for Gaussian data (Kingma et al. 2021). `scoresde.sde.check` integrates
+the moment equations.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def interior(sde, count=41):
 
 
 def near(found, wanted, rtol):
-    """|found - wanted| <= rtol |wanted|, nothing absolute."""
+    """|found - wanted| <= rtol |wanted|, without an absolute tolerance."""
     return torch.allclose(found.detach().double(), wanted.detach().double(), rtol=rtol, atol=0.0)
 
 
@@ -56,10 +55,10 @@ def near(found, wanted, rtol):
 @pytest.mark.parametrize(
     "sde", [VPSDE(), SubVPSDE(), VESDE(), VPSDE(5.0, 0.3), *CLOSED.values(), LEARNED["learned bent"]], ids=repr
 )
-def test_two_functions_give_the_process_back(sde):
-    """A process's own alpha and sigma, and nothing else of it."""
+def test_two_functions_define_the_process(sde):
+    """A Schedule with the alpha and sigma of another process."""
     again, t = Schedule(sde.alpha, sde.sigma, T=sde.T), interior(sde)
-    # where noise is next to nothing F is the difference of alpha from 1: absolute there
+    # for very small noise F is a difference of alpha from 1, so the tolerance is absolute
     assert torch.allclose(again.drift_coefficient(t), sde.drift_coefficient(t), rtol=1e-10, atol=1e-10 / sde.T)
     assert near(again.diffusion(t), sde.diffusion(t), 1e-10)
     one = t[20]
@@ -73,7 +72,7 @@ def test_two_functions_give_the_process_back(sde):
 
 
 def test_at_0_rates_are_the_limits():
-    """Where sigma has an infinite slope, or a naive 1 - alpha^2 no digit."""
+    """Times at which sigma has an infinite derivative, or a naive 1 - alpha^2 no correct digit."""
     again, zero = Schedule(VPSDE().alpha, VPSDE().sigma), scalar(0.0)
     assert near(again.diffusion(zero), VPSDE().diffusion(zero), 2e-5)
     assert near(again.drift_coefficient(zero), VPSDE().drift_coefficient(zero), 1e-4)
@@ -99,7 +98,7 @@ def test_rates_can_be_differentiated_in_t():
     assert u.grad is None
 
 
-def test_rates_carry_gradients_to_what_the_functions_hold():
+def test_rates_have_gradients_in_the_parameters_of_the_functions():
     """dx = -k x dt + sqrt(2 k) dw: F = -k and g^2 = 2 k."""
     k = nn.Parameter(scalar(0.7))
     sde = Schedule(lambda t: torch.exp(-k * t), lambda t: (-torch.expm1(-2 * k * t)).sqrt(), T=3.0)
@@ -115,7 +114,7 @@ def test_rates_carry_gradients_to_what_the_functions_hold():
     assert k.grad is None
 
 
-def test_no_graph_is_left_where_nothing_asks_for_one():
+def test_there_is_no_graph_without_parameters():
     sde = GIVEN["given pair"]
     assert not sde.diffusion(scalar(0.5)).requires_grad and not sde.drift_coefficient(scalar(0.5)).requires_grad
     assert not CLOSED["log snr"].diffusion(scalar(0.5)).requires_grad
@@ -138,7 +137,7 @@ def test_a_subclass_by_two_methods():
     sde.check_schedule()
     assert near(sde.drift_coefficient(t), -0.5 / (1.0 - 0.5 * t), 1e-14)
     assert near(sde.diffusion(t) ** 2, 2 * t + t**2 / (1 - 0.5 * t), 1e-14)
-    # half of the data is left at T: the prior does for data of a small spread
+    # alpha(T) is large: the prior is accurate only for data of a small standard deviation
     assert check(sde, data_std=0.1).passed
     assert [row.name for row in check(sde).rows if not row.passed] == ["prior, nats per coordinate"]
 
@@ -177,20 +176,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_pair_that_is_no_process_is_refused(name):
+def test_a_pair_that_defines_no_process_is_refused(name):
     alpha, sigma, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         Schedule(alpha, sigma)
 
 
-def test_a_rising_log_snr_is_refused():
+def test_an_increasing_log_snr_is_refused():
     for preserving in (True, False):
         with pytest.raises(ValueError, match="the signal-to-noise ratio increases"):
             Schedule.from_log_snr(lambda t: -5.0 + 3.0 * torch.cos(6.0 * t), variance_preserving=preserving)
 
 
-def test_a_pause_is_no_rise():
-    """Constant coefficients for a while: g = 0 there, and rounding must not be taken for a rise."""
+def test_constant_coefficients_are_allowed():
+    """Coefficients that are constant on an interval: g = 0, and rounding must not count as an increase."""
 
     def hold(t):
         return t - (t.clamp(0.3, 0.7) - 0.3)
@@ -286,7 +285,7 @@ def test_small_times_against_50_digits(name, t, fraction):
 def test_all_times_against_50_digits(name, t, fraction):
     sde = CLOSED[name]
     assert largest_deviation(sde, t * sde.T, fraction * t * sde.T, F64) < 2e-11
-    # next to the end 1 - t keeps what the rounding of t leaves of it, here 1e-3 and t_c's 2e-3
+    # near the end the accuracy of 1 - t is limited by the rounding of t, here at 1e-3 and 2e-3 (t_c)
     assert largest_deviation(sde, t * sde.T, fraction * t * sde.T, F32) < 2e-4
 
 
@@ -299,7 +298,7 @@ def test_transitions_compose_and_carry_the_marginals(name, u):
     s, m, t = (scalar(v * sde.T) for v in u)
     first, second, whole = sde.transition(s, m), sde.transition(m, t), sde.transition(s, t)
     assert near(first.a * second.a, whole.a, 1e-10)
-    # a given pair has sigma_t^2 - a^2 sigma_s^2 for its steps, which cancels for close times
+    # the transition of a Schedule is sigma_t^2 - a^2 sigma_s^2, which cancels for close times
     size = whole.std if name not in GIVEN else sde.sigma(t)
     assert float(((second.a * first.std).hypot(second.std) - whole.std).abs().detach() / size.detach()) < (
         1e-9 if name not in GIVEN else 1e-7
@@ -335,8 +334,8 @@ def test_float32_at_small_times(name):
     ("name", "at_one", "unit_variance"),
     [("cosine", 6.6e-7, 0), ("edm", 7.8e-5, 6.1e-9), ("interpolant", 5.0e-7, 2.5e-13), ("log snr", 3.36e-3, 0)],
 )
-def test_what_the_prior_leaves_out(name, at_one, unit_variance):
-    """KL(distribution at T || prior), nats a coordinate, for x_0 = 1 and for N(0, 1) data: the figures of the docstrings."""
+def test_the_error_of_the_prior(name, at_one, unit_variance):
+    """KL(distribution at T || prior) in nats per coordinate, for x_0 = 1 and for N(0, 1) data: the numbers of the docstrings."""
     sde = CLOSED[name]
     end, prior = scalar(sde.T), Normal(scalar(0.0), sde.prior_std())
     alpha, sigma = sde.alpha(end), sde.sigma(end)
@@ -363,11 +362,11 @@ def test_equal_processes_are_equal():
     assert EDMSDE(0.002) == EDMSDE(0.01) != EDMSDE(0.01, 50.0) and EDMSDE(0.01).t_min == 0.01
 
 
-# --- the cosine schedule's chain -----------------------------------------------------------------------------------
+# --- the chain of the cosine schedule -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [10, 1000])
-def test_the_cosine_chain_is_the_paper_s(steps):
+def test_the_cosine_chain_is_that_of_the_paper(steps):
     """alpha_bar_i = h(i / N) / h(0) to the last step but one, and beta_N = 0.999."""
     chain = CosineVPSDE().discretize(steps)
     i = torch.arange(1, steps + 1, dtype=F64)
@@ -379,7 +378,7 @@ def test_the_cosine_chain_is_the_paper_s(steps):
     assert near(chain.alphas[-1] ** 2, 1e-3 * h[-2], 1e-9)
 
 
-def test_the_clip_is_where_it_is_said_to_be():
+def test_the_time_of_the_clip():
     sde = CosineVPSDE()
     assert 1 - sde.clipped_from == pytest.approx(0.002, abs=1e-5)
     assert float(sde.alpha(scalar(1.0))) ** 2 == pytest.approx(1.3e-6, rel=0.02)
@@ -387,17 +386,17 @@ def test_the_clip_is_where_it_is_said_to_be():
     assert near(beta, torch.full_like(beta, 999.0), 1e-3) and near(beta[1:], torch.full((2,), 999.0), 1e-9)
 
 
-# --- the objective does not see the shape --------------------------------------------------------------------------
+# --- the objective does not depend on the shape --------------------------------------------------------------------------
 
 SHAPES = {"linear": lambda u: u, "sine": lambda u: torch.sin(0.5 * math.pi * u), "cubic": lambda u: u**3}
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_objective_depends_on_the_ends_alone(name, worst):
-    """1/2 int MMSE dSNR = 1/2 ln((1 + c^2 SNR_max) / (1 + c^2 SNR_min)) for data N(0, c^2), by the library's own loss.
+def test_the_objective_depends_only_on_the_end_points(name, worst):
+    """1/2 int MMSE dSNR = 1/2 ln((1 + c^2 SNR_max) / (1 + c^2 SNR_min)) for data N(0, c^2), by the loss of the library.
 
-    The exact model's error is z - z_hat with mean square alpha^2 c^2 / (alpha^2 c^2 + sigma^2): a noise that is +-1 in equal
-    parts, with x_0 at +-c in each combination, makes the mean over both exact. Simpson's rule in t.
+    The exact model's error is z - z_hat with mean square alpha^2 c^2 / (alpha^2 c^2 + sigma^2): a noise that is +-1 in
+    equal parts, with x_0 at +-c in each combination, makes the mean over both exact. Simpson's rule in t.
     """
     c, low, high, n = 0.8, -13.3, 5.0, 2001
     sde = Schedule.from_log_snr(lambda t: -(low + (high - low) * SHAPES[name](t)))

@@ -1,4 +1,4 @@
-"""Sampling and likelihood under processes by their schedule, against closed forms."""
+"""Sampling and likelihood under processes defined by their schedule, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINE = GaussianMixture(
 PLANE = GaussianMixture(torch.tensor([[-0.9, 0.3], [0.6, -0.2]]), torch.tensor([0.3, 0.5]), torch.tensor([0.4, 0.6]))
 
 
-# both are centred
+# both have mean 0
 RUN = {
     "cosine": CosineVPSDE(),
     "edm": EDMSDE(),
@@ -44,7 +44,7 @@ MISMATCHED = {"log snr to -5": LogSNRLinearSDE(), "learned to -5": LEARNED["lear
 
 
 def share_below(sde, x, t):
-    """The distribution function of LINE under ``sde`` at time t."""
+    """Cumulative distribution function of LINE under ``sde`` at time t."""
     alpha, sigma = sde.alpha(scalar(t)), sde.sigma(scalar(t))
     stds = (alpha**2 * LINE.variances + sigma**2).sqrt()[:, 0]
     return (LINE.weights * Normal(alpha * LINE.means[:, 0], stds).cdf(x)).sum(-1)
@@ -52,8 +52,8 @@ def share_below(sde, x, t):
 
 @pytest.mark.parametrize("name", RUN)
 @torch.no_grad()
-def test_the_flow_carries_quantiles_to_quantiles(name, worst):
-    """On the line a flow keeps ranks: prior quantiles arrive at the mixture's. No random number in it."""
+def test_the_flow_maps_quantiles_to_quantiles(name, worst):
+    """In one dimension a flow preserves ranks: it maps quantiles of the prior to those of the mixture. No random numbers."""
     sde, n, t_min = RUN[name], 200, 1e-3
     u = (torch.arange(n, dtype=F64) + 0.5) / n
     start = sde.prior_std() * Normal(0.0, 1.0).icdf(u)[:, None]
@@ -67,7 +67,7 @@ def test_the_flow_carries_quantiles_to_quantiles(name, worst):
 @pytest.mark.parametrize("name", some_long(RUN, ["interpolant", "log snr", "given"]))
 @torch.no_grad()
 def test_predictor_corrector_samples_the_mixture(name):
-    """Kolmogorov-Smirnov: sqrt(n) D > 2.5 has probability 2 exp(-12.5) = 7e-6 at each; a score 1.5 times too large shows."""
+    """Kolmogorov-Smirnov: sqrt(n) D > 2.5 has probability 2 exp(-12.5) = 7e-6 for each. A score 1.5 times too large fails."""
     sde, n = RUN[name], 3000
     t_min = 1e-3 * sde.T if name != "edm" else sde.t_min
     sampler = PredictorCorrector(corrector=Langevin(0.1), steps=150, grid=grids.log_noise, t_min=t_min)
@@ -86,11 +86,11 @@ def test_predictor_corrector_samples_the_mixture(name):
     "name",
     some_long(RUN | MISMATCHED, ["cosine", "edm", "log snr", "learned", "given", "log snr to -5", "learned to -5"]),
 )
-def test_log_likelihood_is_the_mixture_s(name, worst):
+def test_log_likelihood_is_that_of_the_mixture(name, worst):
     """log p at t_min within 1e-3 bits/dim for every sample, of centred data.
 
-    With lambda(T) = -5, VDM's beginning, the prior does not allow that for a single sample (0.02 found), only for their mean.
-    EDM's prior is off by the data's mean over 80 too: 2.2e-3 for a mean of 0.08.
+    With lambda(T) = -5, the initial value of VDM, the error of the prior for a single sample is larger (0.02), but not
+    for the mean. The error of the prior of EDM includes the mean of the data over 80: 2.2e-3 for a mean of 0.08.
     """
     sde, t_min = (RUN | MISMATCHED)[name], 1e-4
     x = PLANE.sample(40, seed=2, dtype=F64)

@@ -1,4 +1,4 @@
-"""Scores as others call them: the networks behind them, their mode, their process."""
+"""Evaluation of scores: the networks that they use, their mode and their process."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Dropping(nn.Module):
 
 def model() -> ScoreModel:
     made = ScoreModel(Dropping(), VPSDE())
-    made.network.norm.eval()  # a mode of its own, to be kept
+    made.network.norm.eval()  # another mode, which must be restored
     return made
 
 
 @dataclass
 class Holder:
-    """A score that holds a model, and is no module."""
+    """A score that has a model as an attribute and is no module."""
 
     inner: object
 
@@ -120,7 +120,7 @@ def test_every_entry_evaluates_in_evaluation_mode_and_restores_the_mode(entry):
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
-def test_a_network_is_found_behind_its_wrapper(wrapper):
+def test_a_network_is_found_in_its_wrapper(wrapper):
     trained = model()
     score = WRAPPED[wrapper](trained)
     found = DPMSolverPlusPlus(2)(SDE, score, (3, 2)).samples
@@ -130,13 +130,13 @@ def test_a_network_is_found_behind_its_wrapper(wrapper):
 
 
 @pytest.mark.parametrize("score", [through_a_global, with_default])
-def test_a_network_is_found_behind_a_name(score):
+def test_a_network_is_found_by_a_global_name(score):
     DPMSolverPlusPlus(2)(SDE, score, (3, 2))
     assert GLOBAL.network.in_training == 0
     assert GLOBAL.training
 
 
-def test_a_score_that_wants_dropout_says_so():
+def test_a_score_can_enable_dropout():
     trained = model()
 
     def dropping(x, t):
@@ -163,7 +163,7 @@ def test_the_mode_is_restored_after_an_error_and_by_the_module_s_own_train():
 
 
 def test_gradients_of_a_likelihood_are_those_of_evaluation_mode():
-    """The graph's nodes are evaluated again in the backward pass, after the call."""
+    """The nodes of the graph are evaluated again in the backward pass, after the call."""
     found = []
     for mode in (True, False):
         one = model().train(mode)
@@ -174,7 +174,7 @@ def test_gradients_of_a_likelihood_are_those_of_evaluation_mode():
     assert torch.equal(*found)
 
 
-def test_a_dequantizer_and_the_density_behind_a_bound_are_evaluated_too():
+def test_dequantizers_and_densities_of_bounds_are_in_evaluation_mode_too():
     transform, trained = Quantized(4), model()
     flow = FlowDequantizer(transform, (2,), network=lambda: nn.Sequential(nn.Dropout(0.5), nn.Identity()))
     nn.init.ones_(flow.gates)
@@ -211,7 +211,7 @@ def test_a_wrapper_does_not_hide_the_process(wrapper):
         UniPC(2)(VESDE(), score, (3, 2))
 
 
-def test_a_compiled_function_and_nested_wrappers_do_not_hide_it_either():
+def test_compiled_functions_and_nested_wrappers_do_not_hide_the_process():
     inner = nn.DataParallel(nn.DataParallel(model()))
     for score in (inner, functools.partial(functools.partial(inner)), torch.compile(inner.forward, backend="eager")):
         with pytest.raises(ValueError, match="not the same process"):
@@ -231,13 +231,13 @@ PARTS = {
 
 
 @pytest.mark.parametrize("entry", PARTS)
-def test_conditions_for_all_samples_are_explained_where_parts_are_evaluated(entry):
+def test_the_error_explains_conditions_for_all_samples(entry):
     count = 16 if entry == "fit" else 8
     with pytest.raises(ValueError, match=rf"failed for \d+ of the {count} samples .*must not hold conditions for all"):
         PARTS[entry](per_sample(count))
 
 
-def test_an_error_for_the_whole_batch_is_the_score_s_own():
+def test_an_error_for_the_whole_batch_is_that_of_the_score():
     def score(x, t):
         raise IndexError("my own")
 
@@ -246,13 +246,13 @@ def test_an_error_for_the_whole_batch_is_the_score_s_own():
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
-def test_a_score_of_other_numbers_is_refused(dtype):
+def test_a_score_with_other_parameters_is_refused(dtype):
     with pytest.raises(TypeError, match=rf"score returned dtype {dtype}"):
         CheckedScore(lambda x, t: x.to(dtype))(torch.zeros(2, 1), torch.ones(2))
 
 
 @pytest.mark.parametrize("score", [lambda x: x, nn.Linear(2, 2), lambda x, t, y: x, ScoreModel, None, 3])
-def test_what_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(score):
+def test_a_score_that_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(score):
     for entry in ("sampler", "likelihood", "bound"):
         with pytest.raises(
             TypeError, match=r"score=.* (cannot be called as score\(x, t\)|called with 2 arg|cannot be called|give a f)"
@@ -262,7 +262,7 @@ def test_what_cannot_be_called_with_x_and_t_is_refused_before_the_first_step(sco
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_likelihood_in_half_precision(dtype):
-    """States and coefficients are wide: what is left is the score's rounding of x."""
+    """States and coefficients are float32, so the only error is the rounding of x for the score."""
     wide_range, x, seen = VESDE(0.01, 378.0), X.to(dtype), set()
 
     def score(x, t):

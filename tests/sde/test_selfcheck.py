@@ -1,4 +1,4 @@
-"""`check` passes every process of the library and catches, by name, each of the mistakes that people make in writing one."""
+"""`check` passes every process of the library, and names common mistakes in user-defined processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_process_passes(sde, event_shape):
 
 
 class OneFileProcess(ScalarSDE):
-    """Ornstein and Uhlenbeck's process, as a user would write it: rate 3, unit stationary variance."""
+    """Ornstein-Uhlenbeck process as a user would write it, with rate 3 and stationary variance 1."""
 
     T = 1.0
 
@@ -61,7 +61,7 @@ class OneFileProcess(ScalarSDE):
         return 1.0
 
 
-def test_a_process_of_one_s_own_passes():
+def test_a_user_defined_process_passes():
     assert check(OneFileProcess()).passed
 
 
@@ -168,9 +168,9 @@ MISTAKES = {
 @pytest.mark.parametrize("whole", some_long([False, True], [True]))
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda c: c.__name__)
 def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
-    """By default without the flow of Gaussian data, which takes most of the time and gives none of these rows."""
+    """By default without the flow of Gaussian data, which takes most of the time and has none of these rows."""
     if not whole:
-        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda subject: [])
+        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda process: [])
     line, hint = MISTAKES[wrong]
     report = check(wrong())
     row = next((r for r in report.rows if r.name == line), None)
@@ -180,8 +180,8 @@ def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
     assert "FAIL" in str(report)
 
 
-def test_a_signal_of_1e_9_is_held_to_its_own_size():
-    """The solver's absolute tolerance, 1e-12, is not for it."""
+def test_a_signal_of_1e_9_has_a_relative_error():
+    """The absolute tolerance of the solver, 1e-12, must not apply to it."""
     assert float(VPSDE(0.1, 80.0).alpha(torch.ones(()))) < 3e-9
     assert check(VPSDE(0.1, 80.0)).passed
 
@@ -191,7 +191,7 @@ def test_a_process_without_a_kernel_has_nothing_to_compare():
         check(Bare())
 
 
-def test_a_check_that_raises_is_a_line_of_the_report():
+def test_a_check_that_raises_is_a_row_of_the_report():
     class Broken(OneFileProcess):
         def prior_log_prob(self, x):
             raise RuntimeError("not today")
@@ -203,7 +203,7 @@ def test_a_check_that_raises_is_a_line_of_the_report():
 
 @pytest.mark.long
 def test_a_badly_wrong_diffusion_is_caught_soon():
-    """Its flow of Gaussian data is so stiff that a solver without a budget takes 260000 evaluations to say so."""
+    """Its flow of Gaussian data is so stiff that a solver without a budget needs 260000 evaluations to fail."""
     calls = []
 
     class Wrong(VPSDE):
@@ -243,7 +243,7 @@ def test_pooling_is_orthonormal():
     ],
     ids=repr,
 )
-def test_data_that_is_left_at_T_is_held_to_the_prior(process, data_std, passes):
+def test_the_dependence_of_x_T_on_the_data_is_checked(process, data_std, passes):
     """The mean over x_0 of KL(N(alpha x_0, sigma^2) || prior) decides; the message states alpha(T) / sigma(T)."""
     report = check(process, data_std=data_std)
     (row,) = [r for r in report.rows if r.name == "prior, nats per coordinate"]
@@ -258,8 +258,8 @@ def test_data_that_is_left_at_T_is_held_to_the_prior(process, data_std, passes):
         assert passes or f"{alpha / sigma:.3g} for data_std={data_std:g}" in row.hint
 
 
-def test_the_bias_that_a_mismatch_of_the_prior_makes():
-    """With alpha(T) = .5 the flow of the exact score carries the prior's mean to a mean off by alpha(T) for N(1, 1): .5 for 1."""
+def test_the_bias_of_a_wrong_prior():
+    """With alpha(T) = .5 and data N(1, 1) the flow of the exact score gives samples of mean .5 in place of 1."""
     process, data = OneFileProcess(T=math.log(2.0) / 3.0), GaussianMixture(torch.ones(1, 1), stds=1.0)
     drawn = PredictorCorrector(DDIM(eta=0.0), steps=200)(process, data.score(process), (4000, 1), seed=0).samples
     assert float(drawn.mean()) == pytest.approx(0.5, abs=0.06)
@@ -267,16 +267,16 @@ def test_the_bias_that_a_mismatch_of_the_prior_makes():
 
 @pytest.mark.parametrize("T", [0.0, -1.0, math.nan, math.inf, "1", True, None])
 @pytest.mark.parametrize("process", [VPSDE, SubVPSDE, VESDE, OneFileProcess])
-def test_a_last_time_that_is_none_is_refused(process, T):
+def test_a_bad_last_time_is_refused(process, T):
     if T is None and process is OneFileProcess:
-        assert process(T=None).T == 1.0  # the class's own
+        assert process(T=None).T == 1.0  # the default of the class
         return
     with pytest.raises(ValueError, match=rf"T={T!r} is not allowed"):
         process(T=T)
 
 
 @pytest.mark.parametrize("process", [VPSDE, SubVPSDE, VESDE, OneFileProcess])
-def test_a_later_end_continues_the_process(process):
+def test_a_larger_T_continues_the_process(process):
     short, long = process(), process(T=1.5)
     t = torch.tensor([0.1, 0.9], dtype=torch.float64)
     assert torch.equal(short.sigma(t), long.sigma(t)) and torch.equal(short.alpha(t), long.alpha(t))

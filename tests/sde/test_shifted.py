@@ -1,4 +1,4 @@
-"""Shifted processes: what is said of x holds of x - m. Everything is held to the process without a shift, moved by hand."""
+"""Shifted processes. The reference is the process without a shift, applied to x - m."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def normal(shape, purpose):
 
 
 @pytest.mark.parametrize("name", some_long(["vp", "ve", "cld"], ["ve"]))
-def test_a_constant_mean_holds_to_its_own_mathematics(name):
+def test_a_constant_mean_passes_the_self_check(name):
     report = check(Shifted(PROCESSES[name], MU))
     assert report.passed, f"\n{report}"
 
@@ -70,12 +70,12 @@ def test_a_constant_mean_holds_to_its_own_mathematics(name):
     ],
     ids=repr,
 )
-def test_a_moving_mean_holds_to_its_own_mathematics(sde):
+def test_a_moving_mean_passes_the_self_check(sde):
     report = check(sde)
     assert report.passed, f"\n{report}"
 
 
-def test_the_mean_reverting_process_by_its_formulas():
+def test_the_formulas_of_the_mean_reverting_process():
     vp = VPSDE()
     sde, x0, z = Shifted(vp, MU), normal((5, 2), "x0"), normal((5, 2), "z")
     t = torch.linspace(0.01, 1.0, 5, dtype=F64)
@@ -93,7 +93,7 @@ def test_the_mean_reverting_process_by_its_formulas():
 
 
 def test_a_moving_mean_solves_its_equation():
-    """dx = (-3 x + sin 2t) dt + ... : m' = -3 m + sin 2t, m(0) = 0, by hand and by MatrixSDE's integration."""
+    """dx = (-3 x + sin 2t) dt + ... : m' = -3 m + sin 2t, m(0) = 0, in closed form and by the integration of MatrixSDE."""
 
     def m(t):
         return (3.0 * torch.sin(2.0 * t) - 2.0 * torch.cos(2.0 * t) + 2.0 * torch.exp(-3.0 * t))[..., None] / 13.0
@@ -112,7 +112,7 @@ def test_a_moving_mean_solves_its_equation():
     assert float(integrated.prior_mean()) == pytest.approx(float(m(t)[-1]), rel=1e-9)
 
 
-# --- the whole library: moved data under a shifted process is the data under the process, moved --------------------
+# --- shifted data under a shifted process equals the data under the process, shifted --------------------
 
 DATA = GaussianMixture(torch.tensor([[1.0, 0.5], [-1.0, -0.5]]), stds=torch.tensor([0.3, 0.4]))
 MOVED = GaussianMixture(torch.tensor([[1.0, 0.5], [-1.0, -0.5]]) + MU, stds=torch.tensor([0.3, 0.4]))
@@ -124,7 +124,7 @@ def origin(sde):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_mixture_s_distribution_is_exact(name):
+def test_the_distribution_of_a_mixture_is_exact(name):
     own = PROCESSES[name]
     sde, x = Shifted(own, MU), normal((6, *own.state_shape((2,))), "state").requires_grad_(True)
     t = torch.tensor([0.05, 0.1, 0.3, 0.3, 0.6, 1.0], dtype=F64)
@@ -134,7 +134,7 @@ def test_a_mixture_s_distribution_is_exact(name):
     (slope,) = torch.autograd.grad(log_prob.sum(), x)
     assert torch.allclose(MOVED.score(sde)(x.detach(), t), slope, rtol=1e-7, atol=1e-9)
     unmoved = MOVED.log_prob_at(own, x, t)
-    assert torch.allclose(unmoved, wanted, rtol=0.01) == (name == "ve")  # A = 1: only the prior knows the mean
+    assert torch.allclose(unmoved, wanted, rtol=0.01) == (name == "ve")  # A = 1: only the prior depends on the mean
 
 
 SAMPLERS = {
@@ -151,17 +151,17 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", ["vp", "cld"])
-def test_samples_are_the_process_s_own_moved(name, sampler):
+def test_samples_are_shifted_samples_of_the_process(name, sampler):
     own = PROCESSES[name]
     sde = Shifted(own, MU)
     moved = SAMPLERS[sampler](sde, MOVED.score(sde), (4, 2), seed=3, dtype=F64).samples
     plain = SAMPLERS[sampler](own, DATA.score(own), (4, 2), seed=3, dtype=F64).samples
-    tolerance = 1e-3 if sampler == "flow" else 1e-9  # the solver's own steps
+    tolerance = 1e-3 if sampler == "flow" else 1e-9  # the steps of the solver
     assert torch.allclose(moved, plain + MU, atol=tolerance)
 
 
-def test_a_mean_that_ends_at_nought_moves_scalar_events_too():
-    """Events of shape (), where a prior mean of 0 looks like that of a process without a shift."""
+def test_a_mean_that_ends_at_0_shifts_scalar_events_too():
+    """Events of shape (), for which a prior mean of 0 has the same shape as that of a process without a shift."""
     x = []
     for event in ((), (1,)):
         sde = Shifted(VPSDE(), lambda t, event=event: 3.0 * (1.0 - t).reshape(-1, *event))
@@ -174,7 +174,7 @@ def test_a_mean_that_ends_at_nought_moves_scalar_events_too():
     assert torch.allclose(*x)
 
 
-def test_one_time_s_kernels_are_those_of_a_batch():
+def test_kernels_at_one_time_are_those_of_a_batch():
     t = torch.linspace(0.1, 1.0, 4, dtype=F64)
     x = normal((1, 2), "x")
     for sde in (Shifted(VPSDE(), MU), Shifted(VPSDE(), moving)):
@@ -186,7 +186,7 @@ def test_one_time_s_kernels_are_those_of_a_batch():
 
 
 @pytest.mark.parametrize("weighting", ["variance", "likelihood"])
-def test_the_loss_is_the_process_s_own(weighting):
+def test_the_loss_is_that_of_the_process(weighting):
     own, x0 = CriticallyDampedLangevin(), DATA.sample(16, dtype=F64)
     sde = Shifted(own, MU)
     moved = DenoisingScoreMatching(sde, weighting)(lambda x, t: -torch.tanh(x - origin(own)), x0 + MU, step=0)
@@ -194,7 +194,7 @@ def test_the_loss_is_the_process_s_own(weighting):
     assert torch.allclose(moved, plain, rtol=1e-9)
 
 
-def test_the_likelihood_is_the_process_s_own():
+def test_the_likelihood_is_that_of_the_process():
     own, x = VPSDE(), DATA.sample(3, seed=1, dtype=F64)
     sde = Shifted(own, MU)
     moved = log_likelihood(sde, MOVED.score(sde), x + MU, divergence=Exact(), tolerance=1e-4).log_prob
@@ -203,7 +203,7 @@ def test_the_likelihood_is_the_process_s_own():
     assert torch.allclose(moved, DATA.log_prob(x), atol=0.02)
 
 
-def test_a_splitting_needs_a_mean_at_rest():
+def test_splitting_needs_a_constant_mean():
     for sde in (Shifted(VPSDE(), MU), Shifted(CriticallyDampedLangevin(), MU)):
         SymmetricSplitting().check(sde)
     with pytest.raises(ValueError, match="drift at m"):
@@ -275,9 +275,9 @@ MISTAKES = {
 @pytest.mark.parametrize("whole", some_long([False, True], [True]))
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda c: c.__name__)
 def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
-    """By default without the flow of Gaussian data, which takes most of the time and gives none of these rows."""
+    """By default without the flow of Gaussian data, which takes most of the time and has none of these rows."""
     if not whole:
-        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda subject: [])
+        monkeypatch.setattr("scoresde.sde.checks.run.gaussian", lambda process: [])
     line, hint = MISTAKES[wrong]
     report = check(wrong(VPSDE(), MU))
     row = next(r for r in report.rows if r.name == line)
@@ -285,7 +285,7 @@ def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
     assert hint in row.hint, f"\n{report}"
 
 
-# --- at the door ----------------------------------------------------------------------------------------------------
+# --- invalid arguments ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_planted_mistake_is_caught_and_named(wrong, whole, monkeypatch):
         ((VPSDE(), lambda t: MU[None]), ValueError, r"mean gives shape \(1, 2\)"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, error, words):
+def test_bad_arguments_are_named(arguments, error, words):
     with pytest.raises(error, match=words):
         Shifted(*arguments)
 
@@ -316,7 +316,7 @@ def test_events_of_another_shape_are_refused():
         sde.velocity_from_score(torch.zeros(1, 2), torch.tensor([0.5]), torch.zeros(1, 2))
 
 
-def test_a_kernel_without_shift_is_what_it_was():
+def test_the_centred_kernel_is_that_of_the_process():
     kernel = Shifted(VPSDE(), MU).kernel(torch.tensor(0.5))
     assert isinstance(kernel.centred, ScalarKernel) and kernel.centred.centred is kernel.centred
 
@@ -329,7 +329,7 @@ PUSHED = MatrixSDE(
 
 @pytest.mark.parametrize("sde", [*PROCESSES.values(), Shifted(PROCESSES["cld"], moving), PUSHED], ids=repr)
 def test_the_mean_of_the_posterior_is_that_of_the_joint_distribution(sde):
-    """x_s and x_t given x_0 are Gaussian together, with covariance S_s A^T between them: conditioned by dense matrices."""
+    """x_s and x_t given x_0 are jointly Gaussian with cross-covariance S_s A^T. The reference conditions with dense matrices."""
     x0 = normal((3, 2), "x0")
     times = torch.tensor([0.2, 0.5, 0.69], dtype=F64), torch.tensor([0.3, 0.8, 0.7], dtype=F64)
     shape = sde.state_shape((2,))
@@ -347,7 +347,7 @@ def test_the_mean_of_the_posterior_is_that_of_the_joint_distribution(sde):
         torch.testing.assert_close(found[i].reshape(-1), wanted, rtol=1e-8, atol=1e-9)
 
 
-def test_the_mean_of_the_posterior_of_numbers_and_at_its_ends():
+def test_the_mean_of_the_posterior_of_a_scalar_process_and_at_its_ends():
     x0, x_t = normal((2, 2), "x0"), normal((2, 2), "x_t")
     s, t = torch.tensor([0.1, 0.4], dtype=F64), torch.tensor([0.3, 0.9], dtype=F64)
     sde = PROCESSES["vp"]

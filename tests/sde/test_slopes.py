@@ -1,4 +1,4 @@
-"""Slopes by automatic differentiation, against closed forms."""
+"""Derivatives by automatic differentiation, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def curve(t, k=2.0):
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("t", [TIMES, TIMES[0]])
-def test_every_value_has_its_slope(t, mode):
+def test_derivatives_of_several_values(t, mode):
     with mode():
         value, slope = values_and_slopes(curve, t.clone())
     assert torch.equal(value, curve(t)) and not slope.requires_grad
@@ -26,13 +26,13 @@ def test_every_value_has_its_slope(t, mode):
     assert torch.allclose(slope, wanted, rtol=1e-14)
 
 
-def test_a_function_that_does_not_move_has_slope_0():
+def test_the_derivative_of_a_constant_is_0():
     for f in (lambda t: torch.ones(3, 2), lambda t: t[:, None] * torch.zeros(2)):
         assert torch.equal(values_and_slopes(f, TIMES)[1], torch.zeros(3, 2))
 
 
-def test_slopes_carry_gradients():
-    """To what the function holds and to t, as the closed forms do."""
+def test_derivatives_have_gradients():
+    """With respect to parameters of the function and to t, compared with closed forms."""
     k = torch.tensor(2.0, dtype=F64, requires_grad=True)
     (found,) = torch.autograd.grad(values_and_slopes(lambda t: curve(t, k), TIMES)[1].sum(), k)
     wanted = (torch.cos(2.0 * TIMES) - 2.0 * TIMES * torch.sin(2.0 * TIMES)).sum()

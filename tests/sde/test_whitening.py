@@ -1,6 +1,6 @@
-"""Coordinates in which the flow of Gaussian data stands still, and the clock that they are seen by.
+"""Coordinates in which the flow of Gaussian data is constant, and the time variable log_spread.
 
-Independent of the implementation: the flow itself, by SciPy, under a score made of dense matrices.
+The reference is the probability flow, solved by SciPy with a score from dense matrices.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def gaussian_flow(sde, data_std):
 
 
 @pytest.mark.parametrize("name", some_long(PROCESSES, lambda name: name not in ("moving", "blur", "cld")))
-def test_the_flow_of_gaussian_data_stands_still(name, worst):
-    """x = m + R w moves with the flow, from the mean and from d points about it, and so does ln |det R|."""
+def test_the_flow_of_gaussian_data_is_constant(name, worst):
+    """x = m + R w solves the flow, from the mean and from d points around it, and ln |det R| its divergence."""
     sde, data_std, times = PROCESSES[name], 0.7, [0.02, 0.2, PROCESSES[name].T]
     points = white_points(sde, torch.tensor(times, dtype=F64), data_std)
     shape = sde.state_shape(EVENT)
@@ -88,7 +88,7 @@ def test_the_flow_of_gaussian_data_stands_still(name, worst):
         moved, before = ((x[1:] - x[:1]).reshape(d, d), (start[1:] - start[:1]).reshape(d, d))
         ratio = (torch.linalg.slogdet(moved)[1] - torch.linalg.slogdet(before)[1]) / d
         assert float(point.log_det - points[0].log_det - ratio) == pytest.approx(0.0, abs=1e-6)
-        # the maps that a step is made of
+        # the maps of a step
         root = point.root(w[1:]).reshape(d, d).mT
         b = point.spread(w[1:]).reshape(d, d).mT
         slope = float(sde.log_spread_slope(torch.tensor(t, dtype=F64)))
@@ -100,8 +100,8 @@ def test_the_flow_of_gaussian_data_stands_still(name, worst):
         assert float(point.gaussian_trace) == pytest.approx(trace, rel=1e-7)
 
 
-def test_another_width_moves():
-    """The same coordinates for data half as wide: what the test above would see of a wrong S."""
+def test_another_standard_deviation_is_not_constant():
+    """The same coordinates for data of half the standard deviation: the test above would detect a wrong S."""
     sde = VPSDE()
     first, last = white_points(sde, torch.tensor([0.02, 1.0], dtype=F64), 0.7)
     x = torch.ones(1, 2, dtype=F64)
@@ -124,8 +124,8 @@ CLOCKS |= {f"matrix {i}": sde for i, (sde, _) in enumerate(MATRICES)}
 
 
 @pytest.mark.parametrize("name", CLOCKS)
-def test_the_clock_rises_at_its_slope(name):
-    """By central differences of 1e-5 t, good to 1e-8 of the slope and the clock's own rounding."""
+def test_the_derivative_of_log_spread(name):
+    """By central differences of 1e-5 t, accurate to 1e-8 of the derivative and the rounding of log_spread."""
     sde = CLOCKS[name]
     t = torch.logspace(-3, math.log10(0.999), 25, dtype=F64) * sde.T
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_the_clock_rises_at_its_slope(name):
 
 
 @pytest.mark.parametrize("name", some_long(CLOCKS, lambda name: name.startswith("matrix") and name != "matrix 4"))
-def test_the_time_of_a_clock_s_reading(name):
+def test_the_inverse_of_log_spread(name):
     sde = CLOCKS[name]
     t = torch.linspace(0.01, 1.0, 12, dtype=F64) * sde.T
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_the_time_of_a_clock_s_reading(name):
     assert ends.tolist() == pytest.approx([0.0, sde.T], abs=1e-12)
 
 
-def test_the_clock_of_numbers_is_that_of_the_noise():
+def test_log_spread_equals_log_noise_for_scalar_coefficients():
     """u = ln(sigma / alpha) for scalar processes; a k x k matrix c I has the same."""
     t = torch.linspace(0.01, 1.0, 7, dtype=F64)
     assert torch.allclose(VPSDE().log_spread(t), VPSDE().log_noise(t))
