@@ -1,4 +1,4 @@
-"""Processes: what destroys data, and the mathematics that reversing it needs."""
+"""Stochastic processes that transform data into noise, their transition kernels, and their self-check."""
 
 from scoresde._arguments import check_constructors
 from scoresde.sde.base import SDE, Score, check_same_process
