@@ -1,14 +1,23 @@
-"""How far it is from a user's call to the formula: functions and files of the package that a sampling run goes through.
+"""Functions and files of the package between a user's call and the formula of a sampler.
 
     python benchmarks/hops.py [--show DDIM]
 
-Two steps on a two-dimensional VP problem with a score that is a plain function, counted with `sys.setprofile`. "calls"
-are all calls of functions of the package, "functions" and "files" the different ones among them, "depth" the largest
-number on the stack. "own" leaves out what every sampler shares: checks of arguments (`_validation.py`, `_arguments.py`,
-`_kinds.py`), the keyed generator (`noise.py`), and how a score is called (`sde/scores.py`). "path" is what lies between
-the call and the update: of the own functions those that are called once more for each further step, and those on the
-stack above them. What is left out there runs once, before the first step and after the last: the grid and the process's
-coefficients on it, the start, the result.
+The run has two steps on a two-dimensional VP problem, and the score is a plain function. It is counted with
+``sys.setprofile``. The columns are:
+
+calls
+    All calls of functions of the package.
+functions, files
+    The different functions, and their files.
+depth
+    The largest number of functions on the stack.
+own functions, own files
+    The same without the code that every sampler shares: checks of arguments (``_validation.py``, ``_arguments.py``,
+    ``_kinds.py``), the keyed generator (``noise.py``), and the call of a score (``sde/scores.py``).
+path functions, path files
+    The code between the call and the update: the own functions that each further step calls again, and those above them
+    on the stack. The other own functions run once, before the first step or after the last: grid, coefficients, start
+    and result.
 """
 
 from __future__ import annotations
@@ -31,7 +40,14 @@ SHARED = ("_validation.py", "_arguments.py", "_kinds.py", "_representation.py", 
 
 @dataclass
 class Trace:
-    """What was called. functions: (file, name) of each, how often, and the functions above it. depth: of the stack."""
+    """The calls of a run.
+
+    Attributes:
+        calls: Number of calls.
+        depth: Largest number of functions on the stack.
+        functions: Number of calls of each function, by (file, name).
+        above: The functions above each function on the stack.
+    """
 
     calls: int = 0
     depth: int = 0
@@ -39,12 +55,12 @@ class Trace:
     above: dict[tuple[str, str], set[tuple[str, str]]] = field(default_factory=dict)
 
     def count(self, *, shared: bool) -> tuple[int, int]:
-        """Functions and files, with or without those that every sampler shares."""
+        """Numbers of functions and files, with or without the shared code."""
         own = {f for f in self.functions if shared or f[0] not in SHARED}
         return len(own), len({file for file, _ in own})
 
     def path(self, longer: Trace) -> set[tuple[str, str]]:
-        """The own functions that ``longer``, a run with more steps, calls more often, and those above them."""
+        """The own functions that a run with more steps, ``longer``, calls more often, and those above them."""
         often = {
             f for f, n in longer.functions.items() if n > self.functions[f] and f[0] not in SHARED and f[1][-1] != ">"
         }
@@ -96,7 +112,7 @@ def methods(steps: int) -> dict[str, samplers.Sampler]:
 
 
 def trace(sampler: samplers.Sampler) -> Trace:
-    """What one run of a sampler calls."""
+    """The calls of one run of a sampler."""
 
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return -x
@@ -104,7 +120,7 @@ def trace(sampler: samplers.Sampler) -> Trace:
     def run() -> object:
         return sampler(VPSDE(), score, (4, 2))
 
-    run()  # annotations are resolved and tables made at the first call
+    run()  # the first call resolves annotations and builds tables
     return followed(run)
 
 

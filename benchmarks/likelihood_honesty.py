@@ -33,7 +33,7 @@ from functools import cached_property, lru_cache
 
 import torch
 from likelihood import table
-from problems import PROCESSES, T_MIN, KnownTrace, Rough
+from problems import PROCESSES, T_MIN, KnownTrace, PerturbedScore
 from problems import distribution as centred_distribution
 from torch import Tensor
 
@@ -101,9 +101,9 @@ class Case:
         return PROCESSES[self.process]
 
     @cached_property
-    def score(self) -> Rough:
+    def score(self) -> PerturbedScore:
         """The exact score."""
-        return Rough(distribution(self.name), self.sde, 0.0, 1.0)
+        return PerturbedScore(distribution(self.name), self.sde, 0.0, 1.0)
 
     def examples(self, count: int) -> Tensor:
         """Points whose likelihood is wanted."""
@@ -120,7 +120,7 @@ class Case:
         u = tuple(self.sde.log_spread(torch.tensor([T_MIN, self.sde.T], dtype=torch.float64)).tolist())
         return FlowGrid(T_MIN, u, (0.0, 1.0), (), 0.5)
 
-    def truth(self, x: Tensor) -> Tensor:
+    def exact_log_prob(self, x: Tensor) -> Tensor:
         """log p of the flow, (B,) nats: the distribution's own at T_MIN, less the mismatch of the prior at the end of
         the flow."""
         known = KnownTrace(self)  # type: ignore[arg-type]
@@ -183,7 +183,7 @@ def run(family: str, count: int) -> Iterator[Found]:
         for process in PROCESSES:
             case = Case(name, process)
             x = case.examples(count)
-            exact, known = case.truth(x), KnownTrace(case)  # type: ignore[arg-type]
+            exact, known = case.exact_log_prob(x), KnownTrace(case)  # type: ignore[arg-type]
             for engine, options in engines(case):
                 for trace in ("exact", "one probe"):
                     score = Counted(known.score if trace == "exact" else case.score)

@@ -1,11 +1,12 @@
-"""Tensor operations and waits of samplers, training loss and likelihood: what a GPU would pay for, counted on a CPU.
+"""Numbers of tensor operations and synchronizations in samplers, training loss and likelihood, counted on a CPU.
 
     python benchmarks/operations.py
 
-On a GPU each operation costs a launch of about 5 us, and each `.item()`, `float(tensor)` or `bool(tensor)` waits for the device.
-A step is the difference of runs with 40 and 20 steps over 20; the score counts as one operation and is taken off. Set-up is the
-rest of a run: grid, coefficients, checks, result. The start and one draw for the noise of all steps are evaluations of the keyed
-generator, about 150 operations each, and are given here. Waits in the set-up are mostly for tensors of the CPU.
+On a GPU each operation costs a kernel launch of about 5 us, and each ``.item()``, ``float(tensor)`` or ``bool(tensor)``
+waits for the device. The operations of a step are the difference between runs with 40 and 20 steps, divided by 20. The
+score counts as one operation, which is subtracted. The set-up is the rest of a run: grid, coefficients, checks and
+result. The start and the noise of all steps are given here. They would be evaluations of the keyed generator, with
+about 150 operations each. The waits of the set-up are mostly for tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.counting import counted
 
 SHAPE = (4, 3, 8, 8)
 EVALUATIONS = {"EDM's Heun": 2, "predictor-corrector": 2}
-"""Of a step, where it is not one."""
+"""Number of evaluations in a step, if it is not one."""
 
 SAMPLERS: dict[str, Callable[[int], S.Sampler]] = {
     "Euler-Maruyama": lambda n: S.EulerMaruyama(steps=n),
@@ -44,7 +45,7 @@ SAMPLERS: dict[str, Callable[[int], S.Sampler]] = {
 
 
 class Fixed(NoiseSource):
-    """One tensor for every draw."""
+    """The same tensor for every draw."""
 
     def normal(self, event_shape, *, step, purpose, dtype):  # type: ignore[no-untyped-def]
         return _Z
@@ -54,12 +55,12 @@ _Z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
 
 def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """One operation."""
+    """A score of one operation."""
     return -x
 
 
 def of_step(name: str, low: int = 20, high: int = 40) -> tuple[float, float, float, float]:
-    """Operations and waits of a step without the score, then of the set-up."""
+    """Operations and waits of a step without the score, and those of the set-up."""
     sde, make = VPSDE(), SAMPLERS[name]
 
     def runs(steps: int) -> tuple[int, int]:
@@ -81,7 +82,7 @@ def main() -> None:
     model, loss, x = ScoreModel(MLP((192,)), VPSDE()), DenoisingScoreMatching(VPSDE()), torch.randn(16, 192)
     network = counted(lambda: model.network(x, torch.zeros(16))).operations
     found = counted(lambda: loss(model, x))
-    print(f"training loss: {found.operations - network} operations besides the network, {found.waits} waits")
+    print(f"training loss: {found.operations - network} operations without the network, {found.waits} waits")
     found = counted(lambda: log_likelihood(VPSDE(), score, torch.randn(4, 8)))
     print(f"log_likelihood: {found.operations} operations, {found.waits} waits")
 

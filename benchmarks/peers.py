@@ -1,11 +1,12 @@
-"""Samplers of other libraries on the same score, the same start and the same nodes.
+"""Samplers of other libraries, with the same score, start and nodes as ours.
 
     pip install -c constraints.txt -e ".[peers]"
 
-The probability flow of any of our scalar processes is dy/ds = eps(y, s) with y = x / alpha and s = sigma / alpha; every peer is
-given that: s_0 > ... > s_(n-1), the last that of t_min, where it takes E[x_0 | x] as its last step. diffusers' schedulers are run
-with their ``sigmas`` replaced by those nodes and a zero, as they do themselves after `set_timesteps`; azula's samplers with a
-schedule that goes through the nodes, and its denoiser's mean at the last. `Flow.calls` counts evaluations of the score.
+With y = x / alpha and s = sigma / alpha, the probability flow of every scalar process is dy/ds = eps(y, s). Each peer
+solves this equation on nodes s_0 > ... > s_(n-1). The last node belongs to t_min, where the last step is E[x_0 | x].
+The schedulers of diffusers get these nodes and a zero as their ``sigmas``, in the form that ``set_timesteps`` gives
+them. The samplers of azula get a schedule through the nodes, and the mean of their denoiser at the last one.
+``Flow.calls`` counts the evaluations of the score.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scoresde.sde import ScalarSDE, Score
 
 
 class Flow:
-    """eps(y, s) of a score under a process, counted. s is a number."""
+    """eps(y, s) of a score under a process, for a number s. It counts its calls."""
 
     def __init__(self, sde: ScalarSDE, score: Score, dtype: torch.dtype) -> None:
         self.sde, self.score, self.dtype, self.calls = sde, score, dtype, 0
@@ -37,7 +38,13 @@ class Flow:
 
 @dataclass(frozen=True)
 class Peer:
-    """A sampler of another library. nodes: how many nodes a budget of evaluations pays for. run: (flow, s (n,), y) -> E[x_0]."""
+    """A sampler of another library.
+
+    Attributes:
+        name: Its name.
+        run: Function (flow, s (n,), y) -> E[x_0].
+        nodes: Number of nodes for a number of evaluations.
+    """
 
     name: str
     run: Callable[[Flow, Tensor, Tensor], Tensor]
@@ -47,8 +54,14 @@ class Peer:
 def _diffusers(
     kind: str, scaled: bool, lands: bool = False, **options: Any
 ) -> Callable[[Flow, Tensor, Tensor], Tensor]:
-    """A scheduler by the name of its class. scaled: its state is y / sqrt(1 + s^2), else y itself. lands: it cannot step to 0,
-    and the last node's E[x_0 | x] is taken here."""
+    """A scheduler of diffusers.
+
+    Args:
+        kind: Name of its class.
+        scaled: Whether its state is y / sqrt(1 + s^2) instead of y.
+        lands: Whether it cannot step to 0. Then E[x_0 | x] at the last node is computed here.
+        options: Arguments of the class.
+    """
 
     def run(flow: Flow, s: Tensor, y: Tensor) -> Tensor:
         import diffusers
@@ -56,7 +69,7 @@ def _diffusers(
         scheduler = getattr(diffusers, kind)(prediction_type="epsilon", **options)
         scheduler.set_timesteps(len(s))
         sigmas = torch.cat((s, torch.zeros(1, dtype=s.dtype))).float()
-        if kind.startswith("Heun"):  # a node is visited twice, all but the first and the last
+        if kind.startswith("Heun"):  # every node but the first and the last occurs twice
             sigmas = torch.cat((sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]))
         count = len(sigmas) - 1
         scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(count, dtype=torch.float32)
@@ -78,19 +91,19 @@ def _diffusers(
 
 
 def _azula(kind: str, **options: Any) -> Callable[[Flow, Tensor, Tensor], Tensor]:
-    """A sampler by the name of its class; the last node's denoiser is the last evaluation."""
+    """A sampler of azula by the name of its class. The denoiser at the last node is the last evaluation."""
 
     def run(flow: Flow, s: Tensor, y: Tensor) -> Tensor:
         from azula import denoise, noise, sample
 
         class Nodes(noise.Schedule):  # type: ignore[misc]
-            """alpha = (1 + s^2)^(-1/2), sigma = s alpha, through the nodes at even times."""
+            """alpha = (1 + s^2)^(-1/2) and sigma = s alpha, with the nodes at equally spaced times."""
 
             def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
                 place = (1.0 - t.double().numpy()) * (len(s) - 1)
-                level = torch.as_tensor(np.exp(np.interp(place, np.arange(len(s)), s.log().numpy()))).to(t)
-                alpha = (1.0 + level**2).rsqrt()
-                return alpha, level * alpha
+                ratio = torch.as_tensor(np.exp(np.interp(place, np.arange(len(s)), s.log().numpy()))).to(t)
+                alpha = (1.0 + ratio**2).rsqrt()
+                return alpha, ratio * alpha
 
         class Denoiser(denoise.Denoiser):  # type: ignore[misc]
             """E[x_0 | x]."""
@@ -102,9 +115,9 @@ def _azula(kind: str, **options: Any) -> Callable[[Flow, Tensor, Tensor], Tensor
 
             def forward(self, x: Tensor, t: Tensor) -> Any:
                 alpha, sigma = (float(v) for v in self.schedule(t))
-                level = sigma / alpha
+                ratio = sigma / alpha
                 state = x / alpha
-                return denoise.DiracPosterior(state - level * flow(state, level))
+                return denoise.DiracPosterior(state - ratio * flow(state, ratio))
 
         denoiser = Denoiser()
         sampler = getattr(sample, kind)(denoiser, steps=len(s) - 1, silent=True, dtype=torch.float64, **options)
@@ -116,7 +129,7 @@ def _azula(kind: str, **options: Any) -> Callable[[Flow, Tensor, Tensor], Tensor
 
 
 def half(calls: int) -> int:
-    """Nodes of a method with two evaluations a step and one for the last."""
+    """Number of nodes of a method with two evaluations per step and one at the end."""
     return (calls + 1) // 2
 
 
@@ -140,7 +153,7 @@ PEERS = [
 ]
 
 Loop = Callable[[Callable[[Tensor], Tensor], Tensor, int], object]
-"""(network, x, steps): a sampler's loop around bare calls of a network, for its time."""
+"""(network, x, steps) -> the loop of a sampler around bare calls of a network, to measure its time."""
 
 
 def _diffusers_loop(kind: str, **options: Any) -> Loop:
@@ -161,7 +174,7 @@ def _azula_loop(kind: str, **options: Any) -> Loop:
         from azula import denoise, noise, sample
 
         class Denoiser(denoise.Denoiser):  # type: ignore[misc]
-            """The network as it is."""
+            """The bare network."""
 
             schedule = noise.VPSchedule()
 

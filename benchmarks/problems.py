@@ -1,17 +1,17 @@
-"""Problems with known answers: closed-form scores and divergences, exact or with a smooth error of 3 %.
+"""Problems with known answers: scores and divergences in closed form, exact or with a smooth error of 3 %.
 
     gmm2      25 narrow modes on a grid             gmm16    10 random anisotropic Gaussians
-    gmm64, gmm192, gmm768   12, 8 and 4 Gaussians with image-like spectra in nearly one basis
+    gmm64, gmm192, gmm768   12, 8 and 4 Gaussians with spectra like those of images, in almost the same basis
     digits    scikit-learn's 8 x 8 digits, each a Gaussian of width 0.1
 
-and, for samplers, distributions on which no default was chosen (`fresh`):
+New distributions for samplers, on which no default was chosen (``new_distribution``):
 
-    rare      two modes and a third, far away, of 0.2 %       thin      10 of 12 directions of width 0.001
-    rare16    gmm16 with one more mode, of 0.2 %              shifted   two modes about 10, narrow
-    heavy     tails like those of Student's t, 2.5 degrees    ring      a circle of 48 narrow modes
+    rare      two modes and a distant mode of 0.2 %           thin      10 of 12 directions of width 0.001
+    rare16    gmm16 with another mode of 0.2 %                shifted   two narrow modes near 10
+    heavy     tails of Student's t, 2.5 degrees of freedom    ring      a circle of 48 narrow modes
 
-each under VP, sub-VP and VE. `Problem.truth(x)` is the numerically exact answer of the probability flow (DOP853 at
-1e-10, closed-form trace, in the plain state): what every engine is held to.
+Each one exists under VP, sub-VP and VE. ``Problem.exact_log_prob(x)`` is the reference for all likelihood solvers: the
+probability flow by DOP853 at 1e-10, with the trace in closed form and without whitening.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scoresde.noise import NoiseSource
 from scoresde.sde import ScalarSDE
 
 PROCESSES: dict[str, ScalarSDE] = {"VP": VPSDE(), "sub-VP": SubVPSDE(), "VE": VESDE(0.01, 50.0)}
-FRESH = ("rare", "rare16", "heavy", "thin", "shifted", "ring")
+NEW_DISTRIBUTIONS = ("rare", "rare16", "heavy", "thin", "shifted", "ring")
 DISTRIBUTIONS = ("gmm2", "gmm16", "gmm64", "gmm192", "gmm768", "digits")
 T_MIN = 1e-5
 _FEATURES = 64
@@ -45,16 +45,16 @@ def _normal(shape: tuple[int, ...], purpose: str, seed: int = 0) -> Tensor:
 
 
 def _orthogonal(d: int, near: Tensor, angle: float, purpose: str, seed: int) -> Tensor:
-    """``near`` turned by a random rotation of size ``angle``."""
+    """The orthogonal matrix ``near`` times a random rotation of size ``angle``."""
     skew = _normal((d, d), purpose, seed) * angle / math.sqrt(d)
     return near @ torch.linalg.matrix_exp(skew - skew.mT)
 
 
 @lru_cache
 def distribution(name: str) -> GaussianMixture:
-    """The distribution of the data, centred but for those of `fresh`."""
-    if name in FRESH:
-        return fresh(name)
+    """The distribution of the data. All but the new distributions have mean zero."""
+    if name in NEW_DISTRIBUTIONS:
+        return new_distribution(name)
     if name == "digits":
         data = Digits().train
         x = torch.cat([data.encode(torch.arange(len(data)), seed=0)]).to(torch.float64)
@@ -81,7 +81,7 @@ def distribution(name: str) -> GaussianMixture:
     return GaussianMixture(means, covariances=0.5 * (covariances + covariances.mT), weights=weights)
 
 
-def fresh(name: str) -> GaussianMixture:
+def new_distribution(name: str) -> GaussianMixture:
     """One of the distributions on which no default was chosen."""
     if name == "rare":
         means = torch.tensor([[-0.8, 0.0], [0.8, 0.2], [0.5, 3.0]], dtype=torch.float64)
@@ -111,8 +111,8 @@ def fresh(name: str) -> GaussianMixture:
 
 
 @dataclass(frozen=True)
-class Rough:
-    """An exact score whose noise has a smooth error of ``size`` (root mean square): a stand-in for a trained network."""
+class PerturbedScore:
+    """A score whose prediction of the noise has a smooth error of root mean square ``size``, like that of a trained network."""
 
     data: GaussianMixture
     sde: ScalarSDE
@@ -169,7 +169,7 @@ class Rough:
 
 @dataclass(frozen=True)
 class Problem:
-    """A distribution, a process, and a score that is exact (``size`` 0) or not."""
+    """A distribution, a process, and a score, which is exact for ``size=0``."""
 
     name: str
     process: str
@@ -197,11 +197,11 @@ class Problem:
         return float((mix.weights * within).sum().sqrt())
 
     @cached_property
-    def score(self) -> Rough:
-        return Rough(self.distribution, self.sde, self.size, self.data_std)
+    def score(self) -> PerturbedScore:
+        return PerturbedScore(self.distribution, self.sde, self.size, self.data_std)
 
-    def truth(self, x: Tensor, rtol: float = 1e-10) -> Tensor:
-        """log p at T_MIN by the flow, (B,) nats."""
+    def exact_log_prob(self, x: Tensor, rtol: float = 1e-10) -> Tensor:
+        """log p at T_MIN by the probability flow, (B,) in nats."""
         sde, shape, d = self.sde, x.shape, self.d
         ends = sde.log_noise(torch.tensor([T_MIN, sde.T], dtype=torch.float64)).tolist()
 
@@ -220,8 +220,7 @@ class Problem:
 
 
 def suite(names: tuple[str, ...] = DISTRIBUTIONS) -> list[Problem]:
-    """Every distribution with the exact and with the rough score under every process; in 768 dimensions under VP alone,
-    for time."""
+    """Every distribution with the exact and the perturbed score under every process; gmm768 under VP only, to save time."""
     return [
         Problem(name, process, size)
         for name in names
@@ -232,9 +231,10 @@ def suite(names: tuple[str, ...] = DISTRIBUTIONS) -> list[Problem]:
 
 @dataclass(frozen=True)
 class KnownTrace(Divergence):
-    """The exact divergence from a score that knows its own, for a scalar process: no products.
+    """The exact divergence in closed form, for a scalar process and without Jacobian-vector products.
 
-    It is asked for the Jacobian of xi -> sigma score(x + sigma xi) at 0, whose trace is sigma^2 div score.
+    A ``Divergence`` computes the trace of the Jacobian of xi -> sigma score(x + sigma xi) at 0. It equals sigma^2 div
+    score.
     """
 
     problem: Problem
@@ -246,7 +246,7 @@ class KnownTrace(Divergence):
         return 0
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """The problem's score, which remembers where it was asked."""
+        """The score of the problem. It stores x and t for the divergence."""
         object.__setattr__(self, "_last", (x, t))
         return self.problem.score(x, t)
 

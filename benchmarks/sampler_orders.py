@@ -1,6 +1,8 @@
-"""Orders of convergence of the samplers: prints the table of docs/samplers.md. The problems are in `tests/samplers/orders.py`.
+"""Orders of convergence of the samplers: prints the table of docs/samplers.md.
 
-python benchmarks/sampler_orders.py
+    python benchmarks/sampler_orders.py
+
+The problems are in ``tests/samplers/orders.py``.
 """
 
 from __future__ import annotations

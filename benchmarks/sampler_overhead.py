@@ -1,13 +1,15 @@
-"""Time that samplers add to the bare network call, per call, on one thread.
+"""Time that a sampler adds to each network call, on one thread.
 
     python benchmarks/sampler_overhead.py
 
-A small MLP of 25 k parameters on a batch of 16 x 192 in float32, as a bare score: what a call takes is the network's time.
-The bare call and every sampler take turns, 15 rounds of 40 steps; CPU time of this thread, medians, the ratio of each
-sampler's time per call to the bare call's in the same round. "no draws" has the keyed noise replaced by one fixed tensor,
-to tell the loop from the generator. The coefficients made before the loop, once for a run, are timed apart: a run of 80
-steps less one of 40 is 40 steps. The last column is all that a run of 20 steps costs besides the network. Where diffusers and
-azula are installed (``pip install -e ".[peers]"``) their loops around the same network take their turns.
+The score is a small MLP with 25 k parameters, on a batch of 16 x 192 in float32. The bare call and all samplers take
+turns for 15 rounds of 40 steps. The figures are medians of the CPU time of this thread. The ratio is that of the time
+per call of a sampler to the time of a bare call in the same round. For "no draws" a single fixed tensor replaces the
+keyed noise, to separate the loop from the generator. The time for the coefficients, which are computed once before the
+loop, is reported separately: a run of 80 steps minus a run of 40 steps is the time of 40 steps. The last column is the
+total cost of a run of 20 steps without the network.
+
+If diffusers and azula are installed (``pip install -e ".[peers]"``), their loops take turns too, with the same network.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ SHAPE = (16, 192)
 
 
 def fitted(steps: int) -> FittedMultistep:
-    """A fitted method's shape: its numbers do not matter for its time."""
+    """A fitted sampler with arbitrary coefficients: they do not affect its time."""
     times, ones = torch.linspace(1.0, 0.01, steps, dtype=torch.float64), torch.ones(steps, dtype=torch.float64)
     return FittedMultistep(times, 1e-3, ones, 0.1 * ones[:, None].expand(steps, 3), torch.zeros(SHAPE[1]), 0.5)
 
 
 class FixedNoise(NoiseSource):
-    """One draw for all."""
+    """The same tensor for every draw."""
 
     def normal(self, event_shape, *, step, purpose, dtype):  # type: ignore[no-untyped-def]
-        if not hasattr(self, "kept"):
-            object.__setattr__(self, "kept", super().normal(event_shape, step=0, purpose="fixed", dtype=dtype))
-        return self.kept.clone()
+        if not hasattr(self, "fixed"):
+            object.__setattr__(self, "fixed", super().normal(event_shape, step=0, purpose="fixed", dtype=dtype))
+        return self.fixed.clone()
 
 
 SAMPLERS: dict[str, tuple[Callable[[int], Sampler], bool]] = {
@@ -62,7 +64,7 @@ SAMPLERS: dict[str, tuple[Callable[[int], Sampler], bool]] = {
 
 
 def cpu(work: Callable[[], object]) -> float:
-    """CPU seconds of this thread."""
+    """CPU time of this thread, in seconds."""
     started = time.thread_time()
     work()
     return time.thread_time() - started

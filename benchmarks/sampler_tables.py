@@ -1,4 +1,4 @@
-"""Tables and picture of docs/sampler_figures.md from what `samplers.py` measured.
+"""Tables and picture of docs/sampler_figures.md, from the measurements of ``samplers.py``.
 
 python benchmarks/sampler_tables.py tables runs/samplers.jsonl
 python benchmarks/sampler_tables.py picture runs/samplers.jsonl
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from peers import PEERS
-from problems import FRESH
+from problems import NEW_DISTRIBUTIONS
 
 CALLS = (5, 10, 20)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows."""
+    """The rows of a file of measurements."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def tables(file: Path) -> None:
-    """Markdown: ratios of the best peer's error to ours, honesty of the stated errors, distances of distributions."""
+    """Print tables in Markdown: errors of ``fit`` and of the best peer, stated errors, distances of distributions."""
     rows = read(file)
     problems = list(dict.fromkeys(r["problem"] for r in rows))
     _fit_table(rows, problems)
     _plain_table(rows, problems)
-    _honesty_table(rows, problems)
+    _stated_error_table(rows, problems)
     _distribution_tables(rows, problems)
     _corrector_tables(rows, problems)
 
@@ -39,15 +39,11 @@ def _of(rows: list[dict[str, Any]], problem: str, calls: int) -> list[dict[str, 
 
 
 def _group(problem: str) -> str:
-    """What means are taken over."""
+    """The group of problems over which means are taken."""
     if "network" in problem:
         return "trained network"
-    where = (
-        "distributions not seen before"
-        if problem.split()[0].removesuffix("~") in FRESH
-        else "distributions of the defaults"
-    )
-    return f"{where}, {_kind(problem)}"
+    new = problem.split()[0].removesuffix("~") in NEW_DISTRIBUTIONS
+    return f"{'new' if new else 'tuning'} distributions, {_kind(problem)}"
 
 
 def _mean_lines(ratios: dict[str, list[float]], what: str) -> None:
@@ -59,7 +55,7 @@ def _mean_lines(ratios: dict[str, list[float]], what: str) -> None:
 
 
 def _fit_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
-    """`fit` against the best peer, chosen with hindsight in each cell."""
+    """Errors of ``fit`` and of the best peer, which is selected in each cell after the measurement."""
     ratios: dict[str, list[float]] = {}
     medians: dict[str, list[float]] = {}
     winners: dict[str, int] = {}
@@ -87,12 +83,12 @@ def _fit_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
 
 
 def _plain_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
-    """Plain methods against the best peer."""
+    """Errors of the methods without a fit relative to the best peer."""
     kinds = {
         "UniPC, default": lambda r: r.get("ours") == "UniPC" and r["grid"] == "default",
-        "UniPC-3, log s (before)": lambda r: r.get("ours") == "UniPC-3" and r["grid"] == "log s",
-        "best plain method, default grid": lambda r: r.get("grid") == "default" and "ours" in r,
-        "best plain method, log s (before)": lambda r: r.get("grid") == "log s" and "ours" in r,
+        "UniPC-3, log s (earlier default)": lambda r: r.get("ours") == "UniPC-3" and r["grid"] == "log s",
+        "best method, default grid": lambda r: r.get("grid") == "default" and "ours" in r,
+        "best method, log s (earlier default)": lambda r: r.get("grid") == "log s" and "ours" in r,
     }
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for problem in problems:
@@ -114,17 +110,17 @@ def _plain_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
         print(f"| {kind} | " + " | ".join(means) + f" | {everything:.2f} |")
 
 
-def _honesty_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
-    """Stated errors against those of the test's starts; z is their difference in stated standard errors."""
-    counts = {"few": [0, 0, 0.0], "stated": [0, 0, 0.0]}
+def _stated_error_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
+    """Stated errors and the errors on the test starts; z is their difference divided by the stated standard error."""
+    counts = {"64 starts": [0, 0, 0.0], "2000 starts": [0, 0, 0.0]}
     cells = 0
     columns = (
         "problem",
         "evaluations",
         "mean",
-        "64 starts state",
+        "64 starts",
         "z",
-        "2000 starts state",
+        "2000 starts",
         "z",
         "median",
         "99 %",
@@ -139,8 +135,8 @@ def _honesty_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
             cells += 1
             line = [problem, str(calls), f"{own['error']:.2g}"]
             for name, mean, spread in (
-                ("few", own["few"], own["few_error"]),
-                ("stated", own["stated_error"], own["stated_standard_error"]),
+                ("64 starts", own["few"], own["few_error"]),
+                ("2000 starts", own["stated_error"], own["stated_standard_error"]),
             ):
                 z = (own["error"] - mean) / spread
                 count = counts[name]
@@ -152,8 +148,8 @@ def _honesty_table(rows: list[dict[str, Any]], problems: list[str]) -> None:
             print("| " + " | ".join(line) + " |")
     for name, (three, ten, ratio) in counts.items():
         print(
-            f"\n{name}: {three} of {cells} cells end more than 3 stated standard errors above the stated mean, {ten} more than "
-            f"10; largest ratio of the mean to the stated one {ratio:.1f}"
+            f"\n{name}: in {three} of {cells} cells the mean is more than 3 stated standard errors above the stated one, in "
+            f"{ten} more than 10; largest ratio of the mean to the stated one {ratio:.1f}"
         )
 
 
@@ -194,14 +190,14 @@ def _kind(problem: str) -> str:
 
 
 def _distribution(row: dict[str, Any], floor: dict[str, Any]) -> str:
-    """A cell, bold where both distances are within two standard deviations of the floor."""
+    """A cell; bold if both distances are within two standard deviations of the floor."""
     within = all(row[k] <= floor[k] + 2.0 * floor[f"{k}_sd"] for k in ("energy", "sliced"))
     text = f"{row['energy']:.1e} ({row['sliced']:.3f})"
     return f"**{text}**" if within else text
 
 
 def picture(file: Path) -> None:
-    """docs/pictures/samplers.png: error against evaluations on four problems."""
+    """Draw docs/pictures/samplers.png: error against the number of evaluations for four problems."""
     from matplotlib.figure import Figure
 
     rows = read(file)

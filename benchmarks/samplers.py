@@ -1,25 +1,27 @@
-"""Quality of samplers against evaluations of the score, compared with other libraries.
+"""Error of samplers against the number of evaluations of the score, compared with other libraries.
 
     pip install -c constraints.txt -e ".[peers]"
-    python benchmarks/samplers.py measure runs/samplers.jsonl           six to ten minutes of one core, in one run
+    python benchmarks/samplers.py measure runs/samplers.jsonl           six to ten minutes on one core
     python benchmarks/samplers.py network runs/samplers.jsonl           the same for the runs of ``make demo-all``
     python benchmarks/sampler_tables.py tables runs/samplers.jsonl      the tables of docs/sampler_figures.md
     python benchmarks/sampler_tables.py picture runs/samplers.jsonl     docs/pictures/samplers.png
 
-Problems: `SUITE`, distributions and scores of `problems.py`; "~" is a score with a smooth error of 3 % of the noise.
-All samplers start
-from the same states at T, with the same score, and end with E[x_0 | x] at t = 0.001; a budget of evaluations counts that one.
+The problems are the distributions and scores of ``problems.py``. The sign "~" marks a score with a smooth error of 3 %
+of the noise. All samplers get the same states at T and the same score, and end with E[x_0 | x] at t = 0.001. The number
+of evaluations includes this last one. There are three kinds of measurements:
 
-paths   mean over 2000 starts (400 in 16 and 64 dimensions) of the root mean square distance per coordinate from where the
-        accurate flow ends (UniPC-3 on the pilot grid, 200 evaluations, 100 for the digits). Peers: each method on each of five
-        grids. Ours: the plain methods on their default grid, and `fit`, whose pilot has 128 other starts.
-network paths as above, by the trained network's own accurate flow; and predictors and correctors as in the paper's
-table 1 at 200
-        evaluations (P; 400 for P2x, C, PC), 720 samples against the held-out digits, whose distance from 720 training digits is
-        given too.
-distributions    2048 samples against exact ones: squared energy distance and sliced 2-Wasserstein distance (128
-directions); the floor is
-        six other exact sets.
+paths
+    The root mean square distance per coordinate between the end point and that of the accurate flow (UniPC-3 on the
+    pilot grid with 200 evaluations, 100 for the digits), as a mean over 2000 starts (400 in 16 and 64 dimensions). Each
+    peer method runs on five grids. Ours are the methods without a fit on their default grid, and ``fit``, whose pilot
+    has 128 other starts.
+network
+    The same for the accurate flow of a trained network. Also predictors and correctors as in table 1 of the paper, with
+    200 evaluations for P and 400 for P2x, C and PC: the distance of 720 samples from the held-out digits, and that of
+    720 training digits.
+distributions
+    2048 samples against exact ones: squared energy distance, and sliced 2-Wasserstein distance over 128 directions. The
+    floor is the distance of six other exact sets.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from typing import Any
 
 import torch
 from peers import PEERS, Flow
-from problems import FRESH, Problem
+from problems import NEW_DISTRIBUTIONS, Problem
 from torch import Tensor
 
 from scoresde.experiment import Experiment, Workdir, load_config
@@ -69,13 +71,13 @@ GRIDS = {
     "Karras 7": grids.karras,
     "Karras 3": partial(grids.karras, rho=3.0),
 }
-OLD = [
+TUNING = [
     ("gmm16", "VP", 0.0), ("gmm16", "VE", 0.03), ("gmm2", "VP", 0.0), ("gmm2", "VE", 0.03), ("gmm2", "sub-VP", 0.0),
     ("digits", "VP", 0.0),
 ]  # fmt: skip
-NEW = [(name, process, size) for name in FRESH for process, size in (("VP", 0.0), ("VE", 0.03))]
-NEW.remove(("rare16", "VE", 0.03))  # takes long
-SUITE = [Problem(*which) for which in OLD + NEW]
+NEW = [(name, process, size) for name in NEW_DISTRIBUTIONS for process, size in (("VP", 0.0), ("VE", 0.03))]
+NEW.remove(("rare16", "VE", 0.03))  # takes a long time
+SUITE = [Problem(*which) for which in TUNING + NEW]
 PILOT, COUNT = 128, 2048
 CHECKED = ("gmm16 VP",)
 """Problems whose distributions are compared."""
@@ -91,18 +93,18 @@ PLAIN: dict[str, Callable[[int | Tensor], Sampler]] = {
 
 
 def budgets(problem: Problem | Network) -> tuple[int, ...]:
-    """Evaluations that a problem is run with; 20 on some only, for time."""
+    """Numbers of evaluations for a problem; 20 only for some, to save time."""
     return (5, 10, 20) if str(problem) in ("gmm16 VP", "gmm2 VP", "rare VP", "ring VP") else (5, 10)
 
 
 def starts(problem: Problem | Network) -> int:
-    """How many: fewer where a score takes long."""
+    """Number of starts; fewer if the score is slow."""
     return 400 if "16" in str(problem) or "digits" in str(problem) else 2000
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained model in the place of a `Problem`."""
+    """A trained model in place of a ``Problem``."""
 
     sde: ScalarSDE
     score: ScoreModel
@@ -113,7 +115,7 @@ class Network:
 
 
 def peer_ends(problem: Problem | Network, name: str, grid: str, calls: int, start: Tensor) -> tuple[Tensor, int]:
-    """Where a peer comes to from ``start`` at T, and the evaluations that it made."""
+    """End points of a peer from ``start`` at T, and the number of its evaluations."""
     sde, peer = problem.sde, next(p for p in PEERS if p.name == name)
     s = sde.log_noise(GRIDS[grid](sde, peer.nodes(calls) - 1)).exp()
     flow = Flow(sde, problem.score, start.dtype)
@@ -121,7 +123,7 @@ def peer_ends(problem: Problem | Network, name: str, grid: str, calls: int, star
 
 
 def ends(problem: Problem | Network, sampler: Sampler, start: Tensor, calls: int) -> Tensor:
-    """Where one of our samplers comes to."""
+    """End points of one of our samplers."""
     result = sampler(problem.sde, problem.score, tuple(start.shape), start=start, allow_failed=True)
     if result.nfe > calls:
         raise AssertionError(f"{sampler!r} made {result.nfe} evaluations of {calls}")
@@ -129,7 +131,7 @@ def ends(problem: Problem | Network, sampler: Sampler, start: Tensor, calls: int
 
 
 def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple[str, Sampler, dict[str, Any]]]:
-    """Our samplers at a number of evaluations: plain ones on their default grid and on that of before, and `fit`."""
+    """Our samplers for a number of evaluations: methods without a fit on the default grid and on the earlier one, and ``fit``."""
     steps = {name: calls - method(2).first_step_order for name, method in PLAIN.items()}  # type: ignore[attr-defined]
     for name, method in PLAIN.items():
         yield name, method(steps[name]), {"grid": "default"}
@@ -148,7 +150,7 @@ Ours = dict[int, list[tuple[str, Sampler, dict[str, Any]]]]
 
 
 def paths(problem: Problem | Network, mine: Ours, start: Tensor, exact: Tensor) -> Iterator[dict[str, Any]]:
-    """Distances from the accurate end points."""
+    """Rows with the distances from the accurate end points."""
 
     def facts(reached: Tensor) -> dict[str, float]:
         errors = distances(reached.reshape(exact.shape), exact)
@@ -165,14 +167,14 @@ def paths(problem: Problem | Network, mine: Ours, start: Tensor, exact: Tensor) 
         for peer in PEERS:
             for grid in GRIDS:
                 if grid == "uniform" and problem.process == "VE":
-                    continue  # the same as log s
+                    continue  # equal to log s
                 reached, made = peer_ends(problem, peer.name, grid, calls, start)
                 assert made <= calls, (peer, made)
                 yield {"calls": calls, "peer": peer.name, "grid": grid, **facts(reached)}
 
 
 def energy(x: Tensor, y: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased."""
+    """Unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|."""
     n, m = len(x), len(y)
     within = torch.cdist(x, x).sum() / (n * (n - 1)) + torch.cdist(y, y).sum() / (m * (m - 1))
     return float(2.0 * torch.cdist(x, y).mean() - within)
@@ -186,7 +188,7 @@ def sliced(x: Tensor, y: Tensor) -> float:
 
 
 def distributions(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
-    """Distances of distributions, and their floor."""
+    """Rows with the distances between distributions, and their floor."""
     sde, event = problem.sde, problem.distribution.event_shape
 
     def exact(k: int) -> Tensor:
@@ -245,7 +247,7 @@ def measured(problem: Problem | Network, event: tuple[int, ...]) -> Iterator[dic
 
 
 def measure(file: Path) -> None:
-    """Every problem of the suite, in one run."""
+    """Measure every problem of the suite."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w") as out:
         for problem in SUITE:
@@ -257,7 +259,7 @@ def measure(file: Path) -> None:
 
 
 def network(file: Path, runs: Path) -> None:
-    """The rows of the trained runs."""
+    """Measure the trained networks."""
     configs = Path(__file__).resolve().parents[1] / "configs"
     for name, process in (("vp", "VP"), ("ve", "VE")):
         experiment = Experiment.from_config(load_config(str(configs / name / "digits.py")))
@@ -271,7 +273,7 @@ def network(file: Path, runs: Path) -> None:
 def correctors(
     experiment: Experiment, model: ScoreModel, steps: int = 200, count: int = 720
 ) -> Iterator[dict[str, Any]]:
-    """Predictors and correctors at equal evaluations."""
+    """Rows for predictors and correctors with equal numbers of evaluations."""
     data = experiment.data
     held, seen = (
         d.encode(torch.arange(min(count, len(d))), seed=0).double().flatten(1) for d in (data.test, data.train)
@@ -295,7 +297,7 @@ def correctors(
 
 
 def _distance(sampler: Sampler, model: ScoreModel, event: tuple[int, ...], count: int, held: Tensor) -> dict[str, Any]:
-    """Evaluations and squared energy distance."""
+    """Number of evaluations, and squared energy distance."""
     result = sampler(model.sde, model, (count, *event), seed=3)
     return {"calls": result.nfe, "energy": energy(result.samples.double().flatten(1), held)}
 
