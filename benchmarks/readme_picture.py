@@ -1,50 +1,51 @@
-"""docs/pictures/digits.png: held-out digits beside samples of the three processes, from the runs of ``make demo-all``.
+"""docs/pictures/two_moons.png: runs the first Python block of README.md as it is printed, and shows data, samples and density.
 
-make demo-all && .venv/bin/python benchmarks/readme_picture.py [RUNS]
+python benchmarks/readme_picture.py
 """
 
 from __future__ import annotations
 
-import io
-import json
-import sys
+import re
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
-from scoresde.data import Digits
-from scoresde.experiment.folder.plots import event_picture
+from scoresde import log_likelihood
 
 HERE = Path(__file__).resolve().parents[1]
-TITLES = {"vp": "VP", "subvp": "sub-VP", "ve": "VE"}
-COUNT = 36
+SIDE, REACH = 48, 2.4
 
 
-def main(runs: Path) -> None:
-    """Compose and write the picture."""
-    data = Digits()
-    panels = [("held-out digits", event_picture(data.test.raw[:COUNT], data.transform, columns=6))]
-    for name, title in TITLES.items():
-        run = runs / f"digits-{name}"
-        figure = json.loads((run / "likelihood" / "test.json").read_text())
-        with np.load(run / "samples" / "predictor-corrector.npz") as file:
-            raw = torch.from_numpy(file["raw"][:COUNT])
-        caption = f"{title}: {figure['bits_per_dim']:.2f} bits/dim"
-        panels.append((caption, event_picture(raw, data.transform, columns=6)))
-    picture = Figure(figsize=(11, 3.1))
-    for k, (caption, content) in enumerate(panels):
-        axes = picture.add_subplot(1, len(panels), k + 1)
-        pixels = np.asarray(Image.open(io.BytesIO(content)))
-        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(caption, fontsize=11)
-        axes.axis("off")
-    picture.tight_layout()
-    (HERE / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
-    picture.savefig(HERE / "docs" / "pictures" / "digits.png", dpi=100, bbox_inches="tight")
+def run_block() -> dict[str, Any]:
+    """The variables after the block."""
+    block = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.S)[0]
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def main() -> None:
+    """Run the block and write the picture."""
+    names = run_block()
+    side = torch.linspace(-REACH, REACH, SIDE)
+    plane = torch.cartesian_prod(side, side)
+    log_prob = log_likelihood(names["sde"], names["model"], plane).log_prob.reshape(SIDE, SIDE)
+    figure = Figure(figsize=(9, 3.1), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    titles = ("data", "samples, 20 steps of UniPC", "density of the model")
+    for ax, points in zip(axes, (names["x"], names["samples"]), strict=False):
+        ax.scatter(*points.T, s=2, alpha=0.4, linewidths=0)
+    extent = (-REACH, REACH, -REACH, REACH)
+    axes[2].imshow(log_prob.exp().T, origin="lower", extent=extent, cmap="Blues", interpolation="bicubic")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(title=title, aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH))
+    figure.savefig(HERE / "docs" / "pictures" / "two_moons.png", dpi=100)
+    result = names["result"]
+    print(f"log p of {len(result.log_prob)} data: mean {float(result.log_prob.mean()):.3f} nats")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else HERE / "runs"))
+    main()

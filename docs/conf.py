@@ -57,6 +57,35 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 mathjax_path = "mathjax.js"  # copied from a package, so that the formulas need no connection
 
 
+COPIED = {
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "notebooks/quickstart.ipynb": "notebooks/quickstart.ipynb",
+    "notebooks/processes.ipynb": "notebooks/processes.ipynb",
+}
+"""Files outside of docs that are pages of the site: their path in the repository, and the path of the page."""
+
+
+def copy_pages() -> None:
+    """Copy the pages that lie outside of docs. A file without changes keeps its time, and Sphinx does not read it again."""
+    for source, page in COPIED.items():
+        text, target = (ROOT / source).read_text(), HERE / page
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists() or target.read_text() != text:
+            target.write_text(text)
+
+
+def adapt_links(app: Sphinx, name: str, content: list[str]) -> None:
+    """Links between files of the repository become links between pages of the site."""
+    text = content[0]
+    if f"{name}.md" in COPIED.values() or f"{name}.ipynb" in COPIED.values():
+        text = text.replace("](../docs/", "](../").replace("](docs/", "](../")
+    for source, page in COPIED.items():
+        text = text.replace(f"](../{source}", f"]({page}").replace(f"]({source}", f"]({Path(page).name}")
+    content[0] = text
+
+
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """Copy MathJax, one file, next to the other static files of the site."""
     found = importlib.util.find_spec("sphinx-mathjax-offline")
@@ -87,8 +116,10 @@ def escape_docstring(app: Sphinx, what: str, name: str, obj: object, options: ob
 
 
 def setup(app: Sphinx) -> None:
-    """Write the pages of the API before the build, and copy what the site needs after it."""
+    """Write the pages of the API and copy the other pages before the build."""
+    copy_pages()
     api_pages.write(HERE / "api")
+    app.connect("source-read", adapt_links)
     app.connect("build-finished", copy_mathjax)
     app.connect("autodoc-process-docstring", escape_docstring)
     app.connect("missing-reference", resolve_by_name)

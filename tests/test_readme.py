@@ -1,4 +1,4 @@
-"""What README shows runs: its Python blocks as they stand, its commands by name."""
+"""What README shows runs: its Python block as it is printed, its commands by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ def test_there_are_blocks_to_run():
     assert BLOCKS
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run(number, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("steps", [pytest.param(2000, marks=pytest.mark.long), 3])
+def test_the_first_block_runs(steps, tmp_path, monkeypatch):
+    """As it is printed, with 2000 training steps. The default tests take 3 steps."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], "README.md", "exec"), {"__name__": "__main__"})
-    # log-densities of five samples beside exact ones
-    values = [abs(float(v)) for v in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", capsys.readouterr().out)]
-    assert len(values) == 5
-    assert max(values) < 1e-2
+    assert BLOCKS[0].count("range(2000)") == 1
+    names = {"__name__": "__main__"}
+    exec(compile(BLOCKS[0].replace("range(2000)", f"range({steps})"), "README.md", "exec"), names)
+    samples, result = names["samples"], names["result"]
+    assert samples.shape == (5000, 2) and bool(samples.isfinite().all())
+    assert result.log_prob.shape == result.standard_error.shape == (200,)
+    if steps == 2000:  # nats; the value observed is -1.7
+        assert -2.0 < float(result.log_prob.mean()) < -1.4
 
 
 def test_links_lead_somewhere():
