@@ -54,7 +54,7 @@ def entry(module: ModuleType, name: str) -> list[str]:
     """The directives that document one name."""
     value = getattr(module, name)
     if inspect.isclass(value):
-        return [f".. autoclass:: {name}", "   :members:", "   :show-inheritance:", ""]
+        return [f".. autoclass:: {name}", "   :members:", "   :special-members: __call__", "   :show-inheritance:", ""]
     if inspect.isfunction(value):
         return [f".. autofunction:: {name}", ""]
     if inspect.ismodule(value):

@@ -41,6 +41,7 @@ nb_execution_mode = "off"  # the outputs are stored in the notebooks; tests/test
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("Callback", "Grid", "Score", "Steps", "Times")}
 autosummary_generate = False
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_rtype, napoleon_use_ivar = False, True

@@ -65,7 +65,8 @@ class SampleResult:
         state: Final state, of shape ``(B, *state)``. It equals ``samples`` unless the process has auxiliary variables.
         nfe: Number of evaluations of the score, each for the whole batch.
         times: Descending times of the grid, of shape ``(N + 1,)``. Empty if a solver chose its steps.
-        seed, first: Key of the draws. Sample i has the key ``(seed, first + i)``.
+        seed: Key of the draws.
+        first: Index of the first sample. Sample i has the key ``(seed, first + i)``.
         failed: Samples that are not finite, bool of shape ``(B,)``.
         spent: Number of evaluations that each sample needed, of shape ``(B,)``. Equal to ``nfe`` unless samples have
             their own steps.

@@ -283,7 +283,7 @@ def test_refusals(case):
     with pytest.raises(ValueError, match="descending times"):
         FittedMultistep(torch.tensor([0.1, 0.2]), 1e-3, torch.ones(2), torch.ones(2, 1), torch.zeros(2), 0.5)
     bistable = NonlinearSDE(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
-    with pytest.raises(TypeError, match="closed-form kernel, which fit needs"):
+    with pytest.raises(TypeError, match="has no closed-form kernel"):
         fit(bistable, lambda x, t: -x, 4, pilot=(32, 2))
 
 

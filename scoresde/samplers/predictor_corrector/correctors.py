@@ -89,7 +89,14 @@ class Corrector(ABC):
 
 @dataclass(frozen=True)
 class Langevin(Corrector):
-    """Langevin steps whose size depends on the norm of each sample's score."""
+    """Langevin steps whose size depends on the norm of each sample's score.
+
+    The step size is e = 2 a (snr ||z|| / ||score||)^2, where a is the squared contraction of the forward step, ||z|| is
+    replaced by its root mean square, and ||score|| is bounded below.
+
+    Args:
+        snr, steps: See :class:`Corrector`.
+    """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
         flat = score.flatten(1) if score.ndim > 1 else score[:, None]
@@ -99,7 +106,13 @@ class Langevin(Corrector):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Corrector):
-    """Langevin steps whose size depends only on sigma(t), the annealed Langevin dynamics of Song & Ermon 2019."""
+    """Langevin steps whose size depends only on sigma(t), the annealed Langevin dynamics of Song & Ermon 2019.
+
+    The step size is e = 2 a (snr sigma(t))^2, where a is the squared contraction of the forward step.
+
+    Args:
+        snr, steps: See :class:`Corrector`.
+    """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> float:
         return self.snr * interval.level
@@ -110,6 +123,9 @@ class BatchLangevin(Corrector):
     """The reference implementation's Langevin corrector, with norms averaged over the batch.
 
     A sample depends on the other samples of its batch.
+
+    Args:
+        snr, steps: See :class:`Corrector`.
     """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:

@@ -137,7 +137,10 @@ class _Prepared(Predictor):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DDIM(MarginalPreserving):
-    """Denoising diffusion implicit models.
+    """The sampler of denoising diffusion implicit models (DDIM).
+
+    The step is x_s = alpha_s E[x_0 | x_t] + rho E[z | x_t] + eta sigma_(s|t) z' with rho^2 = sigma_s^2 - eta^2
+    sigma_(s|t)^2, where sigma_(s|t) is the standard deviation of q(x_s | x_t, x_0).
 
     Args:
         eta: Scale of the noise, in [0, 1]: 0 for none, 1 for the noise of DDPM's posterior q(x_s | x_t, x_0).
@@ -174,6 +177,9 @@ class DDIM(MarginalPreserving):
 @dataclass(frozen=True, repr=False, eq=False)
 class ConsistentAnnealed(MarginalPreserving):
     """Consistent annealed sampling: Langevin steps whose noise level is exactly that of x_s if x_0 is known.
+
+    The step is x_s = alpha_s E[x_0 | x_t] + rho E[z | x_t] + sqrt(sigma_s^2 - rho^2) z' with
+    rho = (1 - eta) sigma_t alpha_s / alpha_t.
 
     Args:
         eta: Part of the noise in x_t that the score removes. It must be in [1 - gamma, 1 + gamma], where gamma is the
