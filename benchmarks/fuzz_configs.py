@@ -44,10 +44,9 @@ import torch
 
 from scoresde.cli import main
 from scoresde.data import Splits
-from scoresde.experiment.config.annotations import alternatives, hints, offers
-from scoresde.experiment.config.builder import known
-from scoresde.experiment.config.experiment import EvaluationConfig, LikelihoodConfig, SamplingConfig
-from scoresde.experiment.config.sections import TrainingConfig
+from scoresde.experiment.config.annotations import accepts_class, hints, union_members
+from scoresde.experiment.config.builder import known_names
+from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
 from scoresde.score import ScoreModel
@@ -147,7 +146,7 @@ class Generator:
 
     def __init__(self, seed: int) -> None:
         self.random, self.strict, self.danger = random.Random(seed), False, False
-        self.names = sorted(known())
+        self.names = sorted(known_names())
 
     def case(self) -> Case:
         """The next case."""
@@ -198,8 +197,8 @@ class Generator:
         """A node of a known class, with arguments that it has."""
         name = name or self.random.choice(self.names)
         node: dict[str, Any] = {"name": name}
-        annotated = hints(known()[name])
-        parameters = list(inspect.signature(known()[name]).parameters.values())
+        annotated = hints(known_names()[name])
+        parameters = list(inspect.signature(known_names()[name]).parameters.values())
         for p in parameters:
             if self.random.random() < (0.8 if p.default is p.empty else 0.2):
                 right = self.strict or self.random.random() < 0.85
@@ -208,13 +207,13 @@ class Generator:
 
     def fitting(self, hint: Any, depth: int = 0) -> Any:
         """A value of the annotated type, though it may be out of range."""
-        hint = self.random.choice(alternatives(hint))
+        hint = self.random.choice(union_members(hint))
         of, inside = typing.get_origin(hint) or hint, typing.get_args(hint)
         if hint in RIGHT:
             return self.random.choice(PLAUSIBLE[hint] if self.strict else RIGHT[hint])
         if of in (tuple, collections.abc.Sequence) and inside:
             return [self.fitting(inside[0], depth + 1) for _ in range(self.random.randrange(5))]
-        names = [name for name in self.names if depth < 4 and offers(known()[name], hint)]
+        names = [name for name in self.names if depth < 4 and accepts_class(known_names()[name], hint)]
         return self.node(depth, self.random.choice(names)) if names else self.value(depth)
 
     def place(self, content: dict[str, Any]) -> list[str]:
@@ -223,7 +222,7 @@ class Generator:
         path, inside = [section], content.get(section)
         while isinstance(inside, dict) and self.random.random() < 0.8:
             known_keys = list(inside)
-            cls = known().get(inside.get("name", "")) if isinstance(inside.get("name", ""), str) else None
+            cls = known_names().get(inside.get("name", "")) if isinstance(inside.get("name", ""), str) else None
             if cls is not None:
                 known_keys += list(inspect.signature(cls).parameters)
             known_keys += list(inspect.signature(SETTINGS[path[-1]]).parameters) if path[-1] in SETTINGS else []
@@ -254,7 +253,7 @@ class Generator:
         if not parents or (parents == ["samplers"] and last == "heun"):
             return self.fitting(KINDS.get(parents[0] if parents else last))
         name = BASE.get(path[0], {}).get("name", "") if isinstance(BASE.get(path[0], {}), dict) else ""
-        cls = SETTINGS.get(path[0]) or known().get(name) or known()["EDM"]
+        cls = SETTINGS.get(path[0]) or known_names().get(name) or known_names()["EDM"]
         return self.fitting(hints(cls).get(last))
 
     def override(self) -> str:

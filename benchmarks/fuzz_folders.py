@@ -237,7 +237,7 @@ def outcome(kind: str, verb: str, run: Path, true: set[str]) -> tuple[str, str]:
     page = (run / "report.html").read_text() if verb == "report" else ""
     if (found < true and page.count("class='missing'")) or "metrics.csv is not as it was" in page:
         return "said", ""
-    if "passed over" in out or f"weights ema of {_last(run)}" in out:
+    if "is damaged" in out or f"weights ema of {_last(run)}" in out:
         return "said", ""  # the command names the checkpoint that it took instead
     other = sorted(part[:300] for part in found - true)[:3]
     return "silent", f"{verb} shows {other or 'less than before'}"

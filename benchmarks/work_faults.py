@@ -93,7 +93,7 @@ def _facts(file: Path) -> object:
         return file.read_bytes()
     content = json.loads(file.read_text())
     if "frechet distance" in content:
-        sets = [content[name]["features digest"] for name in ("set", "reference", "yardstick")]
+        sets = [content[name]["features digest"] for name in ("set", "reference", "baseline")]
         return [content[name] for name in ("frechet distance", "kernel distance", "precision", "recall")] + sets
     return [(entry["first"], entry["end"], entry["sha256"]) for entry in content["shards"]]
 

@@ -11,12 +11,12 @@
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
-Without --config the first five take the config of the folder, its config.json. `scoresde COMMAND --help` shows the flags of
-a command.
+Without --config the first five take the config of the folder, its config.json. `scoresde COMMAND --help` shows the
+flags of a command.
 
 Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one line on standard error; 3 one of
-several processes died, and what the others finished is kept; 130 interrupted by SIGINT or SIGTERM, with all finished work saved;
-anything else is a fault of scoresde itself, with a traceback.
+several processes died, and what the others finished is kept; 130 interrupted by SIGINT or SIGTERM, with all finished
+work saved; anything else is a fault of scoresde itself, with a traceback.
 """
 
 from __future__ import annotations

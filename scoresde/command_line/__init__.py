@@ -1,1 +1,4 @@
-"""Parts of the command line: commands and their flags, parsing, exit codes, signals. `scoresde.cli` puts them together."""
+"""Parts of the command line: commands and their flags, parsing, exit codes, signals.
+
+`scoresde.cli` puts them together.
+"""

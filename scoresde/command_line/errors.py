@@ -11,7 +11,10 @@ LONGEST = 1500
 
 
 def exit_code(command: str, action: Callable[[], int]) -> int:
-    """Run a command. Returns its exit code, or 2 or 3 after a line on standard error; faults of scoresde itself are raised."""
+    """Run a command.
+
+    Returns its exit code, or 2 or 3 after a line on standard error; faults of scoresde itself are raised.
+    """
     from scoresde import experiment
     from scoresde.solvers import SolverError
 

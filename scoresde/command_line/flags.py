@@ -91,7 +91,8 @@ class Flag:
         text: What it does, for the help.
         values: Names of its values; a flag without values is a switch.
         kind: Type of its value.
-        setting: Whether it sets the key of its name in the command's section of the config. The value of a path is text.
+        setting: Whether it sets the key of its name in the command's section of the config. The value of a path is
+            text.
         repeated: Whether it may be given several times.
     """
 

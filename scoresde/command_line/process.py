@@ -16,7 +16,8 @@ from pathlib import Path
 def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) -> Iterator[None]:
     """The current folder at the end of Python's path, where the user names code: a config in Python, or "module:Class".
 
-    A command that only reads the config of a folder does not get it, so that nothing is imported from a folder of others.
+    A command that only reads the config of a folder does not get it, so that nothing is imported from a folder of
+    others.
     """
     code = options.config is not None and Path(options.config).suffix != ".json"
     if not (code or options.trust or any(":" in value for value in (options.data or "", *overrides.values()))):
@@ -34,8 +35,10 @@ def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) ->
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM interrupts as SIGINT does, since schedulers send it, and SIGINT does so where a shell has a background job
-    ignore it. Training finishes its step first, by handlers of its own."""
+    """Inside, SIGTERM interrupts as SIGINT does, since schedulers send it, and SIGINT does so where a shell has a background job ignore it.
+
+    Training finishes its step first, by handlers of its own.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -73,7 +73,7 @@ def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(
     list_checkpoints(broken.workdir / "checkpoints")[-1].unlink()
     again = broken("train")
     assert again.returncode == 0
-    assert "goes on from step-000000004" in again.stdout
+    assert "resumed from step-000000004" in again.stdout
     resumed = read_checkpoint(list_checkpoints(broken.workdir / "checkpoints")[-1])
     assert whole.tensors.keys() == resumed.tensors.keys()
     for name, tensor in whole.tensors.items():
@@ -82,7 +82,7 @@ def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(
         "\n"
     )
     done = broken("train")
-    assert "trained to step 6 of 6 already" in done.stdout
+    assert "already trained to step 6 of 6" in done.stdout
 
 
 @LONG
@@ -180,13 +180,13 @@ class TestRefusals:
 
     def test_missing_checkpoint(self, here):
         for verb in ("sample", "likelihood"):
-            self.assert_refused(here(verb), "holds no run", "train first")
+            self.assert_refused(here(verb), "contains no run", "train first")
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
         self.assert_refused(here("train", training__batch_size=4), "it holds no checkpoint and may be deleted")
         self.assert_refused(
-            here("sample", training__checkpoint_every=100), "no checkpoint", "random weights are never used"
+            here("sample", training__checkpoint_every=100), "no checkpoint", "untrained weights are never used"
         )
 
     def test_folder_of_another_config(self, here):
@@ -202,7 +202,7 @@ class TestRefusals:
     def test_folder_with_other_files(self, here):
         here.workdir.mkdir()
         (here.workdir / "thesis.tex").write_text("mine")
-        self.assert_refused(here("train"), "holds other files and no config.json")
+        self.assert_refused(here("train"), "contains other files and no config.json")
         assert (here.workdir / "thesis.tex").read_text() == "mine"
 
     def test_evaluation_settings_may_change(self, here):
@@ -221,7 +221,7 @@ def test_the_folder_has_its_config(here):
     assert refused.returncode == 2 and "holds no config.json" in refused.stderr
     assert here("train").returncode == 0
     before = (here.workdir / "config.json").read_text()
-    assert "trained to step 6 of 6 already" in called("train", "--workdir", workdir).stdout
+    assert "already trained to step 6 of 6" in called("train", "--workdir", workdir).stdout
     done = called("sample", "--workdir", workdir, "--config.sampling.count=2")
     assert done.returncode == 0 and "2 samples by predictor-corrector" in done.stdout
     experiment = Experiment.from_config(load_config(here.workdir / "config.json"))

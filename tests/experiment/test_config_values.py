@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.fuzz_configs import BASE, fuzz
 from scoresde.experiment import ConfigError, Experiment, apply_overrides, build, load_config
-from scoresde.experiment.config.annotations import described, fits, offers
+from scoresde.experiment.config.annotations import accepts_class, accepts_value, describe
 from scoresde.experiment.config.loader import check_values, read_config
 from scoresde.experiment.config.weight_names import weights_name
 from scoresde.samplers import DEIS, EDM, Sampler
@@ -123,7 +123,7 @@ def test_check_refuses_too(override):
 
 
 def test_what_nests_too_deep():
-    with pytest.raises(ConfigError, match="lies too deep"):
+    with pytest.raises(ConfigError, match="is nested too deeply"):
         apply_overrides(ConfigDict(BASE), {"seed": "[" * 60 + "]" * 60})
     for text in ("[" * 99_000, "{'a':" * 5000):
         done = called("check", "--config", ROOT / "configs" / "vp" / "digits.py", f"--config.sde.beta_max={text}")
@@ -138,7 +138,7 @@ def test_what_nests_too_deep():
         ("[]", "it holds a list"), ("[" * 100_000, "recursion"), ('{"a":' * 100_000, "recursion"), ("", "Expecting value"),
         ("3", "it holds a int"), ('{"seed": NaN}', "config.seed=nan is not allowed"), ('{"a": {"b.c": 1}}', "without dots"),
         ('{"seed": %s}' % ("9" * 5000), "digits"), ('{"a": [%s]}' % ("9" * 400), "config.a of 1329 bits"),
-        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "config.a lies too deep"), ("\udcff", "decode"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "config.a is nested too deeply"), ("\udcff", "decode"),
     ],
 )  # fmt: skip
 def test_a_config_that_is_none(tmp_path, text, said):
@@ -204,23 +204,22 @@ def test_an_own_module_that_cannot_be_imported(tmp_path, monkeypatch):
 
 def test_kinds():
     sampler, grid = Sampler, ExactTransitions.__init__.__annotations__["grid"]
-    assert offers(EDM, sampler) and not offers(VPSDE, sampler) and not offers(karras, sampler)
+    assert accepts_class(EDM, sampler) and not accepts_class(VPSDE, sampler) and not accepts_class(karras, sampler)
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     of_grid = Callable[[LinearSDE, int], Tensor]
-    assert (
-        offers(karras, of_grid) and offers(karras, of_grid, {"rho": 3.0}) and not offers(karras, of_grid, {"steps": 3})
-    )
-    assert not offers(karras, Callable[[Tensor, Tensor], Tensor]) and grid is not None
-    assert fits(1, float) and not fits(True, float) and not fits(float("nan"), float) and not fits(10**400, float)
-    assert fits((1, 2), Sequence[int]) and not fits((1, "a"), Sequence[int]) and not fits("ab", Sequence[str])
-    assert fits(None, int | None) and not fits(1.0, int) and not fits(1, bool)
-    assert (
-        described(int | None) == "a whole number, or None" and described(Sequence[float]) == "a list of finite numbers"
-    )
-    assert described(sampler) == "a node of Sampler" and DEIS
+    assert accepts_class(karras, of_grid) and accepts_class(karras, of_grid, {"rho": 3.0})
+    assert not accepts_class(karras, of_grid, {"steps": 3})
+    assert not accepts_class(karras, Callable[[Tensor, Tensor], Tensor]) and grid is not None
+    assert accepts_value(1, float) and not accepts_value(True, float)
+    assert not accepts_value(float("nan"), float) and not accepts_value(10**400, float)
+    assert accepts_value((1, 2), Sequence[int]) and not accepts_value((1, "a"), Sequence[int])
+    assert not accepts_value("ab", Sequence[str])
+    assert accepts_value(None, int | None) and not accepts_value(1.0, int) and not accepts_value(1, bool)
+    assert describe(int | None) == "a whole number, or None" and describe(Sequence[float]) == "a list of finite numbers"
+    assert describe(sampler) == "a node of Sampler" and DEIS
 
 
 def test_weights_of_any_value():

@@ -21,7 +21,7 @@ from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
 from scoresde.experiment.reports.evaluation import evaluation
-from scoresde.experiment.results.event_sets import Events
+from scoresde.experiment.results.event_sets import DatasetEvents
 from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
 from tests.experiment.conftest import ROOT, TINY, Command, CopyCommand, ended
@@ -62,7 +62,7 @@ def run(trained, tmp_path):
 def figures(result):
     """What does not say when and where."""
     keys = ("seconds", "devices", "features in", "sha256")
-    parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "yardstick")}
+    parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "baseline")}
     return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor", "sha256")} | parts
 
 
@@ -82,8 +82,8 @@ def test_figures_are_of_all_events(run, trained):
     train, test = flat(Digits().train.raw), flat(Digits().test.raw)
     found = run.result()
     assert len(samples) == found["count"] == found["set"]["count"] == 90
-    assert (found["reference"]["count"], found["yardstick"]["count"]) == (1438, 359)
-    for x, figures in ((samples, found), (test, found["yardstick"])):
+    assert (found["reference"]["count"], found["baseline"]["count"]) == (1438, 359)
+    for x, figures in ((samples, found), (test, found["baseline"])):
         expected = frechet_distance(Moments.of(x), Moments.of(train))
         assert figures["frechet distance"] == pytest.approx(expected, rel=1e-9)
         kernel, manifold = kernel_distance(x, train), precision_recall(x, train, 3)
@@ -104,11 +104,11 @@ def test_what_is_said(trained):
     for wanted in (
         " @ 90 samples | reference: digits/train, 1438 events, digest " + digest,
         "| extractor Coordinates of 64 numbers, digest ",
-        "| precision 0.", "| KID ", "| yardstick: digits/test ", " @ 359 events",
+        "| precision 0.", "| KID ", "| baseline: digits/test ", " @ 359 events",
     ):  # fmt: skip
         assert wanted in line
-    assert "WARNING: pc: a Frechet distance of 90 samples is too large on average" in trained.said
-    assert "lacks rank" not in trained.said
+    assert "WARNING: pc: a Frechet distance of 90 samples is biased upwards" in trained.said
+    assert "full rank" not in trained.said
     result = json.loads((trained.workdir / "evaluation" / "pc.json").read_text())
     assert (
         result["set"]["checkpoint"] == "step-000000002.safetensors" and "PredictorCorrector" in result["set"]["sampler"]
@@ -118,7 +118,7 @@ def test_what_is_said(trained):
 
 def test_fewer_samples_than_numbers_are_said(run):
     run(verb="sample", sampling__count=10)
-    assert "WARNING: pc: 10 samples of 64 numbers: their covariance lacks rank" in run(sampling__count=10).stdout
+    assert "WARNING: pc: the covariance of 10 samples with 64 features does not have full rank" in run(sampling__count=10).stdout
     assert run.result()["count"] == 10, "features of the rest of the shard do not count"
     one = flat(next(read_samples(run.folder.parent / "samples" / "pc.json"))["raw"])
     expected = frechet_distance(Moments.of(one), Moments.of(flat(Digits().train.raw)))
@@ -172,7 +172,7 @@ def test_a_shard_is_checked_before_it_is_trusted(run, trained):
     for name, content in bad.items():
         first.write_bytes(content)
         done = run()
-        assert f"data/train: {first.name} " in done.stdout and "it is computed again" in done.stdout, name
+        assert f"data/train: {first.name} " in done.stdout and "computed again" in done.stdout, name
         assert "1438 events of data/train, 256 of them to compute here" in done.stdout, name
         assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text())), (
             name
@@ -216,11 +216,11 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
 
 def test_a_dropped_batch_is_caught(run, monkeypatch):
     """Planted: a loader that drops the last batch, and an extractor that loses an event."""
-    ranges = Events.ranges
-    monkeypatch.setattr(Events, "ranges", lambda events: ranges(events)[:-1])
+    ranges = DatasetEvents.ranges
+    monkeypatch.setattr(DatasetEvents, "ranges", lambda events: ranges(events)[:-1])
     shutil.rmtree(run.folder)
     assert "train has 1438 events, and features of 1280 are there" in run(code=2).stderr
-    monkeypatch.setattr(Events, "ranges", ranges)
+    monkeypatch.setattr(DatasetEvents, "ranges", ranges)
     done = run(code=2, evaluation__extractor="{'name': 'tests.experiment.extractors:Dropping'}")
     assert "features are (1, d)" in done.stderr
 
@@ -289,11 +289,11 @@ def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
     found = run.result()
     assert found["frechet distance"] == pytest.approx(before["frechet distance"], rel=1e-12)
     assert found["kernel distance"] is found["precision"] is None
-    assert found["yardstick"]["frechet distance"] == pytest.approx(before["yardstick"]["frechet distance"], rel=1e-12)
+    assert found["baseline"]["frechet distance"] == pytest.approx(before["baseline"]["frechet distance"], rel=1e-12)
     assert "reference: reference.npz, 1438 events, digest " in done.stdout and "KID" not in done.stdout
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(64), sigma=np.eye(64))
     done = run(evaluation__reference=str(tmp_path / "theirs.npz"))
-    assert "theirs.npz, unknown events" in done.stdout and "does not say how many events it is of" in done.stdout
+    assert "theirs.npz, unknown events" in done.stdout and "does not state its number of events" in done.stdout
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(3), sigma=np.eye(3))
     assert (
         "is of 3 features, and Coordinates gives 64"
@@ -317,7 +317,7 @@ def test_anyones_samples(run, tmp_path):
             Image.fromarray(np.full((side, side), k, np.uint8)).save(tmp_path / name / f"{k}.{name}")
         done = run("--samples", tmp_path / name)
         assert ("3 of 3 files are JPEG" in done.stdout) == bool(lossy)
-        assert ("3 of 3 images were cropped and shrunk to 8 x 8" in done.stdout) == (side == 16)
+        assert ("3 of 3 images were cropped and resized to 8 x 8" in done.stdout) == (side == 16)
     np.save(tmp_path / "wide.npy", np.zeros((4, 1, 8, 9)))
     assert "has events (1, 8, 9), the data (1, 8, 8)" in run("--samples", tmp_path / "wide.npy", code=2).stderr
     np.save(tmp_path / "half.npy", np.full((4, 1, 8, 8), 0.5))
@@ -352,7 +352,7 @@ def test_pairs_are_of_events_chosen_at_random(run):
 def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     index = run.command.workdir / "samples" / "pc.json"
     write_sealed(index, {})
-    assert "pc.json is no index of samples: KeyError: 'shards in'" in run(code=2).stderr
+    assert "pc.json is not an index of samples: KeyError: 'shards in'" in run(code=2).stderr
     index.write_text("{}")
     assert "pc.json has no sha256" in run(code=2).stderr
     shutil.rmtree(run.command.workdir / "samples")
@@ -367,13 +367,13 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
         assert message in run(code=2, **{f"evaluation__{key}": value}).stderr
     assert "is not an Extractor" in run(code=2, evaluation__extractor="3").stderr
     with Workdir(run.command.workdir).lock("evaluate"):
-        assert "another process is at work on this" in run(code=2).stderr
+        assert "another process is running this command" in run(code=2).stderr
     assert "--samples belongs to evaluate, not to sample" in run("--samples=x", verb="sample", code=2).stderr
 
 
 def test_samples_of_before_are_said(run):
     done = run(samplers=FEW["samplers"].replace("4", "5"))
-    assert "not by the config's: scoresde sample draws anew" in done.stdout
+    assert "not by the config's sampler: run scoresde sample again" in done.stdout
     index = run.command.workdir / "samples" / "pc.json"
     write_sealed(index, {**read_sealed(index), "checkpoint": "step-000000001.safetensors"})
     assert "WARNING: pc: drawn with checkpoint step-000000001.safetensors, the last is" in run().stdout
@@ -435,7 +435,7 @@ def test_the_report_shows_it(run):
     page = (run.command.workdir / "report.html").read_text()
     found = run.result()
     assert "id='evaluation-0'" in page and f"{found['frechet distance']:.4g}" in page
-    assert "yardstick: digits/test, not samples" in page and "digits/train, 1438 events, digest" in page
+    assert "baseline: digits/test, not samples" in page and "digits/train, 1438 events, digest" in page
     write_sealed(run.folder / "pc.json", {})
     run(verb="report")
     assert "pc.json cannot be shown: KeyError" in (run.command.workdir / "report.html").read_text()

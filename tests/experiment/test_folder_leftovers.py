@@ -143,7 +143,7 @@ def test_a_checkpoint_that_is_a_link_is_passed_over_and_goes(run, tmp_path, kind
         assert called(verb, "--workdir", run).returncode == 0
     done = called("train", "--workdir", run, "--config.training.steps=4", "--config.training.keep=2")
     assert done.returncode == 0, done.stderr
-    assert "goes on from step-000000002" in done.stdout
+    assert "resumed from step-000000002" in done.stdout
     assert not link.exists() and not link.is_symlink()
     assert there.is_file() if kind == "file" else (there / "mine").is_dir()
 
@@ -236,7 +236,7 @@ class TestRunsWithoutAnUpdate:
     def test_an_interrupted_one_says_that_nothing_was_saved(self, tmp_path):
         assert self.train(tmp_path, np.full((40, 2), 1e25), "--config.training.steps=6").returncode == 2
         again = self.train(tmp_path, np.full((40, 2), 1e25), "--config.training.steps=6")
-        assert again.returncode == 2 and "goes on from" not in again.stdout
+        assert again.returncode == 2 and "resumed from" not in again.stdout
 
     def test_a_trained_run_whose_further_steps_are_all_bad(self, run):
         points = json.loads((run / "config.json").read_text())["data"]["train"]

@@ -95,7 +95,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(run):
     shutil.copy(first, first.with_name("step-000000009.safetensors"))
     assert last_checkpoint(run.workdir / "checkpoints").path == run.last
     done = run("train")
-    assert done.returncode == 0 and "step-000000009.safetensors is torn, and passed over" in done.stdout
+    assert done.returncode == 0 and "step-000000009.safetensors is damaged and was skipped" in done.stdout
 
 
 def forge(path, change):
@@ -126,14 +126,14 @@ def put(ending, make):
 MOMENTS = {
     "all missing": (lambda tensors: drop(tensors, ""), "lacks Adam's moments of"),
     "one parameter's missing": (lambda tensors: drop(tensors, first(tensors)), "lacks Adam's moments of"),
-    "one kind missing": (lambda tensors: drop(tensors, "exp_avg_sq"), "exp_avg_sq are expected"),
-    "another shape": (put(".exp_avg", lambda m: m[..., :1].contiguous()), "real numbers are expected"),
-    "whole numbers": (put(".exp_avg", lambda m: m.long()), "real numbers are expected"),
+    "one kind missing": (lambda tensors: drop(tensors, "exp_avg_sq"), "expected step, exp_avg and exp_avg_sq"),
+    "another shape": (put(".exp_avg", lambda m: m[..., :1].contiguous()), "expected real numbers"),
+    "whole numbers": (put(".exp_avg", lambda m: m.long()), "expected real numbers"),
     "not finite": (put(".exp_avg", lambda m: m * torch.inf), "not finite"),
     "squares below 0": (put(".exp_avg_sq", lambda m: -m - 1.0), "below 0"),
-    "a negative step": (put(".step", lambda s: -s), "a whole number >= 0 is expected"),
-    "a fractional step": (put(".step", lambda s: s + 0.5), "a whole number >= 0 is expected"),
-    "two steps": (put(".step", lambda s: s.repeat(2)), "a whole number >= 0 is expected"),
+    "a negative step": (put(".step", lambda s: -s), "expected a whole number >= 0"),
+    "a fractional step": (put(".step", lambda s: s + 0.5), "expected a whole number >= 0"),
+    "two steps": (put(".step", lambda s: s.repeat(2)), "expected a whole number >= 0"),
 }  # fmt: skip
 
 
@@ -172,10 +172,10 @@ def test_moments_of_a_parameter_without_a_gradient_are_not_missed(tmp_path):
 @pytest.mark.parametrize(
     "make, said",
     [
-        (lambda w: w.double(), "torch.float32 is expected"),
-        (lambda w: w.long(), "torch.float32 is expected"),
+        (lambda w: w.double(), "expected torch.float32"),
+        (lambda w: w.long(), "expected torch.float32"),
         (lambda w: w * torch.nan, "is not finite"),
-        (lambda w: w.reshape(-1)[:1].clone(), "is of another network"),
+        (lambda w: w.reshape(-1)[:1].clone(), "belongs to another network"),
     ],
 )
 def test_weights_of_another_kind_are_refused(run, make, said):

@@ -108,7 +108,7 @@ class TestRows:
             monkeypatch.setenv("RANK", rank)
             assert not (run_likelihood.folder / "test.csv").exists()
             done = run_likelihood()
-            assert ("rank 1 of 2 is done, 1 batches are with the others" in done.stdout) == (rank == "1")
+            assert ("rank 1 of 2 is done; 1 batches of other ranks remain" in done.stdout) == (rank == "1")
         assert run_likelihood.table() == before
         monkeypatch.setenv("RANK", "2")
         assert "give 0 <= RANK < WORLD_SIZE" in run_likelihood(code=2).stderr
@@ -153,18 +153,18 @@ class TestRows:
     def test_other_settings_start_again_and_do_not_mix(self, run_likelihood):
         before = run_likelihood.table()
         done = run_likelihood(likelihood__seed=7)
-        assert "this starts anew. seed: 0 -> 7" in done.stdout and "5 of them to compute" in done.stdout
+        assert "Changes: seed: 0 -> 7" in done.stdout and "5 of them to compute" in done.stdout
         assert np.abs(numbers(run_likelihood.table()) - numbers(before))[:, 0].min() > 0
         assert len(list(run_likelihood.folder.glob("rows-*"))) == 2
         assert "0 of them to compute" in run_likelihood().stdout
         assert run_likelihood.table() == before
         change_weights(run_likelihood.folder.parent / "checkpoints")
         done = run_likelihood()
-        assert "this starts anew. checkpoint digest: " in done.stdout and "5 of them to compute" in done.stdout
+        assert "Changes: checkpoint digest: " in done.stdout and "5 of them to compute" in done.stdout
 
     def test_two_at_a_time_are_refused(self, run_likelihood):
         with Workdir(run_likelihood.folder.parent).lock("likelihood"):
-            assert "another process is at work on this" in run_likelihood(code=2).stderr
+            assert "another process is running this command" in run_likelihood(code=2).stderr
         run_likelihood()
 
     def test_flags(self, run_likelihood):
@@ -234,16 +234,16 @@ class TestGrid:
     """The pilot's grid is kept beside the checkpoint."""
 
     def test_one_grid_for_all_and_a_new_one_for_a_bad_file(self, run_likelihood):
-        assert "nodes placed by a pilot on 2 training events" in run_likelihood(**PILOT).stdout
+        assert "time grid fitted to 2 training events" in run_likelihood(**PILOT).stdout
         (file,) = (run_likelihood.folder.parent / "checkpoints").glob("grid-*.json")
         good, before = file.read_text(), run_likelihood.table()
-        assert "nodes placed" not in run_likelihood(**PILOT).stdout
+        assert "time grid fitted" not in run_likelihood(**PILOT).stdout
         stale = read_sealed(file)
         stale["for"]["checkpoint digest"] = "0" * 16
         write_sealed(file, stale)
         other = good.replace('"events": 2', '"events": 3')
         for bad, why in (
-            (file.read_text(), "is of other settings"),
+            (file.read_text(), "has other settings"),
             (good[:100], "cannot be read"),
             (other, "cannot be read"),
         ):
@@ -254,14 +254,14 @@ class TestGrid:
     def test_the_limit_limits_the_pilot(self, run_likelihood):
         """And a larger limit later goes on with the same grid and the same rows."""
         assert (
-            "nodes placed by a pilot on 2 training events"
+            "time grid fitted to 2 training events"
             in run_likelihood(likelihood__grid_events=3, likelihood__limit=2).stdout
         )
         before = run_likelihood.table()
         more = run_likelihood(likelihood__grid_events=3, likelihood__limit=4).stdout
-        assert "nodes placed" not in more and "2 of them to compute" in more
+        assert "time grid fitted" not in more and "2 of them to compute" in more
         assert run_likelihood.table()[:3] == before
-        assert "is of other settings" in run_likelihood(likelihood__grid_events=4, likelihood__limit=4).stdout
+        assert "has other settings" in run_likelihood(likelihood__grid_events=4, likelihood__limit=4).stdout
 
 
 class TestStatistics:

@@ -94,7 +94,7 @@ class TestBrokenRuns:
         *_, last = list_checkpoints(report.folder / "checkpoints")
         last.write_bytes(last.read_bytes()[:200])
         page = report()
-        assert f"torn, and passed over: {last.name}" in page and "last checkpoint step-000000004" in page
+        assert f"damaged and skipped: {last.name}" in page and "last checkpoint step-000000004" in page
 
     def test_torn_checkpoints_only(self, report):
         for path in list_checkpoints(report.folder / "checkpoints"):

@@ -102,7 +102,7 @@ def test_the_last_of_a_launchers_processes_makes_the_result(draw, trained, monke
         monkeypatch.setenv("RANK", rank)
         done = draw()
         assert len(draw.shards()) == there
-        assert ("rank 1 of 2 is done, 2 batches are with the others" in done.stdout) == (rank == "1")
+        assert ("rank 1 of 2 is done; 2 batches of other ranks remain" in done.stdout) == (rank == "1")
     assert digests(draw.folder) == digests(trained / "samples")
     assert "give one of the two" in draw("--processes=2", code=2).stderr
 
@@ -174,7 +174,7 @@ def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
     for name, content in bad.items():
         first.write_bytes(content)
         done = draw()
-        assert f"{first.name} " in done.stdout and "it is drawn again" in done.stdout, name
+        assert f"{first.name} " in done.stdout and "drawn again" in done.stdout, name
         assert "3 of them to draw here" in done.stdout, name
         assert digests(draw.folder) == digests(trained / "samples"), name
 
@@ -203,10 +203,10 @@ def test_settings_that_are_garbage_are_passed_over(tmp_path):
 
 def test_other_settings_start_anew_and_do_not_mix(draw, trained):
     done = draw(sampling__seed=7)
-    assert "this starts anew. seed: 0 -> 7" in done.stdout and "8 of them to draw here" in done.stdout
+    assert "Changes: seed: 0 -> 7" in done.stdout and "8 of them to draw here" in done.stdout
     assert {e["sha256"] for e in draw.facts()["shards"]}.isdisjoint(d for _, _, d in digests(trained / "samples"))
     done = draw(samplers=FEW["samplers"].replace("'steps': 4", "'steps': 5"))
-    assert "this starts anew. " in done.stdout and "8 of them to draw here" in done.stdout
+    assert "are not used. Changes: " in done.stdout and "8 of them to draw here" in done.stdout
     assert "0 of them to draw here" in draw().stdout, "the first ones are still there"
     assert digests(draw.folder) == digests(trained / "samples")
 
@@ -241,7 +241,7 @@ def test_an_interrupted_batch_is_not_kept(draw, monkeypatch):
 
 def test_two_at_a_time_are_refused(draw):
     with Workdir(draw.folder.parent).lock("sample"):
-        assert "another process is at work on this" in draw(code=2).stderr
+        assert "another process is running this command" in draw(code=2).stderr
     assert "processes=0" in draw("--processes=0", code=2).stderr
 
 
@@ -316,4 +316,4 @@ def test_a_long_batch_says_where_it_is(draw, monkeypatch):
     shutil.rmtree(draw.folder)
     monkeypatch.setattr(Progress, "EVERY", 60.0)
     assert "step 4" not in draw().stderr
-    Progress(lambda size: None).where(lambda: 1 / 0)
+    Progress(lambda size: None).show(lambda: 1 / 0)

@@ -102,7 +102,7 @@ def test_another_number_of_processes_and_bad_steps(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_killed_while_saving(tmp_path, victim):
-    """The other ends with code 3, every folder with a name is whole, and the run goes on from the last to where it would have
+    """The other ends with code 3, every folder with a name is whole, and the run resumed from the last to where it would have
     come; then a signal to one stops both."""
     options = {**SHARDED, "training.steps": 30, "training.posthoc_widths": []}
     whole, folder = ranks_end(tmp_path / "whole", 2, options), tmp_path / "run"
@@ -144,7 +144,7 @@ class TestFolder:
     def test_is_read_as_one(self, run):
         folder, whole = run
         found = last_checkpoint(folder)
-        assert found.step == 2 and found.seal.name == "index.json"
+        assert found.step == 2 and found.index_file.name == "index.json"
         assert found.tensors.keys() == whole.keys()
         assert all(torch.equal(v, whole[k]) for k, v in found.tensors.items())
         trainer().load(found)
@@ -181,7 +181,7 @@ class TestFolder:
         folder, whole = run
         folded(folder, {k: v + 1 for k, v in whole.items()}, {"format": 2, "step": 3, "ema_updates": 1, "config": ""})
         shutil.copy(rank_file(folder / "step-000000003", 1), rank_file(folder / "step-000000002", 1))
-        with pytest.raises(CheckpointError, match="of another checkpoint"):
+        with pytest.raises(CheckpointError, match="belongs to another checkpoint"):
             read_checkpoint(folder / "step-000000002")
 
     def test_a_torn_one_is_replaced_and_old_ones_go(self, run):
@@ -197,7 +197,7 @@ class TestFolder:
         workdir = Workdir(tmp_path)
         left = workdir.checkpoints / ".step-000000002.7.tmp"
         write_tensors(rank_file(left, 0), {"a": torch.ones(2)}, {"format": 2})
-        workdir.sweep("train")
+        workdir.remove_leftovers("train")
         assert not left.exists()
 
 

@@ -176,17 +176,17 @@ class TestCommandsOnAFolderOfParts:
     def test_they_work_and_pass_over_a_broken_part(self, run, monkeypatch):
         monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
         whole = last_checkpoint(run.folder / "checkpoints")
-        for torn, name in (("", "step-000000004"), ("step-000000004 is torn, and passed over", "step-000000002")):
+        for torn, name in (("", "step-000000004"), ("step-000000004 is damaged", "step-000000002")):
             for verb, result in (("sample", "samples/pc.json"), ("likelihood", "likelihood/test.json")):
                 assert torn in run(verb)
                 assert json.loads((run.folder / result).read_text())["checkpoint"] == name
             run("report")
             page = (run.folder / "report.html").read_text()
-            assert f"last checkpoint {name}" in page and ("torn, and passed over: step-000000004" in page) == bool(torn)
+            assert f"last checkpoint {name}" in page and ("damaged and skipped: step-000000004" in page) == bool(torn)
             rank_file(run.folder / "checkpoints" / "step-000000004", 1).unlink(missing_ok=True)
         said = run("train")
-        assert "step-000000004 is torn, and passed over" in said and "goes on from step-000000002" in said
+        assert "step-000000004 is damaged" in said and "resumed from step-000000002" in said
         end = last_checkpoint(run.folder / "checkpoints")
         assert end.path.name == "step-000000004.safetensors"
         assert all(torch.allclose(v, end.tensors[k], rtol=1e-3, atol=1e-5) for k, v in whole.tensors.items())
-        assert "trained to step 4 of 4 already" in run("train") and "torn" not in run("sample")
+        assert "already trained to step 4 of 4" in run("train") and "damaged" not in run("sample")

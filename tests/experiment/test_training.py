@@ -231,9 +231,9 @@ class TestPrecision:
         # checkpoints and averages hold the network alone: what such a process learns would be lost
         (
             {"sde": {"name": "LearnedSNRSDE"}},
-            r"has parameters that train \(sde\.w, sde\.a, .*training is of the network alone",
+            r"has trainable parameters \(sde\.w, sde\.a, .*training is for the network only",
         ),
-        ({"network": {"name": "tests.experiment.test_training:Still"}}, "network=Still has no parameters that train"),
+        ({"network": {"name": "tests.experiment.test_training:Still"}}, "network=Still has no trainable parameters"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path, options, message):

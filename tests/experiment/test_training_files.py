@@ -65,7 +65,7 @@ class TestALongerRun:
         ours, theirs = (read_checkpoint(list_checkpoints(f / "checkpoints")[-1]) for f in (short, whole))
         assert ours.step == theirs.step == 7 and same(ours.tensors, theirs.tensors)
         assert json.loads((short / "config.json").read_text())["training"]["steps"] == 7
-        assert "config.json is this command's: " in (short / "log.txt").read_text()
+        assert "config.json was updated by this command: " in (short / "log.txt").read_text()
         assert "training.steps: 4 -> 7" in (short / "log.txt").read_text()
 
     def test_it_is_not_made_shorter(self, tmp_path):
@@ -168,7 +168,7 @@ class TestCheckpoints:
         old = read_checkpoint(path)
         assert old.step == 6 and old.facts == {} and same(old.tensors, checkpoint.tensors)
         path.write_bytes(save(dict(checkpoint.tensors), {"scoresde": json.dumps(header | {"format": 3})}))
-        with pytest.raises(CheckpointError, match="format 3: this version reads format 1 and 2"):
+        with pytest.raises(CheckpointError, match="format 3: this version reads formats 1 and 2"):
             read_checkpoint(path)
 
     def test_the_last_ones_and_every_nth_stay(self, tmp_path):
@@ -188,7 +188,7 @@ class TestCheckpoints:
         assert not left.exists() and last_checkpoint(workdir.checkpoints).step == 1
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "environment.json.bak").write_text("mine")
-        with pytest.raises(RuntimeError, match="holds other files"):
+        with pytest.raises(RuntimeError, match="contains other files"):
             run(tmp_path / "other")
 
     def test_other_data_is_refused(self, tmp_path):

@@ -59,7 +59,7 @@ def test_names():
     for wrong in ("ema0", "ema01", "raw", "", True, None, "nan"):
         with pytest.raises(ValueError, match="weights="):
             weights_name(wrong)
-    with pytest.raises(ValueError, match=r"weights='0\.3' is no width of an average: std=0\.3"):
+    with pytest.raises(ValueError, match=r"weights='0\.3' is not the width of an average: std=0\.3"):
         weights_name("0.3")
     assert width("ema1") is None and width("0.07") == 0.07
     assert [titled("heun", w) for w in ("ema", "ema1", "0.07")] == ["heun", "heun@ema1", "heun@0.07"]
@@ -105,9 +105,12 @@ def test_rows_of_each_are_apart(run, monkeypatch):
 def test_what_is_not_there_is_refused_with_what_is(run):
     said = run("sample", "--weights", "ema4", code=2)
     there = "model, ema (decay 0.1), ema1 (decay 0.9), ema2 (width 0.05), ema3 (width 0.1)"
-    assert "weights='ema4' are not in" in said and f"there are {there}, and any width, as 0.07, of 3 snapshots" in said
+    assert (
+        "weights='ema4' are not in" in said
+        and f"available are {there}, and any width such as 0.07, from 3 snapshots" in said
+    )
     shutil.rmtree(run.folder / "averages")
-    assert "no snapshots for a width (training.posthoc_widths)" in run("likelihood", "--weights", "ema4", code=2)
+    assert "no snapshots for other widths (training.posthoc_widths)" in run("likelihood", "--weights", "ema4", code=2)
     assert "no snapshots in" in run("likelihood", "--weights", "0.1", code=2)
     assert "weights='raw' is not known: give 'model'" in run("sample", "--weights", "raw", code=2)
     assert "--weights belongs to sample and likelihood, not to report" in run("report", "--weights", "ema", code=2)
@@ -149,7 +152,7 @@ class TestSnapshots:
         content = bytearray(middle.read_bytes())
         content[-1] ^= 1
         middle.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"step-000000004.*torn.*remove this one"):
+        with pytest.raises(CheckpointError, match=r"step-000000004.*damaged.*remove this one"):
             posthoc_average(workdir, 0.07)
         middle.unlink()
         without = posthoc_average(workdir, 0.07)
@@ -157,7 +160,7 @@ class TestSnapshots:
         assert any(not torch.equal(whole[k], v) for k, v in without.items())
         content[:100] = b"\0" * 100
         middle.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is torn.*remove this one"):
+        with pytest.raises(CheckpointError, match=r"step-000000004\.safetensors is damaged.*remove this one"):
             posthoc_average(workdir, 0.07)
 
     def test_those_of_before_the_first_update_do_not_count(self, tmp_path):

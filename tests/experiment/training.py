@@ -31,8 +31,8 @@ def trainer(**overrides):
 def advance(run, steps=1):
     """Take steps, and return the last of them."""
     for _ in range(steps):
-        plan = run.plan
-        step = run.update(*run.experiment.data.train.batch(run.step, plan.batch_size, seed=run.experiment.seed))
+        config = run.config
+        step = run.update(*run.experiment.data.train.batch(run.step, config.batch_size, seed=run.experiment.seed))
     return step
 
 

@@ -65,7 +65,7 @@ def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path, unbroken
         read_checkpoint(path)  # whole, whenever the kill came
     done = command("train", **MANY)
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resumed from" in done.stdout
     assert same(last_checkpoint(command.workdir / "checkpoints"), unbroken)
     steps = [line.split(",")[0] for line in (command.workdir / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == [str(n) for n in range(2, 41, 2)], "no step logged twice, none lost"
@@ -100,21 +100,21 @@ class TestTornCheckpoints:
     def test_a_truncated_last_one_is_passed_over(self, run):
         *_, before, last = list_checkpoints(run.workdir / "checkpoints")
         last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-        with pytest.raises(CheckpointError, match="torn"):
+        with pytest.raises(CheckpointError, match="damaged"):
             read_checkpoint(last)
         assert last_checkpoint(run.workdir / "checkpoints").path == before
         drawn = run("sample")
-        assert drawn.returncode == 0 and f"{last.name} is torn, and passed over for {before.name}" in drawn.stdout
+        assert drawn.returncode == 0 and f"{last.name} is damaged; {before.name} is used instead" in drawn.stdout
         done = run("train")
-        assert done.returncode == 0 and f"goes on from {before.name}" in done.stdout
-        assert f"{last.name} is torn, and passed over" in done.stdout
+        assert done.returncode == 0 and f"resumed from {before.name}" in done.stdout
+        assert f"{last.name} is damaged and was skipped" in done.stdout
 
     def test_only_torn_ones_are_refused(self, run):
         for path in list_checkpoints(run.workdir / "checkpoints"):
             path.write_bytes(path.read_bytes()[:100])
         for verb in ("train", "sample"):
             done = run(verb)
-            assert done.returncode == 2 and "is torn or no checkpoint" in done.stderr
+            assert done.returncode == 2 and "is damaged or not a checkpoint" in done.stderr
 
     def test_a_pickle_with_the_name_of_a_checkpoint_is_not_executed(self, run, tmp_path):
         mark = tmp_path / "executed"
@@ -270,7 +270,7 @@ class TestLikelihood:
             done = running.result(timeout=120)
         assert done.returncode == 3, done.stdout + done.stderr
         assert "process 0 of 2 ended with code -9" in done.stderr
-        assert "the same command goes on from there" in done.stderr
+        assert "run the same command to resume" in done.stderr
         assert 10 <= self.lines(command) < 20
         done = command("likelihood", **self.LIKELIHOOD)
         assert done.returncode == 0, done.stderr

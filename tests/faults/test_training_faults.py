@@ -21,7 +21,7 @@ def test_a_process_that_loses_the_other_says_so(tmp_path):
     ranks[0].until(lambda: ranks[0].checkpoints, "a checkpoint")
     ranks[1].signal(signal.SIGKILL)
     assert ranks[0].end() == 3, ranks[0].output()
-    assert "rank 0 of 2: another process has gone" in ranks[0].output() and "Traceback" not in ranks[0].output()
+    assert "rank 0 of 2: another process ended" in ranks[0].output() and "Traceback" not in ranks[0].output()
     assert last_checkpoint(tmp_path / "run" / "checkpoints") is not None
 
 

@@ -211,7 +211,7 @@ def test_a_folder_works(run, content):
 
 
 def test_a_folder_works_with_data(tmp_path):
-    """likelihood, report, and training that goes on from the file's step."""
+    """likelihood, report, and training that resumed from the file's step."""
     np.save(tmp_path / "images.npy", np.random.RandomState(0).randint(0, 256, (12, 3, 8, 8)).astype(np.uint8))
     data = {"name": "Arrays", "train": str(tmp_path / "images.npy"), "levels": 256, "low": 0.0, "test_fraction": 0.25}
     plan = {"training": TINY["training"] | {"steps": 3}, "likelihood": TINY["likelihood"] | {"split": "train"}}
@@ -242,7 +242,7 @@ def test_a_folder_works_with_data(tmp_path):
     for verb in ("likelihood", "report", "train"):
         code, out, err = run(verb)
         assert code == 0, err
-    assert "goes on from step-000000001" in out
+    assert "resumed from step-000000001" in out
     assert list_checkpoints(run.workdir / "checkpoints")[-1].name == "step-000000003.safetensors"
     assert "bits/dim" in (run.workdir / "report.html").read_text()
 

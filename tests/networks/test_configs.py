@@ -15,15 +15,10 @@ import pytest
 import torch
 
 from scoresde.data import Quantized
-from scoresde.experiment.config.builder import ConfigError, build
-from scoresde.experiment.config.experiment import (
-    LikelihoodConfig,
-    SamplingConfig,
-    TrainingConfig,
-    build_model,
-    settings,
-)
+from scoresde.experiment.config.builder import ConfigError, build, build_section
+from scoresde.experiment.config.experiment import build_model
 from scoresde.experiment.config.loader import load_config
+from scoresde.experiment.config.sections import LikelihoodConfig, SamplingConfig, TrainingConfig
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.networks.refinenet import RefineNet
 from scoresde.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Langevin, ReverseDiffusion, Sampler
@@ -61,9 +56,9 @@ def made(content):
         model=model,
         objective=build(content["objective"], "objective", DenoisingScoreMatching, sde=model.sde),
         samplers={name: build(node, name, Sampler) for name, node in content["samplers"].items()},
-        training=settings(TrainingConfig, content["training"], "training"),
-        sampling=settings(SamplingConfig, content["sampling"], "sampling"),
-        likelihood=settings(LikelihoodConfig, content["likelihood"], "likelihood"),
+        training=build_section(TrainingConfig, content["training"], "training"),
+        sampling=build_section(SamplingConfig, content["sampling"], "sampling"),
+        likelihood=build_section(LikelihoodConfig, content["likelihood"], "likelihood"),
     )
 
 

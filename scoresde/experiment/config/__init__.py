@@ -1,1 +1,1 @@
-"""Config files: loading, overrides, and the objects that their nodes name."""
+"""Config files: loading, overrides from the command line, and the objects that a config describes."""

@@ -1,10 +1,10 @@
-"""What a parameter takes, read from its annotation.
+"""The values that a parameter accepts, read from its annotation.
 
-    offers(target, hint)     may a class or a function that a node names stand here? Asked before anything is called
-    fits(value, hint)        is a value of a config of the annotated type?
-    described(hint)          what is allowed, in words, for messages
+Configs need two questions that the argument checks of ``scoresde._kinds`` do not answer: whether the class or function
+that a node names is right for a parameter before it is called, and how to describe the allowed values of a config in a
+message.
 
-An annotation that says nothing (``Any``, none at all) allows any value, and any class or Python function.
+An annotation without information (``Any``, or none at all) accepts any value, and any class or Python function.
 """
 
 from __future__ import annotations
@@ -30,45 +30,45 @@ _MAPPINGS = (dict, collections.abc.Mapping)
 
 
 def hints(target: Any) -> dict[str, Any]:
-    """The annotation of each parameter of a class or function; empty where they cannot be read."""
+    """The annotation of each parameter of a class or function. Empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):
         return {}
 
 
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; other annotations as they are."""
+def union_members(hint: Any) -> tuple[Any, ...]:
+    """The members of a union. Any other annotation is returned as a tuple of one."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def offers(target: Any, hint: Any, given: Mapping[str, Any] | None = None) -> bool:
-    """Whether a node may name ``target`` where ``hint`` is annotated. Calls nothing.
+def accepts_class(target: Any, hint: Any, given: Mapping[str, Any] | None = None) -> bool:
+    """Whether a node may name ``target`` for a parameter with the annotation ``hint``. Nothing is called.
 
     Args:
-        target: what the name stands for.
-        hint: the annotation.
-        given: the node's arguments, for a function, which must be callable with the rest as ``hint`` says.
+        target: The class or function that the node names.
+        hint: The annotation of the parameter.
+        given: The arguments of the node. A function must be callable with the remaining arguments as ``hint`` states.
     """
     if not inspect.isclass(target) and not inspect.isfunction(target):
         return False
-    return any(_offers(target, one, given) for one in alternatives(hint))
+    return any(_accepts_class(target, one, given) for one in union_members(hint))
 
 
-def _offers(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
-    if _says_nothing(hint):
+def _accepts_class(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
+    if _is_uninformative(hint):
         return True
     if (typing.get_origin(hint) or hint) is collections.abc.Callable:
         return _callable(target, hint, given)
     if not inspect.isclass(hint) or not inspect.isclass(target) or hint in _PLAIN:
         return False
     if getattr(hint, "_is_protocol", False):
-        return _follows(target, hint, own=1)
+        return _implements(target, hint, own=1)
     return issubclass(target, hint)
 
 
 def _callable(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
-    """Whether a function, or an instance of a class, takes and returns what ``Callable[[...], ...]`` says."""
+    """Whether a function, or an instance of a class, matches ``Callable[[...], ...]``."""
     function, own = target, 0
     if inspect.isclass(target):
         # a module is called with what its forward takes
@@ -92,16 +92,16 @@ def _callable(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
 
 
 def _agree(theirs: Any, ours: Any) -> bool:
-    """Whether two annotations may be of the same value; True where one of them says nothing."""
-    if theirs is None or _says_nothing(theirs) or _says_nothing(ours):
+    """Whether two annotations can describe the same value. True if one of them has no information."""
+    if theirs is None or _is_uninformative(theirs) or _is_uninformative(ours):
         return True
     if inspect.isclass(theirs) and inspect.isclass(ours):
         return issubclass(ours, theirs) or issubclass(theirs, ours)
     return theirs == ours or not (inspect.isclass(theirs) or inspect.isclass(ours))
 
 
-def _follows(target: Any, protocol: type, own: int) -> bool:
-    """Whether a class (own = 1, for ``self``) or an object has a protocol's methods, and they take what its methods take."""
+def _implements(target: Any, protocol: type, own: int) -> bool:
+    """Whether a class (``own=1``, for ``self``) or an object has the methods of a protocol, with compatible parameters."""
     for name in _members(protocol):
         method = getattr(target, name, None)
         if not callable(method):
@@ -113,7 +113,7 @@ def _follows(target: Any, protocol: type, own: int) -> bool:
             inspect.signature(method).bind(*[None] * (own + len(needed) - len(keywords)), **keywords)
         except TypeError:
             return False
-        except ValueError:  # of a builtin that does not say what it takes
+        except ValueError:  # a builtin without a signature
             continue
     return True
 
@@ -126,18 +126,18 @@ def _is_member(name: str) -> bool:
     return not name.startswith("_") or name in ("__len__", "__getitem__", "__call__")
 
 
-def _says_nothing(hint: Any) -> bool:
+def _is_uninformative(hint: Any) -> bool:
     return hint in (Any, object, None, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value, plain or built from a node, is of the annotated type."""
-    return any(_fits(value, one) for one in alternatives(hint))
+def accepts_value(value: Any, hint: Any) -> bool:
+    """Whether a value, plain or built from a node, has the annotated type."""
+    return any(_accepts_value(value, one) for one in union_members(hint))
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _accepts_value(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint) or hint
-    if _says_nothing(hint):
+    if _is_uninformative(hint):
         return True
     if hint in _PLAIN:
         return _plain(value, hint)
@@ -148,7 +148,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is collections.abc.Callable:
         return callable(value) and not inspect.isclass(value)
     if getattr(hint, "_is_protocol", False):
-        return _follows(value, hint, own=0)
+        return _implements(value, hint, own=0)
     return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
@@ -173,24 +173,26 @@ def _elements(value: Any, kinds: Sequence[Any]) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         return False
     if len(kinds) > 1 and kinds[-1] is not ...:
-        return len(value) == len(kinds) and all(fits(one, kind) for one, kind in zip(value, kinds, strict=True))
-    return not kinds or all(fits(one, kinds[0]) for one in value)
+        return len(value) == len(kinds) and all(
+            accepts_value(one, kind) for one, kind in zip(value, kinds, strict=True)
+        )
+    return not kinds or all(accepts_value(one, kinds[0]) for one in value)
 
 
 def finite(value: Any) -> bool:
-    """Whether a number is neither infinite nor NaN, also where it is too large for a float."""
+    """Whether a number is neither infinite nor NaN. Integers that are too large for a float are not finite."""
     try:
         return math.isfinite(value)
     except OverflowError:
         return False
 
 
-def described(hint: Any) -> str:
-    """What is allowed, in words."""
-    return ", or ".join(dict.fromkeys(map(_described, alternatives(hint))))
+def describe(hint: Any) -> str:
+    """The allowed values of an annotation, in words."""
+    return ", or ".join(dict.fromkeys(map(_describe, union_members(hint))))
 
 
-def _described(hint: Any) -> str:
+def _describe(hint: Any) -> str:
     origin, kinds = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is None or hint in _PLAIN:
         return _PLAIN[type(None) if hint is None else hint]

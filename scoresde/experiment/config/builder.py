@@ -1,13 +1,14 @@
-"""From a config's nodes to objects: the one place where a string becomes a class.
+"""Build objects from the nodes of a config. This is the only place where a string becomes a class.
 
-A node is a mapping with a ``name`` and arguments, ``{"name": "VPSDE", "beta_min": 0.1}``; arguments may be nodes. The known
-names are the public classes and functions of the library's packages, found by looking, so that there is no registry to keep;
-``"package.module:Name"`` names anything else that can be imported. A name or an argument that is not known is refused with
-the known ones and the nearest.
+A node is a mapping with a ``name`` and arguments, ``{"name": "VPSDE", "beta_min": 0.1}``. Arguments may be nodes. The
+known names are the public classes and functions of the library's packages. ``"package.module:Name"`` names any other
+class or function that can be imported. An unknown name or argument is an error; the message lists the known ones and
+suggests the closest match.
 
-What a name stands for is compared with the annotation of the parameter that it is for, before it is called: a class must be a
-subclass of the annotated one, a function must take what is annotated. Every exception of a constructor becomes a `ConfigError`
-of one line. Which names a work folder's config may have at all is decided where it is read: trust.py.
+Before a class or function is called, it is compared with the annotation of the parameter that it is passed to: a class
+must be a subclass of the annotated class, a function must accept the annotated arguments. Every exception of a
+constructor becomes a `ConfigError` with a message of one line. ``trust.py`` decides which names the config of a work
+folder may contain.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ import scoresde.score.quantized
 import scoresde.sde
 import scoresde.solvers
 from scoresde._validation import shown, suggestion
-from scoresde.experiment.config.annotations import alternatives, described, fits, hints, offers
+from scoresde.experiment.config.annotations import accepts_class, accepts_value, describe, hints, union_members
 from scoresde.experiment.config.limits import check_count_size, is_out_of_memory
 
-_ROOMS = (
+_PACKAGES = (
     scoresde.sde,
     scoresde.score,
     scoresde.score.predictions,
@@ -70,16 +71,16 @@ Kind = TypeVar("Kind")
 
 
 class ConfigError(ValueError):
-    """A config that cannot be built; the message says which key, and what is allowed."""
+    """A config from which no experiment can be built. The message names the key and states what is allowed."""
 
 
 @functools.cache
-def known() -> dict[str, Any]:
+def known_names() -> dict[str, Any]:
     """Every public class and function of the packages, by name."""
     found: dict[str, Any] = {}
-    for room in _ROOMS:
-        for name in getattr(room, "__all__", [n for n in vars(room) if not n.startswith("_")]):
-            thing = getattr(room, name)
+    for package in _PACKAGES:
+        for name in getattr(package, "__all__", [n for n in vars(package) if not n.startswith("_")]):
+            thing = getattr(package, name)
             own = re.match(r"scoresde\.(?!_)", getattr(thing, "__module__", ""))
             exception = inspect.isclass(thing) and issubclass(thing, BaseException)
             if own and not exception and (inspect.isclass(thing) or inspect.isfunction(thing)):
@@ -88,28 +89,36 @@ def known() -> dict[str, Any]:
 
 
 def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, **context: Any) -> Kind:
-    """The object of a node.
+    """Build the object that a node describes.
 
     Args:
-        node: a name and arguments.
-        where: the key of the node, for messages.
-        kind: what it must be an instance of.
-        context: values for parameters that the config does not give, used where the target has a parameter of that name.
+        node: A mapping with a ``name`` and arguments.
+        where: The key of the node, for messages.
+        kind: The class that the object must be an instance of.
+        context: Values for parameters that the config does not give. They are used if the target has a parameter of
+            that name.
 
     Returns:
-        The object; of a function, the function with `functools.partial` applied.
+        The object. If the node names a function, the function with ``functools.partial`` applied.
 
     Raises:
-        ConfigError: where the node cannot be built. Nothing is called that is not of the kind.
+        ConfigError: If the node cannot be built. A class or function of the wrong kind is not called.
     """
     out: Kind = _build(node, where, kind, context)
     return out
 
 
-def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: Any) -> Kind:
-    """The object of a section without a name, whose class is fixed. context: values that the section may not give.
+def build_section(cls: type[Kind], node: Mapping[str, Any], where: str, **context: Any) -> Kind:
+    """Build the object of a section whose class is fixed, so that it has no ``name``.
 
-    Raises ConfigError for unknown keys and wrong values.
+    Args:
+        cls: The class of the section.
+        node: The section.
+        where: The key of the section, for messages.
+        context: Arguments that the section may not give.
+
+    Raises:
+        ConfigError: For unknown keys and wrong values.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(f"config.{where}={shown(node)}: give a section, {{'key': value, ...}}")
@@ -117,7 +126,7 @@ def settings(cls: type[Kind], node: Mapping[str, Any], where: str, **context: An
         if key in node:
             takes = [name for name in inspect.signature(cls).parameters if name not in context]
             raise ConfigError(f"config.{where}.{key} is not known: config.{where} takes {', '.join(takes)}")
-    out: Kind = _made(cls, node, where, "", context)
+    out: Kind = _construct(cls, node, where, "", context)
     return out
 
 
@@ -129,17 +138,17 @@ def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
         raise ConfigError(f"config.{where}.name={shown(name)} is not allowed: give the name of a class")
     target = _find(name, where, hint)
     if inspect.isfunction(target):
-        _named(arguments, where, target, f"{name} ")
-    if _incomplete(target) or not offers(target, hint, arguments):
+        _check_names(arguments, where, target, f"{name} ")
+    if _incomplete(target) or not accepts_class(target, hint, arguments):
         raise ConfigError(f"config.{where}: {name} is not allowed here: give {_kind(hint)}, {_allowed(hint)}")
-    return _made(target, arguments, where, f"{name} ", context)
+    return _construct(target, arguments, where, f"{name} ", context)
 
 
-def _made(target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any]) -> Any:
-    """The object of a class and what its node gives."""
+def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any]) -> Any:
+    """Call a class with the arguments of its node."""
     parameters, annotated = inspect.signature(target).parameters, hints(target)
     arguments = _arguments(node, where, target, title, context)
-    wrong = next((key for key, value in arguments.items() if not fits(value, annotated.get(key))), None)
+    wrong = next((key for key, value in arguments.items() if not accepts_value(value, annotated.get(key))), None)
     if inspect.isfunction(target):
         if wrong is not None:
             raise ConfigError(_wrong(where, wrong, node[wrong], annotated[wrong]))
@@ -154,7 +163,7 @@ def _made(target: Any, node: Mapping[str, Any], where: str, title: str, context:
     if missing:
         raise ConfigError(f"config.{where}: {title}needs {', '.join(missing)}")
     said = "" if wrong is None else _wrong(where, wrong, node[wrong], annotated[wrong])
-    with refused(where, title, arguments, said):
+    with config_errors(where, title, arguments, said):
         made = target(**taken)
     if said:
         raise ConfigError(said)
@@ -162,8 +171,15 @@ def _made(target: Any, node: Mapping[str, Any], where: str, title: str, context:
 
 
 @contextmanager
-def refused(where: str, title: str = "", arguments: Collection[str] = (), wrong: str = "") -> Iterator[None]:
-    """Make what a constructor raises a ConfigError of one line. wrong: said where the constructor names no parameter."""
+def config_errors(where: str, title: str = "", arguments: Collection[str] = (), wrong: str = "") -> Iterator[None]:
+    """Turn the exceptions of a constructor into a ConfigError of one line.
+
+    Args:
+        where: The key of the node, for messages.
+        title: The name of the class followed by a space, or an empty string.
+        arguments: Names of the arguments. A message that begins with one of them gets its key in front.
+        wrong: The message if the constructor's own message does not name an argument.
+    """
     try:
         yield
     except (ConfigError, OSError):
@@ -186,8 +202,11 @@ def refused(where: str, title: str = "", arguments: Collection[str] = (), wrong:
 def _arguments(
     node: Mapping[str, Any], where: str, target: Any, title: str, context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a node gives its target, nodes among it built. Raises ConfigError for what the target does not take."""
-    _named(node, where, target, title)
+    """The arguments of a node, with nested nodes built.
+
+    Raises ConfigError for arguments that the target does not have.
+    """
+    _check_names(node, where, target, title)
     annotated, arguments = hints(target), {}
     ours = title and target.__module__.startswith("scoresde.")
     for key, value in node.items():
@@ -202,7 +221,7 @@ def _arguments(
     return arguments
 
 
-def _named(node: Mapping[str, Any], where: str, target: Any, title: str) -> None:
+def _check_names(node: Mapping[str, Any], where: str, target: Any, title: str) -> None:
     """Raise ConfigError for an argument that the target does not have."""
     allowed = [
         name for name, p in inspect.signature(target).parameters.items()
@@ -217,10 +236,10 @@ def _named(node: Mapping[str, Any], where: str, target: Any, title: str) -> None
 
 
 def _find(name: str, where: str, hint: Any) -> Any:
-    """What a name stands for. Raises ConfigError where there is no such thing, or it cannot be in a config."""
+    """The class or function of a name. Raises ConfigError if it does not exist or cannot be used in a config."""
     if ":" not in name:
-        if name in known():
-            return known()[name]
+        if name in known_names():
+            return known_names()[name]
         near = suggestion(name, _fitting(hint))
         raise ConfigError(
             f"config.{where}.name={shown(name)} is not known: {_allowed(hint)}, or 'package.module:Name'{near}"
@@ -252,17 +271,17 @@ def _find(name: str, where: str, hint: Any) -> Any:
 
 
 def _fitting(hint: Any) -> list[str]:
-    """Known names that may stand where ``hint`` is annotated. Networks, which are callable too, are not listed as functions."""
-    network = any(inspect.isclass(one) and issubclass(one, nn.Module) for one in alternatives(hint))
+    """The known names that are allowed for an annotation. Networks are callable, but are not listed as functions."""
+    network = any(inspect.isclass(one) and issubclass(one, nn.Module) for one in union_members(hint))
     return sorted(
-        name for name, thing in known().items()
-        if offers(thing, hint)
+        name for name, thing in known_names().items()
+        if accepts_class(thing, hint)
         and not (_incomplete(thing) or (inspect.isclass(thing) and issubclass(thing, nn.Module) and not network))
     )  # fmt: skip
 
 
 def _incomplete(target: Any) -> bool:
-    """Whether a class cannot have objects."""
+    """Whether a class is abstract or a protocol."""
     return inspect.isabstract(target) or getattr(target, "_is_protocol", False)
 
 
@@ -271,20 +290,20 @@ def _allowed(hint: Any) -> str:
 
 
 def _kind(hint: Any) -> str:
-    return "a class" if hint is None else described(hint).replace("a node of ", "")
+    return "a class" if hint is None else describe(hint).replace("a node of ", "")
 
 
 def _wrong(where: str, key: str, value: Any, hint: Any) -> str:
-    return f"config.{where}.{key}={shown(value)} is not allowed: give {described(hint)}"
+    return f"config.{where}.{key}={shown(value)} is not allowed: give {describe(hint)}"
 
 
 def _line(text: str) -> str:
-    """The first line, shortened."""
+    """The first line of a text, shortened."""
     first = text.strip().splitlines()[0] if text.strip() else "without a message"
     return first if len(first) <= 400 else first[:400] + " ..."
 
 
 def _place(problem: BaseException) -> str:
-    """Where an exception was raised, for who wrote the class."""
+    """The file and line where an exception was raised, for the author of the class."""
     frames = traceback.extract_tb(problem.__traceback__) or traceback.extract_stack(sys._getframe(), 1)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"

@@ -1,4 +1,4 @@
-"""An experiment: all objects that a config names, built and checked before anything is spent."""
+"""An experiment: all objects that a config describes, built and checked before training starts."""
 
 from __future__ import annotations
 
@@ -11,137 +11,42 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoresde._validation import check_choice, check_count, check_number, shown, suggestion
+from scoresde._validation import check_count, shown, suggestion
 from scoresde.data import Splits
 from scoresde.experiment.config.annotations import hints
-from scoresde.experiment.config.builder import ConfigError, build, refused, settings
-from scoresde.experiment.config.limits import BATCHES, DRAWS, LARGEST, THREADS, check_size, within_memory
+from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors
+from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
-from scoresde.experiment.config.sections import TrainingConfig
-from scoresde.experiment.config.weight_names import DEFAULT, weights_name
-from scoresde.likelihood import Divergence, Engine, Hadamard
+from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
 from scoresde.losses import DenoisingScoreMatching
-from scoresde.metrics import Coordinates, Extractor
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
-from scoresde.solvers import ODESolver
 
 _NAME = re.compile(r"[^./\\@]{1,60}")
-
-Solver = Engine | ODESolver
-"""What integrates the flow of a likelihood."""
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """config.sampling. count: samples to draw. batch_size: at a time; the samples do not depend on it. seed: of the draws.
-    weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see weights.py."""
-
-    count: int = 64
-    batch_size: int = 64
-    seed: int = 0
-    weights: str | float = DEFAULT
-
-    def __post_init__(self) -> None:
-        check_count("count", self.count)
-        check_size("batch_size", self.batch_size)
-        if self.count > BATCHES * self.batch_size:
-            raise ValueError(
-                f"count={self.count} is not allowed with batch_size={self.batch_size}: give at most {BATCHES} batches"
-            )
-        check_count("seed", self.seed, least=0)
-        weights_name(self.weights)
-
-
-@dataclass(frozen=True)
-class LikelihoodConfig:
-    """config.likelihood.
-
-    split: "test" or "train". draws: dequantisations averaged for each event. limit: events taken from the front; 0 for all.
-    batch_size: events at a time; rows depend on it by rounding only. seed: of dequantisation and probes.
-    t_min: where the flow starts.
-    solver: `Multistep` unless given; or `RungeKutta`, `ScipyODE`, anything with their ``solve``.
-    tolerance: of the default solver, bits/dim; None for .02.
-    grid_events: training events to which the grid of a `Multistep` without one is fitted (`fit_grid`), at most ``limit``;
-        0 for the standard grid.
-    divergence: a `Divergence`.
-    weights: as those of `SamplingConfig`.
-    """
-
-    split: str = "test"
-    draws: int = 1
-    limit: int = 0
-    batch_size: int = 128
-    seed: int = 0
-    t_min: float = 1e-5
-    solver: Solver | None = None
-    tolerance: float | None = None
-    grid_events: int = 32
-    divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
-    weights: str | float = DEFAULT
-
-    def __post_init__(self) -> None:
-        check_choice("split", self.split, ("train", "test"))
-        check_size("draws", self.draws, most=DRAWS)
-        check_count("limit", self.limit, least=0)
-        check_size("batch_size", self.batch_size)
-        check_count("seed", self.seed, least=0)
-        check_size("grid_events", self.grid_events, least=0)
-        check_number("t_min", self.t_min, above=0.0)
-        weights_name(self.weights)
-        if self.tolerance is not None:
-            check_number("tolerance", self.tolerance, above=0.0)
-            if self.solver is not None:
-                raise ValueError(f"tolerance={self.tolerance!r} with solver={self.solver!r}: give it to the solver")
-        if not (self.solver is None or isinstance(self.solver, Engine) or hasattr(self.solver, "solve")):
-            raise TypeError(
-                f"solver={self.solver!r} is not a solver: give a node with a name, as {{'name': 'Multistep'}}"
-            )
-        if not isinstance(self.divergence, Divergence):
-            raise TypeError(f"divergence={self.divergence!r} is not a Divergence: give a node with a name")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """config.evaluation.
-
-    extractor: an `Extractor`. split: "train" or "test", the reference; the other one is the yardstick. reference: an .npz
-    file with ``mu`` and ``sigma`` in place of the split, for the Fréchet distance alone; where empty, the split. samples: a
-    folder of images or an array's file, as `scoresde inspect` reads them, in place of the folder's own samples. batch_size:
-    events at a time; features depend on it by rounding only. neighbours: k of precision and recall. compared: events of each
-    set that precision, recall and the kernel distance take, which need all pairs; chosen at random by index, the same ones
-    every time.
-    """
-
-    extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
-    split: str = "train"
-    reference: str = ""
-    samples: str = ""
-    batch_size: int = 64
-    neighbours: int = 3
-    subset_size: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.extractor, Extractor):
-            raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
-        check_choice("split", self.split, ("train", "test"))
-        for name in ("reference", "samples"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
-        check_size("batch_size", self.batch_size)
-        check_size("neighbours", self.neighbours)
-        check_size("subset_size", self.subset_size, least=2)
-
-    @property
-    def other_split(self) -> str:
-        """The yardstick's."""
-        return "test" if self.split == "train" else "train"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a config says, as objects. The model has fresh weights; a work folder has the trained ones."""
+    """Everything that a config describes, as objects.
+
+    The model has initial weights. ``Workdir.model`` loads trained ones.
+
+    Args:
+        config: The config.
+        seed: Seed of the initial weights, the batches and the noise.
+        device: Device of the computations.
+        threads: Number of CPU threads; 0 leaves PyTorch's choice.
+        data: Training and test data.
+        sde: The process.
+        model: The score model.
+        objective: The loss.
+        training: The section ``training``.
+        sampling: The section ``sampling``.
+        samplers: Samplers by name.
+        likelihood: The section ``likelihood``.
+        evaluation: The section ``evaluation``.
+    """
 
     config: ConfigDict
     seed: int
@@ -159,7 +64,17 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Experiment:
-        """Build everything. Raises ConfigError naming the key, the value and what is allowed."""
+        """Build all objects of a config.
+
+        Args:
+            config: A config, as `load_config` returns it.
+
+        Returns:
+            The experiment.
+
+        Raises:
+            ConfigError: If the config is not valid. The message names the key, its value and what is allowed.
+        """
         content = config.to_dict()
         for key in content:
             if key not in SECTIONS:
@@ -174,7 +89,7 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
-        likelihood = settings(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
+        likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         if likelihood.t_min >= sde.T:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
@@ -188,23 +103,26 @@ class Experiment:
             sde=sde,
             model=model,
             objective=_objective(content["objective"], model.sde, seed),
-            training=settings(TrainingConfig, content.get("training", {}), "training"),
-            sampling=settings(SamplingConfig, content.get("sampling", {}), "sampling"),
+            training=build_section(TrainingConfig, content.get("training", {}), "training"),
+            sampling=build_section(SamplingConfig, content.get("sampling", {}), "sampling"),
             samplers=_samplers(content),
             likelihood=likelihood,
-            evaluation=settings(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_grey(data)),
+            evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_grey(data)),
         )
 
     def use_threads(self) -> None:
-        """Set torch's number of CPU threads, where the config names one."""
+        """Set PyTorch's number of CPU threads if the config gives one."""
         if self.threads:
             torch.set_num_threads(self.threads)
 
 
 def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: int) -> ScoreModel:
-    """The network, initialised from ``seed`` without touching the global random state, and its ScoreModel.
+    """Build the network and its ScoreModel, with weights initialized from ``seed``.
 
-    ``model.steps`` puts the model on the process's chain of so many steps, for DDPM's and SMLD's discrete objectives.
+    The global random state does not change.
+
+    ``model.steps`` replaces the process by its chain with this number of steps, for the discrete objectives of DDPM and
+    SMLD.
     """
     options = dict(section(config, "model"))
     if steps := _whole(options, "steps", 0, where="model.", most=LARGEST):
@@ -223,19 +141,19 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
         network = build(
             config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
         )
-    return settings(ScoreModel, options, "model", network=network, sde=sde)
+    return build_section(ScoreModel, options, "model", network=network, sde=sde)
 
 
 def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> DenoisingScoreMatching:
-    """The objective, once its times have been seen to suit the process."""
+    """Build the objective, and check that its times suit the process."""
     objective = build(node, "objective", DenoisingScoreMatching, sde=sde, seed=seed)
-    with refused("objective.times"), torch.no_grad():
+    with config_errors("objective.times"), torch.no_grad():
         objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
     return objective
 
 
 def _grey(data: Splits) -> dict[str, float]:
-    """What is black and what is white, for an extractor that asks, where the data has levels."""
+    """The values of black and white in data with levels, for an extractor that needs them."""
     levels = getattr(data.transform, "levels", 0)
     return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
@@ -245,13 +163,14 @@ def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
     for name in nodes:
         if not _NAME.fullmatch(name) or not name.isprintable():
             raise ConfigError(
-                f"config.samplers: {shown(name)} is not allowed as a name, since files are called so: give up to 60 characters "
-                "without slashes, none of them a dot or an @"
+                f"config.samplers: {shown(name)} is not allowed as a name, because files have this name: give up to 60 "
+                "characters without slashes, dots and @"
             )
     return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = "", most: int = 2**63 - 1) -> int:
+    """A whole number of a config. Raises ConfigError."""
     value = config.get(key, default)
     try:
         check_count(key, value, least=0)
@@ -263,7 +182,7 @@ def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = ""
 
 
 def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A section of a config, empty where there is none. Raises ConfigError."""
+    """A section of a config, empty if it is missing. Raises ConfigError."""
     found = config.get(key, {})
     if not isinstance(found, Mapping):
         raise ConfigError(f"config.{key}={shown(found)}: give a section, {{'key': value, ...}}")

@@ -1,4 +1,4 @@
-"""Sizes that no machine has: refused before memory is spent on them."""
+"""Upper limits on sizes, checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from torch.nn.modules import module as hooks
 from scoresde._validation import check_count
 
 LARGEST = 2**20
-"""Of a width, a depth, or a number of steps in a node of the library's."""
+"""Largest width, depth or number of steps in a node of the library."""
 BATCHES = 10**6
-"""Of samples."""
+"""Largest number of batches of samples."""
 DRAWS = 10**5
-"""Dequantisations of an event."""
+"""Largest number of dequantizations of an event."""
 AVERAGES = 100
-"""Of a run's weights."""
+"""Largest number of averages of the weights of a run."""
 THREADS = 1024
-"""Of the CPU."""
+"""Largest number of CPU threads."""
 MODULES = 10_000
-"""In a network."""
+"""Largest number of modules in a network."""
 _ANY_SIZE = ("seed", "split_seed", "levels")
-"""Whole numbers that count nothing which is computed, or that have a check of their own. So have those called max_..."""
+"""Whole numbers without an upper limit here: they are not sizes, or have a check of their own.
+
+The same holds for ``max_...``.
+"""
 
 
 class TooLarge(ValueError):
-    """A network that does not fit into this machine."""
+    """A network that does not fit into the memory of this machine."""
 
 
 def check_count_size(key: str, value: Any) -> str:
-    """What is wrong with a whole number, or with one in a list; an empty string where nothing is."""
+    """A message if a whole number, or one in a list, is too large; otherwise an empty string."""
     if key in _ANY_SIZE or key.startswith("max_"):
         return ""
     for one in value if isinstance(value, list | tuple) else (value,):
@@ -58,8 +61,13 @@ def machine_memory() -> int:
 
 @contextmanager
 def within_memory() -> Iterator[None]:
-    """Inside, a network is refused as soon as its parameters need more than this machine's memory: before they are written,
-    since fresh memory costs nothing until then. Raises TooLarge."""
+    """Refuse a network as soon as its parameters need more than the memory of this machine.
+
+    The check runs before the parameters are written: freshly allocated memory costs nothing until then.
+
+    Raises:
+        TooLarge: If the parameters or the number of modules are too large.
+    """
     memory, spent = machine_memory(), {"bytes": 0, "modules": 0}
 
     def parameter(owner: nn.Module, name: str, value: Any) -> None:
@@ -85,7 +93,14 @@ def within_memory() -> Iterator[None]:
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether an exception says that memory was refused: Python's, torch's on a CPU or on a GPU."""
+    """Whether an exception says that there is not enough memory.
+
+    Args:
+        problem: An exception of Python, or of PyTorch on a CPU or a GPU.
+
+    Returns:
+        True for MemoryError, torch.OutOfMemoryError and the RuntimeErrors that PyTorch raises on a CPU.
+    """
     said = str(problem)
     return isinstance(problem, MemoryError | torch.OutOfMemoryError) or (
         isinstance(problem, RuntimeError)

@@ -1,10 +1,13 @@
-"""Config files: ml_collections configs made by ``get_config()``, overridden from the command line.
+"""Load configs and applies overrides from the command line.
+
+A config is an ml_collections ConfigDict that the function ``get_config()`` of a Python file returns::
 
     config = load_config("configs/vp/digits.py")
     apply_overrides(config, {"training.steps": "500", "sde.name": "VESDE"})
 
-An override sets a key; whether the key and its value are allowed is seen when the experiment is built, where the classes know
-their arguments. Overriding a node's ``name`` starts the node anew: the old class's arguments do not fit the new one.
+An override sets a key. Whether the key and its value are allowed is checked when the experiment is built, because the
+classes define their arguments. Overriding the ``name`` of a node removes the other arguments of the node, since the
+arguments of the old class do not fit the new one.
 """
 
 from __future__ import annotations
@@ -28,26 +31,30 @@ SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
     "evaluation",
 )  # fmt: skip
-"""The keys at the top of a config."""
+"""The keys at the top level of a config."""
 OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation")
-"""Those with keys below them that a config may leave out."""
+"""The sections that a config may leave out."""
 LARGEST_FILE = 2**24
-"""Bytes of a config.json."""
+"""Largest size of a config.json in bytes."""
 LONGEST = 100_000
-"""Characters of a value on the command line."""
+"""Largest number of characters of a value on the command line."""
 DEEPEST = 32
-"""Levels of nodes and lists in each other."""
+"""Largest depth of nested nodes and lists."""
 
 
 def load_config(file: str | Path, trust: Collection[str] = ()) -> ConfigDict:
-    """The config of a Python file's ``get_config()``, or that of a work folder's config.json.
+    """Load the config of a Python file, or the config.json of a work folder.
 
     Args:
-        file: a Python file is code, and is executed. A JSON file is data: it may name the library's own classes only.
-        trust: modules, or packages, whose classes a JSON file may name too; see trust.py.
+        file: A Python file with a function ``get_config()``, which is executed. Or a JSON file, which is data: it may
+            name the library's own classes only.
+        trust: Modules or packages whose classes a JSON file may name as well; see ``trust.py``.
+
+    Returns:
+        The config.
 
     Raises:
-        ConfigError: where there is no config, or a JSON file names what is not trusted.
+        ConfigError: If there is no config, or if a JSON file names a class that is not trusted.
     """
     path = Path(file)
     if path.is_dir():
@@ -55,18 +62,18 @@ def load_config(file: str | Path, trust: Collection[str] = ()) -> ConfigDict:
     if not path.is_file():
         there = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"--config {str(file)!r}: no such file{suggestion(str(file), there)}")
-    return _kept_config(path, trust) if path.suffix == ".json" else _python_config(path)
+    return _folder_config(path, trust) if path.suffix == ".json" else _python_config(path)
 
 
 def _python_config(path: Path) -> ConfigDict:
     spec = spec_from_file_location(f"scoresde_config_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config {str(path)!r}: not a Python file")
+        raise ConfigError(f"--config {str(path)!r}: this is not a Python file")
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
-            raise ConfigError(f"--config {str(path)!r}: has no function get_config()")
+            raise ConfigError(f"--config {str(path)!r}: the file has no function get_config()")
         config = module.get_config()
     except ConfigError:
         raise
@@ -80,8 +87,11 @@ def _python_config(path: Path) -> ConfigDict:
     return config
 
 
-def _kept_config(file: Path, trust: Collection[str]) -> ConfigDict:
-    """A folder's config. Raises ConfigError for what is none, and for names that are not trusted."""
+def _folder_config(file: Path, trust: Collection[str]) -> ConfigDict:
+    """The config of a work folder.
+
+    Raises ConfigError if the file is not a config or names a class that is not trusted.
+    """
     try:
         if file.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
@@ -112,16 +122,18 @@ def read_config(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise ConfigError(f"this is not the config.json of a work folder: {one_line(problem)}") from problem
     if not isinstance(content, dict):
-        raise ConfigError(f"this is not the config.json of a work folder: it holds a {type(content).__name__}")
+        raise ConfigError(f"this is not the config.json of a work folder: its content is a {type(content).__name__}")
     check_values(content)
     return content
 
 
 def check_values(node: Any, key: str = "", depth: int = 0) -> None:
-    """Raise ConfigError for values that no key takes: numbers that are not finite or do not fit into 64 bits, and nodes that lie
-    too deep."""
+    """Raise ConfigError for values that no key accepts.
+
+    These are numbers that are not finite or exceed 64 bits, and nodes that are nested too deeply.
+    """
     if depth > DEEPEST:
-        raise ConfigError(f"config.{key[:80]} lies too deep: give at most {DEEPEST} levels of nodes and lists")
+        raise ConfigError(f"config.{key[:80]} is nested too deeply: give at most {DEEPEST} levels of nodes and lists")
     if isinstance(node, Mapping):
         for name, value in node.items():
             if not isinstance(name, str):
@@ -138,18 +150,18 @@ def check_values(node: Any, key: str = "", depth: int = 0) -> None:
 
 
 def one_line(problem: BaseException) -> str:
-    """What an exception says, in one line that is not too long."""
+    """The message of an exception in one line of limited length."""
     said = " ".join(str(problem).split())
     return said if len(said) <= 400 else said[:400] + " ..."
 
 
 def _dots(said: str) -> str:
-    """How to help ml_collections' message about dots."""
+    """A hint that completes the message of ml_collections about dots in keys."""
     return "; give it a name without dots" if "accept dots" in said else ""
 
 
 def _line(path: Path, problem: BaseException) -> str:
-    """``path``, line N: the innermost line of the file itself that led to a problem."""
+    """The file name and the innermost line of that file that led to an exception."""
     lines = [f.lineno for f in traceback.extract_tb(problem.__traceback__) if Path(f.filename) == path.absolute()]
     if isinstance(problem, SyntaxError) and Path(problem.filename or "") == path.absolute():
         lines = [problem.lineno]
@@ -157,8 +169,16 @@ def _line(path: Path, problem: BaseException) -> str:
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
-    """Set dotted keys to values written as Python literals, or as bare strings. Raises ConfigError."""
-    # names first: they start a node anew
+    """Set keys of a config to values from the command line.
+
+    Args:
+        config: The config, changed in place.
+        overrides: Values by dotted key. A value is a Python literal, or otherwise a plain string.
+
+    Raises:
+        ConfigError: For a key that does not exist or a value that cannot be set.
+    """
+    # names first, because they remove the other arguments of a node
     for key in sorted(overrides, key=lambda k: not k.endswith(".name")):
         *parents, last = key.split(".")
         node = config
@@ -193,7 +213,7 @@ def _refuse(key: str, node: Any, part: str) -> None:
 
 
 def _literal(key: str, text: str) -> Any:
-    """A value on the command line: a Python literal, or else the text itself. Raises ConfigError."""
+    """The value of a text on the command line: a Python literal, or otherwise the text itself. Raises ConfigError."""
     if len(text) > LONGEST:
         raise ConfigError(f"--config.{key} has a value of {len(text)} characters: give at most {LONGEST}")
     try:
@@ -201,18 +221,18 @@ def _literal(key: str, text: str) -> Any:
     except (ValueError, SyntaxError, TypeError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
     except (MemoryError, RecursionError) as problem:
-        raise ConfigError(f"--config.{key} has a value that is nested too deep") from problem
+        raise ConfigError(f"--config.{key} has a value that is nested too deeply") from problem
     check_values(value, key)
     return value
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as stable JSON: what a work folder keeps and compares."""
+    """The config as JSON with sorted keys, as it is saved in the work folder."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
 
 
 def difference(ours: str, theirs: str) -> list[str]:
-    """Lines ``key: theirs -> ours`` for every key in which two JSON configs differ."""
+    """A line ``key: theirs -> ours`` for every key in which two JSON configs differ."""
     a, b = _flat(read_config(ours)), _flat(read_config(theirs))
     return [
         f"{k}: {b.get(k, '(absent)')!r} -> {a.get(k, '(absent)')!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)

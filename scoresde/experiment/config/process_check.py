@@ -1,4 +1,4 @@
-"""The self-check of a config's process: `scoresde.sde.check` on what the config names."""
+"""The self-check of the process of a config, by ``scoresde.sde.check``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ from scoresde.sde import CheckReport, LinearSDE
 from scoresde.sde import check as check_process
 
 SMALL = (2,)
-"""Events that the check uses where the process takes any."""
+"""Event shape that the check uses if the process accepts any shape."""
 
 
 def check(config: ConfigDict) -> CheckReport:
-    """Hold config.sde to its own mathematics; a config needs no other section. Raises ConfigError, TypeError."""
+    """Test the process of a config against its own equations.
+
+    Args:
+        config: A config with the section ``sde``. The other sections are not needed.
+
+    Returns:
+        The results of ``scoresde.sde.check``.
+
+    Raises:
+        ConfigError: If the process cannot be built.
+        TypeError: If the process has no transition kernel to compare with.
+    """
     content = config.to_dict()
     if "sde" not in content:
         raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
@@ -29,7 +40,7 @@ def check(config: ConfigDict) -> CheckReport:
         check_number("data_std", data_std, above=0.0)
     except ValueError as problem:
         raise ConfigError(f"config.model.{problem}") from problem
-    # a process in a basis knows its events
+    # a process in a basis has a fixed event shape
     basis = getattr(sde, "basis", None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""How a run is trained: the config's `training` section, and the learning rate of a step."""
+"""The sections of a config that describe a run: ``training``, ``sampling``, ``likelihood`` and ``evaluation``."""
 
 from __future__ import annotations
 
@@ -7,41 +7,62 @@ from dataclasses import dataclass
 
 from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
-from scoresde.experiment.config.limits import AVERAGES, check_size
-from scoresde.experiment.config.weight_names import average_name
+from scoresde.experiment.config.limits import AVERAGES, BATCHES, DRAWS, check_size
+from scoresde.experiment.config.weight_names import DEFAULT, average_name, weights_name
+from scoresde.likelihood import Divergence, Engine, Hadamard
+from scoresde.metrics import Coordinates, Extractor
+from scoresde.solvers import ODESolver
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 HIGHEST_RATE = 1e6
-"""Largest learning rate: far above it a step leaves float32's range."""
+"""Largest learning rate. A step with a much larger one leaves the range of float32."""
 HIGHEST_NORM = 1e30
-"""Largest ``grad_clip``: float32 has no numbers much above it."""
-HOW = (
+"""Largest ``grad_clip``, near the largest number of float32."""
+CHANGEABLE = (
     "keep", "keep_every", "checkpoint_every", "log_every", "posthoc_every", "preview_every", "micro_batch", "compile",
     "channels_last", "prefetch", "max_bad_steps", "sharded",
 )  # fmt: skip
-"""Keys that may change when a run goes on: they change its weights by rounding at most, dropout's draws aside (trainer.py). So
-may ``steps``, see `free`."""
+"""Keys that may change when a run is resumed.
+
+Apart from the random numbers of dropout (see ``trainer.py``), they change the weights by rounding at most. ``steps``
+may change too, see `TrainingConfig.changeable`.
+"""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """config.training.
+    """The section ``training`` of a config.
 
-    steps: parameter updates. batch_size: events in each, over all processes. learning_rate, beta2: Adam's.
-    warmup: steps of linear rise. schedule: "constant", or "cosine" down to 2 % of the rate at the last step.
-    grad_clip: largest global norm of the gradient.
-    ema_decay: of the averaged weights. ema_decays: several averages at once, in its place; samples are drawn with the first.
-    posthoc: widths of power-function averages, (0.05, 0.1) for instance, of which `posthoc.py` makes any other afterwards.
-    posthoc_every: steps between their snapshots.
-    log_every, checkpoint_every: in steps. keep: checkpoints kept. keep_every: besides, those of every so many steps; 0: none.
-    micro_batch: events that a process takes at a time, gradients added up; 0: its whole share of the batch.
-    precision: what the network computes in, "float32", "bfloat16" or "float16"; see precision.py for what stays in float32.
-    compile: the network by torch.compile. channels_last: images with their channels last in memory.
-    prefetch: read the next batch while this one is computed.
-    max_bad_steps: steps in a row without a finite loss and gradient, after which training stops.
-    preview_every: steps between pictures of samples; 0: none. The first two come at a 25th and a 5th of it.
-    sharded: of several processes, each holds its part of weights, gradients, moments and averages; without previews, compile
-    and channels_last.
+    Args:
+        steps: Parameter updates.
+        batch_size: Events in an update, over all processes.
+        learning_rate: Adam's learning rate after the warm-up.
+        beta2: Adam's decay rate of the second moment.
+        warmup: Steps during which the learning rate rises linearly.
+        schedule: "constant", or "cosine", which decays to 2 % of the learning rate at the last step.
+        grad_clip: Largest global norm of the gradient.
+        ema_decay: Decay rate of the averaged weights.
+        ema_decays: Decay rates of several averages, used instead of ``ema_decay``. Samples are drawn with the first
+            one.
+        posthoc_widths: Relative widths of power-function averages, such as (0.05, 0.1). Averages of other widths can be
+            computed from their snapshots after the run (``averages.py``).
+        posthoc_every: Steps between the snapshots of these averages.
+        log_every: Steps between rows of metrics.csv.
+        checkpoint_every: Steps between checkpoints.
+        keep: Number of last checkpoints that are kept.
+        keep_every: Checkpoints at multiples of this number of steps are kept as well. 0 keeps none.
+        micro_batch: Events that a process computes at a time; gradients are accumulated. 0 takes its whole share of the
+            batch.
+        precision: Data type of the network's computations, "float32", "bfloat16" or "float16". ``precision.py`` lists
+            what stays in float32.
+        compile: Whether the network is compiled by ``torch.compile``.
+        channels_last: Whether images are stored with their channels last.
+        prefetch: Whether the next batch is read while the current one is computed.
+        max_bad_steps: Training stops after this number of consecutive steps without a finite loss and gradient.
+        preview_every: Steps between pictures of samples; 0 for none. The first two are drawn after 1/25 and 1/5 of this
+            number.
+        sharded: Whether each of several processes stores a part of the weights, gradients, moments and averages. It
+            excludes previews, ``compile`` and ``channels_last``.
     """
 
     steps: int = 1000
@@ -103,24 +124,151 @@ class TrainingConfig:
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Of the averages, the one that samples are drawn with first."""
+        """Decay rates of the averages. Samples are drawn with the first one unless other weights are named."""
         return self.ema_decays or (self.ema_decay,)
 
     @property
     def averages(self) -> tuple[str, ...]:
-        """The averages that a checkpoint holds, by their names in it, and what they are."""
+        """Names of the averages in a checkpoint, each with its decay rate or width."""
         what = [f"decay {decay:g}" for decay in self.decays] + [f"width {std:g}" for std in self.posthoc_widths]
         return tuple(f"{average_name(number)} ({one})" for number, one in enumerate(what))
 
     @property
-    def free(self) -> tuple[str, ...]:
-        """Keys that may change when a run goes on: under a constant schedule a longer run begins with the shorter one."""
-        return (*HOW, "steps") if self.schedule == "constant" else HOW
+    def changeable(self) -> tuple[str, ...]:
+        """Keys that may change when a run is resumed.
+
+        With a constant schedule, ``steps`` is among them: a longer run begins with the steps of the shorter one.
+        """
+        return (*CHANGEABLE, "steps") if self.schedule == "constant" else CHANGEABLE
 
 
-def learning_rate(plan: TrainingConfig, step: int) -> float:
-    """The rate of a step: linear rise over ``warmup``, then constant or a cosine down to 2 %."""
-    rate = plan.learning_rate * min(1.0, (step + 1) / max(1, plan.warmup))
-    if plan.schedule == "cosine":
-        rate *= 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / plan.steps))
+Solver = Engine | ODESolver
+"""A solver for the probability flow ODE of a likelihood."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The section ``sampling`` of a config.
+
+    Args:
+        count: Number of samples.
+        batch_size: Samples that are drawn at a time. The samples do not depend on it.
+        seed: Seed of the samples.
+        weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see ``weight_names.py``.
+    """
+
+    count: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    weights: str | float = DEFAULT
+
+    def __post_init__(self) -> None:
+        check_count("count", self.count)
+        check_size("batch_size", self.batch_size)
+        if self.count > BATCHES * self.batch_size:
+            raise ValueError(
+                f"count={self.count} is not allowed with batch_size={self.batch_size}: give at most {BATCHES} batches"
+            )
+        check_count("seed", self.seed, least=0)
+        weights_name(self.weights)
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The section ``likelihood`` of a config.
+
+    Args:
+        split: "test" or "train".
+        draws: Number of dequantizations that are averaged for each event.
+        limit: Number of events, from the first one; 0 for all.
+        batch_size: Events at a time. Results depend on it by rounding only.
+        seed: Seed of dequantization and probes.
+        t_min: Time at which the probability flow starts.
+        solver: A solver, `Multistep` unless given. `RungeKutta`, `ScipyODE` or any object with their method ``solve``.
+        tolerance: Tolerance of the default solver in bits/dim; None for 0.02.
+        grid_events: Number of training events to which the time grid of a `Multistep` without a grid is fitted
+            (`fit_grid`), at most ``limit``. 0 uses the standard grid.
+        divergence: A `Divergence`.
+        weights: As in `SamplingConfig`.
+    """
+
+    split: str = "test"
+    draws: int = 1
+    limit: int = 0
+    batch_size: int = 128
+    seed: int = 0
+    t_min: float = 1e-5
+    solver: Solver | None = None
+    tolerance: float | None = None
+    grid_events: int = 32
+    divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
+    weights: str | float = DEFAULT
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, ("train", "test"))
+        check_size("draws", self.draws, most=DRAWS)
+        check_count("limit", self.limit, least=0)
+        check_size("batch_size", self.batch_size)
+        check_count("seed", self.seed, least=0)
+        check_size("grid_events", self.grid_events, least=0)
+        check_number("t_min", self.t_min, above=0.0)
+        weights_name(self.weights)
+        if self.tolerance is not None:
+            check_number("tolerance", self.tolerance, above=0.0)
+            if self.solver is not None:
+                raise ValueError(f"tolerance={self.tolerance!r} with solver={self.solver!r}: give it to the solver")
+        if not (self.solver is None or isinstance(self.solver, Engine) or hasattr(self.solver, "solve")):
+            raise TypeError(
+                f"solver={self.solver!r} is not a solver: give a node with a name, as {{'name': 'Multistep'}}"
+            )
+        if not isinstance(self.divergence, Divergence):
+            raise TypeError(f"divergence={self.divergence!r} is not a Divergence: give a node with a name")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The section ``evaluation`` of a config.
+
+    Args:
+        extractor: An `Extractor` of features.
+        split: The reference, "train" or "test". The other split is compared with it too, as a baseline.
+        reference: An .npz file with ``mu`` and ``sigma`` that replaces the split, for the Fréchet distance only.
+        samples: A folder of images or the file of an array, as `scoresde inspect` reads them, instead of the run's own
+            samples.
+        batch_size: Events at a time. Features depend on it by rounding only.
+        neighbours: Number k of nearest neighbours for precision and recall.
+        subset_size: Number of events of each set that precision, recall and the kernel distance use, since they need
+            all pairs. They are chosen at random by index, the same ones every time.
+    """
+
+    extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
+    split: str = "train"
+    reference: str = ""
+    samples: str = ""
+    batch_size: int = 64
+    neighbours: int = 3
+    subset_size: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.extractor, Extractor):
+            raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
+        check_choice("split", self.split, ("train", "test"))
+        for name in ("reference", "samples"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
+        check_size("batch_size", self.batch_size)
+        check_size("neighbours", self.neighbours)
+        check_size("subset_size", self.subset_size, least=2)
+
+    @property
+    def other_split(self) -> str:
+        """The split that is not the reference."""
+        return "test" if self.split == "train" else "train"
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The learning rate of a step: a linear rise over ``warmup``, then constant or a cosine decay to 2 %."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
+    if config.schedule == "cosine":
+        rate *= 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / config.steps))
     return rate

@@ -1,9 +1,10 @@
-"""Which names the config of a work folder may have.
+"""The names that the config of a work folder may contain.
 
-A config in Python is code: who gives it to ``--config`` trusts it, and what it names. The config.json of a folder is data: it
-may come from anyone, with the checkpoints. It may name the library's own classes. Any other name makes Python import a module,
-so that it needs ``--trust MODULE`` on the command line, where the folder's author cannot write. Names are checked when the file
-is read (config.py), before anything is imported or built; ``--config.KEY=VALUE`` is typed by the user, and trusted.
+A config in Python is code. Whoever passes it to ``--config`` trusts it, and the classes that it names. The config.json
+of a work folder is data and may come from anyone, together with the checkpoints. It may name the library's own classes.
+Any other name would make Python import a module, so it requires ``--trust MODULE`` on the command line, which the
+author of the folder cannot write. Names are checked when the file is read (``loader.py``), before anything is imported
+or built. Values of ``--config.KEY=VALUE`` are typed by the user and trusted.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from typing import Any
 import scoresde
 
 PROGRAMS = ("TorchScript",)
-"""Classes of the library's that run a program from a file: a folder may name them where they are trusted by name."""
+"""Classes of the library that run a program from a file.
+
+A work folder may name them only if they are trusted by name.
+"""
 
 
 def untrusted(content: Mapping[str, Any], trust: Collection[str] = ()) -> list[tuple[str, str, str]]:
-    """Names in a config that need trust: (key, name, what ``--trust`` takes to allow it).
+    """The names in a config that need trust.
 
     Args:
-        content: the config.
-        trust: modules or packages, and names in `PROGRAMS`, that are trusted.
+        content: The config.
+        trust: Modules or packages that are trusted, and names in `PROGRAMS`.
+
+    Returns:
+        Tuples (key, name, argument of ``--trust`` that allows the name).
     """
     found = []
     for key, name in _names(content, ""):
@@ -39,7 +46,7 @@ def untrusted(content: Mapping[str, Any], trust: Collection[str] = ()) -> list[t
 
 
 def _names(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every ``name`` in a config, with its key; in a list too."""
+    """Every ``name`` in a config with its key, including those in lists."""
     if isinstance(node, Mapping):
         if isinstance(node.get("name"), str):
             yield f"{key}.name".lstrip("."), node["name"]
@@ -51,7 +58,7 @@ def _names(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _own(module: str) -> bool:
-    """Whether a module is a file of the library's, and not one that does something when it is imported."""
+    """Whether a module is a file of the library that does nothing when it is imported."""
     first, *parts = module.split(".")
     if first != "scoresde" or not parts or not all(part.isidentifier() and part[0] != "_" for part in parts):
         return False

@@ -1,1 +1,1 @@
-"""A run's folder: its files, checkpoints, averages, cached results and plots."""
+"""The folder of a run: its files, checkpoints, averages, cached results and plots."""

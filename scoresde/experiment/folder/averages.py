@@ -1,13 +1,18 @@
-"""Averages of any width, made after the run from snapshots of a few (scoresde/ema.py has the mathematics).
+"""Post-hoc averages: power-function averages of any width, computed after the run from snapshots of a few widths.
 
-averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc_widths``; in the header
-                                        updates, widths and the names of buffers
+``scoresde/ema.py`` has the mathematics. A snapshot is a file::
 
-weights = posthoc_average(Workdir("runs/x"), std=0.08)
-network.load_state_dict(weights)
+    averages/step-000001000.safetensors     power0.*, power1.*: the averages of ``training.posthoc_widths``
+                                            header: updates, widths and the names of buffers
 
-Headers are read first, and say how each snapshot counts; then snapshots are read and added one by one, so that one is in memory
-at a time. A torn snapshot is refused, not passed over: without it the average is another one, and nothing would tell.
+For example::
+
+    weights = posthoc_average(Workdir("runs/x"), std=0.08)
+    network.load_state_dict(weights)
+
+The headers are read first and determine the coefficient of each snapshot. Then the snapshots are read and added one at
+a time, so only one is in memory. A damaged snapshot is an error: the average of the others would be a different one,
+without a warning.
 """
 
 from __future__ import annotations
@@ -32,48 +37,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot's header says. stds: widths of the averages in it. seal: its checksum. config: the digest of
-    the run's config, empty in files of earlier versions."""
+    """The header of a snapshot.
+
+    Attributes:
+        path: The file, or the folder of a sharded run.
+        step: The step of the snapshot.
+        updates: Parameter updates up to this step.
+        stds: Relative widths of the averages in it.
+        checksum: The checksum of the file.
+        config: The digest of the run's config. Empty in files of earlier versions.
+    """
 
     path: Path
     step: int
     updates: int
     stds: tuple[float, ...]
-    seal: str
+    checksum: str
     config: str = ""
 
 
 def write_snapshot(workdir: Workdir, averages: Sequence[EMA], step: int, files: Files, digest: str = "") -> None:
-    """Write the power-function averages of a step; nothing where there are none, or all steps so far were skipped.
+    """Write the power-function averages of a step.
 
-    digest: of the config. Raises CheckpointError for an average that is not finite.
+    Nothing is written if there are none, or if no step has updated the weights.
+
+    Raises CheckpointError for an average that is not finite.
     """
-    kept = [average for average in averages if isinstance(average, PowerEMA) and average.updates]
-    if not kept:
+    found = [average for average in averages if isinstance(average, PowerEMA) and average.updates]
+    if not found:
         return
-    tensors = {f"power{n}.{k}": v for n, a in enumerate(kept) for k, v in a.module.state_dict().items()}
+    tensors = {f"power{n}.{k}": v for n, a in enumerate(found) for k, v in a.module.state_dict().items()}
     files.on_all(lambda: check_finite(tensors, step))
     header = {
-        "format": FORMAT, "step": step, "config": digest, "updates": kept[0].updates, "stds": [a.std for a in kept],
-        "buffers": [name for name, _ in kept[0].module.named_buffers()],
+        "format": FORMAT, "step": step, "config": digest, "updates": found[0].updates, "stds": [a.std for a in found],
+        "buffers": [name for name, _ in found[0].module.named_buffers()],
     }  # fmt: skip
     files.write(workdir.averages / f"step-{step:09d}.safetensors", tensors, header)
 
 
 def posthoc_average(workdir: Workdir, std: float, updates: int | None = None) -> dict[str, Tensor]:
-    """The network's state averaged with a power function of relative width ``std``; buffers are those of the last snapshot.
+    """Compute the network's weights averaged with a power function of relative width ``std``.
 
-    updates: where the run is taken to have ended; the last snapshot unless given.
+    Args:
+        workdir: The folder of the run.
+        std: Relative width of the average.
+        updates: Number of updates at which the averaged run ends. The last snapshot unless given.
 
-    Raises CheckpointError where there are no snapshots up to there, or a torn one.
+    Returns:
+        The state of the network. Buffers are those of the last snapshot.
+
+    Raises:
+        CheckpointError: If there are no snapshots up to ``updates``, or a damaged one.
     """
     return combine_snapshots(workdir, std, updates).tensors
 
 
 def combine_snapshots(workdir: Workdir, std: float, updates: int | None = None, prefix: str = "") -> Checkpoint:
-    """What `posthoc` makes, as a checkpoint with the step of the last snapshot. prefix: of the tensors' names.
+    """The result of `posthoc_average` as a checkpoint with the step of the last snapshot.
 
-    facts: ``snapshots``, how many; ``off``, how far the combined profile is from the wanted one, relative to it, in L2.
+    Its ``facts`` are ``snapshots``, the number of snapshots, and ``off``, the relative L2 distance between the combined
+    averaging profile and the requested one. ``prefix`` is added to the names of the tensors.
     """
     chosen = [s for s in list_snapshots(workdir.averages) if s.updates and (updates is None or s.updates <= updates)]
     if not chosen:
@@ -92,15 +115,15 @@ def combine_snapshots(workdir: Workdir, std: float, updates: int | None = None, 
     total: dict[str, Tensor] = {}
     for one in chosen:
         dtypes = _add(total, one, [next(parts) for _ in one.stds])
-    seals = hashlib.sha256(" ".join([*(s.seal for s in chosen), repr(end)]).encode())
+    checksums = hashlib.sha256(" ".join([*(s.checksum for s in chosen), repr(end)]).encode())
     return Checkpoint(
         {prefix + k: v.to(dtypes[k]) for k, v in total.items()}, chosen[-1].step, end, chosen[-1].config, chosen[-1].path,
-        {"snapshots": len(chosen), "off": profile_error(stored, end, std)}, seals.hexdigest()[:16],
+        {"snapshots": len(chosen), "off": profile_error(stored, end, std)}, checksums.hexdigest()[:16],
     )  # fmt: skip
 
 
 def list_snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots of a folder, oldest first, by their headers. Raises CheckpointError where one has none."""
+    """The headers of the snapshots in a folder, oldest first. Raises CheckpointError if one cannot be read."""
     found = []
     for path in list_checkpoints(folder):
         try:
@@ -117,29 +140,32 @@ def list_snapshots(folder: Path) -> list[Snapshot]:
 
 def _refused(path: Path, problem: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} is torn or no snapshot of averages ({problem}). An average is made of all snapshots; remove this one to have it "
-        "made of the others"
+        f"{path} is damaged or not a snapshot of averages ({problem}). An average uses all snapshots; remove this one to use "
+        "the others"
     )
 
 
 def _add(total: dict[str, Tensor], one: Snapshot, weights: Sequence[float]) -> dict[str, torch.dtype]:
-    """Add a snapshot's averages to ``total``, in float64; buffers and whole numbers take their place, for coefficients do not
-    sum to 1. Returns what each is kept in."""
+    """Add a snapshot's averages to ``total`` in float64.
+
+    Buffers and integers replace the earlier ones, because the coefficients do not sum to 1. Returns the data type of
+    each tensor.
+    """
     try:
         tensors, header = read_tensors(one.path)
-        seal = read_header(one.path)["sha256"]
+        checksum = read_header(one.path)["sha256"]
         count = {name.partition(".")[0] for name in tensors}
         if count != {f"power{number}" for number in range(len(weights))}:
-            raise ValueError(f"it holds {', '.join(sorted(count))} for {len(weights)} widths")
+            raise ValueError(f"it contains {', '.join(sorted(count))} for {len(weights)} widths")
         if not isinstance(header.get("buffers", []), list):
             raise ValueError(f"buffers={header['buffers']!r} is not a list")
         for name, tensor in tensors.items():
             if name.partition(".")[2] in total and total[name.partition(".")[2]].shape != tensor.shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, other than in the snapshots before")
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, which differs from the earlier snapshots")
     except (CheckpointError, ValueError) as problem:
         raise _refused(one.path, problem) from problem
-    if seal != one.seal:
-        raise CheckpointError(f"{one.path} was replaced while it was read: the run is at work, try again")
+    if checksum != one.checksum:
+        raise CheckpointError(f"{one.path} was replaced while it was read: the run is still training, try again")
     dtypes, buffers = {}, set(header.get("buffers", ()))
     for name, tensor in tensors.items():
         power, _, name = name.partition(".")

@@ -1,6 +1,6 @@
-"""What is kept as it is computed: a folder for each setting, so that figures of different settings never mix.
+"""Cached results: one folder for each combination of settings, so that results of different settings are never mixed.
 
-KIND-FINGERPRINT/settings.json    everything that the content depends on; the name is its digest
+KIND-FINGERPRINT/settings.json contains everything that the results depend on. FINGERPRINT is the digest of this file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from scoresde._files import write_atomic
 
 
 class Cache:
-    """The folder of one setting.
+    """The folder of one combination of settings. Nothing is written until there is a result.
 
-    folder: where the settings' folders are. settings: what the content depends on, plain JSON. Nothing is written before
-    there is something to keep.
+    Args:
+        folder: The parent folder.
+        settings: What the results depend on, plain JSON.
     """
 
     kind: ClassVar[str]
-    """What the folder's name begins with."""
+    """The beginning of the folder's name."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
@@ -30,15 +31,15 @@ class Cache:
         self.path = folder / f"{self.kind}-{self.fingerprint}"
 
     def write_settings(self) -> None:
-        """Make the folder, and say what it belongs to, where it does not say so yet."""
+        """Create the folder and its settings.json, unless they exist."""
         file = self.path / "settings.json"
         if not file.is_file() or file.read_bytes() != self._text.encode():
             write_atomic(file, self._text.encode())
 
     def others(self) -> list[dict[str, Any]]:
-        """The settings of the other folders beside this one, the last one written last.
+        """The settings of the other folders of this kind, the last one written last.
 
-        A file that is not what was written, by the digest in its folder's name, is passed over.
+        A settings.json whose digest differs from the name of its folder is ignored.
         """
         found = []
         for file in sorted(self.folder.glob(f"{self.kind}-*/settings.json"), key=lambda f: f.stat().st_mtime):
@@ -53,7 +54,7 @@ def _digest(content: bytes) -> str:
 
 
 def changes(before: dict[str, Any], settings: dict[str, Any]) -> str:
-    """``key: before -> value``, for every key of ``settings`` that differs."""
+    """A text ``key: before -> value`` for every key of ``settings`` that differs."""
     found = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
     return "; ".join(found)
 

@@ -1,17 +1,11 @@
-"""Checkpoints: one safetensors file each, tensors and JSON, written so that a torn one never has the name of a whole one.
+"""Checkpoints: network, averages and optimizer of a step, in one file or in the folder of a sharded run.
 
-    temporary name in the same folder -> write -> fsync -> rename -> fsync of the folder
+    step-000001000.safetensors      one process
+    step-000001000/                 a sharded run: rank-00000.safetensors, ... and index.json
 
-    step-000001000.safetensors      whole tensors; written by one process
-    step-000001000/                 rank-00000.safetensors, ... and index.json; written by all processes of a sharded run
-
-Of a folder, a tensor is what the files have under its name, one below the other in the order of the ranks; what every process has
-alike (buffers, counts) is in the first alone. index.json has the header that a single file has, and the checksum of each file.
-
-Names in the file: ``model.*`` (network weights and buffers), ``ema.*``, ``ema1.*``, ... (averages, in the order of the config)
-and ``optimizer.<parameter>.<state>``. The header's JSON has format version, step, EMA updates, the digest of the config that they
-belong to, and facts of the run; and a SHA-256 of itself and of every tensor's name, shape, type and bytes, so that a flipped bit
-is seen. Format 1, without it, is read too. Nothing in a file is ever executed.
+Names of the tensors: ``model.*`` (weights and buffers of the network), ``ema.*``, ``ema1.*``, ... (averages, in the
+order of the config) and ``optimizer.<parameter>.<state>``. The header contains the step, the number of EMA updates, the
+digest of the config and facts about the run. ``tensor_file.py`` describes the files themselves.
 """
 
 from __future__ import annotations
@@ -45,9 +39,18 @@ _NAME = re.compile(r"step-(\d{9})(\.safetensors)?")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors by name, and the header's JSON. facts: what the run itself put there. made_of: a digest of the files that tensors
-    were made of, where they are those of no single one.
-    without_moments: names of parameters without moments; None where not known."""
+    """A checkpoint that was read.
+
+    Attributes:
+        tensors: Tensors by name.
+        step: Its step.
+        ema_updates: Number of updates of the averages.
+        config_digest: Digest of the config that it was trained with.
+        path: The file or folder.
+        facts: What the run wrote to the header.
+        made_of: A digest of the files that the tensors were computed from, if they are not those of a single file.
+        without_moments: Names of trained parameters for which Adam has no moments. None if this is not known.
+    """
 
     tensors: dict[str, Tensor]
     step: int
@@ -60,45 +63,48 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that are others where any tensor is another."""
-        return self.made_of or file_digest(self.seal)
+        """16 hex digits that differ if any tensor differs."""
+        return self.made_of or file_digest(self.index_file)
 
-    def said(self, which: str) -> str:
-        """A few words on its weights of a name; of an average made of snapshots, how near it is to the one that is meant."""
+    def describe(self, which: str) -> str:
+        """A description of the weights ``which``.
+
+        For a post-hoc average it includes the error of the averaging profile.
+        """
         if not self.made_of:
             return f"weights {which} of {self.path.name}"
         count, off = self.facts["snapshots"], self.facts["off"]
-        return f"weights {which} of {count} snapshots (profile off by {off:.2g} of its norm)"
+        return f"weights {which} of {count} snapshots (averaging profile off by {off:.2g} of its norm)"
 
     @property
-    def seal(self) -> Path:
-        """The file whose bytes say what all of it is."""
+    def index_file(self) -> Path:
+        """The file whose bytes determine the whole checkpoint."""
         return self.path / INDEX if self.path.is_dir() else self.path
 
 
 class Files(Protocol):
-    """How the processes of a run write."""
+    """How the processes of a run write files."""
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-        """Write what `read_tensors` reads; where it lies."""
+        """Write what `read_tensors` reads. Returns the path."""
 
     def on_all(self, action: Callable[[], object]) -> None:
-        """Each process that writes acts; all refuse where one does."""
+        """Run ``action`` on every process that writes. If it raises on one process, all processes raise."""
 
     def on_main(self, action: Callable[[], object]) -> None:
-        """One process acts, and the others wait."""
+        """Run ``action`` on one process while the others wait."""
 
 
 class OneFile:
     """One process writes one file."""
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-        """`write_tensors`."""
+        """Write the file by `write_tensors`."""
         write_tensors(path, tensors, header)
         return path
 
     def on_all(self, action: Callable[[], object]) -> None:
-        """Act."""
+        """Run ``action``."""
         action()
 
     on_main = on_all
@@ -117,11 +123,26 @@ def save_checkpoint(
     facts: Mapping[str, Any] | None = None,
     files: Files | None = None,
 ) -> Path:
-    """Write the checkpoint of ``step`` and remove all but the last ``keep`` and, where it is not 0, those of every
-    ``keep_every`` steps.
+    """Write the checkpoint of ``step`` and remove old ones.
 
-    averages: the one that samples are drawn with first. facts: plain JSON for the header. files: who writes; this process alone
-    unless given. Raises CheckpointError for non-finite weights, OSError where they cannot be written: earlier checkpoints stay.
+    Args:
+        folder: The folder of the checkpoints.
+        network: The network.
+        averages: Averages of the network. Samples are drawn with the first one.
+        optimizer: Its Adam optimizer.
+        step: The step.
+        digest: Digest of the config.
+        keep: Number of last checkpoints that are kept.
+        keep_every: Checkpoints at multiples of this number of steps are kept too; 0 keeps none of them.
+        facts: Plain JSON for the header.
+        files: How the processes write; this process alone unless given.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        CheckpointError: If weights are not finite. Nothing is written.
+        OSError: If the file cannot be written. Earlier checkpoints are kept.
     """
     averages, files = [averages] if isinstance(averages, EMA) else list(averages), files or OneFile()
     tensors = _state(network, averages, optimizer)
@@ -154,33 +175,45 @@ def _prune(folder: Path, keep: int, keep_every: int) -> None:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name."""
+    """The step in the name of a checkpoint."""
     return int(path.stem.removeprefix("step-"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
+    """The checkpoints in a folder, oldest first."""
     return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one file, or the folder of a sharded run. Raises CheckpointError where it is torn or not ours, where its header
-    does not make sense, and where its name is that of another step."""
+    """Read a checkpoint.
+
+    Args:
+        path: A file, or the folder of a sharded run.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: If it is damaged or not a checkpoint of scoresde, if its header is not valid, or if its name is
+            that of another step.
+    """
     tensors, header = read_tensors(path)
     try:
         step, updates = whole_number("step", header["step"]), whole_number("ema_updates", header["ema_updates"], 2**53)
         if _NAME.fullmatch(path.name) and step_of(path) != step:
-            raise ValueError(f"step={step} under the name of step {step_of(path)}")
+            raise ValueError(f"step={step}, but its name is that of step {step_of(path)}")
         if not isinstance(header["config"], str):
             raise ValueError(f"config={shortened(header['config'])} is not a digest")
         facts, without = checked_facts(header.get("facts", {})), without_moments(header)
     except (KeyError, ValueError) as problem:
-        raise CheckpointError(f"{path} is torn or no checkpoint of scoresde: in its header {problem}") from problem
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint of scoresde: its header has {problem}"
+        ) from problem
     return Checkpoint(tensors, step, updates, header["config"], path, facts, without_moments=without)
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest intact checkpoint, None where there is none at all. Raises where there are only torn ones."""
+    """The newest intact checkpoint, or None if there is none at all. Raises CheckpointError if all are damaged."""
     problem: CheckpointError | None = None
     for path in reversed(list_checkpoints(folder)):
         try:
@@ -193,21 +226,23 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def newer_damaged(checkpoint: Checkpoint) -> list[str]:
-    """Names of the checkpoints after one that `last_checkpoint` returned: they are torn."""
+    """Names of the checkpoints that are newer than the one that `last_checkpoint` returned. They are damaged."""
     return [path.name for path in list_checkpoints(checkpoint.path.parent) if path.name > checkpoint.path.name]
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None:
-    """Load weights by their name in a checkpoint, ``model`` or an average's; names and shapes must agree exactly."""
+    """Load the weights ``which`` of a checkpoint: ``model`` or an average. Names and shapes must match exactly."""
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
     own = network.state_dict()
     for k, v in found.items():
         if k in own and v.dtype != own[k].dtype:
             raise CheckpointError(
-                f"{checkpoint.path} is of another network: {which}.{k} is {v.dtype}, {own[k].dtype} is expected"
+                f"{checkpoint.path} belongs to another network: {which}.{k} has dtype {v.dtype}, expected {own[k].dtype}"
             )
     check_finite({f"{which}.{k}": v for k, v in found.items()}, checkpoint.step, f"{checkpoint.path} cannot be used")
     try:
         network.load_state_dict({k: shard_like(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
     except RuntimeError as problem:
-        raise CheckpointError(f"{checkpoint.path} is of another network: {' '.join(str(problem).split())}") from problem
+        raise CheckpointError(
+            f"{checkpoint.path} belongs to another network: {' '.join(str(problem).split())}"
+        ) from problem

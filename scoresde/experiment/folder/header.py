@@ -1,7 +1,9 @@
-"""The header of a checkpoint, checked: a right checksum says that nothing was torn, not that its content makes sense.
+"""Checks of the header of a checkpoint.
 
-A header that was forged, or written by a faulty program, is refused with the key, its value and what is allowed, before any of
-it is used.
+A correct checksum shows that the file is complete, not that its content is valid.
+
+A forged header, or one from a faulty program, is an error before any of it is used. The message has the key, its value
+and what is allowed.
 """
 
 from __future__ import annotations
@@ -13,29 +15,35 @@ from typing import Any
 from scoresde._files import parse_json
 
 MOST = 10**9 - 1
-"""The largest step: what a checkpoint's name holds."""
+"""The largest step that fits into the name of a checkpoint."""
 WITHOUT_MOMENTS = "without moments"
-"""The key with the names of parameters that train and for which Adam has no moments, as no gradient has reached them."""
+"""The key for the names of trained parameters for which Adam has no moments, because no gradient has reached them."""
 _SCALER = {"scale": 0.0, "growth_factor": 1.0, "backoff_factor": 0.0, "growth_interval": 0.0}
-"""What a state of torch's GradScaler holds, and what each of it must exceed."""
+"""Keys in the state of torch's GradScaler, and the number that each value must exceed."""
 
 
 def whole_number(where: str, value: Any, most: int = MOST) -> int:
-    """A whole number from 0 to ``most``. Raises ValueError for anything else, booleans and 2.0 included."""
+    """Return ``value`` if it is an integer from 0 to ``most``.
+
+    Raises ValueError otherwise, also for booleans and 2.0.
+    """
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{where}={shortened(value)} is not a whole number from 0 to {most}")
     return value
 
 
 def finite_number(where: str, value: Any, above: float = -1.0) -> float:
-    """A finite number larger than ``above``. Raises ValueError for anything else."""
+    """Return ``value`` if it is a finite number larger than ``above``. Raises ValueError otherwise."""
     if type(value) not in (int, float) or not math.isfinite(value) or value <= above:
         raise ValueError(f"{where}={shortened(value)} is not a finite number > {above:g}")
     return float(value)
 
 
 def checked_facts(facts: Any) -> dict[str, Any]:
-    """The facts of a run in a header. Raises ValueError for what `Trainer.facts` and `train` do not write; {} passes."""
+    """Return the facts of a run.
+
+    Raises ValueError for values that `Trainer.facts` and `train` do not write; {} is valid.
+    """
     if not isinstance(facts, dict):
         raise ValueError(f"facts={shortened(facts)} is not a mapping")
     for name in ("skipped", "bad", "processes"):
@@ -45,7 +53,7 @@ def checked_facts(facts: Any) -> dict[str, Any]:
         raise ValueError(f"facts.seconds={facts['seconds']} is below 0")
     for name in ("data", "config", "metrics"):
         if name in facts and not isinstance(facts[name], str):
-            raise ValueError(f"facts.{name}={shortened(facts[name])} is not a text")
+            raise ValueError(f"facts.{name}={shortened(facts[name])} is not a string")
     if "config" in facts and not isinstance(parse_json(facts["config"], "facts.config"), dict):
         raise ValueError(f"facts.config={shortened(facts['config'])} is not the JSON of a config")
     if facts.get("scaler"):
@@ -62,8 +70,10 @@ def _check_scaler(state: Any) -> None:
 
 
 def without_moments(header: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names under `WITHOUT_MOMENTS`; None for a checkpoint of a version that did not write them. Raises ValueError for
-    anything that is not a list of names."""
+    """The names under `WITHOUT_MOMENTS`, or None for a checkpoint of a version that did not write them.
+
+    Raises ValueError if the value is not a list of names.
+    """
     names = header.get(WITHOUT_MOMENTS)
     if names is None:
         return None
@@ -73,6 +83,6 @@ def without_moments(header: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def shortened(value: Any) -> str:
-    """A value in at most 60 characters."""
+    """The repr of a value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

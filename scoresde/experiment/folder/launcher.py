@@ -1,4 +1,4 @@
-"""Processes that a launcher such as torchrun started."""
+"""The environment of processes that a launcher such as torchrun starts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 
 
 class WorkerError(RuntimeError):
-    """A process died before its parts were done; the message says which, and what is kept."""
+    """A process ended before its work was done. The message says which one, and what is saved."""
 
 
 def launched() -> tuple[int, int]:
-    """(rank, world) as a launcher says them, (0, 1) without one. Raises ValueError for what makes no sense."""
+    """(rank, world size) from the environment of a launcher, (0, 1) without one.
+
+    Raises ValueError for invalid values.
+    """
     try:
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""Pictures of events and curves, as PNG bytes."""
+"""Plots of events and curves, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from torch import Tensor
 from scoresde.data import Quantized, Transform
 
 SCALE = 4
-"""Screen pixels for each pixel of an image event."""
+"""Screen pixels per pixel of an image."""
 
 
-def pictured(event_shape: Sequence[int]) -> int:
-    """How many events a picture shows: points of a plane are many."""
+def events_shown(event_shape: Sequence[int]) -> int:
+    """Number of events in a picture. For points in a plane it is larger."""
     return 4096 if math.prod(event_shape) == 2 else 64
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
-    """A grid of images for events (1, H, W) or (3, H, W), and (H, W) of quantised data; a scatter plot of the first two
-    coordinates, or lines, for others. Images of real numbers are black at the least and white at the largest of them, but for
-    one in two hundred at each end."""
+    """A picture of events.
+
+    Events (1, H, W), (3, H, W), and quantized events (H, W), become a grid of images. Other events become a scatter
+    plot of two coordinates, or lines. Real-valued images are scaled so that the 0.5 % and 99.5 % quantiles are black
+    and white.
+    """
     shape, quantised = tuple(raw.shape[1:]), isinstance(transform, Quantized)
     if (len(shape) == 2 and quantised) or (len(shape) == 3 and shape[0] in (1, 3)):
         if isinstance(transform, Quantized):
@@ -42,7 +45,7 @@ def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
 
 
 def _image_grid(raw: Tensor, columns: int) -> bytes:
-    """Images with values from 0, black, to 1."""
+    """A grid of images with values from 0 (black) to 1."""
     images = raw[:, None] if raw.ndim == 3 else raw
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
@@ -77,7 +80,10 @@ def _vector_picture(raw: Tensor) -> bytes:
 
 
 def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) -> bytes:
-    """Lines over steps, on a logarithmic scale where they span more than a decade; what is not finite is left out."""
+    """Lines over steps.
+
+    The scale is logarithmic if they span more than a decade. Values that are not finite are left out.
+    """
     figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.add_subplot()
     x, seen = np.asarray(steps, dtype=float), []
@@ -112,7 +118,7 @@ def histogram_picture(values: np.ndarray, label: str) -> bytes:
 
 
 def is_png(content: bytes) -> bool:
-    """Whether bytes are a whole PNG file: its signature, every chunk with its checksum, and nothing after the last."""
+    """Whether bytes are a complete PNG file: signature, chunks with valid checksums, and nothing after the last chunk."""
     place, name = 8, b""
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         return False
@@ -126,7 +132,7 @@ def is_png(content: bytes) -> bool:
 
 
 def png(figure: Figure, tight: bool = True) -> bytes:
-    """A matplotlib figure as PNG bytes. tight: without its margins; otherwise as large as it was made."""
+    """A matplotlib figure as PNG bytes, without margins if ``tight``."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight" if tight else None)
     return file.getvalue()

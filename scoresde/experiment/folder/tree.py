@@ -1,8 +1,8 @@
-"""What a work folder may hold: the kinds of its files, links, and what a killed process leaves.
+"""The files that a work folder may contain, and the removal of temporary files that killed processes leave.
 
-A work folder is data that may come from anywhere. Links in it could lead a command to files outside, so no command follows one:
-a folder with a link, or with a folder where a file belongs, is refused before anything is read or written. The work folder
-itself may be reached by a link. Entries of checkpoints/ and averages/ are not looked at here: reading one decides.
+A work folder may come from anyone. A link in it could lead a command to files outside, so no command follows one: a
+folder with a link, or with a folder in the place of a file, is refused before anything is read or written. The work
+folder itself may be reached through a link. The entries of checkpoints/ and averages/ are checked when they are read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from scoresde._files import kind_of
 
 FILES = ("config.json", "environment.json", "log.txt", "metrics.csv", "report.html")
 FOLDERS = ("checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard")
-LOOSE = ("checkpoints", "averages")
-"""Folders whose entries are read by the checkpoint reader, which passes over what is no checkpoint."""
+UNCHECKED = ("checkpoints", "averages")
+"""Folders whose entries are checked by the checkpoint reader, which skips other files."""
 LEFTOVERS = {
     "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", ".metrics.csv.*.tmp",
               ".config.json.*.tmp", ".environment.json.*.tmp"),
@@ -27,11 +27,11 @@ LEFTOVERS = {
     "evaluate": ("evaluation/**/.*.tmp",),
     "report": (".report.html.*.tmp",),
 }  # fmt: skip
-"""Temporary files by the lock under which they are written: who holds it alone may remove them."""
+"""Patterns of temporary files by the lock under which they are written. The only holder of the lock may remove them."""
 
 
 def misplaced(path: Path) -> list[str]:
-    """What is in a work folder that no run puts there: links, and files where folders belong or the reverse."""
+    """Entries of a work folder that no run creates: links, and files in place of folders or the reverse."""
     found = []
     for name in (*FILES, *FOLDERS):
         place = path / name
@@ -44,13 +44,13 @@ def misplaced(path: Path) -> list[str]:
         right = stat.S_ISREG(mode) if name in FILES else stat.S_ISDIR(mode)
         if not right:
             found.append(f"{place} is {kind_of(mode)}, not {'a file' if name in FILES else 'a folder'}")
-        elif name in FOLDERS and name not in LOOSE:
+        elif name in FOLDERS and name not in UNCHECKED:
             found += [f"{place}/{inner} is {kind_of(mode)}" for inner, mode in _strange(place)]
     return found
 
 
 def _strange(folder: Path) -> Iterator[tuple[str, int]]:
-    """Entries below a folder that are neither files nor folders, by their path in it."""
+    """Entries below a folder that are neither files nor folders, by their relative path."""
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
             place = Path(root) / name
@@ -62,15 +62,15 @@ def _strange(folder: Path) -> Iterator[tuple[str, int]]:
                 yield str(place.relative_to(folder)), mode
 
 
-def sweep(path: Path, lock: str) -> None:
-    """Remove what killed processes left under temporary names. lock: the one that this process holds alone."""
+def remove_leftovers(path: Path, lock: str) -> None:
+    """Remove temporary files of killed processes. ``lock`` is the lock that only this process holds."""
     for pattern in LEFTOVERS[lock]:
         for left in path.glob(pattern):
             remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder, which loses its name first."""
+    """Remove a file, a link, or a folder. A folder is renamed first, so that it is never found incomplete."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -1,15 +1,20 @@
-"""A work folder: one run, one config. What lies where:
+"""A work folder: the files of one run with one config.
 
-config.json              the config, compared on every later command
-environment.json         versions, command, data digest
-log.txt  metrics.csv     what was printed; one row for each logged step
-checkpoints/             step-000001000.safetensors, the last few; averages/  snapshots for averages made afterwards; of a
-                         sharded run each is a folder, step-000001000/
-previews/  bad_batches/   pictures of samples while it trains; batches whose loss or gradient was not finite
-samples/NAME.npz .png .json, with shards in samples/NAME/shards-*/      likelihood/SPLIT.csv .json      report.html
-samples/NAME@WEIGHTS.*   likelihood/SPLIT@WEIGHTS.*     the same of other weights than the first average, see weights.py
-evaluation/NAME.json     samples beside data, with features of both in evaluation/*/, see assess.py
-likelihood/rows-*/       rows as they are computed, see rows.py; checkpoints/grid-*.json, where their solver has its nodes
+    config.json               the config, compared on every later command
+    environment.json          versions, command, digest of the data
+    log.txt                   printed lines
+    metrics.csv               one row for each logged step
+    checkpoints/              step-000001000.safetensors, the last few; in a sharded run each is a folder, step-000001000/
+    checkpoints/grid-*.json   time grids of likelihoods
+    averages/                 snapshots for post-hoc averages
+    previews/                 pictures of samples during training
+    bad_batches/              batches whose loss or gradient was not finite
+    samples/NAME.*            .npz, .png and .json; shards in samples/NAME/shards-*/
+    likelihood/SPLIT.*        .csv and .json; the rows as they are computed in likelihood/rows-*/
+    evaluation/NAME.json      samples compared with data; features in evaluation/*/
+    report.html               the report
+
+Results of other weights than the first average have names such as samples/NAME@WEIGHTS.npz, see ``weight_names.py``.
 """
 
 from __future__ import annotations
@@ -45,21 +50,28 @@ from scoresde.experiment.folder.checkpoint import (
     step_of,
 )
 from scoresde.experiment.folder.tensor_file import CheckpointError, read_header
-from scoresde.experiment.folder.tree import misplaced, sweep
+from scoresde.experiment.folder.tree import misplaced, remove_leftovers
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
+"""Packages whose versions are written to environment.json."""
 EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation")
-"""Sections that may change after training: they do not touch the weights. Of ``training`` so may `TrainingConfig.free`."""
+"""Sections that may change after training, because the weights do not depend on them. For ``training`` see
+`TrainingConfig.changeable`.
+"""
 
 
 class WorkdirError(RuntimeError):
-    """A work folder that does not fit; the message says what differs, and what to do."""
+    """A work folder that does not fit the command. The message says what differs, and what to do."""
 
 
 class Workdir:
-    """The files of one run."""
+    """The files of one run.
+
+    Args:
+        path: The folder. It need not exist.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -71,55 +83,64 @@ class Workdir:
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
 
     def claim(self, experiment: Experiment, *, data: bool = True) -> None:
-        """Make the folder this experiment's, or raise WorkdirError where it is another's.
+        """Create the folder for an experiment, or check that it belongs to the experiment.
 
-        data: whether the data is read, for its digest in environment.json.
+        Args:
+            experiment: The experiment.
+            data: Whether the data is read, for its digest in environment.json.
+
+        Raises:
+            WorkdirError: If the folder belongs to another config or holds other files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise WorkdirError(f"--workdir {self.path} is a file: give a folder")
         if not self.config_file.exists():
-            self._refuse_strangers()
+            self._check_empty()
             content = environment(experiment, data=data)
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as problem:
-                raise WorkdirError(f"--workdir {self.path} cannot be made: {problem.strerror}") from problem
-            # of several processes that start at once, one writes; the others compare their config with what it wrote
+                raise WorkdirError(f"--workdir {self.path} cannot be created: {problem.strerror}") from problem
+            # if several processes start at once, one writes and the others compare their config with what it wrote
             with self.lock("claim", wait=True):
                 if not self.config_file.exists():
-                    self._refuse_strangers()
+                    self._check_empty()
                     write_sealed(self.path / "environment.json", content)
                     write_atomic(self.config_file, to_json(experiment.config).encode())
                     return
         self.check(experiment)
 
-    def _refuse_strangers(self) -> None:
-        """Raise WorkdirError where a folder without a config holds more than a start that was killed leaves."""
+    def _check_empty(self) -> None:
+        """Raise WorkdirError if a folder without a config contains more than the files of a killed start."""
         ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp|\.claim\.lock")
         strange = self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir())
         if strange and not self.config_file.exists():  # another process may have made it meanwhile
             raise WorkdirError(
-                f"--workdir {self.path} holds other files and no config.json: give a new or empty folder"
+                f"--workdir {self.path} contains other files and no config.json: give a new or empty folder"
             )
 
-    def adopt(self, experiment: Experiment) -> None:
-        """Keep an experiment's config in place of the one before; for who holds the lock of ``train``, after `check`.
+    def update_config(self, experiment: Experiment) -> None:
+        """Replace config.json by an experiment's config. The caller holds the lock of ``train`` and has called `check`.
 
-        Raises WorkdirError where training has come further than the config's number of steps.
+        Args:
+            experiment: The experiment.
+
+        Raises:
+            WorkdirError: If training has already passed the number of steps in the config.
         """
         config, steps, reached = to_json(experiment.config), experiment.training.steps, self._reached()
         if reached > steps:
             raise WorkdirError(
-                f"--workdir {self.path} is trained to step {reached}, and training.steps={steps} is less: give as "
-                "many or more; a shorter run needs a folder of its own"
+                f"--workdir {self.path} is trained to step {reached}, but training.steps={steps} is less: give at least "
+                f"{reached}, or another folder for a shorter run"
             )
-        before = self._kept_config()
+        before = self._folder_config()
         if before != config:
             write_atomic(self.config_file, config.encode())
-            self.log(f"{self.path}: config.json is this command's: {'; '.join(difference(config, before))}")
+            self.log(f"{self.path}: config.json was updated by this command: {'; '.join(difference(config, before))}")
 
     def _reached(self) -> int:
-        """The step of the newest checkpoint whose header can be read; 0 without one."""
+        """The step of the newest checkpoint with a readable header; 0 without one."""
         for path in reversed(list_checkpoints(self.checkpoints)):
             try:
                 if read_header(path).get("step") == step_of(path):
@@ -128,46 +149,59 @@ class Workdir:
                 continue
         return 0
 
-    def sweep(self, lock: str) -> None:
-        """Remove what killed processes left under temporary names; for who holds this lock alone."""
-        sweep(self.path, lock)
+    def remove_leftovers(self, lock: str) -> None:
+        """Remove temporary files of killed processes.
+
+        Args:
+            lock: The lock that only this process holds.
+        """
+        remove_leftovers(self.path, lock)
 
     def check(self, experiment: Experiment) -> None:
-        """Raise WorkdirError unless the folder was trained with this experiment's config (evaluation apart)."""
+        """Raise WorkdirError unless the folder was trained with this experiment's config, evaluation sections aside.
+
+        Args:
+            experiment: The experiment.
+        """
         if strange := misplaced(self.path):
             more = f" (and {len(strange) - 1} more)" if strange[1:] else ""
             raise WorkdirError(
-                f"--workdir {self.path}: {strange[0]}{more}: remove it; no command follows a link inside a work folder"
+                f"--workdir {self.path}: {strange[0]}{more}: remove it; commands do not follow links inside a work folder"
             )
         if not self.config_file.exists():
-            raise WorkdirError(f"--workdir {self.path} holds no run (no config.json): train first")
-        if lines := departures(experiment, self._kept_config()):
-            shown = "\n  ".join(lines)
+            raise WorkdirError(f"--workdir {self.path} contains no run (no config.json): train first")
+        if lines := config_changes(experiment, self._folder_config()):
+            differences = "\n  ".join(lines)
             cosine = any(line.startswith("training.steps:") for line in lines)
-            hint = "\n(a cosine schedule depends on the number of steps; a constant one goes on)" if cosine else ""
-            empty = "" if list_checkpoints(self.checkpoints) else "it holds no checkpoint and may be deleted; or "
+            hint = (
+                "\n(a cosine schedule depends on the number of steps; a constant schedule does not)" if cosine else ""
+            )
+            empty = "" if list_checkpoints(self.checkpoints) else "it has no checkpoint and may be deleted; or "
             raise WorkdirError(
-                f"--workdir {self.path} belongs to another config; {empty}give another folder, or the config that it has. "
-                f"Differences (folder's -> given):\n  {shown}{hint}"
+                f"--workdir {self.path} belongs to another config; {empty}give another folder, or the folder's config. "
+                f"Differences (folder -> given):\n  {differences}{hint}"
             )
 
-    def _kept_config(self) -> str:
-        """The content of config.json. Raises WorkdirError where it is no JSON mapping."""
+    def _folder_config(self) -> str:
+        """The content of config.json. Raises WorkdirError if it is not a JSON mapping."""
         try:
             text = read_plain(self.config_file).decode()
             if not isinstance(parse_json(text, self.config_file), dict):
-                raise ValueError(f"{self.config_file} holds no mapping")
+                raise ValueError(f"{self.config_file} is not a mapping")
         except ValueError as problem:
             raise WorkdirError(
-                f"{problem}: put back the config.json of the run; a checkpoint's header holds it under facts.config"
+                f"{problem}: restore the config.json of the run; the header of a checkpoint has a copy in facts.config"
             ) from problem
         return text
 
     def check_trained(self, experiment: Experiment, checkpoint: Checkpoint | None = None) -> None:
-        """Raise WorkdirError unless a checkpoint was trained with this experiment's config (evaluation apart).
+        """Raise WorkdirError unless a checkpoint was trained with this experiment's config, evaluation sections aside.
 
-        config.json alone does not say so: it may have been edited or replaced since. checkpoint: the newest intact one unless
-        given; a folder without one passes.
+        The file config.json does not prove it, because it may have been edited or replaced.
+
+        Args:
+            experiment: The experiment.
+            checkpoint: The checkpoint; the newest intact one unless given. A folder without one passes.
         """
         if checkpoint is None:
             try:
@@ -177,25 +211,33 @@ class Workdir:
         if checkpoint is None or checkpoint.config_digest == config_digest(experiment):
             return
         config = checkpoint.facts.get("config")
-        lines = ["only the digest is known"] if config is None else departures(experiment, config)
+        lines = ["only the digest is known"] if config is None else config_changes(experiment, config)
         if lines:
             raise WorkdirError(
                 f"{checkpoint.path} belongs to another config (digest {checkpoint.config_digest}): config.json or the "
-                f"checkpoint was replaced. Differences (checkpoint's -> given): {'; '.join(lines)}"
+                f"checkpoint was replaced. Differences (checkpoint -> given): {'; '.join(lines)}"
             )
 
     def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[ScoreModel, Checkpoint]:
-        """The trained model, and what its weights are from. which: the weights, see weights.py.
+        """Load the trained model.
 
-        Raises CheckpointError where there is no checkpoint, or none with such weights, and WorkdirError where the folder or the
-        checkpoint belongs to another config.
+        Args:
+            experiment: The experiment of the folder.
+            which: The weights, see ``weight_names.py``.
+
+        Returns:
+            The model in evaluation mode, and the checkpoint of its weights.
+
+        Raises:
+            CheckpointError: If there is no checkpoint, or none with these weights.
+            WorkdirError: If the folder or the checkpoint belongs to another config.
         """
         self.check(experiment)
         which = weights_name(which)
         std = width(which)
         checkpoint = self._last(experiment, which) if std is None else combine_snapshots(self, std, prefix=f"{which}.")
         if checkpoint.made_of:
-            self.check_trained(experiment)  # snapshots of earlier versions do not say which config they belong to
+            self.check_trained(experiment)  # snapshots of earlier versions have no config digest
         if checkpoint.config_digest or not checkpoint.made_of:
             self.check_trained(experiment, checkpoint)
         model = experiment.model.to(experiment.device)
@@ -203,26 +245,35 @@ class Workdir:
         return model.eval().requires_grad_(False), checkpoint
 
     def _last(self, experiment: Experiment, which: str) -> Checkpoint:
-        """The newest intact checkpoint, with weights of a name."""
+        """The newest intact checkpoint with the weights ``which``."""
         checkpoint = last_checkpoint(self.checkpoints)
         if checkpoint is None:
-            raise CheckpointError(f"no checkpoint in {self.checkpoints}: train first (random weights are never used)")
-        for torn in newer_damaged(checkpoint):
-            self.log(f"{self.path}: {torn} is torn, and passed over for {checkpoint.path.name}")
+            raise CheckpointError(
+                f"no checkpoint in {self.checkpoints}: train first (untrained weights are never used)"
+            )
+        for damaged in newer_damaged(checkpoint):
+            self.log(f"{self.path}: {damaged} is damaged; {checkpoint.path.name} is used instead")
         if not any(name.startswith(f"{which}.") for name in checkpoint.tensors):
             there = ", ".join(["model", *experiment.training.averages])
             count = len(list_checkpoints(self.averages))
             more = (
-                f"any width, as 0.07, of {count} snapshots"
+                f"any width such as 0.07, from {count} snapshots"
                 if count
-                else "no snapshots for a width (training.posthoc_widths)"
+                else "no snapshots for other widths (training.posthoc_widths)"
             )
-            raise CheckpointError(f"weights={which!r} are not in {checkpoint.path}: there are {there}, and {more}")
+            raise CheckpointError(f"weights={which!r} are not in {checkpoint.path}: available are {there}, and {more}")
         return checkpoint
 
     def outdated(self, facts: Mapping[str, Any]) -> str:
-        """Where a result is not of the last checkpoint (of the last snapshot, for a post-hoc average), which it is of and which
-        is the last; else nothing. facts: of the result, its ``checkpoint`` and ``weights``."""
+        """Describe the checkpoint of a result if it is not the last one.
+
+        Args:
+            facts: Facts of the result, with ``checkpoint`` and ``weights``.
+
+        Returns:
+            A text with the checkpoint of the result and the last one (snapshots for a post-hoc average), or an empty
+            string.
+        """
         try:
             of_snapshots = width(weights_name(facts.get("weights", DEFAULT))) is not None
         except ValueError:
@@ -234,16 +285,22 @@ class Workdir:
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-        """Hold the folder's lock of a name; it falls with the process, however that ends.
+        """Hold a lock of the folder. It is released when the process ends, however that happens.
 
-        shared: with others that share it. wait: for whoever has it, in place of raising WorkdirError.
+        Args:
+            name: The name of the lock.
+            shared: Whether other holders with ``shared`` are allowed.
+            wait: Whether to wait for the holder instead of raising WorkdirError.
+
+        Yields:
+            Nothing.
         """
         with self._lock_file(name) as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as problem:
                 raise WorkdirError(
-                    f"--workdir {self.path}: another process is at work on this (.{name}.lock): wait for it, or stop it"
+                    f"--workdir {self.path}: another process is running this command (.{name}.lock): wait for it, or stop it"
                 ) from problem
             yield
 
@@ -257,35 +314,39 @@ class Workdir:
             raise
 
     def log(self, line: str) -> None:
-        """Print a line and keep it in the log file."""
+        """Print a line and append it to the log file.
+
+        Args:
+            line: The text.
+        """
         print(line, flush=True)
         with writing(self.log_file), open(self.log_file, "a") as file:
             file.write(line + "\n")
 
 
 def config_digest(experiment: Experiment) -> str:
-    """The first 16 hex digits of the SHA-256 of the config without what may change."""
+    """The first 16 hex digits of the SHA-256 of the config, without the keys that may change."""
     config = {k: v for k, v in json.loads(to_json(experiment.config)).items() if k not in EVALUATION}
     if isinstance(config.get("training"), dict):
-        config["training"] = {k: v for k, v in config["training"].items() if k not in experiment.training.free}
+        config["training"] = {k: v for k, v in config["training"].items() if k not in experiment.training.changeable}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def departures(experiment: Experiment, config: str) -> list[str]:
-    """Where an experiment differs from a config, as JSON, in what may not change: ``key: there -> given``."""
+def config_changes(experiment: Experiment, config: str) -> list[str]:
+    """Where an experiment differs from a JSON config in keys that may not change, as ``key: there -> given``."""
     return [
         line for line in difference(to_json(experiment.config), config)
         if not _may_change(line.split(":")[0], experiment.training)
     ]  # fmt: skip
 
 
-def _may_change(key: str, plan: TrainingConfig) -> bool:
+def _may_change(key: str, training: TrainingConfig) -> bool:
     section, _, rest = key.partition(".")
-    return section in EVALUATION or (section == "training" and rest in plan.free)
+    return section in EVALUATION or (section == "training" and rest in training.changeable)
 
 
 def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
-    """Versions, platform, command and data of a run; of the data its declaration alone unless ``data``."""
+    """Versions, platform, command and data of a run. With ``data=False`` the data is described but not read."""
     sets = {"train": experiment.data.train.digest(), "test": experiment.data.test.digest()} if data else "not read"
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {

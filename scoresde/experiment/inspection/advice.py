@@ -1,7 +1,8 @@
 """A first config for data that was looked at: every number with its reason.
 
     sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1); for events of few coordinates more:
-                    the prior leaves out the data's spread s, which costs about d (s / sigma_max)^4 / 4 nats, here 0.001 at most
+                    the prior leaves out the data's spread s, which costs about d (s / sigma_max)^4 / 4 nats, here 0.001
+                    at most
     sigma_min       noise that nobody sees: a quarter of a level, a hundredth of the spread at most (256 levels in [-1, 1]: 0.002)
     data            levels or real numbers, by the values; images from files have the 256 levels that their class declares
     sigma_data      the standard deviation of what the model sees, dequantisation included: the network is given
@@ -10,8 +11,8 @@
     network         a UNet for what has sides, a multilayer perceptron for what has none; its width by the number of events
     steps           `PASSES` through the data, within bounds
 
-Everything after the data section is measured on the data set that this section builds (`Measured`), so that the two cannot
-differ. What the paper's authors tuned by hand is a first guess here; the reasons say so.
+Everything after the data section is measured on the data set that this section builds (`Measured`), so that the two
+cannot differ. What the paper's authors tuned by hand is a first guess here; the reasons say so.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Section:
 class Measured:
     """What the data set is that the config builds.
 
-    transform: its own. held_in: training events. distance: the largest between two events of ``paired``, as the model sees them.
+    transform: its own. held_in: training events. distance: the largest between two events of ``paired``, as the model
+    sees them.
     """
 
     transform: Transform

@@ -1,1 +1,1 @@
-"""Work that processes share: sampling, likelihoods, evaluation."""
+"""Jobs on a trained model: sampling, likelihood and evaluation, by one process or several."""

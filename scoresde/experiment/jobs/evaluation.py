@@ -1,17 +1,17 @@
-"""Samples beside data: features of both, part by part, and the figures that compare them (comparison.py).
+"""Compares samples with data: features of both, part by part, and metrics from them (``comparison.py``).
 
-Features are those of ``evaluation.extractor``, of the numbers as they were decoded. They are kept by index in shards
-(shards.py), each with a digest of what it was made of: what is there is not computed again, so a command that was killed goes
-on where it was, more samples add features to those there, and data is gone through once for each extractor. All events of a
-set count; none is dropped at the end. Processes share the parts (sharing.py). The figures are made at the end from the shards
-in their order, so that the number of processes changes nothing.
+The features are those of ``evaluation.extractor``, computed from the decoded values. They are saved by index in shards
+(``shards.py``), each with a digest of its source. Existing features are not computed again: a command that was killed
+continues, more samples add features to the existing ones, and the data is processed once for each extractor. All events
+of a set are used. Processes share the parts (``job.py``). The metrics are computed at the end from the shards in their
+order, so the number of processes changes nothing.
 
     evaluation/data/SPLIT/features-FINGERPRINT/      features of the data, by the digests of data and extractor
-    evaluation/samples/NAME/features-FINGERPRINT/    of samples; evaluation/files/... of what ``evaluation.samples`` names
-    evaluation/NAME.json                             figures with all that they depend on
+    evaluation/samples/NAME/features-FINGERPRINT/    features of samples; evaluation/files/... those of ``evaluation.samples``
+    evaluation/NAME.json                             metrics, with everything that they depend on
     evaluation/reference.npz                         mu, sigma and count of the reference, for other tools and other folders
 
-Memory holds a part, and of three sets, reference, yardstick and samples, a covariance and the features of
+In memory there are one part, and for three sets (reference, baseline and samples) a covariance and the features of
 ``evaluation.subset_size`` events.
 """
 
@@ -26,27 +26,37 @@ from typing import Any, ClassVar
 import torch
 
 from scoresde._files import write_sealed
-from scoresde.experiment.config.experiment import EvaluationConfig, Experiment
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.sections import EvaluationConfig
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.comparison import SetFeatures, compare, from_file, gather, line, result
-from scoresde.experiment.results.event_sets import Events, EventSet, sets_to_evaluate
+from scoresde.experiment.results.event_sets import DatasetEvents, EventSet, sets_to_evaluate
 from scoresde.experiment.results.shards import Features, FeatureStore
 from scoresde.metrics import Moments
 from scoresde.version import __version__
 
 DIMENSIONS_UP_TO = 2**13
-"""Numbers in a feature vector up to which their covariance is taken: 512 MiB."""
+"""Largest number of features for which their covariance is computed: 512 MiB."""
 
 
 def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, dict[str, Any]] | None:
-    """Compare the samples of every sampler, or those that ``evaluation.samples`` names, with the data; files in evaluation/.
+    """Compare the samples of every sampler, or those that ``evaluation.samples`` names, with the data.
 
-    processes: local processes that share the work.
+    The files are written to evaluation/.
 
-    Returns what evaluation/NAME.json holds, by name; None in a launcher's process that is not the last to finish. Raises
-    WorkdirError where there are no samples or another process evaluates in the folder, WorkerError where a local process died,
-    ValueError for samples or a reference that do not fit.
+    Args:
+        experiment: The experiment.
+        workdir: The work folder.
+        processes: Number of local processes that share the work.
+
+    Returns:
+        The content of evaluation/NAME.json by name. None in a launcher's process that is not the last to finish.
+
+    Raises:
+        WorkdirError: If there are no samples, or if another process evaluates in the folder.
+        WorkerError: If a local process died.
+        ValueError: For samples or a reference that do not fit.
     """
     if experiment.evaluation.samples:
         workdir.claim(experiment)
@@ -56,30 +66,35 @@ def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> di
     return out
 
 
-def check_dimension(plan: EvaluationConfig, dimension: int) -> None:
-    """Raise ValueError, before features are computed, where they are too many or do not fit the reference's file."""
+def check_dimension(config: EvaluationConfig, dimension: int) -> None:
+    """Raise ValueError, before features are computed, if there are too many or if they do not fit the file of the reference."""
     if dimension > DIMENSIONS_UP_TO:
         raise ValueError(
-            f"{plan.extractor.name} gives {dimension} numbers, and a covariance of more than {DIMENSIONS_UP_TO} is too large: "
+            f"{config.extractor.name} has {dimension} features, but at most {DIMENSIONS_UP_TO} are allowed because "
+            "of their covariance: "
             "give an evaluation.extractor with fewer"
         )
-    if plan.reference and (wanted := Moments.load(plan.reference).dimension) != dimension:
+    if config.reference and (wanted := Moments.load(config.reference).dimension) != dimension:
         raise ValueError(
-            f"{plan.reference!r} is of {wanted} features, and {plan.extractor.name} gives {dimension}: both must be of one "
+            f"{config.reference!r} has {wanted} features, but {config.extractor.name} has {dimension}: both must "
+            "come from the same "
             "extractor"
         )
 
 
 @dataclass(frozen=True)
 class Part(Range):
-    """Events of a set, which has the name of its place in evaluation/. source: digest of what they are."""
+    """Events of a set, whose name is its place in evaluation/. ``source`` is the digest of their content."""
 
     source: str
 
 
 @dataclass(frozen=True)
 class EvaluationJob(Job):
-    """All that is needed to compute features. sets: by the place of their features in evaluation/."""
+    """Everything that is needed to compute features.
+
+    ``sets`` are keyed by the place of their features in evaluation/.
+    """
 
     kind: ClassVar[str] = "evaluate"
     unit: ClassVar[str] = "event"
@@ -88,37 +103,37 @@ class EvaluationJob(Job):
     stores: dict[str, FeatureStore]
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> EvaluationJob:
-        plan, data = experiment.evaluation, experiment.data
+    def create(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> EvaluationJob:
+        config, data = experiment.evaluation, experiment.data
         sets: dict[str, EventSet] = {}
-        for looked_at in sets_to_evaluate(experiment, workdir):
-            kind = "files" if isinstance(looked_at, Events) else "samples"
-            sets[f"{kind}/{looked_at.name}"] = looked_at
-        for split in ([] if plan.reference else [plan.split]) + [plan.other_split]:
-            sets[f"data/{split}"] = Events(split, getattr(data, split), {"split": split})
+        for events in sets_to_evaluate(experiment, workdir):
+            kind = "files" if isinstance(events, DatasetEvents) else "samples"
+            sets[f"{kind}/{events.name}"] = events
+        for split in ([] if config.reference else [config.split]) + [config.other_split]:
+            sets[f"data/{split}"] = DatasetEvents(split, getattr(data, split), {"split": split})
         device = local_device(experiment, local)
-        check_dimension(plan, plan.extractor(sets[f"data/{plan.other_split}"].raw(0, 1).to(device)).shape[1])
-        by = {"scoresde": __version__, "extractor": plan.extractor.name, "extractor digest": plan.extractor.digest}
+        check_dimension(config, config.extractor(sets[f"data/{config.other_split}"].raw(0, 1).to(device)).shape[1])
+        by = {"scoresde": __version__, "extractor": config.extractor.name, "extractor digest": config.extractor.digest}
         stores = {place: FeatureStore(workdir.evaluation / place, {**by, **s.identity}) for place, s in sets.items()}
         return cls(experiment, workdir, device, sets, stores)
 
     @property
     def fingerprint(self) -> str:
         stores = " ".join(store.fingerprint for store in self.stores.values())
-        return hashlib.sha256(f"{stores} {self.plan()}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{stores} {self.all_parts()}".encode()).hexdigest()[:16]
 
-    def plan(self) -> list[Part]:
+    def all_parts(self) -> list[Part]:
         """All parts."""
-        ranges = [(place, *part) for place, looked_at in self.sets.items() for part in looked_at.ranges()]
+        ranges = [(place, *part) for place, events in self.sets.items() for part in events.ranges()]
         return [Part(number, *part) for number, part in enumerate(ranges)]
 
-    def left(self) -> list[Part]:
+    def remaining(self) -> list[Part]:
         found = []
-        for part in self.plan():
+        for part in self.all_parts():
             try:
                 there = self.stores[part.name].part(part.first, part.end, part.source)
             except ValueError as problem:
-                self.workdir.log(f"{self.workdir.path}: {part.name}: {problem}: it is computed again")
+                self.workdir.log(f"{self.workdir.path}: {part.name}: {problem}: computed again")
                 there = None
             if there is None:
                 found.append(part)
@@ -130,36 +145,38 @@ class EvaluationJob(Job):
             progress(part.size)
 
     def features(self, part: Part) -> Features:
-        """The features of a part, ``batch_size`` events at a time."""
-        started, plan = time.perf_counter(), self.experiment.evaluation
+        """The features of a part, computed ``batch_size`` events at a time."""
+        started, config = time.perf_counter(), self.experiment.evaluation
         raw = self.sets[part.name].raw(part.first, part.end)
-        found = [plan.extractor(some.to(self.device)).cpu() for some in raw.split(plan.batch_size)]
+        found = [config.extractor(some.to(self.device)).cpu() for some in raw.split(config.batch_size)]
         return Features(
             first=part.first, end=part.end, features=torch.cat(found).numpy(), source=part.source, nfe=1,
             seconds=time.perf_counter() - started, device=str(self.device),
         )  # fmt: skip
 
     def announce(self, parts: Sequence[Part]) -> None:
-        for place, looked_at in self.sets.items():
+        for place, events in self.sets.items():
             here = sum(part.size for part in parts if part.name == place)
             self.workdir.log(
-                f"{self.workdir.path}: features of {looked_at.count} {looked_at.unit} of {place}, {here} of them to compute "
+                f"{self.workdir.path}: features of {events.count} {events.unit} of {place}, {here} of them to compute "
                 f"here, by {self.experiment.evaluation.extractor.name}"
             )
 
     def finish(self, processes: int) -> dict[str, dict[str, Any]]:
-        plan, results = self.experiment.evaluation, {}
+        config, results = self.experiment.evaluation, {}
         for store in self.stores.values():
-            store.sweep()
-        reference = from_file(plan.reference) if plan.reference else self.gathered(f"data/{plan.split}")
-        if not plan.reference:
+            store.remove_leftovers()
+        reference = from_file(config.reference) if config.reference else self.set_features(f"data/{config.split}")
+        if not config.reference:
             reference.moments.save(self.workdir.evaluation / "reference.npz")
-        yardstick = self.gathered(f"data/{plan.other_split}")
-        against = compare(yardstick, reference, plan)
+        baseline = self.set_features(f"data/{config.other_split}")
+        against = compare(baseline, reference, config)
         for place, events in self.sets.items():
             if place.startswith("data/"):
                 continue
-            found = result(events, self.gathered(place), reference, {**against, **yardstick.facts}, plan, processes)
+            found = result(
+                events, self.set_features(place), reference, {**against, **baseline.facts}, config, processes
+            )
             write_sealed(self.workdir.evaluation / f"{events.name}.json", found)
             self.workdir.log(f"{self.workdir.path}: {line(events.name, found)}")
             for warning in found["warnings"]:
@@ -167,6 +184,6 @@ class EvaluationJob(Job):
             results[events.name] = found
         return results
 
-    def gathered(self, place: str) -> SetFeatures:
+    def set_features(self, place: str) -> SetFeatures:
         """The features of a set."""
         return gather(self.sets[place], self.stores[place], self.experiment.evaluation.subset_size)

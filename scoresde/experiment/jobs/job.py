@@ -1,11 +1,12 @@
-"""Work in numbered parts: by one process or several, stopped at any time and gone on with.
+"""Work in numbered parts, by one process or several, which can be stopped and resumed at any time.
 
-    Job     knows what is left, does parts one by one, keeps each as it is done, and makes the result of all of them
-    share   does a job here, or deals it to local processes, or does what a launcher's rank has to do
+    Job        lists the parts that remain, does them one by one, saves each when it is done, and combines the results
+    run_job    runs a job in this process, distributes it to local processes, or does the parts of a launcher's rank
 
-What is there already is not done again: a job that was killed goes on with the parts that it would have done. Several processes
-are local ones, which are dealt the parts that are left; or a launcher's, which know themselves by RANK and WORLD_SIZE (torchrun):
-part b belongs to rank b mod world, and the last to finish makes the result. Locks of the folder keep two jobs of a kind apart.
+Finished parts are not done again, so a job that was killed continues with the remaining parts. Several processes are
+either local ones, to which the remaining parts are distributed, or those of a launcher such as torchrun, identified by
+RANK and WORLD_SIZE: rank r does the parts b with b mod world = r, and the last process to finish combines the results.
+Locks of the folder prevent two jobs of a kind from running at the same time.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from scoresde.experiment.folder.workdir import Workdir
 
 
 class Part(Protocol):
-    """Some of the work, done together."""
+    """A part of the work."""
 
     @property
     def number(self) -> int:
-        """Of the part in the plan: rank ``number`` mod world does it."""
+        """Number of the part. Rank ``number`` mod world does it."""
 
     @property
     def size(self) -> int:
@@ -47,7 +48,14 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """The part ``first`` .. ``end`` - 1 of what has a name. number: of it in the plan."""
+    """The elements ``first`` .. ``end`` - 1 of what has a name.
+
+    Attributes:
+        number: Number of the part.
+        name: What the elements belong to.
+        first: Index of the first element.
+        end: Index after the last element.
+    """
 
     number: int
     name: str
@@ -56,41 +64,42 @@ class Range:
 
     @property
     def size(self) -> int:
-        """Units in it."""
+        """Number of elements."""
         return self.end - self.first
 
 
 class Progress:
-    """What a job reports while it works: ``progress(size)`` for a part that is on the disk, ``progress.where`` for a part that
-    takes long.
+    """Reports the progress of a job: ``progress(size)`` for a finished part, ``progress.show`` within a part that takes long.
 
-    done: called with the size. bar: where to show the rest; without one it is not shown.
+    Args:
+        done: Function that is called with the size of a finished part.
+        bar: Progress bar. Without one, `show` does nothing.
     """
 
     EVERY = 1.0
-    """Seconds between two places that are shown."""
+    """Seconds between two updates of the text."""
 
     def __init__(self, done: Callable[[int], object], bar: tqdm | None = None) -> None:
-        self.done, self.bar, self.said = done, bar, time.monotonic()
+        self.done, self.bar, self.shown = done, bar, time.monotonic()
 
     def __call__(self, size: int) -> None:
         self.done(size)
 
-    def where(self, place: Callable[[], str]) -> None:
-        """Show what ``place()`` says, where a second has gone by since the last one."""
-        if self.bar is not None and time.monotonic() - self.said > self.EVERY:
-            self.said = time.monotonic()
-            self.bar.set_postfix_str(place())
+    def show(self, text: Callable[[], str]) -> None:
+        """Show the text of ``text()`` in the progress bar, at most once a second."""
+        if self.bar is not None and time.monotonic() - self.shown > self.EVERY:
+            self.shown = time.monotonic()
+            self.bar.set_postfix_str(text())
 
 
 @dataclass(frozen=True)
 class Job(ABC):
-    """Work on a work folder, the same in every process. device: what this one computes on."""
+    """Work in a work folder, the same in every process. ``device`` is the device of this process."""
 
     kind: ClassVar[str]
-    """Names the job's locks."""
+    """Name of the job's locks."""
     unit: ClassVar[str]
-    """What is counted: row, sample."""
+    """Name of one unit of work, such as row or sample."""
 
     experiment: Experiment
     workdir: Workdir
@@ -98,86 +107,95 @@ class Job(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Job:
-        """The job of a config. local: number of this process on its machine, for its device."""
+    def create(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> Job:
+        """The job of a config. ``local`` is the number of this process on its machine, which determines its device."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A digest of all that the results depend on: processes that share a job must agree on it."""
+        """A digest of everything that the results depend on. Processes that share a job must agree on it."""
 
     @abstractmethod
-    def left(self) -> Sequence[Any]:
+    def remaining(self) -> Sequence[Any]:
         """The parts that are not done."""
 
     @abstractmethod
     def work(self, parts: Sequence[Any], progress: Progress) -> None:
-        """Do parts and keep what comes of them."""
+        """Do parts and save their results."""
 
     @abstractmethod
     def announce(self, parts: Sequence[Any]) -> None:
-        """Say what will be done."""
+        """Log what will be done."""
 
     @abstractmethod
     def finish(self, processes: int) -> Any:
-        """The result of all parts."""
+        """Combine the results of all parts."""
 
     def bar(self, parts: Sequence[Part]) -> tqdm:
-        """Progress over parts, with the time that is left."""
+        """A progress bar over parts."""
         total = sum(part.size for part in parts)
         return tqdm(total=total, desc=self.kind, unit=self.unit, dynamic_ncols=True, smoothing=0.1, disable=not total)
 
     def work_with_bar(self, parts: Sequence[Part]) -> None:
-        """`work`, said and shown."""
+        """Announce the parts and do them with a progress bar."""
         self.announce(parts)
         with self.bar(parts) as bar:
             self.work(parts, Progress(bar.update, bar))
 
 
 def run_job(kind: type[Job], experiment: Experiment, workdir: Workdir, processes: int = 1) -> Any:
-    """Do a job. processes: local processes that share it.
+    """Run a job.
 
-    Returns what ``finish`` does; None in a launcher's process that is not the last to finish. Raises WorkdirError where another
-    job of the kind is at work in the folder, WorkerError where a local process died.
+    ``processes`` is the number of local processes. Returns the result of ``finish``, or None in a launcher's process
+    that is not the last to finish. Raises WorkdirError if another job of the kind is running in the folder, and
+    WorkerError if a local process died.
     """
     check_count("processes", processes)
     rank, world = launched()
     if world > 1 and processes > 1:
-        raise ValueError(f"processes={processes} under a launcher with WORLD_SIZE={world}: give one of the two")
+        raise ValueError(
+            f"processes={processes} cannot be combined with a launcher's WORLD_SIZE={world}: give one of the two"
+        )
     workdir.check(experiment)
     experiment.use_threads()
     if world == 1:
         with workdir.lock(kind.kind):
-            workdir.sweep(kind.kind)
-            job = kind.of(experiment, workdir)
-            left = job.left()
+            workdir.remove_leftovers(kind.kind)
+            job = kind.create(experiment, workdir)
+            left = job.remaining()
             if processes > 1 and len(left) > 1:
-                _deal(job, left, min(processes, len(left)))
+                _distribute(job, left, min(processes, len(left)))
             else:
                 job.work_with_bar(left)
             return job.finish(processes)
     with workdir.lock(kind.kind, shared=True), workdir.lock(f"{kind.kind}-{rank}"):
-        job = kind.of(experiment, workdir, int(os.environ.get("LOCAL_RANK", rank)))
-        job.work_with_bar([part for part in job.left() if part.number % world == rank])
+        job = kind.create(experiment, workdir, int(os.environ.get("LOCAL_RANK", rank)))
+        job.work_with_bar([part for part in job.remaining() if part.number % world == rank])
         with workdir.lock(f"{kind.kind}-end", wait=True):
-            left = job.left()
+            left = job.remaining()
             if not left:
-                workdir.sweep(kind.kind)
+                workdir.remove_leftovers(kind.kind)
                 return job.finish(world)
-        workdir.log(f"{workdir.path}: rank {rank} of {world} is done, {len(left)} batches are with the others")
+        workdir.log(f"{workdir.path}: rank {rank} of {world} is done; {len(left)} batches of other ranks remain")
         return None
 
 
 def local_device(experiment: Experiment, local: int) -> torch.device:
-    """The device of process number ``local`` on its machine: GPUs are dealt round, unless the config names one by its number."""
+    """The device of process number ``local`` on its machine.
+
+    GPUs are assigned in turn, unless the config names one by its number.
+    """
     device = experiment.device
     if device.type == "cuda" and experiment.config.get("device", "auto") in ("auto", "cuda"):
         return torch.device("cuda", local % torch.cuda.device_count())
     return device
 
 
-def _deal(job: Job, parts: Sequence[Part], processes: int) -> None:
-    """Deal parts to local processes and wait for them. Raises WorkerError where one died, when the others have finished."""
+def _distribute(job: Job, parts: Sequence[Part], processes: int) -> None:
+    """Distribute parts to local processes and wait for them.
+
+    Raises WorkerError if one died, after the others have finished.
+    """
     job.announce(parts)
     workers: dict[Connection, tuple[int, SpawnProcess]] = {}
     died: list[str] = []
@@ -190,24 +208,24 @@ def _deal(job: Job, parts: Sequence[Part], processes: int) -> None:
                 for pipe in [end for end in wait(list(workers)) if isinstance(end, Connection)]:
                     try:
                         bar.update(pipe.recv())
-                    except EOFError:  # the process has ended, one way or another
+                    except EOFError:  # the process has ended, with or without an error
                         rank, worker = workers.pop(pipe)
                         worker.join()
                         if worker.exitcode:
                             died.append(f"process {rank} of {processes} ended with code {worker.exitcode}")
-                            job.workdir.log(f"{job.workdir.path}: {died[-1]}; {len(workers)} go on")
+                            job.workdir.log(f"{job.workdir.path}: {died[-1]}; {len(workers)} continue")
     finally:
         for _, worker in workers.values():
             worker.terminate()
     if died:
-        left = sum(part.size for part in job.left())
+        left = sum(part.size for part in job.remaining())
         raise WorkerError(
-            f"{'; '.join(died)}. {left} {job.unit}s are left, the others are kept: the same command goes on from there"
+            f"{'; '.join(died)}. {left} {job.unit}s remain, the others are saved; run the same command to resume"
         )
 
 
 def _start(job: Job, parts: Sequence[Part], rank: int, processes: int) -> tuple[Connection, SpawnProcess]:
-    """A process that does parts, and the end of its pipe."""
+    """Start a process that does parts. Returns the receiving end of its pipe and the process."""
     context, config = multiprocessing.get_context("spawn"), job.experiment.config.to_dict()
     ours, theirs = context.Pipe(duplex=False)
     arguments = (type(job), config, str(job.workdir.path), job.fingerprint, parts, rank, processes, theirs)
@@ -227,16 +245,16 @@ def _worker(
     processes: int,
     pipe: Connection,
 ) -> None:
-    """What a local process does: its parts, and tell of each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started it decides
+    """The main function of a local process: do its parts and report each of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = Experiment.from_config(ConfigDict(config))
     if not experiment.threads:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     experiment.use_threads()
-    job = kind.of(experiment, Workdir(workdir), rank)
+    job = kind.create(experiment, Workdir(workdir), rank)
     if job.fingerprint != fingerprint:
-        raise WorkerError("the folder's last checkpoint has changed since the start: start again")
+        raise WorkerError("the last checkpoint of the folder has changed since the start: start again")
     try:
         job.work(parts, Progress(pipe.send))
     except FloatingPointError as problem:
@@ -244,7 +262,7 @@ def _worker(
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started it has gone, by whatever way."""
+    """End this process as soon as its parent ends, however that happens."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,19 +1,21 @@
-"""Samples of a trained model, batch by batch, with all that is needed to say how they came about. Likelihoods: weigh.py.
+"""Samples of a trained model, batch by batch, with a record of everything that they depend on.
 
-Sample i is a function of (weights, sampler, seed, i). Batch b holds samples b B .. (b + 1) B - 1, B the config's
-``sampling.batch_size``, and is a shard (shards.py); what is there is not drawn again, so a command that was killed goes on where
-it was and ends with the bytes of one that was not. Processes share the batches (sharing.py): their number changes nothing, as
-long as each has as many threads; another batch size, or a larger ``sampling.count`` later, changes rounding only
-(`ProbabilityFlowODE` shares its steps over a batch: there it changes what the tolerance allows).
+Sample i is a function of (weights, sampler, seed, i). Batch b contains the samples b B .. (b + 1) B - 1, with B the
+config's ``sampling.batch_size``, and is saved as a shard (``shards.py``). Finished samples are not drawn again: a
+command that was killed continues, and ends with the same bytes as an uninterrupted one. Processes share the batches
+(``job.py``). Their number changes nothing as long as each has as many threads. Another batch size, or a larger
+``sampling.count`` later, changes rounding only. (`ProbabilityFlowODE` shares its steps over a batch: its samples change
+within its tolerance.)
 
-    samples/NAME/shards-FINGERPRINT/    the shards: of another checkpoint, sampler or seed in another folder, never mixed
-                                        with `Fast`'s fit to the model, sampler.safetensors
-    samples/NAME.json                   how they came about, and the index of the shards
-    samples/NAME.npz                    x and raw of all of them, where they are few
+    samples/NAME/shards-FINGERPRINT/    the shards; each checkpoint, sampler and seed has its own folder
+                                        with sampler.safetensors, the fit of a `Fast` sampler to the model
+    samples/NAME.json                   their origin, and the index of the shards
+    samples/NAME.npz                    x and raw of all samples, if they are few
     samples/NAME.png                    the first ones
-    samples/NAME@WEIGHTS...             all of these for other weights than the first average (weights.py)
+    samples/NAME@WEIGHTS...             the same for other weights than the first average (``weight_names.py``)
 
-Memory holds a batch; for ``samples/NAME.npz`` up to `GATHERED_UP_TO` numbers, above which the shards are the result.
+One batch is in memory at a time. ``samples/NAME.npz`` is written up to `GATHERED_UP_TO` numbers; above, the shards are
+the result.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
-from scoresde.experiment.folder.plots import event_picture, pictured
+from scoresde.experiment.folder.plots import event_picture, events_shown
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.shards import Samples, SampleStore, compact, gaps
@@ -47,27 +49,37 @@ from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
 GATHERED_UP_TO = 2**24
-"""Numbers in all samples up to which they are also written as one file: 5461 CIFAR-10 images, 262,144 digits."""
+"""Largest number of values in all samples for which they are also written to one file: 5461 CIFAR-10 images, 262,144 digits."""
 
 
 def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Path] | None:
-    """Draw ``sampling.count`` samples with every sampler of the config, weights ``sampling.weights``; files in samples/.
+    """Draw ``sampling.count`` samples with every sampler of the config and the weights ``sampling.weights``.
 
-    processes: local processes that share the work.
+    The files are written to samples/.
 
-    Returns the pictures; None in a launcher's process that is not the last to finish. Raises ConfigError where there is no
-    sampler, WorkdirError where another process draws in the folder, WorkerError where a local process died, FloatingPointError
-    for a sample that is not finite.
+    Args:
+        experiment: The experiment.
+        workdir: The work folder of the trained model.
+        processes: Number of local processes that share the work.
+
+    Returns:
+        The pictures by sampler. None in a launcher's process that is not the last to finish.
+
+    Raises:
+        ConfigError: If the config has no sampler.
+        WorkdirError: If another process draws samples in the folder.
+        WorkerError: If a local process died.
+        FloatingPointError: For a sample that is not finite.
     """
     if not experiment.samplers:
-        raise ConfigError("config.samplers names none: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
+        raise ConfigError("config.samplers is empty: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
     out: dict[str, Path] | None = run_job(SamplingJob, experiment, workdir, processes)
     return out
 
 
 @dataclass(frozen=True)
 class SamplingJob(Job):
-    """All that is needed to draw samples. A part is a range of those of a sampler."""
+    """Everything that is needed to draw samples. A part is a range of the samples of a sampler."""
 
     kind: ClassVar[str] = "sample"
     unit: ClassVar[str] = "sample"
@@ -78,7 +90,7 @@ class SamplingJob(Job):
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> SamplingJob:
+    def create(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> SamplingJob:
         device = local_device(experiment, local)
         weights = weights_name(experiment.sampling.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
@@ -101,14 +113,14 @@ class SamplingJob(Job):
     def fingerprint(self) -> str:
         return " ".join(store.fingerprint for store in self.stores.values())
 
-    def left(self) -> list[Range]:
-        plan, number, found = self.experiment.sampling, numbers(), []
+    def remaining(self) -> list[Range]:
+        config, number, found = self.experiment.sampling, numbers(), []
         for name, store in self.stores.items():
-            entries, problems = store.entries(plan.count)
+            entries, problems = store.entries(config.count)
             for problem in problems:
-                self.workdir.log(f"{self.workdir.path}: {name}: {problem}: it is drawn again")
-            for first in range(0, plan.count, plan.batch_size):
-                k, end = next(number), min(first + plan.batch_size, plan.count)
+                self.workdir.log(f"{self.workdir.path}: {name}: {problem}: drawn again")
+            for first in range(0, config.count, config.batch_size):
+                k, end = next(number), min(first + config.batch_size, config.count)
                 found += [Range(k, name, *gap) for gap in gaps(entries, first, end)]
         return found
 
@@ -118,15 +130,18 @@ class SamplingJob(Job):
             progress(part.size)
 
     def draw(self, part: Range, progress: Progress) -> Samples:
-        """The samples of a part. Raises KeyboardInterrupt where the sampler was interrupted: its samples are not done."""
-        started, plan = time.perf_counter(), self.experiment.sampling
+        """Draw the samples of a part.
+
+        Raises KeyboardInterrupt if the sampler was interrupted, because its samples are not finished.
+        """
+        started, config = time.perf_counter(), self.experiment.sampling
         data = self.experiment.data
 
         def where(step: int, t: torch.Tensor, x: torch.Tensor) -> None:
-            progress.where(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
+            progress.show(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
 
         result = self.sampler(part.name)(
-            self.model.sde, self.model, (part.size, *data.event_shape), seed=plan.seed, first=part.first, device=self.device,
+            self.model.sde, self.model, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
             callback=where,
         )  # fmt: skip
         if result.interrupted:
@@ -139,7 +154,10 @@ class SamplingJob(Job):
         )  # fmt: skip
 
     def sampler(self, name: str) -> Sampler:
-        """A sampler of the config. One that fits itself to the model does so once, for all processes and later runs."""
+        """A sampler of the config.
+
+        A sampler that is fitted to the model is fitted once, for all processes and later runs.
+        """
         chosen = self.experiment.samplers[name]
         if not isinstance(chosen, Fast):
             return chosen
@@ -148,7 +166,7 @@ class SamplingJob(Job):
             with self.workdir.lock(f"sampler-{name}", wait=True):
                 if not _is_whole(file):
                     event = self.experiment.data.event_shape
-                    self.workdir.log(f"{self.workdir.path}: {name}: is fitted to the model, once")
+                    self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
                     made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
                     made.save(file)
                     write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
@@ -157,42 +175,42 @@ class SamplingJob(Job):
         return self.fitted[name]
 
     def announce(self, parts: Sequence[Range]) -> None:
-        plan = self.experiment.sampling
-        said = self.checkpoint.said(weights_name(plan.weights))
+        config = self.experiment.sampling
+        said = self.checkpoint.describe(weights_name(config.weights))
         for name, store in self.stores.items():
             here = sum(part.size for part in parts if part.name == name)
-            line = f"{self.workdir.path}: {plan.count} samples by {name}, {here} of them to draw here, {said}"
+            line = f"{self.workdir.path}: {config.count} samples by {name}, {here} of them to draw here, {said}"
             others = store.others()
             if others and not store.path.exists():
                 changed = changes(others[-1], store.settings)
-                line += f"; samples of other settings are not used, this starts anew. {changed}"
+                line += f"; existing samples have other settings and are not used. Changes: {changed}"
             self.workdir.log(line)
 
     def finish(self, processes: int) -> dict[str, Path]:
         for store in self.stores.values():
-            store.sweep()
+            store.remove_leftovers()
         return {name: self._result(name, processes) for name in self.stores}
 
     def _result(self, name: str, processes: int) -> Path:
-        """Index, picture, and one file of all samples where they are few. Returns the picture."""
-        plan, data, store = self.experiment.sampling, self.experiment.data, self.stores[name]
-        base, (entries, _) = self.workdir.samples, store.entries(plan.count)
-        weights = weights_name(plan.weights)
+        """Write index and picture, and one file of all samples if they are few. Returns the picture."""
+        config, data, store = self.experiment.sampling, self.experiment.data, self.stores[name]
+        base, (entries, _) = self.workdir.samples, store.entries(config.count)
+        weights = weights_name(config.weights)
         title = titled(name, weights)
-        few = plan.count * prod(data.event_shape) <= GATHERED_UP_TO
+        few = config.count * prod(data.event_shape) <= GATHERED_UP_TO
         if few:
-            x = torch.from_numpy(store.front(entries, plan.count))
+            x = torch.from_numpy(store.front(entries, config.count))
             file = io.BytesIO()
             np.savez_compressed(file, x=x.numpy(), raw=data.transform.decode(x).numpy())
             write_atomic(base / f"{title}.npz", file.getvalue())
         else:
             (base / f"{title}.npz").unlink(missing_ok=True)  # of fewer samples
-        seen = torch.from_numpy(store.front(entries, min(plan.count, pictured(data.event_shape))))
+        seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape))))
         picture = event_picture(data.transform.decode(seen), data.transform)
         write_atomic(base / f"{title}.png", picture)
         store.write_settings()
         facts = {
-            "sampler": repr(self.sampler(name)), "count": plan.count, "seed": plan.seed,
+            "sampler": repr(self.sampler(name)), "count": config.count, "seed": config.seed,
             "nfe": max(entry.nfe for entry in entries),
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
@@ -203,14 +221,14 @@ class SamplingJob(Job):
         write_sealed(base / f"{title}.json", facts)
         where = f"{title}.npz" if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
-            f"{self.workdir.path}: {plan.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
+            f"{self.workdir.path}: {config.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
             f"{facts['seconds']:.1f} s"
         )
         return base / f"{title}.png"
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a fitted sampler's file is there as it was written."""
+    """Whether the file of a fitted sampler is complete."""
     try:
         return bool(read_sealed(file.with_suffix(".json")).get("digest") == file_digest(file))
     except (OSError, ValueError):

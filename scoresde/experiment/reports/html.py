@@ -1,4 +1,7 @@
-"""One self-contained HTML page: headings, tables, pictures in the text itself. No script, and no other file is needed."""
+"""One self-contained HTML page: headings, tables, pictures in the text itself.
+
+No script, and no other file is needed.
+"""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ MIXTURES_UP_TO = 2**29
 def report(experiment: Experiment, workdir: Workdir) -> Path:
     """Write report.html into the work folder and return its path.
 
-    Raises WorkdirError where the folder or its last checkpoint belongs to another config. A result that is torn, or was changed
-    after it was written, is named in place of its figures.
+    Raises WorkdirError where the folder or its last checkpoint belongs to another config. A result that is torn, or was
+    changed after it was written, is named in place of its figures.
     """
     workdir.check(experiment)
     workdir.check_trained(experiment)
@@ -48,7 +48,7 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
         _environment(workdir),
     ]
     with workdir.lock("report", wait=True):
-        workdir.sweep("report")
+        workdir.remove_leftovers("report")
         write_atomic(workdir.report_file, page(f"scoresde: {workdir.path.name}", sections).encode())
     return workdir.report_file
 

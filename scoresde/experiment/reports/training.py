@@ -1,4 +1,7 @@
-"""What a report shows of training: how far it is, its curves, and samples on the way. Files may be half-written, or none."""
+"""What a report shows of training: how far it is, its curves, and samples on the way.
+
+Files may be half-written, or none.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ Metrics = dict[str, list[float]]
 
 
 def read_metrics(file: Path) -> Metrics:
-    """The columns of metrics.csv; NaN for what is no number. A line without its end, or with too few cells, is left out."""
+    """The columns of metrics.csv; NaN for what is no number.
+
+    A line without its end, or with too few cells, is left out.
+    """
     head, rows = whole_rows(file)
     return {name: [_number(row[name]) for row in rows] for name in head} if rows else {}
 

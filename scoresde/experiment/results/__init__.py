@@ -1,1 +1,1 @@
-"""Results on the disk: shards of samples and features, rows of likelihoods, summaries."""
+"""Results in a work folder: shards of samples and features, rows of likelihoods, summaries."""

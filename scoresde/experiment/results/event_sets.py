@@ -1,9 +1,9 @@
-"""What an evaluation looks at: sets of events, cut into ranges by index.
+"""The sets of events that an evaluation compares, divided into ranges by index.
 
-    Events    of a data set, in ranges of `PART`
-    Drawn     samples of an index, in the ranges of its shards
+    DatasetEvents    a data set, in ranges of `PART` events
+    SampleEvents     the samples of an index, in the ranges of its shards
 
-A range has a source, the digest of what it is made of: features of it are good as long as that is the same.
+Each range has a source, the digest of its content. Features of the range are valid as long as the source is the same.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.experiment.results.shards import compact
 
 PART = 256
-"""Events of a data set whose features are a shard."""
+"""Number of events of a data set whose features form a shard."""
 LOSSY = (".jpg", ".jpeg")
+"""Endings of image files with lossy compression."""
 
 
 class EventSet(ABC):
-    """Events by index, as they were decoded. name: of it and of its results. warnings: what one should know."""
+    """Decoded events by index.
+
+    Attributes:
+        unit: Name of one element, in the plural.
+        name: Name of the set and of its results.
+        warnings: What a reader of the results must know.
+    """
 
     unit: ClassVar[str]
     name: str
@@ -45,35 +52,43 @@ class EventSet(ABC):
     @property
     @abstractmethod
     def count(self) -> int:
-        """Events in it."""
+        """Number of events."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What its features depend on, beside the source of each range."""
+        """What the features depend on, in addition to the source of each range."""
 
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Where it comes from."""
+        """The origin of the events, for the result file."""
 
     @property
     @abstractmethod
-    def said(self) -> str:
-        """The same in a few words."""
+    def description(self) -> str:
+        """The origin of the events in a few words."""
 
     @abstractmethod
     def ranges(self) -> Sequence[tuple[int, int, str]]:
-        """(first, end, source) in order, without gap or overlap; the last may go beyond ``count``."""
+        """(first, end, source) in order, without gap or overlap. The last range may exceed ``count``."""
 
     @abstractmethod
     def raw(self, first: int, end: int) -> Tensor:
-        """The events of a range, (B, *event). Raises ValueError where they are not what they were."""
+        """The events of a range, (B, *event). Raises ValueError if they have changed."""
 
 
 @dataclass(frozen=True)
-class Events(EventSet):
-    """A data set. more: facts beside its own. seen: a digest of its content, where the data's own does not read all of it."""
+class DatasetEvents(EventSet):
+    """A data set.
+
+    Args:
+        name: Name of the set.
+        data: The data set.
+        more: Additional facts.
+        warnings: What a reader of the results must know.
+        seen: A digest of the content, if the data set's own digest does not read all of it.
+    """
 
     name: str
     data: Dataset
@@ -88,7 +103,7 @@ class Events(EventSet):
 
     @cached_property
     def digest(self) -> str:
-        """Of the data."""
+        """Digest of the data."""
         return self.seen or self.data.digest()
 
     @property
@@ -100,7 +115,7 @@ class Events(EventSet):
         return {"data": self.data.name, "count": self.count, **self.identity, **self.more}
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         return f"{self.data.name}, {self.count} {self.unit}, digest {self.digest}"
 
     def ranges(self) -> list[tuple[int, int, str]]:
@@ -111,8 +126,8 @@ class Events(EventSet):
 
 
 @dataclass(frozen=True)
-class Drawn(EventSet):
-    """Samples of an index."""
+class SampleEvents(EventSet):
+    """The samples of an index."""
 
     name: str
     index: SampleIndex
@@ -133,7 +148,7 @@ class Drawn(EventSet):
         return {"index": self.index.path.name, **said, "settings": self.index.store.settings}
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         return f"{self.index.path.name}, {self.count} {self.unit}"
 
     def ranges(self) -> list[tuple[int, int, str]]:
@@ -145,42 +160,42 @@ class Drawn(EventSet):
 
 
 def sets_to_evaluate(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
-    """What is to be evaluated: samples of the config's samplers that are there, or those that ``evaluation.samples`` names.
+    """The sets to evaluate: the samples of the config's samplers in the folder, or the set that ``evaluation.samples`` names.
 
-    Raises WorkdirError where none are there, FileNotFoundError or ValueError for what cannot be read.
+    Raises WorkdirError if there are none, FileNotFoundError or ValueError for what cannot be read.
     """
     if experiment.evaluation.samples:
-        return [given(experiment)]
+        return [file_set(experiment)]
     names = [path.stem for path in sorted(workdir.samples.glob("*.json"))]
     # NAME@... are samples of a sampler by other weights
     names = [name for name in names if name.partition("@")[0] in experiment.samplers]
     if not names:
         raise WorkdirError(
-            f"--workdir {workdir.path} holds no samples of {', '.join(experiment.samplers) or 'a sampler'}: "
+            f"--workdir {workdir.path} has no samples of {', '.join(experiment.samplers) or 'a sampler'}: "
             "run scoresde sample first, or give --samples"
         )
-    return [drawn(experiment, workdir, name) for name in names]
+    return [sample_set(experiment, workdir, name) for name in names]
 
 
-def drawn(experiment: Experiment, workdir: Workdir, name: str) -> Drawn:
-    """The samples samples/NAME.json, with a warning where they are not by the config's sampler and the last checkpoint."""
+def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEvents:
+    """The samples of samples/NAME.json, with warnings if they do not come from the config's sampler and the last checkpoint."""
     index = SampleIndex.open(workdir.samples / f"{name}.json")
     if index.store.settings.get("config digest") != config_digest(experiment):
         raise WorkdirError(
-            f"{index.path} was drawn under another config (digest {index.store.settings.get('config digest')}, this one is "
-            f"{config_digest(experiment)}): scoresde sample draws again"
+            f"{index.path} was drawn with another config (digest {index.store.settings.get('config digest')}, this one has "
+            f"{config_digest(experiment)}): run scoresde sample again"
         )
     node = experiment.config.to_dict()["samplers"][name.partition("@")[0]]
     found = []
     if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
-        found.append(f"drawn by {index.facts.get('sampler')}, not by the config's: scoresde sample draws anew")
+        found.append(f"drawn by {index.facts.get('sampler')}, not by the config's sampler: run scoresde sample again")
     if before := workdir.outdated(index.facts):
-        found.append(f"drawn with {before}: scoresde sample draws anew")
-    return Drawn(name, index, tuple(found))
+        found.append(f"drawn with {before}: run scoresde sample again")
+    return SampleEvents(name, index, tuple(found))
 
 
-def given(experiment: Experiment) -> Events:
-    """The events that ``evaluation.samples`` names, read as the config's data: its event shape, its levels."""
+def file_set(experiment: Experiment) -> DatasetEvents:
+    """The events that ``evaluation.samples`` names, read like the config's data: with its event shape and its levels."""
     path, data = experiment.evaluation.samples, experiment.data
     side = data.event_shape[-1] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
     source = find(path, side)
@@ -188,27 +203,29 @@ def given(experiment: Experiment) -> Events:
         raise ValueError(f"samples={path!r}: {'; '.join(source.problems[:3])}")
     shape = tuple(source.events.shape[1:])
     if shape != data.event_shape:
-        raise ValueError(f"samples={path!r} has events {shape}, the data {data.event_shape}: they must be alike")
+        raise ValueError(
+            f"samples={path!r} has events of shape {shape}, but the data has {data.event_shape}: the shapes must be equal"
+        )
     events = Dataset(source.events, data.transform, path)
     images = source.events if isinstance(source.events, ImageFiles) else None
     warnings = _of_files(images, data.event_shape[-1]) if images else []
     seen = _content(images) if images else ""
     name = f"files-{Path(path.partition('.npz:')[0]).stem}-{(seen or events.digest())[:8]}"
-    return Events(name, events, {"what": source.what}, tuple(warnings), seen)
+    return DatasetEvents(name, events, {"what": source.what}, tuple(warnings), seen)
 
 
 def _content(images: ImageFiles) -> str:
-    """16 hex digits of all bytes of all files: samples are often drawn anew under the same names, where data stays."""
+    """16 hex digits of all bytes of all files. New samples often have the same file names as old ones, unlike data."""
     digests = " ".join([str(images.shape), *(file_digest(file) for file in images.files)])
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def _of_files(images: ImageFiles, side: int) -> list[str]:
-    """What a folder of images does to a figure."""
+    """Warnings about a folder of images."""
     found = []
     if lossy := sum(file.suffix.lower() in LOSSY for file in images.files):
         found.append(
-            f"{lossy} of {len(images)} files are JPEG, whose losses a figure sees: save samples as PNG or arrays"
+            f"{lossy} of {len(images)} files are JPEG, whose compression changes the metrics: save samples as PNG or arrays"
         )
     resized = 0
     for file in images.files:
@@ -216,6 +233,6 @@ def _of_files(images: ImageFiles, side: int) -> list[str]:
             resized += image.size != (side, side)
     if resized:
         found.append(
-            f"{resized} of {len(images)} images were cropped and shrunk to {side} x {side}, which figures depend on"
+            f"{resized} of {len(images)} images were cropped and resized to {side} x {side}, which changes the metrics"
         )
     return found

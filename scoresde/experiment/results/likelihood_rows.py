@@ -1,9 +1,10 @@
-"""Rows of a likelihood, kept as they are computed: a folder of shards for each setting (kept.py), and the table that they end in.
+"""Rows of a likelihood, saved as they are computed: a folder of shards for each setting (``cache.py``), and the final table.
 
-    rows-FINGERPRINT/NNNN.jsonl       a shard: one process's batches, one line of JSON each, written and synced whole
+    rows-FINGERPRINT/NNNN.jsonl       a shard: the batches of one process, one line of JSON each
 
-A line is a batch: one torn by a kill has no end and is not read, so a batch is there with all of its rows or not at all. Every
-process writes a shard of its own, which no later one goes on with. Rows are known by (index, draw).
+A line is a batch and is written and synced as a whole. A line that a kill cut off has no end and is ignored, so a batch
+is stored with all of its rows or not at all. Every process writes its own shard, and no later process appends to it.
+Rows are identified by (index, draw).
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one event and draw: the columns of the table.
+    """The result for one event and draw: the columns of the table.
 
-    index: of the event in its split. draw: number of its dequantisation. nats: log p(x) of what the model sees.
-    bits_per_dim: NaN for data that is not discrete.
-    standard_error, trace_error, solver_error: bits/dim for discrete data, nats otherwise; NaN where not known.
-    evaluations, products: of the score and with its Jacobian, for the batch that the row was in.
-    seed: of dequantisation and probes. failed: 1 where there is no number.
+    Attributes:
+        index: Index of the event in its split.
+        draw: Number of its dequantization.
+        nats: log p(x) of what the model sees.
+        bits_per_dim: Bits/dim; NaN for data that is not discrete.
+        standard_error: Standard error, in bits/dim for discrete data, otherwise in nats. NaN if not known, as the next
+            two.
+        trace_error: Its part from the trace estimator.
+        solver_error: Error estimate of the solver.
+        evaluations: Evaluations of the score for the batch of the row.
+        products: Jacobian products for the batch of the row.
+        seed: Seed of dequantization and probes.
+        failed: 1 if there is no result.
     """
 
     index: int
@@ -59,24 +68,30 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that were computed together. seconds: how long that took. device: where."""
+    """Rows that were computed together.
+
+    Attributes:
+        rows: The rows.
+        seconds: Seconds that they took.
+        device: The device.
+    """
 
     rows: tuple[Row, ...]
     seconds: float
     device: str
 
     def to_line(self) -> bytes:
-        """One line: JSON, and its digest, lest a flipped bit makes another number of it."""
+        """One line of JSON followed by its digest, which detects a flipped bit."""
         content = {"rows": [astuple(row) for row in self.rows], "seconds": self.seconds, "device": self.device}
         text = json.dumps(content).encode()
         return text + b" " + _digest(text) + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Batch:
-        """The batch of a line. Raises ValueError where it is none."""
+        """The batch of a line. Raises ValueError if the line is not one."""
         text, _, digest = line.rstrip(b"\n").rpartition(b" ")
         if digest != _digest(text):
-            raise ValueError("not a whole line")
+            raise ValueError("not a complete line")
         try:
             content = json.loads(text)
             rows = tuple(Row(*values) for values in content["rows"])
@@ -99,7 +114,7 @@ class RowStore(Cache):
         self._shard: TextIO | None = None
 
     def read(self) -> dict[Key, tuple[Row, Batch]]:
-        """Every whole row, by its key, with the batch that it came in. Lines that are not whole are passed over."""
+        """Every complete row by its key, with its batch. Incomplete lines are ignored."""
         found: dict[Key, tuple[Row, Batch]] = {}
         for shard in sorted(self.path.glob("*.jsonl")):
             for line in shard.read_bytes().splitlines(keepends=True):
@@ -114,7 +129,7 @@ class RowStore(Cache):
         return found
 
     def append(self, batch: Batch) -> None:
-        """Write a batch to this process's shard; it is on the disk when this returns."""
+        """Write a batch to this process's shard. It is on the disk when this returns."""
         with writing(self.path):
             if self._shard is None:
                 self._shard = self._new_shard()
@@ -140,7 +155,7 @@ class RowStore(Cache):
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """The CSV file of rows, sorted by (draw, index), at once or not at all."""
+    """Write the CSV file of rows, sorted by (draw, index), completely or not at all."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

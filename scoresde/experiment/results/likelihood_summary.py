@@ -1,20 +1,22 @@
-"""What the rows of a likelihood come to: the mean, what its error is made of, and what it leaves out.
+"""The summary of a likelihood: its mean, the parts of its error, and its known biases.
 
-Let y_ij be the figure (bits/dim, or nats) of event i = 1..n at draw j = 1..m_i, e_ij its standard error by the probes, and
+Let y_ij be the value (bits/dim, or nats) of event i = 1..n at draw j = 1..m_i, e_ij its standard error from the probes,
+and
 
     y_i = mean_j y_ij          y = mean_i y_i          V = sum_i (y_i - y)^2 / (n - 1)
-    W = sum_ij (y_ij - y_i)^2 / sum_i (m_i - 1)        the spread over draws, dequantisation and probes together
+    W = sum_ij (y_ij - y_i)^2 / sum_i (m_i - 1)        the variance over draws, dequantization and probes together
 
 Then the standard error of y and its parts are
 
     standard error    s^2 = V / n                      all that differs from event to event
     trace             a^2 = sum_i sum_j e_ij^2 / m_i^2 / n^2
-    dequantisation    b^2 = sum_i W / m_i / n^2 - a^2
-    sampling          c^2 = s^2 - a^2 - b^2            the events being n of all those that there might be
-    solver            mean of the rows' solver errors: they may all point one way, so it is no part of s
+    dequantization    b^2 = sum_i W / m_i / n^2 - a^2
+    sampling          c^2 = s^2 - a^2 - b^2            the n events are a sample of the data distribution
+    solver            mean of the rows' solver errors. They may have the same sign, so they are not a part of s
 
-so that s^2 = a^2 + b^2 + c^2, but for a part that comes out below zero, which is then 0. With one draw b is not known and is
-in c; where the probes' errors are not known (a single fixed one) neither is a, which is in b and c.
+so that s^2 = a^2 + b^2 + c^2, unless a part is negative and is set to 0. With one draw, b is not known and is included
+in c. If the errors of the probes are not known (a single fixed probe), a is not known either and is included in b and
+c.
 """
 
 from __future__ import annotations
@@ -32,20 +34,21 @@ from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 
 BIAS_EVENTS = 32
-"""Events, from the front, at which the known biases are looked at."""
+"""Number of events, from the first one, at which the known biases are computed."""
 EXACT_SIZE = 256
-"""Largest event whose divergence at t_min is taken exactly for them; 64 probes above."""
+"""Largest event size for which the divergence at t_min is exact; 64 probes above."""
 
 Number = float | None
-"""None where it is not known: JSON has no NaN."""
+"""None if it is not known, because JSON has no NaN."""
 
 
 def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[str, Number | dict[str, Number]]:
-    """Mean, standard error and its parts, as the module says; rows that failed are left out.
+    """Mean, standard error and its parts, as in the module's docstring. Failed rows are left out.
 
-    log_volume: ln |dx / d(data)| of an event, which makes nats of what the model sees nats of the data as given.
+    ``log_volume`` is ln |dx / d(data)| of an event. It converts nats of what the model sees to nats of the original
+    data.
 
-    Raises ValueError where no row is left.
+    Raises ValueError if all rows failed.
     """
     good = [row for row in rows if not row.failed]
     if not good:
@@ -90,10 +93,12 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
 def biases(
     model: ScoreModel, data: Dataset, *, count: int, t_min: float, seed: int, device: torch.device, batch_size: int
 ) -> dict[str, Number]:
-    """What the figure is too high by, to first order, at the first ``count`` events: bits/dim, or nats too low for real data.
+    """The known biases to first order at the first ``count`` events, in bits/dim, or in nats for real-valued data.
 
-    cut-off: the density at t_min in place of that at 0 (for quantised data, whose density has steps, it says little).
-    prior: the most that the prior in place of p_T can cost in the mean.
+    Positive values mean that the likelihood is reported as too bad.
+
+    cut-off: the density at t_min is used in place of that at 0. For quantized data, whose density has steps, it means
+    little. prior: an upper bound on the mean effect of the prior in place of p_T.
     """
     d = math.prod(data.event_shape)
     unit = d * math.log(2.0) if data.transform.discrete else 1.0

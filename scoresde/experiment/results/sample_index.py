@@ -1,4 +1,4 @@
-"""Samples by their index, ``samples/NAME.json``: how they came about, and which shards they lie in."""
+"""The index of samples, ``samples/NAME.json``: their origin, and the shards that contain them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from scoresde.experiment.results.shards import Entry, Samples, SampleStore
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """An index that was read. facts: what it says. entries: of the shards, in order. store: where they are."""
+    """An index that was read.
+
+    Attributes:
+        path: The file of the index.
+        facts: Its content.
+        entries: The shards in order.
+        store: The folder of the shards.
+    """
 
     path: Path
     facts: dict[str, Any]
@@ -24,7 +31,7 @@ class SampleIndex:
 
     @classmethod
     def open(cls, path: str | Path) -> SampleIndex:
-        """Read an index. Raises FileNotFoundError where a file is missing, ValueError for what is no index as it was written."""
+        """Read an index. Raises FileNotFoundError if a file is missing, and ValueError if the content is not valid."""
         path = Path(path)
         try:
             facts = read_sealed(path)
@@ -32,7 +39,7 @@ class SampleIndex:
             settings = parse_json(read_plain(folder / "settings.json"), folder / "settings.json")
             store = SampleStore(folder.parent, settings)
             if store.path != folder or folder.parent.parent != path.parent:
-                raise ValueError(f"settings.json is not that of {facts['shards in']}")
+                raise ValueError(f"settings.json does not belong to {facts['shards in']}")
             names = [field.name for field in fields(Entry)]
             entries = tuple(Entry(**{name: entry[name] for name in names}) for entry in facts["shards"])
             whole = sum(entry.end - entry.first for entry in entries) >= facts["count"] >= 1
@@ -40,29 +47,38 @@ class SampleIndex:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise ValueError(
-                f"{path} is no index of samples: {type(problem).__name__}: {problem}: scoresde sample writes it again"
+                f"{path} is not an index of samples: {type(problem).__name__}: {problem}: run scoresde sample again"
             ) from problem
         if not whole:
-            raise ValueError(f"{path} is no index of samples: its shards do not hold its {facts['count']}")
+            raise ValueError(
+                f"{path} is not an index of samples: its shards do not contain all {facts['count']} samples"
+            )
         return cls(path, facts, entries, store)
 
     @property
     def count(self) -> int:
-        """Samples that it names."""
+        """Number of samples."""
         return int(self.facts["count"])
 
     def read(self, entry: Entry) -> Samples:
-        """A shard. Raises ValueError where it is not what was written."""
+        """Read a shard. Raises ValueError if it has changed."""
         shard = self.store.read(entry.file)
         if shard.digest != entry.sha256:
-            raise ValueError(f"{entry.file} is not the shard that {self.path} names")
+            raise ValueError(f"{entry.file} is not the shard that {self.path} lists")
         return shard
 
 
 def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
-    """Samples of an index ``samples/NAME.json``, shard by shard: ``x`` and ``raw``, (B, *event), in order.
+    """Read the samples of an index shard by shard.
 
-    Raises ValueError for a shard that is not what was written.
+    Args:
+        index: The file ``samples/NAME.json``.
+
+    Yields:
+        Dictionaries with ``x`` and ``raw`` (the decoded samples), both (B, *event), in order.
+
+    Raises:
+        ValueError: For a shard that has changed.
     """
     found = SampleIndex.open(index)
     for entry in found.entries:

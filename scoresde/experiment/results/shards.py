@@ -1,13 +1,13 @@
-"""Arrays by index as they are made: a folder of shards for each setting, a shard for what was made together.
+"""Arrays that are saved as they are computed: a folder of shards for each setting.
 
-    KIND-FINGERPRINT/FIRST-END.npz    arrays of the numbers FIRST .. END - 1, along their first dimension, and their digest
+    KIND-FINGERPRINT/FIRST-END.npz    arrays of the elements FIRST .. END - 1, along their first dimension, and their digest
 
-    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, and raw, the same decoded
-    `Features` in `FeatureStore`    features-*: feature vectors (B, d), and what they are features of
+    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, and raw, the decoded samples
+    `Features` in `FeatureStore`    features-*: feature vectors (B, d), and the digest of their source
 
-A shard is written under another name and renamed, so it is there whole or not at all. Still, none is trusted unread: one that is
-no whole archive, that belongs to another setting, whose numbers are not those that its digest was taken of, or that is not
-finite, counts as not there, and is made again. Nothing in it is ever executed.
+A shard is written under a temporary name and renamed, so it is complete or missing. A shard is nevertheless checked
+when it is read. One that is not a valid archive, belongs to another setting, does not match its digest or is not finite
+counts as missing and is computed again. Nothing in a shard is executed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ from scoresde.experiment.folder.cache import Cache
 
 _NAME = re.compile(r"(\d{10})-(\d{10})\.npz")
 _READ: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": str, "np.ndarray": np.asarray}
-"""How a field is read, by its annotation."""
+"""Conversion of a field by its annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard(ABC):
-    """What was made together of the numbers ``first`` .. ``end`` - 1.
+    """Results for the elements ``first`` .. ``end`` - 1 that were computed together.
 
-    nfe: evaluations of a network that each of them took. seconds: how long it took. device: where.
+    Attributes:
+        first: Index of the first element.
+        end: Index after the last element.
+        nfe: Evaluations of the network for each of them.
+        seconds: Seconds that they took.
+        device: The device.
     """
 
     first: int
@@ -48,16 +53,16 @@ class Shard(ABC):
     @property
     @abstractmethod
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What it holds, each (end - first, ...)."""
+        """The arrays, each (end - first, ...)."""
 
     @property
     def file(self) -> str:
-        """Its name."""
+        """The name of the file."""
         return shard_file(self.first, self.end)
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of range and arrays, in hex: the same for the same content."""
+        """The SHA-256 of range and arrays in hex."""
         arrays = self.arrays
         found = hashlib.sha256(f"{self.first} {self.end} {arrays[0].shape} {arrays[-1].dtype}".encode())
         for array in arrays:
@@ -67,7 +72,7 @@ class Shard(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Shard):
-    """Samples: x (B, *event) float32; raw, the same decoded, bytes where 256 levels are enough."""
+    """Samples: x (B, *event) float32, and raw, the decoded samples, as bytes if they have at most 256 levels."""
 
     x: np.ndarray
     raw: np.ndarray
@@ -79,7 +84,7 @@ class Samples(Shard):
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Shard):
-    """features: (B, d) float32 or float64. source: digest of what they were made of."""
+    """Features (B, d) in float32 or float64. ``source`` is the digest of the events that they were computed from."""
 
     features: np.ndarray
     source: str
@@ -91,7 +96,7 @@ class Features(Shard):
 
 @dataclass(frozen=True)
 class Entry:
-    """What an index says of a shard, its arrays aside."""
+    """The entry of a shard in an index."""
 
     file: str
     first: int
@@ -103,7 +108,7 @@ class Entry:
 
 
 def shard_file(first: int, end: int) -> str:
-    """The name of the shard of the numbers ``first`` .. ``end`` - 1."""
+    """The file name of the shard of the elements ``first`` .. ``end`` - 1."""
     return f"{first:010d}-{end:010d}.npz"
 
 
@@ -115,21 +120,21 @@ class ShardStore(Cache, Generic[Content]):
 
     content: type[Content]
     things: ClassVar[str]
-    """What it holds."""
+    """Name of the elements, for messages."""
 
     @abstractmethod
     def fits(self, shard: Content) -> str:
-        """What is wrong with a shard whose range and numbers are whole; an empty string where nothing is."""
+        """What is wrong with the shapes or data types of a shard. An empty string if nothing is."""
 
     def write(self, shard: Content) -> None:
-        """Keep a shard; it is on the disk when this returns."""
+        """Save a shard. It is on the disk when this returns."""
         self.write_settings()
         content, values = io.BytesIO(), {field.name: getattr(shard, field.name) for field in fields(shard)}
         np.savez(content, **values, sha256=shard.digest, fingerprint=self.fingerprint)
         write_atomic(self.path / shard.file, content.getvalue())
 
     def read(self, file: str) -> Content:
-        """A whole shard of this setting. Raises ValueError for anything else, saying what is wrong with it."""
+        """Read a complete shard of this setting. Raises ValueError with a reason otherwise."""
         try:
             first, end = (int(n) for n in _NAME.fullmatch(file).groups())  # type: ignore[union-attr]
             check_zip(self.path / file)
@@ -138,28 +143,28 @@ class ShardStore(Cache, Generic[Content]):
             shard = self.content(**{f.name: _READ[str(f.type)](content[f.name]) for f in fields(self.content)})
             fingerprint, digest = str(content["fingerprint"]), str(content["sha256"])
         except (*NO_ARRAY, TypeError, KeyError, AttributeError) as problem:
-            raise ValueError(f"{file} is torn or no shard: {type(problem).__name__}: {problem}") from problem
+            raise ValueError(f"{file} is damaged or not a shard: {type(problem).__name__}: {problem}") from problem
         if fingerprint != self.fingerprint:
             raise ValueError(f"{file} belongs to other settings (fingerprint {fingerprint})")
         arrays, sizes = shard.arrays, {array.shape[:1] for array in shard.arrays}
         if (first, end) != (shard.first, shard.end) or sizes != {(end - first,)}:
             raise ValueError(
-                f"{file} holds {self.things} {shard.first} to {shard.end} in arrays {[a.shape for a in arrays]}"
+                f"{file} has {self.things} {shard.first} to {shard.end} in arrays of shapes {[a.shape for a in arrays]}"
             )
-        if problem_with := self.fits(shard):
-            raise ValueError(f"{file} {problem_with}")
+        if fault := self.fits(shard):
+            raise ValueError(f"{file} {fault}")
         if digest != shard.digest or not np.isfinite(arrays[0]).all():
-            raise ValueError(f"{file} holds other numbers than were written")
+            raise ValueError(f"the numbers in {file} have changed")
         return shard
 
-    def sweep(self) -> None:
-        """Remove what a kill left half-written; for when no process writes."""
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of killed processes. No process may be writing."""
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 
 class SampleStore(ShardStore[Samples]):
-    """The samples of one setting; settings: with ``event shape``."""
+    """The samples of one setting. The settings include ``event shape``."""
 
     kind: ClassVar[str] = "shards"
     things: ClassVar[str] = "samples"
@@ -168,13 +173,11 @@ class SampleStore(ShardStore[Samples]):
     def fits(self, shard: Samples) -> str:
         wanted = (shard.end - shard.first, *self.settings["event shape"])
         if shard.x.shape != wanted or shard.raw.shape != wanted or shard.x.dtype != np.float32:
-            return (
-                f"holds samples {shard.x.shape}, {shard.x.dtype}, raw {shard.raw.shape}: wanted are {wanted}, float32"
-            )
+            return f"has samples {shard.x.shape}, {shard.x.dtype}, raw {shard.raw.shape}; expected {wanted}, float32"
         return ""
 
     def entries(self, count: int) -> tuple[list[Entry], list[str]]:
-        """Whole shards that begin before ``count``, in order and without overlap; and what is wrong with the others.
+        """Complete shards that begin before ``count``, in order and without overlap, and the problems of the others.
 
         One shard is in memory at a time.
         """
@@ -193,13 +196,13 @@ class SampleStore(ShardStore[Samples]):
         return found, problems
 
     def front(self, entries: list[Entry], count: int) -> np.ndarray:
-        """x of the first ``count`` samples, (count, *event), of entries that have them all."""
+        """x of the first ``count`` samples, (count, *event). The entries must contain them all."""
         parts = [self.read(entry.file).x for entry in entries if entry.first < count]
         return np.concatenate(parts)[:count]
 
 
 class FeatureStore(ShardStore[Features]):
-    """The features of one set by one extractor. Which shards there should be, and of what, the caller knows."""
+    """The features of one set by one extractor. The caller decides which shards there should be."""
 
     kind: ClassVar[str] = "features"
     things: ClassVar[str] = "features"
@@ -207,25 +210,25 @@ class FeatureStore(ShardStore[Features]):
 
     def fits(self, shard: Features) -> str:
         if shard.features.ndim != 2 or shard.features.dtype.kind != "f":
-            return f"holds features {shard.features.shape}, {shard.features.dtype}: wanted are real vectors"
+            return f"has features {shard.features.shape}, {shard.features.dtype}; expected real vectors"
         return ""
 
     def part(self, first: int, end: int, source: str) -> Features | None:
-        """The features of a range, made of ``source``; None where there are none yet.
+        """The features of a range computed from ``source``. None if they do not exist.
 
-        Raises ValueError as `read` does, and where they are of something else.
+        Raises ValueError like `read`, and if they were computed from something else.
         """
         file = shard_file(first, end)
         if not (self.path / file).exists():
             return None
         shard = self.read(file)
         if shard.source != source:
-            raise ValueError(f"{file} holds features of something that was there before")
+            raise ValueError(f"{file} has features of earlier content")
         return shard
 
 
 def gaps(entries: list[Entry], first: int, end: int) -> Iterator[tuple[int, int]]:
-    """The ranges (first, end) in a range that no shard holds."""
+    """The ranges (first, end) within a range that no shard contains."""
     for entry in entries:
         if entry.end <= first or entry.first >= end:
             continue
@@ -237,6 +240,6 @@ def gaps(entries: list[Entry], first: int, end: int) -> Iterator[tuple[int, int]
 
 
 def compact(raw: torch.Tensor, transform: Transform) -> np.ndarray:
-    """Decoded samples in the least room: bytes where 256 levels are enough."""
+    """Decoded samples as an array, as bytes if they have at most 256 levels."""
     levels = getattr(transform, "levels", 0)
     return (raw.to(torch.uint8) if 0 < levels <= 256 else raw).numpy()

@@ -1,1 +1,1 @@
-"""Training: the loop, its trainer, processes, precision, signals and logs."""
+"""Training: the loop, the trainer, several processes, precision, signals and logs."""

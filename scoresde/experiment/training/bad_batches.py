@@ -1,8 +1,9 @@
-"""Batches whose loss or gradient was not finite, kept for who wants to look at them.
+"""Batches whose loss or gradient was not finite, saved for inspection.
 
-    bad_batches/step-000000005.safetensors     position, t, loss (B,) and x (B, *event); in the header step and problem
+    bad_batches/step-000000005.safetensors     position, t, loss (B,) and x (B, *event)
+                                               header: step and problem
 
-Nothing was updated in such a step. The last `KEPT` stay.
+Nothing was updated in such a step. The last `MAX_FILES` files are kept.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.distributed import Group
 from scoresde.experiment.training.trainer import Step
 
-KEPT = 16
-"""Files that stay in the folder."""
+MAX_FILES = 16
+"""Number of files that are kept."""
 
 
 def save_bad_batch(workdir: Workdir, group: Group, step: Step, x: Tensor, batch_size: int) -> str:
-    """Write the batch of a step, gathered from all processes, and return a line about it. x: this process's part."""
+    """Write the batch of a step, gathered from all processes, and return a line about it.
+
+    ``x`` is this process's part.
+    """
     position, t, loss, x = (
         group.gather(values.to(group.device), batch_size).cpu() for values in (step.position, step.t, step.losses, x)
     )
@@ -30,11 +34,11 @@ def save_bad_batch(workdir: Workdir, group: Group, step: Step, x: Tensor, batch_
     if group.is_main:
         header = {"format": FORMAT, "step": step.number, "problem": step.problem}
         write_tensors(workdir.bad_batches / name, {"position": position, "t": t, "loss": loss, "x": x}, header)
-        for old in sorted(workdir.bad_batches.glob("step-*.safetensors"))[:-KEPT]:
+        for old in sorted(workdir.bad_batches.glob("step-*.safetensors"))[:-MAX_FILES]:
             old.unlink()
     where, times = position[bad].tolist(), t[bad]
     shown = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
     return (
         f"{step.problem} at step {step.number}, t in [{float(times.min()):g}, {float(times.max()):g}], positions [{shown}]: "
-        f"nothing was updated, the batch is in {workdir.bad_batches.name}/{name}"
+        f"nothing was updated, the batch is saved in {workdir.bad_batches.name}/{name}"
     )

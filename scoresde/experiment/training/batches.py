@@ -1,4 +1,4 @@
-"""The batches of a run, the next one read while this one is computed."""
+"""The batches of a run. The next one can be read while the current one is computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """This process's part of the batch of any step; a context, so that the thread that reads ahead ends with it.
+    """This process's part of the batch of any step. A context manager, which stops the thread that reads ahead.
 
-    With ``training.prefetch`` the batch of the following step is read by a thread, into pinned memory where there is a GPU to
-    copy it to. Which events come is a function of the step either way.
+    With ``training.prefetch`` a thread reads the batch of the next step, into pinned memory if it is copied to a GPU.
+    The events of a batch are a function of the step in both cases.
+
+    Args:
+        experiment: The experiment.
+        group: The processes of the run.
     """
 
     def __init__(self, experiment: Experiment, group: Group) -> None:
@@ -41,9 +45,9 @@ class Batches:
         return batch
 
     def _read(self, step: int) -> Batch:
-        plan = self.experiment.training
+        config = self.experiment.training
         x, position = self.experiment.data.train.batch(
-            step, plan.batch_size, seed=self.experiment.seed, part=self.group.part(plan.batch_size)
+            step, config.batch_size, seed=self.experiment.seed, part=self.group.part(config.batch_size)
         )
         if self._pool is not None and self.group.device.type == "cuda":
             x = x.pin_memory()

@@ -1,11 +1,12 @@
-"""What a run will need, measured by a few of its steps; nothing is written.
+"""Measures the memory and time that a run needs, from a few of its steps. Nothing is written.
 
     weights, gradients, optimizer, averages     bytes of their tensors
-    activations                                 bytes that the first step's forward pass leaves for its backward pass
-    seconds per step                            median of `STEPS` steps after one that is not counted; pictures, saving and
-                                                logging come on top
+    activations                                 bytes that the first step's forward pass saves for its backward pass
+    seconds per step                            median of `STEPS` steps after one that is not counted, without previews,
+                                                checkpoints and logs
 
-A folder is neither read nor made: the steps are the first ones of a run with fresh weights. One that goes wrong ends it.
+No work folder is read or created: the steps are the first ones of a run with initial weights. A step with a loss that
+is not finite ends the dry run.
 """
 
 from __future__ import annotations
@@ -23,18 +24,29 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.training.batches import Batches
 from scoresde.experiment.training.distributed import Group, processes
 from scoresde.experiment.training.loop import describe
-from scoresde.experiment.training.metrics_log import memory
+from scoresde.experiment.training.metrics_log import peak_memory
 from scoresde.experiment.training.prior_fit import check_prior
 from scoresde.experiment.training.trainer import Trainer
 
 STEPS = 5
+"""Number of measured steps."""
 
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What was found. Numbers of bytes are of one process; ``most`` is all that it held at once, data and libraries included.
+    """The memory and time that a run needs. Numbers of bytes are for one process.
 
-    text: what is trained. steps: of the run. seconds: of one of them.
+    Attributes:
+        text: What is trained.
+        parameters: Number of parameters.
+        weights: Bytes of the weights and buffers.
+        gradients: Bytes of the gradients.
+        optimizer: Bytes of Adam's moments.
+        averages: Bytes of the averages.
+        activations: Bytes saved for the backward pass.
+        peak_memory: Largest memory of the process, including data and libraries.
+        steps: Steps of the run.
+        seconds: Seconds per step.
     """
 
     text: str
@@ -44,7 +56,7 @@ class DryRunResult:
     optimizer: int
     averages: int
     activations: int
-    most: int
+    peak_memory: int
     steps: int
     seconds: float
 
@@ -52,28 +64,39 @@ class DryRunResult:
         lines = [self.text, f"parameters         {self.parameters:>14,}"]
         parts = ("weights", "gradients", "optimizer", "averages", "activations")
         lines += [f"{name:<19}{getattr(self, name) / 2**20:>14,.1f} MiB" for name in parts]
-        lines.append(f"{'together':<19}{sum(getattr(self, name) for name in parts) / 2**20:>14,.1f} MiB")
-        lines.append(f"{'most at once':<19}{self.most / 2**20:>14,.1f} MiB, with the data and what torch itself holds")
+        lines.append(f"{'total':<19}{sum(getattr(self, name) for name in parts) / 2**20:>14,.1f} MiB")
+        lines.append(f"{'peak memory':<19}{self.peak_memory / 2**20:>14,.1f} MiB, including data and libraries")
         lines.append(f"{'seconds per step':<19}{self.seconds:>14.4f}")
         lines.append(f"{'hours':<19}{self.seconds * self.steps / 3600:>14.3f} for {self.steps:,} steps")
         return "\n".join(lines)
 
 
 def dry_run(experiment: Experiment) -> DryRunResult | None:
-    """Take a few steps with a copy of the model and say what they needed; None in a launcher's process that is not the first."""
+    """Run a few training steps with a copy of the model and measure what they need.
+
+    Args:
+        experiment: The experiment.
+
+    Returns:
+        The measurements. None on the processes of a launcher other than the first.
+
+    Raises:
+        FloatingPointError: If a loss or gradient is not finite.
+        ValueError: If ``training.sharded`` is set and there are several processes.
+    """
     experiment.use_threads()
     check_prior(experiment)
     with processes(experiment) as group:
         if experiment.training.sharded and group.world > 1:
             raise ValueError(
-                "--dry-run and training.sharded=True exclude each other: gathered weights would count as activations"
+                "--dry-run and training.sharded=True exclude each other, because gathered weights would count as activations"
             )
         needs = _measure(replace(experiment, model=copy.deepcopy(experiment.model)), group)
         return needs if group.is_main else None
 
 
 def _measure(experiment: Experiment, group: Group) -> DryRunResult:
-    trainer, plan = Trainer(experiment, group), experiment.training
+    trainer, config = Trainer(experiment, group), experiment.training
     text, seconds = f"dry run, nothing is written: {describe(trainer)}", []
     kept = Activations(trainer.parameters)
     with Batches(experiment, group) as batches:
@@ -93,15 +116,17 @@ def _measure(experiment: Experiment, group: Group) -> DryRunResult:
         optimizer=_bytes(state),
         averages=sum(_bytes(average.module.state_dict().values()) for average in trainer.averages),
         activations=kept.bytes,
-        most=memory(group.device),
-        steps=plan.steps,
+        peak_memory=peak_memory(group.device),
+        steps=config.steps,
         seconds=statistics.median(seconds),
     )
 
 
 def _step(trainer: Trainer, batches: Batches) -> None:
-    """The next step, after those that float16 skips while its scale is sought. Raises FloatingPointError where a loss or gradient
-    is not finite: the run would skip it."""
+    """Run the next step, after those that float16 skips to adjust its loss scale.
+
+    Raises FloatingPointError if a loss or gradient is not finite; a run would skip the step.
+    """
     step = trainer.update(*batches[trainer.step])
     while step.skipped and not step.problem:
         step = trainer.update(*batches[trainer.step])
@@ -110,9 +135,13 @@ def _step(trainer: Trainer, batches: Batches) -> None:
 
 
 class Activations:
-    """Inside, counts the bytes of tensors that forward passes keep for backward ones, and holds on to the most at any time.
+    """A context that counts the bytes of tensors that forward passes save for backward passes.
 
-    parameters: not counted. A tensor that is kept twice counts once.
+    Args:
+        parameters: Tensors that are not counted.
+
+    Attributes:
+        bytes: The largest number of bytes at any time. A tensor that is saved twice counts once.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -127,15 +156,15 @@ class Activations:
     def __exit__(self, *given: object) -> None:
         self._hooks.__exit__(*given)  # type: ignore[arg-type]
 
-    def _pack(self, tensor: Tensor) -> _Kept:
-        return _Kept(self, tensor)
+    def _pack(self, tensor: Tensor) -> _Saved:
+        return _Saved(self, tensor)
 
     @staticmethod
-    def _unpack(kept: _Kept) -> Tensor:
+    def _unpack(kept: _Saved) -> Tensor:
         return kept.tensor
 
     def count(self, tensor: Tensor, change: int) -> None:
-        """A tensor is kept once more, or once less."""
+        """Count a tensor that is saved once more (``change=1``) or once less (``change=-1``)."""
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
         if place in self._own:
@@ -147,8 +176,8 @@ class Activations:
             self.bytes = max(self.bytes, self._now)
 
 
-class _Kept:
-    """A tensor for as long as the backward pass may ask for it."""
+class _Saved:
+    """A tensor that is counted until the backward pass releases it."""
 
     def __init__(self, counter: Activations, tensor: Tensor) -> None:
         self.counter, self.tensor = counter, tensor

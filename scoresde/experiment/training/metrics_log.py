@@ -1,12 +1,12 @@
-"""What a run says of itself: metrics.csv, and TensorBoard where it is installed.
+"""Logs of a run: metrics.csv, and TensorBoard if it is installed.
 
-step, loss, grad_norm, learning_rate, seconds     means since the last row, or since the run went on; seconds of training so far
-images_per_second                                 events, over all processes
-ema_distance                                      ||weights - average|| / ||weights||
-memory_mib                                         most that was held: on the GPU, or by the process
-skipped                                           steps without an update, so far
-loss_t1 ... loss_t8                               loss by eighths of the time distribution, small t first; nan where
-none was drawn
+step, loss, grad_norm, learning_rate     means since the last row, or since the run was resumed
+seconds                                  of training so far
+images_per_second                        events, over all processes
+ema_distance                             ||weights - average|| / ||weights||
+memory_mib                               largest memory, of the GPU or of the process
+skipped                                  steps without an update so far
+loss_t1 ... loss_t8                      loss by eighths of the time distribution, small t first; nan without a sample
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Row = dict[str, float]
 
 
 class Meter:
-    """Gathers steps and makes rows of them."""
+    """Collects steps and computes rows from them."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -47,7 +47,7 @@ class Meter:
         self._steps, self._since = 0, trainer.seconds
 
     def add(self, step: Step) -> None:
-        """Take a step in. One that was skipped counts for the speed alone."""
+        """Add a step. A skipped step counts only for the speed."""
         self._steps += 1
         if not step.skipped:
             self._sums += step.sums
@@ -55,17 +55,17 @@ class Meter:
             self._norms.append(step.norm)
 
     def row(self) -> Row:
-        """The row of the steps since the last one; a mean of none is NaN."""
-        trainer, events = self.trainer, self._steps * self.trainer.plan.batch_size
+        """The row of the steps since the last one. A mean without steps is NaN."""
+        trainer, events = self.trainer, self._steps * self.trainer.config.batch_size
         row = {
             "step": trainer.step,
             "loss": _ratio(float(self._sums.sum()), float(self._counts.sum())),
             "grad_norm": _ratio(math.fsum(self._norms), len(self._norms)),
-            "learning_rate": learning_rate(trainer.plan, trainer.step - 1),
+            "learning_rate": learning_rate(trainer.config, trainer.step - 1),
             "seconds": round(trainer.seconds, 3),
             "images_per_second": round(_ratio(events, trainer.seconds - self._since), 2),
             "ema_distance": trainer.averages[0].distance(trainer.network),
-            "memory_mib": round(memory(trainer.group.device) / 2**20, 1),
+            "memory_mib": round(peak_memory(trainer.group.device) / 2**20, 1),
             "skipped": trainer.skipped,
         }
         by_time = zip(self._sums.tolist(), self._counts.tolist(), strict=True)
@@ -77,8 +77,8 @@ class Meter:
         return row
 
 
-def memory(device: torch.device) -> int:
-    """Bytes that this process has held at most, on the GPU where it computes on one."""
+def peak_memory(device: torch.device) -> int:
+    """Largest number of bytes that this process has allocated, on the GPU if it computes on one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -86,8 +86,11 @@ def memory(device: torch.device) -> int:
 
 
 def whole_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The head of a table of metrics, and its rows. What a power cut, a full disk or an editor may leave is dropped: a line
-    without an end or with another number of cells than the head, a row whose step is no number. No file is an empty one."""
+    """The header of a table of metrics, and its complete rows.
+
+    Lines without an end, with another number of cells than the header, or whose step is not a number, are dropped. They
+    are left by a power cut, a full disk or an editor. A missing file is an empty table.
+    """
     text = file.read_text(errors="replace").replace("\0", "") if file.exists() else ""
     head, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
     rows = [dict(zip(head, line, strict=True)) for line in lines if len(line) == len(head)]
@@ -95,15 +98,22 @@ def whole_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def rows_digest(file: Path, step: int) -> str:
-    """The SHA-256 of the rows up to ``step``: a checkpoint's header holds it, so that a changed row is seen in the report."""
+    """The SHA-256 of the rows up to ``step``.
+
+    The header of a checkpoint contains it, so that the report detects a changed row.
+    """
     rows = [row for row in whole_rows(file)[1] if int(row["step"]) <= step]
     return bytes_digest(repr([[row.get(name, "nan") for name in COLUMNS] for row in rows]).encode())
 
 
 @contextmanager
-def metrics(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
-    """A function that writes a row; it is on the disk when that returns, and so before the checkpoint of its step. Rows after
-    ``step``, of a part that is run again, are dropped, in TensorBoard too."""
+def metrics_writer(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row.
+
+    The row is on the disk when the function returns, so before the checkpoint of its step.
+
+    Rows after ``step`` are dropped, also in TensorBoard, because these steps are run again.
+    """
     rows = [row for row in whole_rows(workdir.metrics_file)[1] if int(row["step"]) <= step]
     board: Any = None
     try:

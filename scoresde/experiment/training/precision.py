@@ -1,10 +1,12 @@
-"""What the network computes in.
+"""The precision of the network's computations.
 
-    x / std, label ---> [ network: autocast; norms and the label's embedding in float32 ] ---> float32: score, residual, loss
+    x / std, label ---> [ network: autocast; norms and the label's embedding in float32 ] ---> float32: score, residual,
+    loss
 
-Weights, gradients, averages and Adam's moments stay in float32. Autocast takes convolutions and products of matrices; norms and
-embeddings are given float32 and so compute in it. With float16 the loss is scaled (Micikevicius et al. 2018, arXiv:1710.03740):
-a step whose gradients overflow lowers the scale and changes nothing else. bfloat16 has float32's range and needs no scale.
+Weights, gradients, averages and Adam's moments are float32. Autocast computes convolutions and matrix products in the
+lower precision. Norms and embeddings get float32 inputs and compute in float32. With float16 the loss is scaled
+(Micikevicius et al. 2018, arXiv:1710.03740): a step whose gradients overflow lowers the scale and changes nothing else.
+bfloat16 has the range of float32 and needs no scale.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from scoresde.networks.refinenet import InstanceNormPlus
 from scoresde.score import ScoreModel
 
 IN_FLOAT32 = (Embedding, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, _NormBase, InstanceNormPlus)
-"""Modules that are given float32."""
+"""Modules that get float32 inputs."""
 
 
-class Tuned(nn.Module):
-    """A network that computes in ``dtype`` and returns float32, with images laid out as it wants them."""
+class AutocastNetwork(nn.Module):
+    """A network that computes in ``dtype`` and returns float32, with its images in the memory format that it needs."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
         super().__init__()
         self.network, self.dtype, self.channels_last = network, dtype, channels_last
 
     def forward(self, x: Tensor, label: Tensor, **condition: Any) -> Tensor:
-        """What the network returns."""
+        """The output of the network in float32."""
         if self.channels_last:
-            x = x.contiguous(memory_format=layout(x.ndim))
+            x = x.contiguous(memory_format=memory_format(x.ndim))
         if self.dtype == torch.float32:
             out: Tensor = self.network(x, label, **condition)
             return out
@@ -44,33 +46,36 @@ class Tuned(nn.Module):
             return out.float()
 
 
-def tuned(model: ScoreModel, plan: TrainingConfig) -> ScoreModel:
-    """The model that training calls: the same weights, by the plan's options. The model itself where there are none."""
-    network, dtype = model.network, getattr(torch, plan.precision)
-    if plan.channels_last:
-        lay_out(network)
+def prepare_model(model: ScoreModel, config: TrainingConfig) -> ScoreModel:
+    """The model that training calls: the same weights, with the options of the config.
+
+    The model itself if there are none.
+    """
+    network, dtype = model.network, getattr(torch, config.precision)
+    if config.channels_last:
+        to_channels_last(network)
     if dtype != torch.float32:
         for part in network.modules():
             if isinstance(part, IN_FLOAT32):
                 part.register_forward_pre_hook(_to_float32)
-    if plan.compile:
+    if config.compile:
         network.compile()
-    if dtype == torch.float32 and not plan.channels_last:
+    if dtype == torch.float32 and not config.channels_last:
         return model
     made = copy.copy(model)
-    made._modules = {**model._modules, "network": Tuned(network, dtype, plan.channels_last)}
+    made._modules = {**model._modules, "network": AutocastNetwork(network, dtype, config.channels_last)}
     return made
 
 
-def layout(dims: int) -> torch.memory_format:
-    """Where the channels of a tensor with so many dimensions come last; as it is for other than images and volumes."""
+def memory_format(dims: int) -> torch.memory_format:
+    """The channels-last format for a number of dimensions; contiguous for tensors that are not images or volumes."""
     return {4: torch.channels_last, 5: torch.channels_last_3d}.get(dims, torch.contiguous_format)
 
 
-def lay_out(module: nn.Module) -> None:
-    """Put the channels of a module's weights last in memory."""
+def to_channels_last(module: nn.Module) -> None:
+    """Convert the weights of a module to the channels-last format."""
     for parameter in module.parameters():
-        parameter.data = parameter.data.contiguous(memory_format=layout(parameter.ndim))
+        parameter.data = parameter.data.contiguous(memory_format=memory_format(parameter.ndim))
 
 
 def _to_float32(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,9 +1,9 @@
-"""Pictures of samples while a run trains, of raw and of averaged weights: a broken average is seen within minutes.
+"""Pictures of samples during training, with the raw and with the averaged weights.
 
     previews/step-000000500-raw.png, -ema.png, and .npz with the numbers and the picture's digest
 
-Drawn with the config's first sampler at `STEPS` steps where it counts its steps, with keyed noise and a copy of the weights: the
-run is what it would be without them.
+A broken average is visible within minutes. The samples are drawn with the config's first sampler, with `STEPS` steps if
+it has a number of steps, with keyed noise and a copy of the weights. They do not change the run.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ COUNT, STEPS = 16, 20
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether a preview belongs after ``step`` steps: every so many, and early at a 25th and a 5th of that."""
+    """Whether a preview is drawn after ``step`` steps: at multiples of ``every``, and at 1/25 and 1/5 of it."""
     return bool(every) and (step % every == 0 or step in (every // 25, every // 5))
 
 
 def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
-    """Whether a preview that belongs after ``step`` steps is not in the folder, or not all of it."""
+    """Whether files of a preview that is due after ``step`` steps are missing."""
     if not step or not experiment.samplers or not is_due(step, experiment.training.preview_every):
         return False
     places = [workdir.previews / f"step-{step:09d}-{name}" for name in ("raw", "ema")]
     return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
 
 
-def preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
-    """Draw and write the pictures of a step. What cannot be drawn yet is said, and training goes on."""
+def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
+    """Draw samples and write the pictures of a step.
+
+    If samples cannot be drawn yet, this is logged and training continues.
+    """
     if not experiment.samplers:
         return
     sampler = next(iter(experiment.samplers.values()))
@@ -67,22 +70,25 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
     model: ScoreModel = copy.copy(trainer.model)
     model._modules = {**trainer.model._modules, "network": copy.deepcopy(network)}
     model.eval().requires_grad_(False)
-    shape, plan = (COUNT, *experiment.data.event_shape), experiment.sampling
+    shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
     for made in (with_steps(sampler, STEPS), sampler):
         try:
-            result = made(model.sde, model, shape, seed=plan.seed, device=trainer.group.device)
-        except ValueError:  # a grid that has its own number of steps
+            result = made(model.sde, model, shape, seed=config.seed, device=trainer.group.device)
+        except ValueError:  # a grid with a fixed number of steps
             if made is sampler:
                 raise
             continue
-        if result.interrupted:  # the sampler took the second signal, which is to end the run at once
+        if result.interrupted:  # the sampler caught the second signal, which must end the run at once
             raise KeyboardInterrupt
         return result.samples.cpu()
     raise AssertionError("unreachable")
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
-    """The sampler with at most so many steps, where it has a number of them; one that would fit itself is not waited for."""
+    """The sampler with at most ``steps`` steps, if it has a number of steps.
+
+    A sampler that would be fitted first is replaced by UniPC.
+    """
     if isinstance(sampler, Fast):
         return UniPC(steps, t_min=sampler.t_min)
     own = sampler.steps if isinstance(sampler, GridSampler) else ()

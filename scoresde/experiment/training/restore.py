@@ -1,4 +1,4 @@
-"""Adam's state from a checkpoint, checked against the parameters that it belongs to."""
+"""Restores Adam's state from a checkpoint and checks it against the parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put the optimizer's state back, parameter by parameter.
+    """Restore the optimizer's state, parameter by parameter.
 
-    Raises CheckpointError where moments are missing or do not fit: training would start again from zero moments, with other
-    steps than the run's, and nothing would say so.
+    Raises CheckpointError if moments are missing or do not fit. Otherwise training would silently start from zero
+    moments and take other steps.
     """
     parameters = dict(network.named_parameters())
     states = {name: _state(checkpoint, name) for name in parameters}
@@ -41,34 +41,32 @@ def _state(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
 def _check_all_there(
     parameters: dict[str, nn.Parameter], states: dict[str, dict[str, Tensor]], checkpoint: Checkpoint
 ) -> None:
-    """Raise unless moments are there for every parameter that trains but those that the header names."""
+    """Raise CheckpointError unless every trained parameter has moments, except those that the header names."""
     lacking = {name for name, parameter in parameters.items() if parameter.requires_grad and not states[name]}
     known = checkpoint.without_moments
-    if known is None:  # of an earlier version: it says nothing, and no moments at all are the fault that one can see
+    if known is None:  # an earlier version without this list: only the lack of all moments can be detected
         known = tuple(lacking) if any(states.values()) or not checkpoint.ema_updates else ()
     if gone := sorted(lacking - set(known)):
         more = f" and {len(gone) - 3} more" if gone[3:] else ""
         raise CheckpointError(
-            f"{checkpoint.path} lacks Adam's moments of {', '.join(gone[:3])}{more}: training cannot go on from it; remove "
-            "it to go on from the one before"
+            f"{checkpoint.path} lacks Adam's moments of {', '.join(gone[:3])}{more}: training cannot resume from it; remove "
+            "it to resume from the one before"
         )
 
 
 def _check(name: str, parameter: nn.Parameter, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Raise unless a parameter's state is a count of steps and two finite moments of the parameter's shape."""
+    """Raise CheckpointError unless a parameter's state is a step count and two finite moments of the parameter's shape."""
     problem = ""
     if set(state) != {"step", *MOMENTS}:
-        problem = f"has {', '.join(sorted(state))}: step, exp_avg and exp_avg_sq are expected"
+        problem = f"has {', '.join(sorted(state))}, expected step, exp_avg and exp_avg_sq"
     elif state["step"].numel() != 1 or not _is_count(float(state["step"])):
-        problem = f"has step {shortened(state['step'].tolist())}: a whole number >= 0 is expected"
+        problem = f"has step {shortened(state['step'].tolist())}, expected a whole number >= 0"
     for key in () if problem else MOMENTS:
         moment = state[key]
         if moment.shape != parameter.shape or not moment.is_floating_point():
-            problem = (
-                f"has {key} {tuple(moment.shape)} {moment.dtype}: {tuple(parameter.shape)} real numbers are expected"
-            )
+            problem = f"has {key} {tuple(moment.shape)} {moment.dtype}, expected real numbers of shape {tuple(parameter.shape)}"
         elif not bool(torch.isfinite(moment).all()) or (key == "exp_avg_sq" and bool((moment < 0).any())):
-            problem = f"has {key} with numbers that are not finite{', or below 0' if key == 'exp_avg_sq' else ''}"
+            problem = f"has {key} with values that are not finite{', or below 0' if key == 'exp_avg_sq' else ''}"
     if problem:
         raise CheckpointError(f"{checkpoint.path}: Adam's state of {name} {problem}")
 

@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 GRACE = 3.0
-"""Seconds in which a launcher's processes take signals for one: the terminal and torchrun both pass it on."""
+"""Seconds during which several signals count as one.
+
+Both the terminal and torchrun forward a signal to the processes.
+"""
 
 
 @contextmanager
 def catch_signals(world: int = 1) -> Iterator[Callable[[], bool]]:
-    """While inside, the first SIGINT or SIGTERM is only noted, and the function that is given says whether there was one; a
-    second one raises KeyboardInterrupt at once. world: processes of the run."""
+    """Catch SIGINT and SIGTERM, and yield a function that tells whether one was received.
+
+    The first signal is only recorded. A second one raises KeyboardInterrupt at once. ``world`` is the number of
+    processes of the run.
+    """
     noted: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -24,7 +30,7 @@ def catch_signals(world: int = 1) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         noted.append(time.monotonic())
 
-    # only the main thread may set handlers; elsewhere Python's own stay
+    # only the main thread may set handlers; in other threads Python's handlers remain
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
