@@ -11,12 +11,12 @@
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
-Without --config the first five take the config of the folder, its config.json. `scoresde COMMAND --help` shows the
+Without --config, the first five commands use the config.json of the work folder. `scoresde COMMAND --help` shows the
 flags of a command.
 
-Exit codes: 0 done; 1 a check that failed; 2 a request that cannot be met, said in one line on standard error; 3 one of
-several processes died, and what the others finished is kept; 130 interrupted by SIGINT or SIGTERM, with all finished
-work saved; anything else is a fault of scoresde itself, with a traceback.
+Exit codes: 0 success; 1 a check failed; 2 the command cannot be carried out, with the reason in one line on standard
+error; 3 one of several processes died, and the results of the others are saved; 130 interrupted by SIGINT or SIGTERM,
+with all finished work saved. Any other code is a bug in scoresde, with a traceback.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: The arguments; those of the process unless given.
+        argv: The arguments. Those of the process unless given.
 
     Returns:
         The exit code.
@@ -64,23 +64,23 @@ def _config(options: argparse.Namespace, overrides: dict[str, str]) -> Any:
 
 
 def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """A command in a work folder."""
-    from scoresde import experiment as room
+    """Run a command in a work folder."""
+    from scoresde import experiment
 
     config = _config(options, overrides)
-    made = room.Experiment.from_config(config)
+    made = experiment.Experiment.from_config(config)
     if options.dry_run:
-        needs = room.dry_run(made)
+        needs = experiment.dry_run(made)
         print(needs or "", end="\n" if needs else "")
         return 0
-    workdir = room.Workdir(options.workdir)
+    workdir = experiment.Workdir(options.workdir)
     if options.fit_time is not None:
         made = _fitted(made, config, workdir, options.fit_time)
-    shared = {"sample": room.sample, "likelihood": room.likelihood, "evaluate": room.evaluate}
+    shared = {"sample": experiment.sample, "likelihood": experiment.likelihood, "evaluate": experiment.evaluate}
     if options.command == "train":
-        room.train(made, workdir)
+        experiment.train(made, workdir)
     elif options.command == "report":
-        print(room.report(made, workdir))
+        print(experiment.report(made, workdir))
     else:
         shared[options.command](made, workdir, processes=1 if options.processes is None else options.processes)
     return 0
@@ -105,9 +105,9 @@ def _fitted(made: Experiment, config: ConfigDict, workdir: Workdir, seconds: flo
 def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from scoresde.experiment import inspect
 
-    said, good = inspect(options.data, options.output, side=options.side or 0, force=bool(options.force))
-    print(said)
-    return 0 if good else 1
+    text, usable = inspect(options.data, options.output, side=options.side or 0, force=bool(options.force))
+    print(text)
+    return 0 if usable else 1
 
 
 def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -1,4 +1,1 @@
-"""Parts of the command line: commands and their flags, parsing, exit codes, signals.
-
-`scoresde.cli` puts them together.
-"""
+"""The command line's flags, parsing and error messages."""

@@ -14,10 +14,10 @@ class Command:
     """A command.
 
     Args:
-        text: What it does, for the list of commands.
+        text: Its purpose, for the list of commands.
         usage: Its arguments, for the first line of its help.
-        needed: Names of the arguments that it cannot do without.
-        section: The section of the config to which its flags belong.
+        needed: Names of its required arguments.
+        section: The section of the config that its flags set.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Command:
 
 
 RUNS = ("train", "sample", "likelihood", "evaluate", "report")
-"""Commands that work in a folder. Without --config they take the config of the folder."""
+"""Commands that work in a folder. Without --config they use the config of the folder."""
 _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 
 COMMANDS = {
@@ -45,9 +45,9 @@ COMMANDS = {
         f"{_RUN} [--samples PATH] [--processes N]",
         section="evaluation",
     ),
-    "report": Command("write report.html about what the folder holds", _RUN),
+    "report": Command("write report.html with everything in the work folder", _RUN),
     "inspect": Command(
-        "look at data, and write a config that trains on it",
+        "describe data, and write a config that trains on it",
         "DATA [--output FILE] [--force] [--side PIXELS]",
         needed=("data",),
     ),
@@ -57,7 +57,7 @@ COMMANDS = {
         needed=("config",),
     ),
     "convert": Command(
-        "make a work folder from a checkpoint of another project",
+        "create a work folder from a checkpoint of another project",
         "--from PROJECT FILE --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]\n"
         "                        [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]",
         needed=("workdir", "from"),
@@ -66,7 +66,7 @@ COMMANDS = {
 
 
 def whole_number(text: str) -> int:
-    """The value of a flag that counts."""
+    """The value of an integer flag."""
     try:
         return int(text)
     except ValueError:
@@ -86,14 +86,13 @@ class Flag:
     """A flag of some commands.
 
     Args:
-        name: Without the dashes.
+        name: Its name without the dashes.
         owners: The commands that have it.
-        text: What it does, for the help.
-        values: Names of its values; a flag without values is a switch.
+        text: Its purpose, for the help.
+        values: Names of its values. A flag without values is a switch.
         kind: Type of its value.
-        setting: Whether it sets the key of its name in the command's section of the config. The value of a path is
-            text.
-        repeated: Whether it may be given several times.
+        setting: Whether it sets the key of its name in the command's section of the config. A path is set as text.
+        repeated: Whether it can be given several times.
     """
 
     name: str
@@ -105,8 +104,8 @@ class Flag:
     repeated: bool = False
 
     @property
-    def place(self) -> str:
-        """Its attribute among the options."""
+    def attribute(self) -> str:
+        """Its attribute in the parsed options."""
         return self.name.replace("-", "_")
 
     def add(self, parser: argparse.ArgumentParser) -> None:
@@ -125,16 +124,16 @@ _CONFIGURED = (*RUNS, "check", "convert")
 FLAGS = (
     Flag("config", _CONFIGURED, "a Python file with get_config(), or a config.json", ("FILE",)),
     Flag(
-        "trust", _CONFIGURED, "a module whose classes a folder's config.json may name; may be given several times", ("MODULE",),
+        "trust", _CONFIGURED, "a module whose classes the config.json of a work folder may name; can be repeated", ("MODULE",),
         repeated=True,
     ),
-    Flag("workdir", (*RUNS, "convert"), "the folder of the run; train and convert create it", ("DIR",)),
-    Flag("dry-run", ("train",), "measure a few steps, and print the memory and the hours that the run needs; write nothing"),
+    Flag("workdir", (*RUNS, "convert"), "the work folder of the run; train and convert create it", ("DIR",)),
+    Flag("dry-run", ("train",), "measure a few steps and print the memory and time that the run needs; nothing is written"),
     Flag(
         "fit-time", ("train",), "time for training, in seconds: measure a few steps of a new run, and store in its config, as "
         "training.steps, the number of steps that fits; the number given before is the largest", ("SECONDS",), number,
     ),
-    Flag("processes", ("sample", "likelihood", "evaluate"), "local processes that share the work", ("N",), whole_number),
+    Flag("processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number),
     Flag(
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
         "the same as --config.sampling.weights or --config.likelihood.weights", ("NAME",), setting=True,
@@ -149,19 +148,19 @@ FLAGS = (
         "--config.likelihood.tolerance", ("BITS",), setting=True,
     ),
     Flag(
-        "samples", ("evaluate",), "a folder of images, or the file of an array, instead of the samples of the run; the same as "
-        "--config.evaluation.samples", ("PATH",), Path, setting=True,
+        "samples", ("evaluate",), "a folder of images or the file of an array, used instead of the samples of the run; the same "
+        "as --config.evaluation.samples", ("PATH",), Path, setting=True,
     ),
-    Flag("output", ("inspect",), "where to write the config", ("FILE",)),
+    Flag("output", ("inspect",), "file for the config", ("FILE",)),
     Flag("force", ("inspect",), "replace the file if it exists"),
-    Flag("side", ("inspect",), "side in pixels to which the images of a folder are reduced", ("PIXELS",), whole_number),
-    Flag("from", ("convert",), "the other project (score_sde_pytorch), and its checkpoint", ("PROJECT", "FILE")),
+    Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
+    Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),
     Flag(
-        "source-config", ("convert",), "config of the other project; it is read, not executed. --source.KEY=VALUE corrects it",
-        ("FILE",),
+        "source-config", ("convert",), "the config of the other project, which is read but not executed; --source.KEY=VALUE overrides "
+        "a value", ("FILE",),
     ),
     Flag(
-        "expected", ("convert",), "an .npz file with x, labels, and out_raw or out_ema: outputs to compare the network with",
+        "expected", ("convert",), "an .npz file with x, labels, and out_raw or out_ema: reference outputs for the network",
         ("FILE",),
     ),
 )  # fmt: skip

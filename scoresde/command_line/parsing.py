@@ -1,4 +1,4 @@
-"""Arguments to options and overrides: argparse sub-parsers, and --config.KEY=VALUE for any value of the config."""
+"""Parses arguments: argparse sub-parsers for the flags, and --config.KEY=VALUE for any value of the config."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ from scoresde.version import __version__
 
 OVERRIDE, SOURCE = "--config.", "--source."
 _EPILOG = """\
-Any value of the config can be set: --config.training.steps=500 --config.sde.name=VESDE
+Any value of the config can be overridden: --config.training.steps=500 --config.sde.name=VESDE
 
 exit codes:
-  0    done
-  1    check or inspect found a fault
-  2    the request cannot be met; the reason is one line on standard error
-  3    one of several processes died; what the others finished is kept
+  0    success
+  1    check or inspect found a problem
+  2    the command cannot be carried out; the reason is on standard error
+  3    one of several processes died; the results of the others are saved
   130  interrupted by SIGINT or SIGTERM; all finished work is saved"""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Options, and the overrides by dotted key. Exits with code 2 and a message for what is not known."""
+    """Parse the arguments.
+
+    Args:
+        arguments: The arguments of the command line.
+
+    Returns:
+        The options, and the overrides by dotted key. The process exits with code 2 and a message for unknown arguments.
+    """
     parser = make_parser()
     plain, overrides, sources = _split(parser, arguments)
     command = _command(plain)
@@ -45,7 +52,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         plain.insert(0, command)
     elif not any(argument in ("-h", "--help", "--version") for argument in plain):
         parser.error(f"a command is missing: give {', '.join(COMMANDS)}")
-    options = argparse.Namespace(data=None, **{flag.place: None for flag in FLAGS})
+    options = argparse.Namespace(data=None, **{flag.attribute: None for flag in FLAGS})
     options, unknown = parser.parse_known_args(plain, options)
     own: Parser = options.parser
     if unknown:
@@ -59,7 +66,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 
 
 def make_parser() -> Parser:
-    """The parser of the program, with one sub-parser for each command."""
+    """The parser of the program, with a sub-parser for each command."""
     parser = Parser(
         prog="scoresde",
         description="Score-based generative models in continuous time.",
@@ -73,7 +80,7 @@ def make_parser() -> Parser:
     for name, command in COMMANDS.items():
         text = command.text[0].upper() + command.text[1:] + "."
         if name in RUNS:
-            text += "\nWithout --config the config of the folder is used, its config.json."
+            text += "\nWithout --config, the config.json of the work folder is used."
         own = commands.add_parser(
             name,
             prog=f"scoresde {name}",
@@ -94,7 +101,7 @@ def make_parser() -> Parser:
 
 
 def _split(parser: Parser, arguments: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Arguments for argparse, overrides of the config, and corrections of another project's config."""
+    """Split the arguments into those for argparse, overrides of the config, and overrides of another project's config."""
     plain: list[str] = []
     values: dict[str, dict[str, str]] = {OVERRIDE: {}, SOURCE: {}}
     rest = iter(arguments)
@@ -114,7 +121,7 @@ def _split(parser: Parser, arguments: Sequence[str]) -> tuple[list[str], dict[st
 
 
 def _command(arguments: Sequence[str]) -> str | None:
-    """The first argument that is neither a flag nor the value of one: flags may come before the command."""
+    """The first argument that is neither a flag nor the value of a flag. Flags may precede the command."""
     counts = {f"--{flag.name}": len(flag.values) for flag in FLAGS}
     passed = 0
     for argument in arguments:
@@ -128,13 +135,13 @@ def _command(arguments: Sequence[str]) -> str | None:
 
 
 def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
-    """Exit for an argument that the command does not have."""
+    """Exit with a message about an argument that the command does not have."""
     name = argument.split("=")[0]
     owners = next((flag.owners for flag in FLAGS if f"--{flag.name}" == name), ())
     if owners:
-        parser.error(f"{name} belongs to {' and '.join(owners)}, not to {command}")
+        parser.error(f"{name} is a flag of {' and '.join(owners)}, not of {command}")
     if not argument.startswith("-"):
-        parser.error(f"{shown(argument)} is not expected: {command} takes flags only")
+        parser.error(f"{shown(argument)} is not expected: {command} has no positional arguments")
     first, dot, rest = name.partition(".")
     if dot:
         near = get_close_matches(first, [OVERRIDE[:-1], SOURCE[:-1]], n=1, cutoff=0.75)
@@ -145,15 +152,15 @@ def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
 
 
 def _config_of(parser: Parser, workdir: str) -> str:
-    """The config that a work folder keeps; without one, exits with code 2."""
+    """The config of a work folder. Exits with code 2 if there is none."""
     file = Path(workdir) / "config.json"
     if not file.is_file():
-        parser.error(f"--config is needed: --workdir {workdir} holds no config.json")
+        parser.error(f"--config is required: --workdir {workdir} contains no config.json")
     return str(file)
 
 
 def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
-    """Exit where an argument is missing that the command needs."""
+    """Exit if a required argument is missing."""
     command = options.command
     needed = ("config",) if options.dry_run else COMMANDS[command].needed
     if missing := [name for name in needed if getattr(options, name) is None]:
@@ -164,18 +171,18 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
     if options.dry_run and options.fit_time is not None:
         parser.error("--dry-run and --fit-time exclude each other: give one of them")
     if options.source and options.source_config is None:
-        parser.error(f"{SOURCE}{next(iter(options.source))} corrects a --source-config, and none is given")
+        parser.error(f"{SOURCE}{next(iter(options.source))} requires --source-config")
 
 
 def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """Put flags that are settings among the overrides. Exit for overrides of a command without a config."""
+    """Add flags that set keys of the config to the overrides. Exit if the command has no config."""
     command = options.command
     for flag in flags_of(command):
-        value = getattr(options, flag.place)
+        value = getattr(options, flag.attribute)
         if value is not None and flag.setting:
             key = f"{COMMANDS[command].section}.{flag.name}"
             if key in overrides:
-                parser.error(f"--{flag.name} and --config.{key} say the same: give one of them")
+                parser.error(f"--{flag.name} and --config.{key} set the same value: give one of them")
             overrides[key] = repr(str(value)) if flag.kind is Path else value
     if overrides and command not in FLAGS[0].owners:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for commands with a config, not for {command}")

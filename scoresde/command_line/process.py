@@ -1,4 +1,4 @@
-"""What a command changes in its process while it runs: the import path, and the handlers of signals."""
+"""Changes of the process while a command runs: the import path, and signal handlers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 @contextmanager
 def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) -> Iterator[None]:
-    """The current folder at the end of Python's path, where the user names code: a config in Python, or "module:Class".
+    """Add the current folder to the end of Python's path if the user names code: a Python config, or "module:Class".
 
-    A command that only reads the config of a folder does not get it, so that nothing is imported from a folder of
-    others.
+    A command that only reads the config of a work folder does not get it, so nothing is imported from a folder of
+    unknown origin.
     """
     code = options.config is not None and Path(options.config).suffix != ".json"
     if not (code or options.trust or any(":" in value for value in (options.data or "", *overrides.values()))):
@@ -35,9 +35,10 @@ def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) ->
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM interrupts as SIGINT does, since schedulers send it, and SIGINT does so where a shell has a background job ignore it.
+    """Let SIGTERM interrupt like SIGINT, because schedulers send it.
 
-    Training finishes its step first, by handlers of its own.
+    SIGINT also interrupts if a shell made a background job ignore it. Training has its own handlers, which finish the
+    step first.
     """
 
     def interrupt(number: int, frame: object) -> None:

@@ -184,7 +184,7 @@ class TestRefusals:
         assert here("train", training__checkpoint_every=100).returncode == 0
         for path in list_checkpoints(here.workdir / "checkpoints"):
             path.unlink()
-        self.assert_refused(here("train", training__batch_size=4), "it holds no checkpoint and may be deleted")
+        self.assert_refused(here("train", training__batch_size=4), "it has no checkpoint and may be deleted")
         self.assert_refused(
             here("sample", training__checkpoint_every=100), "no checkpoint", "untrained weights are never used"
         )
@@ -218,7 +218,7 @@ def test_the_folder_has_its_config(here):
     """Without --config a command in a work folder takes config.json; what is set besides is held to it as ever."""
     workdir = str(here.workdir)
     refused = called("train", "--workdir", workdir)
-    assert refused.returncode == 2 and "holds no config.json" in refused.stderr
+    assert refused.returncode == 2 and "contains no config.json" in refused.stderr
     assert here("train").returncode == 0
     before = (here.workdir / "config.json").read_text()
     assert "already trained to step 6 of 6" in called("train", "--workdir", workdir).stdout
@@ -302,8 +302,8 @@ def test_a_report_of_an_unfinished_run_says_what_is_missing(here):
     assert here("train").returncode == 0
     assert here("report").returncode == 0
     page = (here.workdir / "report.html").read_text()
-    assert "not drawn yet: scoresde sample" in page
-    assert "not computed yet: scoresde likelihood" in page
+    assert "not drawn yet. Run scoresde sample." in page
+    assert "Not computed yet: run scoresde likelihood" in page
 
 
 def test_real_data_is_reported_in_nats(tmp_path):
@@ -336,4 +336,4 @@ def get_config():
     # x = r / 2 of two coordinates: p(r) = p(x) / 4
     assert summary["nats_of_data"] == pytest.approx(summary["nats"] - math.log(4.0))
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "nats, log-density of the data as given" in page and f"{summary['nats_of_data']:.3f}" in page
+    assert "nats, log-density of the original data" in page and f"{summary['nats_of_data']:.3f}" in page

@@ -135,8 +135,8 @@ def test_what_nests_too_deep():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "it holds a list"), ("[" * 100_000, "recursion"), ('{"a":' * 100_000, "recursion"), ("", "Expecting value"),
-        ("3", "it holds a int"), ('{"seed": NaN}', "config.seed=nan is not allowed"), ('{"a": {"b.c": 1}}', "without dots"),
+        ("[]", "its content is a list"), ("[" * 100_000, "recursion"), ('{"a":' * 100_000, "recursion"), ("", "Expecting value"),
+        ("3", "its content is a int"), ('{"seed": NaN}', "config.seed=nan is not allowed"), ('{"a": {"b.c": 1}}', "without dots"),
         ('{"seed": %s}' % ("9" * 5000), "digits"), ('{"a": [%s]}' % ("9" * 400), "config.a of 1329 bits"),
         ('{"a": ' + "[" * 40 + "]" * 40 + "}", "config.a is nested too deeply"), ("\udcff", "decode"),
     ],

@@ -20,7 +20,7 @@ from scoresde._files import read_sealed, write_sealed
 from scoresde.data import Digits, permutation
 from scoresde.experiment import Workdir, read_samples
 from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
-from scoresde.experiment.reports.evaluation import evaluation
+from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.results.event_sets import DatasetEvents
 from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
@@ -103,7 +103,7 @@ def test_what_is_said(trained):
     (line,) = [line for line in trained.said.splitlines() if ": pc: Frechet distance" in line]
     for wanted in (
         " @ 90 samples | reference: digits/train, 1438 events, digest " + digest,
-        "| extractor Coordinates of 64 numbers, digest ",
+        "| extractor Coordinates with 64 features, digest ",
         "| precision 0.", "| KID ", "| baseline: digits/test ", " @ 359 events",
     ):  # fmt: skip
         assert wanted in line
@@ -118,7 +118,10 @@ def test_what_is_said(trained):
 
 def test_fewer_samples_than_numbers_are_said(run):
     run(verb="sample", sampling__count=10)
-    assert "WARNING: pc: the covariance of 10 samples with 64 features does not have full rank" in run(sampling__count=10).stdout
+    assert (
+        "WARNING: pc: the covariance of 10 samples with 64 features does not have full rank"
+        in run(sampling__count=10).stdout
+    )
     assert run.result()["count"] == 10, "features of the rest of the shard do not count"
     one = flat(next(read_samples(run.folder.parent / "samples" / "pc.json"))["raw"])
     expected = frechet_distance(Moments.of(one), Moments.of(flat(Digits().train.raw)))
@@ -193,7 +196,7 @@ def test_a_shard_that_the_index_does_not_name_is_refused(run):
     index = SampleIndex.open(run.command.workdir / "samples" / "pc.json")
     shard = index.read(index.entries[0])
     index.store.write(replace(shard, x=shard.x + 1.0))
-    with pytest.raises(ValueError, match=r"0000000000-0000000032\.npz is not the shard that .*pc\.json names"):
+    with pytest.raises(ValueError, match=r"0000000000-0000000032\.npz is not the shard that .*pc\.json lists"):
         next(read_samples(index.path))
     run(verb="sample")  # takes it for what it is
     assert "90 samples of samples/pc, 32 of them to compute here" in run().stdout, "features of the shard before"
@@ -210,7 +213,7 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
     for number, other in enumerate(others, start=1):
         write_sealed(run.folder / f"pc@{number}.json", {**found, **other})
     write_sealed(run.folder / "pc@like.json", found)
-    page = evaluation(Workdir(run.command.workdir))
+    page = evaluation_section(Workdir(run.command.workdir))
     assert [f"id='evaluation-{number}'" in page for number in range(5)] == [True] * 4 + [False]
 
 
@@ -219,7 +222,7 @@ def test_a_dropped_batch_is_caught(run, monkeypatch):
     ranges = DatasetEvents.ranges
     monkeypatch.setattr(DatasetEvents, "ranges", lambda events: ranges(events)[:-1])
     shutil.rmtree(run.folder)
-    assert "train has 1438 events, and features of 1280 are there" in run(code=2).stderr
+    assert "train has 1438 events, but there are features of 1280" in run(code=2).stderr
     monkeypatch.setattr(DatasetEvents, "ranges", ranges)
     done = run(code=2, evaluation__extractor="{'name': 'tests.experiment.extractors:Dropping'}")
     assert "features are (1, d)" in done.stderr
@@ -296,7 +299,7 @@ def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
     assert "theirs.npz, unknown events" in done.stdout and "does not state its number of events" in done.stdout
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(3), sigma=np.eye(3))
     assert (
-        "is of 3 features, and Coordinates gives 64"
+        "has 3 features, but Coordinates has 64"
         in run(code=2, evaluation__reference=str(tmp_path / "theirs.npz")).stderr
     )
 
@@ -319,7 +322,10 @@ def test_anyones_samples(run, tmp_path):
         assert ("3 of 3 files are JPEG" in done.stdout) == bool(lossy)
         assert ("3 of 3 images were cropped and resized to 8 x 8" in done.stdout) == (side == 16)
     np.save(tmp_path / "wide.npy", np.zeros((4, 1, 8, 9)))
-    assert "has events (1, 8, 9), the data (1, 8, 8)" in run("--samples", tmp_path / "wide.npy", code=2).stderr
+    assert (
+        "has events of shape (1, 8, 9), but the data has (1, 8, 8)"
+        in run("--samples", tmp_path / "wide.npy", code=2).stderr
+    )
     np.save(tmp_path / "half.npy", np.full((4, 1, 8, 8), 0.5))
     assert "holds fractions" in run("--samples", tmp_path / "half.npy", code=2).stderr
     assert "is no file, folder" in run("--samples", tmp_path / "none", code=2).stderr
@@ -340,7 +346,9 @@ def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
 
 def test_pairs_are_of_events_chosen_at_random(run):
     """50 of each set, the same ones every time: the front of a data set may be of one kind."""
-    said = "WARNING: pc: precision, recall and kernel distance are of 50 of 90 samples and of 50 of 1438 events of the reference"
+    said = (
+        "WARNING: pc: precision, recall and kernel distance use 50 of 90 samples and 50 of 1438 events of the reference"
+    )
     assert said in run(evaluation__subset_size=50).stdout and "kernel distance are of" not in run.said
     sets = [flat(np.concatenate([p["raw"] for p in read_samples(run.command.workdir / "samples" / "pc.json")]))]
     chosen = [x[permutation(len(x), 0, 0)[:50]] for x in (*sets, flat(Digits().train.raw))]
@@ -356,7 +364,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     index.write_text("{}")
     assert "pc.json has no sha256" in run(code=2).stderr
     shutil.rmtree(run.command.workdir / "samples")
-    assert "holds no samples of pc: run scoresde sample first" in run(code=2).stderr
+    assert "has no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
         "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"),
         "subset_size": ("1", "subset_size=1"),
@@ -368,7 +376,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     assert "is not an Extractor" in run(code=2, evaluation__extractor="3").stderr
     with Workdir(run.command.workdir).lock("evaluate"):
         assert "another process is running this command" in run(code=2).stderr
-    assert "--samples belongs to evaluate, not to sample" in run("--samples=x", verb="sample", code=2).stderr
+    assert "--samples is a flag of evaluate, not of sample" in run("--samples=x", verb="sample", code=2).stderr
 
 
 def test_samples_of_before_are_said(run):
@@ -387,7 +395,7 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
     workdir = Workdir(run.command.workdir)
     run(verb="likelihood", likelihood__limit=2)
     assert not workdir.outdated(json.loads((workdir.likelihood / "test.json").read_text()))
-    assert "class='missing'>pc:" not in evaluation(workdir).replace("pc: a Frechet", "")
+    assert "class='missing'>pc:" not in evaluation_section(workdir).replace("pc: a Frechet", "")
     one_more(workdir.path)
     run(verb="report")
     text, last = (
@@ -396,15 +404,15 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
     )
     for said in (
         f"pc: drawn with {last}: scoresde sample", f"test.json: computed with {last}: scoresde likelihood",
-        f"pc: of samples that were drawn with {last}",
+        f"pc: the samples were drawn with {last}",
     ):  # fmt: skip
         assert said in text
     run()
-    assert evaluation(workdir).count(last) == 1
+    assert evaluation_section(workdir).count(last) == 1
     run(verb="sample", sampling__seed=1)
-    assert "pc: the samples have been drawn anew since: scoresde evaluate" in evaluation(workdir)
+    assert "pc: the samples have been drawn again since: run scoresde evaluate" in evaluation_section(workdir)
     (workdir.samples / "pc.json").unlink()
-    assert "the samples pc.json are not there as they were" in evaluation(workdir)
+    assert "the samples pc.json were removed or changed" in evaluation_section(workdir)
 
 
 def test_a_snapshot_is_not_the_last_checkpoint(run):
@@ -427,7 +435,7 @@ def test_samples_by_other_weights_stand_beside_the_first(run):
 
 def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):
     monkeypatch.setattr(importlib.import_module("scoresde.experiment.jobs.evaluation"), "DIMENSIONS_UP_TO", 63)
-    assert "Coordinates gives 64 numbers" in run(code=2).stderr
+    assert "Coordinates has 64 features" in run(code=2).stderr
 
 
 def test_the_report_shows_it(run):
@@ -435,14 +443,14 @@ def test_the_report_shows_it(run):
     page = (run.command.workdir / "report.html").read_text()
     found = run.result()
     assert "id='evaluation-0'" in page and f"{found['frechet distance']:.4g}" in page
-    assert "baseline: digits/test, not samples" in page and "digits/train, 1438 events, digest" in page
+    assert "baseline: digits/test instead of samples" in page and "digits/train, 1438 events, digest" in page
     write_sealed(run.folder / "pc.json", {})
     run(verb="report")
     assert "pc.json cannot be shown: KeyError" in (run.command.workdir / "report.html").read_text()
     (run.folder / "pc.json").write_text(json.dumps({**found, "frechet distance": 0.1}))
-    assert "pc.json is not what was written" in evaluation(Workdir(run.command.workdir))
+    assert "pc.json is not what was written" in evaluation_section(Workdir(run.command.workdir))
     write_sealed(run.folder / "pc.json", {**found, "warnings": None})
-    assert "pc.json cannot be shown: TypeError" in evaluation(Workdir(run.command.workdir))
+    assert "pc.json cannot be shown: TypeError" in evaluation_section(Workdir(run.command.workdir))
     shutil.rmtree(run.folder)
     run(verb="report")
-    assert "not computed yet: scoresde evaluate" in (run.command.workdir / "report.html").read_text()
+    assert "Not computed yet: run scoresde evaluate" in (run.command.workdir / "report.html").read_text()

@@ -184,7 +184,7 @@ def test_a_figure_that_was_changed_is_not_shown(run, name):
     (run / name).write_text(text[: place.start()] + "7" + text[place.start() + 1 :])
     assert called("report", "--workdir", run).returncode == 0
     page = (run / "report.html").read_text()
-    assert "cannot be shown" in page and "writes it again" in page
+    assert "cannot be shown" in page and "Run scoresde" in page
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -229,7 +229,7 @@ class TestRunsWithoutAnUpdate:
         line = refused(done)
         assert "the training data" in line and "of mean 5e+24" in line and "data.shift, data.scale" in line
         assert not list_checkpoints(tmp_path / "run" / "checkpoints")
-        assert "holds no config.json" in refused(
+        assert "contains no config.json" in refused(
             called("sample", "--workdir", tmp_path / "run")
         )  # refused before a claim
 

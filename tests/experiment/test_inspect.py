@@ -138,14 +138,14 @@ class TestFaults:
         x = np.random.default_rng(0).normal(size=(30, 2))
         x[7, 1], x[11, 0] = np.nan, np.inf
         np.save(run.folder / "mine.npy", x)
-        self.assert_faulty(run, "mine.npy", "2 events hold NaN or infinities: 7, 11", "not finite   2")
+        self.assert_faulty(run, "mine.npy", "2 events have NaN or infinities: 7, 11", "not finite   2")
 
     def test_channels_last(self, run):
         np.save(
             run.folder / "mine.npy",
             np.zeros((5, 8, 8, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None],
         )
-        self.assert_faulty(run, "mine.npy", "channels come last in (8, 8, 3)", "transpose(0, 3, 1, 2)")
+        self.assert_faulty(run, "mine.npy", "the channels are last in (8, 8, 3)", "transpose(0, 3, 1, 2)")
 
     def test_nothing_to_learn(self, run):
         np.save(run.folder / "mine.npy", np.ones((30, 2)))
@@ -175,7 +175,7 @@ class TestRefusals:
             done = run("inspect", data)
             assert done.code == 2 and wanted in done.err and "Traceback" not in done.err, (data, done.err)
         assert "arguments are required by inspect: DATA" in run("inspect").err
-        assert "--side belongs to inspect, not to check" in run("check", "--config=x", "--side=3").err
+        assert "--side is a flag of inspect, not of check" in run("check", "--config=x", "--side=3").err
 
     def test_pickles_are_not_executed(self, run):
         mark = run.folder / "executed"
@@ -198,11 +198,11 @@ class TestRefusals:
         np.save(run.folder / "mine.npy", np.random.default_rng(0).normal(size=(30, 2)))
         (run.folder / "mine.py").write_text("mine")
         done = run("inspect", "mine.npy", "--output", "mine.py")
-        assert done.code == 2 and "is there already" in done.err and (run.folder / "mine.py").read_text() == "mine"
+        assert done.code == 2 and "exists already" in done.err and (run.folder / "mine.py").read_text() == "mine"
         assert run("inspect", "mine.npy", "--output", "mine.py", "--force").code == 0
         assert "get_config" in (run.folder / "mine.py").read_text()
         assert "ends in .py" in run("inspect", "mine.npy", "--output", "mine.txt").err
-        assert "a folder that is there" in run("inspect", "mine.npy", "--output", "nowhere/mine.py").err
+        assert "an existing folder" in run("inspect", "mine.npy", "--output", "nowhere/mine.py").err
 
     def test_several_arrays_need_a_name(self, run):
         np.savez(run.folder / "mine.npz", a=np.zeros((9, 2)), b=np.random.default_rng(0).normal(size=(9, 2)))

@@ -172,10 +172,10 @@ class TestRows:
         assert "draws='two'" in run_likelihood("--draws=two", code=2).stderr
         assert "did you mean 'test'" in run_likelihood("--split=tset", code=2).stderr
         assert "give it to the solver" in run_likelihood("--tolerance=0.1", code=2).stderr
-        assert "say the same" in run_likelihood("--draws=2", code=2, likelihood__draws=2).stderr
+        assert "set the same value" in run_likelihood("--draws=2", code=2, likelihood__draws=2).stderr
         assert "processes=0" in run_likelihood("--processes=0", code=2).stderr
         done = run_likelihood.command("sample", "vp", "--draws=2")
-        assert done.returncode == 2 and "--draws belongs to likelihood, not to sample" in done.stderr
+        assert done.returncode == 2 and "--draws is a flag of likelihood, not of sample" in done.stderr
         run_likelihood("--split=train", likelihood__limit=2)
         assert len(run_likelihood.table("train")) == 3
 

@@ -70,7 +70,7 @@ def test_what_a_page_holds(report):
     page = report()
     assert "step 6 of 6, last checkpoint step-000000006" in page
     for wanted in (
-        "id='plan'",
+        "id='configuration'",
         "id='timings'",
         "id='settings'",
         "id='environment'",
@@ -81,7 +81,7 @@ def test_what_a_page_holds(report):
     ):
         assert wanted in page
     assert pictures(page) == 1 + 2 + CURVES, "held-out data, two samplers, curves"
-    assert "not computed yet: scoresde likelihood" in page
+    assert "Not computed yet: run scoresde likelihood" in page
     assert not re.search(r"(src|href)='(?!data:)", page) and "<script" not in page
 
 
@@ -94,19 +94,19 @@ class TestBrokenRuns:
         *_, last = list_checkpoints(report.folder / "checkpoints")
         last.write_bytes(last.read_bytes()[:200])
         page = report()
-        assert f"damaged and skipped: {last.name}" in page and "last checkpoint step-000000004" in page
+        assert f"Damaged and skipped: {last.name}" in page and "last checkpoint step-000000004" in page
 
     def test_torn_checkpoints_only(self, report):
         for path in list_checkpoints(report.folder / "checkpoints"):
             path.write_bytes(b"torn")
-        assert "no checkpoint can be read" in report()
+        assert "No checkpoint can be read" in report()
 
     @pytest.mark.parametrize("content", ["", "step", "step,loss\n", "loss\n1\n", "\0\0\0", "step,loss\nx,y\n", None])
     def test_no_metrics(self, report, content):
         (report.folder / "metrics.csv").unlink()
         if content is not None:
             (report.folder / "metrics.csv").write_text(content)
-        assert "no step logged yet" in report()
+        assert "No step is logged yet" in report()
 
     def test_half_written_files(self, report):
         """Whatever JSON or picture is torn, the rest of the page is there."""
@@ -121,10 +121,10 @@ class TestBrokenRuns:
         preview(report.folder / "previews", 2, "raw").write_bytes(b"\x89PNG\r\n\x1a\n torn")
         page = report()
         for wanted in (
-            "environment.json is not there, or cannot be read",
-            "predictor-corrector: being drawn, 2 batches",
+            "environment.json is missing or cannot be read",
+            "predictor-corrector: 2 batches are drawn, not finished",
             "test.json cannot be shown",
-            "step-000000002-raw.png is no whole picture",
+            "step-000000002-raw.png is not a complete picture",
             "probability-flow: 5 samples",
         ):
             assert wanted in page, wanted
@@ -134,7 +134,12 @@ class TestBrokenRuns:
             shutil.rmtree(report.folder / name)
         (report.folder / "metrics.csv").unlink()
         page = report()
-        for wanted in ("step 0 of 6", "no step logged yet", "predictor-corrector: not drawn yet", "held-out data"):
+        for wanted in (
+            "step 0 of 6",
+            "No step is logged yet",
+            "predictor-corrector: not drawn yet",
+            "test data, for comparison",
+        ):
             assert wanted in page
 
 
@@ -201,7 +206,7 @@ class TestBaselines:
         assert "20 diag" in found[0].name
         assert said.count("large events") == 4 and said.count("few events") == 0
         monkeypatch.setattr(room, "BASELINES_UP_TO", 120 * 64 - 1)
-        assert self.of(tmp_path, raw)[0] == [] and "no baselines: 120" in self.of(tmp_path, raw)[1]
+        assert self.of(tmp_path, raw)[0] == [] and "No baselines: 120" in self.of(tmp_path, raw)[1]
 
     def test_they_reach_the_page(self, report):
         rows = ["index,draw,bits_per_dim,failed", "0,0,2.0,0", "1,0,3.0,0"]

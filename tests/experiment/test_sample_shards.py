@@ -218,7 +218,7 @@ def test_many_samples_stay_in_their_shards(draw, monkeypatch):
     assert not (draw.folder / "pc.npz").exists() and (draw.folder / "pc.png").exists()
     assert np.array_equal(np.concatenate([p["x"] for p in read_samples(draw.folder / "pc.json")]), x)
     shutil.copy(draw.shards()[0], draw.shards()[1])
-    with pytest.raises(ValueError, match="holds samples 0 to 3"):
+    with pytest.raises(ValueError, match="has samples 0 to 3"):
         list(read_samples(draw.folder / "pc.json"))
 
 

@@ -182,7 +182,7 @@ class TestCommandsOnAFolderOfParts:
                 assert json.loads((run.folder / result).read_text())["checkpoint"] == name
             run("report")
             page = (run.folder / "report.html").read_text()
-            assert f"last checkpoint {name}" in page and ("damaged and skipped: step-000000004" in page) == bool(torn)
+            assert f"last checkpoint {name}" in page and ("Damaged and skipped: step-000000004" in page) == bool(torn)
             rank_file(run.folder / "checkpoints" / "step-000000004", 1).unlink(missing_ok=True)
         said = run("train")
         assert "step-000000004 is damaged" in said and "resumed from step-000000002" in said

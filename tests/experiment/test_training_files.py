@@ -343,7 +343,7 @@ class TestDryRun:
         assert done.returncode == 0 and "for 6 steps" in done.stdout, done.stderr
         assert not here.workdir.exists()
         done = here("sample", "vp", "--dry-run")
-        assert done.returncode == 2 and "--dry-run belongs to train, not to sample" in done.stderr
+        assert done.returncode == 2 and "--dry-run is a flag of train, not of sample" in done.stderr
 
     def test_fit_time_stores_the_number_of_steps_that_fits(self, here):
         done = here("train", "vp", "--fit-time", "1e-9")

@@ -394,7 +394,7 @@ def test_folders_and_flags(run, content):
     code, _, err = run("convert")
     assert code == 2 and "required by convert: --from" in err
     code, _, err = run("sample", "--from", "score_sde_pytorch", str(file))
-    assert code == 2 and "--from belongs to convert, not to sample" in err
+    assert code == 2 and "--from is a flag of convert, not of sample" in err
     run.workdir.mkdir(parents=True)
     torch.save(content, file, _use_new_zipfile_serialization=False)  # as torch wrote before 1.6
     assert run.convert(file)[0] == 0  # an empty folder is taken

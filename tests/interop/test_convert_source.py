@@ -176,7 +176,7 @@ def test_flags(place):
         ROOT / "configs/vp/digits.py",
         "--source.model.nf=3",
         source=False,
-        wanted="corrects a --source-config",
+        wanted="requires --source-config",
     )
     place.assert_refused("--expected", place.folder / "none.npz", wanted="none.npz")
     place.assert_refused("--source.model.nf=16", wanted="is not of the config's network")

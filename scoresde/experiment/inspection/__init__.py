@@ -1,1 +1,1 @@
-"""A look at a data set, and the config that suits it."""
+"""`scoresde inspect`: a description of data, and a first config for it."""

@@ -1,18 +1,19 @@
-"""A first config for data that was looked at: every number with its reason.
+"""A first config for data that was inspected. Every number has a reason.
 
-    sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1); for events of few coordinates more:
-                    the prior leaves out the data's spread s, which costs about d (s / sigma_max)^4 / 4 nats, here 0.001
-                    at most
-    sigma_min       noise that nobody sees: a quarter of a level, a hundredth of the spread at most (256 levels in [-1, 1]: 0.002)
-    data            levels or real numbers, by the values; images from files have the 256 levels that their class declares
-    sigma_data      the standard deviation of what the model sees, dequantisation included: the network is given
+    sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1). Larger for events with few
+                    coordinates: the prior neglects the data's standard deviation s, which costs about
+                    d (s / sigma_max)^4 / 4 nats, here at most 0.001
+    sigma_min       invisible noise: a quarter of a level, and at most 1 % of the standard deviation
+                    (256 levels in [-1, 1]: 0.002)
+    data            levels or real numbers, depending on the values; images from files have the 256 levels of their data class
+    sigma_data      the standard deviation of what the model sees, including dequantization: the input of the network is
                     x / sqrt(sigma_data^2 + sigma^2)
-    snr             of the Langevin corrector: 0.16, and 0.075 from 256 pixels on, as configs/ve has the paper's
-    network         a UNet for what has sides, a multilayer perceptron for what has none; its width by the number of events
-    steps           `PASSES` through the data, within bounds
+    snr             of the Langevin corrector: 0.16, and 0.075 from 256 pixels on, as in the paper's configs (configs/ve)
+    network         a UNet for images and series, a multilayer perceptron for vectors; its width depends on the number of events
+    steps           `PASSES` epochs, within bounds
 
-Everything after the data section is measured on the data set that this section builds (`Measured`), so that the two
-cannot differ. What the paper's authors tuned by hand is a first guess here; the reasons say so.
+Everything after the data section is measured on the data set that this section builds (`Measured`), so the two agree.
+Values that the paper's authors tuned by hand are first guesses here, and the reasons say so.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from scoresde.data.inspect_sources import Source
 
 PASSES, LEAST_STEPS, MOST_STEPS = 200, 2000, 400_000
 PRIOR_STDS = 4.0
-"""Least sigma_max in units of sigma_data d^(1/4): 1 / (4 * 4^4) is 0.001 nats."""
+"""Smallest sigma_max in units of sigma_data d^(1/4): 1 / (4 * 4^4) is 0.001 nats."""
 SPLIT_ALREADY = ("CIFAR10", "MNIST")
-"""Data whose makers say what is for test."""
+"""Data sets with an official test split."""
 CHOOSES_LEVELS = ("Arrays", "TorchDataset")
-"""Data classes whose config states the levels; the others declare 256."""
+"""Data classes whose config states the levels. The others have 256."""
 FEW_LEVELS = 32
-"""Levels up to which the network says how likely each of them is."""
+"""Largest number of levels for which the network predicts the probability of each level."""
 MANY_EVENTS = 20_000
-"""Events from which the paper's width of 128 channels is worth its time."""
+"""Number of events from which the paper's width of 128 channels is used."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A key of the config, its value, and why."""
+    """A key of the config, its value, and the reasons."""
 
     key: str
     value: Any
@@ -49,43 +50,46 @@ class Section:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the data set is that the config builds.
+    """Measurements of the data set that the config builds.
 
-    transform: its own. held_in: training events. distance: the largest between two events of ``paired``, as the model
-    sees them.
+    Attributes:
+        transform: Its transform.
+        train_events: Number of training events.
+        distance: Largest distance between two events of ``paired``, as the model sees them.
+        paired: Number of events whose distances were computed.
     """
 
     transform: Transform
-    held_in: int
+    train_events: int
     distance: float
     paired: int
 
 
 def data_section(source: Source, facts: Facts) -> Section:
-    """How the data is read: the one place where its transform is chosen."""
+    """The section that describes how the data is read. Only this section chooses the transform."""
     node = dict(source.node)
     low, high, reasons = facts.low, facts.high, [f"{source.what}, {facts.count} events of shape {facts.shape}"]
     if node["name"] not in CHOOSES_LEVELS:
-        reasons.append("8 bits a channel: 256 levels, dequantised and mapped to [-1, 1]; bits/dim mean something")
+        reasons.append("8 bits per channel: 256 levels, dequantized and mapped to [-1, 1]; bits/dim are meaningful")
     elif facts.levels:
         node["levels"] = facts.levels
         reasons.append(
-            f"whole numbers from {low:g} to {high:g}: {facts.levels} levels, dequantised and mapped to [-1, 1]; "
-            "bits/dim mean something"
+            f"whole numbers from {low:g} to {high:g}: {facts.levels} levels, dequantized and mapped to [-1, 1]; "
+            "bits/dim are meaningful"
         )
     else:
         standard = Affine.standard(facts.mean, facts.std)
         node |= {"levels": 0, "shift": standard.shift, "scale": standard.scale}
-        reasons.append(f"real numbers from {low:g} to {high:g}, brought to mean 0 and standard deviation 1")
+        reasons.append(f"real numbers from {low:g} to {high:g}, transformed to mean 0 and standard deviation 1")
     if node["name"] not in SPLIT_ALREADY:
-        reasons.append("one event in ten is held out for test; where there is a test set, name it: test")
+        reasons.append("one event in ten is held out for testing; if you have a test set, set the key test")
     if len(facts.shape) == 3:
-        reasons.append("where mirror images are as likely: flip = True")
+        reasons.append("if mirror images are equally likely: flip = True")
     return Section("data", node, tuple(reasons))
 
 
 def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
-    """The sections of a config, after ``data``, for the data set that it builds."""
+    """All sections of a config for the data set that ``data`` builds."""
     std = _round(measured.transform.spread(facts.std))
     least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
     distance = measured.distance
@@ -94,7 +98,10 @@ def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
         f"the largest distance between two events, {_of(facts.count, measured.paired)} (Song & Ermon 2020, technique 1)"
     )
     if least > distance:
-        why = f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by {distance:.3g} at most, for which the prior would show"
+        why = (
+            f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by at most {distance:.3g}, which is too little for the prior "
+            "to be accurate"
+        )
     network = _network(facts)
     return [
         data,
@@ -102,10 +109,10 @@ def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
         network,
         _model(measured.transform, std),
         _objective(measured.transform, sigma_max),
-        _training(measured.held_in, network.value["name"]),
+        _training(measured.train_events, network.value["name"]),
         Section("sampling", {"count": 64, "batch_size": 64, "seed": 0}, ("more: --config.sampling.count=50000",)),
         _samplers(facts),
-        Section("likelihood", {"split": "test", "batch_size": 64}, ("scoresde likelihood: of the events held out",)),
+        Section("likelihood", {"split": "test", "batch_size": 64}, ("for scoresde likelihood: the held-out events",)),
     ]  # fmt: skip
 
 
@@ -117,10 +124,10 @@ def _process(transform: Transform, std: float, sigma_max: float, largest: str) -
         "sde",
         {"name": "VESDE", "sigma_min": sigma_min, "sigma_max": sigma_max},
         (
-            "variance exploding: its range of noise is read off the data",
+            "variance exploding: the range of noise is measured on the data",
             f"sigma_max: {largest}",
-            f"sigma_min: {why}, which nobody sees",
-            'instead, without a range to choose: {"name": "VPSDE"}',
+            f"sigma_min: {why}, which is invisible",
+            'an alternative without a range to choose: {"name": "VPSDE"}',
         ),
     )
 
@@ -132,7 +139,7 @@ def _network(facts: Facts) -> Section:
         return Section(
             "network",
             {"name": "MLP", "width": width, "depth": 4},
-            ("no sides: a perceptron, four times as wide as an event, 128 to 1024",),
+            ("vectors: a multilayer perceptron, four times as wide as an event, from 128 to 1024",),
         )
     if len(sides) == 2 and max(sides) <= 16 and not any(side % 2 for side in sides):
         return Section(
@@ -149,11 +156,11 @@ def _network(facts: Facts) -> Section:
         "attention": (16,), "dropout": 0.1,
     }  # fmt: skip
     reasons = [
-        f"sides {sides}: a UNet of {levels} resolutions, each side halved as long as it is even and 4 are left",
-        f"{facts.count} events: {channels} channels (128, the paper's, from {MANY_EVENTS} on)",
+        f"sides {sides}: a UNet of {levels} resolutions; sides are halved while they are even and at least 4 remain",
+        f"{facts.count} events: {channels} channels (the paper's 128 from {MANY_EVENTS} events on)",
     ]
     if levels < 3:
-        reasons.append("sides that are multiples of 8 give a better network: cut or pad the events")
+        reasons.append("sides that are multiples of 8 allow a better network: crop or pad the events")
     return Section("network", node, tuple(reasons))
 
 
@@ -163,7 +170,7 @@ def _model(transform: Transform, std: float) -> Section:
             "model",
             {"prediction": {"name": "Levels"}, "data_std": std},
             (
-                f"{transform.levels} levels are few: the network says how likely each of them is",
+                f"{transform.levels} levels are few: the network predicts the probability of each of them",
                 f"sigma_data = {std:g}",
             ),
         )
@@ -175,14 +182,16 @@ def _objective(transform: Transform, sigma_max: float) -> Section:
     if isinstance(transform, Quantized) and transform.levels <= FEW_LEVELS:
         low = _round(0.4 * transform.width)
         node["times"] = {"name": "UniformLogNoise", "low": low, "high": sigma_max}
-        return Section("objective", node, ("below 0.4 of a level the number says itself: no examples there",))
-    return Section("objective", node, ("the paper's for good samples",))
+        return Section(
+            "objective", node, ("below 0.4 of a level the value is obvious from its noisy version: no training there",)
+        )
+    return Section("objective", node, ("the paper's choice for good samples",))
 
 
-def _training(held_in: int, network: str) -> Section:
-    batch = min(128, max(8, 2 ** math.floor(math.log2(max(8, held_in // 8)))))
-    steps = min(MOST_STEPS, max(LEAST_STEPS, round(PASSES * held_in / batch / 100) * 100))
-    passes = steps * batch / held_in
+def _training(train_events: int, network: str) -> Section:
+    batch = min(128, max(8, 2 ** math.floor(math.log2(max(8, train_events // 8)))))
+    steps = min(MOST_STEPS, max(LEAST_STEPS, round(PASSES * train_events / batch / 100) * 100))
+    passes = steps * batch / train_events
     small = network in ("MLP", "SmallUNet")
     value = {
         "steps": steps, "batch_size": batch, "learning_rate": 1e-3 if small else 2e-4, "warmup": min(5000, steps // 20),
@@ -194,10 +203,11 @@ def _training(held_in: int, network: str) -> Section:
         "training",
         value,
         (
-            f"{passes:.0f} passes through {held_in} events ({PASSES}, at least {LEAST_STEPS} steps and at most {MOST_STEPS})",
+            f"{passes:.0f} epochs of {train_events} events ({PASSES} epochs, at least {LEAST_STEPS} and at most "
+            f"{MOST_STEPS} steps)",
             "batch_size: at most 128 and an eighth of the events, at least 8",
-            "learning_rate: " + ("a small network bears more than the paper's 2e-4" if small else "the paper's"),
-            "ema_decay: weights are averaged over the last twentieth of the steps, at most 10,000 of them",
+            "learning_rate: " + ("a small network allows more than the paper's 2e-4" if small else "the paper's"),
+            "ema_decay: weights are averaged over the last 5 % of the steps, at most 10,000 steps",
         ),
     )
 
@@ -215,15 +225,15 @@ def _samplers(facts: Facts) -> Section:
         "probability-flow": {"name": "ProbabilityFlowODE"},
     }
     tuned = "snr: the paper's authors tuned 0.16 for 32 pixels, 0.17 for 64, 0.075 for 256, 0.15 for 1024"
-    return Section("samplers", node, (tuned, "try half and twice of it, and look at the samples"))
+    return Section("samplers", node, (tuned, "try half and twice this value, and compare the samples"))
 
 
 def _of(count: int, paired: int) -> str:
-    return f"all {count}" if paired == count else f"{paired} random ones of {count}"
+    return f"all {count} events" if paired == count else f"{paired} random events of {count}"
 
 
 def _round(value: float, up: bool = False) -> float:
-    """Three digits, not below ``value`` where ``up``."""
+    """Round to three digits, never below ``value`` if ``up``."""
     if value <= 0:
         return value
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)

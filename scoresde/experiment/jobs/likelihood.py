@@ -264,7 +264,9 @@ def describe(summary: dict[str, Any]) -> str:
 def fitted_grid(
     experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
 ) -> FlowGrid:
-    """Fit a time grid to training events and save it with the checkpoint, so that every process and every restart uses the same one.
+    """Fit a time grid to training events and save it with the checkpoint.
+
+    Every process and every restart then uses the same grid.
 
     At most ``limit`` events are used, so that a test with a few events is fast. A later run with a larger limit uses
     the same grid and the same rows. A file of other settings, or one that cannot be read, is replaced.

@@ -1,4 +1,4 @@
-"""The report's section on samples beside data."""
+"""The report's section that compares samples with data."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 from scoresde._files import read_sealed
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.experiment.reports.html import UNREADABLE, missing, note, table
+from scoresde.experiment.reports.html import UNREADABLE, note, problem_note, table
 from scoresde.experiment.results.sample_index import SampleIndex
 
 HEAD = ("samples", "number", "Frechet distance", "kernel distance", "+-", "precision", "recall")
 KEYS = ("frechet distance", "kernel distance", "kernel distance error", "precision", "recall")
 
 
-def evaluation(workdir: Workdir) -> str:
-    """A table for each reference and extractor, the yardstick under the samples."""
+def evaluation_section(workdir: Workdir) -> str:
+    """A table for each reference and extractor, with the baseline below the samples."""
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    parts = ["<h2>Samples beside data</h2>"]
+    parts = ["<h2>Samples compared with data</h2>"]
     for file in sorted(workdir.evaluation.glob("*.json")):
         try:
             result = read_sealed(file)
@@ -24,47 +24,48 @@ def evaluation(workdir: Workdir) -> str:
             result["warnings"] = [*result["warnings"], *_outdated(workdir, result)]
             found.setdefault(_setting(result), []).append((file.stem, result))
         except UNREADABLE as problem:
-            parts.append(missing(f"{file.name} cannot be shown: {problem!r}: scoresde evaluate writes it again"))
+            parts.append(problem_note(f"{file.name} cannot be shown: {problem!r}. Run scoresde evaluate again."))
     for number, results in enumerate(found.values()):
         parts.append(_table(number, results))
-    return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde evaluate")
+    return "".join(parts) if len(parts) > 1 else parts[0] + problem_note("Not computed yet: run scoresde evaluate.")
 
 
 def _outdated(workdir: Workdir, result: dict[str, Any]) -> list[str]:
-    """How the samples of a result are not those that are there, where its own warnings do not say so."""
-    looked_at = result["set"]
-    if "index" not in looked_at:
+    """Warnings if the samples of a result differ from the current ones, unless its own warnings say so."""
+    evaluated = result["set"]
+    if "index" not in evaluated:
         return []
     try:
-        index = SampleIndex.open(workdir.samples / looked_at["index"])
+        index = SampleIndex.open(workdir.samples / evaluated["index"])
     except (OSError, ValueError):
-        return [f"the samples {looked_at['index']} are not there as they were"]
-    if (index.count, index.store.settings) != (looked_at["count"], looked_at["settings"]):
-        return ["the samples have been drawn anew since: scoresde evaluate"]
-    before = workdir.outdated(looked_at)
-    said = any(before in warning for warning in result["warnings"])
-    return [f"of samples that were drawn with {before}"] if before and not said else []
+        return [f"the samples {evaluated['index']} were removed or changed"]
+    if (index.count, index.store.settings) != (evaluated["count"], evaluated["settings"]):
+        return ["the samples have been drawn again since: run scoresde evaluate"]
+    before = workdir.outdated(evaluated)
+    notes = any(before in warning for warning in result["warnings"])
+    return [f"the samples were drawn with {before}"] if before and not notes else []
 
 
 def _setting(result: dict[str, Any]) -> str:
-    """What figures must share to stand in one table, the yardstick's own among them."""
-    yardstick = " ".join(_row(result["yardstick"]["data"], result["yardstick"]))
+    """What results must share to be in one table, including their baseline."""
+    baseline = " ".join(_row(result["baseline"]["data"], result["baseline"]))
     return (
-        f"reference {result['reference']['said']}; extractor {result['extractor']} of {result['features']} numbers, digest "
-        f"{result['extractor digest']}; k = {result['neighbours']}; yardstick {yardstick}"
+        f"reference {result['reference']['description']}; extractor {result['extractor']} with {result['features']} "
+        "features, digest "
+        f"{result['extractor digest']}; k = {result['neighbours']}; baseline {baseline}"
     )
 
 
 def _table(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
     _, last = results[-1]
     rows = [_row(name, result) for name, result in results]
-    rows.append(_row(f"yardstick: {last['yardstick']['data']}, not samples", last["yardstick"]))
-    said = [f"{name}: {warning}" for name, result in results for warning in result["warnings"]]
-    settings = _setting(last).partition("; yardstick")[0]
+    rows.append(_row(f"baseline: {last['baseline']['data']} instead of samples", last["baseline"]))
+    notes = [f"{name}: {warning}" for name, result in results for warning in result["warnings"]]
+    settings = _setting(last).partition("; baseline")[0]
     return (
         table(f"evaluation-{number}", HEAD, rows, numbers=tuple(range(1, len(HEAD))))
-        + note(f"{settings}. Figures of different numbers of samples do not compare.")
-        + "".join(missing(warning) for warning in said)
+        + note(f"{settings}. Do not compare results with different numbers of samples.")
+        + "".join(problem_note(warning) for warning in notes)
     )
 
 

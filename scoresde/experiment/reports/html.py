@@ -1,6 +1,6 @@
-"""One self-contained HTML page: headings, tables, pictures in the text itself.
+"""A self-contained HTML page: headings, tables, and pictures inside the file.
 
-No script, and no other file is needed.
+It has no scripts and needs no other file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
-"""What a result's file that is torn, or of another form, may raise."""
+"""Exceptions that a damaged result file may raise."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; }
@@ -42,7 +42,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 def table(
     name: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), ours: int = -1
 ) -> str:
-    """A table, its cells escaped. numbers: columns set to the right. ours: row that is set in bold."""
+    """A table with escaped cells. ``numbers`` are the columns aligned to the right, ``ours`` is the row in bold."""
 
     def line(cells: Sequence[str], tag: str, bold: bool = False) -> str:
         inner = "".join(
@@ -56,7 +56,7 @@ def table(
 
 
 def figure(picture: bytes, caption: str, size: str = "") -> str:
-    """A PNG picture. size: "" for a third of the page, "half", or "wide"."""
+    """A PNG picture. ``size`` is "" for a third of the page, "half", or "wide"."""
     data, alt = base64.b64encode(picture).decode(), html.escape(caption or "figure", quote=True)
     return (
         f"<figure{f' class={size}' if size else ''}><img alt='{alt}' src='data:image/png;base64,{data}'>"
@@ -64,11 +64,11 @@ def figure(picture: bytes, caption: str, size: str = "") -> str:
     )
 
 
-def missing(text: str) -> str:
-    """Something that is not there, or broken."""
+def problem_note(text: str) -> str:
+    """A paragraph about something that is missing or damaged."""
     return f"<p class='missing'>{html.escape(text)}</p>"
 
 
 def note(text: str) -> str:
-    """Something to know."""
+    """A paragraph in small print."""
     return f"<p class='note'>{html.escape(text)}</p>"

@@ -1,4 +1,4 @@
-"""The report of a run, also of one that is unfinished, at work or broken: what is there is shown, what is not is said."""
+"""The report of a run. It can be written at any time: what is missing or damaged is named in its place."""
 
 from __future__ import annotations
 
@@ -16,33 +16,44 @@ from scoresde.data import Quantized
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.plots import event_picture, histogram_picture
 from scoresde.experiment.folder.workdir import Workdir, config_digest
-from scoresde.experiment.reports.evaluation import evaluation
-from scoresde.experiment.reports.html import UNREADABLE, figure, missing, note, page, table
-from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training
+from scoresde.experiment.reports.evaluation import evaluation_section
+from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
+from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 
 BASELINES_UP_TO = 2**24
-"""Numbers in a training set up to which other density models are fitted to it: the digits have 2^17, CIFAR-10 2^27."""
+"""Largest number of values in a training set for which other density models are fitted: the digits have 2^17, CIFAR-10 2^27."""
 MIXTURES_UP_TO = 2**29
-"""Products in a pass of a mixture's fit, events x components x dimensions (squared for full covariances): about a minute."""
+"""Largest number of products in an iteration of a mixture's fit, events x components x dimensions (squared for full covariances).
+
+It takes about a minute.
+"""
 
 
 def report(experiment: Experiment, workdir: Workdir) -> Path:
-    """Write report.html into the work folder and return its path.
+    """Write report.html to the work folder.
 
-    Raises WorkdirError where the folder or its last checkpoint belongs to another config. A result that is torn, or was
-    changed after it was written, is named in place of its figures.
+    Args:
+        experiment: The experiment.
+        workdir: Its work folder.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        WorkdirError: If the folder or its last checkpoint belongs to another config. A result that is damaged, or was
+            changed after it was written, is no error: the report names it.
     """
     workdir.check(experiment)
     workdir.check_trained(experiment)
     metrics = read_metrics(workdir.metrics_file)
     sections = [
         _head(experiment, workdir, metrics),
-        _plan(experiment),
+        _configuration(experiment),
         _likelihood(experiment, workdir),
         _samples(experiment, workdir),
-        evaluation(workdir),
-        training(experiment, workdir, metrics),
+        evaluation_section(workdir),
+        training_section(experiment, workdir, metrics),
         _timings(experiment, workdir, metrics),
         _settings(workdir),
         _environment(workdir),
@@ -54,19 +65,22 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
 
 
 def baselines(experiment: Experiment) -> tuple[list[Baseline], str]:
-    """Other density models on the same split, and which are left out and why; none for data that is not discrete, or large."""
+    """Other density models on the same split, and a text about those that are left out.
+
+    There are none for data that is not discrete, or too large.
+    """
     data, transform = experiment.data, experiment.data.transform
     if not isinstance(transform, Quantized):
         return [], ""
     n, d = len(data.train), math.prod(data.event_shape)
     if n * d > BASELINES_UP_TO:
-        return [], f"no baselines: {n} training events of {d} numbers are more than {BASELINES_UP_TO} in all"
+        return [], f"No baselines: {n} training events with {d} numbers each are more than {BASELINES_UP_TO} numbers."
     raw, held_out = (d.events(torch.arange(len(d))) for d in (data.train, data.test))
     found = [pixel_histogram(raw, held_out, transform.levels)]
     work = {c: n * c[0] * (d * d if c[1] == "full" else d) for c in CANDIDATES}
     fitted = tuple(c for c in CANDIDATES if c[0] <= n and n > 1 and work[c] <= MIXTURES_UP_TO)
     left = [
-        f"{c[0]} {c[1]} ({'few events' if c[0] > n or n < 2 else 'large events'})"
+        f"{c[0]} {c[1]} ({'too few events' if c[0] > n or n < 2 else 'large events'})"
         for c in CANDIDATES
         if c not in fitted
     ]
@@ -80,27 +94,28 @@ def _head(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
     return f"<h1>{html.escape(workdir.path.name)}</h1>{progress(experiment, workdir, metrics)}"
 
 
-def _plan(experiment: Experiment) -> str:
-    plan, network = experiment.training, experiment.model.network
+def _configuration(experiment: Experiment) -> str:
+    config, network = experiment.training, experiment.model.network
     parameters = sum(p.numel() for p in experiment.model.parameters())
-    passes = plan.steps * plan.batch_size / len(experiment.data.train)
+    passes = config.steps * config.batch_size / len(experiment.data.train)
     rows = [
-        ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} for test"),
+        ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} test events"),
         ("process", repr(experiment.model.sde)),
         ("network", f"{type(network).__name__} with {parameters:,} parameters"),
         ("prediction", _named(experiment.model.prediction)),
         ("objective", _node(experiment, "objective")),
-        ("training", f"{plan.steps:,} steps of {plan.batch_size}, {passes:,.1f} passes; learning rate {plan.learning_rate:g}, "
-                     f"{plan.schedule}, warm-up {plan.warmup}; averages at {', '.join(f'{decay:g}' for decay in plan.decays)}"),
+        ("training", f"{config.steps:,} steps of batch size {config.batch_size}, {passes:,.1f} epochs; learning rate "
+                     f"{config.learning_rate:g}, {config.schedule}, warm-up {config.warmup}; averages at "
+                     f"{', '.join(f'{decay:g}' for decay in config.decays)}"),
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
         ("likelihood", f"{experiment.likelihood.split}, draws of each event: {experiment.likelihood.draws}, "
                        f"{_named(experiment.likelihood.divergence)}"),
     ]  # fmt: skip
-    return "<h2>Plan</h2>" + table("plan", (), rows)
+    return "<h2>Configuration</h2>" + table("configuration", (), rows)
 
 
 def _named(thing: object) -> str:
-    """How a thing prints itself, or its class where that has an address."""
+    """The repr of an object, or its class if the repr has an address."""
     text = repr(thing)
     return type(thing).__name__ if " at 0x" in text else text
 
@@ -112,7 +127,7 @@ def _node(experiment: Experiment, section: str) -> str:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    """The content of a result's file; empty where it is not there as it was written."""
+    """The content of a result file. Empty if it is missing or has changed."""
     try:
         return read_sealed(file)
     except (OSError, ValueError):
@@ -120,7 +135,7 @@ def _facts(file: Path) -> dict[str, Any]:
 
 
 def _outdated(experiment: Experiment, workdir: Workdir, facts: dict[str, Any]) -> str:
-    """What a result was made with, where that is not the run as it is now; else nothing."""
+    """The config or checkpoint of a result if it differs from the current one. Otherwise an empty string."""
     if facts.get("config digest") not in (None, config_digest(experiment)):
         return f"another config, digest {facts['config digest']}"
     return workdir.outdated(facts)
@@ -132,27 +147,27 @@ def _likelihood(experiment: Experiment, workdir: Workdir) -> str:
         try:
             parts.append(_one_likelihood(experiment, file))
             if before := _outdated(experiment, workdir, _facts(file)):
-                parts.append(missing(f"{file.name}: computed with {before}: scoresde likelihood computes it again"))
+                parts.append(problem_note(f"{file.name}: computed with {before}. Run scoresde likelihood again."))
         except UNREADABLE as problem:
-            parts.append(missing(f"{file.name} cannot be shown: {problem!r}: scoresde likelihood writes it again"))
-    return "".join(parts) if len(parts) > 1 else parts[0] + missing("not computed yet: scoresde likelihood")
+            parts.append(problem_note(f"{file.name} cannot be shown: {problem!r}. Run scoresde likelihood again."))
+    return "".join(parts) if len(parts) > 1 else parts[0] + problem_note("Not computed yet: run scoresde likelihood.")
 
 
 def _one_likelihood(experiment: Experiment, file: Path) -> str:
     summary, lines = read_sealed(file), read_plain(file.with_suffix(".csv"))
     if summary["table digest"] != bytes_digest(lines):
-        raise ValueError(f"{file.stem}.csv is not the table that belongs to it")
+        raise ValueError(f"{file.stem}.csv is not the table of this summary")
     discrete = "bits_per_dim" in summary
     unit, keys = (
         ("bits/dim", ("bits_per_dim", "standard_error")) if discrete else ("nats", ("nats_of_data", "nats_error"))
     )
-    meaning = "bits/dim, less is better" if discrete else "nats, log-density of the data as given, more is better"
+    meaning = "bits/dim, lower is better" if discrete else "nats, log-density of the original data, higher is better"
     value, error = summary[keys[0]], summary[keys[1]]
     column, shift = ("bits_per_dim", 0.0) if discrete else ("nats", value - summary["nats"])
     others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
     rows = [
         (
-            f"this run, likelihood of its probability flow, weights {summary['weights']}",
+            f"this run, probability flow, weights {summary['weights']}",
             f"{value:.3f}",
             "unknown" if error is None else f"{error:.3f}",
         )
@@ -165,16 +180,16 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     table_rows = csv.DictReader(lines.decode().splitlines())
     values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])
     biases = dict(summary["known biases"])
-    failed = f"{summary['failed']} of {summary['rows']} rows failed and are not in the mean"
+    failed = f"{summary['failed']} of {summary['rows']} rows failed and are not included in the mean."
     return "".join([
         table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
         note(left_out) if left_out else "",
-        figure(histogram_picture(values, f"{unit} of an event"), f"{len(values)} events and draws, {meaning}", "wide"),
-        missing(failed) if summary["failed"] else "",
+        figure(histogram_picture(values, f"{unit} per event"), f"{len(values)} events and draws, {meaning}", "wide"),
+        problem_note(failed) if summary["failed"] else "",
         note(
-            "The standard error is over events; it holds their differences, the dequantisation and the trace noise. Its parts, "
-            f"and the solver's own estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
-            "flow at t_min, with the prior at T, and is not corrected for either; to first order the figure is too pessimistic "
+            "The standard error includes the differences between events, the dequantization and the trace estimator. Its parts, "
+            f"and the solver's error estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
+            "probability flow at t_min with the prior at T, without a correction. To first order this makes the result worse "
             f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
         ),
     ])  # fmt: skip
@@ -193,26 +208,26 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(64, len(data))]
-    parts.append(figure(event_picture(raw, data.transform), "held-out data, not samples"))
+    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison"))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
-            parts.append(_drawn(experiment, workdir, name))
+            parts.append(_sample_figure(experiment, workdir, name))
             continue
         except FileNotFoundError:
             pass
         except UNREADABLE as problem:
-            parts.append(missing(f"{name} cannot be shown: {problem}: scoresde sample writes it again"))
+            parts.append(problem_note(f"{name} cannot be shown: {problem}. Run scoresde sample again."))
         there = len(list(workdir.samples.glob(f"{name}/shards-*/*.npz")))
-        said = f"being drawn, {there} batches are there" if there else "not drawn yet"
-        parts.append(missing(f"{name}: {said}: scoresde sample"))
+        status = f"{there} batches are drawn, not finished" if there else "not drawn yet"
+        parts.append(problem_note(f"{name}: {status}. Run scoresde sample."))
     return "".join(parts)
 
 
-def _drawn(experiment: Experiment, workdir: Workdir, name: str) -> str:
-    """Samples that are there, with their picture. Raises FileNotFoundError where they are not."""
+def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
+    """The samples of a sampler with their picture. Raises FileNotFoundError if they do not exist."""
     facts, picture = read_sealed(workdir.samples / f"{name}.json"), read_plain(workdir.samples / f"{name}.png")
     if facts["picture digest"] != bytes_digest(picture):
-        raise ValueError(f"{name}.png is not the picture that belongs to it")
+        raise ValueError(f"{name}.png is not the picture of these samples")
     took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
     other = (
         ""
@@ -221,7 +236,7 @@ def _drawn(experiment: Experiment, workdir: Workdir, name: str) -> str:
     )
     shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}")
     before = _outdated(experiment, workdir, facts)
-    return shown + (missing(f"{name}: drawn with {before}: scoresde sample draws anew") if before else "")
+    return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
 
 def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
@@ -235,7 +250,9 @@ def _timings(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
         for file in sorted(folder.glob("*.json")):
             facts = _facts(file)
             try:
-                what = f"{facts[unit]} of them, {facts[evaluations]:.0f} evaluations"
+                what = (
+                    f"{facts[unit]} {'samples' if unit == 'count' else 'events'}, {facts[evaluations]:.0f} evaluations"
+                )
             except UNREADABLE:
                 what = "cannot be read"
             rows.append((f"{folder.name}, {file.stem}", str(facts.get("seconds", "")), what))
@@ -248,9 +265,9 @@ def _settings(workdir: Workdir) -> str:
 
 
 def _environment(workdir: Workdir) -> str:
-    content, said = {}, ""
+    content, status = {}, ""
     try:
         content = read_sealed(workdir.path / "environment.json")
     except (OSError, ValueError) as problem:
-        said = missing(f"environment.json is not there, or cannot be read: {problem}")
-    return "<h2>Environment</h2>" + said + table("environment", (), [(k, str(v)) for k, v in content.items()])
+        status = problem_note(f"environment.json is missing or cannot be read: {problem}")
+    return "<h2>Environment</h2>" + status + table("environment", (), [(k, str(v)) for k, v in content.items()])

@@ -1,6 +1,6 @@
-"""What a report shows of training: how far it is, its curves, and samples on the way.
+"""The report's section on training: progress, curves, and samples during training.
 
-Files may be half-written, or none.
+Files may be incomplete or missing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoi
 from scoresde.experiment.folder.plots import curve_picture, is_png
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.experiment.reports.html import figure, missing, note
+from scoresde.experiment.reports.html import figure, note, problem_note
 from scoresde.experiment.training.metrics_log import rows_digest, whole_rows
 
 _PREVIEW = re.compile(r"step-(\d+)-(\w+)\.png")
 PREVIEWS = 6
-"""Pictures that are shown of a row of previews, the first and the last among them."""
+"""Number of previews in a row, including the first and the last."""
 _TITLES = {
-    "loss": "loss, mean since the last point",
-    "grad_norm": "norm of the gradient, before it is clipped",
+    "loss": "loss, mean since the previous point",
+    "grad_norm": "norm of the gradient before clipping",
     "learning_rate": "learning rate",
     "images_per_second": "training events per second",
-    "ema_distance": "distance of the averaged weights from the weights",
-    "memory_mib": "memory held at most, MiB",
-    "skipped": "steps without an update, so far",
+    "ema_distance": "relative distance between the weights and their average",
+    "memory_mib": "peak memory, MiB",
+    "skipped": "skipped steps so far",
 }
 
 Metrics = dict[str, list[float]]
@@ -40,16 +40,13 @@ Metrics = dict[str, list[float]]
 
 
 def read_metrics(file: Path) -> Metrics:
-    """The columns of metrics.csv; NaN for what is no number.
-
-    A line without its end, or with too few cells, is left out.
-    """
+    """The columns of metrics.csv. Cells that are not numbers are NaN; incomplete lines are left out."""
     head, rows = whole_rows(file)
     return {name: [_number(row[name]) for row in rows] for name in head} if rows else {}
 
 
 def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
-    """How far training is, and which checkpoints there are."""
+    """The progress of training, and the last checkpoint."""
     steps = experiment.training.steps
     parts, files = [], list_checkpoints(workdir.checkpoints)
     at = int(metrics["step"][-1]) if metrics else 0
@@ -57,36 +54,40 @@ def progress(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
         last = last_checkpoint(workdir.checkpoints)
     except CheckpointError as problem:
         last = None
-        parts.append(missing(f"no checkpoint can be read: {problem}"))
+        parts.append(problem_note(f"No checkpoint can be read: {problem}"))
     if last is not None:
         at = max(at, last.step)
-        torn = newer_damaged(last)
-        if torn:
-            parts.append(missing(f"torn, and passed over: {', '.join(torn)}"))
+        damaged = newer_damaged(last)
+        if damaged:
+            parts.append(problem_note(f"Damaged and skipped: {', '.join(damaged)}"))
         if last.facts.get("metrics", "") not in ("", rows_digest(workdir.metrics_file, last.step)):
             parts.append(
-                missing(f"metrics.csv is not as it was when {last.path.name} was written: curves may be wrong")
+                problem_note(f"metrics.csv has changed since {last.path.name} was written: curves may be wrong.")
             )
-        said = f"last checkpoint {last.path.name}"
+        status = f"last checkpoint {last.path.name}"
     else:
-        said = "no checkpoint yet" if not files else "no checkpoint"
-    line = f"step {at:,} of {steps:,}, {said}"
+        status = "no checkpoint yet" if not files else "no checkpoint"
+    line = f"step {at:,} of {steps:,}, {status}"
     return f"<p><progress max='{steps}' value='{min(at, steps)}'></progress> {html.escape(line)}</p>{''.join(parts)}"
 
 
-def training(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
+def training_section(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
     """Curves and previews."""
     parts = ["<h2>Training</h2>"]
     if not metrics:
-        parts.append(missing("no step logged yet: scoresde train"))
-    held = sorted((workdir.path / "bad_batches").glob("*.safetensors"))
-    if held:
-        parts.append(missing(f"{len(held)} batches whose loss or gradient was not finite are in bad_batches/"))
+        parts.append(problem_note("No step is logged yet: run scoresde train."))
+    bad = sorted((workdir.path / "bad_batches").glob("*.safetensors"))
+    if bad:
+        parts.append(
+            problem_note(
+                f"{len(bad)} batches had a loss or gradient that was not finite. They are saved in bad_batches/."
+            )
+        )
     return "".join([*parts, *_curves(experiment, metrics), _previews(workdir.path / "previews")])
 
 
 def speed(experiment: Experiment, metrics: Metrics) -> list[float]:
-    """Training events per second between two points; NaN where the clock started anew."""
+    """Training events per second between two rows. NaN if the clock was reset between them."""
     steps, seconds = metrics["step"], metrics.get("seconds", [math.nan] * len(metrics["step"]))
     found = []
     for k in range(len(steps)):
@@ -105,7 +106,7 @@ def _curves(experiment: Experiment, metrics: Metrics) -> list[str]:
     order = sorted(columns, key=lambda name: list(_TITLES).index(name) if name in _TITLES else len(_TITLES))
     shown = [(_TITLES.get(name, name), {name: columns[name]}) for name in order]
     if by_time:
-        shown.insert(1, (f"loss over t, in {len(by_time)} parts of the time distribution, small t first", by_time))
+        shown.insert(1, (f"loss by t, in {len(by_time)} intervals of equal probability, small t first", by_time))
     found = []
     for title, lines in shown:
         if any(math.isfinite(value) and value for values in lines.values() for value in values):
@@ -123,10 +124,10 @@ def _previews(folder: Path) -> str:
         files.sort()
         chosen = sorted({round(k * (len(files) - 1) / (PREVIEWS - 1)) for k in range(PREVIEWS)})
         figures = "".join(_preview(*files[k]) for k in chosen)
-        weights = {"ema": "averaged weights", "raw": "weights as they are"}.get(kind, kind)
-        parts.append(f"<h3>Samples on the way, {html.escape(weights)}</h3>{figures}")
+        weights = {"ema": "averaged weights", "raw": "weights without averaging"}.get(kind, kind)
+        parts.append(f"<h3>Samples during training, {html.escape(weights)}</h3>{figures}")
         if len(files) > len(chosen):
-            parts.append(note(f"{len(chosen)} of {len(files)} in previews/"))
+            parts.append(note(f"{len(chosen)} of {len(files)} pictures in previews/"))
     return "".join(parts)
 
 
@@ -134,16 +135,16 @@ def _preview(step: int, file: Path) -> str:
     try:
         content = read_plain(file)
     except (OSError, ValueError) as problem:
-        return missing(str(problem))
+        return problem_note(str(problem))
     if not is_png(content):
-        return missing(f"{file.name} is no whole picture")
+        return problem_note(f"{file.name} is not a complete picture")
     if _written_as(file.with_suffix(".npz")) not in ("", bytes_digest(content)):
-        return missing(f"{file.name} is not the picture that belongs to its .npz file")
+        return problem_note(f"{file.name} is not the picture of its .npz file")
     return figure(content, f"step {step:,}")
 
 
 def _written_as(numbers: Path) -> str:
-    """The digest of the picture that was written with a preview's numbers; an empty string where that is not known."""
+    """The digest of the picture that was saved with a preview's numbers. An empty string if it is not known."""
     try:
         with np.load(io.BytesIO(read_plain(numbers)), allow_pickle=False) as found:
             return str(found["picture"])

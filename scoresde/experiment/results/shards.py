@@ -154,7 +154,7 @@ class ShardStore(Cache, Generic[Content]):
         if fault := self.fits(shard):
             raise ValueError(f"{file} {fault}")
         if digest != shard.digest or not np.isfinite(arrays[0]).all():
-            raise ValueError(f"the numbers in {file} have changed")
+            raise ValueError(f"{file} has changed: its digest does not match")
         return shard
 
     def remove_leftovers(self) -> None:
