@@ -133,7 +133,9 @@ FLAGS = (
         "fit-time", ("train",), "time for training, in seconds: measure a few steps of a new run, and store in its config, as "
         "training.steps, the number of steps that fits; the number given before is the largest", ("SECONDS",), number,
     ),
-    Flag("processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number),
+    Flag(
+        "processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number,
+    ),
     Flag(
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
         "the same as --config.sampling.weights or --config.likelihood.weights", ("NAME",), setting=True,
@@ -148,16 +150,16 @@ FLAGS = (
         "--config.likelihood.tolerance", ("BITS",), setting=True,
     ),
     Flag(
-        "samples", ("evaluate",), "a folder of images or the file of an array, used instead of the samples of the run; the same "
-        "as --config.evaluation.samples", ("PATH",), Path, setting=True,
+        "samples", ("evaluate",), "a folder of images or the file of an array, used instead of the samples of the run; "
+        "the same as --config.evaluation.samples", ("PATH",), Path, setting=True,
     ),
     Flag("output", ("inspect",), "file for the config", ("FILE",)),
     Flag("force", ("inspect",), "replace the file if it exists"),
     Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
     Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),
     Flag(
-        "source-config", ("convert",), "the config of the other project, which is read but not executed; --source.KEY=VALUE overrides "
-        "a value", ("FILE",),
+        "source-config", ("convert",), "the config of the other project, which is read but not executed; --source.KEY=VALUE "
+        "overrides a value", ("FILE",),
     ),
     Flag(
         "expected", ("convert",), "an .npz file with x, labels, and out_raw or out_ema: reference outputs for the network",

@@ -351,7 +351,7 @@ class TestDryRun:
         assert done.returncode == 0 and stored.training.steps == 1, done.stderr
         assert "1 training steps take about 1e-09 s here" in done.stdout
         done = here("train", "vp", "--fit-time", "100")
-        assert done.returncode == 0 and "the run has begun, and keeps its training.steps=1" in done.stdout
+        assert done.returncode == 0 and "this run already has training.steps=1" in done.stdout
         assert "trained to step 1 of 1 already" in done.stdout
 
     def test_fit_time_takes_no_more_steps_than_the_config(self, monkeypatch):

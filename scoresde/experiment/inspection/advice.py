@@ -94,9 +94,7 @@ def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
     least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
     distance = measured.distance
     sigma_max = _round(max(distance, least), up=True)
-    why = (
-        f"the largest distance between two events, {_of(facts.count, measured.paired)} (Song & Ermon 2020, technique 1)"
-    )
+    why = f"the largest distance between two of {_of(facts.count, measured.paired)} (Song & Ermon 2020, technique 1)"
     if least > distance:
         why = (
             f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by at most {distance:.3g}, which is too little for the prior "
@@ -229,7 +227,7 @@ def _samplers(facts: Facts) -> Section:
 
 
 def _of(count: int, paired: int) -> str:
-    return f"all {count} events" if paired == count else f"{paired} random events of {count}"
+    return f"all {count} events" if paired == count else f"{paired} random events out of {count}"
 
 
 def _round(value: float, up: bool = False) -> float:
