@@ -79,7 +79,7 @@ def intact(folder: Path) -> None:
 
 
 def killed_at_random(bench: Bench, folder: Path) -> None:
-    """kill -9 at a random moment, three times over"""
+    """kill -9 at a random moment, three times"""
     for _ in range(3):
         child = Child(folder)
         time.sleep(bench.random.uniform(0.0, 1.5))
@@ -108,7 +108,7 @@ def killed_while_saving(bench: Bench, folder: Path) -> None:
 
 
 def stopped_once(bench: Bench, folder: Path) -> None:
-    """SIGTERM or SIGINT: finishes the step, saves, exit code 130"""
+    """SIGTERM or SIGINT: the step is finished, a checkpoint is saved, exit code 130"""
     child = Child(folder)
     child.until(lambda: child.checkpoints, "a checkpoint")
     time.sleep(bench.random.uniform(0.0, 0.2))
@@ -120,7 +120,7 @@ def stopped_once(bench: Bench, folder: Path) -> None:
 
 
 def stopped_twice(bench: Bench, folder: Path) -> None:
-    """two signals: stops at once, exit code 130, no file torn"""
+    """two signals: the run stops at once, exit code 130, no file is damaged"""
     child = Child(folder)
     child.until(lambda: child.checkpoints, "a checkpoint")
     child.signal(signal.SIGTERM)
@@ -132,7 +132,7 @@ def stopped_twice(bench: Bench, folder: Path) -> None:
 
 
 def disk_full(bench: Bench, folder: Path) -> None:
-    """no room for a checkpoint: exit code 2, earlier ones stay"""
+    """no space for a checkpoint: exit code 2, earlier checkpoints are kept"""
     bench.begun(folder)
     before = list_checkpoints(folder / "checkpoints")
     child = Child(folder, file_size=before[-1].stat().st_size // 2)
@@ -144,7 +144,7 @@ def disk_full(bench: Bench, folder: Path) -> None:
 
 
 def truncated(bench: Bench, folder: Path) -> None:
-    """last checkpoint cut short: passed over for the one before"""
+    """last checkpoint truncated: the previous one is used"""
     last = list_checkpoints(bench.begun(folder) / "checkpoints")[-1]
     content = last.read_bytes()
     last.write_bytes(content[: bench.random.randrange(len(content))])
@@ -153,7 +153,7 @@ def truncated(bench: Bench, folder: Path) -> None:
 
 
 def flipped(bench: Bench, folder: Path) -> None:
-    """one bit of the last checkpoint flipped: passed over for the one before"""
+    """one bit of the last checkpoint flipped: the previous one is used"""
     last = list_checkpoints(bench.begun(folder) / "checkpoints")[-1]
     content = bytearray(last.read_bytes())
     content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
@@ -163,7 +163,7 @@ def flipped(bench: Bench, folder: Path) -> None:
 
 
 def hostile(bench: Bench, folder: Path) -> None:
-    """a pickle in place of the last checkpoint: not executed, passed over"""
+    """a pickle in place of the last checkpoint: it is not executed, the previous one is used"""
     last, mark = list_checkpoints(bench.begun(folder) / "checkpoints")[-1], folder / "executed"
 
     class Trap:
@@ -176,7 +176,7 @@ def hostile(bench: Bench, folder: Path) -> None:
 
 
 def read_only(bench: Bench, folder: Path) -> None:
-    """a folder that may not be written: exit code 2, nothing changed"""
+    """a read-only folder: exit code 2, nothing is changed"""
     bench.begun(folder)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     for path in (folder, *folder.rglob("*")):
@@ -191,7 +191,7 @@ def read_only(bench: Bench, folder: Path) -> None:
 
 
 def two_runs(bench: Bench, folder: Path) -> None:
-    """a second run in the folder: exit code 2, the first goes on"""
+    """a second run in the folder: exit code 2, the first continues"""
     first = Child(folder)
     first.until(lambda: first.checkpoints, "a checkpoint")
     first.signal(signal.SIGSTOP)
@@ -205,7 +205,7 @@ def two_runs(bench: Bench, folder: Path) -> None:
 
 
 def data_changed(bench: Bench, folder: Path) -> None:
-    """other data than before in the same file: exit code 2, naming it"""
+    """the data file has changed: exit code 2, the message names the file"""
     points, file = (
         np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype("float32"),
         folder.parent / f"{folder.name}.npy",
@@ -225,7 +225,7 @@ def data_changed(bench: Bench, folder: Path) -> None:
 
 
 def nan_in_data(bench: Bench, folder: Path) -> None:
-    """NaN in a file of data: exit code 2 before anything is written"""
+    """NaN in a data file: exit code 2 before anything is written"""
     points, file = np.zeros((60, 1, 8, 8)), folder.parent / f"{folder.name}.npy"
     points[bench.random.randrange(60), 0, 1, 1] = np.nan
     np.save(file, points)
@@ -235,7 +235,7 @@ def nan_in_data(bench: Bench, folder: Path) -> None:
 
 
 def nan_in_losses(bench: Bench, folder: Path) -> None:
-    """NaN losses: the batch is skipped and kept; after max_bad_steps in a row exit code 2"""
+    """NaN losses: the step is skipped and the batch saved; exit code 2 after max_bad_steps in a row"""
     options = {"objective.name": "benchmarks.bad_losses:Bad", "objective.steps": "(5, 6, 20, 21, 22)"}
     child = Child(folder, {**options, "training.max_bad_steps": 3})
     assert child.end() == 2, child.output()
@@ -250,7 +250,7 @@ def nan_in_losses(bench: Bench, folder: Path) -> None:
 
 
 def rank_killed(bench: Bench, folder: Path) -> None:
-    """one of two processes killed: the other ends with code 3, what was saved stays"""
+    """one of two processes killed: the other ends with code 3, checkpoints are kept"""
     ranks = together(folder, 2)
     ranks[0].until(lambda: len(ranks[0].checkpoints) >= 2, "checkpoints")
     time.sleep(bench.random.uniform(0.0, 0.2))
@@ -263,7 +263,7 @@ def rank_killed(bench: Bench, folder: Path) -> None:
 
 
 def ranks_stopped(bench: Bench, folder: Path) -> None:
-    """SIGTERM to one of two processes: both stop at the same step, saved, exit code 130"""
+    """SIGTERM to one of two processes: both stop at the same step with a checkpoint, exit code 130"""
     ranks = together(folder, 2)
     ranks[0].until(lambda: ranks[0].checkpoints, "a checkpoint")
     ranks[bench.random.randrange(2)].signal(signal.SIGTERM)
@@ -273,7 +273,7 @@ def ranks_stopped(bench: Bench, folder: Path) -> None:
 
 
 def torchrun(bench: Bench, folder: Path) -> None:
-    """kill -9 of a process under torchrun itself: torchrun ends with code 1, what was saved stays"""
+    """kill -9 of a process under torchrun: torchrun ends with code 1, checkpoints are kept"""
     launcher = _launch(folder)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True).stdout
     os.kill(bench.random.choice([int(pid) for pid in workers.split()]), signal.SIGKILL)
@@ -284,7 +284,7 @@ def torchrun(bench: Bench, folder: Path) -> None:
 
 
 def preempted(bench: Bench, folder: Path) -> None:
-    """SIGTERM to torchrun, alone or with all its processes at once: all stop at the same step, saved, within 30 s"""
+    """SIGTERM to torchrun, alone or with all its processes: all stop at the same step with a checkpoint, within 30 s"""
     launcher = _launch(folder)
     time.sleep(bench.random.uniform(0.0, 0.2))
     bench.random.choice([os.kill, os.killpg])(launcher.pid, signal.SIGTERM)
@@ -342,7 +342,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[f.__name__ for f in FAULTS])
     options = parser.parse_args()
     failures: list[str] = []
-    print("| fault, and what is held to happen | tried | as it should be |\n|---|---:|---:|")
+    print("| fault and expected result | trials | as expected |\n|---|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         for fault in FAULTS:

@@ -135,22 +135,22 @@ def killed(work: Work, bench: Bench, folder: Path) -> None:
 
 
 def killed_sampling(bench: Bench, folder: Path) -> None:
-    """kill -9 of `sample`, three times: no sample lost, drawn twice or changed"""
+    """kill -9 of `sample`, three times: no sample is lost, drawn twice or changed"""
     killed(SAMPLING, bench, folder)
 
 
 def killed_likelihood(bench: Bench, folder: Path) -> None:
-    """kill -9 of `likelihood`, three times: no row lost, counted twice or changed"""
+    """kill -9 of `likelihood`, three times: no row is lost, counted twice or changed"""
     killed(LIKELIHOOD, bench, folder)
 
 
 def killed_evaluating(bench: Bench, folder: Path) -> None:
-    """kill -9 of `evaluate`, three times: no features lost, counted twice or changed"""
+    """kill -9 of `evaluate`, three times: no features are lost, counted twice or changed"""
     killed(EVALUATING, bench, folder)
 
 
 def stopped(bench: Bench, folder: Path) -> None:
-    """SIGTERM or SIGINT to one of the three: exit code 130, what is finished stays"""
+    """SIGTERM or SIGINT to one of the three: exit code 130, finished work is kept"""
     work = bench.random.choice(WORK)
     work.begin(bench, folder)
     child = work.start(folder)
@@ -161,7 +161,7 @@ def stopped(bench: Bench, folder: Path) -> None:
 
 
 def worker_killed(bench: Bench, folder: Path) -> None:
-    """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest is done later"""
+    """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest is done on the next start"""
     work = bench.random.choice([SAMPLING, LIKELIHOOD])
     work.begin(bench, folder)
     call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]
@@ -179,7 +179,7 @@ def worker_killed(bench: Bench, folder: Path) -> None:
 
 
 def no_room(bench: Bench, folder: Path) -> None:
-    """no room for samples, rows or features: exit code 2, what is finished stays"""
+    """no space for samples, rows or features: exit code 2, finished work is kept"""
     work = bench.random.choice(WORK)
     work.begin(bench, folder)
     sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
@@ -189,7 +189,7 @@ def no_room(bench: Bench, folder: Path) -> None:
 
 
 def damaged(bench: Bench, folder: Path) -> None:
-    """samples, rows or features cut short, or with one bit flipped: they, and no others, are done again"""
+    """samples, rows or features truncated or with one bit flipped: only these are computed again"""
     work = bench.random.choice(WORK)
     shutil.copytree(work.whole(bench), folder)
     file = bench.random.choice(sorted(folder.glob(work.kept)))

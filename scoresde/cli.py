@@ -93,7 +93,8 @@ def _fitted(made: Experiment, config: ConfigDict, workdir: Workdir, seconds: flo
 
     if workdir.config_file.exists():
         # read as data: the config may name classes that only --trust allows
-        steps = read_config(workdir.config_file.read_text())["training"]["steps"]
+        kept = read_config(workdir.config_file.read_text()).get("training", {})
+        steps = kept.get("steps", type(made.training)().steps)
         print(f"{workdir.path}: this run already has training.steps={steps}")
     else:
         steps = steps_within(made, seconds)

@@ -27,8 +27,8 @@ from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors
 from scoresde.experiment.folder.workdir import config_digest
 from scoresde.experiment.training.distributed import Group
 from scoresde.experiment.training.dry_run import Activations
-from scoresde.experiment.training.metrics_log import COLUMNS, metrics, whole_rows
-from scoresde.experiment.training.previews import is_due, preview, with_steps
+from scoresde.experiment.training.metrics_log import COLUMNS, metrics_writer, whole_rows
+from scoresde.experiment.training.previews import is_due, with_steps, write_preview
 from scoresde.experiment.training.trainer import BUCKETS, Trainer
 from scoresde.samplers import Fast, UniPC
 from scoresde.sde import VPSDE
@@ -246,7 +246,7 @@ class TestRowsThatAreNotWhole:
         """With a damaged table, of other columns too: rows after the step go, the others keep what they have."""
         workdir = Workdir(tmp_path)
         workdir.metrics_file.write_bytes(self.HEAD + b"2,0.5,1\r\n\0\0\r\n4,0.5,1\r\n6,0.5,1\r\n")
-        with metrics(workdir, 4) as write:
+        with metrics_writer(workdir, 4) as write:
             write({**dict.fromkeys(COLUMNS, 0.25), "step": 6})
         head, rows = whole_rows(workdir.metrics_file)
         assert tuple(head) == COLUMNS and [(r["step"], r["loss"], r["skipped"]) for r in rows] == [
@@ -257,7 +257,7 @@ class TestRowsThatAreNotWhole:
         """Synced: what was in the file at the last sync holds the row."""
         synced = []
         monkeypatch.setattr("os.fsync", lambda number: synced.append(os.fstat(number).st_size))
-        with metrics(Workdir(tmp_path), 0) as write:
+        with metrics_writer(Workdir(tmp_path), 0) as write:
             write({**dict.fromkeys(COLUMNS, 0.25), "step": 2})
             assert synced[-1] == (tmp_path / "metrics.csv").stat().st_size > 20
 
@@ -281,7 +281,7 @@ class TestRowsThatAreNotWhole:
         module = types.ModuleType("torch.utils.tensorboard")
         module.SummaryWriter = Writer
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-        with metrics(Workdir(tmp_path), 4) as write:
+        with metrics_writer(Workdir(tmp_path), 4) as write:
             write({**dict.fromkeys(COLUMNS, 0.25), "step": 6})
         assert seen[0] == 5 and seen[1] == ("loss", 6) and seen[-1] == "flushed" and len(seen) == len(COLUMNS) + 1
 
@@ -294,7 +294,7 @@ class TestPreviews:
         made.samplers.clear()
         made.samplers["first"] = lambda *given, **options: act()
         run, workdir = Trainer(made, Group(0, 1, made.device)), Workdir(tmp_path)
-        preview(made, workdir, run)
+        write_preview(made, workdir, run)
         return workdir
 
     @pytest.mark.parametrize("problem", [ValueError("no grid"), torch.OutOfMemoryError("no room"), SolverError("lost")])
