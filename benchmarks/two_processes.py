@@ -1,17 +1,17 @@
-"""How far two processes lie from one: training, samples and likelihood rows of a small network on the digits.
+"""How much two processes differ from one: training, samples and likelihood rows of a small network on the digits.
 
     python benchmarks/two_processes.py [--steps N] [--only NAME]
 
-Each line trains, samples and computes likelihoods twice, by one process and by two, and prints the largest deviations:
+Each line trains, samples and computes likelihoods twice, with one process and with two, and prints the largest differences:
 
-    skipped             steps that float16 skipped, of one process and of two
-    losses, norms       of a step's mean loss and gradient norm, relative
+    skipped steps       steps that float16 skipped, with one process and with two
+    losses, norms       mean loss and gradient norm of a step, relative
     weights, average    ||one - two|| / ||one - start||
-    samples             of a coordinate of 16 samples, in [-1, 1]
-    rows                of an event's bits/dim, of 16 events
+    samples             coordinates of 16 samples, in [-1, 1]
+    rows                bits/dim of 16 events
 
-One process is plain but for the precision: neither compiled nor in parts. The first line trains once: two processes share samples
-and rows of the same weights.
+The single process is neither compiled nor sharded, but has the same precision. The first line trains once: two processes draw samples
+and compute rows with the same weights.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ BASE = {
     "likelihood.limit": 16, "likelihood.batch_size": 4, "device": "cpu", "threads": 1,
 }  # fmt: skip
 LINES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
-    "sampling and likelihood by two": ({}, {}),
-    "trained by two": ({}, {}),
+    "sampling and likelihood only": ({}, {}),
+    "training": ({}, {}),
     "compiled": ({}, {"training.compile": True}),
-    "in parts": ({}, {"training.sharded": True}),
+    "sharded": ({}, {"training.sharded": True}),
     "bfloat16": ({"training.precision": "bfloat16"}, {}),
-    "bfloat16, in parts": ({"training.precision": "bfloat16"}, {"training.sharded": True}),
+    "bfloat16, sharded": ({"training.precision": "bfloat16"}, {"training.sharded": True}),
     "float16": ({"training.precision": "float16"}, {}),
-    "float16, in parts": ({"training.precision": "float16"}, {"training.sharded": True}),
+    "float16, sharded": ({"training.precision": "float16"}, {"training.sharded": True}),
 }
-"""What both have, and what two processes have besides."""
+"""Options of both runs, and additional options of the run with two processes."""
 EVALUATED = ("sample", "likelihood")
 
 
 def run(folder: Path, world: int, command: str, options: Mapping[str, object]) -> None:
-    """A command by so many processes."""
+    """Run a command with ``world`` processes."""
     children = (
         together(folder, world, options, command=command) if world > 1 else [Child(folder, options, command=command)]
     )
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(LINES), help="one line")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print("| by two processes | skipped | losses | norms | weights | average | samples | rows, bits/dim |")
+    print("| with two processes | skipped steps | losses | norms | weights | average | samples | rows, bits/dim |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in [given.only] if given.only else LINES:
         with tempfile.TemporaryDirectory() as folder:

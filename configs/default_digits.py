@@ -1,4 +1,4 @@
-"""What the digits experiments share: everything but the process."""
+"""The common settings of the digits experiments; they differ in the process."""
 
 import ml_collections
 
@@ -12,13 +12,13 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {"name": "Digits"},
             "sde": {"name": "VPSDE"},
             "network": {"name": "SmallUNet", "channels": 24, "blocks": 2},
-            # a belief over the 17 grey levels of each pixel
+            # the network predicts the probabilities of the 17 grey levels of each pixel
             "model": {"prediction": {"name": "Levels"}, "data_std": 0.75},
             "objective": {
                 "name": "DenoisingScoreMatching",
                 "weighting": "likelihood",
                 "reduction": "mean",
-                # a level is 2/17 = 0.12 wide: below 0.05 the pixel says itself, above 12 nothing is left
+                # a level is 2/17 = 0.12 wide: below 0.05 the noisy pixel determines its level, above 12 nothing is left of it
                 "times": {"name": "UniformLogNoise", "low": 0.05, "high": 12.0},
             },
             "training": {

@@ -1,4 +1,4 @@
-"""What the paper's experiments share: everything but data, process and network."""
+"""The common settings of the paper's experiments; they differ in data, process and network."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 under sub-VP: NCSN++ of twice the depth."""
+"""CIFAR-10 under sub-VP: NCSN++ with twice the depth."""
 
 from pathlib import Path
 

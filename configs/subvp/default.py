@@ -1,4 +1,4 @@
-"""What the paper's experiments under sub-VP share: those under VP, with its process."""
+"""The common settings of the paper's sub-VP experiments: those of VP with the sub-VP process."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 under VE: NCSN++ of twice the depth, the best of the paper by FID."""
+"""CIFAR-10 under VE: NCSN++ with twice the depth, the best of the paper by FID."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the paper's experiments under VE share: images in [0, 1], sigma times the score predicted, told ln sigma."""
+"""The common settings of the paper's VE experiments: images in [0, 1], sigma times the score as prediction, label ln sigma."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def get_config():
     }
     config.objective.reduction = "half_sum"
     config.training.ema_decay = 0.999
-    # the paper's corrector, `BatchLangevin`, averages norms over the batch; here each sample has its own
+    # the paper's corrector, `BatchLangevin`, averages norms over the batch; this one uses the norms of each sample
     config.samplers = {
         "predictor-corrector": {
             "name": "PredictorCorrector",

@@ -1,4 +1,4 @@
-"""What the paper's experiments with 1024 x 1024 images share."""
+"""The common settings of the paper's experiments with 1024 x 1024 images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the paper's experiments with 256 x 256 images share."""
+"""The common settings of the paper's experiments with 256 x 256 images."""
 
 from pathlib import Path
 

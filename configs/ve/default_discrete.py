@@ -1,4 +1,4 @@
-"""SMLD's discrete time: a chain of 1000 noise levels, counted from the largest."""
+"""SMLD's discrete time: a chain of 1000 noise levels, numbered from the largest one."""
 
 from pathlib import Path
 

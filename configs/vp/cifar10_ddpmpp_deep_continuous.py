@@ -1,4 +1,4 @@
-"""CIFAR-10 under VP: DDPM++ of twice the depth."""
+"""CIFAR-10 under VP: DDPM++ with twice the depth."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the paper's experiments under VP share: images in [-1, 1], the noise predicted, told 999 t."""
+"""The common settings of the paper's VP experiments: images in [-1, 1], the noise as prediction, label 999 t."""
 
 from pathlib import Path
 

@@ -37,7 +37,7 @@ def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) ->
 def interruptible() -> Iterator[None]:
     """Let SIGTERM interrupt like SIGINT, because schedulers send it.
 
-    SIGINT also interrupts if a shell made a background job ignore it. Training has its own handlers, which finish the
+    SIGINT works even if a shell made the process, a background job, ignore it. Training has its own handlers, which finish the
     step first.
     """
 

@@ -1,4 +1,4 @@
-"""NCSN (Song & Ermon 2019): annealed Langevin dynamics alone, ten noise levels."""
+"""NCSN (Song & Ermon 2019): annealed Langevin dynamics only, ten noise levels."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def get_config():
     }
     config.training.learning_rate = 1e-3
     config.training.warmup = 0
-    config.training.grad_clip = 1e9  # none
+    config.training.grad_clip = 1e9  # no clipping
     config.samplers = {
         "annealed-langevin": {
             "name": "PredictorCorrector",

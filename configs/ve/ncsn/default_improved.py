@@ -1,4 +1,4 @@
-"""NCSN with techniques 1, 2 and 4 of Song & Ermon 2020: largest noise, number of levels and step size by their rules."""
+"""NCSN with techniques 1, 2 and 4 of Song & Ermon 2020 for the largest noise, the number of levels and the step size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""NCSNv2 (Song & Ermon 2020): told nothing of the noise, its output divided by sigma."""
+"""NCSNv2 (Song & Ermon 2020): no time embedding, output divided by sigma."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What DDPM on 256 x 256 images shares."""
+"""The common settings of DDPM on 256 x 256 images."""
 
 from pathlib import Path
 
