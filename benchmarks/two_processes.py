@@ -10,8 +10,8 @@ Each line trains, samples and computes likelihoods twice, with one process and w
     samples             coordinates of 16 samples, in [-1, 1]
     rows                bits/dim of 16 events
 
-The single process is neither compiled nor sharded, but has the same precision. The first line trains once: two processes draw samples
-and compute rows with the same weights.
+The single process is neither compiled nor sharded, but has the same precision. The first line trains once: two processes draw
+samples and compute rows with the same weights.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def stopped(bench: Bench, folder: Path) -> None:
 
 
 def worker_killed(bench: Bench, folder: Path) -> None:
-    """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest is done on the next start"""
+    """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest comes next time"""
     work = bench.random.choice([SAMPLING, LIKELIHOOD])
     work.begin(bench, folder)
     call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]

@@ -139,7 +139,7 @@ def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
     name = argument.split("=")[0]
     owners = next((flag.owners for flag in FLAGS if f"--{flag.name}" == name), ())
     if owners:
-        parser.error(f"{name} is a flag of {' and '.join(owners)}, not of {command}")
+        parser.error(f"{name} is a flag of {_listed(owners)}, not of {command}")
     if not argument.startswith("-"):
         parser.error(f"{shown(argument)} is not expected: {command} has no positional arguments")
     first, dot, rest = name.partition(".")
@@ -149,6 +149,11 @@ def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
         parser.error(f"{argument} is not known; did you mean '{meant}'?")
     flags = ["--help", "--version", *(f"--{flag.name}" for flag in flags_of(command))]
     parser.error(f"{argument} is not known{suggestion(name, flags)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names with commas, and "and" before the last one."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _config_of(parser: Parser, workdir: str) -> str:

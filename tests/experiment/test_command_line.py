@@ -164,7 +164,7 @@ class TestRefusals:
         assert not here.workdir.exists()
 
     def test_no_sampler_draws_nothing(self, here):
-        self.assert_refused(here("sample", samplers={}, **NO_STEPS), "config.samplers names none")
+        self.assert_refused(here("sample", samplers={}, **NO_STEPS), "config.samplers is empty")
 
     def test_a_nested_name_is_answered_with_its_kind(self, here):
         done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
@@ -173,7 +173,7 @@ class TestRefusals:
         )
 
     def test_flags_that_would_be_ignored(self):
-        self.assert_refused(called("inspect", "x.npy", "--workdir", "x"), "--workdir belongs to", "not to inspect")
+        self.assert_refused(called("inspect", "x.npy", "--workdir", "x"), "--workdir is a flag of", "not of inspect")
         self.assert_refused(
             called("inspect", "x.npy", "--config.seed=1"), "--config.seed is for commands with a config"
         )

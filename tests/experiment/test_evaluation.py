@@ -130,21 +130,21 @@ def test_fewer_samples_than_numbers_are_said(run):
 
 def test_nothing_is_computed_twice(run, monkeypatch):
     before = [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"]
-    assert run().stdout.count(" 0 of them to compute here") == 3
+    assert run().stdout.count(" computing 0 of ") == 3
     assert [path.stat().st_mtime_ns for path in run.folder.rglob("*.npz") if path.name != "reference.npz"] == before
     run(verb="sample", sampling__count=100)
     done = run(sampling__count=100)
-    assert "features of 100 samples of samples/pc, 10 of them to compute here" in done.stdout
+    assert "features of samples/pc: computing 10 of 100 samples" in done.stdout
     run(verb="sample", sampling__seed=1)
     done = run()
-    assert "features of 90 samples of samples/pc, 90 of them to compute here" in done.stdout, "of other samples"
-    assert "1438 events of data/train, 0 of them" in done.stdout
+    assert "features of samples/pc: computing 90 of 90 samples" in done.stdout, "of other samples"
+    assert "data/train: computing 0 of 1438 events" in done.stdout
     done = run(evaluation__extractor="{'name': 'tests.experiment.extractors:Slow'}")
-    assert done.stdout.count(" 0 of them") == 0, "by another extractor"
+    assert done.stdout.count(" computing 0 of ") == 0, "by another extractor"
     monkeypatch.setattr(
         importlib.import_module("scoresde.experiment.jobs.evaluation"), "__version__", "of another release"
     )
-    assert run().stdout.count(" 0 of them") == 0, "by another version"
+    assert run().stdout.count(" computing 0 of ") == 0, "by another version"
 
 
 def test_batch_size_of_features_changes_nothing_here(run, trained):
@@ -176,7 +176,7 @@ def test_a_shard_is_checked_before_it_is_trusted(run, trained):
         first.write_bytes(content)
         done = run()
         assert f"data/train: {first.name} " in done.stdout and "computed again" in done.stdout, name
-        assert "1438 events of data/train, 256 of them to compute here" in done.stdout, name
+        assert "data/train: computing 256 of 1438 events" in done.stdout, name
         assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text())), (
             name
         )
@@ -187,7 +187,7 @@ def test_samples_that_were_cut_otherwise_are_looked_at_again(run):
     for shard in (run.command.workdir / "samples" / "pc").glob("shards-*/*.npz"):
         shard.unlink()
     run(verb="sample", sampling__batch_size=45)
-    assert "90 samples of samples/pc, 90 of them to compute here" in run().stdout
+    assert "samples/pc: computing 90 of 90 samples" in run().stdout
     assert run.result()["count"] == 90
 
 
@@ -199,7 +199,7 @@ def test_a_shard_that_the_index_does_not_name_is_refused(run):
     with pytest.raises(ValueError, match=r"0000000000-0000000032\.npz is not the shard that .*pc\.json lists"):
         next(read_samples(index.path))
     run(verb="sample")  # takes it for what it is
-    assert "90 samples of samples/pc, 32 of them to compute here" in run().stdout, "features of the shard before"
+    assert "samples/pc: computing 32 of 90 samples" in run().stdout, "features of the shard before"
 
 
 def test_the_report_keeps_figures_of_other_settings_apart(run):
@@ -208,7 +208,7 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
     others = [
         {"neighbours": 5},
         {"extractor digest": "0" * 64},
-        {"reference": {**found["reference"], "said": "another"}},
+        {"reference": {**found["reference"], "description": "another"}},
     ]
     for number, other in enumerate(others, start=1):
         write_sealed(run.folder / f"pc@{number}.json", {**found, **other})
@@ -234,7 +234,7 @@ def test_an_interrupted_evaluation_goes_on(run, trained, monkeypatch):
     monkeypatch.setattr(Stopping, "after", 10)
     run(code=130, **extractor)
     assert len(run.shards("samples/pc")) == 3 and len(run.shards("data/train")) == 1
-    assert "1438 events of data/train, 1182 of them to compute here" in run(**extractor).stdout
+    assert "data/train: computing 1182 of 1438 events" in run(**extractor).stdout
     assert figures(run.result()) == figures(json.loads((trained.workdir / "evaluation" / "pc.json").read_text()))
 
 
@@ -340,7 +340,7 @@ def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
             pixels = Image.fromarray(np.full((8, 8), k + shade, np.uint8))
             pixels.save(folder / f"{k}.png", compress_level=0)
         assert len({file.stat().st_size for file in folder.glob("*.png")}) == 1
-        assert "3 events of files/" in (said := run("--samples", folder).stdout) and ", 3 of them to compute" in said
+        assert "features of files/" in (said := run("--samples", folder).stdout) and ": computing 3 of 3 events" in said
     assert len(list(run.folder.glob("files-*.json"))) == 2
 
 
@@ -403,7 +403,7 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
         "checkpoint step-000000002.safetensors, the last is step-000000003.safetensors",
     )
     for said in (
-        f"pc: drawn with {last}: scoresde sample", f"test.json: computed with {last}: scoresde likelihood",
+        f"pc: drawn with {last}. Run scoresde sample", f"test.json: computed with {last}. Run scoresde likelihood",
         f"pc: the samples were drawn with {last}",
     ):  # fmt: skip
         assert said in text

@@ -257,7 +257,7 @@ class TestFacts:
         sigma = sections["sde"].value["sigma_max"]
         ratio = 1.0 / sigma**2
         assert 0.5 * (ratio - math.log1p(ratio)) < 1e-3 < 0.5 * (3.4**-2 - math.log1p(3.4**-2))
-        assert "events differ by 3.4 at most" in " ".join(sections["sde"].reasons)
+        assert "events differ by at most 3.4" in " ".join(sections["sde"].reasons)
 
 
 EVENTS = [

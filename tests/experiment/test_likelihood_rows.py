@@ -77,13 +77,13 @@ class TestRows:
 
     def test_nothing_is_computed_twice(self, run_likelihood):
         before, lines = run_likelihood.table(), run_likelihood.lines()
-        assert "0 of them to compute" in run_likelihood().stdout
+        assert "computing 0 of" in run_likelihood().stdout
         assert run_likelihood.table() == before and run_likelihood.lines() == lines == 2
         run_likelihood("--draws", "2")
         after = run_likelihood.table()
         assert after[:6] == before and [line.split(",")[1] for line in after[6:]] == ["1"] * 5
         assert run_likelihood.lines() == 4
-        assert run_likelihood.summary()["parts of the error"]["dequantisation"] is not None
+        assert run_likelihood.summary()["parts of the error"]["dequantization"] is not None
 
     def test_batch_size_changes_rounding_only(self, run_likelihood):
         ours = numbers(run_likelihood.table())
@@ -123,7 +123,7 @@ class TestRows:
             shard.write_bytes(torn)
             (run_likelihood.folder / "test.csv").unlink()
             left = 5 if torn.count(b"\n") == 0 else 2
-            assert f"{left} of them to compute" in run_likelihood().stdout
+            assert f"computing {left} of" in run_likelihood().stdout
             assert run_likelihood.table() == before
 
     def test_a_changed_byte_is_a_torn_line(self, run_likelihood):
@@ -153,14 +153,14 @@ class TestRows:
     def test_other_settings_start_again_and_do_not_mix(self, run_likelihood):
         before = run_likelihood.table()
         done = run_likelihood(likelihood__seed=7)
-        assert "Changes: seed: 0 -> 7" in done.stdout and "5 of them to compute" in done.stdout
+        assert "Changes: seed: 0 -> 7" in done.stdout and "computing 5 of" in done.stdout
         assert np.abs(numbers(run_likelihood.table()) - numbers(before))[:, 0].min() > 0
         assert len(list(run_likelihood.folder.glob("rows-*"))) == 2
-        assert "0 of them to compute" in run_likelihood().stdout
+        assert "computing 0 of" in run_likelihood().stdout
         assert run_likelihood.table() == before
         change_weights(run_likelihood.folder.parent / "checkpoints")
         done = run_likelihood()
-        assert "Changes: checkpoint digest: " in done.stdout and "5 of them to compute" in done.stdout
+        assert "Changes: checkpoint digest: " in done.stdout and "computing 5 of" in done.stdout
 
     def test_two_at_a_time_are_refused(self, run_likelihood):
         with Workdir(run_likelihood.folder.parent).lock("likelihood"):
@@ -259,7 +259,7 @@ class TestGrid:
         )
         before = run_likelihood.table()
         more = run_likelihood(likelihood__grid_events=3, likelihood__limit=4).stdout
-        assert "time grid fitted" not in more and "2 of them to compute" in more
+        assert "time grid fitted" not in more and "computing 2 of" in more
         assert run_likelihood.table()[:3] == before
         assert "has other settings" in run_likelihood(likelihood__grid_events=4, likelihood__limit=4).stdout
 
@@ -279,10 +279,10 @@ class TestStatistics:
         found = statistics(self.rows(n, m, 0.5, 0.3, 0.2), discrete=True)
         parts = found["parts of the error"]
         assert parts["sampling of events"] == pytest.approx(0.5 / math.sqrt(n), rel=0.05)
-        assert parts["dequantisation"] == pytest.approx(0.3 / math.sqrt(n * m), rel=0.05)
+        assert parts["dequantization"] == pytest.approx(0.3 / math.sqrt(n * m), rel=0.05)
         assert parts["trace"] == pytest.approx(0.2 / math.sqrt(n * m), rel=1e-12)
         assert parts["solver"] == pytest.approx(0.25)
-        whole = sum(parts[k] ** 2 for k in ("sampling of events", "dequantisation", "trace"))
+        whole = sum(parts[k] ** 2 for k in ("sampling of events", "dequantization", "trace"))
         assert whole == pytest.approx(found["standard_error"] ** 2, rel=1e-12)
 
     def test_the_error_is_the_spread_of_the_mean(self):
@@ -295,7 +295,7 @@ class TestStatistics:
 
     def test_one_draw_does_not_know_the_dequantisation(self):
         parts = statistics(self.rows(50, 1, 0.5, 0.3, 0.2), discrete=True)["parts of the error"]
-        assert parts["dequantisation"] is None and parts["sampling of events"] > 0.4 / math.sqrt(50)
+        assert parts["dequantization"] is None and parts["sampling of events"] > 0.4 / math.sqrt(50)
 
     def test_one_event_has_no_error(self):
         found = statistics(self.rows(1, 2, 0.5, 0.3, 0.2), discrete=True)

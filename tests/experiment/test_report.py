@@ -76,7 +76,7 @@ def test_what_a_page_holds(report):
         "id='environment'",
         "MLP with",
         "learning rate",
-        "memory held at most, MiB",
+        "peak memory, MiB",
         "VPSDE",
     ):
         assert wanted in page
@@ -169,7 +169,7 @@ class TestTraining:
         extra = ",".join(f"loss_t{k}" for k in range(4)) + ",temperature,skipped"
         file.write_text("\n".join([f"{head},{extra}", *(f"{row},4,3,nan,1,300,0" for row in rows)]) + "\n")
         page = report()
-        assert "loss over t, in 4 parts" in page and "temperature" in page
+        assert "loss by t, in 4 intervals" in page and "temperature" in page
         assert pictures(page) == 3 + 6, "a curve that is 0 throughout is left out"
 
     def test_previews(self, report):
@@ -179,9 +179,13 @@ class TestTraining:
         (report.folder / "bad_batches").mkdir()
         (report.folder / "bad_batches" / "step-000000003.safetensors").write_bytes(b"")
         page = report()
-        assert "averaged weights" in page and "weights as they are" in page and "6 of 20 in previews/" in page
+        assert (
+            "averaged weights" in page
+            and "weights without averaging" in page
+            and "6 of 20 pictures in previews/" in page
+        )
         assert "step 1<" in page and "step 20<" in page and "step 2<" not in page
-        assert pictures(page) == 7 + 3 + CURVES and "1 batches whose loss or gradient was not finite" in page
+        assert pictures(page) == 7 + 3 + CURVES and "Batches with a loss or gradient that is not finite: 1" in page
 
 
 class TestBaselines:
@@ -274,7 +278,7 @@ def test_in_a_browser(report, visit):
     seen, console = visit(page.replace("</body>", look))
     assert console == []
     assert f'data-whole="{pictures(page)}"' in seen and 'data-wide="false"' in seen
-    for name in ("plan", "timings", "environment"):
+    for name in ("configuration", "timings", "environment"):
         assert f'<table id="{name}"><tbody><tr>' in seen
     # planted: a picture that is none, and a script that fails
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")

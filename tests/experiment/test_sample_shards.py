@@ -79,7 +79,7 @@ def test_nothing_is_drawn_twice(draw):
     before = [path.stat().st_mtime_ns for path in draw.shards()]
     left = draw.shards()[0].with_name(".0000000003-0000000006.npz.1.tmp")
     left.write_bytes(b"half-written")
-    assert "0 of them to draw here" in draw().stdout
+    assert "drawing 0 of" in draw().stdout
     assert [path.stat().st_mtime_ns for path in draw.shards()] == before
     assert not left.exists()
 
@@ -131,12 +131,12 @@ def test_batch_size_changes_rounding_only(draw, trained):
 
 
 def test_more_samples_go_on_from_those_there(draw, trained):
-    assert "11 samples by pc, 3 of them to draw here" in draw(sampling__count=11).stdout
+    assert "samples by pc: drawing 3 of 11" in draw(sampling__count=11).stdout
     assert digests(draw.folder)[:3] == digests(trained / "samples")
     assert np.array_equal(x_of(draw.folder)[:8], x_of(trained / "samples"))
     # a run with other batches fills in what is missing, and fewer are the first of them
     draw.shards()[1].unlink()
-    assert "11 samples by pc, 3 of them" in draw(sampling__count=11, sampling__batch_size=4).stdout
+    assert "samples by pc: drawing 3 of 11" in draw(sampling__count=11, sampling__batch_size=4).stdout
     assert [(e["first"], e["end"]) for e in draw.facts()["shards"]] == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 11)]
     before = x_of(draw.folder)
     draw(sampling__count=5)
@@ -175,7 +175,7 @@ def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
         first.write_bytes(content)
         done = draw()
         assert f"{first.name} " in done.stdout and "drawn again" in done.stdout, name
-        assert "3 of them to draw here" in done.stdout, name
+        assert "drawing 3 of" in done.stdout, name
         assert digests(draw.folder) == digests(trained / "samples"), name
 
 
@@ -189,7 +189,7 @@ def test_a_shard_is_read_by_its_names_and_its_digest(draw):
     np.savez(
         first, device="cpu", seconds=0.5, nfe=8, end=3, first=0, raw=raw, x=x, sha256=digest, fingerprint=fingerprint
     )
-    assert "0 of them to draw here" in draw().stdout
+    assert "drawing 0 of" in draw().stdout
 
 
 def test_settings_that_are_garbage_are_passed_over(tmp_path):
@@ -203,11 +203,11 @@ def test_settings_that_are_garbage_are_passed_over(tmp_path):
 
 def test_other_settings_start_anew_and_do_not_mix(draw, trained):
     done = draw(sampling__seed=7)
-    assert "Changes: seed: 0 -> 7" in done.stdout and "8 of them to draw here" in done.stdout
+    assert "Changes: seed: 0 -> 7" in done.stdout and "drawing 8 of" in done.stdout
     assert {e["sha256"] for e in draw.facts()["shards"]}.isdisjoint(d for _, _, d in digests(trained / "samples"))
     done = draw(samplers=FEW["samplers"].replace("'steps': 4", "'steps': 5"))
-    assert "are not used. Changes: " in done.stdout and "8 of them to draw here" in done.stdout
-    assert "0 of them to draw here" in draw().stdout, "the first ones are still there"
+    assert "are not used. Changes: " in done.stdout and "drawing 8 of" in done.stdout
+    assert "drawing 0 of" in draw().stdout, "the first ones are still there"
     assert digests(draw.folder) == digests(trained / "samples")
 
 

@@ -72,7 +72,7 @@ class TestALongerRun:
         """The config of a run of 2 steps would stand beside weights of 4."""
         run(tmp_path, training__steps=4, **self.CONSTANT)
         before = (tmp_path / "config.json").read_bytes()
-        with pytest.raises(WorkdirError, match=r"trained to step 4, and training\.steps=2 is less: give as many"):
+        with pytest.raises(WorkdirError, match=r"trained to step 4, but training\.steps=2 is less: give at least 4"):
             run(tmp_path, training__steps=2, **self.CONSTANT)
         assert (tmp_path / "config.json").read_bytes() == before
 
@@ -352,7 +352,7 @@ class TestDryRun:
         assert "1 training steps take about 1e-09 s here" in done.stdout
         done = here("train", "vp", "--fit-time", "100")
         assert done.returncode == 0 and "this run already has training.steps=1" in done.stdout
-        assert "trained to step 1 of 1 already" in done.stdout
+        assert "already trained to step 1 of 1" in done.stdout
 
     def test_fit_time_takes_no_more_steps_than_the_config(self, monkeypatch):
         made = experiment()

@@ -71,9 +71,9 @@ def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
     """Raw weights, two averages and a post-hoc one: four files, four sets of numbers, the default's as they were."""
     monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     before = {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")}
-    assert "3 of them to draw here, weights model" in run("sample", "--weights", "model")
+    assert "drawing 3 of 3, weights model" in run("sample", "--weights", "model")
     run("sample", "--weights=ema1")
-    assert "weights 0.07 of 3 snapshots (profile off by" in run("sample", "--weights", "0.070")
+    assert "weights 0.07 of 3 snapshots (averaging profile off by" in run("sample", "--weights", "0.070")
     titles = {"pc": "ema", "pc@model": "model", "pc@ema1": "ema1", "pc@0.07": "0.07"}
     found = {title: samples(run.folder, title) for title in titles}
     assert {title: facts["weights"] for title, (_, facts) in found.items()} == titles
@@ -83,7 +83,7 @@ def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
         assert settings["weights"] == titles[title]
     x = [numbers for numbers, _ in found.values()]
     assert min(np.abs(a - b).max() for k, a in enumerate(x) for b in x[:k]) > 1e-6
-    assert "0 of them to draw here, weights model" in run("sample", "--weights", "model")
+    assert "drawing 0 of 3, weights model" in run("sample", "--weights", "model")
     text = (run("report"), (run.folder / "report.html").read_text())[1]
     for title, weights in titles.items():
         assert f"{title}: 3 samples" in text and f"weights {weights}" in text
@@ -92,8 +92,8 @@ def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
 def test_rows_of_each_are_apart(run, monkeypatch):
     monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     before = (run.folder / "likelihood" / "test.json").read_bytes()
-    assert "5 of them to compute here" in run("likelihood", "--weights", "model")
-    assert "0 of them to compute here" in run("likelihood")
+    assert "computing 5 of" in run("likelihood", "--weights", "model")
+    assert "computing 0 of" in run("likelihood")
     one, other = (json.loads((run.folder / "likelihood" / f"{t}.json").read_text()) for t in ("test", "test@model"))
     assert (one["weights"], other["weights"]) == ("ema", "model") and one["bits_per_dim"] != other["bits_per_dim"]
     assert one["rows in"] != other["rows in"] and (run.folder / "likelihood" / "test@model.csv").exists()

@@ -158,8 +158,8 @@ class EvaluationJob(Job):
         for place, events in self.sets.items():
             here = sum(part.size for part in parts if part.name == place)
             self.workdir.log(
-                f"{self.workdir.path}: features of {events.count} {events.unit} of {place}, {here} of them to compute "
-                f"here, by {self.experiment.evaluation.extractor.name}"
+                f"{self.workdir.path}: features of {place}: computing {here} of {events.count} {events.unit}, by "
+                f"{self.experiment.evaluation.extractor.name}"
             )
 
     def finish(self, processes: int) -> dict[str, dict[str, Any]]:

@@ -197,7 +197,7 @@ class LikelihoodJob(Job):
         total, rows = self.count * self.experiment.likelihood.draws, sum(part.size for part in parts)
         others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
         line = (
-            f"{self.workdir.path}: likelihood of {total} rows, {rows} of them to compute here, by {_summary(self.solver)}, "
+            f"{self.workdir.path}: likelihood: computing {rows} of {total} rows, by {_summary(self.solver)}, "
             f"{self.checkpoint.describe(self.store.settings['weights'])}"
         )
         if others and not self.store.path.exists():

@@ -179,7 +179,7 @@ class SamplingJob(Job):
         said = self.checkpoint.describe(weights_name(config.weights))
         for name, store in self.stores.items():
             here = sum(part.size for part in parts if part.name == name)
-            line = f"{self.workdir.path}: {config.count} samples by {name}, {here} of them to draw here, {said}"
+            line = f"{self.workdir.path}: samples by {name}: drawing {here} of {config.count}, {said}"
             others = store.others()
             if others and not store.path.exists():
                 changed = changes(others[-1], store.settings)

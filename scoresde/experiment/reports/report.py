@@ -108,7 +108,7 @@ def _configuration(experiment: Experiment) -> str:
                      f"{config.learning_rate:g}, {config.schedule}, warm-up {config.warmup}; averages at "
                      f"{', '.join(f'{decay:g}' for decay in config.decays)}"),
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
-        ("likelihood", f"{experiment.likelihood.split}, draws of each event: {experiment.likelihood.draws}, "
+        ("likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, "
                        f"{_named(experiment.likelihood.divergence)}"),
     ]  # fmt: skip
     return "<h2>Configuration</h2>" + table("configuration", (), rows)

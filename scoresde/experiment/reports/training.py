@@ -79,9 +79,7 @@ def training_section(experiment: Experiment, workdir: Workdir, metrics: Metrics)
     bad = sorted((workdir.path / "bad_batches").glob("*.safetensors"))
     if bad:
         parts.append(
-            problem_note(
-                f"{len(bad)} batches had a loss or gradient that was not finite. They are saved in bad_batches/."
-            )
+            problem_note(f"Batches with a loss or gradient that is not finite: {len(bad)}, saved in bad_batches/.")
         )
     return "".join([*parts, *_curves(experiment, metrics), _previews(workdir.path / "previews")])
 

@@ -83,7 +83,7 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
     solver = np.array([row.solver_error for row in good])
     found["parts of the error"] = {
         "sampling of events": _root(error**2 - max(known)),
-        "dequantisation": _root(within - known[0]) if discrete else None,
+        "dequantization": _root(within - known[0]) if discrete else None,
         "trace": _root(trace),
         "solver": _number(float(mean_of(solver).mean())),
     }

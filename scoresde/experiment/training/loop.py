@@ -212,5 +212,5 @@ def describe(trainer: Trainer) -> str:
     how = f" by {world} processes{', sharded' if config.sharded else ''}" if world > 1 else ""
     return (
         f"{name} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train.summary}, "
-        f"steps {trainer.step} to {config.steps} of {config.batch_size} on {trainer.group.device}{how}"
+        f"steps {trainer.step} to {config.steps}, batch size {config.batch_size}, on {trainer.group.device}{how}"
     )
