@@ -1,5 +1,6 @@
-"""`scoresde train` in real processes that can be killed, limited and launched together; they start from a server that has
-imported everything, in tens of milliseconds. For benchmarks/faults.py and the tests.
+"""`scoresde train` in real processes that can be killed, limited and launched together, for benchmarks/faults.py and the tests.
+
+The processes are forked from a server that has imported everything, so they start within tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SMALL = {
     "training.steps": 40, "training.batch_size": 8, "training.checkpoint_every": 2, "training.keep": 30,
     "training.log_every": 2, "training.preview_every": 0, "network.channels": 8, "network.blocks": 1,
 }  # fmt: skip
-"""A network on the digits that trains in a second, with dropout, so that its draws are seen too."""
+"""A network on the digits that trains in a second. It has dropout, so its random numbers are tested too."""
 SMALL |= {"network.dropout": 0.1}
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -36,8 +37,14 @@ _CONTEXT.set_forkserver_preload(["scoresde.experiment", "scoresde.cli"])
 class Child:
     """One process.
 
-    folder: its work folder. options: of the config. environment: added to this process's. file_size: most bytes that it may write
-    to a file. obeys: without root's right to write anywhere. compiler: torch.compile's backend.
+    Args:
+        folder: Its work folder.
+        options: Values of the config.
+        command: The command.
+        environment: Variables that are added to the environment.
+        file_size: Largest number of bytes that it may write to a file.
+        obeys: Whether it runs without root's permission to write everywhere.
+        compiler: The backend of torch.compile.
     """
 
     def __init__(
@@ -64,11 +71,14 @@ class Child:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those in its folder."""
+        """The checkpoints in its folder."""
         return list_checkpoints(self.folder / "checkpoints")
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
-        """Wait until ``condition()`` holds. Raises AssertionError where it ends before, or takes too long: it is ended."""
+        """Wait until ``condition()`` is true.
+
+        Raises AssertionError if the process ends or takes too long, and ends it.
+        """
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.is_alive(), f"ended before {what}: {self.output()}"
@@ -83,7 +93,7 @@ class Child:
             os.kill(self.process.pid, number)
 
     def end(self, seconds: float = 300.0) -> int:
-        """Wait for it; its exit code, negative for a signal."""
+        """Wait for the process. Returns its exit code, which is negative for a signal."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
@@ -91,7 +101,7 @@ class Child:
         return self.process.exitcode
 
     def output(self) -> str:
-        """What it printed, errors too."""
+        """Its output, including errors."""
         return self.log.read_text() if self.log.exists() else ""
 
 
@@ -103,7 +113,7 @@ def train(folder: Path, options: Mapping[str, object] | None = None, **more: obj
 
 
 def together(folder: Path, world: int, options: Mapping[str, object] | None = None, **more: object) -> list[Child]:
-    """So many processes on one model, as torchrun starts them."""
+    """Start several processes on one model, like torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -115,7 +125,7 @@ def together(folder: Path, world: int, options: Mapping[str, object] | None = No
 
 
 def flags(folder: Path, options: Mapping[str, object] | None = None) -> list[str]:
-    """Arguments of the command line; of `SMALL`, what ``options`` has as None is left out."""
+    """Arguments of the command line. Keys of `SMALL` that are None in ``options`` are left out."""
     head = ["--config", str(ROOT / "configs" / "vp" / "digits.py"), "--workdir", str(folder)]
     return head + [
         f"--config.{key}={value}" for key, value in {**SMALL, **(options or {})}.items() if value is not None

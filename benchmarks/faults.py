@@ -1,11 +1,11 @@
-"""Faults put in on purpose while `scoresde` runs in real processes, and what became of each: a table. Those of `train` are here,
-those of `sample` and `likelihood` in work_faults.py.
+"""Injects faults while `scoresde` runs in real processes, and prints a table of the results.
 
     .venv/bin/python benchmarks/faults.py --times 10
 
-A trial ends with training carried on to its end by the same command, and the weights, averages and moments compared, bit for
-bit, with those of a run by as many processes that nothing happened to; but for the three about NaN and other data, which are
-over before. A trial that fails is counted and shown, and the exit code is then 1.
+The faults of `train` are here, those of the other commands in work_faults.py. A trial ends with the same command run to
+its end. The weights, averages and moments are compared bit for bit with those of an undisturbed run with the same
+number of processes. The three trials about NaN and other data end earlier. A failed trial is counted and shown, and the
+exit code is then 1.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors
 
 @dataclass(frozen=True)
 class Bench:
-    """Where trials happen. random: says when."""
+    """The folder of the trials, and their random numbers."""
 
     folder: Path
     random: random.Random
 
     def whole(self, world: int) -> Path:
-        """The folder of an unbroken run by so many processes."""
+        """The folder of an undisturbed run with ``world`` processes."""
         place = self.folder / f"whole-{world}"
         if not place.exists():
             assert [rank.end() for rank in together(place, world)] == [0] * world
         return place
 
     def same(self, folder: Path, world: int = 1) -> None:
-        """Raise AssertionError unless the last checkpoint is that of the unbroken run."""
+        """Raise AssertionError unless the last checkpoint equals that of the undisturbed run."""
         ours, theirs = (read_checkpoint(list_checkpoints(f / "checkpoints")[-1]) for f in (folder, self.whole(world)))
         assert ours.step == theirs.step and ours.tensors.keys() == theirs.tensors.keys()
         differ = [name for name, tensor in theirs.tensors.items() if not tensor.equal(ours.tensors[name])]
         assert not differ, f"{len(differ)} tensors differ, {differ[:3]}"
 
-    def go_on(self, folder: Path, world: int = 1) -> None:
-        """Train to the end, and compare; nothing is left under a temporary name."""
+    def resume(self, folder: Path, world: int = 1) -> None:
+        """Train to the end and compare. No temporary file may remain."""
         ranks = together(folder, world)
         assert [rank.end() for rank in ranks] == [0] * world, [rank.output() for rank in ranks]
         self.same(folder, world)
         intact(folder)
 
     def begun(self, folder: Path, checkpoints: int = 3) -> Path:
-        """A folder with a run that was killed after so many checkpoints."""
+        """A folder with a run that was killed after ``checkpoints`` checkpoints."""
         child = Child(folder)
         child.until(lambda: len(child.checkpoints) >= checkpoints, "checkpoints")
         child.signal(signal.SIGKILL)
@@ -71,7 +71,7 @@ class Bench:
 
 
 def intact(folder: Path) -> None:
-    """Raise AssertionError unless every checkpoint reads and no temporary file is left."""
+    """Raise AssertionError unless every checkpoint can be read and no temporary file is left."""
     for path in list_checkpoints(folder / "checkpoints"):
         read_checkpoint(path)
     left = [p.name for p in folder.rglob("*.tmp")]
@@ -87,7 +87,7 @@ def killed_at_random(bench: Bench, folder: Path) -> None:
         child.end()
         for path in list_checkpoints(folder / "checkpoints"):
             read_checkpoint(path)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def killed_while_saving(bench: Bench, folder: Path) -> None:
@@ -104,7 +104,7 @@ def killed_while_saving(bench: Bench, folder: Path) -> None:
         child.end()
         for path in child.checkpoints:
             read_checkpoint(path)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def stopped_once(bench: Bench, folder: Path) -> None:
@@ -116,7 +116,7 @@ def stopped_once(bench: Bench, folder: Path) -> None:
     assert child.end() in (0, 130), child.output()
     assert "Traceback" not in child.output()
     intact(folder)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def stopped_twice(bench: Bench, folder: Path) -> None:
@@ -128,7 +128,7 @@ def stopped_twice(bench: Bench, folder: Path) -> None:
     child.signal(signal.SIGTERM)
     assert child.end() in (130, -signal.SIGTERM), child.output()
     intact(folder)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def disk_full(bench: Bench, folder: Path) -> None:
@@ -140,7 +140,7 @@ def disk_full(bench: Bench, folder: Path) -> None:
     assert "File too large" in child.output() and "Traceback" not in child.output()
     assert list_checkpoints(folder / "checkpoints") == before
     intact(folder)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def truncated(bench: Bench, folder: Path) -> None:
@@ -149,7 +149,7 @@ def truncated(bench: Bench, folder: Path) -> None:
     content = last.read_bytes()
     last.write_bytes(content[: bench.random.randrange(len(content))])
     _refuses(last)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def flipped(bench: Bench, folder: Path) -> None:
@@ -159,7 +159,7 @@ def flipped(bench: Bench, folder: Path) -> None:
     content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
     last.write_bytes(content)
     _refuses(last)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def hostile(bench: Bench, folder: Path) -> None:
@@ -171,7 +171,7 @@ def hostile(bench: Bench, folder: Path) -> None:
             return os.mkdir, (str(mark),)
 
     last.write_bytes(pickle.dumps(Trap()))
-    bench.go_on(folder)
+    bench.resume(folder)
     assert not mark.exists()
 
 
@@ -187,7 +187,7 @@ def read_only(bench: Bench, folder: Path) -> None:
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    bench.go_on(folder)
+    bench.resume(folder)
 
 
 def two_runs(bench: Bench, folder: Path) -> None:
@@ -198,7 +198,7 @@ def two_runs(bench: Bench, folder: Path) -> None:
     shutil.copy(first.log, folder.parent / "first.out")
     second = Child(folder)
     assert second.end() == 2, second.output()
-    assert "another process is at work" in second.output()
+    assert "another process is running this command" in second.output()
     first.signal(signal.SIGCONT)
     assert first.end() == 0, first.output()
     bench.same(folder)
@@ -259,7 +259,7 @@ def rank_killed(bench: Bench, folder: Path) -> None:
     codes = [rank.end() for rank in ranks]
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 3, (codes, ranks[1 - victim].output())
     assert "another process ended" in ranks[1 - victim].output() and "Traceback" not in ranks[1 - victim].output()
-    bench.go_on(folder, 2)
+    bench.resume(folder, 2)
 
 
 def ranks_stopped(bench: Bench, folder: Path) -> None:
@@ -269,7 +269,7 @@ def ranks_stopped(bench: Bench, folder: Path) -> None:
     ranks[bench.random.randrange(2)].signal(signal.SIGTERM)
     assert [rank.end() for rank in ranks] == [130, 130], [rank.output() for rank in ranks]
     intact(folder)
-    bench.go_on(folder, 2)
+    bench.resume(folder, 2)
 
 
 def torchrun(bench: Bench, folder: Path) -> None:
@@ -280,7 +280,7 @@ def torchrun(bench: Bench, folder: Path) -> None:
     output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 1, output
     assert "another process ended" in output, output
-    bench.go_on(folder, 2)
+    bench.resume(folder, 2)
 
 
 def preempted(bench: Bench, folder: Path) -> None:
@@ -291,7 +291,7 @@ def preempted(bench: Bench, folder: Path) -> None:
     output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode != 0 and "saved; run the same command to resume" in output, output
     intact(folder)
-    bench.go_on(folder, 2)
+    bench.resume(folder, 2)
 
 
 def _launch(folder: Path) -> subprocess.Popen[str]:

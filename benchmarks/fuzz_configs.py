@@ -1,18 +1,18 @@
-"""Generated configs and command lines: what is refused in one line, what runs, what breaks, and what is executed.
+"""Generated configs and command lines: what is refused in one line, what runs, what fails, and what is executed.
 
     python benchmarks/fuzz_configs.py --cases 3000
 
 Each case calls the command line in this process, in one of four ways:
 
-    folder     a trained folder whose config.json has been changed: values, nodes, names, nested nodes
-    text       a trained folder whose config.json is other text: brackets, bytes changed, cut off, huge numbers
+    folder     a trained folder with a changed config.json: values, nodes, names, nested nodes
+    text       a trained folder whose config.json is other text: brackets, changed bytes, truncated text, huge numbers
     override   a Python config, and one to three ``--config.KEY=VALUE``
-    python     a Python config that has been changed as a folder's
+    python     a Python config with the same changes as a folder's
 
-Names of modules, functions and classes that a config must not call are among the values. An audit hook counts processes that
-are started, and a module of canaries notes when it is imported and when something in it is called. A folder and a text must
-import nothing; typed names may be imported, and nothing of the wrong kind may be called. Exit code 1 where there was a traceback,
-an execution, a case that took too long, or a refusal of several lines.
+The values include names of modules, functions and classes that a config must not call. An audit hook counts processes
+that are started. A module of canaries records when it is imported and when something in it is called. A folder and a
+text must import nothing. Typed names may be imported, but nothing of the wrong kind may be called. The exit code is 1
+after a traceback, an execution, a case that took too long, or a refusal of several lines.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ DANGEROUS = (
     "torch:load", "torch.nn:Sequential", "torch.nn:Linear", "pathlib:Path", "a b:c", "os:system:x", "os\n:system", "ctypes:CDLL",
 )  # fmt: skip
 CANARIES = 3
-"""How many of them, from the front, are canaries."""
+"""The number of names at the beginning that are canaries."""
 PLAIN: tuple[Any, ...] = (
     0, 1, -1, 2, 3, 7, 0.5, 2.5, -0.5, True, False, None, "", "x", "1", "ema", "a" * 3000, "\0", "é\n", [], [1, 2], [0.1, 0.2],
     ["a"], [[1, 2], [3]], [None], {}, {"a": 1}, {"a": {"b": [1]}}, {"name": 3}, {"name": None}, {"name": ""}, {"name": {}},
@@ -85,7 +85,7 @@ PLAUSIBLE: dict[Any, tuple[Any, ...]] = {
     int: (1, 2, 3, 4, 8), bool: (True, False), type(None): (None,), float: (0.5, 0.01, 1e-3, 2.0, 20.0, 1.0), str: RIGHT[str],
     torch.Tensor: ([1.0, 0.5, 0.1],),
 }  # fmt: skip
-"""Those that are often in range."""
+"""Values that are often in range."""
 KINDS = {
     "sde": LinearSDE,
     "network": torch.nn.Module,
@@ -93,7 +93,7 @@ KINDS = {
     "objective": DenoisingScoreMatching,
     "samplers": Sampler,
 }
-"""What the nodes at the top are."""
+"""Classes of the nodes at the top level."""
 NODES = (
     ("sde", "train"), ("sde", "check"), ("network", "train"), ("objective", "train"), ("samplers.heun", "sample"),
     ("model.prediction", "train"), ("model.label", "train"), ("likelihood.solver", "likelihood"),
@@ -104,9 +104,9 @@ SETTINGS = {
     "training": TrainingConfig, "sampling": SamplingConfig, "likelihood": LikelihoodConfig,
     "evaluation": EvaluationConfig, "model": ScoreModel,
 }  # fmt: skip
-"""Classes of the sections that do not name one."""
+"""Classes of the sections that are not nodes."""
 HUGE: tuple[Any, ...] = (2**63, 10**400, float("inf"), float("-inf"), float("nan"), -(2**80))
-"""Numbers that no config takes."""
+"""Numbers that no config accepts."""
 BASE = {
     "seed": 0,
     "device": "cpu",
@@ -123,7 +123,7 @@ BASE = {
     "evaluation": {},
 }
 SECONDS = 120
-"""Of a case, after which it hangs, unless it shows a progress bar."""
+"""Seconds after which a case counts as hanging, unless it shows a progress bar."""
 
 
 class Hangs(BaseException):
@@ -132,7 +132,7 @@ class Hangs(BaseException):
 
 @dataclass(frozen=True)
 class Case:
-    """How the command line is called, and with which config."""
+    """A call of the command line, with its config."""
 
     way: str
     verb: str
@@ -142,7 +142,7 @@ class Case:
 
 
 class Generator:
-    """Cases by number: the same seed, the same cases."""
+    """Cases by number, as a function of the seed."""
 
     def __init__(self, seed: int) -> None:
         self.random, self.strict, self.danger = random.Random(seed), False, False
@@ -188,7 +188,7 @@ class Generator:
         return self.node(depth)
 
     def dangerous(self) -> Any:
-        """A name that must not be called: every other time of the canaries, as text, or as a node by itself or in another."""
+        """A name that must not be called, half of the time a canary: as text, as a node, or in another node."""
         name = self.random.choice(DANGEROUS[: self.random.choice((CANARIES, len(DANGEROUS)))])
         node = self.random.choice(({"name": name}, {"name": name, "command": "true", "args": ["true"], "x": 1}))
         return self.random.choice((name, node, node, {"name": "EDM", "churn": node}, [node], {"a": node}))
@@ -217,7 +217,7 @@ class Generator:
         return self.node(depth, self.random.choice(names)) if names else self.value(depth)
 
     def place(self, content: dict[str, Any]) -> list[str]:
-        """A key of a config: mostly one that there is."""
+        """A key of a config, mostly an existing one."""
         section = self.random.choice([*content] if self.strict else [*content, "unknown"])
         path, inside = [section], content.get(section)
         while isinstance(inside, dict) and self.random.random() < 0.8:
@@ -244,7 +244,7 @@ class Generator:
         node[last] = self.right_or_wrong([*parents, last])
 
     def right_or_wrong(self, path: list[str]) -> Any:
-        """A value for a key: every other time one of the right type."""
+        """A value for a key, half of the time of the right type."""
         if self.danger:
             return self.dangerous()
         if not self.strict and self.random.random() < 0.4:
@@ -313,7 +313,7 @@ class Harness:
             self.started[event] += 1
 
     def call(self, arguments: list[str]) -> tuple[int, str]:
-        """The command line: exit code, and what it said on standard error. Tracebacks have code 70, what hangs 71."""
+        """Run the command line: exit code and standard error. A traceback has code 70, a hanging case 71."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), self._clock():
             try:
@@ -341,7 +341,7 @@ class Harness:
             signal.signal(signal.SIGALRM, before)
 
     def run(self, case: Case) -> tuple[str, str]:
-        """What came of a case, and what was said."""
+        """The outcome of a case, and its message."""
         sys.modules.pop("fuzz_canary", None)
         run = self.place / "run"
         shutil.rmtree(run, ignore_errors=True)
@@ -371,7 +371,7 @@ class Harness:
         return outcome(code, said), said
 
     def _executed(self, case: Case) -> str:
-        """What a case executed that it must not."""
+        """Forbidden executions of a case."""
         canary = sys.modules.get("fuzz_canary")
         if self.started:
             return f"processes {dict(self.started)}"
@@ -381,7 +381,7 @@ class Harness:
 
 
 def outcome(code: int, said: str) -> str:
-    """A word for what came of a call."""
+    """The outcome of a call in one word."""
     lines = [
         line
         for line in said.splitlines()
@@ -409,7 +409,7 @@ def _python(content: dict[str, Any]) -> str:
 def fuzz(
     cases: int, seed: int, place: Path, say: bool = True, seconds: float = SECONDS
 ) -> tuple[Counter[str], list[str]]:
-    """Outcomes counted, and what is wrong."""
+    """Counts of the outcomes, and a list of faults."""
     harness, generator, counts, wrong = Harness(place, seconds), Generator(seed), Counter[str](), []
     for number in range(cases):
         case = generator.case()

@@ -1,16 +1,17 @@
-"""Work folders whose files were torn, edited, replaced or forged: what every command makes of them.
+"""Work folders whose files are damaged, edited, replaced or forged: how every command reacts.
 
     python benchmarks/fuzz_folders.py --times 4
 
-Every file of a small finished run is changed, one change at a time, in a copy of the folder; then report, evaluate, likelihood,
-sample and train run on it in this process. Printed are counts, by kind of change, of
+Every file of a small finished run is changed, one change at a time, in a copy of the folder. Then report, evaluate,
+likelihood, sample and train run on it in this process. The program prints, by kind of change, the number of cases with
+these outcomes:
 
     refused      code 2 and one line that names the problem
-    worked       code 0, and every figure, sample and weight is that of the untouched folder
-    said         code 0; a figure is left out, or it differs and the page or the log says why
-    as asked     code 0 under a config.json whose changed value is a request: sampling, samplers, likelihood, ...
-    forged       code 0 with the content of a file that was forged under a right checksum, and makes sense
-    silent       code 0 and another figure without a word: must be 0
+    worked       code 0, and every result, sample and weight equals that of the original folder
+    said         code 0; a result is left out, or it differs and the report or the log says why
+    as asked     code 0 with a config.json whose changed value is a valid request: sampling, samplers, likelihood, ...
+    forged       code 0 with the content of a forged file that has a correct checksum and is valid
+    silent       code 0 and a different result without a message: must be 0
     traceback    anything else: must be 0
 """
 
@@ -43,7 +44,7 @@ from scoresde.experiment.folder.workdir import EVALUATION
 VERBS = ("report", "evaluate", "likelihood", "sample", "train")
 OUTCOMES = ("refused", "worked", "said", "as asked", "forged", "silent", "traceback")
 SECONDS = 60
-"""Time for a command, after which it counts as hanging."""
+"""Seconds after which a command counts as hanging."""
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -244,7 +245,7 @@ def outcome(kind: str, verb: str, run: Path, true: set[str]) -> tuple[str, str]:
 
 
 def _last(run: Path) -> str:
-    """The newest intact checkpoint where it is not the one of the untouched folder."""
+    """The newest intact checkpoint, if it is not that of the original folder."""
     last = last_checkpoint(run / "checkpoints")
     return "none" if last is None or last.step == 4 else last.path.name
 
@@ -252,7 +253,10 @@ def _last(run: Path) -> str:
 def fuzz(
     folder: Path, times: int, seed: int = 0, only: str = "", verbs: tuple[str, ...] = VERBS
 ) -> tuple[Counter, list[str]]:
-    """Counts by (kind of change, outcome), and a line for each fault. only: a part of the names of files to change."""
+    """Counts by (kind of change, outcome), and a line for each fault.
+
+    ``only`` is a part of the names of the files to change.
+    """
     rng, counts, faults = random.Random(seed), Counter[tuple[str, str]](), []
     whole = finished(folder)
     true = {}
@@ -282,10 +286,10 @@ def fuzz(
 
 
 def table(counts: Counter) -> str:
-    """The counts, a line for each kind of change."""
+    """The counts, with a line for each kind of change."""
     kinds = sorted({kind for kind, _ in counts})
     rows = [[kind, *(str(counts[kind, one]) for one in OUTCOMES)] for kind in kinds]
-    rows.append(["together", *(str(sum(counts[kind, one] for kind in kinds)) for one in OUTCOMES)])
+    rows.append(["total", *(str(sum(counts[kind, one] for kind in kinds)) for one in OUTCOMES)])
     head = ["change", *OUTCOMES]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * len(OUTCOMES)], *rows])
 

@@ -1,7 +1,7 @@
-"""Faults put in while `scoresde sample`, `likelihood` and `evaluate` run in real processes; benchmarks/faults.py tries them.
+"""Faults of `scoresde sample`, `likelihood` and `evaluate` in real processes; benchmarks/faults.py runs the trials.
 
-A trial ends with the same command run to its end: samples, rows and features are compared, byte for byte, with those of one that
-nothing happened to, every part is there once, and what was finished before the fault has not been touched.
+A trial ends with the same command run to its end. Samples, rows and features are compared byte for byte with those of
+an undisturbed run. Every part must exist once, and work that was finished before the fault must not have changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.children import ROOT, Child, flags
 
 
 class Bench(Protocol):
-    """Where trials happen; benchmarks/faults.py has it."""
+    """The folder of the trials; benchmarks/faults.py implements it."""
 
     folder: Path
     random: random.Random
@@ -33,9 +33,14 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """A command whose work is done in parts.
+    """A command that works part by part.
 
-    options: of the config. kept: pattern of the files of parts. result: files of results. after: work whose results it needs.
+    Args:
+        command: Its name.
+        options: Values of the config.
+        kept: Pattern of the files of parts.
+        result: Result files.
+        after: The work whose results it needs.
     """
 
     command: str
@@ -45,18 +50,18 @@ class Work:
     after: Work | None = None
 
     def parts(self, folder: Path) -> list[tuple[str, bytes]]:
-        """What is finished: a file of samples, or a line of rows, and its name."""
+        """The finished parts: a file of samples, or a line of rows, with its name."""
         files = sorted(folder.glob(self.kept))
         if files and files[0].suffix == ".npz":
             return [(file.name, file.read_bytes()) for file in files]
         return [(file.name, line) for file in files for line in file.read_bytes().splitlines(keepends=True)]
 
     def start(self, folder: Path, file_size: int = 0) -> Child:
-        """The command in a process of its own."""
+        """Start the command in its own process."""
         return Child(folder, self.options, command=self.command, file_size=file_size)
 
     def begin(self, bench: Bench, folder: Path) -> None:
-        """Make a folder with what the command needs, and nothing of its own."""
+        """Create a folder with everything that the command needs."""
         shutil.copytree(bench.whole(1) if self.after is None else self.after.whole(bench), folder)
 
     def whole(self, bench: Bench) -> Path:
@@ -68,8 +73,11 @@ class Work:
             assert child.end() == 0, child.output()
         return place
 
-    def go_on(self, bench: Bench, folder: Path, but: int = 0) -> None:
-        """Work to the end, and compare. but: parts that were made unreadable, which are done again."""
+    def resume(self, bench: Bench, folder: Path, but: int = 0) -> None:
+        """Work to the end and compare.
+
+        ``but`` is the number of parts that were made unreadable, which are computed again.
+        """
         before = self.parts(folder)
         child = self.start(folder)
         assert child.end() == 0, child.output()
@@ -77,7 +85,7 @@ class Work:
         after, theirs = self.parts(folder), self.parts(whole)
         touched = len(set(before) - set(after))
         assert touched <= but, f"{touched} finished parts were done again"
-        # a line that was torn or flipped stays in its file, unread
+        # a damaged line stays in its file and is ignored
         assert len(after) <= len(theirs) + (but if self is LIKELIHOOD else 0), (
             f"{len(after)} parts, {len(theirs)} wanted"
         )
@@ -88,7 +96,7 @@ class Work:
 
 
 def _facts(file: Path) -> object:
-    """The content of a result, without how long it took: bytes, or for an index of shards their digests."""
+    """The content of a result without its times: bytes, or the digests of an index of shards."""
     if file.suffix != ".json":
         return file.read_bytes()
     content = json.loads(file.read_text())
@@ -122,7 +130,7 @@ WORK = (SAMPLING, LIKELIHOOD, EVALUATING)
 
 
 def killed(work: Work, bench: Bench, folder: Path) -> None:
-    """Three kills, each after two more parts at least are done."""
+    """Three kills, each after at least two more parts."""
     work.begin(bench, folder)
     wanted = len(work.parts(work.whole(bench)))
     for number in range(3):
@@ -131,7 +139,7 @@ def killed(work: Work, bench: Bench, folder: Path) -> None:
         time.sleep(bench.random.uniform(0.0, 0.05))
         child.signal(signal.SIGKILL)
         child.end()
-    work.go_on(bench, folder, but=int(work is LIKELIHOOD))  # the last line may be half of one
+    work.resume(bench, folder, but=int(work is LIKELIHOOD))  # the last line may be half of one
 
 
 def killed_sampling(bench: Bench, folder: Path) -> None:
@@ -157,7 +165,7 @@ def stopped(bench: Bench, folder: Path) -> None:
     child.until(lambda: len(work.parts(folder)) >= 2, "parts")
     child.signal(bench.random.choice([signal.SIGTERM, signal.SIGINT]))
     assert child.end() == 130 and "interrupted" in child.output() and "Traceback" not in child.output(), child.output()
-    work.go_on(bench, folder)
+    work.resume(bench, folder)
 
 
 def worker_killed(bench: Bench, folder: Path) -> None:
@@ -175,7 +183,7 @@ def worker_killed(bench: Bench, folder: Path) -> None:
     os.kill(bench.random.choice(workers), signal.SIGKILL)
     output, _ = leader.communicate(timeout=300)
     assert leader.returncode == 3 and "ended with code -9" in output and "Traceback" not in output, output
-    work.go_on(bench, folder, but=int(work is LIKELIHOOD))
+    work.resume(bench, folder, but=int(work is LIKELIHOOD))
 
 
 def no_room(bench: Bench, folder: Path) -> None:
@@ -185,7 +193,7 @@ def no_room(bench: Bench, folder: Path) -> None:
     sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
     child = work.start(folder, file_size=min(sizes) // 2)
     assert child.end() == 2 and "File too large" in child.output() and "Traceback" not in child.output(), child.output()
-    work.go_on(bench, folder, but=int(work is LIKELIHOOD))
+    work.resume(bench, folder, but=int(work is LIKELIHOOD))
 
 
 def damaged(bench: Bench, folder: Path) -> None:
@@ -199,7 +207,7 @@ def damaged(bench: Bench, folder: Path) -> None:
     else:
         content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
     file.write_bytes(content)
-    work.go_on(bench, folder, but=2)  # a flipped end of a line joins two of them
+    work.resume(bench, folder, but=2)  # a flipped end of a line joins two of them
 
 
 FAULTS = (killed_sampling, killed_likelihood, killed_evaluating, stopped, worker_killed, no_room, damaged)

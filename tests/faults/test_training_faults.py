@@ -57,7 +57,7 @@ def test_a_bench_sees_work_done_again_and_other_samples(tmp_path):
     shard = min(again.glob(SAMPLING.kept))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(AssertionError, match="1 finished parts were done again"):
-        SAMPLING.go_on(bench, again)
+        SAMPLING.resume(bench, again)
     shutil.copytree(bench.whole(1), other)
     with pytest.raises(AssertionError, match="differs"):
-        replace(SAMPLING, options={**SAMPLING.options, "sampling.seed": 1}).go_on(bench, other)
+        replace(SAMPLING, options={**SAMPLING.options, "sampling.seed": 1}).resume(bench, other)
