@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import scoresde
-from scoresde.experiment.config.builder import known
+from scoresde.experiment.config.builder import known_names
 
 STAY = {"VPSDE", "SubVPSDE", "VESDE", "ScoreModel", "GaussianMixture", "log_likelihood", "bits_per_dim"}
 
@@ -43,8 +43,8 @@ def test_sub_packages_of_samplers_list_their_public_names(package):
 def test_a_config_finds_every_sampler_by_its_name():
     for package in ("adaptive", "exponential", "fitted", "predictor_corrector"):
         module = importlib.import_module(f"scoresde.samplers.{package}")
-        assert {name: getattr(module, name) for name in module.__all__}.items() <= known().items()
-    assert known()["ReferenceDiscretization"] is scoresde.samplers.ReferenceDiscretization
+        assert {name: getattr(module, name) for name in module.__all__}.items() <= known_names().items()
+    assert known_names()["ReferenceDiscretization"] is scoresde.samplers.ReferenceDiscretization
 
 
 def test_names_that_programs_rely_on_are_there():
