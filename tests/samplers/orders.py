@@ -1,15 +1,17 @@
-"""Orders of convergence of the samplers, measured. `benchmarks/sampler_orders.py` prints the table of docs/samplers.md.
+"""Measured orders of convergence of the samplers. ``benchmarks/sampler_orders.py`` prints the table of docs/samplers.md.
 
-Steps on the `log_noise` grid from T to t = 0.05, 16 to 81 of them; slopes of ln(error) over ln(steps), by least squares.
-Strong: root mean square distance of 24 paths of a two-mode mixture, whose score is not linear, to the exact flow (DOP853 at
-1e-11). Weak: error of mean and variance for Gaussian data, exact to rounding (`samplers/checks/moments.py`). Processes
-are mild, VP and sub-VP with beta up to 8 and VE from 0.1 to 5, so that these counts show the order and not how it is come
-by.
+The steps are those of the ``log_noise`` grid from T to t = 0.05, with 16 to 81 steps. The order is the least-squares slope of
+-ln(error) against ln(steps). The processes are mild (VP and sub-VP with beta up to 8, VE from 0.1 to 5), so that these
+counts are in the asymptotic range.
 
-The reverse SDE by torchsde's methods, equal steps in t, is measured for Gaussian data without a single draw: such a sampler is
-linear in its start and in its draws, so one run over unit vectors tells all of its distribution, and what its path has
-in common with
-the exact one, x = P x_T + int phi dw. Strong: root mean square distance to that, on the same Brownian path. Weak: variance.
+Strong error: root mean square distance of 24 paths from the exact flow (DOP853 at 1e-11), for a mixture of two modes, whose
+score is not linear. Weak error: error of mean and variance for Gaussian data, exact to rounding (``samplers/checks/moments.py``).
+
+The methods of torchsde for the reverse SDE have equal steps in t. They are measured for Gaussian data without random
+numbers. Such a sampler is linear in its start and its noise, so that a single run on unit vectors gives its distribution,
+and its correlation with the exact path x = P x_T + int phi dw. Strong error: root mean square distance from this path, for
+the same Brownian motion. Weak
+error: error of the variance.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def on(steps: int) -> ExactTransitions:
 
 
 def mixture(event_shape: tuple[int, ...] = (2,)) -> GaussianMixture:
-    """Two modes."""
+    """A mixture of two modes."""
     d = math.prod(event_shape)
     means = torch.stack([torch.full((d,), 0.5), torch.full((d,), -0.6)]).reshape(2, *event_shape)
     return GaussianMixture(means, torch.tensor([0.5, 0.4]), torch.tensor([0.4, 0.6]))
@@ -67,7 +69,7 @@ Make = Callable[[int | ExactTransitions], Sampler]
 
 
 def path_errors(make: Make, sde: ScalarSDE, truth: dict[ScalarSDE, torch.Tensor] = {}) -> list[float]:  # noqa: B006  (a cache)
-    """Root mean square distance at t_min to the exact flow, nonlinear score, for each of the counts."""
+    """Root mean square distance from the exact flow at t_min, for each of the counts."""
     score, shape = mixture().score(sde), (24, 2)
     start = sde.prior_sample(shape, seed=5, dtype=torch.float64)
     if sde not in truth:
@@ -123,7 +125,7 @@ WEAK = {
 
 
 class UnitDraws(NoiseSource):
-    """Row 2 + 2 k has 1 for the normal of w in step k, row 3 + 2 k for that of its time integral. Rows 0 and 1 have no noise."""
+    """Row 2 + 2 k has 1 for the normal of w at step k, row 3 + 2 k for that of its time integral. Rows 0 and 1 have no noise."""
 
     def normal(self, event_shape, *, step, purpose, dtype):  # type: ignore[no-untyped-def]
         z = torch.zeros(len(self.indices), *event_shape, dtype=dtype)
@@ -132,11 +134,11 @@ class UnitDraws(NoiseSource):
 
 
 STD = 0.4
-"""Of the data whose reverse SDE is solved."""
+"""Standard deviation of the data for the reverse SDE."""
 
 
 def reverse_errors(method: str, sde: ScalarSDE, steps: int) -> tuple[float, float]:
-    """Strong and weak error of `ReverseSDESampler`, exact to rounding: of the path, and of the variance, at t_min."""
+    """Strong and weak error of ``ReverseSDESampler`` at t_min, exact to rounding."""
 
     def variance(t: torch.Tensor) -> torch.Tensor:
         return sde.alpha(t) ** 2 * STD**2 + sde.sigma(t) ** 2

@@ -1,4 +1,4 @@
-"""Exponential integrators: coefficients against closed forms, orders of convergence strong and weak, any linear process."""
+"""Exponential integrators: coefficients in closed form, strong and weak orders of convergence, all linear processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.samplers.orders import SDES, STRONG, T_MIN, WEAK, mixture, on, path_e
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("eta", [0.0, 1.0, 0.6])
 def test_first_order_weights_are_the_closed_forms(eta, steps):
-    """Data: (sigma_s e^-(eta^2 h) / sigma_t, alpha_s (1 - e^-(1 + eta^2) h)), noise: (alpha_s / alpha_t, ...), 10 units of u."""
+    """Compare propagator, weight and noise scale with the closed forms for data and noise, over 10 units of u."""
     sde, one = VESDE(1e-3, 50.0), torch.ones(steps, 1, dtype=torch.bool)
     grid = Nodes.at(sde, sde.time_of_log_noise(torch.linspace(3.8, -6.2, steps + 1, dtype=torch.float64)))
     a, b = grid.u[:-1], grid.u[1:]
@@ -51,8 +51,8 @@ def test_first_order_weights_are_the_closed_forms(eta, steps):
             assert torch.allclose(torch.tensor(value, dtype=torch.float64), right, rtol=1e-10, atol=0.0)
 
 
-def test_edm_is_heuns_method_in_its_own_words():
-    """d = (x - D) / sigma, x + (sigma' - sigma) d, then the mean of both slopes: on a process whose alpha is 1."""
+def test_edm_is_heuns_method():
+    """Compare with algorithm 1 of Karras et al. on a process with alpha = 1."""
     sde, distribution = VESDE(0.05, 5.0), mixture()
     score = distribution.score(sde)
     times = grids.karras(sde, 9, T_MIN)
@@ -68,7 +68,7 @@ def test_edm_is_heuns_method_in_its_own_words():
     assert found.nfe == 18
 
 
-def test_first_order_is_one_method_in_data_and_in_noise():
+def test_first_order_methods_for_data_and_noise_are_equal():
     sde, score = SDES["subvp"], mixture().score(SDES["subvp"])
     found = [
         ExponentialMultistep(on(10), 1, parameterization)(sde, score, (5, 2), seed=1, dtype=torch.float64).samples
@@ -102,7 +102,7 @@ def test_whitened_is_exact_for_gaussian_data_in_one_step(eta):
 
 
 class Silent(NoiseSource):
-    """Draws of zero."""
+    """Zeros in place of noise."""
 
     def normal(self, event_shape, *, step, purpose, dtype):
         return torch.zeros(1, *event_shape, dtype=dtype)
@@ -120,15 +120,15 @@ def test_strong_order(name, method):
     assert found > order - 0.35, found
 
 
-def test_an_order_too_high_is_not_measured():
-    """Planted: methods of one order less, and a third order whose second-difference term is half of what it must be."""
+def test_methods_of_lower_order_have_a_lower_slope():
+    """Planted error: methods whose order is lower by one."""
     for name, sde in SDES.items():
         assert slope(path_errors(STRONG["DPM-Solver++(2M)"][0], sde)) < 2.75, name
         assert slope(path_errors(STRONG["DDIM"][0], sde)) < 1.75, name
 
 
 def test_half_a_second_difference_is_second_order(monkeypatch):
-    """Planted: what makes third order methods of second order in use."""
+    """Planted error: a third-order method with half of its second-difference term has order 2."""
     rule = Intervals.rule
 
     def halved(self, nodes, used, like):
@@ -159,7 +159,7 @@ def test_weak_order(name, method):
     "name", ["langevin", "blurring", pytest.param("modes", marks=pytest.mark.long), "shifted", "moving"]
 )
 def test_any_linear_process(name, parameterization, eta):
-    """Blocks, modes, both, and shifts, converge with second order: 1.7 and more between the last two counts."""
+    """Second-order convergence for blocks, modes, both together, and shifted processes."""
     basis = fourier((2,))
     rate = (3.0 + basis.frequencies().square().sum(0))[..., None, None]
     f, g = torch.tensor([[0.0, 4.0], [-1.0, -4.0]]).double(), torch.tensor([[0.0, 0.0], [0.0, 2.0**0.5]]).double()
@@ -175,7 +175,7 @@ def test_any_linear_process(name, parameterization, eta):
     assert errors[1] < 0.1 and slope(errors, (80, 160)) > 1.6, errors
 
 
-# --- conduct ------------------------------------------------------------------------------------------------------
+# --- contract -----------------------------------------------------------------------------------------------------
 
 CHECKED = {
     "2M": (DPMSolverPlusPlus, 2),
@@ -204,7 +204,7 @@ def test_the_selfcheck_passes_elsewhere(sde, sampler):
     assert report.passed, f"\n{report}"
 
 
-def test_evaluations_are_what_the_method_says():
+def test_number_of_evaluations():
     score = mixture().score(VPSDE())
     counts = {
         DPMSolverPlusPlus(7): 8,
@@ -218,8 +218,8 @@ def test_evaluations_are_what_the_method_says():
         assert sampler(VPSDE(), score, (2, 2)).nfe == nfe, sampler
 
 
-def test_one_path_for_any_number_of_steps():
-    """On a fixed Brownian path runs of 5, 10, 20, 40 steps come closer to one another; with draws of their own they do not."""
+def test_fixed_brownian_path():
+    """On a fixed Brownian path, runs of 5, 10, 20 and 40 steps converge to one another; with independent noise they do not."""
     sde = SDES["vp"]
     score = mixture().score(sde)
 
@@ -250,7 +250,7 @@ class TestRefusals:
             DPMSolverPlusPlus(5, eta=0.5)(CriticallyDampedLangevin(), self.score, (2, 2))
 
     def test_churned_noise_that_would_grow(self):
-        """Under Langevin diffusion samples were 40 to 1e5 times too wide by `NoiseParameterization`; `Whitened` is right."""
+        """Langevin diffusion: samples were 40 to 1e5 times too wide with noise prediction, and are right with ``Whitened``."""
         sde, distribution = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 0.5)
         for sampler in (
             EDM(18, churn=Churn(10.0)),
@@ -268,7 +268,7 @@ class TestRefusals:
     def test_process_without_kernel(self):
         sde = NonlinearSDE(VPSDE().drift, VPSDE().diffusion, steps=10)
         for sampler in (UniPC(5), EDM(5)):
-            with pytest.raises(TypeError, match="no closed-form kernel"):
+            with pytest.raises(TypeError, match=f"no closed-form kernel, which {type(sampler).__name__} needs"):
                 sampler(sde, self.score, (2, 2))
 
     def test_arguments(self):

@@ -1,4 +1,4 @@
-"""Samplers fitted to a model: their equation, what a fit gains and says of itself, files, refusals."""
+"""Samplers fitted to a model: equation, accuracy, stated errors, files and error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mixture(event_shape=(2,), away=0.0):
 
 @pytest.fixture(scope="module")
 def case():
-    """(process, score, pilot, what a fit of four steps makes of it)."""
+    """A process, a score, a pilot, and a fit with four steps."""
     sde = VPSDE()
     score = mixture().score(sde)
     pilot = Pilot.of(sde, score, (128, 2), fine=100, **WIDE)
@@ -41,8 +41,8 @@ def drawn(sampler, sde, score, pilot):
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.01, 10.0)], ids=["vp", "subvp", "ve"])
-def test_adams_weights_make_it_adams_and_bashforths_method(sde):
-    """The equation of the module, against the exponential integrator of the same method, on a grid that starts at T."""
+def test_adams_weights_give_the_adams_bashforth_method(sde):
+    """Compare with the exponential integrator for the same method, on a grid that starts at T."""
     score, times = mixture().score(sde), grids.log_noise(sde, 7)
     weights, _ = adams(sde.log_spread(times), 2)
     b = torch.zeros(7, 2, dtype=torch.float64)
@@ -56,8 +56,8 @@ def test_adams_weights_make_it_adams_and_bashforths_method(sde):
     torch.testing.assert_close(one.times, times)
 
 
-def test_differences_stay_on_the_path(case):
-    """The last time at t_min itself: no score is asked below it, and the derivative by that time is the one-sided one."""
+def test_finite_differences_stay_on_the_path(case):
+    """If the last time is t_min, no score is evaluated below it, and the derivative by this time is one-sided."""
     _, score, pilot, _ = case
     seen = []
 
@@ -77,7 +77,7 @@ def test_differences_stay_on_the_path(case):
     assert abs(found - wanted).max() < 0.02 * abs(wanted).max()
 
 
-def test_a_fit_of_four_steps_is_many_times_nearer_than_any_plain_method(case):
+def test_a_fit_of_four_steps_is_more_accurate_than_methods_without_a_fit(case):
     sde, score, _, made = case
     assert isinstance(made.sampler, FittedMultistep)
     new = Pilot.of(sde, score, (128, 2), fine=100, seed=1, **WIDE)
@@ -90,20 +90,20 @@ def test_a_fit_of_four_steps_is_many_times_nearer_than_any_plain_method(case):
     assert abs(error - made.expected.error) < 3.0 * made.expected.standard_error
 
 
-def test_the_stated_error_is_of_starts_that_it_was_not_fitted_to(case):
-    """A fit of as many numbers as the fitted half has coordinates is good there only; the statement is about new starts."""
+def test_the_stated_error_is_measured_on_new_starts(case):
+    """A fit with as many parameters as data overfits: its error on the fitted half is small, and the stated error is not."""
     sde, score, pilot, made = case
     new = Pilot.of(sde, score, (500, 2), fine=60, seed=5, **WIDE)
     assert made.expected.starts == 2000
     assert abs(made.expected.error - new.error(drawn(made, sde, score, new).state)) < 3.0 * made.expected.standard_error
     few = pilot.subset(slice(0, 16))
-    heart = fit(sde, score, 5, pilot=few, search=20, history=4, held_out=200)
+    overfitted = fit(sde, score, 5, pilot=few, search=20, history=4, held_out=200)
     on_fitted = few.subset(slice(0, 8))
-    assert on_fitted.error(drawn(heart, sde, score, on_fitted).state) < 0.5 * heart.expected.error
+    assert on_fitted.error(drawn(overfitted, sde, score, on_fitted).state) < 0.5 * overfitted.expected.error
 
 
-def test_a_rare_mode_that_the_pilot_has_not_seen_is_in_the_statement():
-    """A mode of 0.2 %, which none of 128 starts reaches, against the mean over 4000 starts of another key."""
+def test_the_stated_error_allows_for_a_mode_that_the_pilot_misses():
+    """None of 128 starts ends in a mode of 0.2 %. The stated error agrees with the mean over 4000 other starts."""
     sde = VPSDE()
     distribution = GaussianMixture(
         torch.tensor([[-0.8, 0.0], [0.8, 0.2], [0.5, 6.0]]),
@@ -122,7 +122,7 @@ def test_a_rare_mode_that_the_pilot_has_not_seen_is_in_the_statement():
     assert "may be higher than stated" in repr(made)
 
 
-def test_the_statement_in_numbers():
+def test_the_summary_of_given_errors():
     errors = torch.cat((torch.full((1980,), 0.01), torch.full((20,), 1.0))).double()
     facts = {"plain_error": 0.5, "plain": "2M", "evaluations": 7, "cost": 8}
     stated = Expectation.of(errors, unseen=2.0, reference_error=3e-4, **facts)
@@ -156,8 +156,8 @@ def test_the_cost_counts_single_samples(case):
         fit(sde, score, 3, pilot=few, held_out=8)
 
 
-def test_the_pilots_ends_are_the_flows(case):
-    """Against Runge and Kutta's method at 1e-9, and the paths' start against the prior's draw."""
+def test_the_pilot_solves_the_flow_accurately(case):
+    """Compare the ends with a Runge-Kutta method at 1e-9, and the starts with samples of the prior."""
     sde, score, pilot, _ = case
     exact = drawn(ProbabilityFlowODE(RungeKutta(rtol=1e-9, atol=1e-9)), sde, score, pilot)
     assert pilot.error(exact.state) < 2e-4
@@ -166,7 +166,7 @@ def test_the_pilots_ends_are_the_flows(case):
     assert bool((pilot.u.diff() < 0).all())
 
 
-def test_where_the_fit_is_worse_the_plain_method_is_returned_and_said(case, monkeypatch, tmp_path):
+def test_the_plain_method_is_returned_if_the_fit_is_worse(case, monkeypatch, tmp_path):
     sde, score, pilot, _ = case
     stepwise = fit_stages.stepwise
 
@@ -202,8 +202,8 @@ def test_any_linear_process(name):
     assert drawn(made, sde, score, pilot).samples.shape == (32, *event)
 
 
-def test_data_far_from_zero_cost_nothing():
-    """The data's mean is in the coordinates: the same distribution 20 away is sampled as well."""
+def test_data_far_from_zero_are_as_accurate():
+    """The coordinates subtract the mean of the data, so that a shift by 20 does not change the error."""
     sde = VPSDE()
     errors = []
     for away in (0.0, 20.0):
@@ -213,7 +213,7 @@ def test_data_far_from_zero_cost_nothing():
     assert errors[1] < 2.0 * errors[0]
 
 
-def test_single_precision_and_a_sample_that_is_alone(case):
+def test_single_precision_and_a_single_sample(case):
     sde, score, _, made = case
     whole = made(sde, score, (32, 2), seed=4)
     alone = made(sde, score, (1, 2), seed=4, first=7)
@@ -234,7 +234,7 @@ def test_a_saved_sampler_is_the_same(case, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["four.safetensors"]
 
 
-def test_fast_is_the_fit_prepared_once_or_at_every_call():
+def test_fast_and_its_prepared_sampler_are_equal():
     sde = VPSDE()
     score = mixture().score(sde)
     fast = Fast(4, pilot=32, search=2)
@@ -287,8 +287,8 @@ def test_refusals(case):
         fit(bistable, lambda x, t: -x, 4, pilot=(32, 2))
 
 
-def test_processes_that_are_called_the_same_are_distinguished():
-    """Two shifts of more numbers than are printed have one repr."""
+def test_processes_with_the_same_repr_are_distinguished():
+    """Two shifts with more numbers than are printed have the same repr."""
     here, there = (Shifted(VPSDE(), torch.full((101,), m)) for m in (2.0, 2.01))
     distribution = GaussianMixture(torch.zeros(1, 101), torch.tensor([0.5]))
     assert repr(here) == repr(there)

@@ -1,4 +1,4 @@
-"""`check` passes every sampler of the library and catches, by name, each of the mistakes that people make in writing one."""
+"""``check`` passes every sampler of the library, and names the common mistakes in a sampler."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SAMPLERS = {
 
 
 def quick(make_sampler, sde=SDES["vp"], part=None, **kwargs):
-    """`check`, or one part of it alone, with few samples."""
+    """``check``, or one part of it, with few samples."""
     with pytest.MonkeyPatch.context() as patch:
         if part is not None:
             patch.setattr(report_module, "_PARTS", {part: report_module._PARTS[part]})
@@ -94,7 +94,7 @@ def test_matrix_processes_and_larger_events_pass():
 
 @dataclass(frozen=True)
 class Planted(Predictor):
-    """Euler and Maruyama's method with factors on f, g^2 score and the noise, and a power of the width on the noise."""
+    """Euler-Maruyama method with factors on f, g^2 score and noise, and with a power of the step on the noise."""
 
     f: float = 1.0
     pull: float = 1.0
@@ -113,7 +113,7 @@ class GlobalNoise(EulerMaruyama):
 
 
 class SharedNoise(EulerMaruyama):
-    """One draw for the whole batch."""
+    """The same noise for the whole batch."""
 
     def step(self, model, x, interval, z, past):
         return super().step(model, x, interval, z.mean(0, keepdim=True).expand_as(x), past)
@@ -137,7 +137,7 @@ class Upwards(PredictorCorrector):
 
 
 class NoStart(PredictorCorrector):
-    """Forgets its start; and its predictor draws nothing."""
+    """Ignores its start. Its predictor uses no noise."""
 
     def run(self, sde, score, x, noise, callback):
         return super().run(sde, score, 0.0 * x, noise, callback)
@@ -179,13 +179,13 @@ MISTAKES = {
 
 
 OF_PART = {"evaluations counted": "times", "another seed, another sample": "a sample and its batch"}
-"""Rows that another part of the check gives than the one of their name."""
+"""Rows of a part of the check with another name."""
 
 
 @pytest.mark.parametrize("whole", some_long([False, True], [True]))
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_caught_and_named(mistake, whole):
-    """By default by the one part of the check that gives the row."""
+    """By default only the part of the check with this row runs."""
     make, line, hint = MISTAKES[mistake]
     report = quick(
         make,
@@ -216,7 +216,7 @@ def test_mistakes_are_named_on_other_processes(name, mistake):
 
 
 def test_a_flow_with_the_whole_score_is_caught():
-    """A deterministic method with g^2 score, not half of it: the reverse SDE whose noise is missing."""
+    """A deterministic method with g^2 score instead of g^2 score / 2 is the reverse SDE without its noise."""
     row = quick(stepped(Planted(noise=0.0)), part=ORDER, order=1, samples=50).rows[0]
     assert not row.passed and "dropped" in row.hint
     row = quick(stepped(Planted(noise=0.0, pull=0.25)), part=ORDER, order=1, samples=50).rows[0]
@@ -229,13 +229,13 @@ def test_an_order_that_is_not_reached_is_reported():
     assert "not with the order stated" in row.hint
 
 
-def test_noise_left_in_at_the_end_is_seen():
+def test_noise_in_the_final_samples_is_detected():
     report = quick(stepped(EulerMaruyama(), denoise=False), order=1, denoised=True)
     assert [row.name for row in report.rows if not row.passed] == ["noise left by the last step"], f"\n{report}"
 
 
-def test_a_mistake_in_steps_that_follow_the_score_is_caught():
-    """No affine map there: by samples."""
+def test_a_mistake_with_step_sizes_that_depend_on_the_score_is_caught():
+    """The output is not affine, and its distribution is estimated from samples."""
     report = quick(stepped(Planted(noise=0.5), Langevin(snr=0.02)), order=0, counts=COARSE)
     row = next(r for r in report.rows if r.name == "distribution of Gaussian data")
     assert not row.passed, f"\n{report}"
@@ -250,7 +250,7 @@ def test_refusals():
         check(stepped(EulerMaruyama()), VPSDE(), event_shape=())
 
 
-def test_a_check_that_raises_is_a_line_of_the_report():
+def test_an_error_of_the_sampler_is_a_row_of_the_report():
     class Broken(Sampler):
         def run(self, sde, score, x, noise, callback):
             raise RuntimeError("not today")
@@ -260,7 +260,7 @@ def test_a_check_that_raises_is_a_line_of_the_report():
     assert "raised RuntimeError: not today" in str(report)
 
 
-def test_the_global_state_is_put_back():
+def test_the_global_random_state_is_restored():
     before = torch.random.get_rng_state()
     check(stepped(GlobalNoise()), VPSDE(), counts=COARSE, samples=100)
     assert torch.equal(before, torch.random.get_rng_state())
