@@ -106,5 +106,5 @@ def test_the_process_of_a_model_always_matches():
 def test_uniform_log_noise_needs_a_kernel():
     sde, distribution = NonlinearSDE(lambda x, t: -x, g), UniformLogNoise()
     for call in (distribution.times, distribution.density):
-        with pytest.raises(TypeError, match="use UniformTime"):
+        with pytest.raises(TypeError, match="give times=UniformTime"):
             call(sde, torch.tensor([0.5]))

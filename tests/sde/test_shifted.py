@@ -356,5 +356,5 @@ def test_the_mean_of_the_posterior_of_a_scalar_process_and_at_its_ends():
     )
     state = normal((2, 2, 2), "x_t")
     torch.testing.assert_close(PROCESSES["cld"].posterior_mean(state, x0, t, t), state)
-    with pytest.raises(ValueError, match="from s up to t"):
+    with pytest.raises(ValueError, match="a transition needs s <= t"):
         sde.posterior_mean(x_t, x0, t, s)
