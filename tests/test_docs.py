@@ -1,10 +1,12 @@
-"""The Python blocks of a docs page run one after the other, as a reader would run them; links lead somewhere.
+"""The Python blocks of a docs page run one after the other, the examples of docstrings run, and links have a target.
 
 Pages that train or sample for more than a second run under `make test-all`.
 """
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from tests.params import some_long
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
+MODULES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "scoresde").rglob("*.py") if ">>> " in path.read_text()
+)
 
 
 def test_there_is_a_page_to_run():
@@ -31,6 +36,12 @@ def test_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert bool(printed) == ("print(" in source)
     assert not re.search(r"\b(nan|inf)\b", printed), printed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_of_docstrings_print_what_they_show(module):
+    failed, _ = doctest.testmod(importlib.import_module(module.removesuffix(".py").replace("/", ".")))
+    assert failed == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
