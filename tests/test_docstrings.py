@@ -108,6 +108,8 @@ def faults(name: str, thing: object, owner: type | None) -> list[str]:
         return found
     if inspect.isclass(thing) and (issubclass(thing, (BaseException, dict)) or getattr(thing, "_is_protocol", False)):
         return found
+    if inspect.isclass(thing) and (thing.__init__.__module__ or "").startswith("torch."):  # type: ignore[misc]
+        return found  # *args and **kwargs of torch.nn.Module
     missing = [p.name for p in parameters if not p.name.startswith("_") and p.name not in described(everything)]
     if missing:
         found.append(f"no description of {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Networks: (input, label) -> output. They know no process."""
+"""Networks: functions of an input and a label. They do not depend on a process."""
 
 from scoresde._arguments import check_constructors
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding

@@ -1,13 +1,13 @@
-"""What the paper's UNets are made of, for events of one, two or three dimensions beside the channels.
+"""Layers of the paper's UNets, for events with one, two or three dimensions in addition to the channels.
 
     ResidualBlock    x -> norm, act, [resample], 3x3 -> + label -> norm, act, dropout, 3x3 -> + shortcut of x
     Attention        x -> norm, softmax(q k^T / sqrt C) v over all positions, 1x1 -> + x
     Head             x -> norm, act, 3x3
     Downsample       a 3x3 convolution of stride 2        Upsample    doubling, then a 3x3 convolution
 
-act is SiLU unless another activation is given. A sum of two branches is divided by sqrt 2 where `rescale`, so that its
-variance stays (Karras et al. 2018). Weights start uniform with variance s / mean(fan in, fan out); s is 0 for the last layer
-of each branch, which so starts as the identity.
+The default activation is SiLU. With ``rescale``, a sum of two branches is divided by sqrt(2), which preserves the variance
+(Karras et al. 2018). Weights are initialized from a uniform distribution with variance s / mean(fan in, fan out). For the
+last layer of each branch s is 0, so that a block is initially its shortcut.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "lrelu": partial(nn.LeakyReLU, negative_slope=0.2),
 }
-"""The activations that a network can be given by name; "lrelu" has the slope 0.2 below 0."""
+"""Activations by name; "lrelu" has the slope 0.2 below 0."""
 POINTWISE_SCALE = 0.1
-"""s of the layers that act on each position by itself: attention's, and the shortcuts of DDPM's blocks."""
+"""s of the pointwise layers: those of attention, and the shortcuts of DDPM's blocks."""
 
 
 def initialised(layer: Any, scale: float = 1.0) -> Any:
-    """The layer with weights of variance ``scale`` / mean(fan in, fan out), nearly 0 where it is 0, and biases 0."""
+    """Initialize weights with variance ``scale`` / mean(fan in, fan out), tiny for a scale of 0, and biases with 0."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     nn.init.zeros_(layer.bias)
     return layer
@@ -55,7 +55,7 @@ def convolution(
     scale: float = 1.0,
     padding: int | None = None,
 ) -> nn.Module:
-    """A convolution over ``dims`` dimensions that keeps the sides, unless stride or padding say otherwise."""
+    """A convolution over ``dims`` dimensions. With the default stride and padding it preserves the sides."""
     padding = size // 2 if padding is None else padding
     out: nn.Module = initialised(
         _CONVOLUTIONS[dims - 1](in_channels, out_channels, size, stride=stride, padding=padding), scale
@@ -64,13 +64,13 @@ def convolution(
 
 
 def activation_of(name: str) -> nn.Module:
-    """The activation of a name in `ACTIVATIONS`. Raises ValueError for any other."""
+    """The activation of a name in ``ACTIVATIONS``. Raises ValueError for any other name."""
     check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
 
 
 def group_norm(channels: int, group_width: int = 4, groups: int = 0) -> nn.GroupNorm:
-    """``groups`` groups; where that is 0, as many as divide the channels, at most 32, of at least ``group_width`` channels."""
+    """Group normalization; ``groups=0`` means the most groups, up to 32, with at least ``group_width`` channels each."""
     if groups:
         if channels % groups:
             raise ValueError(f"groups={groups} is not allowed: {channels} channels do not divide into so many groups")
@@ -80,7 +80,7 @@ def group_norm(channels: int, group_width: int = 4, groups: int = 0) -> nn.Group
 
 
 class InputRange:
-    """Maps the data's range [low, high] to [-1, 1]."""
+    """Maps the range [low, high] of the data to [-1, 1]."""
 
     def __init__(self, ends: Sequence[float]) -> None:
         if len(ends) != 2:
@@ -95,26 +95,35 @@ class InputRange:
 
 
 def split_outputs(out: Tensor, outputs: int) -> Tensor:
-    """(B, C outputs, *sides) as (B, C, *sides, outputs), or as it is for one output."""
+    """Reshape (B, C outputs, *sides) to (B, C, *sides, outputs); for one output, return it unchanged."""
     return out if outputs == 1 else out.unflatten(1, (-1, outputs)).movedim(2, -1)
 
 
 def residual_sum(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
-    """x + y, over sqrt 2 where ``rescale``."""
+    """x + y, divided by sqrt(2) if ``rescale``."""
     return (x + y).mul_(math.sqrt(0.5)) if rescale else x + y
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the label between them, beside a shortcut.
+    """Two convolutions, with the embedded label added between them, and a shortcut.
 
-    dims: 1, 2 or 3.
-    embedding_size: features of the embedded label, which comes activated.
-    resampling, direction: "up" or "down" changes the resolution of both branches (Brock et al. 2019); "" keeps it.
-    shortcut_size: of the shortcut's convolution, where channels or resolution change.
-    pointwise: that convolution starts as small as attention's layers (DDPM's).
-    checkpoint: compute the block again in the backward pass in place of keeping what it computed.
-    activation, group_width, groups: see `ACTIVATIONS` and `group_norm`.
-    conditional: False keeps the layer of the label, which checkpoints of other projects hold, but never uses or trains it.
+    Args:
+        dims: Number of dimensions in addition to the channels: 1, 2 or 3.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        embedding_size: Features of the embedded label. The label is passed after its activation.
+        resampling: How to change the resolution; `Averaging` by default.
+        direction: "up" or "down" changes the resolution of both branches (Brock et al. 2019); "" keeps it.
+        dropout: Probability of dropout before the second convolution.
+        rescale: Divide the sum with the shortcut by sqrt(2).
+        group_width: See `group_norm`.
+        shortcut_size: Kernel size of the convolution of the shortcut, which exists if channels or resolution change.
+        pointwise: Initialize that convolution with small weights, as in DDPM.
+        checkpoint: Recompute the block in the backward pass.
+        activation: A name in ``ACTIVATIONS``.
+        groups: See `group_norm`.
+        conditional: False keeps the layer of the label, because checkpoints of other projects contain it, but neither uses
+            nor trains it.
     """
 
     def __init__(
@@ -154,7 +163,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = convolution(dims, in_channels, out_channels, shortcut_size, scale=scale)
 
     def forward(self, x: Tensor, embedded: Tensor | None) -> Tensor:
-        """(B, in_channels, *sides), (B, embedding_size) to (B, out_channels, *sides), with the sides resampled."""
+        """Map (B, in_channels, *sides) and (B, embedding_size) to (B, out_channels, *sides), with resampled sides."""
         if self.checkpoint and torch.is_grad_enabled():
             out: Tensor = recomputed(self._compute, x, embedded, use_reentrant=False)
             return out
@@ -178,7 +187,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of every position to every other, with one head."""
+    """Self-attention over all positions with one head."""
 
     def __init__(self, channels: int, *, rescale: bool = False, group_width: int = 4, groups: int = 0) -> None:
         super().__init__()
@@ -189,14 +198,14 @@ class Attention(nn.Module):
         self.out = initialised(nn.Linear(channels, channels), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *sides), the shape that it returns."""
+        """Map (B, C, *sides) to the same shape."""
         h = self.norm(x).flatten(2).mT[:, None]
         h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
         return residual_sum(x, self.out(h)[:, 0].mT.reshape(x.shape), self.rescale)
 
 
 class Head(nn.Sequential):
-    """Norm, activation, 3x3 convolution."""
+    """Group normalization, activation, and a 3x3 convolution."""
 
     def __init__(
         self,
@@ -215,7 +224,7 @@ class Head(nn.Sequential):
 
 
 class Resample(nn.Module):
-    """Half or twice the sides by ``resampling`` alone; direction: "down" or "up"."""
+    """Downsampling or upsampling by ``resampling`` only; ``direction`` is "down" or "up"."""
 
     def __init__(self, resampling: Resampling, direction: str) -> None:
         super().__init__()
@@ -223,31 +232,31 @@ class Resample(nn.Module):
         self.resampling, self.direction = resampling, direction
 
     def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """(B, C, *sides) to the same with half or twice the sides; the label is not needed."""
+        """Halve or double the sides of (B, C, *sides). The embedded label is ignored."""
         return self.resampling.down(x) if self.direction == "down" else self.resampling.up(x)
 
 
 class Downsample(nn.Module):
-    """Half the sides by a 3x3 convolution of stride 2, after the filter of ``resampling`` where it has one."""
+    """Downsampling by a 3x3 convolution of stride 2, after the filter of ``resampling`` if it has one."""
 
     def __init__(self, dims: int, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
         self.resampling, self.conv = resampling, convolution(dims, in_channels, out_channels, stride=2, padding=0)
 
     def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """(B, in_channels, *sides) to (B, out_channels, *(sides / 2)); the label is not needed."""
+        """Map (B, in_channels, *sides) to (B, out_channels, *(sides / 2)). The embedded label is ignored."""
         out: Tensor = self.conv(self.resampling.before_stride(x))
         return out
 
 
 class Upsample(nn.Module):
-    """Twice the sides by ``resampling``, then a 3x3 convolution."""
+    """Upsampling by ``resampling``, then a 3x3 convolution."""
 
     def __init__(self, dims: int, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
         self.resampling, self.conv = resampling, convolution(dims, in_channels, out_channels)
 
     def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """(B, in_channels, *sides) to (B, out_channels, *(2 sides)); the label is not needed."""
+        """Map (B, in_channels, *sides) to (B, out_channels, *(2 sides)). The embedded label is ignored."""
         out: Tensor = self.conv(self.resampling.up(x))
         return out

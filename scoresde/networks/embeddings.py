@@ -1,13 +1,13 @@
-"""How a network is told a number.
+"""Embeddings of a scalar label, such as the time or the log noise level.
 
     RadialEmbedding        exp(-((l - c_j) / h)^2 / 2)              Gaussian bumps
     SinusoidalEmbedding    [sin(w_j l), cos(w_j l)]                 w_j from 1 down to 1/10000 (Vaswani et al. 2017; DDPM)
     FourierEmbedding       [sin(2 pi w_j l), cos(2 pi w_j l)]       w_j drawn once from N(0, scale^2) (Tancik et al. 2020; NCSN++)
 
-The second suits labels that run to hundreds, such as `TimeLabel(999.0)`; the others suit ln(sigma / alpha).
+Sinusoidal embeddings are for labels up to hundreds, such as ``TimeLabel(999.0)``. The others are for ln(sigma / alpha).
 
-Phases of waves run to hundreds, where float32 leaves an error of 1e-5 in a feature: they are computed in float64 whatever the
-network's dtype, which takes the features.
+Phases of waves reach hundreds, where float32 leaves an error of 1e-5 in a feature. Phases are therefore computed in
+float64, and the features are converted to the dtype of the network.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ from torch import Tensor, nn
 from scoresde._validation import check_count, check_number, check_rising
 
 MARGIN = 3.0
-"""Spacings outside the range at which the nearest feature has fallen to exp(-4.5) = 0.01."""
+"""Distance from the range, in spacings, at which the nearest feature is exp(-4.5) = 0.01."""
 
 
 class Embedding(nn.Module):
-    """Labels (B,) to (B, features)."""
+    """Base class of embeddings: modules from labels (B,) to features (B, features).
+
+    A subclass sets ``features`` and implements ``forward``.
+    """
 
     features: int
 
 
 class RadialEmbedding(Embedding):
-    """Gaussian bumps: feature j of a label l is exp(-((l - c_j) / h)^2 / 2), centres c_j equally spaced, h their distance.
+    """Gaussian radial basis functions of the label.
 
-    count: number of features, at least 2.
-    low, high: range of the labels, low < high; the default suits ln(sigma / alpha): -13.8 for sub-VP at t = 1e-5, 5 for VP at 1.
+    Feature j of a label l is exp(-((l - c_j) / h)^2 / 2). The centres c_j are equally spaced with distance h.
 
-    Raises ValueError for a label further than `MARGIN` spacings outside the range, where all features are nearly zero and the
-    network is blind to time (seen on the CPU only; elsewhere the look would stop the stream of work).
+    Args:
+        count: Number of features, at least 2.
+        low: Lower end of the labels' range. The default range is for ln(sigma / alpha), which is -13.8 for sub-VP at t = 1e-5.
+        high: Upper end, above ``low``; ln(sigma / alpha) is 5 for VP at t = 1.
     """
 
     centres: Tensor
@@ -50,7 +54,18 @@ class RadialEmbedding(Embedding):
         self.register_buffer("centres", torch.linspace(low, high, count))
 
     def forward(self, label: Tensor) -> Tensor:
-        """(B,) to (B, count)."""
+        """Compute the features.
+
+        Args:
+            label: Labels of shape (B,).
+
+        Returns:
+            Features of shape (B, count).
+
+        Raises:
+            ValueError: If a label is more than ``MARGIN`` spacings outside the range, where all features are nearly zero and do
+                not depend on time. Labels are checked on the CPU only; elsewhere the check would synchronize the device.
+        """
         if label.device.type == "cpu" and not torch.compiler.is_compiling():
             slack = MARGIN * self.spacing
             if label.numel() and not bool(((label > self.low - slack) & (label < self.high + slack)).all()):
@@ -62,9 +77,15 @@ class RadialEmbedding(Embedding):
 
 
 class SinusoidalEmbedding(Embedding):
-    """Waves of lengths in geometric progression: w_j = 10000^(-j / (h - 1)), j = 0 .. h - 1, h = size // 2.
+    """Sines and cosines with frequencies in geometric progression.
 
-    size: number of features, at least 4; where it is odd the last one is zero.
+    The frequencies are w_j = 10000^(-j / (h - 1)) for j = 0 .. h - 1, with h = size // 2.
+
+    Args:
+        size: Number of features, at least 4. If it is odd, the last feature is zero.
+
+    References:
+        Vaswani et al. 2017, Attention is all you need; Ho et al. 2020, Denoising diffusion probabilistic models.
     """
 
     def __init__(self, size: int = 128) -> None:
@@ -73,7 +94,14 @@ class SinusoidalEmbedding(Embedding):
         self.features = size
 
     def forward(self, label: Tensor) -> Tensor:
-        """(B,) to (B, size)."""
+        """Compute the features.
+
+        Args:
+            label: Labels of shape (B,).
+
+        Returns:
+            Features of shape (B, size).
+        """
         half = self.features // 2
         j = torch.arange(half, dtype=torch.float64, device=label.device)
         phase = label[:, None] * torch.exp(j * (-math.log(10_000.0) / (half - 1)))
@@ -82,10 +110,16 @@ class SinusoidalEmbedding(Embedding):
 
 
 class FourierEmbedding(Embedding):
-    """Waves of random lengths: frequencies drawn from N(0, scale^2) at the start and never trained.
+    """Sines and cosines with random frequencies.
 
-    count: number of frequencies; there are twice as many features.
-    scale: standard deviation of the frequencies, > 0.
+    The frequencies are drawn once from N(0, scale^2) and are not trained.
+
+    Args:
+        count: Number of frequencies. There are twice as many features.
+        scale: Standard deviation of the frequencies, above 0.
+
+    References:
+        Tancik et al. 2020, Fourier features let networks learn high frequency functions; Song et al. 2021 (NCSN++).
     """
 
     frequencies: Tensor
@@ -98,6 +132,13 @@ class FourierEmbedding(Embedding):
         self.register_buffer("frequencies", scale * torch.randn(count))
 
     def forward(self, label: Tensor) -> Tensor:
-        """(B,), also in float64, to (B, 2 count) in the frequencies' dtype."""
+        """Compute the features.
+
+        Args:
+            label: Labels of shape (B,), also in float64.
+
+        Returns:
+            Features of shape (B, 2 count), in the dtype of the frequencies.
+        """
         phase = label.to(torch.float64)[:, None] * self.frequencies * (2.0 * math.pi)
         return torch.cat((phase.sin(), phase.cos()), dim=1).to(self.frequencies.dtype)

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron on events of any shape."""
+"""A residual multilayer perceptron for events of any shape."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
 class MLP(nn.Module):
-    """Flattens the event, adds the embedded label in every residual block, returns the shape of the event.
+    """A residual multilayer perceptron with the embedded label added in every block.
 
-    event_shape: of one example.
-    width: of the hidden layers.
-    depth: number of residual blocks.
-    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
-    embedding: of the label; ``RadialEmbedding()`` unless given.
+    Args:
+        event_shape: Shape of one event. The network flattens it.
+        width: Width of the hidden layers.
+        depth: Number of residual blocks.
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        embedding: Embedding of the label; ``RadialEmbedding()`` by default.
     """
 
     def __init__(
@@ -45,7 +46,18 @@ class MLP(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(B, *event), (B,) to (B, *event) or (B, *event, outputs)."""
+        """Evaluate the network.
+
+        Args:
+            x: Events of shape (B, *event).
+            label: Labels of shape (B,).
+
+        Returns:
+            A tensor of shape (B, *event), or (B, *event, outputs) if ``outputs`` is above 1.
+
+        Raises:
+            ValueError: If ``x`` has another event shape.
+        """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this MLP was made for {self.event_shape}")
         embedded = self.embedding(label)

@@ -1,4 +1,4 @@
-"""Image networks on states of several fields, (k, C, H, W): position and velocity, say, as channels of one image."""
+"""Image networks for states of several fields (k, C, H, W), such as position and velocity."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from scoresde.networks.unet import SmallUNet
 
 
 class MultifieldUNet(nn.Module):
-    """A `SmallUNet` of k C channels: the k fields of a state go in side by side and come out apart.
+    """A `SmallUNet` whose input and output channels are those of all k fields.
 
-    event_shape: (k, C, H, W), H and W even. The other arguments are those of `SmallUNet`.
+    Args:
+        event_shape: (k, C, H, W), with H and W even.
+        channels: Channels at full resolution, a multiple of 8. Half resolution has twice as many.
+        blocks: Residual blocks at each resolution of the encoder, and at full resolution of the decoder.
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        dropout: Probability of dropout inside the blocks, in [0, 1).
+        embedding: Embedding of the label; ``RadialEmbedding()`` by default.
     """
 
     def __init__(
@@ -33,7 +39,18 @@ class MultifieldUNet(nn.Module):
         self.unet = SmallUNet((fields * images, *sides), channels, blocks, outputs, dropout, embedding)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(B, k, C, H, W), (B,) to (B, k, C, H, W) or (B, k, C, H, W, outputs)."""
+        """Evaluate the network.
+
+        Args:
+            x: Events of shape (B, k, C, H, W).
+            label: Labels of shape (B,).
+
+        Returns:
+            A tensor of shape (B, k, C, H, W), or (B, k, C, H, W, outputs) if ``outputs`` is above 1.
+
+        Raises:
+            ValueError: If ``x`` has another event shape.
+        """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"x has event shape {tuple(x.shape[1:])}: this MultifieldUNet was made for {self.event_shape}"

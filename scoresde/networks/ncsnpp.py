@@ -1,18 +1,19 @@
-"""NCSN++ and its relatives, the paper's UNets (Song et al. 2021, appendix H; Ho et al. 2020).
+"""NCSN++, DDPM++ and DDPM: the UNets of the paper (Song et al. 2021, appendix H; Ho et al. 2020).
 
     x -> 3x3 -> level 0 -> ... -> lowest level -> middle -> lowest level -> ... -> level 0 -> head -> output
-                     \\________________________ every result is joined again ______________/
+                     \\_________________________ skip connections _________________________/
 
-Level i works on sides of 1 / 2^i with multipliers[i] times the channels. Beside the main path an image may go down with it,
-and an image may come up with it (Karras et al. 2020):
+Level i has sides of 1 / 2^i of the input's and multipliers[i] times the channels. In addition to the main path, the encoder can
+carry a downsampled input, and the decoder can build up the output (progressive growing, Karras et al. 2020):
 
-    progressive_input     "skip"      the input itself, halved, is shown to every level by a 1x1 convolution
-                          "residual"  its features, halved by convolutions, become the main path's
-    progressive_output    "skip"      every level adds its own part to the output, which is doubled from level to level
-                          "residual"  the features of the output become the main path's
+    progressive_input     "skip"      a 1x1 convolution of the downsampled input is combined with the features of every level
+                          "residual"  strided convolutions of the input are added to the features of every level
+    progressive_output    "skip"      every level adds its contribution to the upsampled output of the level below
+                          "residual"  upsampled features of the output are added to the features of every level
 
-What NCSN++ has of these, FIR resampling, resampling inside the residual blocks and rescaled sums, DDPM++ has in part and DDPM
-not at all. Events may have one, two or three dimensions beside the channels: series, images, volumes.
+NCSN++ uses FIR resampling, resampling inside the residual blocks, and rescaled sums. DDPM++ resamples inside the blocks and
+rescales sums. DDPM uses none of them. Events have one, two or three dimensions in addition to the channels: series, images,
+volumes.
 """
 
 from __future__ import annotations
@@ -32,31 +33,38 @@ PROGRESSIVE = ("none", "skip", "residual")
 
 
 class NCSNpp(nn.Module):
-    """A UNet with all of the above; the defaults are NCSN++ for CIFAR-10 in continuous time.
+    """The UNet of the paper; the defaults are NCSN++ for CIFAR-10 in continuous time.
 
-    event_shape: (C, *sides), one to three sides, each a multiple of 2^(levels - 1). Any other sides of that kind are taken too.
-    channels: width at full resolution.
-    multipliers: of the width, one for each level.
-    blocks: residual blocks of each level on the way down; one more on the way up.
-    attention: longest sides of the levels with attention; the middle always has it.
-    dropout: in [0, 1), inside the blocks.
-    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
-    classes: number of classes of a conditional network, called as ``network(x, label, y=y)``; 0 for none.
-    input_range: range of the data, which is mapped to [-1, 1].
-    checkpoint: compute residual blocks again in the backward pass in place of keeping what they computed: less memory, more time.
-    embedding: of the label; ``FourierEmbedding(channels)`` unless given.
-    resampling: ``FIR()`` unless given.
-    block: "biggan", resampling inside residual blocks, or "ddpm", between them.
-    convolve: resample by convolutions there; False by ``resampling`` alone.
-    progressive_input, progressive_output: "none", "skip" or "residual". combine: "sum" or "cat", of the "skip" input.
-    rescale: divide sums of two branches by sqrt 2.
-    group_width: least number of channels in a group of the norms, of which there are 32 at most.
-    groups: number of groups of every norm, in place of that rule; 0 for the rule.
-    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
-    conditional: False for a network that ignores the label. It keeps the embedding and the blocks' layers of the label, which
-        the reference's checkpoints hold, and does not train them.
+    The output is not divided by a noise level. Use a prediction such as `ScaledScorePrediction` for that.
 
-    Returns what it predicts, the shape of x: raw, never divided by a noise level, which it does not know.
+    Args:
+        event_shape: (C, *sides) with one to three sides, each a multiple of 2^(levels - 1). The network also accepts events with
+            other such sides.
+        channels: Channels at full resolution.
+        multipliers: Factors of ``channels``, one for each level.
+        blocks: Residual blocks of each level of the encoder. The decoder has one more.
+        attention: Longest sides of the levels that have attention. The middle always has attention.
+        dropout: Probability of dropout inside the blocks, in [0, 1).
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        classes: Number of classes of a class-conditional network, which is called as ``network(x, label, y=y)``; 0 for none.
+        input_range: Range (low, high) of the data. The network maps it to [-1, 1].
+        checkpoint: Recompute residual blocks in the backward pass. This needs less memory and more time.
+        embedding: Embedding of the label; ``FourierEmbedding(channels)`` by default.
+        resampling: The downsampling and upsampling; ``FIR()`` by default.
+        block: "biggan" resamples inside residual blocks, "ddpm" between them.
+        convolve: With ``block="ddpm"``, resample by convolutions; if False, by ``resampling`` only.
+        progressive_input: "none", "skip" or "residual".
+        progressive_output: "none", "skip" or "residual".
+        combine: "sum" or "cat": how ``progressive_input="skip"`` combines the input with the features.
+        rescale: Divide sums of two branches by sqrt(2).
+        group_width: Minimum number of channels in a group of the group normalizations, which have at most 32 groups.
+        groups: Number of groups of every group normalization; 0 derives it from ``group_width``.
+        activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+        conditional: False for a network that ignores the label. It keeps the embedding and the label layers of the blocks,
+            because checkpoints of the reference implementation contain them, but does not train them.
+
+    References:
+        Song et al. 2021, Score-based generative modeling through stochastic differential equations, appendix H.
     """
 
     def __init__(
@@ -96,7 +104,7 @@ class NCSNpp(nn.Module):
         check_choice("conditional", conditional, (False, True))
         if classes and not conditional:
             raise ValueError(
-                f"classes={classes} with conditional=False is not allowed: the class is embedded with the label"
+                f"classes={classes} with conditional=False is not allowed: the class is added to the embedded label"
             )
         check_choice("block", block, ("biggan", "ddpm"))
         check_choice("progressive_input", progressive_input, PROGRESSIVE)
@@ -116,7 +124,7 @@ class NCSNpp(nn.Module):
             initialised(nn.Linear(self.embedding.features, embedding_size)), self.act,
             initialised(nn.Linear(embedding_size, embedding_size)),
         ) if conditional else None  # fmt: skip
-        if classes:  # a fresh network says the same of every class; the last row is for no class
+        if classes:  # the output does not depend on the class before training; the last row is for no class
             self.class_label = nn.Embedding(classes + 1, embedding_size)
             nn.init.zeros_(self.class_label.weight)
         self.first = convolution(dims, images, channels)
@@ -130,9 +138,19 @@ class NCSNpp(nn.Module):
         self.head = layers.head(widths[0], predicted) if progressive_output != "skip" else None
 
     def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, C, *sides), (B,) to (B, C, *sides) or (B, C, *sides, outputs).
+        """Evaluate the network.
 
-        y: (B,) whole numbers, classes 0 .. classes - 1, or `classes` for none; None for none at all.
+        Args:
+            x: Events of shape (B, C, *sides).
+            label: Labels of shape (B,).
+            y: Classes 0 .. classes - 1 as integers of shape (B,). The number ``classes`` means no class. None means no
+                class for all events.
+
+        Returns:
+            A tensor of shape (B, C, *sides), or (B, C, *sides, outputs) if ``outputs`` is above 1.
+
+        Raises:
+            ValueError: If ``x`` has other channels or sides, or ``y`` is not allowed.
         """
         self._check_input(x)
         image, embedded = self.input_range(x), self._embed(label, y)
@@ -149,7 +167,7 @@ class NCSNpp(nn.Module):
         return split_outputs(out, self.outputs)
 
     def _embed(self, label: Tensor, y: Tensor | None) -> Tensor | None:
-        """What the blocks are told; None where the network is not conditional."""
+        """The embedded label and class, or None if the network is not conditional."""
         if y is not None and not self.classes:
             raise ValueError("y is given to a network of classes=0: make it with the number of classes")
         if self.label is None:
@@ -172,7 +190,10 @@ class NCSNpp(nn.Module):
 
 
 class DDPMpp(NCSNpp):
-    """DDPM++: `NCSNpp` without FIR filters and progressive images, told the time by sines. The arguments are its."""
+    """DDPM++: `NCSNpp` without FIR filters and progressive growing, with a sinusoidal embedding by default.
+
+    The arguments are those of `NCSNpp`.
+    """
 
     def __init__(
         self,
@@ -201,10 +222,11 @@ class DDPMpp(NCSNpp):
 
 
 class DDPM(NCSNpp):
-    """DDPM's own UNet (Ho et al. 2020): resampling between the blocks, plain sums. The arguments are `NCSNpp`'s.
+    """The UNet of DDPM (Ho et al. 2020), which resamples between the blocks and does not rescale sums.
 
-    Ho et al. take 32 groups whatever the width; so does this one from 64 channels on. Groups of a single channel
-    (``group_width=1``) would have the norms take away what a label adds: such a network does not know the time.
+    The arguments are those of `NCSNpp`. Ho et al. always use 32 groups. This network uses 32 groups from 64 channels on.
+    With groups of a single channel (``group_width=1``), the normalization would remove what the label adds, and the output
+    would not depend on time.
     """
 
     def __init__(
@@ -238,7 +260,7 @@ class DDPM(NCSNpp):
 
 
 def _check_classes(y: Tensor, label: Tensor, classes: int) -> None:
-    """Raise ValueError unless y is one class for each label (its range is looked at on the CPU only)."""
+    """Raise ValueError unless y has one class for each label. The range is checked on the CPU only."""
     good = y.shape == label.shape and not y.is_floating_point()
     if good and y.device.type == "cpu" and not torch.compiler.is_compiling():
         good = bool(((y >= 0) & (y <= classes)).all())

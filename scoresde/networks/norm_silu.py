@@ -50,13 +50,13 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     Returns:
         ``F.silu(norm(x))``.
     """
-    elsewhere = (
+    separate = (
         torch.compiler.is_compiling()  # the compiler decides what to recompute
         or torch.is_autocast_enabled(x.device.type)  # changes the dtype between the forward and the backward pass
         or torch._C._are_functorch_transforms_active()
         or forward_ad.unpack_dual(x).tangent is not None
     )
-    if elsewhere or not torch.is_grad_enabled():
+    if separate or not torch.is_grad_enabled():
         return F.silu(norm(x))
     out: Tensor = _NormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # type: ignore[no-untyped-call]
     return out

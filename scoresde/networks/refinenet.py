@@ -1,16 +1,17 @@
 """NCSN and NCSNv2 (Song & Ermon 2019, 2020): RefineNets (Lin et al. 2017) of pre-activation residual blocks.
 
-    x -> 3x3 -> stage 0 -> ... -> stage n-1          two residual blocks each; the first ones of all stages but 0 narrow the view
-         |         |                   |             (half the sides), those of the last two widen theirs (dilation 2 and 4)
-       3x3 <--- refine <--- ... <--- refine          what came up so far, doubled where need be, joined to the stage's result
+    x -> 3x3 -> stage 0 -> ... -> stage n-1          two residual blocks each; the first block of stages 1 .. n-3 halves the
+         |         |                   |             sides, the last two stages use dilation 2 and 4 instead
+       3x3 <--- refine <--- ... <--- refine          combines the features from below, upsampled if needed, with the stage's
 
-Norms are InstanceNorm++, which keeps what instance normalisation takes away, how the channels' means mu_k differ:
+The normalization is InstanceNorm++. It restores what instance normalization removes, the differences between the means mu_k
+of the channels:
 
     gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k,      m, v mean and standard deviation of the mu_k
 
-NCSN is told the noise by its index: alpha, beta, gamma are rows of a table, and every convolution of the refinement has a norm.
-NCSNv2 is not told it: its output is meant to be divided by sigma (`ScaledScorePrediction`). No parity data exists of what either
-says; the layout of NCSNv2's weights does.
+NCSN is conditioned on the index of the noise level: alpha, beta and gamma are rows of a table, and every convolution of the
+refinement has a normalization. NCSNv2 is not conditioned on the noise level: its output is divided by sigma
+(`ScaledScorePrediction`). There are no parity data for the outputs of either network, only for the layout of NCSNv2's weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ EPSILON = 1e-5
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ of ``channels`` channels, at least 2; with a row of parameters for each of ``levels`` labels where not 0."""
+    """InstanceNorm++ of at least 2 channels, with one row of parameters for each of ``levels`` labels, or one row if 0."""
 
     def __init__(self, channels: int, levels: int = 0) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
-        """(B, channels, H, W), (B,) whole numbers; these are not looked at without levels."""
+        """Map (B, channels, H, W) to the same shape. ``row``: integers (B,), ignored if there are no levels."""
         alpha, gamma, beta = (p[row] if self.levels else p[None] for p in (self.alpha, self.gamma, self.beta))
         means = x.mean(dim=(2, 3))
         variance, mean = torch.var_mean(means, dim=1, keepdim=True)
@@ -48,7 +49,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class RefineNet(nn.Module):
-    """What NCSN and NCSNv2 share. levels: rows of the norms; 0 leaves the norms of the refinement out too."""
+    """Base class of NCSN and NCSNv2. levels: rows of the normalizations; 0 also removes those of the refinement."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class RefineNet(nn.Module):
             self.refine.append(_Refine(inputs, widths[max(i - 1, 0)], inner, self.act, last=i == 0))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
+        """Map (B, C, H, W) and labels (B,) to (B, C, H, W), or to (B, C, H, W, outputs) if ``outputs`` is above 1."""
         if x.ndim != 4 or x.shape[1] != self.event_shape[0] or any(side % self.step for side in x.shape[2:]):
             raise ValueError(
                 f"x has event shape {tuple(x.shape[1:])}: this {type(self).__name__} was made for {self.event_shape} "
@@ -114,19 +115,24 @@ class RefineNet(nn.Module):
         return split_outputs(out, self.outputs)
 
     def row(self, label: Tensor) -> Tensor:
-        """The row of the norms' tables."""
+        """The row of the tables of the normalizations."""
         return label
 
 
 class NCSN(RefineNet):
-    """NCSN (Song & Ermon 2019), told the noise by the index of its level.
+    """NCSN, conditioned on the index of the noise level.
 
-    event_shape: (C, H, W), sides even.
-    channels: of the first stage. multipliers: of the channels, one for each stage.
-    levels: number of noise levels; labels are whole numbers 0 .. levels - 1.
-    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
-    input_range: range of the data, which is mapped to [-1, 1].
-    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+    Args:
+        event_shape: (C, H, W) with sides that are multiples of 2^(stages - 3).
+        channels: Channels of the first stage.
+        multipliers: Factors of ``channels``, one for each stage.
+        levels: Number of noise levels. Labels are integers 0 .. levels - 1.
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        input_range: Range (low, high) of the data. The network maps it to [-1, 1].
+        activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+
+    References:
+        Song and Ermon 2019, Generative modeling by estimating gradients of the data distribution.
     """
 
     def __init__(
@@ -144,7 +150,17 @@ class NCSN(RefineNet):
         self.levels = levels
 
     def row(self, label: Tensor) -> Tensor:
-        """The label itself, a whole number. Raises ValueError for others (seen on the CPU only)."""
+        """The row of the tables of the normalizations.
+
+        Args:
+            label: Labels of shape (B,), whole numbers 0 .. levels - 1.
+
+        Returns:
+            The labels as integers.
+
+        Raises:
+            ValueError: For other labels. Labels are checked on the CPU only.
+        """
         row = label.long()
         looks = label.device.type == "cpu" and not torch.compiler.is_compiling()
         if looks and not bool(((row == label) & (row >= 0) & (row < self.levels)).all()):
@@ -156,14 +172,18 @@ class NCSN(RefineNet):
 
 
 class NCSNv2(RefineNet):
-    """NCSNv2 (Song & Ermon 2020), told nothing of the noise.
+    """NCSNv2, which is not conditioned on the noise level.
 
-    event_shape: (C, H, W), sides multiples of 2^(stages - 3).
-    channels: of the first stage.
-    multipliers: of the channels, one for each stage; (1, 2, 2, 4, 4) for 128 pixels, (1, 2, 2, 2, 4, 4) for 256.
-    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
-    input_range: range of the data, which is mapped to [-1, 1].
-    activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+    Args:
+        event_shape: (C, H, W) with sides that are multiples of 2^(stages - 3).
+        channels: Channels of the first stage.
+        multipliers: Factors of ``channels``, one for each stage: (1, 2, 2, 4, 4) for 128 pixels, (1, 2, 2, 2, 4, 4) for 256.
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        input_range: Range (low, high) of the data. The network maps it to [-1, 1].
+        activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+
+    References:
+        Song and Ermon 2020, Improved techniques for training score-based generative models.
     """
 
     def __init__(
@@ -182,7 +202,7 @@ Norm = partial[InstanceNormPlus]
 
 
 class _Block(nn.Module):
-    """Norm, activation, 3x3, twice, beside a shortcut; where it ``narrows`` and is not dilated it halves the sides by means."""
+    """Normalization, activation, 3x3 convolution, twice, with a shortcut; ``narrows`` without dilation halves the sides."""
 
     def __init__(
         self, before: int, after: int, norm: Norm, act: nn.Module, dilation: int, narrows: bool = False
@@ -191,7 +211,7 @@ class _Block(nn.Module):
         self.act = act
         self.halves = narrows and dilation == 1
         convolve = partial(nn.Conv2d, kernel_size=3, padding=dilation, dilation=dilation)
-        # a block that narrows widens its channels only in the second convolution
+        # a block that narrows changes its channels only in the second convolution
         middle = before if narrows else after
         self.conv1 = convolve(before, middle)
         self.norm2, self.conv2 = norm(middle), convolve(middle, after)
@@ -207,7 +227,7 @@ class _Block(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A 3x3 convolution after a norm, where there are norms, and after what lies ``between`` them."""
+    """A normalization if there are normalizations, then the function ``between``, then a 3x3 convolution."""
 
     def __init__(self, before: int, after: int, norm: Norm | None, bias: bool = False) -> None:
         super().__init__()
@@ -220,7 +240,7 @@ class _Convolution(nn.Module):
 
 
 class _Residuals(nn.Module):
-    """``count`` times x + conv(act(conv(act(x))))."""
+    """x + conv(act(conv(act(x)))), repeated ``count`` times."""
 
     def __init__(self, channels: int, norm: Norm | None, act: nn.Module, count: int) -> None:
         super().__init__()
@@ -240,7 +260,7 @@ class _Residuals(nn.Module):
 
 
 class _Refine(nn.Module):
-    """Each input through two residual units; fused at the largest sides; chained pooling; residual units, three in the last."""
+    """Two residual units for each input, fusion at the largest sides, chained pooling, and residual units (three in the last)."""
 
     def __init__(self, inputs: Sequence[int], channels: int, norm: Norm | None, act: nn.Module, last: bool) -> None:
         super().__init__()

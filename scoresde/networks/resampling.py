@@ -1,10 +1,10 @@
-"""Halving and doubling the sides of an event (B, C, *sides), in one, two or three dimensions.
+"""Downsampling and upsampling of events (B, C, *sides) by 2, in one, two or three dimensions.
 
     Averaging    down: the mean over 2 x 2 (2, 2 x 2 x 2)          up: every value twice along each side
     FIR          down: filter, keep every second value             up: put zeros between the values, filter (Zhang 2019)
 
-FIR filters with a separable kernel K = k k^T / sum, by true convolution (the kernel is flipped), up with 2^d K so that a
-constant stays what it is.
+FIR convolves with a separable kernel K = k k^T / sum (a true convolution, which flips the kernel). Upsampling uses 2^d K,
+so that a constant input stays constant.
 """
 
 from __future__ import annotations
@@ -24,23 +24,44 @@ _SPREADERS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class Resampling(nn.Module, ABC):
-    """A way to change resolution by 2, without parameters. Sides that are halved must be even."""
+    """Base class of downsampling and upsampling by 2 without parameters."""
 
     @abstractmethod
     def up(self, x: Tensor) -> Tensor:
-        """(B, C, *sides) to (B, C, *(2 sides))."""
+        """Double the sides.
+
+        Args:
+            x: A tensor of shape (B, C, *sides).
+
+        Returns:
+            A tensor of shape (B, C, *(2 sides)).
+        """
 
     @abstractmethod
     def down(self, x: Tensor) -> Tensor:
-        """(B, C, *sides) to (B, C, *(sides / 2))."""
+        """Halve the sides.
+
+        Args:
+            x: A tensor of shape (B, C, *sides) with even sides.
+
+        Returns:
+            A tensor of shape (B, C, *(sides / 2)).
+        """
 
     @abstractmethod
     def before_stride(self, x: Tensor) -> Tensor:
-        """(B, C, *sides) to (B, C, *(sides + 1)): what a convolution of size 3 and stride 2 without padding takes to halve x."""
+        """Filter and pad the input of a strided convolution.
+
+        Args:
+            x: A tensor of shape (B, C, *sides) with even sides.
+
+        Returns:
+            A tensor of shape (B, C, *(sides + 1)). A convolution of size 3 and stride 2 without padding halves the sides of x.
+        """
 
 
 class Averaging(Resampling):
-    """Means down, repetition up."""
+    """Downsampling by means, upsampling by repetition."""
 
     def up(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -53,9 +74,13 @@ class Averaging(Resampling):
 
 
 class FIR(Resampling):
-    """Filtered resampling, which keeps high frequencies from folding back.
+    """Resampling with a filter, which reduces aliasing.
 
-    kernel: at least two taps k; their sum is divided out.
+    Args:
+        kernel: The taps k of the filter, at least two. They are divided by their sum.
+
+    References:
+        Zhang 2019, Making convolutional networks shift-invariant again.
     """
 
     taps: Tensor
@@ -67,7 +92,7 @@ class FIR(Resampling):
         if len(kernel) < 2 or not sum(kernel) > 0.0:
             raise ValueError(f"kernel={tuple(kernel)} is not allowed: give at least two taps with a sum > 0")
         self.kernel = tuple(kernel)
-        # no part of a checkpoint: it is an argument, kept as a buffer so that it lies on the right device
+        # a buffer, so that it moves with the module; not in the checkpoint, because it is an argument
         self.register_buffer("taps", torch.tensor(self.kernel, dtype=torch.float32), persistent=False)
 
     def up(self, x: Tensor) -> Tensor:
@@ -97,7 +122,7 @@ class FIR(Resampling):
 
 
 def _front(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """The first ``sides`` of x: a kernel of odd length leaves one too many."""
+    """The first ``sides`` entries of each dimension of x: a kernel of odd length gives one too many."""
     for dimension, side in enumerate(sides, start=2):
         x = x.narrow(dimension, 0, side)
     return x

@@ -1,6 +1,6 @@
-"""The levels of NCSN++ and its relatives: blocks at one resolution, the change to the next, and the image beside the main path.
+"""The levels of NCSN++, DDPM++ and DDPM: blocks at one resolution, resampling, and the paths of progressive growing.
 
-Modules are defined in the order in which they are used: who names the weights of other projects counts on it.
+Modules are defined in the order in which they are used, because the conversion of other projects' weights relies on this order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scoresde.networks.resampling import Resampling
 
 @dataclass(frozen=True)
 class LayerFactory:
-    """Makes the parts of a network, all in one style. inside: resampling happens inside residual blocks."""
+    """Makes the layers of a network with common settings. inside: resample inside the residual blocks."""
 
     dims: int
     embedding_size: int
@@ -62,7 +62,7 @@ class LayerFactory:
         return {"down": Downsample, "up": Upsample}[direction](self.dims, in_channels, out_channels, self.resampling)
 
     def change(self, direction: str, width: int) -> nn.Module:
-        """A change of resolution on the main path."""
+        """A layer that changes the resolution on the main path."""
         if self.inside:
             return self.residual(width, width, direction)
         return self.convolved(direction, width, width) if self.convolve else Resample(self.resampling, direction)
@@ -78,7 +78,7 @@ def encoder(
     progressive: str,
     combine: str,
 ) -> tuple[nn.ModuleList, list[int], int]:
-    """The levels from the first to the lowest; the channels of all results that are joined again; those of the last."""
+    """The levels from full to lowest resolution, the channels of all skip connections, and the channels of the last level."""
     levels, skips, image = nn.ModuleList(), [width], images
     for i, after in enumerate(widths):
         rows = []
@@ -112,7 +112,7 @@ def decoder(
     predicted: int,
     progressive: str,
 ) -> nn.ModuleList:
-    """The levels from the lowest to the first."""
+    """The levels from lowest to full resolution."""
     levels = nn.ModuleList()
     for i, after in reversed(list(enumerate(widths))):
         rows, lower = [], width
@@ -132,7 +132,7 @@ def decoder(
 
 
 class _BlockWithAttention(nn.Module):
-    """A block, and attention after it where there is any."""
+    """A block, followed by attention if there is any."""
 
     def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
         super().__init__()
@@ -144,14 +144,14 @@ class _BlockWithAttention(nn.Module):
 
 
 class _EncoderLevel(nn.Module):
-    """One resolution on the way down: blocks; then half the sides, and the image joined."""
+    """One level of the encoder: blocks, then downsampling combined with the downsampled input."""
 
     def __init__(self, blocks: Sequence[nn.Module], change: nn.Module | None, image: nn.Module | None) -> None:
         super().__init__()
         self.blocks, self.change, self.image = nn.ModuleList(blocks), change, image
 
     def forward(self, h: Tensor, image: Tensor, embedded: Tensor | None, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features and image at the next resolution; every result is added to ``skips``."""
+        """Features and input at the next resolution. Appends the features of every block to ``skips``."""
         for block in self.blocks:
             skips.append(h := block(h, embedded))
         if self.change is not None:
@@ -163,7 +163,7 @@ class _EncoderLevel(nn.Module):
 
 
 class _DecoderLevel(nn.Module):
-    """One resolution on the way up: blocks, attention once; then the part of the output, and twice the sides."""
+    """One level of the decoder: blocks, one attention, the contribution to the output, then upsampling."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class _DecoderLevel(nn.Module):
     def forward(
         self, h: Tensor, image: Tensor | None, embedded: Tensor | None, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Features at the next resolution and the output so far; a result is taken from ``skips`` for every block."""
+        """Features at the next resolution and the output up to this level. Every block consumes one entry of ``skips``."""
         for block in self.blocks:
             h = block(torch.cat((h, skips.pop()), dim=1), embedded)
         if self.attention is not None:
@@ -191,7 +191,7 @@ class _DecoderLevel(nn.Module):
 
 
 class SkipInput(nn.Module):
-    """The input halved, and shown by a 1x1 convolution: added to the features, or set before them."""
+    """Downsamples the input, and adds a 1x1 convolution of it to the features or concatenates the two."""
 
     def __init__(self, dims: int, images: int, width: int, resampling: Resampling, combine: str) -> None:
         super().__init__()
@@ -200,12 +200,12 @@ class SkipInput(nn.Module):
 
     def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         image = self.resampling.down(image)
-        shown = self.conv(image)
-        return (torch.cat((shown, h), dim=1) if self.combine == "cat" else shown + h), image
+        features = self.conv(image)
+        return (torch.cat((features, h), dim=1) if self.combine == "cat" else features + h), image
 
 
 class _ResidualInput(nn.Module):
-    """The features of the image, halved by a convolution, joined to the main path's."""
+    """Downsamples the features of the input by a convolution and adds them to those of the main path."""
 
     def __init__(self, shrink: nn.Module, rescale: bool) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class _ResidualInput(nn.Module):
 
 
 class _SkipOutput(nn.Module):
-    """A level's own part of the output, added to what the lower levels said."""
+    """Adds the contribution of one level to the upsampled output of the lower levels."""
 
     def __init__(self, head: nn.Module, resampling: Resampling) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class _SkipOutput(nn.Module):
 
 
 class _LowestOutput(nn.Module):
-    """The features of the output, from the lowest level's."""
+    """The features of the output at the lowest level."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class _LowestOutput(nn.Module):
 
 
 class _ResidualOutput(nn.Module):
-    """The features of the output, doubled by a convolution, joined to the main path's."""
+    """Upsamples the features of the output by a convolution and adds them to those of the main path."""
 
     def __init__(self, grow: nn.Module, rescale: bool) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
     x (C, H, W) -> convolution -> blocks -> halve -> blocks, attention, blocks -> double, join -> blocks -> outputs
 
-Every block is GroupNorm, SiLU, 3x3 convolution, twice, with scale and shift by the embedded label (Dhariwal & Nichol 2021). A
-learned value for every pixel and channel tells it where it is.
+Every block consists of GroupNorm, SiLU and a 3x3 convolution, twice, with scale and shift from the embedded label (Dhariwal
+& Nichol 2021). A learned value for every pixel and channel is added to the features, so that the network depends on the position.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
 class SmallUNet(nn.Module):
-    """UNet of two resolutions for images with even sides.
+    """A UNet with two resolutions for images with even sides.
 
-    event_shape: (C, H, W), H and W even.
-    channels: width at full resolution, a multiple of 8; twice that at half resolution.
-    blocks: residual blocks at each resolution on the way down, and at full resolution on the way up.
-    outputs: numbers predicted for each coordinate; more than 1 adds a last dimension of that size.
-    dropout: in [0, 1), inside the blocks.
-    embedding: of the label; ``RadialEmbedding()`` unless given.
+    Args:
+        event_shape: (C, H, W), with H and W even.
+        channels: Channels at full resolution, a multiple of 8. Half resolution has twice as many.
+        blocks: Residual blocks at each resolution of the encoder, and at full resolution of the decoder.
+        outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
+        dropout: Probability of dropout inside the blocks, in [0, 1).
+        embedding: Embedding of the label; ``RadialEmbedding()`` by default.
     """
 
     def __init__(
@@ -74,7 +75,18 @@ class SmallUNet(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(B, C, H, W), (B,) to (B, C, H, W) or (B, C, H, W, outputs)."""
+        """Evaluate the network.
+
+        Args:
+            x: Events of shape (B, C, H, W).
+            label: Labels of shape (B,).
+
+        Returns:
+            A tensor of shape (B, C, H, W), or (B, C, H, W, outputs) if ``outputs`` is above 1.
+
+        Raises:
+            ValueError: If ``x`` has another event shape.
+        """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this SmallUNet was made for {self.event_shape}")
         embedded = self.label(self.embedding(label))
