@@ -108,7 +108,7 @@ def faults(name: str, thing: object, owner: type | None) -> list[str]:
         return found
     if inspect.isclass(thing) and (issubclass(thing, (BaseException, dict)) or getattr(thing, "_is_protocol", False)):
         return found
-    if inspect.isclass(thing) and (thing.__init__.__module__ or "").startswith("torch."):  # type: ignore[misc]
+    if inspect.isclass(thing) and str(getattr(thing.__init__, "__module__", "")).startswith("torch."):
         return found  # *args and **kwargs of torch.nn.Module
     missing = [p.name for p in parameters if not p.name.startswith("_") and p.name not in described(everything)]
     if missing:

@@ -1,4 +1,4 @@
-"""Data sets and the transforms that make tensors of them."""
+"""Data sets, and the transforms between raw data and the tensors of a model."""
 
 from scoresde._arguments import check_constructors
 from scoresde.data.dataset import Dataset, permutation

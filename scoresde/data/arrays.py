@@ -1,7 +1,8 @@
-"""Arrays in .npy and .npz files, checked by their sizes and checksums, and rows of arrays that stay in their file.
+"""Arrays in .npy and .npz files, with checks of sizes and checksums, and rows of arrays that are read on demand.
 
-A header states a shape, which says how many bytes must follow: a file with fewer or more is refused before memory is
-reserved. The arrays of an .npz have checksums, and these are compared. An .npy has none. Nothing in a file is executed.
+The header of an array states a shape and therefore the number of bytes that must follow. A file with fewer or more bytes raises a
+ValueError before memory is allocated. The arrays of an .npz file have checksums, which are compared. An .npy file has none.
+Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ from scoresde.data.rows import FileArray, Rows
 from scoresde.data.values import as_tensor, no_numbers
 
 IN_MEMORY = 2**26
-"""Bytes up to which an .npy file is read whole; rows of a larger one are read when they are asked for."""
+"""Largest size in bytes of an .npy file that is read into memory. Rows of larger files are read on demand."""
 _AT_ONCE = 2**24
 _WRONG = (*NO_ARRAY, TypeError, KeyError)
-"""What a header that was not written by numpy may raise, among others."""
+"""Exceptions for files that were not written by numpy."""
 
 
 def read_array(spec: str) -> Tensor | Rows:
-    """The array of ``file.npy`` or ``file.npz:key``, with the file's dtype as far as torch has it.
+    """The array of a file, with the dtype of the file if torch supports it.
+
+    Args:
+        spec: ``file.npy`` or ``file.npz:key``.
 
     Returns:
-        A tensor; `Rows` of the file for an .npy of more than `IN_MEMORY` bytes.
+        A tensor, or `Rows` of the file for an .npy file of more than ``IN_MEMORY`` bytes.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for what is no whole array of real or whole numbers, saying what is there.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a complete array of real or whole numbers.
     """
     path, _, key = spec.partition(".npz:")
     file = Path(path + ".npz" if key else path)
@@ -62,7 +66,7 @@ def read_array(spec: str) -> Tensor | Rows:
 
 
 def names_in(file: Path) -> list[str]:
-    """The names of the arrays in an .npz file. Raises ValueError where it is none."""
+    """The names of the arrays in an .npz file. Raises ValueError for other files."""
     try:
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -72,7 +76,7 @@ def names_in(file: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What an array's header states, checked."""
+    """The checked header of an array."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -80,19 +84,19 @@ class _Header:
 
     @property
     def size(self) -> int:
-        """Bytes of the numbers."""
+        """Size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @classmethod
     def read(cls, stream: IO[bytes], length: int) -> _Header:
-        """The header of an array of ``length`` bytes in all. Raises ValueError where it is followed by more or less."""
+        """Read the header of a file of ``length`` bytes. Raises ValueError if the size of the array is different."""
         version = npy.read_magic(stream)
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         if version not in readers:
             raise ValueError(f"its format is version {version}, of arrays with named fields: give plain numbers")
         try:
             shape, fortran, dtype = readers[version](stream)
-        except Exception as problem:  # numpy parses it as Python's literals, which may fail in many ways
+        except Exception as problem:  # numpy parses it as a Python literal, which can raise many exceptions
             raise ValueError(f"its header cannot be read: {type(problem).__name__}: {problem}") from problem
         if any(isinstance(n, bool) or not 0 <= n < 2**63 for n in shape):
             raise ValueError(f"its header states the shape {shape}: sizes are 0 to 2**63 - 1")
@@ -107,7 +111,7 @@ class _Header:
         return made
 
     def fill(self, stream: IO[bytes]) -> np.ndarray:
-        """The numbers that follow the header."""
+        """Read the array that follows the header."""
         content = np.empty(self.size, np.uint8)
         view, done = content.data, 0
         while done < len(view):

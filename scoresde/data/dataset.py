@@ -1,8 +1,9 @@
 """A data set, its transform, and the order in which training sees it.
 
-Order and noise are functions of (seed, position): position p = step * batch + j runs through one permutation of the data per
-epoch, so that nothing depends on how a batch is cut over processes, and a resumed run goes on where it was. So is whether an
-event is mirrored in training, with probability 1/2. Data is kept as it came, 8-bit images in bytes, and encoded batch by batch.
+Order and noise are functions of (seed, position). The position p = step * batch + j runs through one permutation of the data per
+epoch. A batch therefore does not depend on the number of processes, and a resumed run continues exactly where it stopped. Whether
+an event is mirrored in training, with probability 1/2, also depends only on (seed, position). Data keeps its dtype, so 8-bit
+images stay bytes, and is encoded batch by batch.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from scoresde.noise import NoiseSource
 
 
 class Dataset:
-    """Raw data and how it becomes x.
+    """Raw data together with its transform to x.
 
     Args:
-        raw: (n, *event), integers 0 .. levels - 1 for a `Quantized` transform, finite reals for an `Affine`; a tensor, a numpy
-            array or a list, as `as_tensor` takes them, or a `Stored` that reads events when they are asked for.
-        transform: the declaration; the only place where levels and range are said.
-        name: for reports and messages.
-        flip: whether training mirrors events at random along their last dimension; `encode` never does.
+        raw: Data of shape (n, *event): integers 0 .. levels - 1 for a `Quantized` transform, finite real numbers for an `Affine`
+            transform. A tensor, a numpy array, a list, or a `Stored` that reads events on demand.
+        transform: The transform. It is the only place that defines levels and range.
+        name: A name for reports and messages.
+        flip: Mirror events at random along their last dimension in training. `encode` never mirrors.
 
     Raises:
-        TypeError: for a transform or raw data of another kind.
-        ValueError: where it is empty, holds NaN, infinities, or values that the transform does not allow: for images and torch
-            data sets in the first event now, in others when they are read.
+        TypeError: If the transform or the raw data have another type.
+        ValueError: If the data is empty, or has NaN, infinities, or values that the transform does not allow. Of images and torch
+            data sets the constructor checks only the first event; others are checked when they are read.
     """
 
     def __init__(self, raw: Any, transform: Transform, name: str = "data", *, flip: bool = False) -> None:
@@ -65,7 +66,16 @@ class Dataset:
             self.raw = self._checked(raw)
 
     def part(self, index: Tensor, name: str, flip: bool = False) -> Dataset:
-        """The events ``index`` (n,) as a data set of their own; a tensor's are copied."""
+        """A data set of some of the events.
+
+        Args:
+            index: Indices of the events, of shape (n,).
+            name: The name of the new data set.
+            flip: As for `Dataset`.
+
+        Returns:
+            The new data set. The events of a tensor are copied.
+        """
         made = copy.copy(self)
         made.raw = self.raw.part(index) if isinstance(self.raw, Rows) else self.raw[index]
         made.name, made.flip = name, flip
@@ -81,7 +91,7 @@ class Dataset:
             )
 
     def _glance(self) -> str:
-        """What `check_all` says of some events of real data; broken ones are named when they are read."""
+        """The result of `check_all` for some events of real data. Events that cannot be read raise errors when they are read."""
         if isinstance(self.transform, Quantized):
             return ""
         index = torch.arange(0, len(self), max(1, len(self) // SPOT_CHECKS))[:SPOT_CHECKS]
@@ -91,7 +101,14 @@ class Dataset:
             return ""
 
     def check_dtype(self, dtype: torch.dtype) -> None:
-        """Raise ValueError where x of this dtype cannot hold the data, or tell its values apart."""
+        """Check that x of a dtype can represent the data.
+
+        Args:
+            dtype: A floating-point dtype.
+
+        Raises:
+            ValueError: If the dtype cannot hold the data, or cannot distinguish its values.
+        """
         if isinstance(self.transform, Quantized):
             self.transform.check_dtype(dtype)
         elif self._coarse and dtype != torch.float64:
@@ -102,7 +119,7 @@ class Dataset:
 
     @property
     def summary(self) -> str:
-        """Name, size and transform in one line, for a report."""
+        """One line with name, size and transform, for a report."""
         return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {self.transform!r})"
 
     @property
@@ -111,7 +128,7 @@ class Dataset:
         return tuple(self.raw.shape[1:])
 
     def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256 of shape, dtype and content; of a `Stored` what it has for one."""
+        """The first 16 hex digits of the SHA-256 of shape, dtype and content, or the digest of a `Stored`."""
         if not isinstance(self.raw, Tensor):
             out: str = self.raw.digest()
             return out
@@ -120,7 +137,19 @@ class Dataset:
     def encode(
         self, index: Tensor | slice | Sequence[int], *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """x of the events ``index`` (B,), dequantised by draw number ``draw``: the same (seed, index, draw), the same x."""
+        """Encode events.
+
+        The result depends only on (seed, index, draw).
+
+        Args:
+            index: Indices of the events, of shape (B,), or a slice.
+            seed: The seed of the dequantization noise.
+            draw: The number of the draw of this noise.
+            dtype: The dtype of x.
+
+        Returns:
+            x of shape (B, *event).
+        """
         self.check_dtype(dtype)
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         return self.transform._encode(self.events(index), NoiseSource(seed, index), step=draw, dtype=dtype)
@@ -128,9 +157,17 @@ class Dataset:
     def batch(
         self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """The training batch of a step: x (size, *event) and the positions (size,) that key its draws.
+        """The training batch of a step.
 
-        part: what of it is wanted.
+        Args:
+            step: The number of the step.
+            size: The batch size.
+            seed: The seed of order, mirroring and dequantization.
+            dtype: The dtype of x.
+            part: The slice of the batch to return, for example that of one process.
+
+        Returns:
+            x of shape (size, *event), and the positions (size,) that key the random draws of the step.
         """
         check_count("size", size)
         self.check_dtype(dtype)
@@ -140,7 +177,7 @@ class Dataset:
         for e in epoch.unique().tolist():
             here = epoch == e
             index[here] = _order(len(self), seed, e)[position[here] % len(self)]
-        # a position has its own draw, whatever the batch that it came in
+        # the draw depends on the position, not on the batch
         turn, position = (step * size) >> 32, position % 2**32
         noise, raw = NoiseSource(seed, position), self.events(index)
         if self.flip:
@@ -149,11 +186,21 @@ class Dataset:
         return self.transform._encode(raw, noise, step=turn, dtype=dtype), position
 
     def events(self, index: Tensor) -> Tensor:
-        """Raw events (B, *event) of numbers ``index`` (B,). Raises ValueError for values that the transform does not allow."""
+        """Raw events.
+
+        Args:
+            index: Indices of the events, of shape (B,).
+
+        Returns:
+            The events, of shape (B, *event).
+
+        Raises:
+            ValueError: For values that the transform does not allow.
+        """
         return self.raw[index] if isinstance(self.raw, Tensor) else self._checked(self.raw[index])
 
     def _checked(self, raw: Tensor) -> Tensor:
-        """Raw events as they are, or as integers where the transform takes levels."""
+        """Checked raw events; integers if the transform takes levels."""
         name = f"data set {self.name!r}"
         if isinstance(self.transform, Quantized):
             return self.transform.check(raw, name)
@@ -164,7 +211,16 @@ class Dataset:
 
 @checked_arguments
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of 0 .. n - 1, a function of (seed, epoch)."""
+    """A permutation of 0 .. n - 1 that depends only on (seed, epoch).
+
+    Args:
+        n: The number of elements, at least 0.
+        seed: The seed.
+        epoch: The number of the epoch, at least 0.
+
+    Returns:
+        The permutation as an integer tensor of shape (n,).
+    """
     check_count("n", n, least=0)
     check_count("epoch", epoch, least=0)
     u = NoiseSource.of(seed, n).uniform((), step=epoch, purpose="order", dtype=torch.float64)
@@ -172,4 +228,4 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 
 _order = functools.lru_cache(maxsize=4)(permutation)
-"""The same, remembered: an epoch asks for it in every step."""
+"""`permutation` with a cache, because every step of an epoch uses it."""

@@ -1,11 +1,11 @@
-"""Files of other makers, read by their bytes. Nothing in a file is executed.
+"""Readers of the file formats of MNIST and CIFAR-10. Nothing in a file is executed.
 
     idx                 0, 0, type, number d of dimensions, d sizes of four bytes, numbers; big-endian (MNIST)
     CIFAR-10, binary    records of 1 + 3072 bytes: label, then the red, green and blue planes
     CIFAR-10, Python    a serialised dictionary, with an array (n, 3072) of bytes under b"data"
 
-The last is a programme for Python's unpickler, and could name any function. Here whatever it names is replaced by a stand-in that
-keeps its arguments and does nothing, and the names of numpy's array and dtype aside none is let in at all.
+The last format is a pickle, which could call any function. This reader accepts only the names of numpy's array and dtype,
+and replaces them by an inert class that stores its arguments. Every other name raises an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMES = {
 
 
 def read_idx(file: Path) -> Tensor:
-    """The array of an idx file, gzipped or not. Raises ValueError where it is no whole one."""
+    """The array of an idx file, gzipped or not. Raises ValueError if the file is not complete."""
     content = file.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         try:
@@ -55,7 +55,7 @@ def read_idx(file: Path) -> Tensor:
 
 
 def read_cifar_binary(file: Path) -> Tensor:
-    """(n, 3, 32, 32) uint8. Raises ValueError for a file that is no whole number of records with labels 0 .. 9."""
+    """Images (n, 3, 32, 32) in uint8. Raises ValueError unless the file has complete records with labels 0 .. 9."""
     content = np.frombuffer(file.read_bytes(), np.uint8)
     if not content.size or content.size % (1 + _PIXELS):
         raise ValueError(f"{file} has {content.size} bytes: not a whole number of records of {1 + _PIXELS}")
@@ -66,7 +66,7 @@ def read_cifar_binary(file: Path) -> Tensor:
 
 
 def read_cifar_python(file: Path) -> Tensor:
-    """(n, 3, 32, 32) uint8. Raises ValueError for what is no such file, naming what it asks for."""
+    """Images (n, 3, 32, 32) in uint8. Raises ValueError for other files, naming any function that they ask for."""
     try:
         with open(file, "rb") as stream:
             content = _Reader(stream, encoding="bytes").load()
@@ -77,12 +77,12 @@ def read_cifar_python(file: Path) -> Tensor:
         return torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32).copy())
     except OSError:
         raise
-    except Exception as problem:  # a hostile file may raise anything
+    except Exception as problem:  # a malicious file can raise any exception
         raise ValueError(f"{file} is no CIFAR-10 batch: {problem}") from problem
 
 
 class _StandIn:
-    """What is made in place of anything that a file names."""
+    """Replaces the classes and functions that a file names."""
 
     state: Any = None
 

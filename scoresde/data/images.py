@@ -1,7 +1,7 @@
 """Images from files: CIFAR-10, MNIST and its family, folders of images, torch data sets. Nothing is downloaded.
 
-The first three are `LazySplits`: what they declare, event shape, levels and range, is known at once, and files are read when
-their events are first asked for. 8-bit images are kept in bytes; folders and torch data sets are read batch by batch.
+The first three are `LazySplits`: event shape, levels and range are available at once, and files are read on first use. 8-bit
+images are stored as bytes. Folders and torch data sets are read batch by batch.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class CIFAR10(LazySplits):
-    """CIFAR-10, 50000 and 10000 images (3, 32, 32) of 256 levels, from either of the archives that its makers offer.
+    """CIFAR-10: 50,000 training and 10,000 test images (3, 32, 32) with 256 levels.
 
-    folder: what holds ``cifar-10-batches-py`` or ``cifar-10-batches-bin``, or is one of them.
-    low, high: range of x. flip: mirror images at random in training.
-    images_per_file: how many each of the six files must hold.
+    It reads the files of the Python archive or of the binary archive.
+
+    Args:
+        folder: The folder ``cifar-10-batches-py`` or ``cifar-10-batches-bin``, or a folder that contains one of them.
+        low: Lower end of the range of x.
+        high: Upper end of the range of x.
+        flip: Mirror images at random in training.
+        images_per_file: Number of images that each of the six files must contain.
     """
 
     def __init__(
@@ -65,11 +70,15 @@ class CIFAR10(LazySplits):
 
 
 class MNIST(LazySplits):
-    """MNIST, Fashion-MNIST, KMNIST and others of their format: grey images (1, 28, 28) of 256 levels, in idx files.
+    """MNIST, Fashion-MNIST, KMNIST and other data in their format: grey images (1, 28, 28) with 256 levels in idx files.
 
-    folder: holds ``*train-images*idx3-ubyte`` and ``*t10k-images*idx3-ubyte`` (or ``*test-images*``), gzipped or not, one each.
-    side: images are set in the middle of a black square of this side, >= 28; networks that halve thrice take 32.
-    low, high: range of x. flip: mirror images at random in training.
+    Args:
+        folder: A folder with one file ``*train-images*idx3-ubyte`` and one file ``*t10k-images*idx3-ubyte`` or ``*test-images*``,
+            gzipped or not.
+        side: Side of the events, at least 28. Images are padded with black. Networks that halve the sides three times need 32.
+        low: Lower end of the range of x.
+        high: Upper end of the range of x.
+        flip: Mirror images at random in training.
     """
 
     def __init__(
@@ -105,16 +114,22 @@ class MNIST(LazySplits):
 
 
 class ImageFolder(LazySplits):
-    """The PNG and JPEG files below a folder: the largest square of their middle, shrunk to ``side``, 256 levels.
+    """The PNG and JPEG files in a folder, cropped to the central square and shrunk to ``side``, with 256 levels.
 
-    folder: looked through with all folders in it.
-    test: a folder of test images, not trained on where it lies in ``folder``; where empty, ``test_fraction`` of the images is cut
-        off by ``split_seed``.
-    side, channels: of the events (channels, side, side); 3 channels for colours, 1 for grey.
-    low, high: range of x. flip: mirror images at random in training.
+    Images are decoded batch by batch, so the folder may be larger than memory. Images with more than 8 bits per channel,
+    transparent pixels or several frames raise a ValueError, see ``scoresde.data.pixels``.
 
-    Images are decoded when a batch asks for them, so the folder may be larger than memory. Those with more than 8 bits a channel,
-    transparent pixels or several frames are refused, see `scoresde.data.pixels`.
+    Args:
+        folder: The folder, searched recursively.
+        side: Side of the events (channels, side, side).
+        low: Lower end of the range of x.
+        high: Upper end of the range of x.
+        flip: Mirror images at random in training.
+        channels: 3 for colours, 1 for grey.
+        test: A folder of test images. If it is inside ``folder``, its images are not used for training. If empty,
+            ``test_fraction`` of the images is held out at random.
+        test_fraction: Fraction of the images that is held out if there is no ``test``.
+        split_seed: Seed of this random split.
     """
 
     def __init__(
@@ -166,13 +181,21 @@ class ImageFolder(LazySplits):
 
 
 class TorchDataset(Splits):
-    """Any map-style torch data set, such as torchvision's, read item by item.
+    """Any map-style torch data set, such as those of torchvision, read item by item.
 
-    train: its items are events, or tuples that begin with one; tensors, arrays or PIL images, which are read as those of an
-        `ImageFolder` are (`scoresde.data.pixels`).
-    test: the same for the test set; where None, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
-    levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
-    flip: mirror images at random in training.
+    Args:
+        train: A data set whose items are events, or tuples that begin with an event. Events are tensors, arrays or PIL
+            images, which are read like those of an `ImageFolder` (``scoresde.data.pixels``).
+        test: The same for the test set. If None, ``test_fraction`` of ``train`` is held out at random.
+        levels: For discrete data, the number of levels 0 .. levels - 1, which are mapped to [low, high]. 0 for real data,
+            which is mapped to (r - shift) / scale.
+        low: Lower end of the range of x for discrete data.
+        high: Upper end of the range of x for discrete data.
+        shift: Shift of real data.
+        scale: Scale of real data.
+        test_fraction: Fraction of ``train`` that is held out if there is no ``test``.
+        split_seed: Seed of this random split.
+        flip: Mirror images at random in training.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""One pass through data: whether its values are allowed, and whether float32 can tell them apart.
+"""One pass through data that checks whether its values are allowed and whether float32 can represent them.
 
-Training and sampling compute in float32, which keeps 24 bits. Where the data's offset is large against its spread, rounding
-x loses the data: with values of 1e8 and a standard deviation of 1, neighbouring numbers of float32 are 8 apart.
+Training and sampling compute in float32, which has 24 bits. If the offset of the data is large compared with its spread,
+rounding x loses information: for values of 1e8 with a standard deviation of 1, neighbouring numbers of float32 differ by 8.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import named
 
 MAX_ROUNDING = 0.01
-"""Largest rounding error, root mean square in units of the standard deviation."""
+"""Largest root mean square of the rounding error, in units of the standard deviation."""
 CONSTANT = 1e-12
-"""Spread, relative to the largest value, of a coordinate that varies by float64's rounding only."""
+"""Standard deviation relative to the largest value below which a coordinate counts as constant (rounding of float64)."""
 
 
 def check_all(name: str, raw: Tensor | Rows, transform: Transform) -> str:
-    """Look at all events (n, *event).
+    """Check all events (n, *event).
 
     Returns:
-        Why x in float32 would lose the data, or "".
+        The reason why float32 cannot represent x, or "".
 
     Raises:
-        ValueError: for NaN and infinities, naming the events, and for values that a `Quantized` transform does not allow.
+        ValueError: For NaN and infinities, with the indices of the events, and for values that a `Quantized` transform does
+            not allow.
     """
     if isinstance(transform, Quantized):
         for part in _finite(name, raw):
@@ -42,7 +43,7 @@ def check_all(name: str, raw: Tensor | Rows, transform: Transform) -> str:
 
 
 def _finite(name: str, raw: Tensor | Rows) -> Iterator[Tensor]:
-    """The events, a few at a time, up to the first that is not finite; then raises, naming all that are not."""
+    """Iterate over the events up to the first that is not finite, then raise an error with the indices of all such events."""
     bad: list[int] = []
     first = 0
     for part in chunks(raw):
@@ -56,14 +57,14 @@ def _finite(name: str, raw: Tensor | Rows) -> Iterator[Tensor]:
 
 
 class _Rounding:
-    """Moments of every coordinate about its first value, and of its rounding, in units of the largest value."""
+    """Moments of every coordinate about its first value, and of its rounding error, in units of the largest value."""
 
     def __init__(self, transform: Affine) -> None:
         self.transform, self.unit, self.count = transform, 0.0, 0
         self.low, self.high, self.single = math.inf, -math.inf, True
 
     def add(self, raw: Tensor) -> None:
-        """Take finite events (B, *event)."""
+        """Add finite events (B, *event)."""
         self.single = self.single and raw.dtype == torch.float32
         raw = raw.to(torch.float64)
         low, high = (float(value) for value in torch.aminmax(raw))
@@ -83,7 +84,7 @@ class _Rounding:
         self.count += len(raw)
 
     def verdict(self, name: str) -> str:
-        """Why float32 loses the data, or ""."""
+        """The reason why float32 cannot represent the data, or ""."""
         ends = [(value - self.transform.shift) / self.transform.scale for value in (self.low, self.high)]
         said = f"{name} from {self.low:.9g} to {self.high:.9g} is mapped to x from {ends[0]:.9g} to {ends[1]:.9g}"
         said += f" by {self.transform!r}"

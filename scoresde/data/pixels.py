@@ -1,12 +1,12 @@
-"""What an image file or a PIL image shows, by one rule for every source.
+"""Pixels of an image file or a PIL image, by the same rules for every source.
 
     colours or grey      8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
-    more than 8 bits     grey images keep their own numbers; colours are refused, because Pillow keeps 8 bits of them
-    orientation          as the camera noted it (EXIF)
-    transparency         dropped where all is opaque; otherwise refused, because the colours of transparent pixels are undefined
-    several frames       refused; of a camera's multi-picture file (MPO) the main picture is taken
+    more than 8 bits     grey images keep their values; colours raise an error, because Pillow keeps only 8 bits of them
+    orientation          applied as the camera recorded it (EXIF)
+    transparency         an opaque alpha channel is dropped; otherwise an error, because colours of transparent pixels are
+    undefined several frames       an error; of a camera's multi-picture file (MPO) the main picture is used
 
-The depth is read from the file and not from what the decoder returns.
+The depth is that of the file, not that of the decoded image.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ GREY = ("1", "L", "LA", "La")
 DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of grey images with more than 8 bits."""
 _CUT = re.compile(r"(?<!BGR);16")
-"""Raw modes of 16 bits a channel; BGR;16 has 16 bits a pixel."""
+"""Raw modes with 16 bits per channel; BGR;16 has 16 bits per pixel."""
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The image upright, of mode "L" or "RGB".
+    """The image with its EXIF orientation applied, in mode "L" or "RGB".
 
     Raises:
-        ValueError: for more than 8 bits a channel, transparent pixels, several frames, and modes that Pillow cannot convert.
+        ValueError: For more than 8 bits per channel, transparent pixels, several frames, and modes that Pillow cannot convert.
     """
     _check_frames(image)
     if image.mode in DEEP_GREY or _cut(image):
@@ -45,9 +45,9 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def numbers(image: Image.Image) -> np.ndarray:
-    """The image as an array: (1 or 3, height, width) of bytes, or (1, height, width) of deep grey in its own numbers.
+    """The image as an array (1 or 3, height, width) of bytes, or (1, height, width) with the values of a deep grey image.
 
-    Raises ValueError as `eight_bits` does.
+    Raises ValueError as `eight_bits`.
     """
     if image.mode in DEEP_GREY:
         _check_frames(image)
@@ -57,7 +57,7 @@ def numbers(image: Image.Image) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as EXIF says."""
+    """The image with its EXIF orientation applied."""
     turned = ImageOps.exif_transpose(image)
     return image if turned is None else turned
 
@@ -68,7 +68,7 @@ def _check_frames(image: Image.Image) -> None:
 
 
 def _cut(image: Image.Image) -> bool:
-    """Whether the file has more bits than the decoder keeps."""
+    """Whether the file has more bits per channel than the decoded image."""
     for codec, _, _, arguments in _tiles(image):
         deepest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 0
         if _CUT.search(str(arguments)) or (isinstance(deepest, int) and deepest > 255):
@@ -77,7 +77,7 @@ def _cut(image: Image.Image) -> bool:
 
 
 def _tiles(image: Image.Image) -> list[Any]:
-    """What Pillow knows of the stored pixels; a loaded image has forgotten it, and its file is asked again."""
+    """Pillow's description of the stored pixels. A loaded image has none, so its file is opened again."""
     tiles = list(getattr(image, "tile", []))
     name = getattr(image, "filename", "")
     if tiles or not name or not os.path.isfile(name):

@@ -1,7 +1,7 @@
-"""Rows of an array, by number: of one in memory without a copy of all, or of one in a file, which may be larger than memory.
+"""Rows of an array by index, without a copy of the whole array. The array is in memory, or in a file that can exceed memory.
 
-Rows are read by position in the file and not through a memory map: a file that is cut off while it is used is an error
-message, where a memory map would end the process.
+Rows are read by their position in the file and not through a memory map. If the file is truncated while it is used, reading
+raises an error; a memory map would terminate the process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scoresde.data.stored import Stored
 from scoresde.data.values import as_tensor
 
 AT_ONCE = 2**19
-"""Numbers in memory during a pass through all rows."""
+"""Number of values in memory during a pass through all rows."""
 
 
 class FileArray:
-    """An array in a file, in C order from ``offset`` on; ``array[numbers]`` reads rows.
+    """An array in a file, in C order from byte ``offset``. ``array[numbers]`` reads rows.
 
-    Raises ValueError where the file has changed since it was opened.
+    Raises ValueError if the file changed after it was opened.
     """
 
     def __init__(self, file: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -60,7 +60,7 @@ class FileArray:
 
 
 class Rows(Stored):
-    """Rows ``index`` of an array, all unless given; they are converted by `as_tensor` when they are asked for."""
+    """Rows ``index`` of an array, by default all. `as_tensor` converts them when they are read."""
 
     def __init__(self, array: FileArray | Tensor | np.ndarray, index: Tensor | None = None) -> None:
         self.array = array.numpy() if isinstance(array, Tensor) else array
@@ -78,7 +78,7 @@ class Rows(Stored):
         return self[index : index + 1][0]
 
     def part(self, index: Tensor) -> Rows:
-        """The rows of these numbers among these rows; nothing is copied."""
+        """A selection of these rows, without a copy."""
         return Rows(self.array, torch.from_numpy(self.index[index.numpy()]))
 
     def digest(self) -> str:
@@ -86,14 +86,14 @@ class Rows(Stored):
 
 
 def chunks(raw: Tensor | Stored) -> Iterator[Tensor]:
-    """All events in order, a few at a time."""
+    """Iterate over all events in order, several at a time."""
     size = max(1, AT_ONCE // max(1, math.prod(raw.shape[1:])))
     for first in range(0, len(raw), size):
         yield raw[first : first + size]
 
 
 def content_digest(raw: Tensor | Rows) -> str:
-    """The first 16 hex digits of the SHA-256 of shape, dtype and content: equal in memory and in a file."""
+    """The first 16 hex digits of the SHA-256 of shape, dtype and content, equal for an array in memory and in a file."""
     found = hashlib.sha256()
     for k, part in enumerate(chunks(raw)):
         if k == 0:

@@ -1,4 +1,4 @@
-"""Where data comes from: each class gives a `train` and a `test` data set that share one transform and no event."""
+"""Data sources. Each class has a training and a test set, which share one transform and no event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from scoresde.data.transforms import Quantized, Transform, declared
 
 
 class Splits:
-    """A training and a test set, whose x fits float32."""
+    """A training and a test set, whose x can be represented in float32.
+
+    Args:
+        train: The training set.
+        test: The test set, with the event shape and the transform of ``train``.
+
+    Raises:
+        ValueError: If event shapes or transforms differ, or float32 cannot represent x.
+    """
 
     def __init__(self, train: Dataset, test: Dataset) -> None:
         if train.event_shape != test.event_shape:
@@ -34,14 +42,18 @@ class Splits:
 
     @property
     def transform(self) -> Transform:
-        """The declaration that both share."""
+        """The transform of both sets."""
         return self.train.transform
 
 
 class LazySplits(Splits, ABC):
-    """Splits whose files are read when a set is first asked for: to draw samples takes the declaration alone.
+    """Base class of splits whose files are read on first use.
 
-    A subclass gives `read`.
+    Sampling needs only the event shape and the transform, so it does not read the data. A subclass implements ``read``.
+
+    Args:
+        event_shape: The shape of one event.
+        transform: The transform of both sets.
     """
 
     def __init__(self, event_shape: tuple[int, ...], transform: Transform) -> None:
@@ -49,7 +61,15 @@ class LazySplits(Splits, ABC):
 
     @abstractmethod
     def read(self) -> tuple[Dataset, Dataset]:
-        """The training and the test set. Raises FileNotFoundError naming the files wanted, ValueError for broken ones."""
+        """Read the training and the test set.
+
+        Returns:
+            The training and the test set.
+
+        Raises:
+            FileNotFoundError: If a file is missing. The message names the files.
+            ValueError: If a file is damaged.
+        """
 
     @cached_property
     def _read(self) -> Splits:
@@ -75,13 +95,13 @@ class LazySplits(Splits, ABC):
 
 
 def check_split(test_fraction: float, split_seed: int) -> None:
-    """Raise ValueError unless a part of a set can be cut off by these."""
+    """Raise ValueError unless these arguments define a random split."""
     check_number("test_fraction", test_fraction, above=0.0, below=1.0)
     check_seed("split_seed", split_seed)
 
 
 def split_indices(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the test set, at random by a permutation that depends on ``seed`` alone."""
+    """Indices of the training and of the test set, from a random permutation that depends only on ``seed``."""
     check_split(test_fraction, seed)
     count = round(n * test_fraction)
     if not 0 < count < n:
@@ -93,9 +113,9 @@ def split_indices(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tens
 def split(
     raw: Tensor | Rows, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
 ) -> tuple[Dataset, Dataset]:
-    """Cut ``raw`` at random; of a large array nothing is copied.
+    """Split ``raw`` at random. A large array is not copied.
 
-    Raises ValueError for events that are wrong, by their numbers in ``raw``.
+    Raises ValueError for events that are not allowed, with their indices in ``raw``.
     """
     if isinstance(raw, Tensor) and raw.nbytes > IN_MEMORY:
         raw = Rows(raw)
@@ -105,13 +125,15 @@ def split(
 
 
 class Digits(Splits):
-    """scikit-learn's 1797 handwritten digits, 8 x 8 pixels of 17 grey levels 0 .. 16; no download.
+    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels with 17 grey levels 0 .. 16.
 
-    test_fraction: share of the images that training never sees.
-    split_seed: of the cut.
-    low, high: range of x.
+    Nothing is downloaded. Events have the shape (1, 8, 8).
 
-    Events are (1, 8, 8).
+    Args:
+        test_fraction: Fraction of the images that is held out.
+        split_seed: Seed of the random split.
+        low: Lower end of the range of x.
+        high: Upper end of the range of x.
     """
 
     def __init__(self, test_fraction: float = 0.2, split_seed: int = 0, low: float = -1.0, high: float = 1.0) -> None:
@@ -122,14 +144,23 @@ class Digits(Splits):
 
 
 class Arrays(Splits):
-    """Arrays in .npy files, or one in an .npz. Those of an .npy above 64 MiB stay in the file, and rows are read for each batch.
+    """Arrays in .npy or .npz files.
 
-    train: file of an array (n, *event); .npz files are given as ``file.npz:key``.
-    test: the same for the test set; where empty, ``test_fraction`` of ``train`` is cut off by ``split_seed``.
-    levels: for discrete data, integers 0 .. levels - 1, mapped to [low, high]; 0 for real data, mapped to (r - shift) / scale.
-    flip: mirror images at random in training.
+    An .npy file above 64 MiB is not read into memory; rows are read for each batch. The dtype of the file is kept. Arrays
+    of objects, which contain pickles, and complex numbers raise a ValueError.
 
-    The file's dtype is kept. Object arrays, which hold pickles, are refused; so are complex numbers.
+    Args:
+        train: The file of an array (n, *event). For an .npz file give ``file.npz:key``.
+        test: The same for the test set. If empty, ``test_fraction`` of ``train`` is held out at random.
+        levels: For discrete data, the number of levels 0 .. levels - 1, which are mapped to [low, high]. 0 for real data,
+            which is mapped to (r - shift) / scale.
+        low: Lower end of the range of x for discrete data.
+        high: Upper end of the range of x for discrete data.
+        shift: Shift of real data.
+        scale: Scale of real data.
+        test_fraction: Fraction of ``train`` that is held out if there is no ``test``.
+        split_seed: Seed of this random split.
+        flip: Mirror images at random in training.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Events that stay where they are until a batch asks for them: files of images, and torch data sets.
+"""Events that are read when a batch needs them: image files and torch data sets.
 
-What is read is checked when it is read, since it was not seen before; every message names the file or the index. Images of
-both follow one rule (`scoresde.data.pixels`).
+Events are checked when they are read. Every error message names the file or the index. Images of both kinds follow the same rules
+(``scoresde.data.pixels``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from scoresde.data.pixels import eight_bits, numbers
 from scoresde.data.values import as_tensor
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ImportError, MemoryError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no whole image. ImportError: LAB without the library for colour profiles."""
+"""Exceptions of Pillow for a file that is not a complete image. ImportError: LAB without the library for colour profiles."""
 SPOT_CHECKS = 64
-"""Events of a torch data set that its digest reads, and its check for float32."""
+"""Number of events of a torch data set that its digest and its check for float32 read."""
 
 
 class Stored(ABC):
-    """Events by index: ``stored[index]`` is (B, *event) for a tensor of indices or a slice."""
+    """Base class of events that are read on demand.
+
+    ``stored[index]`` has the shape (B, *event) for a tensor of indices or a slice. A subclass sets ``event_shape`` and implements
+    ``__len__``, ``read`` and ``digest``.
+    """
 
     event_shape: tuple[int, ...]
 
@@ -37,11 +41,21 @@ class Stored(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
-        """Event ``index``, of shape `event_shape`. Raises ValueError naming what cannot be read."""
+        """Read one event.
+
+        Args:
+            index: The index of the event.
+
+        Returns:
+            The event, of shape ``event_shape``.
+
+        Raises:
+            ValueError: If the event cannot be read. The message names it.
+        """
 
     @abstractmethod
     def digest(self) -> str:
-        """16 hex digits that change with the data, as far as that is seen without reading all of it."""
+        """16 hex digits that identify the data, without reading all of it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,16 +67,29 @@ class Stored(ABC):
         return torch.stack(self.read_all(list(numbers)))
 
     def read_all(self, numbers: list[int]) -> list[Tensor]:
-        """The events of these indices."""
+        """Read several events.
+
+        Args:
+            numbers: The indices of the events.
+
+        Returns:
+            The events in this order.
+        """
         return [self.read(k) for k in numbers]
 
 
 class ImageFiles(Stored):
-    """Image files, the largest square of their middle, shrunk to ``side``.
+    """Image files, cropped to the central square and shrunk to ``side``.
 
-    root: a folder. files: paths in it. channels: 3 for colours, 1 for grey. Events are uint8, (channels, side, side); a batch is
-    decoded by several threads. An image whose shorter side is below ``side`` is refused, and so is what `eight_bits` refuses:
-    more than 8 bits a channel, transparent pixels, several frames. The digest is of names and sizes of the files.
+    Events are uint8 of shape (channels, side, side). Several threads decode a batch. An image whose shorter side is below
+    ``side`` raises a ValueError, as do more than 8 bits per channel, transparent pixels and several frames (`eight_bits`).
+    The digest covers the names and sizes of the files.
+
+    Args:
+        root: A folder.
+        files: Paths in this folder.
+        side: Side of the events.
+        channels: 3 for colours, 1 for grey.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], side: int, channels: int = 3) -> None:
@@ -100,7 +127,7 @@ class ImageFiles(Stored):
 
 
 class MapStyle(Protocol):
-    """A map-style torch data set: anything with ``len(data)`` and ``data[k]``."""
+    """A map-style torch data set: any object with ``len(data)`` and ``data[k]``."""
 
     def __len__(self) -> int: ...
 
@@ -108,15 +135,18 @@ class MapStyle(Protocol):
 
 
 class Items(Stored):
-    """The events of a map-style torch data set: its items, or the first of each where they are tuples.
+    """The events of a map-style torch data set: its items, or the first element of each item that is a tuple.
 
-    data: has ``len(data)`` and ``data[k]``. index: the items taken, all unless given. name: for messages.
+    Items are tensors, arrays, nested lists of numbers or PIL images. PIL images become (channels, height, width) by the rules of
+    ``scoresde.data.pixels``. A list that begins with a tensor, an array or an image is treated as a tuple. The digest reads
+    ``SPOT_CHECKS`` events.
 
-    Items are tensors, arrays, nested lists of numbers or PIL images; these become (channels, height, width) by the rule of
-    `scoresde.data.pixels`. A list that begins with a tensor, an array or an image is taken for a tuple. The digest reads
-    `SPOT_CHECKS` of them.
+    A random transform inside ``data`` uses global random state. Remove it and use ``flip=True`` instead.
 
-    A random transform inside ``data`` draws from global random state: leave it out, and flip by ``flip=True``.
+    Args:
+        data: An object with ``len(data)`` and ``data[k]``.
+        index: Indices of the items to use; all by default.
+        name: The name of the data in messages.
     """
 
     def __init__(self, data: Any, index: Tensor | None = None, name: str = "data") -> None:
@@ -143,7 +173,7 @@ class Items(Stored):
         number = self.index[index]
         try:
             item = self.data[number]
-        except Exception as problem:  # a data set of someone's may raise anything
+        except Exception as problem:  # third-party data sets may raise any exception
             raise ValueError(
                 f"{self.name}: item {number} cannot be read: {type(problem).__name__}: {problem}"
             ) from problem
@@ -158,7 +188,7 @@ class Items(Stored):
 
 
 def event_of(name: str, item: Any) -> Tensor:
-    """The event that an item of a torch data set begins with. Raises ValueError naming the item, and what is allowed."""
+    """The event of an item of a torch data set. Raises ValueError, naming the item and what is allowed."""
     first = item[0] if isinstance(item, list | tuple) and item else None
     if isinstance(item, tuple) or (isinstance(item, list) and not isinstance(first, int | float | list | tuple)):
         item = first

@@ -1,14 +1,14 @@
-"""How raw data became the tensors that a model sees: declared once, used in both directions.
+"""Transforms between raw data and the tensors x of a model, used in both directions.
 
-    Quantized    integers k in 0 .. K-1  ->  x = low + (high - low) (k + u) / K,   u ~ U(0, 1) the dequantisation
+    Quantized    integers k in 0 .. K-1  ->  x = low + (high - low) (k + u) / K,   u ~ U(0, 1), the dequantization
     Affine       reals r                 ->  x = (r - shift) / scale
 
-Both directions compute in float64. x is rounded once, to the dtype asked for; what is decoded is not rounded. Tensors, numpy
-arrays and lists are taken alike (`as_tensor`). NaN, infinities and empty batches are refused in both directions, and so are
-values that the dtype cannot hold.
+Both directions compute in float64. x is rounded once, to the requested dtype. Decoded data is not rounded. Both directions accept
+tensors, numpy arrays and lists (`as_tensor`), and raise a ValueError for NaN, infinities, empty batches, and values that
+the dtype cannot represent.
 
-The same object undoes the map for samples and pays for it in a density (`log_volume`), so that bits/dim can neither
-forget an offset nor apply one to data that never was discrete.
+The same object decodes samples and gives the change of volume of a density (``log_volume``). Bits/dim therefore always
+include the correct offset, and are not computed for data that is not discrete.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from scoresde.noise import NoiseSource
 
 @dataclass(frozen=True)
 class Quantized:
-    """Discrete data of ``levels`` equal steps, dequantised uniformly and mapped to [low, high].
+    """Discrete data with ``levels`` values, dequantized uniformly and mapped to [low, high].
 
-    levels: number of values that a coordinate takes, e.g. 256 for 8-bit images, 17 for scikit-learn's digits.
-    low, high: the range of x.
+    The convention of the reference implementation for 8-bit images, (255 r + u) / 256 with r = k / 255, is
+    ``Quantized(256, 0, 1)``, or ``Quantized(256, -1, 1)`` for centred data.
 
-    The reference implementation's convention for 8-bit images, (255 r + u) / 256 on r = k / 255, is Quantized(256, 0, 1),
-    or Quantized(256, -1, 1) where it centres.
+    Args:
+        levels: Number of values of a coordinate: 256 for 8-bit images, 17 for scikit-learn's digits.
+        low: Lower end of the range of x.
+        high: Upper end of the range of x.
     """
 
     levels: int = 256
@@ -47,23 +49,38 @@ class Quantized:
 
     @property
     def discrete(self) -> bool:
-        """True: bits/dim means something."""
+        """True: the data is discrete, so bits/dim are defined."""
         return True
 
     @property
     def width(self) -> float:
-        """The width of one level's box in x."""
+        """The width of the interval of one level in x."""
         return (self.high - self.low) / self.levels
 
     def edges(self, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Tensor:
-        """The levels + 1 edges of the boxes."""
+        """The edges of the intervals of all levels.
+
+        Args:
+            dtype: The dtype of the result.
+            device: The device of the result.
+
+        Returns:
+            A tensor of shape (levels + 1,).
+        """
         return torch.linspace(self.low, self.high, self.levels + 1, dtype=dtype, device=device)
 
     def check(self, raw: Any, name: str = "raw data") -> Tensor:
-        """The levels of ``raw``, as a tensor of whole numbers; they may be stored as floats.
+        """Check raw data.
+
+        Args:
+            raw: Levels of shape (B, *event); whole numbers, which may be stored as floats.
+            name: The name of the data in messages.
+
+        Returns:
+            The levels as a tensor of integers.
 
         Raises:
-            ValueError: for fractions, NaN, nothing at all, or numbers outside 0 .. levels - 1. ``name`` begins the message.
+            ValueError: For fractions, NaN, empty data, or numbers outside 0 .. levels - 1.
         """
         raw = check_event(name, as_tensor(name, raw))
         if raw.is_floating_point():
@@ -82,7 +99,14 @@ class Quantized:
         return out
 
     def check_dtype(self, dtype: torch.dtype) -> None:
-        """Raise ValueError where x of this dtype cannot tell neighbouring levels apart."""
+        """Check that x of a dtype can distinguish neighbouring levels.
+
+        Args:
+            dtype: A floating-point dtype.
+
+        Raises:
+            ValueError: If it cannot.
+        """
         largest = max(abs(self.low), abs(self.high))
         if not self.width >= 4.0 * torch.finfo(dtype).eps * largest or largest > torch.finfo(dtype).max:
             raise ValueError(
@@ -91,24 +115,43 @@ class Quantized:
             )
 
     def encode(self, raw: Any, noise: NoiseSource | None, *, step: int = 0, dtype: torch.dtype) -> Tensor:
-        """Whole numbers (B, *event) to x (B, *event). Without ``noise`` u = 1/2, the middle of the box.
+        """Map levels to x.
 
-        Raises ValueError as `check` and `check_dtype` do.
+        Args:
+            raw: Levels of shape (B, *event).
+            noise: The source of u, keyed by event. None sets u = 1/2, the middle of the interval.
+            step: The step that keys the draw of u.
+            dtype: The dtype of x.
+
+        Returns:
+            x of shape (B, *event).
+
+        Raises:
+            ValueError: As `check` and `check_dtype`.
         """
         self.check_dtype(dtype)
         return self._encode(self.check(raw), noise, step=step, dtype=dtype)
 
     def _encode(self, raw: Tensor, noise: NoiseSource | None, *, step: int, dtype: torch.dtype) -> Tensor:
-        """`encode` of what was checked already, as a data set does when it takes the data in."""
+        """`encode` for data that was already checked, for example by a data set."""
         u = torch.full((), 0.5, dtype=torch.float64, device=raw.device)
         if noise is not None:
             u = noise.uniform(raw.shape[1:], step=step, purpose="dequantize", dtype=torch.float64)
         return self._place(raw, u, dtype=dtype)
 
     def place(self, raw: Any, u: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """Whole numbers (B, *event) and places u in their boxes, (B, *event) or (), in [0, 1], to x (B, *event).
+        """Map levels and given positions within their intervals to x.
 
-        Raises ValueError as `check` and `check_dtype` do, and for u outside [0, 1].
+        Args:
+            raw: Levels of shape (B, *event).
+            u: Positions in [0, 1], of shape (B, *event) or ().
+            dtype: The dtype of x.
+
+        Returns:
+            x of shape (B, *event).
+
+        Raises:
+            ValueError: As `check` and `check_dtype`, and for u outside [0, 1].
         """
         self.check_dtype(dtype)
         raw = self.check(raw)
@@ -119,34 +162,59 @@ class Quantized:
     def _place(self, raw: Tensor, u: Tensor, *, dtype: torch.dtype) -> Tensor:
         k = raw.to(torch.float64)
         x = (self.low + self.width * (k + u)).to(dtype)
-        # the last bit of a rounding must not put x into the next box: stay strictly inside
+        # rounding must not move x into the next interval, so x stays strictly inside
         first, last = (self.low + self.width * k).to(dtype), (self.low + self.width * (k + 1.0)).to(dtype)
         up, down = torch.full_like(first, math.inf), torch.full_like(last, -math.inf)
         return x.clamp(torch.nextafter(first, up), torch.nextafter(last, down))
 
     def decode(self, x: Any) -> Tensor:
-        """x (B, *event) to the level (int64) in whose box it lies; outside [low, high] the nearest level.
+        """Map x to levels.
 
-        Raises ValueError for NaN and infinities, which lie in no box, and for an empty x.
+        Args:
+            x: A tensor of shape (B, *event).
+
+        Returns:
+            The level (int64) whose interval contains x. Outside [low, high] it is the nearest level.
+
+        Raises:
+            ValueError: For NaN, infinities, and an empty x.
         """
         x = _finite("x", x)
         out: Tensor = ((x - self.low) / self.width).floor().clamp(0, self.levels - 1).long()
         return out
 
     def spread(self, std: float) -> float:
-        """The standard deviation of x, where levels have the standard deviation ``std``: dequantisation adds a box's."""
+        """The standard deviation of x, including that of the dequantization.
+
+        Args:
+            std: The standard deviation of the levels.
+
+        Returns:
+            The standard deviation of x.
+        """
         return self.width * math.sqrt(std**2 + 1.0 / 12.0)
 
     def log_volume(self, dimensions: int) -> float:
-        """ln |d x / d(k + u)|: what turns log p(x) into the log-density of k + u, in nats."""
+        """The logarithm of the change of volume, ln |d x / d(k + u)|.
+
+        Args:
+            dimensions: The number of coordinates of an event.
+
+        Returns:
+            The term that turns log p(x) into the log-density of k + u, in nats.
+        """
         return dimensions * math.log(self.width)
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Real data, x = (r - shift) / scale. Densities of it are in nats; bits/dim are refused.
+    """Real data with x = (r - shift) / scale.
 
-    shift, scale: real numbers, scale > 0.
+    Densities of real data are in nats. Bits/dim are not defined and raise an error.
+
+    Args:
+        shift: A real number.
+        scale: A real number above 0.
     """
 
     shift: float = 0.0
@@ -158,7 +226,15 @@ class Affine:
 
     @classmethod
     def standard(cls, mean: float, std: float) -> Affine:
-        """The map to mean 0 and standard deviation 1: scale to four digits, shift to a thousandth of the scale."""
+        """The map to mean 0 and standard deviation 1, rounded.
+
+        Args:
+            mean: The mean of the data.
+            std: The standard deviation of the data.
+
+        Returns:
+            A map whose scale has four digits and whose shift is rounded to a thousandth of the scale.
+        """
         scale = float(f"{std:.4g}")
         if not scale > 0.0:
             return cls(mean)
@@ -166,13 +242,23 @@ class Affine:
 
     @property
     def discrete(self) -> bool:
-        """False: a density of real data has no bits/dim."""
+        """False: bits/dim are not defined for real data."""
         return False
 
     def encode(self, raw: Any, noise: NoiseSource | None = None, *, step: int = 0, dtype: torch.dtype) -> Tensor:
-        """(raw - shift) / scale, (B, *event); ``noise`` is not needed.
+        """Map raw data to x = (raw - shift) / scale.
 
-        Raises ValueError for NaN, infinities, an empty batch, and values beyond the range of ``dtype``.
+        Args:
+            raw: Real numbers of shape (B, *event).
+            noise: Not used.
+            step: Not used.
+            dtype: The dtype of x.
+
+        Returns:
+            x of shape (B, *event).
+
+        Raises:
+            ValueError: For NaN, infinities, an empty batch, and values beyond the range of ``dtype``.
         """
         return self._encode(_finite("raw data", raw), noise, step=step, dtype=dtype)
 
@@ -187,9 +273,16 @@ class Affine:
         return x
 
     def decode(self, x: Any) -> Tensor:
-        """x * scale + shift, (B, *event) in float64.
+        """Map x to raw data, x * scale + shift.
 
-        Raises ValueError for NaN, infinities, an empty x, and where the result is beyond float64.
+        Args:
+            x: A tensor of shape (B, *event).
+
+        Returns:
+            Raw data of shape (B, *event) in float64.
+
+        Raises:
+            ValueError: For NaN, infinities, an empty x, and results beyond the range of float64.
         """
         x = _finite("x", x)
         raw: Tensor = x * self.scale + self.shift
@@ -201,16 +294,30 @@ class Affine:
         return raw
 
     def spread(self, std: float) -> float:
-        """The standard deviation of x, where raw data has the standard deviation ``std``."""
+        """The standard deviation of x.
+
+        Args:
+            std: The standard deviation of the raw data.
+
+        Returns:
+            ``std / scale``.
+        """
         return std / self.scale
 
     def log_volume(self, dimensions: int) -> float:
-        """ln |d x / d r| = -dimensions ln scale, in nats."""
+        """The logarithm of the change of volume, ln |d x / d r|.
+
+        Args:
+            dimensions: The number of coordinates of an event.
+
+        Returns:
+            ``-dimensions * ln(scale)``, in nats.
+        """
         return -dimensions * math.log(self.scale)
 
 
 def _finite(name: str, x: Any) -> Tensor:
-    """x in float64. Raises ValueError for NaN, infinities and nothing at all."""
+    """x in float64. Raises ValueError for NaN, infinities and empty data."""
     x = check_event(name, as_tensor(name, x))
     check_finite(name, x.reshape(len(x) if x.ndim else 1, -1))
     out: Tensor = x.to(torch.float64)
@@ -225,9 +332,9 @@ Transform = Quantized | Affine
 
 
 def declared(levels: int, low: float, high: float, shift: float, scale: float) -> Transform:
-    """`Quantized` of ``levels``, or where these are 0 `Affine`.
+    """`Quantized` with ``levels`` levels, or `Affine` if ``levels`` is 0.
 
-    Raises ValueError for what belongs to the other, where it is not its default: it would change nothing.
+    Raises ValueError for an argument of the other transform that is not the default, because it would have no effect.
     """
     if levels and (shift, scale) != (0.0, 1.0):
         raise ValueError(

@@ -1,11 +1,11 @@
-"""What someone gives as numbers, as a tensor: the one door for tensors, arrays, lists, files, items of data sets, and images.
+"""Conversion of tensors, arrays, lists, files, items of data sets and images to tensors.
 
     kept         uint8, int8 to int64, float16 to float64
     widened      bool to uint8, uint16 to int32, uint32 and small uint64 to int64, bfloat16 and 8-bit floats to float32:
                  torch computes with few of these
     refused      complex numbers, objects, text, dates, masked entries, ragged lists, sparse and quantized tensors
 
-Nothing is rounded and nothing is dropped; an error names the source, what came and what is allowed.
+No value is rounded or dropped. An error names the source, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ _KEPT = {
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
-    """The numbers of ``value``, unchanged, in a dtype that torch computes with.
+    """The numbers of ``value``, unchanged, in a dtype that torch supports.
 
     Args:
-        name: what to call the value in messages.
-        value: a tensor, a numpy array, a list or tuple of numbers, arrays or tensors, or what numpy can make an array of.
+        name: The name of the value in messages.
+        value: A tensor, a numpy array, a list or tuple of numbers, arrays or tensors, or any object that numpy converts to
+            an array.
 
     Returns:
-        A tensor of the same shape, on the device of a tensor; it may share memory with ``value``.
+        A tensor of the same shape. If ``value`` is a tensor, the result is on its device. It may share memory with ``value``.
 
     Raises:
-        ValueError: for numbers that are not real, masked entries, or parts of different shapes.
-        TypeError: for what holds no numbers.
+        ValueError: For numbers that are not real, masked entries, or elements of different shapes.
+        TypeError: For objects that are not numbers.
     """
     if isinstance(value, Tensor):
         return _of_tensor(name, value)
@@ -57,7 +58,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def check_event(name: str, x: Tensor) -> Tensor:
-    """``x`` again. Raises ValueError where it is empty."""
+    """Return ``x``. Raises ValueError if it is empty."""
     if x.numel() == 0:
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}, give (B, *event) with at least one event")
     return x
@@ -107,7 +108,7 @@ def _double(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _of_list(name: str, values: Sequence[Any]) -> Tensor:
-    """A list of numbers at once; a list of arrays, tensors or lists of them part by part."""
+    """Convert a list of numbers at once, and a list of arrays, tensors or lists of them element by element."""
     leaf: Any = values
     while isinstance(leaf, list | tuple) and leaf:
         leaf = leaf[0]
@@ -117,7 +118,7 @@ def _of_list(name: str, values: Sequence[Any]) -> Tensor:
         except ValueError as problem:
             if "inhomogeneous" not in str(problem):
                 raise
-            raise ValueError(f"{name} is a list whose parts have different shapes: give equal ones") from problem
+            raise ValueError(f"{name} is a list whose elements have different shapes: give equal ones") from problem
     parts = [as_tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
     for k, part in enumerate(parts):
         if part.shape != parts[0].shape:
@@ -131,7 +132,7 @@ def _of_list(name: str, values: Sequence[Any]) -> Tensor:
 
 
 def no_numbers(name: str, dtype: str, kind: str) -> str:
-    """What to say of values of a dtype, of numpy's kind ``kind``, that are not real or whole numbers."""
+    """The error message for values that are not real or whole numbers, with a dtype of numpy's kind ``kind``."""
     hint = {
         "c": "; the imaginary part would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
         "O": "; arrays of objects are pickles, which are not read",
@@ -140,5 +141,5 @@ def no_numbers(name: str, dtype: str, kind: str) -> str:
 
 
 def named(numbers: Sequence[int]) -> str:
-    """The first eight of some numbers, for a message."""
+    """The first eight numbers, for a message."""
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

@@ -1,9 +1,9 @@
-"""Figures of merit, and the yardsticks beside them.
+"""Metrics of sample quality, and baselines to compare them with.
 
 Features of samples and their statistics    extractors, moments
-Distances of two sets of features           frechet, kernel, sliced; precision: how much of one lies among the other
-Forecasts against what was observed         crps
-Density models to beat                      baselines
+Distances between two sets of features      frechet, kernel, sliced; precision: overlap of the two sets
+Scores of forecasts                         ranked_probability
+Baseline density models                     baselines
 """
 
 from scoresde._arguments import check_constructors

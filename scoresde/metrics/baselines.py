@@ -1,6 +1,6 @@
-"""Density models that a score model must beat, on the same split: figures without a yardstick say nothing.
+"""Simple density models as baselines for the likelihood of a score model on the same split.
 
-Both are in bits per dimension of discrete data, as `scoresde.likelihood.bits_per_dim` reports them.
+Results are in bits per dimension of discrete data, like those of ``scoresde.likelihood.bits_per_dim``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number
 
 CANDIDATES = ((1, "full", 1e-3), (10, "full", 1e-3), (20, "diag", 1e-4), (50, "diag", 1e-4), (100, "diag", 1e-3))
-"""Mixtures that are tried: components, kind of covariance, what is added to its diagonal."""
+"""Mixtures to try: number of components, type of covariance, regularization added to its diagonal."""
 AT_ONCE = 2**22
-"""Numbers whose levels are counted at a time."""
+"""Number of values whose levels are counted at a time."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """name, and the mean and standard error over events, NaN for one, of the bits per dimension of the test set."""
+    """The result of a baseline on the test set.
+
+    Attributes:
+        name: A description of the model.
+        bits_per_dim: Mean over events of the bits per dimension.
+        standard_error: Standard error of this mean; NaN for one event.
+    """
 
     name: str
     bits_per_dim: float
@@ -31,10 +37,22 @@ class Baseline:
 
 @checked_arguments
 def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float = 0.1) -> Baseline:
-    """Every coordinate independent, its levels by their frequency in ``train`` plus a pseudocount.
+    """Independent coordinates, with the frequencies of the levels in ``train``.
 
-    train, test: (n, *event) levels 0 .. levels - 1. Exact for discrete data: no dequantisation. Beside the data, memory holds the
-    counts, levels for each coordinate.
+    The likelihood of discrete data is exact, without dequantization. In addition to the data, the counts need memory for
+    ``levels`` numbers per coordinate.
+
+    Args:
+        train: Training data of shape (n, *event), integers 0 .. levels - 1.
+        test: Test data of shape (m, *event), integers 0 .. levels - 1.
+        levels: Number of levels, at least 2.
+        pseudocount: A number above 0 that is added to every count.
+
+    Returns:
+        Bits per dimension of ``test``.
+
+    Raises:
+        ValueError: For other shapes, dtypes or values.
     """
     check_count("levels", levels, least=2)
     check_number("pseudocount", pseudocount, above=0.0)
@@ -63,10 +81,21 @@ def gaussian_mixtures(
     width: float,
     candidates: tuple[tuple[int, str, float], ...] = CANDIDATES,
 ) -> Baseline:
-    """The best of scikit-learn's Gaussian mixtures, chosen on the test set (which favours the baseline).
+    """The best of several Gaussian mixtures of scikit-learn.
 
-    train, test: (n, *event) dequantised data. width: of one level, for the volume. candidates: (components, covariance
-    type, regularisation). Raises ValueError where there are fewer events than components.
+    The best mixture is chosen on the test set, which favours the baseline.
+
+    Args:
+        train: Dequantized training data of shape (n, *event).
+        test: Dequantized test data of shape (m, *event).
+        width: Width of one level, for the change of volume.
+        candidates: For each mixture the number of components, the covariance type and the regularization.
+
+    Returns:
+        Bits per dimension of ``test`` for the best mixture.
+
+    Raises:
+        ValueError: If there are fewer events than components, or for other shapes or values.
     """
     from sklearn.mixture import GaussianMixture as SklearnMixture  # see data/sources.py
 

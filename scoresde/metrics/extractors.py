@@ -1,11 +1,11 @@
-"""From raw samples to feature vectors, with a digest of what does it.
+"""Feature extractors: functions from raw samples to feature vectors, with a digest that identifies them.
 
-    Coordinates    the numbers themselves: for vectors and small data
-    TorchScript    a network from a TorchScript file, such as the Inception network that most published FIDs are of
+    Coordinates    the values of the event: for vectors and small data
+    TorchScript    a network from a TorchScript file, such as the Inception network of most published FIDs
     Network        any ``nn.Module``
 
-Two figures are of one kind only where ``name`` and ``digest`` are the same. A subclass gives `features` and `digest`; in a
-config ``{"name": "my_package.my_module:MyExtractor"}`` names it.
+Two results can be compared only if ``name`` and ``digest`` of the extractor are equal. A subclass implements ``features`` and
+``digest``. A config refers to it by ``{"name": "my_package.my_module:MyExtractor"}``.
 """
 
 from __future__ import annotations
@@ -26,26 +26,36 @@ from scoresde._validation import check_finite, check_rising
 
 
 class Extractor(ABC):
-    """``extractor(raw)``: features (B, d), floating point, of raw samples (B, *event) as they were decoded: levels or reals."""
+    """Base class of feature extractors.
+
+    ``extractor(raw)`` maps decoded samples (B, *event), levels or real numbers, to floating-point features (B, d).
+    """
 
     @property
     def name(self) -> str:
-        """What it is, with all settings that the features depend on."""
+        """A description with all settings that the features depend on."""
         return type(self).__qualname__
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Hex digits that change with what it computes: of weights, of a file."""
+        """Hex digits that identify the function, for example of weights or of a file."""
 
     @abstractmethod
     def features(self, raw: Tensor) -> Tensor:
-        """(B, d) of (B, *event), on the device of ``raw``; each vector a function of its own sample."""
+        """Compute features.
+
+        Args:
+            raw: Samples of shape (B, *event).
+
+        Returns:
+            Features of shape (B, d), on the device of ``raw``. Each vector must depend only on its own sample.
+        """
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """Features, without gradients; half precision becomes float32, which loses nothing and which numpy knows.
+        """Compute and check features, without gradients. Half precision becomes float32, which is exact and supported by numpy.
 
-        Raises ValueError where they are not (B, d), floating point and finite.
+        Raises ValueError unless the features are finite floating-point numbers of shape (B, d).
         """
         with torch.no_grad():
             found = self.features(raw)
@@ -59,9 +69,10 @@ class Extractor(ABC):
 
 
 class Coordinates(Extractor):
-    """The event flattened: float32 for bytes and float32, else float64, which loses nothing of whole numbers below 2^53.
+    """The flattened event.
 
-    A Fréchet distance of it is that of the data's own mean and covariance, with no judgement of what the eye sees.
+    The features are float32 for bytes and float32, otherwise float64, which is exact for whole numbers below 2^53. The
+    Fréchet distance of these features compares the mean and the covariance of the data. It does not measure perceptual quality.
     """
 
     @property
@@ -74,11 +85,14 @@ class Coordinates(Extractor):
 
 
 class Network(Extractor):
-    """Any module: (B, *event), float32, to features (B, d).
+    """Any module that maps float32 samples (B, *event) to features (B, d).
 
-    module: with its weights, put into evaluation mode. label: what it is called. The digest is of its class and its state:
-    names, shapes, dtypes and numbers. In a config: {"name": "Network", "module": {"name": "my_package.my_module:MyNetwork"},
-    "label": "mine"}.
+    The digest covers the class and the state: names, shapes, dtypes and values. In a config write ``{"name": "Network", "module":
+    {"name": "my_package.my_module:MyNetwork"}, "label": "mine"}``.
+
+    Args:
+        module: The module with its weights. It is set to evaluation mode.
+        label: The name of the network in reports.
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
@@ -110,23 +124,28 @@ class Network(Extractor):
 
 
 class TorchScript(Extractor):
-    """A network from a TorchScript file that takes images (B, 3, h, w) of bytes 0 .. 255 and gives features (B, d).
+    """A network from a TorchScript file that maps images (B, 3, h, w) of bytes 0 .. 255 to features (B, d).
 
-    file: of `torch.jit.save`. options: what it is called with beside the images; {"return_features": True} unless given,
-    which the Inception network that EDM and StyleGAN3 use wants for its 2048 features. low, high: numbers that become 0 and
-    255; bytes are taken as they are unless given, and a config's data fills them in where it has levels. sha256: refuse a
-    file with another.
+    Samples have the shape (B, 1, h, w), whose channel is repeated, or (B, 3, h, w). A number r becomes the byte nearest to
+    255 (r - low) / (high - low), rounded half to even and clipped to 0 .. 255. Bytes stay unchanged.
 
-    Images come as (B, 1, h, w), whose channel is repeated, or (B, 3, h, w). A number r becomes the byte nearest to
-    255 (r - low) / (high - low), half to even, kept within 0 .. 255: bytes as they are stay as they are.
+    A TorchScript file contains a program in a language of torch. ``torch.jit.load`` compiles it. It runs no Python code of
+    the file, and torch reads the tensors without a pickle. However, the program can call every operator of torch, and some
+    of them read and write files (``aten::from_file``, ``aten::save``). Use only files that you trust, and pin them by ``sha256``.
 
-    A TorchScript file holds a program in a language of torch's own: `torch.jit.load` compiles it; no Python of the file's is
-    run, and its tensors are read by torch, not by Python's reader of objects. Still, the program may call every operator of
-    torch, and some read and write files (``aten::from_file``, ``aten::save``): take files from people whom you trust, and pin
-    them by ``sha256``.
+    The file is read on first use.
 
-    The file is read when it is first needed. Raises FileNotFoundError; ValueError for what is no such file or has another
-    digest.
+    Args:
+        file: A file written by ``torch.jit.save``.
+        options: Keyword arguments of the network; ``{"return_features": True}`` by default. The Inception network of EDM
+            and StyleGAN3 needs this option for its 2048 features.
+        low: The number that becomes 0. By default samples must be bytes. In a config the data sets the range if it has levels.
+        high: The number that becomes 255.
+        sha256: The first hexadecimal digits of the SHA-256 that the file must have; empty for any file.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the arguments are not allowed. When the file is read: if it is not TorchScript or has another digest.
     """
 
     def __init__(
@@ -160,12 +179,12 @@ class TorchScript(Extractor):
 
     @cached_property
     def digest(self) -> str:
-        """The file's SHA-256. Raises ValueError where another is wanted."""
+        """The SHA-256 of the file. Raises ValueError if ``sha256`` is different."""
         return hashlib.sha256(self._content()).hexdigest()
 
     @cached_property
     def module(self) -> torch.jit.ScriptModule:
-        """The network, read when it is first needed. Raises ValueError for what is none."""
+        """The network, read on first use. Raises ValueError if the file is not TorchScript."""
         content = io.BytesIO(self._content())
         try:
             out: torch.jit.ScriptModule = torch.jit.load(content, map_location="cpu").eval()
@@ -184,7 +203,7 @@ class TorchScript(Extractor):
             ) from problem
 
     def _content(self) -> bytes:
-        """What is loaded is what was looked at."""
+        """The bytes of the file, checked against ``sha256``. The checked bytes are those that are loaded."""
         content = self.file.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(self.sha256):

@@ -4,17 +4,18 @@ With k(x, y) = (x . y / d + 1)^3, n vectors x and m vectors y, the unbiased esti
 
     MMD^2 = 1/(n(n-1)) sum_{i != j} k(x_i, x_j) + 1/(m(m-1)) sum_{i != j} k(y_i, y_j) - 2/(nm) sum_{ij} k(x_i, y_j).
 
-Its variance is v_1 + v_2: v_1 of the terms that hang on one vector, v_2 of those that hang on a pair. Leaving out each vector
-in turn (the jackknife, J) meets every pair twice, and on average
+Its variance is v_1 + v_2, where v_1 comes from terms that depend on one vector and v_2 from terms that depend on a pair. The
+jackknife J, which leaves out each vector in turn, counts every pair twice. On average
 
     v_2 = 2 q_xx / (n(n-1)) + 2 q_yy / (m(m-1)) + 4 q_xy / (nm),
     J   = v_1 + 4 q_xx / (n(n-2)) + 4 q_yy / (m(m-2)) + 8 q_xy / (nm),
 
-q the mean square of the kernel centred in rows and columns; for a set with itself by U-centring (Székely and Rizzo 2014,
-arXiv:1310.2926). Hence an unbiased estimate of v_1 + v_2, whose root is the standard error: right also where the two laws are
-equal, v_1 is 0 and the root of J is too large by 2^(1/2). It is not taken below v_2 / 2, where noise alone would bring it.
+where q is the mean square of the kernel centred in rows and columns; for a set with itself by U-centring (Székely and Rizzo 2014,
+arXiv:1310.2926). This gives an unbiased estimate of v_1 + v_2, whose square root is the standard error. It is also correct
+if the two distributions are equal; v_1 is then 0, and the square root of J is too large by a factor 2^(1/2). Noise can make
+the estimate too small, so it is bounded below by v_2 / 2.
 
-All of it needs sums over rows only: memory holds a block of pairs, time is that of (n + m)^2 d products.
+The computation needs only sums over rows. Memory holds one block of pairs, and the time is that of (n + m)^2 d products.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from scoresde.metrics.pairs import blocks, checked
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """value: MMD^2, which may be negative: its mean is 0 where the laws are equal. standard_error: NaN below 4 vectors."""
+    """A kernel distance and its standard error.
+
+    Attributes:
+        value: The estimate of MMD^2. It can be negative, because its mean is 0 if the distributions are equal.
+        standard_error: The standard error; NaN for fewer than 4 vectors.
+    """
 
     value: float
     standard_error: float
@@ -38,9 +44,24 @@ class KernelDistance:
 
 @checked_arguments
 def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
-    """MMD^2 above between features x (n, d) and y (m, d), n, m >= 2, and its standard error.
+    r"""The kernel distance (KID) between two sets of features.
 
-    Raises ValueError for other shapes, or numbers that are not finite.
+    .. math::
+        \mathrm{MMD}^2 = \frac{1}{n(n-1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} k(y_i, y_j)
+            - \frac{2}{nm} \sum_{ij} k(x_i, y_j), \qquad k(x, y) = (x \cdot y / d + 1)^3
+
+    Args:
+        x: Features of shape (n, d) with n >= 2.
+        y: Features of shape (m, d) with m >= 2.
+
+    Returns:
+        The unbiased estimate of MMD^2 and its standard error.
+
+    Raises:
+        ValueError: For other shapes, or values that are not finite.
+
+    References:
+        Bińkowski et al. 2018, arXiv:1801.01401.
     """
     x, y = checked(x, y, least=2)
     within = [_Sums.of(s, s, same=True) for s in (x, y)]
@@ -57,8 +78,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
 
 
 def _jackknife(within: Tensor, across: Tensor, other: int) -> float:
-    """The variance by leaving out each vector of a set. within, across: (n,) its kernel's sums with its own and the other
-    set."""
+    """The jackknife variance for one set. within, across: (n,) sums of the kernel with the same and with the other set."""
     n = len(within)
     without = (within.sum() - 2.0 * within) / ((n - 1) * (n - 2)) - 2.0 * (across.sum() - across) / ((n - 1) * other)
     return (n - 1) / n * float((without - without.mean()).square().sum())
@@ -66,7 +86,7 @@ def _jackknife(within: Tensor, across: Tensor, other: int) -> float:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums of a kernel matrix. same: whether it is of one set with itself; its diagonal is then left out."""
+    """Sums of a kernel matrix. same: the matrix of a set with itself, without its diagonal."""
 
     rows: Tensor
     columns: Tensor
@@ -88,7 +108,7 @@ class _Sums:
 
     @property
     def count(self) -> int:
-        """Vectors of the first set."""
+        """Number of vectors of the first set."""
         return len(self.rows)
 
     @property
@@ -96,7 +116,7 @@ class _Sums:
         return float(self.rows.sum())
 
     def centred_square(self) -> float:
-        """q: an unbiased estimate of the mean square of the kernel, centred under both laws."""
+        """q: an unbiased estimate of the mean square of the centred kernel."""
         n, m = len(self.rows), len(self.columns)
         if self.same:
             square = self.squares - 2.0 * float(self.rows.square().sum()) / (n - 2)

@@ -1,11 +1,12 @@
-"""Mean and covariance of feature vectors, gathered part by part.
+"""Mean and covariance of feature vectors, accumulated batch by batch.
 
-For a part of n vectors f_i:  mu = 1/n sum f_i,   S = sum (f_i - mu)(f_i - mu)^T,   covariance = S / (n - 1), which is unbiased.
-Two parts together (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm"), with d = mu_b - mu_a:
+For n vectors f_i:  mu = 1/n sum f_i,   S = sum (f_i - mu)(f_i - mu)^T,   covariance = S / (n - 1), which is unbiased. The
+moments of two sets together (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm"), with d = mu_b -
+mu_a, are
 
     n = n_a + n_b,   mu = mu_a + (n_b / n) d,   S = S_a + S_b + (n_a n_b / n) d d^T
 
-all in float64, so that no sum of squares is taken whose leading digits cancel.
+All sums are in float64. The formula avoids the cancellation in a difference of sums of squares.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from scoresde._validation import check_count, check_finite
 
 @dataclass(frozen=True)
 class Moments:
-    """What is kept of a set of feature vectors.
+    """Mean and covariance of a set of feature vectors.
 
-    mean: (d,). covariance: (d, d), unbiased, divided by count - 1; zero where count is 1. Both float64.
-    count: of vectors; None where a file does not say.
+    Args:
+        mean: The mean, of shape (d,). It is converted to float64.
+        covariance: The unbiased covariance, of shape (d, d), divided by count - 1; zero if count is 1. It is converted to
+            float64.
+        count: The number of vectors; None if a file does not contain it.
 
-    Raises ValueError for shapes that do not fit, numbers that are not finite, or a covariance that is not symmetric.
+    Raises:
+        ValueError: For shapes that do not match, values that are not finite, or a covariance that is not symmetric.
     """
 
     mean: Tensor
@@ -56,24 +61,51 @@ class Moments:
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """The number of features d."""
         return len(self.mean)
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """The moments of feature vectors (n, d), n >= 1."""
+        """The moments of feature vectors.
+
+        Args:
+            features: Features of shape (n, d) with n >= 1.
+
+        Returns:
+            Their moments.
+        """
         return cls.gather([features])
 
     @classmethod
     def gather(cls, parts: Iterable[Tensor]) -> Moments:
-        """The moments of all parts (n_k, d), n_k >= 1, taken in their order. Raises ValueError where there are none."""
+        """The moments of features that come in batches.
+
+        Args:
+            parts: Features of shape (n_k, d) with n_k >= 1. They are accumulated in this order.
+
+        Returns:
+            The moments of all features together.
+
+        Raises:
+            ValueError: If there are no features.
+        """
         sums = MomentAccumulator()
         for part in parts:
             sums.add(part)
         return sums.moments
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets together. Raises ValueError where a count or d does not allow it."""
+        """The moments of two sets together.
+
+        Args:
+            other: The moments of the other set.
+
+        Returns:
+            The moments of the union.
+
+        Raises:
+            ValueError: If a count is unknown, or the numbers of features differ.
+        """
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown count cannot be merged: compute them from the features")
         sums = MomentAccumulator(self.count, self.mean, self.covariance * (self.count - 1))
@@ -82,7 +114,11 @@ class Moments:
         return sums.moments
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz file with ``mu``, ``sigma`` and, where it is known, ``count``: names that other tools read too."""
+        """Write an .npz file with ``mu``, ``sigma`` and, if known, ``count``. Other tools use the same names.
+
+        Args:
+            path: The file to write.
+        """
         content, arrays = io.BytesIO(), {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
@@ -91,9 +127,19 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """The moments of an .npz file with ``mu`` and ``sigma``; other projects' have no ``count``.
+        """Read an .npz file with ``mu`` and ``sigma``.
 
-        Raises FileNotFoundError, or ValueError for anything that is no such file. Nothing in it is executed.
+        Files of other projects have no ``count``. Nothing in the file is executed.
+
+        Args:
+            path: The file to read.
+
+        Returns:
+            The moments.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If it is not such a file.
         """
         file = Path(path)
         if not file.is_file():
@@ -116,14 +162,27 @@ def _real(array: np.ndarray) -> np.ndarray:
 
 @dataclass
 class MomentAccumulator:
-    """Sums that grow in place, part by part: count, mean (d,) and S (d, d), by the formula above."""
+    """Accumulates moments in place, batch by batch.
+
+    Args:
+        count: The number of vectors so far.
+        mean: Their mean, of shape (d,).
+        squares: S = sum (f_i - mu)(f_i - mu)^T, of shape (d, d).
+    """
 
     count: int = 0
     mean: Tensor = field(default_factory=lambda: torch.zeros(0))
     squares: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
     def add(self, features: Tensor) -> None:
-        """Take feature vectors (n, d) in. Raises ValueError for another shape."""
+        """Add feature vectors.
+
+        Args:
+            features: Features of shape (n, d).
+
+        Raises:
+            ValueError: For another shape.
+        """
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(f"features have shape {tuple(features.shape)}: give (n, d), n >= 1, d >= 1")
         values = features.to(torch.float64)
@@ -135,7 +194,15 @@ class MomentAccumulator:
         self.squares.addmm_(centred.T, centred)
 
     def join(self, count: int, mean: Tensor) -> None:
-        """Take another set's count and mean in, and what S has of their distance; its own S is to be added."""
+        """Add count and mean of another set, and the term of S for the distance of the means. The caller adds the S of the set.
+
+        Args:
+            count: The number of vectors of the other set.
+            mean: Their mean, of shape (d,).
+
+        Raises:
+            ValueError: If the numbers of features differ.
+        """
         if len(mean) != len(self.mean):
             raise ValueError(f"moments of {len(self.mean)} and of {len(mean)} numbers cannot be merged")
         both, apart = self.count + count, mean - self.mean
@@ -144,7 +211,7 @@ class MomentAccumulator:
 
     @property
     def moments(self) -> Moments:
-        """Of what was taken in. Raises ValueError where that is nothing."""
+        """The moments so far. Raises ValueError if there are no features."""
         if not self.count:
             raise ValueError("there are no features to take moments of: give at least one part")
         return Moments(self.mean, self.squares / max(1, self.count - 1), self.count)

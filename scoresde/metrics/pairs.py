@@ -1,4 +1,4 @@
-"""What metrics of all pairs share: two sets of features checked, in float64, and walked in blocks."""
+"""Helpers of metrics over all pairs: check two sets of features, convert them to float64, and iterate over blocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from scoresde._validation import check_finite
 
 BLOCK = 1024
-"""Vectors on each side of a block: 8 MiB of numbers."""
+"""Number of vectors on each side of a block; a block has 8 MiB."""
 
 
 def checked(x: Tensor, y: Tensor, least: int = 1, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
-    """Both sets in float64. Raises ValueError unless they are (n, d) and (m, d), finite, with n, m >= ``least``."""
+    """Both sets in float64. Raises ValueError unless they are finite, (n, d) and (m, d) with n, m >= ``least``."""
     for name, value in zip(names, (x, y), strict=True):
         if value.ndim != 2 or len(value) < least or value.shape[1] < 1:
             raise ValueError(f"{name} has shape {tuple(value.shape)}: give (n, d) with n >= {least}, d >= 1")
@@ -27,6 +27,6 @@ def checked(x: Tensor, y: Tensor, least: int = 1, names: tuple[str, str] = ("x",
 
 
 def blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(index of the first, rows) of blocks of at most `BLOCK` rows."""
+    """Blocks of at most ``BLOCK`` rows, each with the index of its first row."""
     for first in range(0, len(x), BLOCK):
         yield first, x[first : first + BLOCK]

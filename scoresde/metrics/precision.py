@@ -1,11 +1,12 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2).
 
-The manifold of a set is the union of balls around its vectors, each reaching to its k-th nearest neighbour in the set:
+The manifold of a set is the union of balls around its vectors. The radius of a ball is the distance to the k-th nearest
+neighbour in the set:
 
-    precision    fraction of the samples within the data's manifold       (how good)
-    recall       fraction of the data within the samples' manifold        (how varied)
+    precision    fraction of the samples within the data's manifold       (quality)
+    recall       fraction of the data within the samples' manifold        (diversity)
 
-Both depend on the number of vectors and on k: compare figures of the same ones only.
+Both depend on the number of vectors and on k. Compare only results with equal numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from scoresde.metrics.pairs import blocks, checked
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """precision, recall: in [0, 1]."""
+    """Precision and recall of samples.
+
+    Attributes:
+        precision: Fraction of the samples within the manifold of the data, in [0, 1].
+        recall: Fraction of the data within the manifold of the samples, in [0, 1].
+    """
 
     precision: float
     recall: float
@@ -30,19 +36,33 @@ class PrecisionRecall:
 
 @checked_arguments
 def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> PrecisionRecall:
-    """Precision and recall of samples (n, d) against data (m, d), in features; n, m > ``neighbours`` = k.
+    """Improved precision and recall in feature space.
 
-    A vector lies within a ball that ends at it. Raises ValueError for other shapes, or numbers that are not finite.
+    Balls are closed: a vector on the boundary is inside.
+
+    Args:
+        samples: Features of samples, of shape (n, d) with n > ``neighbours``.
+        data: Features of data, of shape (m, d) with m > ``neighbours``.
+        neighbours: k, which defines the radius of the balls.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        ValueError: For other shapes, or values that are not finite.
+
+    References:
+        Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2.
     """
     check_count("neighbours", neighbours)
     x, y = checked(samples, data, least=neighbours + 1, names=("samples", "data"))
-    reach_x, reach_y = _radii(x, neighbours), _radii(y, neighbours)
+    radii_x, radii_y = _radii(x, neighbours), _radii(y, neighbours)
     good, found = (torch.zeros(len(s), dtype=torch.bool, device=s.device) for s in (x, y))
     for i, here in blocks(x):
         for j, there in blocks(y):
             squares, rows, columns = _squared_distances(here, there), slice(i, i + len(here)), slice(j, j + len(there))
-            good[rows] |= (squares <= reach_y[columns]).any(1)
-            found[columns] |= (squares <= reach_x[rows, None]).any(0)
+            good[rows] |= (squares <= radii_y[columns]).any(1)
+            found[columns] |= (squares <= radii_x[rows, None]).any(0)
     return PrecisionRecall(float(good.double().mean()), float(found.double().mean()))
 
 
@@ -51,7 +71,7 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
     found = []
     for _, here in blocks(x):
         near = x.new_full((len(here), 0), 0.0)
-        for _, there in blocks(x):  # the vector itself is its own nearest, at 0: hence one more
+        for _, there in blocks(x):  # one more, because the nearest vector is the vector itself
             near = torch.cat([near, _squared_distances(here, there)], 1)
             near = near.topk(min(neighbours + 1, near.shape[1]), 1, largest=False, sorted=True).values
         found.append(near[:, neighbours])
@@ -59,7 +79,7 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m); what rounding alone may leave of 0 is 0, so that equal vectors are equal in whichever block."""
+    """(n, m). Values that are 0 up to rounding are set to 0, so that equal vectors have distance 0 in every block."""
     scale = x.square().sum(1)[:, None] + y.square().sum(1)
     squares = scale - 2.0 * (x @ y.T)
     return squares.where(squares > 64 * torch.finfo(x.dtype).eps * scale, torch.zeros_like(squares))

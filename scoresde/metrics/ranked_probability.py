@@ -1,9 +1,10 @@
-"""The continuous ranked probability score of samples X_1 .. X_m of a forecast, where y was observed (Gneiting, Raftery 2007):
+"""The continuous ranked probability score of forecast samples X_1 .. X_m for an observation y (Gneiting and Raftery 2007):
 
     CRPS = E|X - y| - 1/2 E|X - X'|,        E|X - X'| = 2/m^2 sum_i (2i - m - 1) X_(i)    with X_(i) sorted, O(m log m).
 
-Lower is better; in units of y. With m^2 the score of the m samples as they are; with m (m - 1) ("fair", Ferro 2014) an unbiased
-estimate of the score of the law that they are drawn from, for m that are few.
+Lower is better. The score has the units of y. With m^2 it is the score of the empirical distribution of the samples.
+With m (m - 1) it is an unbiased estimate of the score of the distribution from which the samples are drawn, for small m ("fair",
+Ferro 2014).
 """
 
 from __future__ import annotations
@@ -17,21 +18,46 @@ from scoresde._validation import check_finite
 
 @checked_arguments
 def crps(samples: Tensor, observed: Tensor) -> Tensor:
-    """The score of samples (m, *shape) as they are against what was observed (*shape): (*shape), float64, >= 0.
+    """The continuous ranked probability score of the empirical distribution of samples.
 
-    Raises ValueError for other shapes, or numbers that are not finite.
+    Args:
+        samples: Forecast samples of shape (m, *shape).
+        observed: Observations of shape (*shape).
+
+    Returns:
+        Scores of shape (*shape) in float64, at least 0, in the units of the observations.
+
+    Raises:
+        ValueError: For other shapes, or values that are not finite.
+
+    References:
+        Gneiting and Raftery 2007, Strictly proper scoring rules, prediction, and estimation.
     """
     return _score(samples, observed, least=1, lost=0)
 
 
 @checked_arguments
 def fair_crps(samples: Tensor, observed: Tensor) -> Tensor:
-    """The unbiased estimate of the score of the samples' law, m >= 2; else as `crps`. It may be negative."""
+    """An unbiased estimate of the score of the distribution of the samples.
+
+    Args:
+        samples: Forecast samples of shape (m, *shape) with m >= 2.
+        observed: Observations of shape (*shape).
+
+    Returns:
+        Scores of shape (*shape) in float64. They can be negative.
+
+    Raises:
+        ValueError: For other shapes, or values that are not finite.
+
+    References:
+        Ferro 2014, Fair scores for ensemble forecasts.
+    """
     return _score(samples, observed, least=2, lost=1)
 
 
 def _score(samples: Tensor, observed: Tensor, least: int, lost: int) -> Tensor:
-    """Pairs are counted as m (m - lost)."""
+    """The score with m (m - lost) pairs."""
     m = len(samples) if samples.ndim else 0
     if m < least or samples.shape[1:] != observed.shape:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""The sliced Wasserstein-2 distance (Rabin et al. 2011; Bonneel et al. 2015): sets compared along random directions.
+"""The sliced Wasserstein-2 distance (Rabin et al. 2011; Bonneel et al. 2015) along random directions.
 
     SW_2^2(x, y) = E_theta W_2^2(theta . x, theta . y),     theta uniform on the unit sphere,
 
-and on a line W_2 is that of sorted numbers: W_2^2 = int_0^1 (F_x^{-1}(u) - F_y^{-1}(u))^2 du, exact for sets of any two sizes.
-Directions are keyed draws (noise.py): the same seed, the same directions.
+In one dimension, W_2^2 = int_0^1 (F_x^{-1}(u) - F_y^{-1}(u))^2 du, which is computed exactly from sorted numbers, also for
+sets of different sizes. The directions depend only on the seed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,28 @@ from scoresde.metrics.pairs import checked
 from scoresde.noise import NoiseSource
 
 _AT_ONCE = 2**22
-"""Projected numbers that are sorted at a time."""
+"""Number of projected values that are sorted at a time."""
 
 
 @checked_arguments
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 256, seed: int = 0) -> float:
-    """SW_2 between x (n, d) and y (m, d), in units of x, its expectation over ``directions`` directions of ``seed``.
+    """The sliced Wasserstein-2 distance, averaged over random directions.
 
-    Raises ValueError for other shapes, or numbers that are not finite.
+    Args:
+        x: Features of shape (n, d).
+        y: Features of shape (m, d).
+        directions: Number of random directions.
+        seed: The seed of the directions.
+
+    Returns:
+        SW_2, in the units of x.
+
+    Raises:
+        ValueError: For other shapes, or values that are not finite.
+
+    References:
+        Rabin et al. 2011, Wasserstein barycenter and its application to texture mixing; Bonneel et al. 2015, Sliced and Radon
+        Wasserstein barycenters of measures.
     """
     check_count("directions", directions)
     x, y = checked(x, y)
@@ -41,7 +55,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 256, seed: int = 
 def _line_squares(x: Tensor, y: Tensor) -> Tensor:
     """W_2^2 of columns of x (n, k) and y (m, k): (k,)."""
     n, m = len(x), len(y)
-    # where either quantile function jumps, in units of 1 / (n m)
+    # the jumps of both quantile functions, in units of 1 / (n m)
     one, other = (torch.arange(1, count + 1, device=x.device) * step for count, step in ((n, m), (m, n)))
     ends = torch.cat([one, other]).unique()
     widths = torch.diff(ends, prepend=ends.new_zeros(1)).to(x.dtype) / (n * m)
