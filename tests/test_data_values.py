@@ -85,7 +85,7 @@ BAD = [
     (np.array([[1, None]], object), "object: give real or whole numbers"),
     (np.array([["a", "b"]]), "<U1: give real or whole numbers"),
     (np.array([["2020-01-01"]], "M8[D]"), r"datetime64\[D\]: give real"),
-    ([[1.0, 2.0], [3.0]], "parts have different shapes"),
+    ([[1.0, 2.0], [3.0]], "elements have different shapes"),
     ([torch.zeros(2), torch.zeros(3)], r"\[1\] has shape \(3,\)"),
     (torch.zeros(2, 2).to_sparse(), "sparse_coo.*give a dense tensor"),
     (torch.zeros(2, 2, device="meta"), "on meta: give a dense tensor"),

@@ -4,8 +4,8 @@
     CIFAR-10, binary    records of 1 + 3072 bytes: label, then the red, green and blue planes
     CIFAR-10, Python    a serialised dictionary, with an array (n, 3072) of bytes under b"data"
 
-The last format is a pickle, which could call any function. This reader accepts only the names of numpy's array and dtype,
-and replaces them by an inert class that stores its arguments. Every other name raises an error.
+The last format is a program for the unpickler of Python, which could call any function. This reader accepts only the names
+of numpy's array and dtype, and replaces them by an inert class that stores its arguments. Every other name raises an error.
 """
 
 from __future__ import annotations

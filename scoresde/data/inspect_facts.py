@@ -1,7 +1,7 @@
-"""What there is to know of data before training: one pass over all events, in bounded memory, and distances on a subset.
+"""Statistics of data before training: one pass over all events in bounded memory, and distances on a subset.
 
-The largest distance between two events is what the largest noise of a variance-exploding process should be: from sigma_max, a
-sampler must reach any event from any other (Song & Ermon 2020, arXiv:2006.09011, technique 1).
+The largest noise level of a variance-exploding process should be the largest distance between two events, so that a sampler
+can reach any event from any other (Song and Ermon 2020, arXiv:2006.09011, technique 1).
 """
 
 from __future__ import annotations
@@ -22,21 +22,33 @@ from scoresde.data.transforms import Transform
 from scoresde.noise import NoiseSource
 
 AT_ONCE = 2**22
-"""Numbers in memory during the pass."""
+"""Number of values in memory during the pass."""
 PAIRED, PAIRED_NUMBERS = 2000, 2**25
-"""Events between which distances are taken, and numbers in all of them: the least of both counts."""
+"""Largest number of events between which distances are computed, and largest number of values in them."""
 MOST_LEVELS = 65536
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen.
+    """Statistics of the data.
 
-    count: events that can be read. shape: of an event. dtype: as stored. low, high: smallest and largest finite value.
-    mean, std: over all finite values. spread: largest by smallest standard deviation of a coordinate, those that never vary left
-    out. constant: coordinates that never vary. whole: whether all are whole numbers. distinct: values that occur, 0 for more than
-    65536. smooth: correlation of neighbours along the last axis. broken, unfinite: events that cannot be trained on, by name.
-    duplicates: pairs of names of equal events, the first of its kind first; ``twins`` counts them all.
+    Attributes:
+        count: Number of events that can be read.
+        shape: Shape of an event.
+        dtype: The dtype of the stored data.
+        low: Smallest finite value.
+        high: Largest finite value.
+        mean: Mean over all finite values.
+        std: Standard deviation over all finite values.
+        spread: Ratio of the largest to the smallest standard deviation of a coordinate, without constant coordinates.
+        constant: Number of constant coordinates.
+        whole: Whether all values are whole numbers.
+        distinct: Number of different values; 0 for more than 65536.
+        smooth: Correlation of neighbours along the last axis.
+        broken: Names of events that cannot be read.
+        unfinite: Names of events with values that are not finite.
+        duplicates: Pairs of names of equal events, the first occurrence first.
+        twins: Number of all duplicates.
     """
 
     count: int
@@ -58,9 +70,10 @@ class Facts:
 
     @property
     def levels(self) -> int:
-        """Levels that the values suggest: 256 for bytes up to 128 or more, else one more than the largest; 0 for real data.
+        """The number of levels that the values suggest; 0 for real data.
 
-        What the model sees is up to the config: images from files have 256 levels, whatever their brightest pixel.
+        It is 256 if the largest value is in 128 .. 255, otherwise the largest value plus 1. The config can use another
+        number. Images from files always have 256 levels.
         """
         if not self.whole or self.low < 0 or self.high >= MOST_LEVELS or self.high < 1:
             return 0
@@ -68,7 +81,7 @@ class Facts:
 
 
 def survey(source: Source) -> Facts:
-    """One pass over all events. Raises ValueError where none can be read."""
+    """Compute statistics in one pass over all events. Raises ValueError if no event can be read."""
     seen = _Seen(source)
     if not len(source.events):
         raise ValueError(f"{source.what} is empty: it has no events")
@@ -82,9 +95,9 @@ def survey(source: Source) -> Facts:
 
 
 def farthest(source: Source, transform: Transform) -> tuple[float, int]:
-    """The largest distance between two events as the model sees them, and the number of events looked at.
+    """The largest distance between two transformed events, and the number of events compared.
 
-    All of them, or where they are more than `PAIRED` a random subset that is the same on every call.
+    If there are more than ``PAIRED`` events, it uses a random subset that is the same on every call.
     """
     n = len(source.events)
     size = math.prod(source.events.shape[1:])
@@ -99,13 +112,13 @@ def farthest(source: Source, transform: Transform) -> tuple[float, int]:
 def _chunks(
     events: Tensor | Stored, broken: list[str], name: Callable[[int], str]
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """(numbers, events) in order; what cannot be read is named in ``broken`` and left out."""
+    """(indices, events) in order. Events that cannot be read are added to ``broken`` and skipped."""
     size = max(1, AT_ONCE // max(1, math.prod(events.shape[1:])))
     for first in range(0, len(events), size):
         numbers = list(range(first, min(first + size, len(events))))
         try:
             yield numbers, events[first : first + size]
-        except Exception:  # a data set of someone's may raise anything: find which event it is
+        except Exception:  # third-party data sets may raise any exception: find the event
             whole = []
             for k in numbers:
                 try:
@@ -118,7 +131,7 @@ def _chunks(
 
 
 def _distinct(events: Tensor) -> Tensor:
-    """The values that occur, float64. Bytes are counted, not sorted."""
+    """The different values in float64. Bytes are counted, not sorted."""
     if events.dtype == torch.uint8:
         return torch.bincount(events.flatten(), minlength=256).nonzero().flatten().double()
     out: Tensor = events.unique().double()
@@ -126,7 +139,7 @@ def _distinct(events: Tensor) -> Tensor:
 
 
 class _Seen:
-    """Sums over what has been read."""
+    """Sums over the events that were read."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.count, self.dtype = source, 0, ""
@@ -136,14 +149,14 @@ class _Seen:
         self.twins: list[tuple[int, int]] = []
         self.low, self.high, self.whole = math.inf, -math.inf, True
         self.values: Tensor | None = torch.empty(0, dtype=torch.float64)
-        # about the first event, in units of its largest value: digits would cancel, and squares overflow
+        # relative to the first event and in units of its largest value, to prevent cancellation and overflow
         self.origin: Tensor | None = None
         self.unit = 1.0
         self.sum, self.square = torch.zeros(()), torch.zeros(())
         self.along = torch.zeros(2, dtype=torch.float64)
 
     def add(self, numbers: list[int], events: Tensor) -> None:
-        """Take events (B, *event) with these numbers."""
+        """Add events (B, *event) with these indices."""
         self.dtype = str(events.dtype).removeprefix("torch.")
         for k, event in zip(numbers, events, strict=True):
             digest = hashlib.sha256(event.contiguous().numpy().tobytes()).digest()[:16]
@@ -170,7 +183,7 @@ class _Seen:
             self.along += torch.stack([(d[..., 1:] * d[..., :-1]).mean(), d.square().mean()]) * len(x)
 
     def facts(self) -> Facts:
-        """What it all comes to."""
+        """The statistics of all events."""
         n = max(1, self.count - len(self.unfinite))
         origin = torch.zeros(()) if self.origin is None else self.origin
         mean = origin / self.unit + self.sum / n

@@ -1,4 +1,4 @@
-"""Data that someone points at: what it is, and the config node that reads it. Nothing is trained on yet, nothing is executed.
+"""Find out what kind of data the user names, and the config node that reads it. Nothing is executed or trained.
 
 folder      of CIFAR-10's batches, of MNIST's idx files, or of PNG and JPEG images, in this order
 file        an array: .npy, .npz, file.npz:key; or one of CIFAR-10's or MNIST's files, which stands for its folder
@@ -25,7 +25,7 @@ from scoresde.data.pixels import GREY
 from scoresde.data.stored import UNREADABLE, ImageFiles, Items, Stored
 
 MOST_SIDE = 64
-"""Side to which larger images are shrunk unless another is asked for: what one machine trains in days."""
+"""Default side to which larger images are shrunk, which one machine can train in days."""
 ALLOWED = (
     "give a folder of PNG or JPEG images, an array in .npy or .npz (file.npz:key), the folder of CIFAR-10's or MNIST's files, "
     "or a torch data set as module:class"
@@ -34,11 +34,15 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Source:
-    """Data that was found.
+    """The data that was found.
 
-    what: in words. node: the config's ``data`` without its transform. events: all events, (n, *event) when read; of the training
-    set where the data is split already. name: of an event, for messages. notes: what one should know. problems: what must be
-    mended before training, naming files.
+    Attributes:
+        what: A description.
+        node: The ``data`` section of the config without its transform.
+        events: All events (n, *event); those of the training set if the data is already split.
+        name: The name of an event in messages, a function of its index.
+        notes: Remarks for the user.
+        problems: Problems that must be fixed before training, with file names.
     """
 
     what: str
@@ -50,9 +54,18 @@ class Source:
 
 
 def find(data: str, side: int = 0) -> Source:
-    """The source that ``data`` names. side: of the events of an image folder; 0 chooses it.
+    """Find the source that ``data`` names.
 
-    Raises FileNotFoundError or ValueError, saying what is there and what is allowed.
+    Args:
+        data: A folder, a file or ``module:class``.
+        side: Side of the events of an image folder; 0 chooses it.
+
+    Returns:
+        The source.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder. The message lists what is allowed.
+        ValueError: If the data has no kind that can be read.
     """
     check_count("side", side, least=0)
     path = Path(data)
@@ -114,7 +127,7 @@ def _torch(data: str) -> Source:
         raise ValueError(f"{data!r} is no class: give a class whose data set is made without arguments")
     try:
         events = Items(target())
-    except Exception as problem:  # a class of someone's may raise anything
+    except Exception as problem:  # third-party classes may raise any exception
         raise ValueError(
             f"{data!r} cannot be made a data set without arguments (a subclass may fill them in): "
             f"{type(problem).__name__}: {problem}"
@@ -123,7 +136,7 @@ def _torch(data: str) -> Source:
 
 
 def _images(folder: Path, side: int) -> Source:
-    """Headers alone are read here: they say sizes and kinds of pixels."""
+    """Read only the headers, which state sizes and kinds of pixels."""
     files = ImageFolder(str(folder), side=1)._files(folder)
     whole, shorts, grey, clear, problems = [], [], True, 0, []
     for file in files:
@@ -158,7 +171,7 @@ def _images(folder: Path, side: int) -> Source:
 
 
 def _side(least: int) -> tuple[int, str]:
-    """The side of the events, and why."""
+    """The side of the events and the reason for it."""
     if least > MOST_SIDE:
         return MOST_SIDE, f"shrunk to {MOST_SIDE} for a first run, --side takes any up to {least}"
     for step in (8, 4, 2):

@@ -119,22 +119,22 @@ def _of_list(name: str, values: Sequence[Any]) -> Tensor:
             if "inhomogeneous" not in str(problem):
                 raise
             raise ValueError(f"{name} is a list whose elements have different shapes: give equal ones") from problem
-    parts = [as_tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
-    for k, part in enumerate(parts):
-        if part.shape != parts[0].shape:
+    elements = [as_tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
+    for k, element in enumerate(elements):
+        if element.shape != elements[0].shape:
             raise ValueError(
-                f"{name}[{k}] has shape {tuple(part.shape)}, {name}[0] {tuple(parts[0].shape)}: give equal ones"
+                f"{name}[{k}] has shape {tuple(element.shape)}, {name}[0] {tuple(elements[0].shape)}: give equal ones"
             )
-    kind = parts[0].dtype
-    for part in parts:
-        kind = torch.promote_types(kind, part.dtype)
-    return torch.stack([part.to(kind) for part in parts])
+    kind = elements[0].dtype
+    for element in elements:
+        kind = torch.promote_types(kind, element.dtype)
+    return torch.stack([element.to(kind) for element in elements])
 
 
 def no_numbers(name: str, dtype: str, kind: str) -> str:
     """The error message for values that are not real or whole numbers, with a dtype of numpy's kind ``kind``."""
     hint = {
-        "c": "; the imaginary part would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
+        "c": "; the imaginary element would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
         "O": "; arrays of objects are pickles, which are not read",
     }
     return f"{name} holds {dtype}: give real or whole numbers{hint.get(kind, '')}"

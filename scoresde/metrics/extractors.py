@@ -130,7 +130,7 @@ class TorchScript(Extractor):
     255 (r - low) / (high - low), rounded half to even and clipped to 0 .. 255. Bytes stay unchanged.
 
     A TorchScript file contains a program in a language of torch. ``torch.jit.load`` compiles it. It runs no Python code of
-    the file, and torch reads the tensors without a pickle. However, the program can call every operator of torch, and some
+    the file, and torch reads the tensors itself. However, the program can call every operator of torch, and some
     of them read and write files (``aten::from_file``, ``aten::save``). Use only files that you trust, and pin them by ``sha256``.
 
     The file is read on first use.
