@@ -1,8 +1,9 @@
-"""Wrong arguments for every public class and function: how many are refused clearly, obscurely, or accepted.
+"""Calls every public class and function with wrong arguments and counts the outcomes: refused clearly, refused obscurely, or
+accepted.
 
-python benchmarks/fuzz_arguments.py             # every case
-python benchmarks/fuzz_arguments.py --each 3    # three for each parameter
-python benchmarks/fuzz_arguments.py --show      # and every one that is obscure or accepted
+    python benchmarks/fuzz_arguments.py             # every case
+    python benchmarks/fuzz_arguments.py --each 3    # three for each parameter
+    python benchmarks/fuzz_arguments.py --show      # also print every obscure or accepted case
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from tests.argument_calls import Case, cases, count, some
 
 
 def main() -> None:
+    """Run the cases that the command line selects and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=0, help="wrong calls for each parameter; 0 for all")
+    parser.add_argument("--each", type=int, default=0, help="number of wrong calls for each parameter; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="calls whose name contains this")
-    parser.add_argument("--show", action="store_true", help="print what is obscure or accepted")
+    parser.add_argument("--only", default="", help="only calls whose name contains this text")
+    parser.add_argument("--show", action="store_true", help="print every obscure or accepted case")
     given = parser.parse_args()
 
     def look(case: Case, kind: str, said: str) -> None:

@@ -1,24 +1,24 @@
-"""Is the stated error of a likelihood honest, whatever the grid? Prints Markdown tables.
+"""Compares the stated error of likelihoods with the true error, for many data sets and grids. Prints Markdown tables.
 
-.venv/bin/python benchmarks/likelihood_honesty.py [--families shifted thin ...] [--points 20] [--detail]
+    python benchmarks/likelihood_honesty.py [--families shifted thin ...] [--points 20] [--detail]
 
-Families of data with closed-form scores and divergences, each under VP, sub-VP and VE(.01, 50):
+The families of data have closed-form scores and divergences. Each is measured under VP, sub-VP and VE(.01, 50):
 
     centred     the mixtures of benchmarks/problems.py in 2 and 16 dimensions, for which grids were made
     shifted     N(10, .3^2) in 2 dimensions, and a mixture in 8 dimensions around 5
-    thin        std 1e-3 in 15 of 20 directions, turned and not; a mixture in 10 dimensions, thin in 6
-    far         points four times as far from the mean as data is; modes 20 apart
+    thin        std 1e-3 in 15 of 20 directions, rotated and not; a mixture in 10 dimensions, thin in 6
+    far         points four times as far from the mean as data is; modes at a distance of 20
     multimodal  12 modes on a ring of radius 3 and std .02; 6 random modes in 2 dimensions
     scaled      std .004 and std 20 in 4 dimensions
 
-Engines: the standard grid with 8, 12, 16 and 64 nodes, a grid fitted to other examples with 16 and 32, a user's grid
-(nodes even in u) with 32, the default call, and the default call with tolerance=1e-4; each with the exact trace and with one
-probe. Truth: the closed form at t_min, with the prior in place of p_T, at latents by 600 nodes (it agrees with DOP853 at 1e-9
-within 1e-6 nats).
+The solvers are the standard grid with 8, 12, 16 and 64 nodes, a grid fitted to other examples with 16 and 32 nodes, a user's
+grid (nodes equally spaced in u) with 32 nodes, the default call, and the default call with tolerance=1e-4. Each is used with
+the exact trace and with one probe. The true value is the closed form at t_min, with the prior in place of p_T, at latents
+from 600 nodes. It agrees with DOP853 at 1e-9 within 1e-6 nats.
 
-A point is honest where |error| <= 2 standard_error. "worst" is the largest |error| / standard_error of any point. Errors below
-2e-6 nats count as honest: the truth is not better than that. "evaluations" is per point: a refined point pays for
-all of its passes, a point that is not refined for its own.
+The stated error of a point is honest if |error| <= 2 standard_error. "worst" is the largest |error| / standard_error of any
+point. Errors below 2e-6 nats count as honest, because the true value is not more accurate than that. "evaluations" is per
+point: a refined point counts all of its passes, other points count one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FLOOR = 2e-6
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal numbers that belong to the seed."""
+    """Standard normal numbers that depend only on the seed."""
     return NoiseSource.of(seed, shape[0]).normal(shape[1:], step=0, purpose="honesty", dtype=torch.float64)
 
 
@@ -90,7 +90,7 @@ def distribution(name: str) -> GaussianMixture:
 
 @dataclass(frozen=True)
 class Case:
-    """A distribution under a process with its exact score: what `KnownTrace` needs."""
+    """A distribution under a process with its exact score, as ``KnownTrace`` needs it."""
 
     name: str
     process: str

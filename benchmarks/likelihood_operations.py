@@ -1,6 +1,7 @@
-"""What one default log-likelihood costs a GPU in addition to the score: tensor operations and waits for the device, on a CPU.
+"""Cost of one default log-likelihood on a GPU in addition to the score: tensor operations and waits for the device, counted
+on a CPU.
 
-.venv/bin/python benchmarks/likelihood_operations.py
+    python benchmarks/likelihood_operations.py
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _cost(solver: Multistep | None) -> Counts:
 
 
 def main() -> None:
-    """Print the counts of the default call, and those of a node from the difference of 32 and 64."""
+    """Print the counts of the default call, and those of one node from the difference between 32 and 64 nodes."""
     whole, few, many = (_cost(solver) for solver in (None, Multistep(32), Multistep(64)))
     node = (many.operations - few.operations) / 32
     print(f"default call: {whole.operations} operations, {whole.waits} waits")

@@ -1,13 +1,13 @@
-"""Wrong calls of every public class and function: one valid call each, and one argument at a time replaced.
+"""Wrong calls of every public class and function: a valid call with one argument at a time replaced.
 
-What comes of a wrong call:
+The outcome of a wrong call is
 
     clear       TypeError, ValueError or FloatingPointError whose message names the parameter (or the missing file)
-    obscure     another exception, a message that does not name the parameter, a hang
+    obscure     another exception, a message that does not name the parameter, or a hang
     accepted    no exception
 
-A value that is wrong for most parameters can be right for one: `ALLOWED` has these, each with its reason.
-`benchmarks/fuzz_arguments.py` prints the counts.
+A value that is wrong for most parameters may be right for others: ``ALLOWED`` lists these, each with its reason.
+``benchmarks/fuzz_arguments.py`` prints the counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
 
 
 class Stranger:
-    """A class that no parameter wants."""
+    """A class that no parameter accepts."""
 
     def __repr__(self) -> str:
         return "Stranger()"
@@ -95,11 +95,11 @@ ALLOWED = (
     Allowed("*", "seed split_seed first epoch", "0", "the first of all seeds, samples and epochs"),
     Allowed("*", "event_shape", "list, empty tuple", "an event may be a single number"),
     Allowed("*", "low high shift log_snr_max log_snr_min", "0, -1", "any real number"),
-    Allowed("data.*", "shift scale low high", "1e40, 1e-40", "the data's own units: looked at with the data"),
+    Allowed("data.*", "shift scale low high", "1e40, 1e-40", "the data's own units: checked together with the data"),
     Allowed("*", "eta dropout classes groups search", "0", "none of it"),
     Allowed("*", "name label plain process hint", "word, empty word", "a free name"),
     Allowed("*", "t_min", "0", "t = 0 itself, where the process is defined there; others refuse it"),
-    Allowed("data.*", "folder train test file", "word, empty word", "a path, read when an event is first asked for"),
+    Allowed("data.*", "folder train test file", "word, empty word", "a path, read at the first access to an event"),
     Allowed("data.* distributions.*", "raw data means stds train test", "scalar tensor, strange shape, whole tensor",
             "any real numbers, of any event shape"),
     Allowed("data.*", "levels", "0", "data of real numbers"),
@@ -127,7 +127,7 @@ ALLOWED = (
     Allowed("samplers.exponential.churn.Churn", "amount low", "0", "none, and from the start"),
     Allowed("samplers.exponential.churn.Churn", "high", "inf", "to the end"),
     Allowed("score.predictions.like", "x output", "nan tensor, whole tensor", "shapes are compared, values are the network's"),
-    Allowed("sde.base.check_same_process", "score", "no arguments", "whether it can be called is what is looked at"),
+    Allowed("sde.base.check_same_process", "score", "no arguments", "only whether it can be called is checked"),
     Allowed("sde.processes.cosine.CosineVPSDE", "s", "0", "the paper's schedule without its offset"),
     Allowed("sde.linalg.kernel.* sde.linalg.maps.*", "a std m c before after", TENSORS,
             "coefficients that a process computed, of any batch shape: a look at them would stop an accelerator's work"),
@@ -144,7 +144,7 @@ def hints(thing: Any) -> dict[str, Any]:
 
 
 def right_kind(annotation: Any, label: str) -> bool:
-    """Whether the annotation says that the value is of a right kind and any such value is right."""
+    """Whether the annotation allows the kind of the value, and any value of this kind is right."""
     kinds = typing.get_args(annotation) or (annotation,)
     if label == "None":
         return type(None) in kinds or annotation in (None, Any, object)
@@ -156,7 +156,7 @@ def right_kind(annotation: Any, label: str) -> bool:
 
 
 def right(call: str, parameter: str, annotation: Any, label: str) -> bool:
-    """Whether the value called ``label`` is no mistake."""
+    """Whether the value called ``label`` is right."""
     if call in RECORDS and (label in VALUES or label in ("list", "scalar tensor", "dict", "word")):
         return True  # a value that a function found; if of another kind than the parameter's, it may not be obscure
     return right_kind(annotation, label) or any(a.covers(call, parameter, label) for a in ALLOWED)
@@ -196,12 +196,12 @@ def _cases() -> Iterator[Case]:
 @cache
 def some(each: int, seed: int = 0) -> list[Case]:
     """``each`` wrong calls for every parameter, drawn with ``seed``."""
-    parts: dict[tuple[str, str], list[Case]] = {}
+    groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases():
         if not case.right:
-            parts.setdefault((case.call, case.parameter), []).append(case)
+            groups.setdefault((case.call, case.parameter), []).append(case)
     draw = random.Random(seed)
-    return [case for part in parts.values() for case in draw.sample(part, min(each, len(part)))]
+    return [case for group in groups.values() for case in draw.sample(group, min(each, len(group)))]
 
 
 ALIASES = {("data.dataset.Dataset", "raw"): "data set 'data'"}
@@ -209,7 +209,7 @@ ALIASES = {("data.dataset.Dataset", "raw"): "data set 'data'"}
 
 
 def named(call: str, parameter: str, message: str) -> bool:
-    """Whether the message names the parameter: a name as short as an English word must look like one."""
+    """Whether the message names the parameter. A name as short as an English word must appear as a name."""
     if ALIASES.get((call, parameter), "\n") in message:
         return True
     tail = r"(=| is a| is on| is not| has | holds |\[| of shape )" if len(parameter) <= 2 else r"\b"
@@ -236,7 +236,7 @@ def outcome(case: Case, limit: float = 5.0) -> tuple[str, str]:
 
 
 class _within:
-    """TimeoutError after so many seconds of the processor, however busy the machine is."""
+    """Raises TimeoutError after a number of seconds of processor time, independent of the load of the machine."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -255,7 +255,7 @@ class _within:
 
 
 def count(chosen: list[Case], look: Callable[[Case, str, str], None] | None = None) -> dict[str, int]:
-    """How many calls there were of each outcome; a right value that is accepted is not counted."""
+    """The number of calls of each outcome. A right value that is accepted is not counted."""
     found = {"calls": 0, "clear": 0, "obscure": 0, "accepted": 0}
     for case in chosen:
         kind, said = outcome(case)

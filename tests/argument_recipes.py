@@ -1,4 +1,4 @@
-"""One valid call for each public class and function: what tests/argument_calls.py spoils argument by argument."""
+"""One valid call for each public class and function; tests/argument_calls.py replaces its arguments one by one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _grid() -> PilotGrid:
 
 
 class _TableData:
-    """A data set of torch's kind."""
+    """A data set in torch's format."""
 
     def __len__(self) -> int:
         return 6

@@ -1,4 +1,4 @@
-"""Wrong arguments are refused in words that name the parameter, whatever public class or function they are given to."""
+"""Every public class and function refuses wrong arguments with a message that names the parameter."""
 
 import copy
 import inspect
@@ -124,7 +124,7 @@ def _example(
     return count
 
 
-def test_a_wrapped_function_keeps_what_it_says():
+def test_a_wrapped_function_keeps_its_signature_and_docstring():
     assert _example.__name__ == "_example" and _example.__doc__ == "A docstring."
     assert list(inspect.signature(_example).parameters) == ["count", "ratio", "flag", "sizes", "act"]
     assert "steps" in inspect.signature(EDM).parameters
@@ -150,7 +150,7 @@ def test_kinds(wrong):
 
 
 def test_objects_are_copied_pickled_and_replaced():
-    """None of which calls a constructor in another way."""
+    """None of these calls a constructor in another way."""
     for thing in (VPSDE(0.2, 10.0), RungeKutta(1e-4), ReverseDiffusion(flow=True), Affine(1.0, 2.0)):
         assert pickle.loads(pickle.dumps(thing)) == copy.deepcopy(thing) == replace(thing) == thing
     with pytest.raises(TypeError, match="rtol='1'"):

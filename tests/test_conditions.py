@@ -61,7 +61,7 @@ def test_a_condition_that_would_broadcast_is_refused(shape):
         assert model(X, T, y=0.5).shape == (3, 2)
 
 
-def test_a_condition_for_all_samples_says_that_the_sampler_evaluates_parts():
+def test_the_message_for_a_condition_of_all_samples_names_the_batch():
     model = ScoreModel(Conditional(), VPSDE(), "score", data_std=None)
     y = torch.linspace(0.1, 3.0, 8)[:, None]
     with pytest.raises(ValueError, match=r"failed for .* of the 8 samples .*y has shape .*must not hold conditions"):

@@ -1,7 +1,7 @@
-"""Posteriors over levels: evidence and box means against 50 digits, the score against a density got by quadrature.
+"""Posteriors over levels: evidence and box means against 50 digits, the score against a density by quadrature.
 
-The noise-to-signal ratio s runs from 1e-3, where a box is wide and all mass decided, to 150, where a box is 5e-5 standard
-deviations wide and every difference cancels.
+The noise-to-signal ratio s is between 1e-3, where a box is wide and the level is certain, and 150, where a box is 5e-5
+standard deviations wide and every difference cancels.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ QUANTIZED = [Quantized(2, 0.0, 1.0), Quantized(17, -1.0, 1.0), Quantized(256, -1
 
 
 def time_of(s):
-    """t at which `WIDE` has sigma = s, and that sigma as the float that the process says."""
+    """t at which ``WIDE`` has sigma = s, and the float that the process returns for that sigma."""
     t = torch.tensor(math.log(s / 1e-3) / math.log(150.0 / 1e-3), dtype=F64).clamp(max=1.0)
     return t, float(WIDE.sigma(t))
 
 
 def places(transform, s):
-    """y inside, on edges, and outside of the data's range by parts and multiples of s."""
+    """y inside, on the edges, and outside of the data's range, by fractions and multiples of s."""
     low, high, w = transform.low, transform.high, transform.width
     inside = [low, low + w / 3, low + w, 0.5 * (low + high) + 0.1 * w, high - w / 2, high]
     return inside + [low - k * s for k in (0.5, 3.0, 12.0)] + [high + k * s for k in (0.5, 3.0, 12.0)] + [low - 2.0]
 
 
 def exact_box(left, right, y, s):
-    """ln [Phi(b) - Phi(a)], and mean and variance of the normal (y, s^2) cut to the box, as mpmath numbers."""
+    """ln [Phi(b) - Phi(a)], and mean and variance of the normal (y, s^2) truncated to the box, as mpmath numbers."""
     left, right, y, s = map(mp.mpf, (left, right, y, s))
     a, b = (left - y) / s, (right - y) / s
     if a + b > 0:  # on the side on which both are small nothing is lost
@@ -74,7 +74,7 @@ def test_boxes_against_50_digits(transform, s):
 
 @pytest.mark.parametrize("s", [0.03, 0.2, 2.0])
 def test_boxes_by_quadrature(s):
-    """The two integrals themselves: of the normal density over a box, and of x_0 times it."""
+    """The two integrals themselves: of the normal density over a box, and of x_0 times this density."""
     transform, y = Quantized(5, -1.0, 1.0), [-1.3, -0.35, 0.0, 0.9]
     t, s = time_of(s)
     log_evidence, mean = Levels(transform).boxes(WIDE.kernel(t.expand(4)), torch.tensor(y, dtype=F64)[:, None])
@@ -146,7 +146,7 @@ def log_density(x, alpha, sigma):
     [(VPSDE(), 1e-3), (VPSDE(), 0.1), (VPSDE(), 0.6), (SubVPSDE(), 0.05), (WIDE, 0.2), (WIDE, 0.5), (WIDE, 1.0)],
 )
 def test_the_score_is_that_of_the_boxes(sde, t):
-    """Independent pixels of known level probabilities: their logarithms are the exact logits, for any event shape."""
+    """For independent pixels the logarithms of the level probabilities are the exact logits, for any event shape."""
     t = torch.tensor(t, dtype=F64)
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
     points = [alpha * u for u in (-0.95, -0.6001, 0.03, 0.7)] + [alpha + 2 * sigma, -alpha - 3 * sigma]
@@ -162,7 +162,7 @@ def test_the_score_is_that_of_the_boxes(sde, t):
             assert abs(found - wanted) * sigma < 1e-8
 
 
-def test_wrong_logits_would_be_seen():
+def test_wrong_logits_are_detected():
     t = torch.tensor([0.1], dtype=F64)
     x = torch.tensor([[0.03]], dtype=F64)
     right = ScoreModel(Constant(PROBABILITIES.log()), VPSDE(), Levels(FIVE))(x, t)
@@ -211,7 +211,7 @@ def test_pixels_that_depend_on_each_other(t):
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("s", NOISES)
 def test_no_nan_in_values_and_gradients(s, dtype):
-    """Also a thousand s away from the data, with extreme logits, and through to the logits' gradient."""
+    """Also a thousand s away from the data, with extreme logits, and for the gradient of the logits."""
     transform = Quantized(17, -1.0, 1.0)
     t, s = time_of(s)
     y = [*places(transform, s), -1.0 - 1000 * s, 1.0 + 1000 * s]
@@ -228,8 +228,8 @@ def test_no_nan_in_values_and_gradients(s, dtype):
             assert torch.isfinite(gradient).all()
 
 
-def test_the_evidence_decides_where_noise_is_small():
-    """At s far below a box the mean is x_t itself, and the score zero: the density is flat inside a box."""
+def test_the_evidence_decides_if_the_noise_is_small():
+    """For s far below the width of a box the mean is x_t itself and the score is zero: the density is flat within a box."""
     transform = Quantized(17, -1.0, 1.0)
     x = transform.encode(torch.arange(17)[:, None], None, dtype=F64)
     t = time_of(1e-3)[0].expand(17)

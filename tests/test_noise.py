@@ -1,7 +1,7 @@
-"""Keyed noise: Philox against Random123's known answers, a sample's draw against its surroundings, distributions by statistics.
+"""Keyed noise: Philox against Random123's known answers, independence of the batch, distributions by statistics.
 
-A statistical test here passes a fresh seed with probability 1 - 1e-6 or more; the seeds are fixed, so that a failure is
-a change of the code. Each is shown to fail on a planted error of a few per cent.
+A statistical test here passes for a new seed with probability 1 - 1e-6 or more. The seeds are fixed, so that a failure means
+a change of the code. Each statistical test is shown to fail for a planted error of a few per cent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def test_the_counter_is_block_index_step_purpose():
 
 
 def test_known_normals():
-    """Values fixed for ever, to the last bits: who keeps a seed keeps his samples."""
+    """Values that never change, to the last bits: the same seed always gives the same samples."""
     source = NoiseSource(2**40 + 7, torch.tensor([3, 2**32 - 1]))
     kept = [
         [[0.21679948088458928, -0.3585894545267524, 0.10731171579903281]],
@@ -75,7 +75,7 @@ def test_known_normals():
 @pytest.mark.parametrize("event_shape", [(), (7,), (2, 9)])
 @pytest.mark.parametrize("kind", ["normal", "rademacher"])
 def test_draws_ahead_are_those_of_each_step(monkeypatch, kind, ahead, event_shape):
-    """Whatever is drawn at once, and never more than that, unless one step needs it."""
+    """For any number of steps together, and never more numbers at once than allowed unless one step needs them."""
     sizes = []
 
     def counted(counter, key):
@@ -94,7 +94,7 @@ def test_draws_ahead_are_those_of_each_step(monkeypatch, kind, ahead, event_shap
 
 
 @pytest.mark.parametrize("name", ["normals", "rademachers"])
-def test_draws_ahead_ask_a_source_with_draws_of_its_own(name):
+def test_draws_ahead_use_the_methods_of_a_subclass(name):
     class Opposite(NoiseSource):
         def normal(self, event_shape, **key):
             return -super().normal(event_shape, **key)
@@ -109,7 +109,10 @@ def test_draws_ahead_ask_a_source_with_draws_of_its_own(name):
 
 @pytest.mark.parametrize("size", [1, 6, 7])
 def test_every_kind_is_its_stated_function_of_the_uniforms(size):
-    """Box and Muller's pairs (an odd event drops the last number of its last pair), signs, whole numbers: in float64."""
+    """Box-Muller pairs, signs and whole numbers, in float64.
+
+    An event with an odd number of elements drops the last number of its last pair.
+    """
     source = NoiseSource.of(2, 50)
     u = draw(source, "uniform", (8,))
     radius, angle = (-2 * u[:, 0::2].log()).sqrt(), 2 * np.pi * u[:, 1::2]
@@ -121,7 +124,7 @@ def test_every_kind_is_its_stated_function_of_the_uniforms(size):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("event_shape", [(), (1,), (3, 2), (2, 1, 5)])
-def test_a_sample_is_alone_in_any_batch(kind, event_shape):
+def test_a_sample_does_not_depend_on_its_batch(kind, event_shape):
     alone = draw(NoiseSource(11, torch.tensor([5])), kind, event_shape)[0]
     assert alone.shape == event_shape
     for first, count in ((0, 7), (5, 7), (0, 64), (3, 64)):
@@ -133,7 +136,7 @@ def test_a_sample_is_alone_in_any_batch(kind, event_shape):
     assert torch.equal(shuffled, draw(NoiseSource.of(11, 64), kind, event_shape)[order])
 
 
-def test_the_largest_index_step_and_seed_are_theirs_alone():
+def test_the_largest_index_step_and_seed_are_distinct():
     top = NoiseSource(2**64 - 1, torch.tensor([0, 2**31, 2**32 - 1]))
     z = draw(top, "normal", (4,), step=2**32 - 1)
     assert torch.isfinite(z).all()
@@ -142,7 +145,7 @@ def test_the_largest_index_step_and_seed_are_theirs_alone():
 
 
 def test_every_part_of_the_key_matters():
-    """By chance two of the 64 numbers agree with probability 5e-7."""
+    """Two of the 64 numbers agree by chance with probability 5e-7."""
     base = {"seed": 3, "index": 8, "step": 2, "purpose": "a"}
     others = [{"seed": 4}, {"seed": 3 + 2**32}, {"index": 9}, {"step": 3}, {"purpose": "b"}]
     others += [{"seed": 8, "index": 3}, {"index": 2, "step": 8}]
@@ -154,8 +157,8 @@ def test_every_part_of_the_key_matters():
     assert len(torch.unique(found)) == found.numel()
 
 
-def test_repetitions_of_one_seed_are_none_of_another():
-    """Seeds 0 to 15 with 16 repetitions each, 256 sources of which no two are one; seed + number would give 31."""
+def test_repetitions_of_different_seeds_differ():
+    """Seeds 0 to 15 with 16 repetitions each are 256 different sources; seed + number would give 31."""
     sources = {(s, k): NoiseSource.of(s, 3, first=5).again(k) for s in range(16) for k in range(16)}
     assert len({source.seed for source in sources.values()}) == 256
     assert all(sources[s, 0].seed == s for s in range(16))
@@ -166,7 +169,7 @@ def test_repetitions_of_one_seed_are_none_of_another():
             NoiseSource.of(0, 2).again(number)
 
 
-def test_a_longer_event_begins_like_a_shorter_one():
+def test_a_longer_event_starts_like_a_shorter_one():
     source = NoiseSource.of(0, 3)
     assert torch.equal(draw(source, "normal", (9,))[:, :4], draw(source, "normal", (4,)))
 
@@ -185,7 +188,7 @@ def test_a_lower_precision_is_the_rounded_float64(kind, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("word", [0, 2**32 - 1])
-def test_the_extreme_words_stay_inside(monkeypatch, word, dtype):
+def test_extreme_words_stay_inside_the_unit_interval(monkeypatch, word, dtype):
     monkeypatch.setattr(scoresde.noise, "philox", lambda counter, key: (torch.full_like(counter[0], word),) * 4)
     source = NoiseSource.of(0, 2)
     u = draw(source, "uniform", (3,), dtype=dtype)
@@ -293,7 +296,7 @@ def test_neighbours_are_uncorrelated(neighbour):
 
 
 def test_coordinates_are_uncorrelated():
-    """Neighbours in an event, the pairs of Box and Muller among them: values and squares."""
+    """Neighbours in an event, including Box-Muller pairs: values and squares."""
     z = draw(NoiseSource.of(1, 1000), "normal", (200,))
     for a, b in ((z[:, 0::2], z[:, 1::2]), (z[:, 1:-1:2], z[:, 2::2]), (z[:, :-4], z[:, 4:])):
         for f in (lambda v: v, lambda v: v**2):
@@ -318,7 +321,7 @@ def test_bad_indices(indices):
 
 @pytest.mark.parametrize("index", [-1, 2**32])
 def test_an_index_outside_the_counter_is_refused(index):
-    """Else it silently shares the draws of another sample: 2^32 those of 0, -1 those of 2^32 - 1."""
+    """Otherwise it would silently share the draws of another sample: 2^32 those of 0, -1 those of 2^32 - 1."""
     with pytest.raises(ValueError, match="indices"):
         draw(NoiseSource(0, torch.tensor([index])), "uniform")
 
@@ -333,7 +336,7 @@ def test_bad_steps(kind, step):
 
 
 def test_a_source_of_another_number_of_samples_is_refused():
-    """It would broadcast: the same probes, or as many samples as it has indices."""
+    """It would broadcast: the same probes for all, or as many samples as it has indices."""
     sde, one = VPSDE(), NoiseSource.of(0, 1)
     score = GaussianMixture(torch.zeros(1, 2), 1.0).score(sde)
     with pytest.raises(ValueError, match="1 indices for a batch of 4"):
@@ -344,14 +347,14 @@ def test_a_source_of_another_number_of_samples_is_refused():
 
 @pytest.mark.parametrize("shape", [(), (3,), (4,), (2, 3, 3)])
 def test_a_uniform_and_a_normal_draw_by_one_evaluation(shape):
-    """The same bits as two draws, at half of the generator's operations."""
+    """The same bits as two draws, with half of the generator's operations."""
     source = NoiseSource(2**40 + 7, torch.tensor([0, 5, 2**32 - 1]))
     u, z = source.uniform_and_normal(shape, step=9, purposes=("time", "perturb"), dtypes=(torch.float64, torch.float32))
     assert torch.equal(u, source.uniform((), step=9, purpose="time", dtype=torch.float64))
     assert torch.equal(z, source.normal(shape, step=9, purpose="perturb", dtype=torch.float32))
 
 
-def test_a_source_with_noise_of_its_own_is_asked_for_it():
+def test_a_subclass_with_its_own_noise_is_used():
     class Coloured(NoiseSource):
         def normal(self, event_shape, *, step, purpose, dtype):
             return torch.full((len(self.indices), *event_shape), 2.0, dtype=dtype)
@@ -362,7 +365,7 @@ def test_a_source_with_noise_of_its_own_is_asked_for_it():
 
 
 @pytest.mark.parametrize("ahead", [1, 4, 2**14])
-def test_draws_ahead_may_have_a_purpose_each(monkeypatch, ahead):
+def test_draws_ahead_with_one_purpose_for_each_step(monkeypatch, ahead):
     monkeypatch.setattr(scoresde.noise, "_AHEAD", ahead)
     source, keys = NoiseSource.of(3, 2, 5), [(0, "corrector"), (1, "corrector"), (0, "predictor"), (7, "predictor")]
     steps, purposes = [step for step, _ in keys], [purpose for _, purpose in keys]

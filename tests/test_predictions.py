@@ -1,4 +1,4 @@
-"""Predictions beside those of score.py."""
+"""Predictions in addition to those of test_score.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scoresde.score.predictions import ScaledScorePrediction
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(), SubVPSDE(), VESDE().discretize(10)], ids=repr)
 def test_sigma_times_the_score(sde):
-    """A network that says sigma times a mixture's score is that mixture's score."""
+    """A network that returns sigma times the score of a mixture gives that score."""
     mixture = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 2.0]]).double(), torch.tensor([0.3, 0.5]).double())
     exact = mixture.score(sde)
 

@@ -1,4 +1,4 @@
-"""What a user may get wrong in Python: each ends at the door, in a message that names the parameter."""
+"""Mistakes of a user in Python: each is refused at once, in a message that names the parameter."""
 
 import pytest
 import torch
@@ -65,10 +65,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_slip_is_named(wrong):
-    slip, named = WRONG[wrong]
+def test_a_mistake_is_named(wrong):
+    mistake, named = WRONG[wrong]
     with pytest.raises((TypeError, ValueError)) as said:
-        slip()
+        mistake()
     assert named in str(said.value)
     assert len(str(said.value)) < 300, "a message, not a page"
 
@@ -83,20 +83,20 @@ def _blind(x, t):
 )
 @pytest.mark.parametrize("solver", [None, RungeKutta()])
 def test_a_score_without_a_graph_has_no_likelihood(score, solver):
-    """Its divergence would be 0, and log p a plausible number."""
+    """Its divergence would be 0, and log p would be a plausible but wrong number."""
     with pytest.raises(ValueError, match="has no graph"):
         log_likelihood(SDE, score, X, solver=solver)
 
 
 @pytest.mark.parametrize("score", [_blind, lambda x, t: EXACT(x.detach(), t)])
-def test_nor_known_biases(score):
+def test_a_score_without_a_graph_has_no_known_biases(score):
     assert bool(known_biases(SDE, EXACT, X).cutoff.isfinite().all())
     with pytest.raises(ValueError, match="has no graph"):
         known_biases(SDE, score, X)
 
 
-def test_a_constant_score_has_one():
-    """By hand: with score c the flow of VP adds no divergence of its own to that of the drift."""
+def test_a_constant_score_has_a_likelihood():
+    """By hand: under VP a score c adds nothing to the divergence of the drift."""
     found = log_likelihood(
         SDE, lambda x, t: torch.full_like(x, 0.5), X, solver=RungeKutta(1e-6, 1e-6), divergence=Exact()
     )
@@ -108,7 +108,7 @@ def test_a_constant_score_has_one():
     assert torch.allclose(found.log_prob, wanted, atol=1e-4)
 
 
-def test_a_process_says_what_it_is():
+def test_the_repr_of_a_process():
     class Mine(ScalarSDE):
         alpha = sigma = drift_coefficient = diffusion = None
 

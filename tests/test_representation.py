@@ -39,7 +39,7 @@ OUTSIDE = {
 
 
 def names():
-    """What a repr may name: the public classes, functions of samplers, those of the bases, torch and numpy."""
+    """Names that a repr may contain: the public classes, functions of samplers and bases, torch and numpy."""
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
     found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
     found |= {
@@ -95,7 +95,7 @@ def test_an_object_of_other_objects_prints_them_too(x):
 
 
 def test_stored_texts_stay_as_they_are():
-    """Rows of likelihoods are found again by these texts."""
+    """Stored rows of likelihoods are found again by these texts."""
     assert (
         repr(VPSDE()) == "VPSDE(beta_min=0.1, beta_max=20.0)"
         and repr(VESDE()) == "VESDE(sigma_min=0.01, sigma_max=50.0)"
@@ -124,7 +124,7 @@ def test_arguments_that_differ_make_objects_that_differ():
     assert "seed=5" in repr(changed) and changed != DenoisingScoreMatching(VPSDE())
 
 
-def test_modules_print_one_line_and_are_equal_where_they_are_one():
+def test_modules_print_one_line_and_are_equal_only_to_themselves():
     network = networks.MLP((2,), width=8, depth=1)
     model = scoresde.ScoreModel(network, VPSDE(), "velocity")
     text = (
@@ -142,7 +142,7 @@ def test_modules_print_one_line_and_are_equal_where_they_are_one():
 
 
 class Mine(scoresde.ScalarSDE):
-    """A process of the user, whose arguments are known by the names of its attributes only."""
+    """A user's process whose arguments are known only from the names of its attributes."""
 
     def __init__(self, rate, T=None):
         super().__init__(T)
@@ -172,7 +172,7 @@ class Opaque(Mine):
         super().__init__(sum(numbers))
 
 
-def test_classes_of_the_user_print_what_is_known_of_them():
+def test_user_classes_print_their_known_values():
     space = {"Mine": Mine}
     for x in (Mine(3.0), Mine(3.0, T=2.0)):
         assert eval(repr(x), space) == x

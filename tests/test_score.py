@@ -1,6 +1,6 @@
-"""ScoreModel: whatever a network predicts, the same score; what it is told; what is refused at the door. And EMA.
+"""``ScoreModel``: the same score for every prediction, the network's inputs, and refusals. Also EMA.
 
-The network of these tests knows the exact score of a mixture and says it in each of the four ways.
+The network of these tests has the exact score of a mixture and returns it in each of the four parameterizations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MIXTURE = GaussianMixture(torch.tensor([[[-1.0, 0.5, 2.0]], [[1.0, 1.0, -1.0]]])
 
 
 class Knowing(nn.Module):
-    """The exact posterior means of `MIXTURE`, in the words of ``prediction``; keeps what it was given."""
+    """The exact posterior means of ``MIXTURE`` in the parameterization ``prediction``. It stores its inputs."""
 
     def __init__(self, sde, prediction):
         super().__init__()
@@ -71,8 +71,8 @@ def test_all_predictions_give_the_same_score(prediction, sde):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_wrong_prediction_would_be_seen(prediction):
-    """The same network under another word: the score is off by far more than the tolerances above."""
+def test_a_wrong_prediction_is_detected(prediction):
+    """With another prediction for the same network, the score is wrong by far more than the tolerances above."""
     sde, x = VPSDE(), normal()
     for other in set(PREDICTIONS) - {prediction}:
         model = ScoreModel(Knowing(sde, other), sde, prediction, data_std=None)
@@ -102,8 +102,8 @@ def test_labels(label, wanted, sde):
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 @pytest.mark.parametrize("data_std", [1.0, 0.25, None])
-def test_the_network_sees_unit_variance(data_std, sde):
-    """x over sqrt(alpha^2 data_std^2 + sigma^2); x itself for None; and x itself for VP with data_std = 1."""
+def test_the_input_of_the_network_has_unit_variance(data_std, sde):
+    """x / sqrt(alpha^2 data_std^2 + sigma^2); x itself for None, and for VP with data_std = 1."""
     model, x = ScoreModel(Zero(), sde, data_std=data_std), normal()
     model(x, TIMES)
     if data_std is None:
@@ -124,8 +124,8 @@ def test_the_network_sees_unit_variance(data_std, sde):
     ],
     ids=repr,
 )
-def test_the_network_sees_no_shift(sde):
-    """Data N(0, 1/4) under processes that move it by 10 to 60: mean 0 and standard deviation 1, to 5 standard errors."""
+def test_the_input_of_the_network_has_no_shift(sde):
+    """Data N(0, 1/4) under processes that move it by 10 to 60: mean 0 and standard deviation 1, within 5 standard errors."""
     model, n = ScoreModel(Zero(), sde, data_std=0.5), 2000
     x0 = 0.5 * NoiseSource.of(0, n).normal((3,), step=0, purpose="x0", dtype=F64)
     t = torch.tensor([0.05, 0.5, 1.0], dtype=F64).repeat(n)[:n]
@@ -143,7 +143,7 @@ def test_a_condition_reaches_the_network():
         assert model.network.condition == {"wanted": 3}
 
 
-def test_a_prediction_of_one_s_own():
+def test_a_custom_prediction():
     class Half(Prediction):
         def score(self, sde, kernel, output, x):
             return 0.5 * output - x
@@ -153,7 +153,7 @@ def test_a_prediction_of_one_s_own():
     assert torch.allclose(model.denoised(x, TIMES), VPSDE().data_from_score(x, TIMES, -x))
 
 
-def test_a_model_of_a_chain_reads_the_chain_s_tables():
+def test_a_model_of_a_chain_uses_the_tables_of_the_chain():
     chain, x = VPSDE().discretize(1000), normal()
     t = chain.time(torch.tensor([0, 10, 500, 900, 999]))
 
@@ -192,8 +192,8 @@ def noisy(sde, data_std, dtype):
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-5), (F64, 1e-10)])
 @pytest.mark.parametrize("data_std", [0.5, 1.0])
-def test_a_silent_network_has_the_exact_score_of_gaussian_data(data_std, dtype, tolerance, name):
-    """Relative to the score's norm; and a reference of another width is off by more than a percent."""
+def test_a_zero_output_is_the_exact_score_of_gaussian_data(data_std, dtype, tolerance, name):
+    """Relative to the norm of the score. A reference with another width is wrong by more than a percent."""
     sde, x, t = LINEAR[name], noisy(LINEAR[name], data_std, dtype), TIMES.to(dtype)
     exact = GaussianMixture(torch.zeros(1, *SHAPE[1:]), data_std).score(sde)(x.to(F64), t.to(F64))
 
@@ -207,7 +207,7 @@ def test_a_silent_network_has_the_exact_score_of_gaussian_data(data_std, dtype, 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_output_corrects_the_noise(name):
-    """A network that says by how much a mixture's noise is not the Gaussian's gives the mixture's score."""
+    """A network that returns the difference between a mixture's noise and the Gaussian's gives the mixture's score."""
     sde, x = LINEAR[name], noisy(LINEAR[name], 1.5, F64)
     exact = MIXTURE.score(sde)(x, TIMES)
     gaussian = ScoreModel(Zero(), sde, MixedPrediction(0.8))
@@ -248,7 +248,7 @@ def test_a_bad_width_of_the_reference_is_named(data_std):
 
 
 class Counted(nn.Module):
-    """Two weights, a table and a counter."""
+    """A module with two weights, a table and a counter."""
 
     def __init__(self):
         super().__init__()
@@ -311,7 +311,7 @@ def test_bad_decays_are_named(decay):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_half_precision_are_averaged_in_float32(dtype):
-    """Past the warm-up an update moves an average by 1e-4 of the difference: less than the rounding of half precision."""
+    """After the warm-up an update changes an average by 1e-4 of the difference, less than the rounding of half precision."""
     module = nn.Linear(2, 1, bias=False).to(dtype)
     set_all(module, 1.0)
     ema = EMA(module, 0.9999)
@@ -325,7 +325,7 @@ def test_weights_of_half_precision_are_averaged_in_float32(dtype):
     assert module.weight.dtype == dtype and 0.0 < ema.distance(module) < 1.0
 
 
-def test_another_module_is_refused_and_nothing_moves():
+def test_another_module_is_refused_and_nothing_changes():
     ema = EMA(Counted(), 0.9)
     before = copy.deepcopy(ema.module.state_dict())
     with pytest.raises(
@@ -340,7 +340,7 @@ def test_another_module_is_refused_and_nothing_moves():
 
 @pytest.mark.parametrize("lacks", ["another width", "a buffer"])
 def test_a_module_of_other_shapes_or_buffers_is_refused(lacks):
-    """The update promises the same parameter and buffer names; half an update must not happen."""
+    """The names of parameters and buffers must agree. An incomplete update must not happen."""
     module = Counted()
     ema = EMA(module, 0.9)
     set_all(module, 4.0)

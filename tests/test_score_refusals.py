@@ -1,4 +1,4 @@
-"""What a score model refuses: dtypes, devices, times and shapes."""
+"""Refusals of a score model: dtypes, devices, times and shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.score_common import F32, F64, SHAPE, TIMES, Zero, normal
 
 
 class Linear(nn.Module):
-    """A network with weights, of a dtype."""
+    """A network with weights of a given dtype."""
 
     def __init__(self, dtype=F32):
         super().__init__()
@@ -63,7 +63,7 @@ def test_misshapen_times_are_refused(call, shape):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("label", [LogNoiseLabel(), TimeLabel()])
 def test_times_out_of_range_are_refused(label, prediction, bad):
-    """Also where neither label nor prediction asks the process for anything."""
+    """Also if neither label nor prediction evaluates the process."""
     model, t = ScoreModel(Zero(), VPSDE(), prediction, label=label, data_std=None), TIMES.clone()
     t[2] = bad
     with pytest.raises(ValueError, match="give times in"):
@@ -87,7 +87,7 @@ WRONG_SHAPES = [(5, 1, 3, 1), (5, 3), (5, 1, 1), (1, 1, 3), (1, 3), (3,), ()]
 @pytest.mark.parametrize("prediction", [*PREDICTIONS, MixedPrediction()])
 @pytest.mark.parametrize("call", CALLS)
 def test_an_output_of_another_shape_is_refused(call, prediction):
-    """Also one that broadcasts against x: a forgotten batch dimension must not pass for a prediction."""
+    """Also an output that broadcasts against x, such as one without the batch dimension."""
     passed = []
     for shape in WRONG_SHAPES:
         try:
@@ -101,7 +101,7 @@ def test_an_output_of_another_shape_is_refused(call, prediction):
     assert not passed
 
 
-def test_an_unknown_prediction_names_the_nearest():
+def test_an_unknown_prediction_names_the_closest_match():
     with pytest.raises(ValueError, match=r"prediction='nose' is not known: allowed are .*; did you mean 'noise'\?"):
         ScoreModel(Zero(), VPSDE(), "nose")
     with pytest.raises(ValueError, match=r"prediction='qqq' is not known: allowed are \[.*\]$"):
@@ -130,5 +130,5 @@ def test_the_global_dtype_does_not_matter():
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, again, strict=True))
 
 
-def test_a_model_says_what_it_is():
+def test_the_repr_of_a_model():
     assert "VPSDE" in repr(ScoreModel(Zero(), VPSDE())) and "prediction='noise'" in repr(ScoreModel(Zero(), VPSDE()))

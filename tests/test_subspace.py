@@ -1,4 +1,4 @@
-"""Entry 46: a score in a subspace above t_split, a Gaussian's in the rest; exact moments and the exact likelihood."""
+"""A score in a subspace above t_split, and a Gaussian's in the rest: exact moments and the exact likelihood."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WIDE = torch.linspace(0.5, 2.0, 16, dtype=torch.float64)  # variances
 
 
 def pooled():
-    """Events (1, 8, 8), the 16 averages kept."""
+    """Events (1, 8, 8), with the 16 averages kept."""
     kept = torch.zeros(1, 8, 8, dtype=torch.bool)
     kept[:, :4, :4] = True
     return Subspace(haar((1, 8, 8)), kept)
 
 
 def rotated():
-    """Events (64,), 16 modes of a random basis, not in a row."""
+    """Events (64,), with 16 modes of a random basis kept that are not consecutive."""
     u = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     return Subspace(Flat(u, (64,)), torch.arange(64) % 4 == 1)
 
@@ -78,7 +78,7 @@ def test_the_wrapped_score_is_the_exact_one(subspace):
     assert wrapped(x.float(), torch.full((7,), 0.9)).dtype == torch.float32
 
 
-def test_each_side_asks_only_its_own_score():
+def test_each_side_evaluates_only_its_own_score():
     subspace, asked = pooled(), []
 
     def low(x, t, label=None):
@@ -103,7 +103,7 @@ def test_each_side_asks_only_its_own_score():
 
 
 def propagate(predictor, score, times, covariance, shape, denoise):
-    """The covariance after a predictor's steps under a linear score without mean: unit vectors through the step itself."""
+    """The covariance after the steps of a predictor under a linear score without mean, from the step on unit vectors."""
     d = len(covariance)
     unit = torch.eye(d, dtype=torch.float64).reshape(d, *shape)
     walk = ExactTransitions(len(times) - 1, GivenTimes(times)).transitions(SDE)
@@ -124,7 +124,7 @@ def kl(found, wanted):
 
 
 def two_legs(predictor, wrapped, times, split):
-    """The covariance of samples drawn in two legs, and what they cost beside all steps in all dimensions."""
+    """The covariance of samples drawn in two legs, and their cost relative to all steps in all dimensions."""
     subspace = wrapped.subspace
     low = propagate(
         predictor, wrapped.score_low, times[: split + 1], torch.eye(16).double(), subspace.low_shape, denoise=False
@@ -141,7 +141,7 @@ def two_legs(predictor, wrapped, times, split):
 @pytest.mark.parametrize("predictor", [Ancestral(), ReverseDiffusion()], ids=repr)
 @pytest.mark.parametrize("subspace", SUBSPACES, ids=NAMES)
 def test_half_the_cost_and_no_loss(subspace, predictor):
-    """200 steps: KL at most 1.1 of full sampling's, at .51 of its cost. Exact moments, not samples."""
+    """200 steps: KL is at most 1.1 times that of full sampling, at .51 of its cost. Exact moments, not samples."""
     _, covariance, wrapped = gaussian(subspace)
     times = torch.linspace(1.0, 1e-3, 201, dtype=torch.float64)
     split = int((times > SPLIT).sum())
@@ -154,8 +154,8 @@ def test_half_the_cost_and_no_loss(subspace, predictor):
     assert 1e-3 < whole < 0.1  # a figure in which a loss would show
 
 
-def test_a_complement_of_the_wrong_width_shows():
-    """The jump's distribution is what the figures rest on: forgetting sigma, or the data's width, is seen."""
+def test_a_complement_of_the_wrong_width_is_detected():
+    """A jump that omits sigma, or the data's width, changes the figures."""
     subspace = pooled()
     _, covariance, wrapped = gaussian(subspace)
     times = torch.linspace(1.0, 1e-3, 201, dtype=torch.float64)
@@ -206,8 +206,8 @@ def test_the_jump_has_the_wrapped_distribution():
     assert torch.allclose(x[5:7], wrapped.join(low[5:7], NoiseSource.of(0, 2, first=5)), atol=1e-5)
 
 
-def test_settling_mends_a_wrong_complement():
-    """Langevin steps on the complement alone: the kept modes stay, the others' variance goes to the full score's."""
+def test_settling_corrects_a_wrong_complement():
+    """Langevin steps on the complement: the kept modes do not change, the others' variance converges to the full score's."""
     subspace = pooled()
     _, _, wrapped = gaussian(subspace, perp=1.0)
     wrong = SubspaceScore(wrapped.score_low, wrapped.score_full, SDE, subspace, 0.1, SPLIT)
@@ -221,7 +221,7 @@ def test_settling_mends_a_wrong_complement():
     assert torch.equal(wrong.settle(start, NoiseSource.of(1, 400), steps=0), subspace.merge(*subspace.split(start)))
 
 
-def test_the_orthogonal_divergence_tells_where_to_split():
+def test_the_orthogonal_divergence_shows_where_to_split():
     """Two-point complement: far from Gaussian while the noise is low, Gaussian once it is not."""
     subspace = pooled()
     z = torch.randn(200, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -248,7 +248,7 @@ def test_widths_from_principal_axes():
     assert torch.allclose(model.complement_variance(t), wanted)
 
 
-def test_splits_nest():
+def test_splits_can_be_nested():
     """Two splits: the low score is a wrapped score itself."""
     subspace = pooled()
     full, _, wrapped = gaussian(subspace)

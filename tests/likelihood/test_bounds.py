@@ -1,4 +1,4 @@
-"""The ELBO of the reverse SDE, against closed forms: which side it lies on, how far, and that a planted error is seen."""
+"""The ELBO of the reverse SDE against closed forms: its side, its gap, and the detection of planted errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def expected_log_normal(mean, covariance, at, spread):
 
 
 class Dense:
-    """Gaussian data N(MEAN, diag WIDTHS^2) under any linear process, by matrices on states (x_t) and data (x_0)."""
+    """Gaussian data N(MEAN, diag WIDTHS^2) under any linear process, with dense matrices for states (x_t) and data (x_0)."""
 
     def __init__(self, sde):
         self.sde, d = sde, len(MEAN)
@@ -89,8 +89,11 @@ class Dense:
 
 
 def agree(found, exact, error, slack=1e-6):
-    """Each of 16 values within 6 standard errors of 15 or more degrees of freedom (a false alarm in 2,500), their mean within 4
-    of its own."""
+    """Whether the differences are compatible with the standard errors.
+
+    Each of 16 values must be within 6 standard errors with 15 or more degrees of freedom (false-alarm rate 1 in 2,500), and
+    their mean within 4 of its own.
+    """
     miss, error = found - exact, (error**2 + slack**2).sqrt()
     return bool((miss.abs() < 6 * error).all()) and abs(float(miss.mean())) < 4 * float((error**2).sum().sqrt()) / len(
         miss
@@ -99,7 +102,7 @@ def agree(found, exact, error, slack=1e-6):
 
 @pytest.fixture(scope="module", params=SHORT)
 def exact_score(request):
-    """Bounds at 16 points under every process: the score is exact, the gap known."""
+    """Bounds at 16 points under every process, for the exact score. Their gap is known."""
     sde, distribution = SHORT[request.param], gaussian()
     x = distribution.sample(16, seed=1, dtype=torch.float64)
     found = elbo(sde, distribution.score(sde), x, draws=4, replicates=16, t_min=T_MIN, data_std=0.37)
@@ -112,8 +115,10 @@ def test_the_gap_of_the_exact_score_is_the_decoders_and_the_priors(exact_score):
 
 
 def test_the_decoder_alone(exact_score):
-    """E log decoder in closed form, to a hundredth of a nat in the mean of 16 points; for VP the decoder at this t_min falls
-    short of the exact posterior by a tenth."""
+    """E log decoder agrees with its closed form within a hundredth of a nat in the mean of 16 points.
+
+    For VP at this t_min the decoder's gap to the exact posterior is a tenth of a nat.
+    """
     name, sde, _, x, found = exact_score
     _, _, expected, short = Dense(sde).gap(x)
     assert abs(float((found.reconstruction - expected).mean())) < 0.01
@@ -121,7 +126,7 @@ def test_the_decoder_alone(exact_score):
 
 
 def test_planted_errors_are_seen(exact_score):
-    """Terms of the bound dropped or doubled, under every process."""
+    """Omit or double a term of the bound, under every process."""
     name, sde, distribution, x, found = exact_score
     gap, prior = Dense(sde).gap(x)[:2]
     exact = distribution.log_prob(x) - gap
@@ -137,13 +142,16 @@ def test_planted_errors_are_seen(exact_score):
     }
     if name == "ve":
         del planted["no div f"]  # it is zero
-    for slip, change in planted.items():
-        assert not agree(found.log_prob + change, exact, found.standard_error), slip
+    for mistake, change in planted.items():
+        assert not agree(found.log_prob + change, exact, found.standard_error), mistake
 
 
-def test_the_papers_form_by_quadrature():
-    """Entropies in place of the integral of ||G^T r||^2 / 2 + div f: the formula as it is in the paper, for one coordinate of
-    Gaussian data and a wrong linear score, by quadrature over t, is the sum of this module's terms."""
+def test_the_formula_of_the_paper_by_quadrature():
+    """The paper's formula, with entropies in place of the integral of ||G^T r||^2 / 2 + div f, equals the sum of this
+    module's terms.
+
+    It is evaluated by quadrature over t, for one coordinate of Gaussian data and a wrong linear score.
+    """
     sde, distribution = SDES["subvp"], GaussianMixture(torch.tensor([[0.2]]), 0.5)
     x, wrong, t_min = 0.7, 1.3, 1e-2
     t = torch.linspace(math.log(t_min), 0.0, 20001, dtype=torch.float64).exp().clamp(max=1.0)
@@ -173,9 +181,11 @@ def test_the_papers_form_by_quadrature():
 @pytest.mark.covering
 @pytest.mark.parametrize("d", [1, 2, 16])
 @pytest.mark.parametrize("name", SDES)
-def test_mixtures_are_met_from_below(name, d):
-    """With the exact score the bound is tight at every point; with a wrong one it lies below in the mean over the data, by more
-    than its error."""
+def test_the_bound_of_mixtures_is_below_log_p(name, d):
+    """With the exact score the bound is tight at every point.
+
+    With a wrong score it is below log p in the mean over the data, by more than its error.
+    """
     sde, distribution = SDES[name], mixture(d)
     x = distribution.sample(16, seed=1, dtype=torch.float64)
     score, settings = distribution.score(sde), {"draws": 4, "replicates": 32, "data_std": 0.3, "t_min": 1e-4}
@@ -188,8 +198,12 @@ def test_mixtures_are_met_from_below(name, d):
 
 @pytest.mark.parametrize("delta", [0.2, -0.1])
 def test_what_a_wrong_score_costs(delta):
-    """For s = (1 + delta) grad log p_t and Gaussian data the mean of the bound falls by delta^2 / 2 int g^2 / v dt, v the
-    variance of x_t, and in the decoder by delta^2 sigma^2 / (2 v) at t_min; both for each coordinate."""
+    """For s = (1 + delta) grad log p_t and Gaussian data, the mean of the bound decreases by a known amount for each
+    coordinate.
+
+    The decrease is delta^2 / 2 int g^2 / v dt, with v the variance of x_t, plus delta^2 sigma^2 / (2 v) at t_min for the
+    decoder.
+    """
     sde, std, t_min, n = SDES["vp"], 0.5, 1e-3, 400
     distribution = GaussianMixture(torch.zeros(1, 2), std)
     x = distribution.sample(n, seed=3, dtype=torch.float64)
@@ -207,8 +221,12 @@ def test_what_a_wrong_score_costs(delta):
 
 
 def test_the_standard_error_is_honest():
-    """One point 300 times: the spread of the estimates is what their standard errors say, to 25 %. Both are known to about
-    4 % were they normal; the replicates' 3 degrees of freedom are averaged out over the 300."""
+    """For one point repeated 300 times, the standard deviation of the estimates equals the stated standard error within 25
+    %.
+
+    For normal estimates both would be known to about 4 %. The 3 degrees of freedom of the replicates average out over the
+    300.
+    """
     sde, distribution = SDES["vp"], mixture(2)
     x = distribution.sample(1, seed=5, dtype=torch.float64).expand(300, -1)
     found = elbo(sde, distribution.score(sde), x, data_std=0.3)
@@ -218,8 +236,8 @@ def test_the_standard_error_is_honest():
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_cells_and_control_leave_the_mean(name):
-    """sum over cells of what the control adds: its known integral against its own mean over draws."""
+def test_cells_and_control_variate_do_not_change_the_mean(name):
+    """The known integral of the control variate, summed over cells, equals its mean over the draws."""
     sde = SHORT[name]
     x = torch.zeros(1000, 3, dtype=torch.float64)
     cells = _Cells.of(sde, T_MIN, x)
@@ -253,8 +271,8 @@ LARGER = {
 
 
 @pytest.mark.parametrize("name", LARGER)
-def test_what_the_data_leaves_open_by_dense_matrices(name):
-    """Where the state is more than the data: with W = L^-1 A as a matrix, W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d."""
+def test_the_projection_on_the_data_against_dense_matrices(name):
+    """If the state contains more than the data: W (W^T W)^-1 W^T and u = -ln det(W^T W) / 2 d with W = L^-1 A as a matrix."""
     sde, t, like = LARGER[name], torch.tensor(0.3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64)
     kernel = sde.kernel(t)
     data = sde.embed_data(torch.eye(3, dtype=torch.float64))
@@ -265,8 +283,8 @@ def test_what_the_data_leaves_open_by_dense_matrices(name):
 
 
 @pytest.mark.parametrize("name", ["shifted cld", "shifted matrix"])
-def test_a_shift_leaves_the_bound(name):
-    """Data, score and state moved together: the terms are those of the process without its shift."""
+def test_a_shift_does_not_change_the_bound(name):
+    """If data, score and state are shifted together, the terms are those of the process without its shift."""
     sde, x = LARGER[name], torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)
     plain = sde.process if name == "shifted cld" else MatrixSDE(PULL, PUSH, aux_std=0.3)
 
@@ -280,7 +298,7 @@ def test_a_shift_leaves_the_bound(name):
     assert torch.allclose(there.diffusion, here.diffusion, atol=1e-8)
 
 
-def test_a_bound_belongs_to_its_sample():
+def test_a_bound_depends_only_on_its_key():
     sde, distribution = SDES["vp"], mixture(2)
     x = distribution.sample(7, seed=3)
     whole = elbo(sde, distribution.score(sde), x, seed=5, draws=2)

@@ -19,13 +19,13 @@ MEANS, STDS = torch.tensor([0.3, -0.4], dtype=torch.float64), torch.tensor([0.35
 
 
 def log_prob(x):
-    """Of as many coordinates as x has; one coordinate is the first."""
+    """log p of the first coordinates, as many as x has."""
     d = x.shape[1]
     return torch.distributions.Normal(MEANS[:d], STDS[:d]).log_prob(x.double()).sum(1)
 
 
 def log_probability(levels):
-    """log P(k) by the normal's distribution function, (B, d) to (B,)."""
+    """log P(k) from the cumulative distribution function of the normal, (B, d) to (B,)."""
     d = levels.shape[1]
     distribution = torch.distributions.Normal(MEANS[:d], STDS[:d])
     low, high = (WHERE.low + WHERE.width * (levels.double() + e) for e in (0, 1))
@@ -42,8 +42,11 @@ def mean_and_error(values):
 
 @pytest.mark.parametrize("levels", [[3], [0, 2]])
 def test_the_bound_grows_with_the_draws_up_to_the_probability(levels):
-    """Means over 3000 repetitions: L_1 < L_2 < L_4 < L_64 < log P(k), each step by more than 4 standard errors but the last,
-    which is the shortfall's leading term to 30 % and 4 standard errors."""
+    """L_1 < L_2 < L_4 < L_64 < log P(k), for means over 3000 repetitions.
+
+    Each difference exceeds 4 standard errors. The last one, the remaining gap, equals its leading term within 30 % and 4
+    standard errors.
+    """
     k = repeated(levels, 3000)
     exact, before = float(log_probability(k)[0]), -math.inf
     for draws in (1, 2, 4, 64):
@@ -63,7 +66,7 @@ def test_the_bound_grows_with_the_draws_up_to_the_probability(levels):
 
 
 def test_unnormalised_weights_are_seen():
-    """Planted: no 1/K, no volume of the box, no 1/q. Each puts the bound on the wrong side or far off."""
+    """Planted errors: no 1/K, no volume of the box, no 1/q. Each moves the bound to the wrong side or far away."""
     k = repeated([1, 0], 500)  # p grows with u in both coordinates
     exact = float(log_probability(k)[0])
     found = importance_weighted_bound(log_prob, k, WHERE, draws=64)
@@ -113,7 +116,7 @@ def test_an_untrained_flow_is_the_uniform_distribution():
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_the_flows_density_is_its_density(layers):
-    """It integrates to 1 over the box (midpoints in the logits), and says of its own draws what it said when it drew them."""
+    """The density integrates to 1 over the box (midpoints in the logits), and agrees with the one that ``sample`` returns."""
     made, n = flow(2, loud=1.0, layers=layers), 400
     side = torch.linspace(-25, 25, n, dtype=torch.float64)
     grid = torch.sigmoid(torch.cartesian_prod(side, side))
@@ -129,9 +132,10 @@ def test_the_flows_density_is_its_density(layers):
 
 
 def test_training_closes_the_gap():
-    """150 steps: L_1's gap to log P(k), averaged over the distribution of k, falls to less than a third, the bound
-    stays one, and the
-    spread of the importance weights falls with it."""
+    """After 150 steps, the gap of L_1 to log P(k), averaged over the distribution of k, is less than a third of what it was.
+
+    The bound remains a bound, and the spread of the importance weights decreases too.
+    """
     k = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     exact, prior = log_probability(k), log_probability(k).softmax(0)
     made = flow(2, width=32)
@@ -150,7 +154,7 @@ def test_training_closes_the_gap():
     assert float(prior @ (after.log_prob - exact)) < 4 * float(prior @ after.standard_error)
 
 
-def test_any_event_shape_and_ones_own_network():
+def test_any_event_shape_and_a_custom_network():
     shape = (1, 2, 3)
     made = FlowDequantizer(Quantized(16), shape, layers=2, network=lambda: nn.Conv3d(2, 2, 3, padding=1))
     k = NoiseSource.of(0, 5).integers(16, shape, step=0, purpose="k")
@@ -164,7 +168,7 @@ def test_any_event_shape_and_ones_own_network():
     assert "FlowDequantizer" in repr(found)
 
 
-def test_a_bound_belongs_to_its_sample_and_one_draw_does_not_know_its_error():
+def test_a_bound_depends_only_on_its_key_and_one_draw_has_no_error():
     k = torch.tensor([[0, 1], [2, 3], [1, 1]])
     whole = importance_weighted_bound(log_prob, k, WHERE, seed=3)
     part = importance_weighted_bound(log_prob, k[1:], WHERE, seed=3, first=1)

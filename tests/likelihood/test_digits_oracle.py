@@ -1,9 +1,9 @@
-"""The whole evaluation on real digits, with a model whose bits/dim are known: independent pixels.
+"""The complete evaluation on real digits, with a model whose bits/dim are known: independent pixels.
 
-A network that answers with the log-frequencies of each pixel's levels makes `Levels` the exact score of the
-independent-pixel distribution, a product of mixtures of boxes. Its Jacobian is diagonal, so one Rademacher probe gives the
-exact trace, and the flow's bits/dim must be the histogram's, which is a sum of logarithms. Isolated levels and sharp
-box edges are the hard case for a solver.
+A network that returns the log-frequencies of each pixel's levels makes ``Levels`` the exact score of the independent-pixel
+distribution, a product of mixtures of boxes. Its Jacobian is diagonal, so that one Rademacher probe gives the exact trace.
+The flow's bits/dim must equal those of the histogram, which is a sum of logarithms. Isolated levels and sharp box edges are
+the hard case for a solver.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COUNT = 8
 
 
 class Frequencies(torch.nn.Module):
-    """Logits that do not look at their input."""
+    """Logits that do not depend on their input."""
 
     def __init__(self, raw, levels, pseudocount=0.1):
         super().__init__()
@@ -54,7 +54,7 @@ def test_flow_of_independent_pixels_has_the_bits_of_their_histogram(sde, worst):
 
 
 def test_a_planted_offset_is_seen():
-    """Eight-bit habits on 17 levels: off by the logarithm of 256 / 17."""
+    """The offset of 8-bit data used for 17 levels: the result is wrong by the logarithm of 256 / 17."""
     data = Digits()
     model = ScoreModel(Frequencies(data.train.raw, 17), VPSDE(), Levels(data.transform))
     x = data.test.encode(slice(4), seed=0)

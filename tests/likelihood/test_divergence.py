@@ -1,4 +1,4 @@
-"""Estimators of a trace: unbiased, with the variance that theory gives them, whatever the event, the mode or the network."""
+"""Estimators of a trace: unbiased, with the variance that theory predicts, for all events, modes and networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ESTIMATORS = [
 
 
 def matrix(d, seed=0, symmetric=True, decay=None):
-    """A random Jacobian; with ``decay`` one whose entries fall with the distance of coordinates, as images' do."""
+    """A random Jacobian. With ``decay`` its entries decrease with the distance of the coordinates, as for images."""
     j = NoiseSource.of(seed, d).normal((d,), step=0, purpose="j", dtype=F64)
     if decay is not None:
         i = torch.arange(d)
@@ -31,7 +31,7 @@ def matrix(d, seed=0, symmetric=True, decay=None):
 
 
 def estimates(divergence, j, count=4000, seed=0, field=None):
-    """(E, count): estimates at that many samples of their own."""
+    """(E, count): the estimates of ``count`` samples with independent probes."""
     x = torch.zeros(count, len(j), dtype=F64)
     probes = divergence.stream(x, NoiseSource.of(seed, count))(0, divergence.products)
     y, found = divergence(field or (lambda v: v @ j.mT + 1.0), x, probes)
@@ -47,7 +47,7 @@ def z_of(found, trace):
 @pytest.mark.parametrize("d", [5, 8])
 @pytest.mark.parametrize("divergence", ESTIMATORS, ids=repr)
 def test_unbiased_for_any_jacobian(divergence, d):
-    """|z| < 4 over 4000 samples (a false alarm in 16,000), and probes a tenth too long are seen."""
+    """|z| < 4 over 4000 samples (false-alarm rate 1 in 16,000). Probes that are 10 % too long are detected."""
     j = matrix(d, symmetric=False) + torch.eye(d, dtype=F64)
     found = estimates(divergence, j)
     assert found.shape == (divergence.estimates, 4000)
@@ -58,7 +58,7 @@ def test_unbiased_for_any_jacobian(divergence, d):
 
 @pytest.mark.parametrize("d", [6, 8])
 def test_variances(d):
-    """Rademacher 2 sum_(i != k) S_ik^2 for the symmetric part S, Gaussian with the diagonal too; within 15 % over 4000."""
+    """Rademacher: 2 sum_(i != k) S_ik^2 for the symmetric part S. Gaussian: plus the diagonal. Within 15 % over 4000 samples."""
     j = matrix(d, symmetric=False)
     s = 0.5 * (j + j.mT)
     off = 2.0 * float((s - s.diag().diag()).square().sum())
@@ -83,7 +83,7 @@ def test_the_stated_variance_is_the_variance(divergence):
 
 class TestHadamard:
     @pytest.mark.parametrize("d", [1, 2, 5, 8, 12, 16])
-    def test_a_whole_set_is_orthogonal_and_exact(self, d):
+    def test_a_complete_set_is_orthogonal_and_exact(self, d):
         size = 1 << (d - 1).bit_length()
         x = torch.zeros(3, d, dtype=F64)
         rows = Hadamard().stream(x, NoiseSource.of(0, 3))(0, size)
@@ -100,8 +100,10 @@ class TestHadamard:
     @pytest.mark.parametrize("d", [12, 24, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_the_variance_without_replacement(self, d, count):
-        """For 60 Jacobians without order in their coordinates, the stated variance is right within 15 %. d is a power of two or
-        not; for one of them the order of the rows may make it more or less."""
+        """For 60 Jacobians without order in their coordinates, the stated variance is right within 15 % in the mean.
+
+        d may be a power of two or not. For a single Jacobian the order of the rows may increase or decrease the variance.
+        """
         stated, true, independent = 0.0, 0.0, 0.0
         for seed in range(60):
             j = matrix(d, seed)
@@ -112,8 +114,8 @@ class TestHadamard:
         assert stated == pytest.approx(true, rel=0.15)
         assert true < independent
 
-    def test_more_probes_than_a_set_err_by_the_rest(self):
-        """6 probes in 3 dimensions, where 4 are a set: two of them come twice, and the trace is not known."""
+    def test_more_probes_than_a_set_have_the_error_of_the_remainder(self):
+        """6 probes in 3 dimensions, where a set has 4: two probes are used twice, so the trace is not exact."""
         stated = true = 0.0
         for seed in range(60):
             found = estimates(Hadamard(count=6), matrix(3, seed), count=200)
@@ -125,8 +127,11 @@ class TestHadamard:
     @pytest.mark.parametrize("d", [12, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
     def test_neighbours_cancel_first(self, d, count):
-        """Rows that follow one another differ in their low bits: where near coordinates go together the variance is well
-        below that of independent probes, and the stated variance is on the safe side."""
+        """If near coordinates are correlated, the variance is well below that of independent probes, and the stated variance
+        is larger.
+
+        Consecutive rows differ in their low bits.
+        """
         i = torch.arange(d)
         j = torch.exp(-0.7 * (i[:, None] - i).abs().double())
         found = estimates(Hadamard(count=count), j)
@@ -137,8 +142,8 @@ class TestHadamard:
     @pytest.mark.parametrize("divergence", [Hadamard(), Hutchinson(), Hutchinson("gaussian")], ids=repr)
     @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (1, 2, 2)])
     @pytest.mark.parametrize("dtype", [torch.float32, F64])
-    def test_a_stream_is_the_sample_s_own(self, divergence, shape, dtype):
-        """Not the batch's, nor dependent on how it is cut."""
+    def test_a_stream_depends_only_on_the_sample(self, divergence, shape, dtype):
+        """The probes of a sample do not depend on its batch, or on how the stream is divided into calls."""
         x = torch.zeros(4, *shape, dtype=dtype)
         noise = NoiseSource.of(1, 4)
         whole = divergence.stream(x, noise)(0, 9)
@@ -153,15 +158,18 @@ class TestHadamard:
 
 
 class TestHutchPlusPlus:
-    def test_exact_where_the_sketch_sees_all(self):
-        """Rank 4, and not symmetric, by 12 products; and any matrix in no more dimensions than a third of them."""
+    def test_exact_if_the_sketch_is_complete(self):
+        """12 products are exact for a Jacobian of rank 4, also if it is not symmetric.
+
+        They are exact for any matrix in at most a third as many dimensions.
+        """
         left, right = matrix(10, 1)[:, :4], matrix(10, 2)[:4]
         j = left @ right
         assert torch.allclose(estimates(HutchPlusPlus(count=12), j, count=20), j.trace().expand(4, 20), atol=1e-9)
         j = matrix(3, symmetric=False)
         assert torch.allclose(estimates(HutchPlusPlus(count=12), j, count=20), j.trace().expand(4, 20), atol=1e-9)
 
-    def test_below_hutchinson_at_equal_products_where_few_directions_matter(self):
+    def test_better_than_hutchinson_at_equal_products_if_few_directions_matter(self):
         q = torch.linalg.qr(matrix(24))[0]
         j = q @ (10.0 * 0.5 ** torch.arange(24, dtype=F64)).diag() @ q.mT
         plus = float(estimates(HutchPlusPlus(count=12), j, count=400).mean(0).var())
@@ -180,7 +188,7 @@ class TestHutchPlusPlus:
 
 
 def curved(x):
-    """Any event shape; a Jacobian that is full and not symmetric."""
+    """A field for any event shape, whose Jacobian is dense and not symmetric."""
     flat = x.flatten(1)
     a = matrix(flat.shape[1], symmetric=False).to(x)
     return ((flat @ a).tanh() + flat**2).reshape(x.shape)
@@ -192,7 +200,7 @@ def curved(x):
     "divergence", [Exact, *(lambda forward, e=e: e.__class__(forward=forward, count=e.count) for e in ESTIMATORS[2:])]
 )
 def test_forward_mode_is_reverse_mode(shape, divergence):
-    """v^T J v is the same from either side; the sketch of Hutch++ sees J's other side, so its estimate is another."""
+    """v^T J v is equal in both modes. Hutch++ has another estimate, because its sketch uses the other side of J."""
     x = NoiseSource.of(0, 3).normal(shape, step=0, purpose="x", dtype=F64)
     reverse, forward = divergence(forward=False), divergence(forward=True)
     probes = reverse.stream(x, NoiseSource.of(0, 3))(0, reverse.products)
@@ -225,7 +233,7 @@ def test_exact_in_blocks(monkeypatch):
 )
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_a_field_that_does_not_depend_on_x(divergence, differentiable):
-    """A constant, and one that a parameter gives a graph."""
+    """A constant, and a field with a graph to a parameter only."""
     x = torch.ones(2, 3, dtype=F64)
     probes = divergence.stream(x, NoiseSource.of(0, 2))(0, divergence.products)
     for constant in (torch.ones(3, dtype=F64), torch.ones(3, dtype=F64, requires_grad=True)):
@@ -247,7 +255,7 @@ class Attention(torch.nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_attention_in_every_mode(dtype):
-    """Fused kernels have no forward mode, and no second derivative: plain matrix products are taken of themselves."""
+    """Fused kernels have no forward mode and no second derivative, so plain matrix products are selected automatically."""
     net = Attention()
     x = NoiseSource.of(0, 2).normal((5, 4), step=0, purpose="x", dtype=dtype)
     jacobian = torch.autograd.functional.jacobian(net, x)

@@ -1,4 +1,4 @@
-"""The stated error of `Multistep` against known errors, on grids that fit the data and grids that do not."""
+"""The stated error of ``Multistep`` against known errors, on grids that fit the data and grids that do not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
 
 
 def points(name):
-    """12 samples, every third of them twice as far from the mean."""
+    """12 samples; every third one is twice as far from the mean."""
     x, mean = DISTRIBUTIONS[name].sample(12, seed=1, dtype=F64), DISTRIBUTIONS[name].means.mean(0)
     return torch.where(torch.arange(12)[:, None] % 3 == 0, mean + 2.0 * (x - mean), x)
 
@@ -45,7 +45,7 @@ _TRUTH = {}
 
 
 def truth(process, name):
-    """log p of the flow: the distribution's at t_min, with the prior in place of p_T at the latent of a fine grid."""
+    """log p of the flow: that of the distribution at t_min, with the prior in place of p_T at the latent of a fine grid."""
     if (process, name) not in _TRUTH:
         sde, distribution, x = PROCESSES[process], DISTRIBUTIONS[name], points(name)
         start, end = torch.tensor([1e-5, sde.T], dtype=F64)
@@ -58,13 +58,13 @@ def truth(process, name):
 
 
 def even(sde):
-    """A user's grid: nodes even in u."""
+    """A user's grid, with nodes equally spaced in u."""
     u = tuple(sde.log_spread(torch.tensor([1e-5, sde.T], dtype=F64)).tolist())
     return FlowGrid(1e-5, u, (0.0, 1.0), (), 0.5)
 
 
 def ratios(process, name, solver, divergence, seed=3):
-    """|error| / stated of every point, 0 where the error is below the truth's own."""
+    """|error| / stated error of every point; 0 if the error is below that of the reference."""
     sde = PROCESSES[process]
     found = log_likelihood(
         sde, DISTRIBUTIONS[name].score(sde), points(name), solver=solver, divergence=divergence, seed=seed
@@ -77,7 +77,7 @@ def ratios(process, name, solver, divergence, seed=3):
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("nodes", [8, 16, 48])
 def test_the_stated_error_is_honest_on_any_grid(process, name, nodes):
-    """`benchmarks/likelihood_honesty.py` is the long version."""
+    """``benchmarks/likelihood_honesty.py`` is the long version."""
     sde = PROCESSES[process]
     found = [
         ratios(process, name, Multistep(nodes, grid), divergence)
@@ -104,7 +104,7 @@ def test_a_fitted_grid_is_honest_and_better_than_the_standard_one(name):
 
 
 def test_the_default_refines_single_points():
-    """Of nine narrow modes, one sample in 200 is wrong by .37 nats with 64 nodes. It says so, and is computed with more."""
+    """For nine narrow modes and 64 nodes, one sample in 200 is wrong by .37 nats. Its stated error is large, so it is refined."""
     sde, axis = SubVPSDE(), torch.linspace(-0.9, 0.9, 3, dtype=F64)
     distribution = GaussianMixture(torch.cartesian_prod(axis, axis), 0.03)
     x, score = distribution.sample(200, seed=1, dtype=F64)[10:17], distribution.score(sde)
@@ -124,8 +124,11 @@ def test_the_default_refines_single_points():
 
 
 def test_the_prior_in_place_of_p_t():
-    """Under VE data around 10 has p_T around 10, the prior is around 0: the correction at T takes the prior's gradient. With
-    the score's the error at 64 nodes was .009 nats for all points, seven times the stated one."""
+    """At T the correction uses the gradient of the prior, because the prior may differ from p_T.
+
+    Under VE, data around 10 has p_T around 10, and the prior is around 0. With the score in place of the prior's gradient,
+    the error at 64 nodes was .009 nats for all points, seven times the stated error.
+    """
     sde, distribution, x = PROCESSES["ve"], DISTRIBUTIONS["shifted"], points("shifted")
     for solver, most in ((Multistep(64), 3e-3), (Multistep(64, tolerance=1e-4), 1e-4)):
         found = log_likelihood(sde, distribution.score(sde), x, solver=solver, divergence=Exact())
@@ -135,7 +138,7 @@ def test_the_prior_in_place_of_p_t():
 
 
 def test_honest_under_blurring():
-    """Every mode runs at a rate of its own on one clock: with 8 nodes the divergence is not resolved."""
+    """Every mode has its own rate on a common clock. With 8 nodes the divergence is not resolved."""
     sde, distribution = BlurringSDE((8,), blur=3.0), GaussianMixture(torch.zeros(1, 8, dtype=F64), 0.2)
     x = distribution.sample(6, seed=1, dtype=F64)
 
@@ -149,7 +152,7 @@ def test_honest_under_blurring():
 
 
 def test_noise_of_the_probes_is_no_integration_error():
-    """With one probe ``solver_error`` stays near that of the exact trace: more nodes would not remove what the probe adds."""
+    """With one probe ``solver_error`` remains near that of the exact trace, because ``trace_error`` states the noise."""
     sde, turn = PROCESSES["vp"], torch.linalg.qr(torch.arange(64.0, dtype=F64).sin().reshape(8, 8))[0]
     covariance = turn @ torch.linspace(0.1, 1.0, 8, dtype=F64).square().diag() @ turn.mT
     distribution = GaussianMixture(torch.zeros(1, 8), covariances=(0.5 * (covariance + covariance.mT))[None])
@@ -171,7 +174,7 @@ class TestQuadrature:
         assert float(quadrature_square(self.u, 4, g, None).max()) < 1e-28
 
     def test_a_cubic_s_difference_between_orders(self):
-        """For u^3 the quadratic through three of four nodes errs by the integral of their product."""
+        """For u^3, the error of the quadratic through three of four nodes is the integral of their product."""
         weights, first = between_orders(self.u, 4), Increments.of(self.u, 4).first
         g = self.u**3
         k = 2  # the interval (.7, 1.4): the quadratic is through .7, 1.4 and 1.9
@@ -217,14 +220,14 @@ class TestMeanAndSpread:
         with pytest.raises(ValueError, match="centre has 3 numbers, but the event has 2 coordinates"):
             log_likelihood(VPSDE(), lambda x, t: -x, torch.ones(1, 2), solver=Multistep(grid=grid))
 
-    def test_the_centre_is_in_the_text_and_may_be_missing(self):
+    def test_the_centre_is_in_the_text_and_optional(self):
         grid = standard_grid(VPSDE(), 1e-5, 0.3, (1.0, 2.0))
         assert FlowGrid.from_json(grid.to_json()) == grid
         old = grid.to_json().replace(', "centre": [1.0, 2.0]', "")
         assert FlowGrid.from_json(old) == standard_grid(VPSDE(), 1e-5, 0.3)
 
     def test_likelihood_does_not_change_with_the_place_of_the_data(self):
-        """A fitted grid moves with the data: under VE log p at x + 100 is that at x for data moved by 100."""
+        """A fitted grid moves with the data: under VE, log p at x + 100 for moved data equals log p at x."""
         sde, found = VESDE(0.01, 50.0), []
         for place in (0.0, 100.0):
             distribution = GaussianMixture(torch.tensor([[place, place], [place + 1.0, place]], dtype=F64), 0.2)
@@ -236,7 +239,7 @@ class TestMeanAndSpread:
 
 
 def test_a_grid_is_made_where_the_trace_hardly_varies():
-    """Spreads below what float32 holds are kept as the smallest that count."""
+    """A spread below the range of float32 is replaced by the smallest spread that counts."""
     u = torch.linspace(-5.0, 3.0, 200, dtype=torch.float64)
     spread = torch.cat((torch.full((100,), 1e-60, dtype=torch.float64), torch.ones(100, dtype=torch.float64)))
     grid = grid_from(1e-3, u, torch.ones(198, dtype=torch.float64), spread, 0.5, 0.1)

@@ -1,4 +1,4 @@
-"""log-likelihood by the probability flow, against closed forms; the trace estimators; bits/dim; refusals."""
+"""log-likelihood by the probability flow against closed forms; trace estimators; bits/dim; refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mixture(d, count=4, seed=0, centre=0.0):
 @pytest.mark.parametrize("d", [2, 16, 64])
 @pytest.mark.parametrize("name", SDES)
 def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
-    """Exact score and trace, RK45 at 1e-5, every one of 16 samples. The data has mean zero: see the next test."""
+    """Exact score and trace, RK45 at 1e-5, for each of 16 samples. The data has mean zero; the next test has other means."""
     sde, distribution = SDES[name], mixture(d)
     x = distribution.sample(16, seed=1, dtype=torch.float64)
     found = log_likelihood(sde, distribution.score(sde), x, solver=ScipyODE(), divergence=Exact())
@@ -50,8 +50,11 @@ def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
 
 @pytest.mark.parametrize("name", some_long(SDES, ["subvp", "ve"]))
 def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, worst):
-    """The mean of p_T is alpha(T) times the data's, the prior's is zero: for data with mean 1 in 2 dimensions that is
-    thousandths of a bit, no solver's error, and exactly log prior - log p_T at the latent."""
+    """For data with mean 1, the difference to the closed form is log prior - log p_T at the latent.
+
+    The mean of p_T is alpha(T) times that of the data, and the prior's mean is zero. In 2 dimensions the difference is some
+    thousandths of a bit, and it is not the solver's error.
+    """
     sde, distribution = SDES[name], mixture(2, centre=1.0)
     x = distribution.sample(16, seed=1, dtype=torch.float64)
     found = log_likelihood(sde, distribution.score(sde), x, divergence=Exact(), tolerance=1e-5)
@@ -65,7 +68,7 @@ def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, wor
 
 
 def test_a_planted_half_is_seen():
-    """g^2 in place of g^2 / 2 in the flow's drift moves the likelihood by far more than the tolerance above."""
+    """g^2 in place of g^2 / 2 in the flow's drift changes the likelihood by far more than the tolerance above."""
     sde, distribution = SDES["vp"], mixture(16)
     x = distribution.sample(4, seed=1, dtype=torch.float64)
     score = distribution.score(sde)
@@ -88,8 +91,11 @@ def test_any_event_shape(shape):
 
 @pytest.mark.parametrize("distribution", some_long(["rademacher", "gaussian"], ["gaussian"]))
 def test_probes_are_unbiased_and_their_standard_error_is_honest(distribution):
-    """64 probes for each of 24 samples: |error| < 2 standard errors for at least 80 % (95 % expected: fewer than 80 % has
-    probability 2e-4), and the mean error within 4 of its own (a false alarm in 16,000)."""
+    """64 probes for each of 24 samples.
+
+    |error| < 2 standard errors for at least 80 % (95 % are expected; fewer than 80 % has probability 2e-4), and the mean
+    error is within 4 of its standard errors (false-alarm rate 1 in 16,000).
+    """
     sde, mix = SDES["vp"], mixture(8)
     x = mix.sample(24, seed=2, dtype=torch.float64)
     exact = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(), divergence=Exact())
@@ -103,21 +109,21 @@ def test_probes_are_unbiased_and_their_standard_error_is_honest(distribution):
 
 
 class Loud(Hutchinson):
-    """Planted: probes of variance 2."""
+    """Planted error: probes of variance 2."""
 
     def stream(self, x, noise):
         take = super().stream(x, noise)
         return lambda first, count: math.sqrt(2.0) * take(first, count)
 
 
-def test_one_fixed_probe_does_not_know_its_error():
+def test_one_fixed_probe_has_no_error_estimate():
     x = torch.zeros(2, 3)
     found = log_likelihood(SDES["vp"], lambda x, t: -x, x, solver=ScipyODE())
     assert bool(found.standard_error.isnan().all())
 
 
-def test_a_likelihood_does_not_know_its_batch():
-    """Probes belong to the sample; the batch shares the solver's steps, so equality holds to about its tolerance."""
+def test_a_likelihood_does_not_depend_on_its_batch():
+    """Probes depend only on the sample. The batch shares the solver's steps, so results agree within its tolerance."""
     sde, mix = SDES["subvp"], mixture(6)
     x = mix.sample(9, seed=3, dtype=torch.float64)
     whole = log_likelihood(sde, mix.score(sde), x, solver=ScipyODE(rtol=1e-7, atol=1e-7), seed=5)
@@ -150,8 +156,8 @@ def test_any_scipy_method(method):
 
 
 class TestBitsPerDim:
-    def test_uniform_levels_cost_their_logarithm(self):
-        """A uniform density over [-1, 1]^d is log2(levels) bits for every coordinate, whatever the range."""
+    def test_uniform_levels_have_the_bits_of_their_logarithm(self):
+        """A uniform density over the range has log2(levels) bits for every coordinate, for any range."""
         for low, high in ((-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)):
             log_prob = torch.tensor([-6 * math.log(high - low)])
             assert torch.allclose(bits_per_dim(log_prob, (2, 3), Quantized(17, low, high)), torch.tensor(math.log2(17)))
@@ -175,7 +181,7 @@ class TestBitsPerDim:
         with pytest.raises(ValueError, match=r"discrete data only.*report nats, here 6 per example or 3 per dimension"):
             bits_per_dim(torch.tensor([-6.0]), (2,), Affine())
 
-    def test_real_data_pays_for_its_scale(self):
+    def test_nats_of_real_data_include_its_scale(self):
         with pytest.raises(ValueError, match=f"here {6 + 2 * math.log(10):.6g} per example"):
             bits_per_dim(torch.tensor([-6.0]), (2,), Affine(scale=10.0))
 
@@ -205,14 +211,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match="either solver or tolerance"):
             log_likelihood(VPSDE(), self.score, torch.zeros(3, 2), solver=ScipyODE(), tolerance=1e-5)
 
-    def test_a_score_that_breaks_names_the_time(self):
+    def test_a_score_that_is_not_finite_names_the_time(self):
         def score(x, t):
             return torch.where(t[:, None] > 0.99, torch.full_like(x, math.inf), -x)
 
         with pytest.raises(SolverError, match=r"not finite at t=1 for batch positions \[0, 1, 2\]"):
             log_likelihood(VPSDE(), score, torch.ones(3, 2))
 
-    def test_a_solver_that_runs_away(self):
+    def test_a_solver_that_diverges(self):
         with pytest.raises(SolverError, match="max_nfe=10"):
             log_likelihood(VPSDE(), mixture(2).score(VPSDE()), torch.ones(3, 2), solver=ScipyODE(max_nfe=10))
 
@@ -236,7 +242,7 @@ def test_a_tolerance_below_rounding_is_refused():
 
 
 def test_known_biases_of_a_shifted_matrix_process():
-    """The prior's mean is a state's leading dimensions, not its last: (1, k) against (B, k, *event)."""
+    """The prior's mean has the leading dimensions of a state, not the last: (1, k) against (B, k, *event)."""
     pull = torch.tensor([[0.0, 4.0], [-4.0, -8.0]], dtype=torch.float64)
     push = torch.tensor([[0.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
     x = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(3, 2)
@@ -249,7 +255,7 @@ def test_known_biases_of_a_shifted_matrix_process():
 
 @pytest.mark.parametrize("sde", some_long([VPSDE(), VESDE(0.01, 20.0)], [VESDE(0.01, 20.0)]), ids=["vp", "ve"])
 def test_the_likelihood_of_a_chain_is_that_of_the_flow_of_its_process(sde):
-    """Its tables are no flow: both engines and the biases take the process's own kernels, and the chain's score as it is."""
+    """Both solvers and the biases use the continuous process's own kernels, and the chain's score."""
     mixture = GaussianMixture(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([0.3, 0.2]))
     x, chain = mixture.sample(4, dtype=torch.float64), sde.discretize(1000)
     score = mixture.score(chain)
@@ -264,9 +270,10 @@ def test_the_likelihood_of_a_chain_is_that_of_the_flow_of_its_process(sde):
 
 
 def test_the_cutoff_of_a_state_that_is_more_than_the_data():
-    """Langevin diffusion at 1e-5, in the mean over velocities, which come in pairs v, -v of length E|v|^2: the
-    contraction of the
-    velocities, 1.6e-4 nats a coordinate, is made good by their noise and does not count."""
+    """The contraction of the velocities, 1.6e-4 nats a coordinate, is compensated by their noise and does not count.
+
+    Langevin diffusion at 1e-5, in the mean over velocities, which come in pairs v, -v of length E|v|^2.
+    """
     sde, distribution = CriticallyDampedLangevin(), GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 0.4)
     x = torch.tensor([[0.3], [0.3]], dtype=torch.float64)
     v = (sde.gamma * sde.mass) ** 0.5 * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Grids of Multistep: text, nodes, fits to a score, and how probes are shared among the nodes."""
+"""Grids of Multistep: text, nodes, fits to a score, and the allocation of probes to the nodes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TestGrids:
     @classmethod
     @cache
     def text(cls):
-        """A fitted grid's JSON, made once."""
+        """The JSON text of a fitted grid, computed once."""
         return cls().fitted().to_json()
 
     def fitted(self, **options):
@@ -86,7 +86,7 @@ class TestGrids:
                 assert (float(u[0]), float(u[-1])) == (grid.u[0], grid.u[-1])
 
     def test_a_fitted_grid_beats_the_standard_one(self):
-        """At equal nodes, on samples that it did not see."""
+        """With equal nodes, on samples that were not used for the fit."""
         x = DISTRIBUTION.sample(12, seed=8, dtype=F64)
         score = DISTRIBUTION.score(self.SDE)
         exact = log_likelihood(self.SDE, score, x, solver=Multistep(512), divergence=Exact()).log_prob
@@ -101,7 +101,7 @@ class TestGrids:
 
     @pytest.mark.parametrize("divergence", [Hadamard(count=3), HutchPlusPlus(count=6), Hutchinson(count=2, fixed=True)])
     def test_probes_of_a_fitted_grid(self, divergence):
-        """As many as were asked for, in all; what cannot be shared out is the same at every node."""
+        """The total number of probes is the requested one, also for divergences with the same number at every node."""
         grid = self.fitted()
         found = log_likelihood(
             self.SDE, DISTRIBUTION.score(self.SDE), X, solver=Multistep(32, grid), divergence=divergence
@@ -119,8 +119,8 @@ class TestGrids:
         assert min(counts) >= 1
         assert counts[int(spread.argmax())] == max(counts) > min(counts)
 
-    def test_a_gaussian_s_own_score_has_nothing_to_learn_from(self):
-        """No bend and no spread: nodes and probes are even, not undefined."""
+    def test_a_grid_for_the_score_of_a_gaussian_is_uniform(self):
+        """Without curvature and spread, nodes and probes are uniform and not undefined."""
         u = torch.linspace(-7.0, 5.0, 60, dtype=F64)
         grid = grid_from(1e-5, u, torch.zeros(58, dtype=F64), torch.zeros(60, dtype=F64), 0.5, 0.5)
         steps = grid.nodes(9).diff()
@@ -129,7 +129,7 @@ class TestGrids:
         fitted = fit_grid(self.SDE, lambda x, t: -x, X, fine=40)
         assert sum(fitted.allotment(fitted.nodes(8), torch.ones(8, dtype=F64), 3)) == 24
 
-    def test_a_score_that_breaks_makes_no_grid(self):
+    def test_no_grid_for_a_score_that_is_not_finite(self):
         with pytest.raises(SolverError, match="no grid can be made"):
             fit_grid(self.SDE, Broken([1], 0.5), X, fine=40)
 
@@ -137,7 +137,7 @@ class TestGrids:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.floats(0.0, 1e30), min_size=1, max_size=40), st.integers(1, 9))
 def test_allot(wanted, mean):
-    """The mean is kept, nobody goes without, and who wants more does not get less, to rounding."""
+    """The mean is kept, every node has a probe, and a larger weight never gets fewer probes, to rounding."""
     wanted = torch.tensor(wanted, dtype=F64)
     found = torch.tensor(allot(wanted, mean), dtype=F64)
     assert int(found.sum()) == mean * len(wanted)

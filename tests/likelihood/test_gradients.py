@@ -1,4 +1,4 @@
-"""Gradients of log p: against finite differences, in bounded memory, and towards the score itself."""
+"""Gradients of log p: against finite differences, with bounded memory, and against the score itself."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Net(torch.nn.Module):
         return (hidden @ self.last).reshape(shape) + x
 
     def note(self, hidden):
-        """Called with the activations."""
+        """Called with the activations of each layer."""
 
 
 class Watched(Net):
-    """One that remembers, without holding them, the activations of its calls."""
+    """A network that records its activations by weak references."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class Watched(Net):
         self.most_alive = max(self.most_alive, self.alive())
 
     def alive(self):
-        """Activations that something still holds."""
+        """Activations that are still referenced."""
         return sum(not ref.expired() for ref in self.seen)
 
 
@@ -59,7 +59,7 @@ def example(sde, network=None, dtype=F64):
 
 
 def difference(f, value, where, h=1e-5):
-    """Central difference of f by one entry of the tensor ``value``, changed in place."""
+    """Central difference of f with respect to one entry of the tensor ``value``, which is changed in place."""
     with torch.no_grad():
         kept = value[where].item()
         value[where] = kept + h
@@ -83,7 +83,7 @@ def difference(f, value, where, h=1e-5):
     ids=repr,
 )
 def test_against_finite_differences(sde, divergence):
-    """By x and by the network's weights; probes keyed by the seed stay as they are."""
+    """With respect to x and the network's weights. The probes, keyed by the seed, do not change."""
     model, x = example(sde)
     x.requires_grad_(True)
     net = model.network
@@ -107,9 +107,10 @@ def test_against_finite_differences(sde, divergence):
 
 
 def test_a_learned_schedule_against_finite_differences():
-    """By its parameters, the ends too. log p hardly depends on the shape between them: what it seems to is the grid's error.
+    """With respect to its parameters, including the end points.
 
-    A graph that follows the kernels and not the clock is wrong by half in log_rise, by 0.06 in w and by 1 in a.
+    log p hardly depends on the shape between the end points; what appears as a dependence is the grid's error. A graph that
+    follows the kernels and not the clock is wrong by half in log_rise, by 0.06 in w and by 1 in a.
     """
     sde = LearnedSNRSDE(6.0, -4.0, hidden=2, train_ends=True).double()
     with torch.no_grad():
@@ -127,8 +128,8 @@ def test_a_learned_schedule_against_finite_differences():
         assert float(slope.reshape(-1)[0]) == pytest.approx(wanted, rel=1e-2, abs=1e-2)
 
 
-def test_a_basis_that_is_held_still_leaves_the_gradient_unbiased():
-    """Hutch++ does not differentiate its basis. In three dimensions its sketch is complete, the rest nothing: exact."""
+def test_a_basis_without_gradient_leaves_the_gradient_unbiased():
+    """Hutch++ does not differentiate its basis. In three dimensions its sketch is complete and the rest zero, so it is exact."""
     sde = VPSDE()
     model, x = example(sde)
     slopes = []
@@ -138,8 +139,8 @@ def test_a_basis_that_is_held_still_leaves_the_gradient_unbiased():
     assert torch.allclose(*slopes, rtol=1e-8, atol=1e-8 * float(slopes[0].abs().max()))
 
 
-def test_backward_fills_a_training_step():
-    """``loss.backward()`` in float32, as a user would; every parameter gets a gradient, and a step along it helps."""
+def test_backward_gives_a_training_step():
+    """``loss.backward()`` in float32, as in training: every parameter has a gradient, and a step improves the loss."""
     sde = VPSDE()
     model, x = example(sde, dtype=torch.float32)
 
@@ -158,8 +159,10 @@ def test_backward_fills_a_training_step():
 
 
 def test_memory_does_not_grow_with_the_nodes():
-    """No activation outlives its node; only states of the path do, the same few for each. What the network itself keeps in
-    one evaluation bounds what is alive at any time, in the backward pass too."""
+    """No activation is kept after its node; only states of the path are, the same number for each node.
+
+    The activations of one evaluation bound those that are alive at any time, also in the backward pass.
+    """
     sde, most, kept = VPSDE(), [], []
     for nodes in (8, 16, 32):
         model, x = example(sde, Watched())
@@ -183,8 +186,8 @@ def test_memory_does_not_grow_with_the_nodes():
     assert states < 12
 
 
-def test_an_evaluation_that_is_kept_would_be_seen():
-    """Planted: the same without recomputation."""
+def test_an_evaluation_that_keeps_its_graph_is_detected():
+    """Planted error: the same without recomputation."""
     from scoresde.likelihood import path
 
     model, x = example(VPSDE(), Watched())
@@ -199,7 +202,7 @@ def test_an_evaluation_that_is_kept_would_be_seen():
 
 
 def test_the_gradient_by_x_is_the_score():
-    """For an exact score, grad log p(x) at t_min: to a thousandth, and not for a planted half."""
+    """For an exact score, the gradient is grad log p(x) at t_min to a thousandth. A planted factor 1/2 is detected."""
     distribution = GaussianMixture(torch.tensor([[-0.6, 0.3], [0.4, -0.2]], dtype=F64), 0.4)
     sde = VESDE(0.01, 300.0)
     x = distribution.sample(5, seed=2, dtype=F64).requires_grad_(True)

@@ -26,7 +26,7 @@ from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, Broken, X
     ],
     ids=repr,
 )
-def test_a_sample_does_not_know_its_batch(name, divergence):
+def test_a_sample_does_not_depend_on_its_batch(name, divergence):
     sde = PROCESSES[name]
     whole = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(16), divergence=divergence, seed=3)
     alone = log_likelihood(
@@ -37,7 +37,7 @@ def test_a_sample_does_not_know_its_batch(name, divergence):
 
 
 class Counted:
-    """Calls of the score, and its samples."""
+    """Counts the calls of the score and its samples."""
 
     def __init__(self, score, forward=False):
         self.score, self.calls, self.samples = score, 0, []
@@ -75,7 +75,7 @@ def smooth_score(x, t):
 
 
 def test_the_tolerance_is_met_by_doubling_for_each_sample_that_needs_it():
-    """A sharp and a smooth sample: only the former is done again, and the work is the sum of what was done."""
+    """Of a sharp and a smooth sample only the sharp one is computed again. The work is the sum of both passes."""
     sde = PROCESSES["vp"]
     coarse = log_likelihood(sde, DISTRIBUTION.score(sde), X, solver=Multistep(32), divergence=Exact())
     bits = coarse.solver_error / (2 * math.log(2.0))
@@ -109,8 +109,8 @@ def test_a_score_that_is_not_finite_costs_one_sample(divergence):
     assert torch.equal(found.trace_error[others], clean.trace_error[others])
 
 
-def test_samples_that_fail_only_when_done_again_leave_the_others_alone():
-    """The score breaks between the nodes of the first pass: all that are done again fail, and the rest are as they were."""
+def test_samples_that_fail_when_refined_do_not_affect_the_others():
+    """The score is not finite between the nodes of the first pass: all refined samples fail, and the others are unchanged."""
     sde = PROCESSES["vp"]
     times = sde.time_of_log_spread(standard_grid(sde, 1e-5).nodes(32))
     score = DISTRIBUTION.score(sde)
@@ -178,8 +178,8 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"{name}="):
             Multistep(**options)
 
-    def test_no_graph_unless_it_is_asked_for(self):
-        """A graph that follows x through some of the steps would give a gradient, and a wrong one."""
+    def test_no_graph_unless_requested(self):
+        """A graph to x through only some of the steps would give a wrong gradient."""
         x = X.clone().requires_grad_(True)
         for solver in (Multistep(16), RungeKutta(), ScipyODE()):
             found = log_likelihood(PROCESSES["vp"], DISTRIBUTION.score(PROCESSES["vp"]), x, solver=solver)

@@ -1,6 +1,6 @@
-"""The order of Multistep's fixed grid, before and after the score's correction.
+"""The order of convergence of Multistep's fixed grid, with and without the score's correction.
 
-Reference: SciPy's eighth-order method at 1e-9 with the exact divergence, which shares only the process with it.
+The reference is SciPy's eighth-order method at 1e-9 with the exact divergence, which shares only the process with Multistep.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def nodes_of(name):
     "name", [pytest.param(n, marks=pytest.mark.long) if n not in ("vp", "ve") else n for n in PROCESSES]
 )
 def test_order_four_with_the_score_s_correction(name, worst):
-    """At least 3.5 over a factor of four in nodes; where the cubics are not yet in their element it falls faster."""
+    """At least 3.5 over a factor of four in nodes. On grids that are too coarse for the cubics the error decreases faster."""
     nodes, found = nodes_of(name), right_errors(name)
     worst(f"multistep with {nodes[-1]} nodes against SciPy at 1e-9, nats, {name}", found[-1])
     assert order(nodes, found) > 3.5, found
@@ -70,8 +70,10 @@ LONG = [pytest.param(name, marks=pytest.mark.long) for name in PROCESSES if name
 
 @pytest.mark.parametrize("name", ["vp", *LONG])
 def test_order_three_without_it(name, monkeypatch):
-    """Step 1 alone is Adams-Moulton's third order, and the correction is what takes the error down from there. The latent has
-    the jumps in it either way, and under Langevin diffusion that is a good part of the correction."""
+    """Step 1 alone has the third order of Adams-Moulton, and the correction increases the order.
+
+    The latent contains the jumps in both cases, and under Langevin diffusion that is a good part of the correction.
+    """
     nodes = (256, 384, 512, 768, 1024) if name == "cld" else (64, 96, 128, 192, 256)
     monkeypatch.setattr(path, "_dot", lambda a, b: torch.zeros(len(a), dtype=F64))
     found = errors(name, nodes)
@@ -96,7 +98,7 @@ def gaussian_trace_dropped(monkeypatch):
 
 
 def corrector_of_lower_order(monkeypatch):
-    """The state goes on from the predicted place in place of the corrected one."""
+    """The state continues from the predicted value in place of the corrected one."""
     adams = path.adams
 
     def lower(u, order):

@@ -1,4 +1,4 @@
-"""What a likelihood costs a GPU in addition to the score: tensor operations at each node, and waits for the device."""
+"""The cost of a likelihood on a GPU in addition to the score: tensor operations at each node, and waits for the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def events(dtype=torch.float32):
 
 
 def cost(sde, **arguments):
-    """Operations and waits of a node, and of all the rest."""
+    """Operations and waits of a node, and of everything else."""
     few, many = (
         counted(lambda n=n: log_likelihood(sde, score, events(), solver=Multistep(n), **arguments)) for n in (16, 32)
     )
@@ -55,7 +55,7 @@ def test_a_node_and_what_comes_before(sde, divergence):
 
 
 def test_the_default_call():
-    """64 nodes, none of the points above its tolerance."""
+    """64 nodes, with no point above the tolerance."""
     found = counted(lambda: log_likelihood(VPSDE(), score, events()))
     assert found.operations <= 64 * NODE + SETUP
     assert found.waits <= WAITS
@@ -70,7 +70,7 @@ def test_points_that_are_refined_cost_one_wait_more_each_time():
 
 
 def test_nodes_with_different_numbers_of_probes():
-    """A fitted grid's; estimates are put together in groups, a number of operations that the nodes do not change."""
+    """For a fitted grid the estimates are combined in groups. The number of these operations does not depend on the nodes."""
     plain = standard_grid(VPSDE(), 1e-5)
     grid = FlowGrid(plain.t_min, plain.u, plain.share, tuple(0.2 + k / 200 for k in range(401)), 0.5)
     found = {}

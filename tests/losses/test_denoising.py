@@ -3,8 +3,8 @@
 For data N(0, c^2) everything is known: with v = alpha^2 c^2 + sigma^2 the score is -x / v, the least variance-weighted
 loss alpha^2 c^2 / v per coordinate, and the likelihood-weighted loss of another Gaussian's score is a Kullback-Leibler
 divergence (Song et al. 2021b, arXiv:2101.09258, theorem 1, with equality where the model is a diffused density). These
-expectations are taken by Gauss's quadrature, which is exact for the quadratic losses: no statistics. The distributions of t are
-compared by statistics, at a stated number of standard errors.
+expectations are taken by Gauss's quadrature, which is exact for the quadratic losses: no statistics. The distributions of t
+are compared by statistics, at a stated number of standard errors.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def expected(loss, model, t):
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 @pytest.mark.parametrize("t", [1e-5, 1e-3, 0.1, 0.5, 1.0])
 def test_the_least_expected_loss(t, sde):
-    """alpha^2 c^2 / v at the exact score; (1 + e) times it costs e^2 sigma^2 / v more, a shift its square."""
+    """alpha^2 c^2 / v for the exact score. (1 + e) times the score costs e^2 sigma^2 / v more, and a shift its square."""
     t, loss = torch.tensor(t, dtype=F64), DenoisingScoreMatching(sde)
     signal, sigma = (sde.alpha(t) * C) ** 2, sde.sigma(t)
     least = float(signal / (signal + sigma**2))
@@ -105,7 +105,7 @@ def test_likelihood_weighting_is_a_divergence(sde):
 
 
 def test_the_bound_holds_for_a_score_of_no_density():
-    """KL(p_a || model) is not known for a score that is no gradient of a diffused density, but the excess is positive."""
+    """For a score that is not the gradient of a diffused density, KL(p_a || model) is unknown, but the excess is positive."""
     sde, exact = VPSDE(), gaussian_score(VPSDE())
     loss = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")
     for t in torch.tensor([1e-3, 0.1, 1.0], dtype=F64):
@@ -118,8 +118,8 @@ def test_the_bound_holds_for_a_score_of_no_density():
 
 @pytest.mark.parametrize("times", [UniformTime(), UniformLogNoise()])
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_the_draw_of_an_example_is_its_own(dtype, times):
-    """Times, noise and noisy data are equal to the bit alone, in a batch, and in another order."""
+def test_the_draw_of_an_example_depends_only_on_its_key(dtype, times):
+    """Times, noise and noisy data are bitwise equal alone, in a batch, and in another order."""
     loss = DenoisingScoreMatching(VPSDE(), "likelihood", times=times, seed=4)
     x0, order = normal((7, 2, 3), dtype=dtype), torch.tensor([6, 2, 0, 5, 1, 3, 4])
     whole = loss.draw(x0, step=3, indices=torch.arange(100, 107))
@@ -135,7 +135,7 @@ def test_the_draw_of_an_example_is_its_own(dtype, times):
         assert torch.allclose(draw.x_t, whole.x_t[rows], rtol=4 * torch.finfo(dtype).eps)
 
 
-def test_the_loss_of_an_example_is_its_own():
+def test_the_loss_of_an_example_depends_only_on_its_key():
     loss, score = DenoisingScoreMatching(VPSDE()), gaussian_score(VPSDE())
     x0 = normal((7, 2, 3))
     whole = loss(score, x0, step=0)
@@ -146,7 +146,7 @@ def test_the_loss_of_an_example_is_its_own():
 
 
 def test_calls_count_as_steps():
-    """Calls without a step draw afresh, as steps 0, 1, ...; a step that is given repeats and is not counted."""
+    """Calls without a step have new draws, as steps 0, 1, ... An explicit step repeats its draws and is not counted."""
     loss, score, x0 = DenoisingScoreMatching(VPSDE()), gaussian_score(VPSDE()), normal((5, 2))
     first = loss(score, x0)
     again = loss(score, x0, step=0)
@@ -204,7 +204,7 @@ def test_gradients_reach_a_network(prediction):
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_nothing_is_nan_down_to_t_min(sde, dtype):
-    """t = 1e-5, where sigma of sub-VP is 1e-6, with the likelihood's weight of 1e10 and more."""
+    """t = 1e-5, where sigma of sub-VP is 1e-6 and the likelihood weight is 1e10 and more."""
     mixture = GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.1)
     for times in (UniformTime(), UniformLogNoise()):
         loss = DenoisingScoreMatching(sde, "likelihood", times=times)
@@ -227,7 +227,7 @@ def test_a_chain_with_likelihood_weighting_is_refused(sde):
         DenoisingScoreMatching(sde.discretize(1000), "likelihood")
 
 
-def test_unknown_words_name_the_nearest():
+def test_unknown_words_name_the_closest_match():
     with pytest.raises(ValueError, match=r"weighting='likelyhood' is not known.*did you mean 'likelihood'"):
         DenoisingScoreMatching(VPSDE(), "likelyhood")
     with pytest.raises(ValueError, match=r"reduction='sum' is not known.*did you mean 'half_sum'"):
@@ -255,7 +255,7 @@ def test_bad_distributions_are_named(make, name):
         make()
 
 
-def test_a_range_that_the_process_does_not_meet_is_refused():
+def test_a_range_outside_that_of_the_process_is_refused():
     distribution = UniformLogNoise(100.0, 200.0)
     with pytest.raises(ValueError, match=r"low=100.0, high=200.0 are not allowed: .* sigma/alpha is between 0\.01"):
         distribution.times(VESDE(), U[:2])
@@ -272,12 +272,12 @@ def test_times_out_of_range_are_refused(bad):
 
 @pytest.mark.parametrize("cut", [lambda x: x[:, :1], lambda x: x[:1], lambda x: x[0]])
 def test_a_score_of_another_shape_is_refused(cut):
-    """Each of them broadcasts against the noise."""
+    """Each of these shapes would broadcast against the noise."""
     with pytest.raises(ValueError, match=r"model returned shape .*: it must return \(3, 2\)"):
         DenoisingScoreMatching(VPSDE())(lambda x, t: cut(-x), normal((3, 2)))
 
 
-def test_whole_numbers_are_no_data():
+def test_integer_data_is_refused():
     with pytest.raises(TypeError, match="x0 has dtype"):
         DenoisingScoreMatching(VPSDE())(gaussian_score(VPSDE()), torch.zeros(3, 2, dtype=torch.int64))
 

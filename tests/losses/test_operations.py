@@ -1,4 +1,4 @@
-"""What a training loss costs besides the network: operations, and waits for the device."""
+"""The cost of a training loss in addition to the network: operations, and waits for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.counting import counted
 
 
 class Echo(nn.Module):
-    """One operation."""
+    """A network of one operation."""
 
     def forward(self, x, label):
         return -x
@@ -21,7 +21,7 @@ class Echo(nn.Module):
 
 @pytest.mark.parametrize("prediction", ["noise", "score", "data", "velocity"])
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE()], ids=repr)
-def test_a_loss_is_few_operations_and_waits_for_nothing(sde, prediction):
+def test_a_loss_has_few_operations_and_no_waits(sde, prediction):
     model, loss, x0 = ScoreModel(Echo(), sde, prediction), DenoisingScoreMatching(sde), torch.randn(16, 3, 4)
     source = NoiseSource.of(0, len(x0))
     keywords = {"step": 0, "purposes": ("time", "perturb"), "dtypes": (x0.dtype, x0.dtype)}
@@ -32,8 +32,8 @@ def test_a_loss_is_few_operations_and_waits_for_nothing(sde, prediction):
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=repr)
-def test_a_noise_prediction_is_compared_as_it_is(sde):
-    """At t = 1e-5 a score is about 1e3 times the noise: what is not divided and multiplied again keeps its bits."""
+def test_a_noise_prediction_is_compared_directly(sde):
+    """At t = 1e-5 a score is about 1e3 times the noise. The noise is not divided and multiplied again, so it keeps its bits."""
     model, loss = ScoreModel(Echo(), sde, "noise", data_std=None), DenoisingScoreMatching(sde)
     draw = loss.draw(torch.ones(8, 2), t=torch.full((8,), 1e-5))
     assert torch.equal(model.noise(draw.x_t, draw.t), -draw.x_t)

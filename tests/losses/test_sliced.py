@@ -1,10 +1,10 @@
-"""Sliced score matching against closed forms, against the denoising loss, and a network trained by it where there is no kernel.
+"""Sliced score matching against closed forms and against the denoising loss.
 
 For Gaussian data and a score b - A x everything is known: with x_t ~ N(m, C) the expected loss is
 
-    -tr A + E ||b - A x||^2 / 2        least at A = C^-1, b = C^-1 m.
+    -tr A + E ||b - A x||^2 / 2        smallest at A = C^-1, b = C^-1 m.
 
-Expectations over x_t are taken by Gauss's quadrature and over directions by all 2^d signs: no statistics.
+Expectations over x_t are computed by Gauss quadrature, and over directions by all 2^d signs, without statistical errors.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ A, B = torch.tensor([[1.1, 0.3], [-0.4, 0.6]], dtype=F64), torch.tensor([0.2, 0.
 @pytest.mark.parametrize("weighting", ["uniform", "likelihood", "variance"])
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_the_expected_loss(sde, weighting, variance_reduced):
-    """lambda (-tr A + E ||b - A x||^2 / 2), and half the squared error above its least value, which is at the true score."""
+    """lambda (-tr A + E ||b - A x||^2 / 2), which exceeds its minimum, at the true score, by half the squared error."""
     t = torch.tensor(0.3, dtype=F64)
     mean, covariance = distribution(sde, t)
     given = (lambda t: sde.sigma(t) ** 2) if weighting == "variance" else weighting
@@ -111,7 +111,7 @@ def test_the_expected_loss(sde, weighting, variance_reduced):
 
 @pytest.mark.parametrize("variance_reduced", [True, False])
 def test_the_true_score_is_the_minimiser(variance_reduced):
-    """The gradient in A and b is zero there, and nowhere near zero for twice the score: a loss without its half."""
+    """The gradient in A and b is zero there. It is far from zero for twice the score, the result of a loss without its half."""
     sde, t = VPSDE(), torch.tensor(0.3, dtype=F64)
     mean, covariance = distribution(sde, t)
     exact = torch.linalg.inv(covariance)
@@ -126,7 +126,10 @@ def test_the_true_score_is_the_minimiser(variance_reduced):
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_the_gradient_is_the_denoising_loss_s(sde):
-    """In expectation, in A and b: both are W (A C - I + (A m - b) m^T) and W (b - A m) with W = sigma^2; not with another W."""
+    """The expected gradients in A and b agree with those of the denoising loss.
+
+    Both are W (A C - I + (A m - b) m^T) and W (b - A m) with W = sigma^2, and not with another W.
+    """
     t = torch.tensor(0.3, dtype=F64)
     mean, covariance = distribution(sde, t)
     a, b = A.clone().requires_grad_(True), B.clone().requires_grad_(True)
@@ -166,8 +169,11 @@ def test_likelihood_weighting_with_a_matrix(sde, variance_reduced):
 
 
 def test_likelihood_weighting_with_a_diffusion_of_x():
-    """dx = m x dt + n x dw from a log-normal distribution: E[g^2 score^2] = n^2 (1 + 1 / v), so c times the score costs
-    (c^2 / 2 - c) n^2 (1 + 1 / v): least at c = 1. With g taken out of the derivative it would not be."""
+    """dx = m x dt + n x dw from a log-normal distribution.
+
+    E[g^2 score^2] = n^2 (1 + 1 / v), so that c times the score costs (c^2 / 2 - c) n^2 (1 + 1 / v), smallest at c = 1. With
+    g outside the derivative the minimum would be elsewhere.
+    """
     n, m, v = 0.5, 0.2, 0.4
     sde = NonlinearSDE(lambda x, t: 0.3 * x, lambda x, t: n * x)
     nodes, weights = (torch.from_numpy(k) for k in np.polynomial.hermite_e.hermegauss(8))
@@ -231,7 +237,7 @@ def test_no_graph_where_gradients_are_off():
 @pytest.mark.parametrize("variance_reduced", [True, False])
 @pytest.mark.parametrize("event", [(), (3,), (1, 2, 3)])
 def test_the_loss_is_its_formula(event, variance_reduced):
-    """By the whole Jacobian, for several directions, any event shape."""
+    """Computed from the full Jacobian, for several directions and any event shape."""
     x0, d = normal((4, *event)), math.prod(event)
     matrix = normal((d, d), "matrix")
 
@@ -268,8 +274,8 @@ def test_a_model_that_does_not_depend_on_x():
 
 @pytest.mark.parametrize("sde", [VPSDE(), CUBIC], ids=["linear", "non-linear"])
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_the_draw_of_an_example_is_its_own(dtype, sde):
-    """Alone, in a batch, and in another order; noisy data to rounding, times and directions to the bit."""
+def test_the_draw_of_an_example_depends_only_on_its_key(dtype, sde):
+    """Alone, in a batch, and in another order: noisy data agrees to rounding, times and directions bitwise."""
     loss = SlicedScoreMatching(sde, 2, seed=4)
     x0, order = normal((7, 2, 3), dtype=dtype), torch.tensor([6, 2, 0, 5, 1, 3, 4])
     whole = loss.draw(x0, step=3, indices=torch.arange(100, 107))
@@ -293,7 +299,7 @@ def test_a_linear_process_s_draws_are_the_denoising_loss_s(sde):
 
 @pytest.mark.parametrize("sde", [VPSDE(), CUBIC], ids=["linear", "non-linear"])
 def test_calls_count_as_steps(sde):
-    """Calls without a step draw afresh, as steps 0, 1, ...; a step that is given repeats and is not counted."""
+    """Calls without a step have new draws, as steps 0, 1, ... An explicit step repeats its draws and is not counted."""
     loss, x0, model = SlicedScoreMatching(sde), normal((5, 2)), network(d=2)[1]
     first = loss(model, x0)
     again = loss(model, x0, step=0)
@@ -317,7 +323,7 @@ def test_a_condition_reaches_the_model():
     SlicedScoreMatching(VPSDE())(model, normal((5, 2)), wanted=3)
 
 
-def test_a_chain_takes_its_instants():
+def test_a_chain_uses_its_instants():
     chain = VPSDE().discretize(100)
     loss = SlicedScoreMatching(chain)
     assert loss.times == ChainTimes()
@@ -327,7 +333,7 @@ def test_a_chain_takes_its_instants():
 
 @dataclass(frozen=True)
 class Late(TimeDistribution):
-    """r = (t - t_min) / (T - t_min) with density (1 + 2 r) / 2; or one that forgets its density: the planted error."""
+    """r = (t - t_min) / (T - t_min) with density (1 + 2 r) / 2; the planted error omits the density."""
 
     t_min: float = 0.01
     forgets: bool = False

@@ -15,7 +15,7 @@ from tests.sde import fokker_planck
 
 
 def train(model, loss, pool, steps, batch, rate=1e-2):
-    """Adam on a pool of draws, the rate down to 0 by a cosine."""
+    """Adam on a pool of draws, with a cosine decay of the learning rate to 0."""
     parameters = list(model.parameters())
     optimiser = torch.optim.Adam(parameters, rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -45,7 +45,7 @@ class Net(torch.nn.Module):
 
 @pytest.mark.long
 def test_a_score_from_noised_samples_alone():
-    """Four modes in the plane with noise of .5: E ||s - score||^2 / E ||score||^2 at most .02, .0065 when written."""
+    """Four modes in the plane with noise of .5: E ||s - score||^2 / E ||score||^2 is at most .02 (.0065 when written)."""
     sde = VESDE(0.01, 10.0)
     means = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
     data = GaussianMixture(means, 0.3, torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -63,10 +63,12 @@ def test_a_score_from_noised_samples_alone():
 
 
 @pytest.mark.long
-def test_a_score_where_there_is_no_kernel():
-    """dx = -x^3 dt + dw from two modes: the density-weighted squared error over the squared score, against the Fokker-Planck
-    equation, at most .03 at every time; .011, .003, .004 when written. Half the score, which the loss without its half would
-    give, is .25 off."""
+def test_a_score_of_a_process_without_kernel():
+    """dx = -x^3 dt + dw from two modes, against the Fokker-Planck equation.
+
+    The density-weighted squared error divided by the squared score is at most .03 at every time (.011, .003, .004 when
+    written). Half the score, the result of a loss without its half, has .25.
+    """
     sde = NonlinearSDE(lambda x, t: -(x**3), lambda t: torch.ones_like(t), steps=100)
     loss, model = SlicedScoreMatching(sde, times=UniformTime(0.05), seed=1), Net(1, 48, timed=True)
     train(model, loss, loss.draw(fokker_planck.START.sample(262144, seed=3), step=0), steps=2000, batch=1024)

@@ -1,4 +1,4 @@
-"""Distributions of t: what they draw, their densities, and that no distribution changes the objective."""
+"""Distributions of t: their draws and densities; no distribution changes the objective."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_distribution_s_density_is_the_slope_of_its_times(distribution, sde):
 
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
-def test_log_noise_is_uniform_where_it_says(sde):
+def test_log_noise_is_uniform_in_its_range(sde):
     distribution, u = UniformLogNoise(0.02, 3.0), torch.linspace(0.01, 0.99, 9, dtype=F64)
     t = distribution.times(sde, u)
     ratio = (sde.sigma(t) / sde.alpha(t)).log()
@@ -52,7 +52,7 @@ def test_log_noise_gives_every_example_the_same_likelihood_weight(sde):
 
 @dataclass(frozen=True)
 class Early(TimeDistribution):
-    """t_min + (T - t_min) u^2: a distribution of one's own, with twice the square root's slope as density."""
+    """t_min + (T - t_min) u^2: a custom distribution."""
 
     t_min: float
 
@@ -65,7 +65,7 @@ class Early(TimeDistribution):
 
 @dataclass(frozen=True)
 class Forgets(TimeDistribution):
-    """A distribution whose density is forgotten: the planted error."""
+    """Planted error: a distribution that omits its density."""
 
     distribution: TimeDistribution
 
@@ -115,7 +115,7 @@ def test_log_noise_under_ve_is_uniform_time():
 
 
 @pytest.mark.parametrize("steps", [2, 10, 1000])
-def test_chain_times_are_the_instants_alike(steps):
+def test_chain_times_are_the_instants_with_equal_probability(steps):
     chain = VPSDE(0.1, 1.5).discretize(steps)
     u = (torch.arange(steps, dtype=F64) + 0.5) / steps
     t = ChainTimes().times(chain, u)
