@@ -5,8 +5,9 @@
 On a GPU each operation costs a kernel launch of about 5 us, and each ``.item()``, ``float(tensor)`` or ``bool(tensor)``
 waits for the device. The operations of a step are the difference between runs with 40 and 20 steps, divided by 20. The
 score counts as one operation, which is subtracted. The set-up is the rest of a run: grid, coefficients, checks and
-result. The start and the noise of all steps are given here. They would be evaluations of the keyed generator, with
-about 150 operations each. The waits of the set-up are mostly for tensors on the CPU.
+result. The start and the noise of all steps are given here. The last column is the set-up with both drawn, which are
+evaluations of the keyed generator with about 150 operations each. The waits of the set-up are mostly for tensors on the
+CPU.
 """
 
 from __future__ import annotations
@@ -59,13 +60,14 @@ def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return -x
 
 
-def of_step(name: str, low: int = 20, high: int = 40) -> tuple[float, float, float, float]:
-    """Operations and waits of a step without the score, and those of the set-up."""
+def of_step(name: str, low: int = 20, high: int = 40, *, drawn: bool = False) -> tuple[float, float, float, float]:
+    """Operations and waits of a step without the score, and those of the set-up; ``drawn``: with start and noise."""
     sde, make = VPSDE(), SAMPLERS[name]
 
     def runs(steps: int) -> tuple[int, int]:
         sampler = make(steps)
-        counts = counted(lambda: sampler(sde, score, SHAPE, start=_Z, noise=Fixed.of(0, SHAPE[0])))
+        given = {} if drawn else {"start": _Z, "noise": Fixed.of(0, SHAPE[0])}
+        counts = counted(lambda: sampler(sde, score, SHAPE, **given))
         return counts.operations, counts.waits
 
     runs(low)
@@ -76,9 +78,10 @@ def of_step(name: str, low: int = 20, high: int = 40) -> tuple[float, float, flo
 
 def main() -> None:
     """Print the table."""
-    print("| | operations a step | waits | set-up | waits |\n|---|---:|---:|---:|---:|")
+    print("| | operations a step | waits | set-up | waits | set-up with draws |\n|---|---:|---:|---:|---:|---:|")
     for name in SAMPLERS:
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in of_step(name)) + " |")
+        values = (*of_step(name), of_step(name, drawn=True)[2])
+        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
     model, loss, x = ScoreModel(MLP((192,)), VPSDE()), DenoisingScoreMatching(VPSDE()), torch.randn(16, 192)
     network = counted(lambda: model.network(x, torch.zeros(16))).operations
     found = counted(lambda: loss(model, x))

@@ -16,6 +16,7 @@ from scoresde.sde import VPSDE
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import hops
 from benchmarks.operations import SAMPLERS, of_step
+from tests.counting import counted
 
 MOST = {
     "Euler-Maruyama": 8,
@@ -38,6 +39,14 @@ def test_operations(name):
     assert step <= MOST[name]
     assert waits == 0
     assert setup <= 300
+
+
+@pytest.mark.parametrize("name", ["Euler-Maruyama", "predictor-corrector", "DDIM"])
+def test_draws_before_the_first_step(name):
+    """The generator is evaluated once for the start and once for the noise of all steps, of predictor and corrector together."""
+    one = counted(lambda: NoiseSource.of(0, 4).normal((3, 8, 8), step=0, purpose="one", dtype=torch.float32)).operations
+    evaluations = (of_step(name, 16, 20, drawn=True)[2] - of_step(name, 16, 20)[2]) / one
+    assert abs(evaluations - (1 if name == "DDIM" else 2)) < 0.2
 
 
 @pytest.mark.parametrize("name", hops.methods(2))
