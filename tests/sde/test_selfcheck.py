@@ -115,6 +115,17 @@ class PosteriorExchanged(OneFileProcess):
         return super().posterior(x0, x_t, s, t)
 
 
+class PosteriorNotFinite(OneFileProcess):
+    def posterior(self, x_t, x0, s, t):
+        mean, std = super().posterior(x_t, x0, s, t)
+        return mean, math.nan * std
+
+
+class ConversionNotFinite(OneFileProcess):
+    def data_from_score(self, x, t, score):
+        return math.nan * super().data_from_score(x, t, score)
+
+
 class ScoreWithoutTheSquare(OneFileProcess):
     def score_from_data(self, x, t, data):
         return super().score_from_data(x, t, data) * self.sigma(t)[:, None]
@@ -157,6 +168,8 @@ MISTAKES = {
     StepForgetsTheContraction: ("transition carries the marginal", "a^2 sigma_s^2"),
     PriorVarianceForItsRoot: ("prior, nats per coordinate", "not its square"),
     PosteriorExchanged: ("posterior agrees with Bayes", "exchanged"),
+    PosteriorNotFinite: ("posterior agrees with Bayes", ""),
+    ConversionNotFinite: ("conversions invert each other", ""),
     ScoreWithoutTheSquare: ("conversions agree with the kernel", "sigma^2"),
     NoiseOfTheWrongSign: ("conversions invert each other", ""),
     NoiseThatFalls: ("noise-to-signal ratio increases", "must decrease"),

@@ -186,11 +186,16 @@ class DenseProcess:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """Largest error, relative to the largest expected entry."""
+    """Largest error, relative to the largest expected entry. It is infinite if a value is not finite."""
     found, wanted = found.detach(), wanted.detach()
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
+    return _finite((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300))
 
 
 def shift_error(found: Tensor, wanted: Tensor, a: Tensor) -> float:
-    """Largest error of a shift, relative to the largest entry of the shift and of the matrix a."""
-    return float((found - wanted).abs().max() / torch.maximum(wanted.abs().max(), a.abs().max()))
+    """Largest error of a shift, relative to the largest entry of the shift and of the matrix a, or infinity."""
+    return _finite((found - wanted).abs().max() / torch.maximum(wanted.abs().max(), a.abs().max()))
+
+
+def _finite(error: Tensor) -> float:
+    """The error, or infinity for NaN, which ``max`` would drop."""
+    return float(error) if bool(torch.isfinite(error)) else math.inf
