@@ -1,4 +1,4 @@
-"""Classes and functions that note when they are called: a config that may not name them must leave `CALLS` empty."""
+"""Classes and functions that record their calls. A config that may not name them must leave `CALLS` empty."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ CALLS: list[str] = []
 
 
 class Thing:
-    """Of no kind that a config takes."""
+    """A class that no key of a config accepts."""
 
     def __init__(self, *args, **kwargs):
         CALLS.append("Thing")
 
 
 class Process(VPSDE):
-    """Of the kind of config.sde."""
+    """A class that config.sde accepts."""
 
     def __init__(self, beta_max: float = 20.0) -> None:
         CALLS.append("Process")
@@ -24,12 +24,12 @@ class Process(VPSDE):
 
 
 class Extractor(Coordinates):
-    """Of the kind of config.evaluation.extractor."""
+    """A class that config.evaluation.extractor accepts."""
 
     def __init__(self) -> None:
         CALLS.append("Extractor")
 
 
 def function(*args, **kwargs):
-    """Takes anything."""
+    """Accepts any arguments."""
     CALLS.append("function")

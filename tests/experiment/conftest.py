@@ -1,4 +1,4 @@
-"""A tiny experiment: real digits, a small network, seconds."""
+"""A tiny experiment with real digits and a small network, which takes seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = {
 TINY = {
     "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
 }  # fmt: skip
-"""A network that costs next to nothing."""
+"""A very small network."""
 
 
 class Command:
@@ -76,7 +76,7 @@ class HereCommand(Command):
 
 
 class CopyCommand(HereCommand):
-    """The command line in a copy of a folder, with settings of its own; it asserts the exit code."""
+    """The command line in a copy of a folder, with its own settings. It asserts the exit code."""
 
     def __init__(self, folder, place, **settings):
         super().__init__(place / "run")
@@ -90,14 +90,14 @@ class CopyCommand(HereCommand):
 
 
 class Ended(NamedTuple):
-    """A folder in which commands have ended, and what the last one printed."""
+    """A folder in which commands were run, and the output of the last one."""
 
     workdir: Path
     said: str
 
 
 def ended(factory, *verbs, **settings):
-    """A folder in which these commands have ended, and what the last one printed."""
+    """A folder in which these commands were run, and the output of the last one."""
     command = HereCommand(factory.mktemp("trained") / "run")
     for verb in verbs:
         done = command(verb, **settings)

@@ -9,7 +9,7 @@ from scoresde.metrics import Coordinates
 
 
 class Slow(Coordinates):
-    """A while for each batch, so that there is time for a kill; how long is in the environment."""
+    """Sleeps for each batch, so that there is time for a kill. The environment sets the time."""
 
     def features(self, raw):
         time.sleep(float(os.environ.get("SLOW", "0")))
@@ -17,7 +17,7 @@ class Slow(Coordinates):
 
 
 class Stopping(Coordinates):
-    """Interrupted at one of its batches; `after` counts down."""
+    """Is interrupted at one of its batches; `after` counts down."""
 
     after = -1
 
@@ -29,7 +29,7 @@ class Stopping(Coordinates):
 
 
 class Dropping(Coordinates):
-    """Planted: loses the last event of a batch."""
+    """A planted fault: drops the last event of a batch."""
 
     def features(self, raw):
         return super().features(raw)[:-1]

@@ -1,4 +1,4 @@
-"""Digits under critically damped Langevin diffusion, end to end on a few steps: states of two fields."""
+"""Digits with critically damped Langevin diffusion, from training to likelihood in a few steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW |= {"samplers.probability-flow.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 
 
 
 def test_config_says_what_it_claims():
-    """The time distribution's ends, and the label at T, lie where the config's comments have them."""
+    """The ends of the time distribution and the label at T agree with the comments of the config."""
     experiment = Experiment.from_config(load_config(ROOT / "configs" / "cld" / "digits.py"))
     sde = experiment.sde
     assert experiment.model.prediction == MixedPrediction(experiment.model.data_std)

@@ -1,4 +1,4 @@
-"""scoresde train | sample | likelihood | report: what they leave, and what they refuse.
+"""scoresde train | sample | likelihood | report: their results and their errors.
 
 `command` is a process of its own, `here` the same command line in this one, without the seconds of a new process.
 """
@@ -65,7 +65,7 @@ def test_the_whole_path(command, here, process, network):
 
 
 def test_training_goes_on_from_the_last_checkpoint_and_ends_where_it_would_have(here, tmp_path):
-    """Killed after 4 of 6 steps: the checkpoint of step 6 equals that of a run that was not, bit for bit."""
+    """After a kill at step 4 of 6, the checkpoint of step 6 equals that of an undisturbed run bit for bit."""
     assert here("train").returncode == 0
     whole = read_checkpoint(list_checkpoints(here.workdir / "checkpoints")[-1])
     broken = type(here)(tmp_path / "broken")
@@ -100,7 +100,7 @@ def test_batch_size_of_evaluation_does_not_matter(command):
 
 
 class TestRefusals:
-    """Exit code 2, one message, no traceback, nothing left behind."""
+    """Exit code 2, one message, no traceback, and no files."""
 
     def assert_refused(self, done, *wanted):
         assert done.returncode == 2, done.stdout + done.stderr
@@ -215,7 +215,7 @@ class TestRefusals:
 
 
 def test_the_folder_has_its_config(here):
-    """Without --config a command in a work folder takes config.json; what is set besides is held to it as ever."""
+    """Without --config a command uses the folder's config.json, and overrides are compared with it."""
     workdir = str(here.workdir)
     refused = called("train", "--workdir", workdir)
     assert refused.returncode == 2 and "contains no config.json" in refused.stderr
@@ -258,7 +258,7 @@ class TestCheck:
         assert "is a square root missing in diffusion?" in done.stdout
 
     def test_a_module_in_the_current_folder(self, tmp_path, monkeypatch):
-        """A console script has its own folder on Python's path, and not the one that it is called in."""
+        """Python's path of a console script has the folder of the script, not the current folder."""
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / "lying_here.py").write_text(
             "from scoresde.sde import VPSDE\n\n\nclass Mine(VPSDE):\n    pass\n"

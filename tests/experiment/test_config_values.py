@@ -1,4 +1,4 @@
-"""Values of a config that no key takes: each is refused in one line with the key, the value and what is allowed."""
+"""Invalid values of a config: each is an error in one line with the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_config_that_is_none(tmp_path, text, said):
 
 
 def test_the_folders_config_is_compared_as_data(tmp_path):
-    """With a config of one's own, the folder's is read too."""
+    """With --config, the config of the folder is read too."""
     config = tmp_path / "mine.py"
     config.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({BASE!r})\n")
     (tmp_path / "run").mkdir()
@@ -162,7 +162,7 @@ def test_the_folders_config_is_compared_as_data(tmp_path):
 
 
 class TestWhatAConstructorRaises:
-    """Of one's own class: in one line, with the place of it."""
+    """The error of a user's class is shown in one line with its file and line."""
 
     def build(self, raised, monkeypatch):
         class Own(VPSDE):

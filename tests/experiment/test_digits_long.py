@@ -1,4 +1,4 @@
-"""The main job at a third of its length: each process must come well below the independent-pixel histogram's 2.43 bits/dim."""
+"""Training at a third of its length: each process must be well below the 2.43 bits/dim of the independent pixel histogram."""
 
 from __future__ import annotations
 

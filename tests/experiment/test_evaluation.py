@@ -1,4 +1,4 @@
-"""scoresde evaluate: figures that are those of all events, features that are kept, gone on with and shared out."""
+"""scoresde evaluate: metrics of all events; features that are saved, resumed and shared by processes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(trained, tmp_path):
 
 
 def figures(result):
-    """What does not say when and where."""
+    """The content without times and devices."""
     keys = ("seconds", "devices", "features in", "sha256")
     parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "baseline")}
     return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor", "sha256")} | parts
@@ -77,7 +77,7 @@ def flat(array):
 
 
 def test_figures_are_of_all_events(run, trained):
-    """Against the metrics on all samples and all data at once: the last, smaller batch of each is in them."""
+    """Equal to the metrics on all samples and all data at once, including the last, smaller batch."""
     samples = flat(np.concatenate([part["raw"] for part in read_samples(run.folder.parent / "samples" / "pc.json")]))
     train, test = flat(Digits().train.raw), flat(Digits().test.raw)
     found = run.result()
@@ -156,7 +156,7 @@ def test_batch_size_of_features_changes_nothing_here(run, trained):
 
 
 def test_a_shard_is_checked_before_it_is_trusted(run, trained):
-    """Torn, changed, another's or of something else: computed again, to the same figures."""
+    """Damaged, changed, or of other settings or content: computed again, with the same metrics."""
     first, second = run.shards("data/train")[:2]
     whole = first.read_bytes()
 
@@ -183,7 +183,7 @@ def test_a_shard_is_checked_before_it_is_trusted(run, trained):
 
 
 def test_samples_that_were_cut_otherwise_are_looked_at_again(run):
-    """The same settings, another batch: the shards of features follow those of the samples."""
+    """With another batch size, the shards of features follow those of the samples."""
     for shard in (run.command.workdir / "samples" / "pc").glob("shards-*/*.npz"):
         shard.unlink()
     run(verb="sample", sampling__batch_size=45)
@@ -192,7 +192,7 @@ def test_samples_that_were_cut_otherwise_are_looked_at_again(run):
 
 
 def test_a_shard_that_the_index_does_not_name_is_refused(run):
-    """Whole and of the same settings, other numbers: not the samples that the index speaks of."""
+    """A complete shard of the same settings with other numbers does not match the index."""
     index = SampleIndex.open(run.command.workdir / "samples" / "pc.json")
     shard = index.read(index.entries[0])
     index.store.write(replace(shard, x=shard.x + 1.0))
@@ -203,7 +203,7 @@ def test_a_shard_that_the_index_does_not_name_is_refused(run):
 
 
 def test_the_report_keeps_figures_of_other_settings_apart(run):
-    """Another k, extractor or reference: another table."""
+    """Another k, extractor or reference gives another table."""
     found = run.result()
     others = [
         {"neighbours": 5},
@@ -218,7 +218,7 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
 
 
 def test_a_dropped_batch_is_caught(run, monkeypatch):
-    """Planted: a loader that drops the last batch, and an extractor that loses an event."""
+    """Planted faults: a loader that drops the last batch, and an extractor that loses an event."""
     ranges = DatasetEvents.ranges
     monkeypatch.setattr(DatasetEvents, "ranges", lambda events: ranges(events)[:-1])
     shutil.rmtree(run.folder)
@@ -305,7 +305,7 @@ def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
 
 
 def test_anyones_samples(run, tmp_path):
-    """An array, and folders of images as they are and too large; a JPEG is said."""
+    """An array, and folders of images of the right size and too large. JPEG files give a warning."""
     raw = Digits().test.raw[:50]
     np.save(tmp_path / "array.npy", raw.numpy())
     done = run("--samples", tmp_path / "array.npy")
@@ -332,7 +332,7 @@ def test_anyones_samples(run, tmp_path):
 
 
 def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
-    """Files of the same names and sizes, other pixels: other features, other figures, another file of them."""
+    """Files with the same names and sizes but other pixels give other features, metrics and result files."""
     folder = tmp_path / "images"
     folder.mkdir()
     for shade in (0, 9):
@@ -345,7 +345,7 @@ def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):
 
 
 def test_pairs_are_of_events_chosen_at_random(run):
-    """50 of each set, the same ones every time: the front of a data set may be of one kind."""
+    """50 random events of each set, the same ones every time, because the first events may be of one class."""
     said = (
         "WARNING: pc: precision, recall and kernel distance use 50 of 90 samples and 50 of 1438 events of the reference"
     )
@@ -388,7 +388,7 @@ def test_samples_of_before_are_said(run):
 
 
 def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
-    """Samples drawn anew after their evaluation; samples, figures and likelihood of a checkpoint that was gone on from."""
+    """Samples drawn again after their evaluation; results of a checkpoint that is no longer the last one."""
     monkeypatch.setattr(
         importlib.import_module("scoresde.experiment.reports.report"), "baselines", lambda experiment: ([], "")
     )
@@ -416,7 +416,7 @@ def test_the_report_says_which_figures_are_of_before(run, monkeypatch):
 
 
 def test_a_snapshot_is_not_the_last_checkpoint(run):
-    """A snapshot of the samples' step does not make them those of the last checkpoint."""
+    """A snapshot of the same step does not make the samples those of the last checkpoint."""
     folder = run.command.workdir
     shutil.copytree(folder / "checkpoints", folder / "averages")
     one_more(folder)
@@ -424,7 +424,7 @@ def test_a_snapshot_is_not_the_last_checkpoint(run):
 
 
 def test_samples_by_other_weights_stand_beside_the_first(run):
-    """They are called NAME@WEIGHTS."""
+    """Their names are NAME@WEIGHTS."""
     samples = run.command.workdir / "samples"
     shutil.copy(samples / "pc.json", samples / "pc@model.json")
     (samples / "other.json").write_text("of no sampler of the config")

@@ -1,4 +1,4 @@
-"""What scoresde evaluate is given, before there is a trained model."""
+"""The inputs of scoresde evaluate, without a trained model."""
 
 from __future__ import annotations
 

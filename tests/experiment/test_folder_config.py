@@ -1,4 +1,4 @@
-"""A work folder belongs to one config: the one that was there first, and the one that its checkpoints were trained with."""
+"""A work folder belongs to one config: the first one, with which its checkpoints were trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPETITIONS = 8
 
 
 def claim(folder, scale, barrier, answers):
-    """Claim one fresh folder after the other, at the same time as another process."""
+    """Claim one new folder after the other, at the same time as another process."""
     made = experiment(sde__beta_max=scale, **TINY)
     for number in range(REPETITIONS):
         barrier.wait(60)

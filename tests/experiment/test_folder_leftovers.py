@@ -1,4 +1,4 @@
-"""What a kill, a full disk or a foreign hand leaves in a work folder: temporary files, links, pictures that are missing."""
+"""What a kill, a full disk or another person leaves in a work folder: temporary files, links, missing pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERBS = ("train", "sample", "likelihood", "evaluate", "report")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder in which every command has ended."""
+    """A folder in which every command was run."""
     folder = tmp_path_factory.mktemp("finished")
     np.save(folder / "points.npy", 2.0 * np.random.default_rng(0).standard_normal((40, 2)))
     (folder / "config.py").write_text(CONFIG.format(points=str(folder / "points.npy")))
@@ -44,13 +44,13 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of it."""
+    """A copy of the finished folder."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
 
 def refused(done):
-    """The one line of a refusal, after bars of progress."""
+    """The error message in one line, after progress bars."""
     assert done.returncode == 2, done.stdout
     line = done.stderr.splitlines()[-1]
     assert line.startswith("scoresde ") and "Traceback" not in done.stderr
@@ -93,7 +93,7 @@ INNER = ("samples/pc.png", "samples/pc.json", "likelihood/test.csv", "evaluation
 
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS, *INNER])
 def test_links_are_not_followed(run, tmp_path, name):
-    """Nothing outside is read or written, whatever the command."""
+    """No command reads or writes outside the folder."""
     outside = tmp_path / "outside"
     shutil.move(run / name, outside)
     os.symlink(outside, run / name)
@@ -129,7 +129,7 @@ def test_a_pipe_does_not_block(run):
 
 @pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.long), "folder"])
 def test_a_checkpoint_that_is_a_link_is_passed_over_and_goes(run, tmp_path, kind):
-    """Every command takes the one before; the link is removed when its turn comes, what it leads to stays."""
+    """Every command uses the checkpoint before. The link is removed like an old checkpoint; its target stays."""
     there, last = tmp_path / "there", list_checkpoints(run / "checkpoints")[-1]
     link = run / "checkpoints" / "step-000000001.safetensors"
     link.unlink()
@@ -215,7 +215,7 @@ def test_a_full_disk_on_the_command_line(run, monkeypatch, verb, name):
 
 
 class TestRunsWithoutAnUpdate:
-    """Every step is bad: no checkpoint of untrained weights, and an error."""
+    """If every step is bad, there is an error and no checkpoint of untrained weights."""
 
     @staticmethod
     def train(folder, values, *extra):

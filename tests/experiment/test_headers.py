@@ -1,4 +1,4 @@
-"""Checkpoints whose checksum is right and whose content makes no sense are refused, with the key and its value."""
+"""Checkpoints with a correct checksum and invalid content are errors with the key and its value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FACTS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of four steps with a checkpoint at 2 and 4."""
+    """A run of four steps with checkpoints at 2 and 4."""
     command = HereCommand(tmp_path_factory.mktemp("trained") / "run")
     done = command("train", **TINY, training__steps=4, training__preview_every=0)
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(run):
 
 
 def forge(path, change):
-    """Change a checkpoint's tensors under a right checksum."""
+    """Change a checkpoint's tensors and correct its checksum."""
     tensors, header = read_tensors(path)
     change(tensors)
     write_tensors(path, tensors, header)
@@ -138,7 +138,7 @@ MOMENTS = {
 
 
 LONG_MOMENTS = ("one parameter's missing", "one kind missing", "whole numbers", "a negative step", "two steps")
-"""Refused by the same check as their neighbours."""
+"""Refused by the same check as similar cases."""
 
 
 @pytest.mark.parametrize(

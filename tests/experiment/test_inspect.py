@@ -1,4 +1,4 @@
-"""scoresde inspect: what it sees, what it refuses, and configs that train as they are."""
+"""scoresde inspect: its description, its errors, and configs that train without changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch):
 
 
 def pictures(folder, count=12, grey=False, seed=0):
-    """PNG files of differing sizes, 16 to 20 pixels."""
+    """PNG files of different sizes, 16 to 20 pixels."""
     folder.mkdir()
     g = np.random.default_rng(seed)
     for k in range(count):
@@ -55,7 +55,7 @@ def waves(n=24):
 
 
 def train(run, config, *more):
-    """Two steps of the config as it was written; its last checkpoint and experiment."""
+    """Two training steps with the written config. Returns the last checkpoint and the experiment."""
     done = run(
         "train", "--config", config, "--workdir", "run", "--config.training.steps=2", "--config.threads=1", *more
     )
@@ -65,7 +65,7 @@ def train(run, config, *more):
 
 
 class TestTrainsAsItIs:
-    """What is written is trained on, with its number of steps alone made small."""
+    """The written config trains, with a smaller number of steps only."""
 
     def test_a_folder_of_images(self, run):
         pictures(run.folder / "mine")
@@ -118,7 +118,7 @@ class TestTrainsAsItIs:
 
 
 class TestFaults:
-    """Exit code 1, the fault named, and no config."""
+    """Exit code 1, the name of the problem, and no config."""
 
     def assert_faulty(self, run, data, *wanted):
         done = run("inspect", data, "--output", "mine.py")
@@ -216,7 +216,7 @@ def source(raw):
 
 class TestFacts:
     def test_against_numpy(self, monkeypatch):
-        """In chunks of one event or all at once: the same figures, and numpy's."""
+        """In chunks of one event or all at once: the same values, equal to numpy's."""
         x = np.random.default_rng(0).normal(5.0, 3.0, (50, 3)) * [1.0, 2.0, 20.0]
         found = []
         for numbers in (1, 2**22):
@@ -249,7 +249,7 @@ class TestFacts:
         assert paired == 10 and part < found and farthest(data, transform) == (part, paired)
 
     def test_the_prior_of_low_dimensional_data(self):
-        """sigma_max by technique 1 alone would leave the data's own spread in the prior."""
+        """With technique 1 only, sigma_max would be too small compared with the data's standard deviation."""
         facts = survey(source(np.random.default_rng(0).uniform(size=(200, 1))))
         data = data_section(source(np.zeros((1, 1))), facts)
         measured = Measured(Affine(data.value["shift"], data.value["scale"]), 180, 3.4, 200)
@@ -269,7 +269,7 @@ EVENTS = [
 @pytest.mark.parametrize("shape", EVENTS)
 @pytest.mark.parametrize("count", [5, 60_000])
 def test_advice_for_any_shape_can_be_built(shape, count, tmp_path):
-    """Network and all, whatever the events."""
+    """A whole config for any event shape."""
     facts = Facts(count, shape, "uint8", 0, 255, 100.0, 70.0, 1.0, 0, True, 256, 0.0, (), (), (), 0)
     raw = torch.arange(10).reshape(10, *[1] * len(shape)).expand(10, *shape).to(torch.uint8)
     np.save(tmp_path / "x.npy", raw.numpy())
@@ -312,7 +312,7 @@ def test_cifar_batches(tmp_path, monkeypatch):
 
 
 def test_a_name_cannot_write_code(run):
-    """What a folder is called stays a string and a comment."""
+    """The name of a folder is only a string and a comment."""
     name = "x\"\n        }))  # ''' \N{TULIP}"
     pictures(run.folder / name, count=6, grey=True)
     done = run("inspect", name, "--output", "mine.py")
@@ -332,7 +332,7 @@ def test_the_page_shows_what_is_printed(run):
 
 
 class NoEvents(torch.utils.data.Dataset):
-    """A data set of none."""
+    """A data set without events."""
 
     def __len__(self):
         return 0
@@ -355,7 +355,7 @@ def test_transparency_is_said(run):
 
 
 class TestOneTransform:
-    """What is written, what the config builds, and what was measured are one thing."""
+    """The written config, the data set that it builds, and the measurements agree."""
 
     def agrees(self, run, data):
         """The config of ``data``, after inspect; its data_std is that of the training events as the model sees them."""
@@ -398,7 +398,7 @@ class TestOneTransform:
         [(288.15, 0.01), (1.7e9, 1000.0), (0.0, 1.0), (-1e5, 0.2), (1e8, 1.0), (3e-7, 1e-9), (1e300, 1e299)],
     )
     def test_a_shift_is_as_fine_as_the_spread(self, run, mean, std):
-        """Mean 0 and standard deviation 1 come out, wherever the data lies."""
+        """The result has mean 0 and standard deviation 1 for any data."""
         z = np.random.default_rng(0).normal(size=(200, 3))
         np.save(run.folder / "a.npy", mean + std * z)
         made, _ = self.agrees(run, "a.npy")
@@ -428,7 +428,7 @@ class TestOneTransform:
 
 
 def test_files_that_are_no_data_are_one_line_and_code_2(run):
-    """On the command line: what `read_array` and `as_tensor` refuse."""
+    """Errors of `read_array` and `as_tensor` on the command line."""
     np.save(run.folder / "complex.npy", np.ones((9, 2), complex))
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000, 2)}".ljust(117) + b"\n"
     (run.folder / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)

@@ -1,4 +1,4 @@
-"""scoresde likelihood: rows that are kept, gone on with, shared out and summed up."""
+"""scoresde likelihood: rows that are saved, resumed, shared by processes and summarized."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run_likelihood(trained, tmp_path):
 
 
 def numbers(lines):
-    """The columns that do not count work, as floats."""
+    """The columns other than work counts, as floats."""
     return np.array([[float(v) for v in line.split(",")[2:7]] for line in lines[1:]])
 
 
@@ -127,7 +127,7 @@ class TestRows:
             assert run_likelihood.table() == before
 
     def test_a_changed_byte_is_a_torn_line(self, run_likelihood):
-        """Whichever it is: a number would be another number."""
+        """For every bit: otherwise a number would be another number."""
         store = next(run_likelihood.folder.glob("rows-*"))
         (shard,) = store.glob("*.jsonl")
         line = shard.read_bytes().splitlines(keepends=True)[0]
@@ -138,7 +138,7 @@ class TestRows:
                 Batch.from_line(changed)
 
     def test_a_draw_has_probes_that_no_other_seed_has(self, run_likelihood, monkeypatch):
-        """Draw 1 of seed 0 and draw 0 of seed 1, say, are to be independent; draw 0 has the seed itself."""
+        """Draw 1 of seed 0 and draw 0 of seed 1, for example, must be independent. Draw 0 uses the seed itself."""
         seeds = []
 
         def watched(sde, score, x, *, noise, **settings):
@@ -204,7 +204,7 @@ class TestFailures:
 
         return now
 
-    # in a batch of 3 the solver goes on without it; alone, and where the whole batch is lost, it gives up
+    # in a batch of 3 the solver continues without it; alone, or if the whole batch fails, the solver stops
     @pytest.mark.filterwarnings("ignore:the score is not finite")
     @pytest.mark.parametrize(("lost", "size"), [({3}, 3), pytest.param({3}, 1, marks=pytest.mark.long), ({3, 4}, 3)])
     def test_a_failed_row_is_marked_and_not_in_the_mean(self, run_likelihood, trained, lose, lost, size):
@@ -231,7 +231,7 @@ PILOT = {"likelihood__grid_events": 2, "likelihood__limit": 2}
 
 
 class TestGrid:
-    """The pilot's grid is kept beside the checkpoint."""
+    """The fitted grid is saved with the checkpoint."""
 
     def test_one_grid_for_all_and_a_new_one_for_a_bad_file(self, run_likelihood):
         assert "time grid fitted to 2 training events" in run_likelihood(**PILOT).stdout
@@ -252,7 +252,7 @@ class TestGrid:
             assert file.read_text() == good and run_likelihood.table() == before
 
     def test_the_limit_limits_the_pilot(self, run_likelihood):
-        """And a larger limit later goes on with the same grid and the same rows."""
+        """A larger limit later uses the same grid and the same rows."""
         assert (
             "time grid fitted to 2 training events"
             in run_likelihood(likelihood__grid_events=3, likelihood__limit=2).stdout
@@ -266,7 +266,7 @@ class TestGrid:
 
 class TestStatistics:
     def rows(self, n, m, event, draw, probe, seed=0):
-        """Figures with known standard deviations between events, between draws, and by the probes, which report theirs."""
+        """Values with known standard deviations between events, between draws, and of the probes."""
         g = np.random.default_rng(seed)
         events = g.normal(0, event, (n, 1))
         y = 2.0 + events + g.normal(0, draw, (n, m)) + g.normal(0, probe, (n, m))

@@ -1,4 +1,4 @@
-"""Training data that a process does not cover: refused where nothing can be learned, a warning where figures suffer."""
+"""Training data that the noise of a process does not cover: an error or a warning, depending on the mismatch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def given(sde, mean, std, shape=(3,), transform=None):
 )
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (10.0, 0.3), (-1e4, 1e3)])
 def test_the_mismatch_is_that_of_gaussians(sde, mean, std):
-    """E (alpha x_0)^2 / (2 std^2) for scalar processes; a process with velocities has half of it or so a coordinate."""
+    """E (alpha x_0)^2 / (2 std^2) for scalar processes; about half of it per coordinate for a process with velocities."""
     found, x = given(sde, mean, std)
     t = torch.tensor(sde.T, dtype=torch.float64)
     if isinstance(sde, CriticallyDampedLangevin):

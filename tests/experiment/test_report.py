@@ -1,4 +1,4 @@
-"""scoresde report: of runs that are whole, at work, or broken; and the page in a real browser."""
+"""scoresde report of complete, unfinished and damaged runs; and the page in a real browser."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "g
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Six steps, and samples."""
+    """A run of six steps with samples."""
     return ended(tmp_path_factory, "train", "sample", **FEW)[0]
 
 
 @pytest.fixture
 def report(trained, tmp_path):
-    """``report()`` is the page of a copy of that run, which lies in ``report.folder``."""
+    """``report()`` returns the page of a copy of that run in ``report.folder``."""
     command = CopyCommand(trained, tmp_path, **FEW)
 
     def page():
@@ -109,7 +109,7 @@ class TestBrokenRuns:
         assert "No step is logged yet" in report()
 
     def test_half_written_files(self, report):
-        """Whatever JSON or picture is torn, the rest of the page is there."""
+        """If a JSON file or a picture is damaged, the rest of the page is complete."""
         for name in ("environment.json", "samples/predictor-corrector.json"):
             path = report.folder / name
             path.write_text(path.read_text()[:40])
@@ -150,12 +150,12 @@ class TestTraining:
         found = read_metrics(file)
         assert found["step"] == [10, 20, 40] and found["seconds"] == [1.0, 2.0, 4.0]
         assert found["loss"][0] == 2.5 and math.isnan(found["loss"][1]) and found["loss"][2] == 1.25
-        # a line that is whole
+        # a complete line
         file.write_text(file.read_text() + "5\n")
         assert read_metrics(file)["seconds"][-1] == 5.5
 
     def test_speed_over_a_restart(self):
-        """The clock of a run that was started again begins at 0."""
+        """The clock of a run that was started again is reset to 0."""
         config = load_config(ROOT / "configs" / "vp" / "digits.py")
         apply_overrides(config, {"training.batch_size": "10"})
         found = speed(
@@ -236,7 +236,7 @@ def test_nothing_is_markup():
 
 @pytest.fixture
 def visit(tmp_path):
-    """``visit(page)``: what the page has become in a browser, and the lines of its console."""
+    """``visit(page)``: the page as a browser renders it, and the lines of its console."""
     if BROWSER is None:
         pytest.skip("no Chromium on PATH")
 
@@ -254,7 +254,7 @@ def visit(tmp_path):
 
 
 def test_figures_stay_whole_on_a_narrow_page(visit):
-    """330 pixels beside a long name: a number has one line. Planted: without the rule it has four and five."""
+    """On 330 pixels next to a long name, a number has one line. Planted: without the rule it has four and five."""
     rows = [("this run, likelihood of its probability flow", "3.385", "0.003")]
     content = page("x", [table("t", ("model, 359 test events", "bits/dim", "standard error"), rows, numbers=(1, 2))])
     count = (
@@ -268,7 +268,7 @@ def test_figures_stay_whole_on_a_narrow_page(visit):
 
 
 def test_in_a_browser(report, visit):
-    """All pictures are decoded, all tables stand, and the console says nothing."""
+    """All pictures are decoded, all tables are rendered, and the console is empty."""
     preview(report.folder / "previews", 2, "ema")
     page = report()
     look = (
@@ -280,7 +280,7 @@ def test_in_a_browser(report, visit):
     assert f'data-whole="{pictures(page)}"' in seen and 'data-wide="false"' in seen
     for name in ("configuration", "timings", "environment"):
         assert f'<table id="{name}"><tbody><tr>' in seen
-    # planted: a picture that is none, and a script that fails
+    # planted: an invalid picture, and a script that fails
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")
     seen, console = visit(broken)
     assert f'data-whole="{pictures(page) - 1}"' in seen and len(console) == 1
@@ -288,7 +288,7 @@ def test_in_a_browser(report, visit):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (8, 8)])
 def test_images_of_real_numbers_are_images(shape):
-    """A ramp from -3 to 5 is shown from black to white; (H, W) of real numbers may be a series, and is drawn as lines."""
+    """A ramp from -3 to 5 is shown from black to white. Real numbers (H, W) may be a series and are drawn as lines."""
     ramp = torch.linspace(-3.0, 5.0, math.prod(shape)).reshape(1, *shape).expand(4, *shape)
     shown = np.asarray(Image.open(io.BytesIO(event_picture(ramp, Affine(), columns=2))))
     if len(shape) == 3:

@@ -1,4 +1,4 @@
-"""scoresde sample: shards that are kept, checked, gone on with and shared out."""
+"""scoresde sample: shards that are saved, checked, resumed and shared by processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def draw(trained, tmp_path):
 
 
 def digests(folder):
-    """What the samples of each shard are, whoever drew them and however fast."""
+    """The digests of the shards, without the times and devices."""
     return [(e["first"], e["end"], e["sha256"]) for e in json.loads((folder / "pc.json").read_text())["shards"]]
 
 
@@ -134,7 +134,7 @@ def test_more_samples_go_on_from_those_there(draw, trained):
     assert "samples by pc: drawing 3 of 11" in draw(sampling__count=11).stdout
     assert digests(draw.folder)[:3] == digests(trained / "samples")
     assert np.array_equal(x_of(draw.folder)[:8], x_of(trained / "samples"))
-    # a run with other batches fills in what is missing, and fewer are the first of them
+    # a run with another batch size draws the missing samples, and a smaller count uses the first ones
     draw.shards()[1].unlink()
     assert "samples by pc: drawing 3 of 11" in draw(sampling__count=11, sampling__batch_size=4).stdout
     assert [(e["first"], e["end"]) for e in draw.facts()["shards"]] == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 11)]
@@ -155,13 +155,13 @@ def flipped(content):
 
 
 def encrypted(content):
-    """The bit that says so in the archive's first entry."""
+    """The bit that marks encryption in the archive's first entry."""
     at = content.index(b"PK\x01\x02") + 8
     return content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
 
 
 def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
-    """Torn, empty, changed, of other settings, or under another's name: drawn again, to the same bytes."""
+    """Damaged, empty, changed, of other settings, or with another name: drawn again, with the same bytes."""
     first, second, _ = draw.shards()
     whole, other = first.read_bytes(), second.read_bytes()
     draw(sampling__seed=5)
@@ -180,7 +180,7 @@ def test_a_shard_is_checked_before_it_is_trusted(draw, trained):
 
 
 def test_a_shard_is_read_by_its_names_and_its_digest(draw):
-    """As it is written here, by hand: what lies in folders already stays good."""
+    """The format of existing folders, written by hand here, can be read."""
     first = draw.shards()[0]
     with np.load(first) as file:
         x, raw, fingerprint = file["x"], file["raw"], file["fingerprint"]
@@ -223,7 +223,7 @@ def test_many_samples_stay_in_their_shards(draw, monkeypatch):
 
 
 def test_an_interrupted_batch_is_not_kept(draw, monkeypatch):
-    """A sampler that is interrupted returns what it has: that is no sample."""
+    """An interrupted sampler returns an unfinished state, which is not a sample."""
     shutil.rmtree(draw.folder)
     whole = Sampler.__call__
 
@@ -257,7 +257,7 @@ MANY["samplers"] = FEW["samplers"].replace("'steps': 4", "'steps': 12")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, trained):
-    """30 shards that nothing happened to."""
+    """30 shards of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(trained, folder)
     assert HereCommand(folder)("sample", **MANY).returncode == 0
@@ -297,7 +297,7 @@ FAST = "{'pc': {'name': 'Fast', 'steps': 4, 'pilot': 16, 'search': 0}}"
 
 
 def test_a_sampler_that_fits_itself_does_so_once(draw):
-    """The fit is kept with the shards: lost shards are drawn again with it, not with another one."""
+    """The fit is saved with the shards, and lost shards are drawn again with the same fit."""
     draw(samplers=FAST)
     kept = next((draw.folder / "pc").glob("shards-*/sampler.safetensors"))
     before, x = kept.stat().st_mtime_ns, x_of(draw.folder)
@@ -309,7 +309,7 @@ def test_a_sampler_that_fits_itself_does_so_once(draw):
 
 
 def test_a_long_batch_says_where_it_is(draw, monkeypatch):
-    """By default every second; a process of several has no bar of its own."""
+    """By default once a second; one of several processes has no progress bar."""
     monkeypatch.setattr(Progress, "EVERY", 0.0)
     shutil.rmtree(draw.folder)
     assert "pc: step 4, t = " in draw().stderr

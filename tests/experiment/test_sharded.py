@@ -1,4 +1,4 @@
-"""A network in parts, one with each process: the steps are those of one process, and a folder of parts is whole or noticed."""
+"""Sharded training: its steps equal those of one process, and a damaged folder of shards is detected."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ def ranks_end(folder, world, options, code=0):
 
 
 def alike(one, many):
-    """Shapes agree, and the weights lie apart by a thousandth of the way that they have come at most: Adam's first steps divide a
-    gradient by its own size, so that rounding in small ones shows."""
+    """Shapes agree, and the weights differ by at most a thousandth of the distance that they have moved.
+
+    Adam's first steps divide a gradient by its own size, so that rounding errors of small gradients are visible.
+    """
     assert {k: v.shape for k, v in one.tensors.items()} == {k: v.shape for k, v in many.tensors.items()}
     return all(apart(one.tensors, many.tensors, prefix) < 1e-3 for prefix in ("model.", "ema.", "ema1."))
 
@@ -86,7 +88,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
 
 @pytest.mark.long
 def test_another_number_of_processes_and_bad_steps(tmp_path):
-    """One, three (some parts are empty), then two processes; and a batch that is set aside."""
+    """One, three (some shards are empty), then two processes; and a bad batch."""
     one = here(tmp_path / "one", {**OPTIONS, **BAD})
     assert one.facts["skipped"] == 1
     shutil.copytree(tmp_path / "one", tmp_path / "more")
@@ -102,8 +104,10 @@ def test_another_number_of_processes_and_bad_steps(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_killed_while_saving(tmp_path, victim):
-    """The other ends with code 3, every folder with a name is whole, and the run resumed from the last to where it would have
-    come; then a signal to one stops both."""
+    """The other process ends with code 3, and the resumed run ends with the same result.
+
+    Every folder with a final name is complete. Then a signal to one process stops both.
+    """
     options = {**SHARDED, "training.steps": 30, "training.posthoc_widths": []}
     whole, folder = ranks_end(tmp_path / "whole", 2, options), tmp_path / "run"
     for wait in (1, 3):
@@ -129,11 +133,11 @@ def killed_while_saving(folder, options, victim, wait):
 
 
 class TestFolder:
-    """Written here, part by part."""
+    """Folders of shards that the test writes itself."""
 
     @pytest.fixture
     def run(self, tmp_path):
-        """(folder of checkpoints, the whole tensors): a file at step 1, a folder of two parts at step 2."""
+        """(folder of checkpoints, the whole tensors): a file at step 1, a folder of two shards at step 2."""
         made = trainer()
         advance(made)
         path = save_checkpoint(tmp_path, made.network, made.averages, made.optimizer, 1, "", 3)
@@ -202,7 +206,7 @@ class TestFolder:
 
 
 def folded(folder, whole, header):
-    """Write tensors as two processes would."""
+    """Write tensors like two processes."""
     temporary = folder / ".step-new.tmp"
     for rank in (0, 1):
         mine = {k: v.tensor_split(2)[rank] if v.ndim else v for k, v in whole.items() if v.ndim or not rank}
@@ -229,7 +233,7 @@ def test_unequal_numbers_of_micro_batches_are_refused():
 
 
 def test_blocks_are_the_innermost():
-    """An element that is handed lists to add to, as NCSNpp's stages are, is none: fully_shard would hand it copies."""
+    """A module that adds to a list argument, like NCSNpp's stages, is not a block: fully_shard would pass it copies."""
     network = NCSNpp((1, 8, 8), channels=8, multipliers=(1, 2), blocks=1)
     found = blocks(network)
     assert found and len(set(found)) == len(found)

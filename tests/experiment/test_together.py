@@ -1,5 +1,5 @@
-"""Several processes together with what else training can do: compiled, in half precision, in parts; and commands on what they
-leave. One process, plain, is what all is held to."""
+"""Several processes combined with other options of training: compiled, half precision, sharded; and commands on their
+results. All are compared with one process without these options."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMANDS = {**FEW, "training__steps": 4, "training__preview_every": 0, "sampling
 
 
 class Run:
-    """A run to its end: its last checkpoint, and the rows of metrics.csv."""
+    """Run to the end. Returns the last checkpoint and the rows of metrics.csv."""
 
     def __init__(self, folder, given, world=1, **more):
         self.folder, self.given = folder, {**OPTIONS, **given}
@@ -59,8 +59,11 @@ class Run:
         return experiment(**{k.replace(".", "__"): v for k, v in self.given.items()})
 
     def assert_same(self, other, rel, way):
-        """Names and shapes; losses, norms and distances to ``rel`` of themselves; weights and averages to ``way`` of the way that
-        they have come, steps that were skipped."""
+        """Compare two runs.
+
+        Names, shapes and skipped steps are equal; losses, norms and distances to a relative ``rel``; weights and averages to
+        ``way`` of the distance that they have moved.
+        """
         ours, theirs = self.checkpoint, other.checkpoint
         assert {k: v.shape for k, v in ours.tensors.items()} == {k: v.shape for k, v in theirs.tensors.items()}
         assert ours.facts["skipped"] == theirs.facts["skipped"]
@@ -72,7 +75,7 @@ class Run:
 
 
 def apart(one, other, which):
-    """How far weights of two runs lie apart, in units of the way that the first's have come."""
+    """The distance between the weights of two runs, in units of the distance that the first ones have moved."""
     start = {k: v.double() for k, v in one.experiment.model.network.state_dict().items() if v.is_floating_point()}
     a, b = (
         torch.cat([run.checkpoint.tensors[f"{which}.{k}"].double().flatten() for k in start]) for run in (one, other)
@@ -90,8 +93,10 @@ def plain(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_two_processes_and_a_compiled_network(plain, tmp_path, compiler):
-    """Averages move, names stay, and one process goes on without a compiler. "eager" captures the network's graph and computes
-    it as it is."""
+    """Averages move, names do not change, and one process resumes without a compiler.
+
+    "eager" captures the network's graph and computes it without changes.
+    """
     two = Run(tmp_path / "run", {**MLP, "training.compile": True, "training.checkpoint_every": 2}, 2, compiler=compiler)
     plain.assert_same(two, 1e-5, 1e-3)
     remove(two.checkpoint.path)
@@ -100,7 +105,7 @@ def test_two_processes_and_a_compiled_network(plain, tmp_path, compiler):
 
 
 def test_a_wrapped_and_compiled_network(monkeypatch):
-    """The same by one process: DistributedDataParallel around a network whose graph is captured."""
+    """The same with one process: DistributedDataParallel around a network whose graph is captured."""
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="eager"))
     given = {k.replace(".", "__"): v for k, v in {**OPTIONS, **MLP}.items()}
     run, plain = trainer(**given, training__compile=True), trainer(**given)
@@ -129,8 +134,11 @@ def test_an_average_that_stands_still_would_be_seen(plain, tmp_path, monkeypatch
 @pytest.mark.long
 @pytest.mark.parametrize("precision, rel, way", [("bfloat16", 2e-3, 0.1), ("float16", 2e-4, 0.01)])
 def test_half_precision_by_two_processes(tmp_path, precision, rel, way):
-    """A process sums a weight's gradient over its share in half precision: what differs is that precision's rounding, 2^-9 and
-    2^-12, and no step is skipped that one process does not skip."""
+    """A process sums a weight's gradient over its share in half precision.
+
+    The difference is the rounding of that precision, 2^-9 and 2^-12, and the same steps are skipped as with one
+    process.
+    """
     given = {**NCSNPP, "training.precision": precision}
     Run(tmp_path / "one", given).assert_same(Run(tmp_path / "two", given, 2), rel, way)
 
@@ -138,9 +146,10 @@ def test_half_precision_by_two_processes(tmp_path, precision, rel, way):
 @pytest.mark.long
 @pytest.mark.parametrize("precision, rel, way", [("bfloat16", 2e-3, 0.1), ("float16", 2e-4, 0.01)])
 def test_half_precision_in_parts(tmp_path, precision, rel, way):
-    """The network in parts is the whole one by as many processes, with FIR filters and images beside its main path; a weight that
-    differs by float32's rounding may be rounded to another half. Sums over coordinates overflow float16 until its scale is found,
-    which is the same for all processes."""
+    """The sharded network equals the whole one with as many processes, with FIR filters and image inputs of its stages.
+
+    A weight that differs by float32's rounding may be rounded to another half-precision number. Sums over coordinates overflow float16 until its scale is found, which is the same for all processes.
+    """
     given = {**NCSNPP, "training.precision": precision, "training.steps": 8, "objective.reduction": "half_sum"}
     two = Run(tmp_path / "two", given, 2)
     parts = Run(tmp_path / "parts", {**given, "training.sharded": True}, 2)
@@ -152,7 +161,7 @@ def test_half_precision_in_parts(tmp_path, precision, rel, way):
 class TestCommandsOnAFolderOfParts:
     @pytest.fixture(params=["as two processes would", pytest.param("by two processes", marks=pytest.mark.long)])
     def run(self, request, tmp_path):
-        """The command line on a run of four steps, whose checkpoints are folders of two parts."""
+        """The command line on a run of four steps, whose checkpoints are folders of two shards."""
         command = HereCommand(tmp_path / "run")
 
         def call(verb, *extra, code=0):

@@ -1,4 +1,4 @@
-"""A step of training: however it is cut, computed or interrupted, it is the same step; one that went wrong changes nothing."""
+"""A training step does not depend on its division, computation or interruptions, and a bad step changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BAD = {"objective__name": "benchmarks.bad_losses:Bad"}
 
 
 def reload(run, folder, **overrides):
-    """Save, and go on in a new object."""
+    """Save, and resume in a new object."""
     path = save_checkpoint(folder, run.network, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
     made = trainer(**overrides)
     made.load(last_checkpoint(path.parent))
@@ -35,7 +35,7 @@ def reload(run, folder, **overrides):
 
 
 class TestCutting:
-    """float32 sums in another order: 1e-5 of the gradient's norm allows a hundred times the rounding of a sum."""
+    """float32 sums in another order. 1e-5 of the gradient's norm allows a hundred times the rounding error of a sum."""
 
     def test_micro_batches_add_up_to_the_batch(self):
         whole, cut = trainer(), trainer(training__micro_batch=3)
@@ -58,7 +58,7 @@ class TestCutting:
 
     def test_parts_of_a_batch_are_the_batch(self):
         data = experiment().data.train
-        x, position = data.batch(200, 7, seed=3)  # over the end of an epoch
+        x, position = data.batch(200, 7, seed=3)  # across the end of an epoch
         for world in (2, 3):
             parts = [
                 data.batch(200, 7, seed=3, part=Group(r, world, torch.device("cpu")).part(7)) for r in range(world)
@@ -67,8 +67,11 @@ class TestCutting:
             assert torch.equal(torch.cat([p[1] for p in parts]), position)
 
     def test_two_processes_train_as_one(self, tmp_path):
-        """Losses and gradient norms of every step, and the weights: Adam's first steps divide a gradient by its own size, so that
-        rounding in small ones shows: a thousandth of the way that the weights have come is allowed."""
+        """Losses and gradient norms of every step, and the weights.
+
+        Adam's first steps divide a gradient by its own size, so that rounding errors of small gradients are visible; a
+        thousandth of the distance that the weights have moved is allowed.
+        """
         options = {"training.steps": 4, "training.log_every": 1, "training.ema_decays": [0.9], "network.dropout": 0.0}
         ranks = together(tmp_path / "two", 2, options)
         assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
@@ -86,13 +89,13 @@ class TestCutting:
         for prefix in ("model.", "ema."):
             assert apart(one, two, prefix) < 1e-3
         deaf = trainer(training__steps=4)
-        for step in range(4):  # a process that hears nothing of the other
+        for step in range(4):  # a process without communication
             deaf.update(*deaf.experiment.data.train.batch(step, 8, seed=0, part=slice(0, 4)))
         assert apart(one, {f"model.{k}": v for k, v in deaf.network.state_dict().items()}, "model.") > 1e-2
 
 
 def apart(a, b, prefix):
-    """How far two runs lie apart, in units of the way that the first has come from the initial weights."""
+    """The distance between two runs, in units of the distance of the first one from the initial weights."""
     start = trainer().network.state_dict()
     way = sum(float((a[f"{prefix}{k}"] - v).square().sum()) for k, v in start.items()) ** 0.5
     return sum(float((a[f"{prefix}{k}"] - b[f"{prefix}{k}"]).square().sum()) for k in start) ** 0.5 / way
@@ -139,7 +142,10 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("world", [1, 2])
     def test_signals(self, world, monkeypatch):
-        """A second one counts at once; for a launcher's process only after some seconds, since it hears each of them twice."""
+        """A second signal counts at once.
+
+        For a launcher's process it counts after some seconds, because each signal arrives twice.
+        """
         now = [100.0]
         monkeypatch.setattr("scoresde.experiment.training.signals.time.monotonic", lambda: now[0])
         import signal
@@ -228,7 +234,7 @@ class TestPrecision:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        # checkpoints and averages hold the network alone: what such a process learns would be lost
+        # checkpoints and averages contain only the network: what such a process learns would be lost
         (
             {"sde": {"name": "LearnedSNRSDE"}},
             r"has trainable parameters \(sde\.w, sde\.a, .*training is for the network only",

@@ -1,4 +1,4 @@
-"""What training leaves in its folder: checkpoints, averages, pictures, rows; and a dry run, which leaves nothing."""
+"""The files of training: checkpoints, averages, pictures, rows; and a dry run, which writes nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestALongerRun:
     CONSTANT: ClassVar = {"training__schedule": "constant", "network__dropout": 0.1}
 
     def test_it_goes_on_to_where_a_long_one_ends(self, tmp_path):
-        """Also with a definition of the digest that a checkpoint of before did not know."""
+        """Also if an older checkpoint has a digest with another definition."""
         short, whole = tmp_path / "short", tmp_path / "whole"
         run(short, training__steps=4, **self.CONSTANT)
         path = list_checkpoints(short / "checkpoints")[-1]
@@ -69,7 +69,7 @@ class TestALongerRun:
         assert "training.steps: 4 -> 7" in (short / "log.txt").read_text()
 
     def test_it_is_not_made_shorter(self, tmp_path):
-        """The config of a run of 2 steps would stand beside weights of 4."""
+        """Otherwise a config of 2 steps would belong to weights of 4 steps."""
         run(tmp_path, training__steps=4, **self.CONSTANT)
         before = (tmp_path / "config.json").read_bytes()
         with pytest.raises(WorkdirError, match=r"trained to step 4, but training\.steps=2 is less: give at least 4"):
@@ -77,7 +77,7 @@ class TestALongerRun:
         assert (tmp_path / "config.json").read_bytes() == before
 
     def test_a_checkpoint_of_another_config_is_not_gone_on_from(self, tmp_path):
-        """Put into a folder whose config.json is right."""
+        """A checkpoint that was put into a folder with a correct config.json."""
         run(tmp_path / "other", training__steps=1, training__beta2=0.9, training__ema_decay=0.5)
         made, workdir = experiment(training__steps=1), Workdir(tmp_path / "run")
         workdir.claim(made)
@@ -86,7 +86,7 @@ class TestALongerRun:
             train_here(made, workdir)
 
     def test_the_digest_does_not_see_what_may_change(self):
-        """A row or sample is not computed again because a run goes on with other habits; other weights have another digest."""
+        """Rows and samples stay valid when options change that do not change the weights; other weights have another digest."""
         plain = config_digest(experiment(**self.CONSTANT))
         free = {"training__steps": 9, "training__keep": 9, "training__micro_batch": 2, "sampling__seed": 1}
         assert config_digest(experiment(**self.CONSTANT, **free)) == plain
@@ -99,7 +99,7 @@ class TestALongerRun:
 
 
 def test_a_folder_that_another_process_makes_meanwhile(tmp_path, monkeypatch):
-    """Processes of a launcher claim a new folder at once: who sees the other's config goes by it, also where it is another."""
+    """Processes of a launcher claim a new folder at once. One that finds another's config compares its own with it."""
     made, other, workdir = experiment(), experiment(training__batch_size=9), Workdir(tmp_path)
     iterate, claimed = type(tmp_path).iterdir, []
 
@@ -121,7 +121,7 @@ def test_a_folder_that_another_process_makes_meanwhile(tmp_path, monkeypatch):
 
 
 def test_killed_before_a_checkpoint_no_snapshot_is_missing(tmp_path, monkeypatch):
-    """The run would go on after that checkpoint, and not come back for the snapshot of its step."""
+    """Otherwise the run would resume after that checkpoint and never write the snapshot of its step."""
     settings = {"training__steps": 4, "training__posthoc_widths": [0.05], "training__posthoc_every": 2}
     run(tmp_path / "whole", **settings)
 
@@ -149,7 +149,7 @@ class TestCheckpoints:
             broken = bytearray(content)
             broken[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             path.write_bytes(broken)
-            try:  # what a name of the JSON's padding may be turned into is not seen by anybody
+            try:  # a changed byte in the JSON's padding has no effect
                 found, header = read_tensors(path)
             except CheckpointError:
                 continue
@@ -235,7 +235,10 @@ class TestRowsThatAreNotWhole:
     HEAD = b"step,loss,memory_mb\r\n"
 
     def test_what_is_kept(self, tmp_path):
-        """A last line without its end may be a cut number; one with fewer or more cells, no step or NULs is none."""
+        """A last line without its end may have a truncated number.
+
+        A line with fewer or more cells, no step or NULs is invalid.
+        """
         file = tmp_path / "metrics.csv"
         assert whole_rows(file) == ([], [])
         file.write_bytes(self.HEAD + b"2,0.5,1\r\n3,0.5\r\n4,1,2,3\r\nx,1,1\r\n\0\0\0\r\n5,0.25,1\r\n6,0.125,1")
@@ -243,7 +246,7 @@ class TestRowsThatAreNotWhole:
         assert head == ["step", "loss", "memory_mb"] and [row["step"] for row in rows] == ["2", "5"]
 
     def test_a_run_goes_on(self, tmp_path):
-        """With a damaged table, of other columns too: rows after the step go, the others keep what they have."""
+        """With a damaged table, also with other columns: rows after the step are dropped, the others do not change."""
         workdir = Workdir(tmp_path)
         workdir.metrics_file.write_bytes(self.HEAD + b"2,0.5,1\r\n\0\0\r\n4,0.5,1\r\n6,0.5,1\r\n")
         with metrics_writer(workdir, 4) as write:
@@ -254,7 +257,7 @@ class TestRowsThatAreNotWhole:
         ]  # fmt: skip
 
     def test_a_row_is_on_the_disk_when_it_is_written(self, tmp_path, monkeypatch):
-        """Synced: what was in the file at the last sync holds the row."""
+        """The content of the file at the last sync includes the row."""
         synced = []
         monkeypatch.setattr("os.fsync", lambda number: synced.append(os.fstat(number).st_size))
         with metrics_writer(Workdir(tmp_path), 0) as write:
@@ -262,7 +265,7 @@ class TestRowsThatAreNotWhole:
             assert synced[-1] == (tmp_path / "metrics.csv").stat().st_size > 20
 
     def test_the_board_drops_what_is_run_again(self, tmp_path, monkeypatch):
-        """purge_step is the first step that TensorBoard is to forget; each row is flushed."""
+        """purge_step is the first step that TensorBoard must drop; each row is flushed."""
         seen = []
 
         class Writer:
@@ -287,7 +290,7 @@ class TestRowsThatAreNotWhole:
 
 
 class TestPreviews:
-    """A picture that cannot be drawn, and one that is broken off."""
+    """A picture that cannot be drawn, and an interrupted one."""
 
     def run(self, tmp_path, act):
         made = experiment(training__steps=2)
@@ -306,7 +309,7 @@ class TestPreviews:
         assert f"no raw preview at step 0: {problem}" in workdir.log_file.read_text() and not workdir.previews.exists()
 
     def test_a_second_signal_ends_the_run(self, tmp_path):
-        """A sampler hands over what it has; the picture would be of noise, and the signal lost."""
+        """An interrupted sampler returns its state. Its picture would show noise, and the signal would be lost."""
         result = types.SimpleNamespace(interrupted=True, samples=torch.zeros(16, 1, 8, 8))
         with pytest.raises(KeyboardInterrupt):
             self.run(tmp_path, lambda: result)
@@ -334,7 +337,7 @@ class TestDryRun:
             dry_run(experiment(objective__name="benchmarks.bad_losses:Bad", objective__steps=(3,)))
 
     def test_steps_that_float16_skips_first_do_not_count(self):
-        """Sums over coordinates overflow at the first scale; without an update there is no moment to be counted."""
+        """Sums over coordinates overflow at the first scale; without an update there are no moments to count."""
         needs = dry_run(experiment(training__precision="float16", objective__reduction="half_sum"))
         assert needs.optimizer >= 8 * needs.parameters
 
@@ -367,7 +370,7 @@ class TestDryRun:
         x = torch.randn(1000, requires_grad=True)
         kept = Activations([x])
         with kept:
-            y = (x.sin().exp() * 2.0).sum()  # sin keeps x, a parameter; exp its result of 4000 bytes
+            y = (x.sin().exp() * 2.0).sum()  # sin saves x, a parameter; exp saves its result of 4000 bytes
         assert kept.bytes == 4000
         y.backward()
         assert torch.allclose(x.grad, 2 * x.cos() * x.sin().exp())
@@ -404,8 +407,11 @@ class TestAverages:
         assert torch.allclose(_products(t, gamma, t, gamma), p @ p.T / 100_000, rtol=1e-3)
 
     def test_any_width_is_made_of_two(self):
-        """A smooth path with noise, 4000 updates, 16 snapshots of widths 0.05 and 0.1: widths between are made to a few
-        thousandths of how far averages lie apart; the nearest that was kept is ten times further off."""
+        """A smooth path with noise, 4000 updates, 16 snapshots of widths 0.05 and 0.1.
+
+        Widths between them have an error of a few thousandths of the distance between the averages; the nearest stored
+        average has ten times this error.
+        """
         module, generator = nn.Linear(64, 1, bias=False), torch.Generator().manual_seed(0)
         kept = [PowerEMA(module, std) for std in (0.05, 0.1)]
         wanted = PowerEMA(module, 0.07)

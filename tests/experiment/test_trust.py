@@ -1,4 +1,4 @@
-"""The config.json of a work folder is data: it names the library's classes, and others where the user trusts them."""
+"""The config.json of a work folder is data: it names the library's classes, and others only if the user trusts them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def foreign(trained, tmp_path):
-    """A folder of someone else, with changes to its config: ``foreign({"sde": node})``."""
+    """A third-party folder with changes to its config: ``foreign({"sde": node})``."""
 
     def made(changes):
         folder = tmp_path / "foreign"
@@ -107,7 +107,7 @@ class TestAFolderIsData:
         assert CALLS == []
 
     def test_the_current_folder_is_not_looked_in(self, trained, monkeypatch):
-        """A folder of someone else may be the current one, and hold modules that Python would import."""
+        """A third-party folder may be the current folder and contain modules that Python would import."""
         seen = []
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         monkeypatch.chdir(trained)
@@ -116,7 +116,7 @@ class TestAFolderIsData:
         assert seen and str(trained) not in seen[0]
 
     def test_own_names_of_another_kind(self, foreign):
-        """Of the library, but not what the key takes: nothing is made of them."""
+        """Classes of the library that the key does not accept are not constructed."""
         for name in ("MLP", "karras", "scoresde.networks.mlp:MLP", "scoresde.experiment.folder.workdir:Workdir"):
             assert_refused(called("sample", "--workdir", foreign({"sde": {"name": name}})), "is not allowed here")
         done = called("sample", "--workdir", foreign({"sde": {"name": "scoresde.sde.processes.vp:torch"}}))
@@ -161,7 +161,7 @@ class TestTrust:
         assert_refused(called("sample", "--workdir", folder), "--trust a.b --trust d,")
 
     def test_what_is_typed_is_trusted(self, trained, tmp_path):
-        """As is the file of --config: both are the user's."""
+        """Like the file of --config, it comes from the user."""
         CALLS.clear()
         shutil.copytree(trained, tmp_path / "run")
         extractor = f"--config.evaluation.extractor={{'name': '{CANARY}:Extractor'}}"

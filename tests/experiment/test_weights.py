@@ -1,4 +1,4 @@
-"""Which weights samples and likelihoods use: every average of a run by its name, and figures of different ones apart."""
+"""The weights of samples and likelihoods: every average of a run by its name, with separate results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AVERAGES = {
     **FEW, "training__steps": 6, "training__ema_decays": [0.1, 0.9], "training__posthoc_widths": [0.05, 0.1],
     "training__posthoc_every": 2, "sampling__count": 3,
 }  # fmt: skip
-MODULE = sys.modules["scoresde.experiment.folder.averages"]  # whose name the function takes
+MODULE = sys.modules["scoresde.experiment.folder.averages"]  # the package has a function of the same name
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """The command line in a copy of that folder; what it prints, errors too."""
+    """The command line in a copy of that folder. Returns its output, including errors."""
     command = CopyCommand(trained, tmp_path, **AVERAGES)
 
     def call(verb, *extra, **more):
@@ -68,7 +68,7 @@ def test_names():
 
 
 def test_samples_of_each_are_apart_and_say_so(run, monkeypatch):
-    """Raw weights, two averages and a post-hoc one: four files, four sets of numbers, the default's as they were."""
+    """Raw weights, two averages and a post-hoc one: four files with different numbers; those of the default do not change."""
     monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     before = {p.name: p.read_bytes() for p in (run.folder / "samples").glob("pc.*")}
     assert "drawing 3 of 3, weights model" in run("sample", "--weights", "model")
@@ -132,7 +132,7 @@ def test_a_model_has_the_weights_of_its_name(trained):
 
 class TestSnapshots:
     def test_one_is_in_memory_at_a_time(self, trained, monkeypatch):
-        """When a snapshot is read, no tensor of the one before is alive."""
+        """When a snapshot is read, no tensor of the previous one is in memory."""
         alive, most = [], []
 
         def read(path):
@@ -164,7 +164,7 @@ class TestSnapshots:
             posthoc_average(workdir, 0.07)
 
     def test_those_of_before_the_first_update_do_not_count(self, tmp_path):
-        """All steps skipped: nothing is averaged yet, and a profile up to 0 has no height."""
+        """If all steps are skipped, nothing is averaged, and there is no averaging profile."""
         average, workdir = PowerEMA(torch.nn.Linear(2, 1), 0.1), Workdir(tmp_path)
         write_snapshot(workdir, [average], 1, OneFile())
         assert not workdir.averages.exists()
@@ -175,7 +175,7 @@ class TestSnapshots:
         assert torch.equal(posthoc_average(workdir, 0.1)["weight"], tensors["power0.weight"])
 
     def test_buffers_are_those_of_the_last_one(self, tmp_path):
-        """Coefficients sum to about 1 only: a table of frequencies that is averaged is another table."""
+        """Coefficients sum only approximately to 1, so averaging a table of frequencies would change it."""
         network, workdir = torch.nn.BatchNorm1d(3), Workdir(tmp_path)
         averages = [PowerEMA(network, std) for std in (0.05, 0.1)]
         for step in (1, 2, 3):
@@ -191,7 +191,7 @@ class TestSnapshots:
 
     @pytest.mark.parametrize("more", [0, 1])
     def test_one_that_was_replaced_meanwhile_is_noticed(self, run, monkeypatch, more):
-        """Also by other weights after as many updates, as a rerun in the folder writes them."""
+        """Also with other weights after the same number of updates, as a second run in the folder writes them."""
 
         def read(path):
             tensors, header = read_tensors(path)
@@ -203,7 +203,7 @@ class TestSnapshots:
             posthoc_average(Workdir(run.folder), 0.07)
 
     def test_how_far_the_profile_is_off(self):
-        """Against integrals: three profiles on a fine grid, relative L2; nothing for a width that was kept."""
+        """Compared with integrals: three profiles on a fine grid, relative L2; 0 for a stored width."""
         stored = [(500.0, 0.05), (1000.0, 0.05), (1000.0, 0.1)]
         tau = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200.0
 

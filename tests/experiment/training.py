@@ -1,4 +1,4 @@
-"""Helpers of the training tests: a small experiment in this process, and steps of it."""
+"""Helpers of the training tests: a small experiment in this process, and its steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trainer(**overrides):
 
 
 def advance(run, steps=1):
-    """Take steps, and return the last of them."""
+    """Run steps and return the last one."""
     for _ in range(steps):
         config = run.config
         step = run.update(*run.experiment.data.train.batch(run.step, config.batch_size, seed=run.experiment.seed))

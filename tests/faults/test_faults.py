@@ -1,4 +1,4 @@
-"""Faults put in on purpose, in real processes: what was finished stays, what goes on ends where it would have."""
+"""Faults injected into real processes: finished work is kept, and resumed runs have the same results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wait_for_checkpoints(command, count, process):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The last checkpoint of a run that nothing happened to."""
+    """The last checkpoint of an undisturbed run."""
     command = HereCommand(tmp_path_factory.mktemp("unbroken") / "run")
     done = command("train", **MANY)
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_killed_and_started_again_it_ends_where_it_would_have(tmp_path, unbroken
     process.kill()
     process.communicate()
     for path in list_checkpoints(command.workdir / "checkpoints"):
-        read_checkpoint(path)  # whole, whenever the kill came
+        read_checkpoint(path)  # complete at any time of the kill
     done = command("train", **MANY)
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stdout
@@ -170,7 +170,7 @@ def test_data_with_nan_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_times_and_keeps_the_last_checkpoint(tmp_path):
-    """Where no such step is allowed; tests/faults/test_training_faults.py has what happens where some are."""
+    """If no such step is allowed. test_training_faults.py tests runs that allow some."""
     command = HereCommand(tmp_path / "run")
     done = command(
         "train", **MANY, training__max_bad_steps=1, objective__name="tests.faults.test_faults:BreaksAtStepFive"
@@ -213,7 +213,7 @@ class TestLikelihood:
 
     @pytest.fixture(scope="class")
     def whole(self, tmp_path_factory):
-        """A folder with the table of a run that nothing happened to."""
+        """A folder with the table of an undisturbed run."""
         command = HereCommand(tmp_path_factory.mktemp("whole") / "run")
         for verb in ("train", "likelihood"):
             done = command(verb, **self.LIKELIHOOD)

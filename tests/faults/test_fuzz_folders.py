@@ -1,4 +1,4 @@
-"""The fuzz of work folders, benchmarks/fuzz_folders.py: a small part of it, and that it sees planted faults."""
+"""A small part of benchmarks/fuzz_folders.py, and tests that it detects planted faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults of benchmarks/faults.py, a few times each, and once with errors planted in what guards against them."""
+"""The faults of benchmarks/faults.py, a few times each, and once with planted errors in the protection against them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scoresde.experiment.folder.checkpoint import last_checkpoint
 
 @pytest.mark.long
 def test_a_process_that_loses_the_other_says_so(tmp_path):
-    """Short ones of the other faults are in test_faults.py."""
+    """Short tests of the other faults are in test_faults.py."""
     ranks = together(tmp_path / "run", 2, {"training.steps": 4000})
     ranks[0].until(lambda: ranks[0].checkpoints, "a checkpoint")
     ranks[1].signal(signal.SIGKILL)
@@ -33,7 +33,7 @@ def test_many_times(fault, tmp_path):
 
 @pytest.mark.long
 def test_a_bench_sees_a_checkpoint_without_a_checksum(tmp_path, monkeypatch):
-    """Were the checksum not looked at, some flipped bits would pass."""
+    """Without a check of the checksum, some flipped bits would pass."""
     monkeypatch.setattr(
         "scoresde.experiment.folder.tensor_file._checksum", lambda tensors, header: header.get("sha256")
     )
