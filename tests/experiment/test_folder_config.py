@@ -138,4 +138,4 @@ def test_a_config_that_is_none_is_refused_in_one_line(points, verb, text):
     finally:
         file.write_bytes(before)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "config.json" in done.stderr and "put back the config.json" in done.stderr
+    assert "config.json" in done.stderr and "Restore the config.json" in done.stderr

@@ -249,7 +249,7 @@ class TestRunsWithoutAnUpdate:
             line = refused(called("train", "--workdir", run, *extra))
         finally:
             room.DenoisingScoreMatching.evaluate = real
-        assert "none of 3 steps to step 5 updated the weights" in line and points not in line
+        assert "none of the 3 steps up to step 5 updated the weights" in line and points not in line
         assert list_checkpoints(run / "checkpoints")[-1].name == "step-000000002.safetensors"
         assert called("train", "--workdir", run, *extra).returncode == 0
 

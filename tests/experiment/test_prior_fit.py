@@ -48,7 +48,7 @@ def test_what_passes_what_warns_and_what_is_refused():
     assert "mean 19.96" in said and "0.0799 nats per coordinate" in said and "data.shift, data.scale" in said
     for sde, mean, std in ((VPSDE(), 1e4, 10.0), (VPSDE(), 0.0, 1e6), (VESDE(0.01, 50.0), 0.0, 1e3)):
         with pytest.raises(
-            ConfigError, match=r"config\.data: the training data, of mean .* nats per coordinate, 0\.01 pass"
+            ConfigError, match=r"config\.data: the training data, of mean .* nats per coordinate \(limit 0\.01\)"
         ):
             check_prior(given(sde, mean, std)[0])
 

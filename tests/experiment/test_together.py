@@ -148,7 +148,8 @@ def test_half_precision_by_two_processes(tmp_path, precision, rel, way):
 def test_half_precision_in_parts(tmp_path, precision, rel, way):
     """The sharded network equals the whole one with as many processes, with FIR filters and image inputs of its stages.
 
-    A weight that differs by float32's rounding may be rounded to another half-precision number. Sums over coordinates overflow float16 until its scale is found, which is the same for all processes.
+    A weight that differs by float32's rounding may be rounded to another half-precision number. Sums over
+    coordinates overflow float16 until its scale is found, which is the same for all processes.
     """
     given = {**NCSNPP, "training.precision": precision, "training.steps": 8, "objective.reduction": "half_sum"}
     two = Run(tmp_path / "two", given, 2)

@@ -190,7 +190,7 @@ class Workdir:
                 raise ValueError(f"{self.config_file} is not a mapping")
         except ValueError as problem:
             raise WorkdirError(
-                f"{problem}: restore the config.json of the run; the header of a checkpoint has a copy in facts.config"
+                f"{problem}. Restore the config.json of the run; the header of a checkpoint has a copy in facts.config"
             ) from problem
         return text
 

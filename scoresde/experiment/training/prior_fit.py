@@ -48,8 +48,8 @@ def check_prior(experiment: Experiment) -> str:
     x = train.encode(permutation(len(train), 0, 0)[:EVENTS], seed=0, dtype=torch.float64)
     said = (
         f"the training data, of mean {float(x.mean()):.4g} and standard deviation {float(x.std(correction=0)):.3g} as the model "
-        f"sees it, is still visible at T of {experiment.sde!r}: {lost:.3g} nats per coordinate, at most {PRIOR_LIMIT:g} are "
-        "good. Bring the data to mean 0 and standard deviation 1 (data.shift, data.scale; scoresde inspect chooses "
+        f"sees it, is still visible at T of {experiment.sde!r}: {lost:.3g} nats per coordinate (limit "
+        f"{PRIOR_LIMIT:g}). Bring the data to mean 0 and standard deviation 1 (data.shift, data.scale; scoresde inspect chooses "
         "them), or give the "
         "process more noise"
     )
