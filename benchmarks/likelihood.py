@@ -138,7 +138,7 @@ def classical_exact(problem: Problem, x: Tensor) -> tuple[int, Tensor]:
 
 
 def run_evaluations(names: tuple[str, ...]) -> None:
-    """Smallest number of nodes that reaches 1e-3 bits/dim on the pilot grid, against RK45."""
+    """Smallest number of nodes that reaches 1e-3 bits/dim on the adaptive grid, against RK45."""
     ratios: dict[bool, list[float]] = {False: [], True: []}
 
     def rows() -> Iterable[list[str]]:

@@ -12,7 +12,7 @@ of evaluations includes this last one. There are three kinds of measurements:
 
 paths
     The root mean square distance per coordinate between the end point and that of the accurate flow (UniPC-3 on the
-    pilot grid with 200 evaluations, 100 for the digits), as a mean over 2000 starts (400 in 16 and 64 dimensions). Each
+    adaptive grid with 200 evaluations, 100 for the digits), as a mean over 2000 starts (400 in 16 and 64 dimensions). Each
     peer method runs on five grids. Ours are the methods without a fit on their default grid, and ``fit``, whose pilot
     has 128 other starts.
 network
@@ -59,7 +59,7 @@ from scoresde.samplers import (
 )
 from scoresde.samplers.exponential import AdamsBashforth
 from scoresde.samplers.fitted import Pilot
-from scoresde.samplers.fitted.accurate import distances
+from scoresde.samplers.fitted.pilot import distances
 from scoresde.score import ScoreModel
 from scoresde.sde import ScalarSDE
 from scoresde.solvers import TorchSDE
@@ -136,7 +136,7 @@ def ours(problem: Problem | Network, pilot: Pilot, calls: int) -> Iterator[tuple
     for name, method in PLAIN.items():
         yield name, method(steps[name]), {"grid": "default"}
         yield name, method(grids.log_noise(problem.sde, steps[name])), {"grid": "log s"}
-    yield "UniPC-3, pilot grid", UniPC(calls - 1, 3, grid=pilot.grid), {"grid": "pilot"}
+    yield "UniPC-3, adaptive grid", UniPC(calls - 1, 3, grid=pilot.grid), {"grid": "pilot"}
     made = fit(problem.sde, problem.score, calls, pilot=pilot)
     half = pilot.subset(slice(PILOT // 2, None))
     few = half.distances(ends(problem, made, half.starts, calls))
@@ -205,7 +205,7 @@ def distributions(problem: Problem, mine: Ours) -> Iterator[dict[str, Any]]:
     for calls in (5, 10):
         samplers: dict[str, Callable[[], Tensor]] = {}
         for name, sampler, known in mine[calls]:
-            if name not in ("UniPC", "fit", "UniPC-3, pilot grid") or known.get("grid") == "log s":
+            if name not in ("UniPC", "fit", "UniPC-3, adaptive grid") or known.get("grid") == "log s":
                 continue
             samplers[name] = partial(ends, problem, sampler, start, calls)
         for name, grid in (

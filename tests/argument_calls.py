@@ -121,7 +121,7 @@ ALLOWED = (
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
     Allowed("samplers.*", "fingerprint", "negative tuple", "any numbers"),
     Allowed("samplers.fitted.sampler.FittedMultistep", "mean", "scalar tensor, strange shape", "of an event of any shape"),
-    Allowed("samplers.fitted.accurate.Pilot", "ends", "nan tensor", "a path may fail, and has an infinite distance then"),
+    Allowed("samplers.fitted.pilot.Pilot", "ends", "nan tensor", "a path may fail, and has an infinite distance then"),
     Allowed("samplers.exponential.parameterization.*", "u t", TENSORS, "functions of each element"),
     Allowed("samplers.checks.report.check", "order", "0", "none is claimed"),
     Allowed("samplers.exponential.churn.Churn", "amount low", "0", "none, and from the start"),

@@ -20,7 +20,7 @@ from scoresde import sde as processes
 from scoresde.data import Affine, Dataset
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
-from scoresde.samplers.fitted import Expectation, Pilot, PilotGrid
+from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
 
@@ -70,8 +70,8 @@ def _pilot() -> Pilot:
     return Pilot.of(SDE, SCORE, (16, 2), fine=40)
 
 
-def _grid() -> PilotGrid:
-    return PilotGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
+def _grid() -> AdaptiveGrid:
+    return AdaptiveGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
 
 
 class _TableData:
@@ -224,16 +224,16 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "sampler": samplers.UniPC(4), "expected": Expectation(0.1, 0.1, 0.2, "2M", 4, 20), "process": "VPSDE()",
         "fingerprint": [0.5, 0.1],
     },
-    "samplers.fitted.accurate.Pilot": lambda: {
+    "samplers.fitted.pilot.Pilot": lambda: {
         "grid": _grid(), "mean": X[0], "data_std": 0.5, "u": TIMES, "states": torch.ones(4, 4, 2), "ends": X,
         "evaluations": 3,
     },
     "samplers.fitted.fit_method.fit": lambda: {"pilot": _pilot(), "steps": 2, "search": 0, "held_out": 16},
-    "samplers.fitted.pilot.PilotGrid": {
+    "samplers.fitted.grid.AdaptiveGrid": {
         "t_min": 1e-3, "u": GRID["u"], "share": GRID["share"], "process": "VPSDE()", "event_shape": (2,),
         "fingerprint": (0.5, 0.1),
     },
-    "samplers.fitted.pilot.pilot_grid": {"fine": 40},
+    "samplers.fitted.grid.adaptive_grid": {"fine": 40},
     "samplers.checks.report.check": {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },

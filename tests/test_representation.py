@@ -19,10 +19,10 @@ from scoresde.sde.linalg.basis import dct, fourier
 from tests.argument_recipes import NOT_CALLED, RECORDS, public, recipe
 
 FITTED = {
-    "samplers.fitted.accurate.Pilot",
+    "samplers.fitted.pilot.Pilot",
     "samplers.fitted.sampler.FittedMultistep",
     "samplers.fitted.sampler.FittedSampler",
-    "samplers.fitted.pilot.PilotGrid",
+    "samplers.fitted.grid.AdaptiveGrid",
 }
 """Made by a fit, and kept in files; their reprs say how good they are."""
 ABSTRACT = {name: thing for name, thing in public().items() if inspect.isclass(thing) and inspect.isabstract(thing)}

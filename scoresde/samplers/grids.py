@@ -7,7 +7,7 @@
 - :func:`focused`: equal steps in ln(sigma / alpha) far from the scale of the data, several times shorter ones near it.
 - :func:`subsequence`: times of DDPM's chain, evenly or quadratically spaced (Song et al. 2020, appendix D.2).
 
-:func:`~scoresde.samplers.fitted.pilot_grid` makes a grid for a model, on which all steps have equal errors. The grid of
+:func:`~scoresde.samplers.fitted.adaptive_grid` makes a grid for a model, on which all steps have equal errors. The grid of
 the reference implementation is :class:`~scoresde.samplers.ReferenceDiscretization`.
 
 To set an argument of a grid, use ``functools.partial(karras, rho=5.0)``.

@@ -26,7 +26,7 @@ from scoresde.samplers import (
 from scoresde.samplers.adaptive.adaptive_sde import Paths
 from scoresde.samplers.discretization import ExactTransitions
 from scoresde.samplers.exponential import Churn, ExponentialMultistep, NoiseParameterization
-from scoresde.samplers.fitted import PilotGrid, pilot_grid
+from scoresde.samplers.fitted import AdaptiveGrid, adaptive_grid
 from scoresde.samplers.predictor_corrector import ConsistentAnnealed
 from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, NonlinearSDE, Shifted, SubVPSDE
 from scoresde.solvers import ScipyODE
@@ -221,15 +221,15 @@ def test_subsequences_of_a_chain():
         grids.subsequence(VPSDE(), 500, power=2.0)
 
 
-def test_a_pilot_grid_needs_fewer_steps():
+def test_an_adaptive_grid_needs_fewer_steps():
     """Errors of paths from new starts with 24 steps of UniPC-2: at most half of those on uniform and log-noise grids."""
     centres = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
     distribution = GaussianMixture(torch.cartesian_prod(centres, centres), 0.05)
     sde = SDES["vp"]
     score = distribution.score(sde)
-    grid = pilot_grid(sde, score, (32, 2), seed=1)
+    grid = adaptive_grid(sde, score, (32, 2), seed=1)
     times = grid(sde, 12)
-    assert isinstance(grid, PilotGrid) and bool((times.diff() < 0).all())
+    assert isinstance(grid, AdaptiveGrid) and bool((times.diff() < 0).all())
     assert float(times[0]) == 1.0 and float(times[-1]) == 1e-3
     assert torch.equal(grid(sde.discretize(100), 12), times)
     for other in (VPSDE(0.1, 19.0), Shifted(sde, torch.ones(2))):

@@ -22,8 +22,8 @@ from scoresde.likelihood import (
     log_likelihood,
 )
 from scoresde.samplers import AdaptiveSDE, DPMSolverPlusPlus, PredictorCorrector, ProbabilityFlowODE, UniPC, fit
-from scoresde.samplers.fitted import pilot_grid
-from scoresde.samplers.fitted.accurate import Pilot
+from scoresde.samplers.fitted import adaptive_grid
+from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.score import ScoreModel
 from scoresde.sde import VESDE, VPSDE, check_same_process, evaluation_mode
 from scoresde.sde.base import process_of
@@ -99,7 +99,7 @@ ENTRIES = {
     "biases": lambda s: known_biases(SDE, s, X).cutoff,
     "bound": lambda s: elbo(SDE, s, X, draws=2, replicates=2).log_prob,
     "likelihood grid": lambda s: torch.tensor(fit_grid(SDE, s, X, fine=40).share),
-    "pilot grid": lambda s: torch.tensor(pilot_grid(SDE, s, (16, 2), fine=40).share),
+    "adaptive grid": lambda s: torch.tensor(adaptive_grid(SDE, s, (16, 2), fine=40).share),
     "fit": lambda s: (
         fit(SDE, s, 2, pilot=Pilot.of(SDE, s, (16, 2), fine=40), search=0, held_out=16)(SDE, s, (3, 2)).samples
     ),

@@ -10,8 +10,8 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
-from scoresde.samplers.fitted.accurate import Pilot
 from scoresde.samplers.fitted.fit_method import fit
+from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedSampler
 from scoresde.samplers.grids import end_time
 from scoresde.sde import LinearSDE, Score

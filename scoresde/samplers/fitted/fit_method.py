@@ -25,9 +25,9 @@ from scoresde.samplers.base import CountedScore, Sampler
 from scoresde.samplers.exponential.coefficients import linear_process
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Whitened
-from scoresde.samplers.fitted.accurate import Pilot, distances
 from scoresde.samplers.fitted.expectation import Expectation, farthest
 from scoresde.samplers.fitted.fingerprint import fingerprint
+from scoresde.samplers.fitted.pilot import Pilot, distances
 from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
 from scoresde.samplers.fitted.stages import Search, initial_times, stepwise, to_sampler, whitened_paths
 from scoresde.sde import LinearSDE, Score
@@ -208,7 +208,7 @@ def plain_samplers(pilot: Pilot, steps: int) -> dict[str, ExponentialMultistep]:
     }
     t_min = pilot.grid.t_min
     times = {
-        "pilot grid": pilot.grid(pilot.process, steps - 1),
+        "adaptive grid": pilot.grid(pilot.process, steps - 1),
         **{
             f"{grid.__name__} grid": grid(pilot.process, steps - 1, t_min=t_min)
             for grid in (grids.focused, grids.log_noise, grids.karras, grids.quadratic, grids.uniform)

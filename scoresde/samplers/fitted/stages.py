@@ -2,7 +2,7 @@ r"""The two stages of a fit: times and coefficients of a ``FittedMultistep`` fro
 
 1. The coefficients a_i and b_ij follow step by step, by linear least squares. Step i starts where the steps before it
    end, and its target is the accurate path at the next time. The target of the last step is E[x_0 | x] at the end of
-   the path. The times are those of the pilot grid, from T or from the time at which x is almost pure noise.
+   the path. The times are those of the adaptive grid, from T or from the time at which x is almost pure noise.
 2. All times and coefficients are then fitted together, by the Gauss-Newton method with a trust region (scipy). With the
    errors e_k of the end points from start k, the loss is
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scoresde.noise import NoiseSource
 from scoresde.samplers.exponential.coefficients import combine
-from scoresde.samplers.fitted.accurate import Pilot
+from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedMultistep, WhiteCoordinates, white_coordinates
 from scoresde.sde import Score
 
@@ -90,7 +90,7 @@ def _times(pilot: Pilot, u: Tensor) -> Tensor:
 
 
 def initial_times(pilot: Pilot, steps: int, top: float) -> Tensor:
-    """(steps,) descending u of the pilot grid, for the first stage.
+    """(steps,) descending u of the adaptive grid, for the first stage.
 
     The first is at T, or where e^u is ``top`` standard deviations of the data. The last is one step above the end.
     """
