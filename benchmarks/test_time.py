@@ -1,4 +1,4 @@
-"""CPU time of the tests: seconds for each folder of tests/, and the slowest test functions.
+"""CPU time of the tests: seconds for each folder of tests/, files above the budget of 10 s, and the slowest test functions.
 
     .venv/bin/python benchmarks/test_time.py                           # the default suite, in one process
     .venv/bin/python benchmarks/test_time.py tests/sde --slowest 40    # any arguments of pytest
@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FILE_SECONDS = 10.0
+"""Budget of a new test file, stated in CONTRIBUTING.md."""
 
 
 def user_seconds() -> float:
@@ -60,6 +62,11 @@ def folder_of(nodeid: str) -> str:
     return str(Path(nodeid.partition("::")[0]).parent)
 
 
+def file_of(nodeid: str) -> str:
+    """The file of a test."""
+    return nodeid.partition("::")[0]
+
+
 def print_table(title: str, rows: list[tuple[str, float, int]]) -> None:
     """Seconds, number of tests and name, one group a line."""
     print(f"\n{'seconds':>9} {'tests':>6}  {title}")
@@ -81,6 +88,8 @@ def main(arguments: list[str]) -> int:
         options.json.write_text(json.dumps(times.seconds, indent=0))
     print_table("folder", [*totals(times.seconds, folder_of), ("collection", times.collection, 0)])
     print(f"{user_seconds():9.1f} {len(times.seconds):6d}  everything")
+    slow = [row for row in totals(times.seconds, file_of) if row[1] > FILE_SECONDS]
+    print_table(f"file of more than {FILE_SECONDS:g} s", slow)
     print_table(
         "test function, all its parameters",
         totals(times.seconds, lambda name: name.partition("[")[0])[: options.slowest],
