@@ -74,10 +74,12 @@ def retired_words(*places: str) -> list[str]:
         if not path.exists():
             continue
         text = re.sub(r'"image/png": "[^"]*"', "", path.read_text(errors="ignore"))
-        for number, line in enumerate(text.splitlines(), 1):
-            for pattern, better in RETIRED.items():
-                for match in re.finditer(pattern, line, re.I):
-                    found.append(f"{path.relative_to(ROOT)}:{number}: {match.group(0)!r} -> {better}")
+        places_found = []
+        for pattern, better in RETIRED.items():
+            for match in re.finditer(pattern, text, re.I):
+                number = text.count("\n", 0, match.start()) + 1
+                places_found.append((number, f"{match.group(0)!r} -> {better}"))
+        found += [f"{path.relative_to(ROOT)}:{number}: {what}" for number, what in sorted(places_found)]
     return found
 
 
