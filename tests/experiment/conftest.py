@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import shutil
@@ -103,6 +104,23 @@ def ended(factory, *verbs, **settings):
         done = command(verb, **settings)
         assert done.returncode == 0, done.stderr
     return Ended(command.workdir, done.stdout)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def baselines_once():
+    """The baselines of a data set in a report are fitted once for all tests: a fit takes seconds."""
+    report, known = importlib.import_module("scoresde.experiment.reports.report"), {}
+    fitted = report.baselines
+
+    def remembered(experiment):
+        key = experiment.data.train.digest(), experiment.data.test.digest()
+        if key not in known:
+            known[key] = fitted(experiment)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "baselines", remembered)
+        yield
 
 
 @pytest.fixture

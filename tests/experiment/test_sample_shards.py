@@ -293,7 +293,7 @@ def test_killed_at_random_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path, tr
     assert all((next(folder.glob(f"pc/shards-*/{name}"))).stat().st_mtime_ns == stamp for name, stamp in seen.items())
 
 
-FAST = "{'pc': {'name': 'Fast', 'steps': 4, 'pilot': 16, 'search': 0}}"
+FAST = "{'pc': {'name': 'Fast', 'steps': 2, 'pilot': 16, 'search': 0}}"
 
 
 def test_a_sampler_that_fits_itself_does_so_once(draw):
@@ -301,7 +301,7 @@ def test_a_sampler_that_fits_itself_does_so_once(draw):
     draw(samplers=FAST)
     kept = next((draw.folder / "pc").glob("shards-*/sampler.safetensors"))
     before, x = kept.stat().st_mtime_ns, x_of(draw.folder)
-    assert "FittedSampler" in draw.facts()["sampler"] and draw.facts()["nfe"] == 4
+    assert "FittedSampler" in draw.facts()["sampler"] and draw.facts()["nfe"] == 2
     next(kept.parent.glob("*.npz")).unlink()
     assert "expects an error" not in draw(samplers=FAST).stdout
     assert kept.stat().st_mtime_ns == before
