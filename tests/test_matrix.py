@@ -18,7 +18,7 @@ from scoresde.samplers.predictor_corrector.splitting import drift_of_covariance
 from scoresde.sde import LinearSDE, ScalarSDE
 from tests import compatibility
 from tests.compatibility import EVENTS, OBJECTIVES, PROCESSES, SAMPLERS, row
-from tests.params import some_long
+from tests.params import some_long, whole
 
 # 600 samples: a mean is known to 0.041 standard deviations, a standard deviation to 2.9 %; 4.5 standard errors over at most 8
 # coordinates (a false alarm in 1e4 cells) make 0.19, and 200 steps cost up to 0.03 more
@@ -62,9 +62,10 @@ def assert_right(process, kind):
 
 OF_A_KIND = (
     "VP, cosine", "EDM", "linear interpolant", "log-SNR linear", "log-SNR learned", "VP, Shifted",
-    "VE", "VP, Schedule", "VP, MatrixSDE", "blurring", "sub-VP", "critically damped Langevin",
+    "VE", "VP, Schedule", "VP, MatrixSDE", "blurring", "sub-VP", "critically damped Langevin", "VP marginals, g(x, t)",
 )  # fmt: skip
-"""In addition to VP and the non-linear ones. tests/sde and tests/samplers also test samples and likelihoods of each."""
+"""In addition to VP and to VP as a NonlinearSDE. tests/sde and tests/samplers also test samples and likelihoods of each;
+tests/sde/test_geometric.py and test_nonlinear.py those of a diffusion of x."""
 
 
 @pytest.mark.parametrize("process", some_long(PROCESSES, OF_A_KIND))
@@ -90,9 +91,13 @@ def test_the_page_has_every_column_and_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("process", some_long(["VP", "VP, NonlinearSDE"], ["VP, NonlinearSDE"]))
 def test_a_wrong_score_is_seen(process, monkeypatch):
-    """Planted: half of the exact score must exceed the bounds of every objective, every sampler and the likelihood."""
+    """Planted: half of the exact score must exceed the bounds of every objective, every sampler and the likelihood.
+
+    By default three samplers; all under ``make test-all``.
+    """
     monkeypatch.setattr(
         compatibility, "score_of", lambda distribution, sde: lambda x, t: 0.5 * distribution.score(sde)(x, t)
     )
-    for name, (value, reason) in row(process, EVENTS["vector"], count=600).items():
+    some = () if whole() else (*OBJECTIVES, "ancestral", "UniPC", "probability flow by SciPy", "likelihood")
+    for name, (value, reason) in row(process, EVENTS["vector"], count=600, names=some).items():
         assert reason or error(name, value) > bound(process, name), (process, name, value)
