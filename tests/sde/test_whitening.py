@@ -119,6 +119,14 @@ def test_points_follow_dtype():
     assert replace(point) == point
 
 
+def test_small_steps_of_blocks_one_at_a_time_or_together(monkeypatch):
+    times = torch.tensor([0.1, 0.3, 1.0], dtype=F64)
+    together = white_points(CriticallyDampedLangevin(), times, 0.5)
+    monkeypatch.setattr("scoresde.sde.gaussian_flow._AT_ONCE", 256)
+    for one, other in zip(white_points(CriticallyDampedLangevin(), times, 0.5), together, strict=True):
+        assert torch.allclose(one.root.m, other.root.m, rtol=1e-12, atol=1e-14)
+
+
 CLOCKS = PROCESSES | {f"schedule {name}": sde for name, sde in SCHEDULES.items()}
 CLOCKS |= {f"matrix {i}": sde for i, (sde, _) in enumerate(MATRICES)}
 

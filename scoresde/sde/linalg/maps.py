@@ -107,7 +107,7 @@ class LinearMap(ABC):
         """
 
     @abstractmethod
-    def __getitem__(self, k: int) -> LinearMap:
+    def __getitem__(self, k: int | slice) -> LinearMap:
         """Map number k of a batch of maps."""
 
     @abstractmethod
@@ -169,7 +169,7 @@ class ScalarMap(LinearMap):
     def to(self, x: Tensor) -> ScalarMap:
         return ScalarMap(self.c.to(x))
 
-    def __getitem__(self, k: int) -> ScalarMap:
+    def __getitem__(self, k: int | slice) -> ScalarMap:
         return ScalarMap(self.c[k])
 
     def unbind(self) -> Sequence[ScalarMap]:
@@ -231,7 +231,7 @@ class BlockMap(LinearMap):
     def to(self, x: Tensor) -> BlockMap:
         return BlockMap(self.m.to(x), self.basis)
 
-    def __getitem__(self, k: int) -> BlockMap:
+    def __getitem__(self, k: int | slice) -> BlockMap:
         return BlockMap(self.m[k], self.basis)
 
     def unbind(self) -> Sequence[BlockMap]:
@@ -298,7 +298,7 @@ class DiagonalMap(LinearMap):
     def to(self, x: Tensor) -> DiagonalMap:
         return DiagonalMap(self.c.to(x), self.basis)
 
-    def __getitem__(self, k: int) -> DiagonalMap:
+    def __getitem__(self, k: int | slice) -> DiagonalMap:
         return DiagonalMap(self.c[k], self.basis)
 
     def unbind(self) -> Sequence[DiagonalMap]:
