@@ -15,7 +15,7 @@ from scoresde import VESDE, VPSDE, Levels, ScoreModel, SubVPSDE, bits_per_dim, l
 from scoresde.data import Digits
 from scoresde.metrics import pixel_histogram
 
-COUNT = 8
+COUNT = 4
 
 
 class Frequencies(torch.nn.Module):

@@ -73,6 +73,7 @@ def ratios(process, name, solver, divergence, seed=3):
     return torch.where(error < 2e-5, 0.0, error / found.standard_error)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("process", [pytest.param(p, marks=pytest.mark.long) if p == "subvp" else p for p in PROCESSES])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("nodes", [8, 16, 48])

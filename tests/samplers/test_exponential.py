@@ -96,7 +96,7 @@ def test_whitened_is_exact_for_gaussian_data_in_one_step(eta):
             ExponentialMultistep(on(n), 1, Whitened(data_std=0.7), eta, denoise=False)(
                 sde, score, (1, 1), start=start, noise=Silent.of(0, 1)
             ).state
-            for n in (1, 16)
+            for n in (1, 4)
         ]
         assert torch.allclose(runs[0], runs[1], rtol=1e-6, atol=1e-9), sde
 
