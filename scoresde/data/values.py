@@ -134,7 +134,7 @@ def _of_list(name: str, values: Sequence[Any]) -> Tensor:
 def no_numbers(name: str, dtype: str, kind: str) -> str:
     """The error message for values that are not real or whole numbers, with a dtype of numpy's kind ``kind``."""
     hint = {
-        "c": "; the imaginary element would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
+        "c": "; the imaginary part would be lost, give both as coordinates, e.g. numpy.stack((a.real, a.imag), 1)",
         "O": "; arrays of objects are pickles, which are not read",
     }
     return f"{name} holds {dtype}: give real or whole numbers{hint.get(kind, '')}"
