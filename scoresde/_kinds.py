@@ -1,4 +1,6 @@
-"""The values that an annotation allows, for ``_arguments.py``::
+"""The values that an annotation allows, for ``_arguments.py``.
+
+The annotations and their values are ::
 
 bool                 True or False only; no number and no string
 int                  a whole number of at most 64 bits; no bool

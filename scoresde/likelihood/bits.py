@@ -4,7 +4,7 @@ A density p of the dequantized data k + u bounds the probability of the levels k
 
     -log2 P(k) <= E_u[-log2 p(k + u)],        log p(k + u) = log p_x(x) + ln |dx / d(k + u)|
 
-Here x is the input of the model. The last term depends on the data transform only. `bits_per_dim` takes it from the transform
+Here x is the input of the model. The last term depends on the data transform only. ``bits_per_dim`` takes it from the transform
 object that made x, so that no offset has to be chosen by hand. The term is 7 bits for 8-bit images on [-1, 1] and 8 bits for
 8-bit images on [0, 1].
 """

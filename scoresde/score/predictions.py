@@ -1,4 +1,6 @@
-"""The meaning of a network's output: noise, score, data, velocity, and others::
+"""The meaning of a network's output: noise, score, data, velocity, and others.
+
+The predictions, and the scores that they give, are ::
 
 noise        E[z | x_t]                             score = -output / sigma                (DDPM)
 score        grad log p_t                           score = output
