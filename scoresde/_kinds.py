@@ -2,15 +2,15 @@
 
 The annotations and their values are ::
 
-bool                 True or False only; no number and no string
-int                  a whole number of at most 64 bits; no bool
-float                a number that float32 can represent together with its square; infinite if the default is; no NaN
-str, Tensor, dtype   an instance; a tensor must be real
-Sequence[int], ...   a list or tuple whose items fit (no str); tuple[...] likewise
-Mapping[...]         a mapping
-Callable[[X], Y]     something that can be called with this number of arguments; a class only if it makes a Y
-a class              an instance of it; for a Protocol, an object with its methods
-X | Y | None         any of them
+    bool                 True or False only; no number and no string
+    int                  a whole number of at most 64 bits; no bool
+    float                a number that float32 can represent together with its square; infinite if the default is; no NaN
+    str, Tensor, dtype   an instance; a tensor must be real
+    Sequence[int], ...   a list or tuple whose items fit (no str); tuple[...] likewise
+    Mapping[...]         a mapping
+    Callable[[X], Y]     something that can be called with this number of arguments; a class only if it makes a Y
+    a class              an instance of it; for a Protocol, an object with its methods
+    X | Y | None         any of them
 """
 
 from __future__ import annotations

@@ -6,21 +6,20 @@ divergence::
     log p(x_0) = log p_T(x_T) + ln |det R_n / det R_0| + int g du
 
 1. At node i, the polynomial through the last slopes (Adams-Bashforth) predicts w_i from w_(i-1). f_i and g_i are evaluated
-there
-   once, and f_i corrects w_i (Adams-Moulton).
+   there once, and f_i corrects w_i (Adams-Moulton).
 2. The integral of g is a quadrature of all its values, by cubics through the four nodes around each interval. g does not
-have to be
-   smooth: every node has its own unbiased probes, whose errors do not add up as those of one fixed probe do.
+   have to be smooth: every node has its own unbiased probes, whose errors do not add up as those of one fixed probe do.
 3. Between the points where f was evaluated, the exact flow rises by int f du. The same quadrature approximates this integral
-better
-   than step 1 does. The difference d_i is a jump of the path at node i, and a jump changes log p by its product with the
-   score. Therefore ::
+   better than step 1 does. The difference d_i is a jump of the path at node i, and a jump changes log p by its product with
+   the score. Therefore ::
 
        log p = the above + sum_i (R_i^T score_i) . d_i
 
    removes the leading error at no cost. ``tests/likelihood/test_multistep_order.py`` measures the order with and without it.
+
    At T the score would be that of p_T, but the prior takes its place. So the sum of all jumps is moved to T, and the prior
    is evaluated at x_T plus this sum.
+
    Where there is hardly any noise, the score of a network may be far from the gradient of log p of its own flow. For a
    density, E |score|^2 = -E div score (Fisher), and this is at least the value of a Gaussian as wide as the data. If the
    square of the score exceeds ten times the sum of both, the correction is reduced in proportion.

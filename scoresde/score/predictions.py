@@ -2,12 +2,12 @@
 
 The predictions, and the scores that they give, are ::
 
-noise        E[z | x_t]                             score = -output / sigma                (DDPM)
-score        grad log p_t                           score = output
-data         E[x_0 | x_t]                           score = (alpha output - x) / sigma^2   (Tweedie)
-velocity     alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
-scaled score sigma grad log p_t = -E[z | x_t]       score = output / sigma                 (NCSN++, NCSNv2)
-mixed        E[z | x_t] minus its value for Gaussian data                                  (Vahdat et al. 2021)
+    noise        E[z | x_t]                             score = -output / sigma                (DDPM)
+    score        grad log p_t                           score = output
+    data         E[x_0 | x_t]                           score = (alpha output - x) / sigma^2   (Tweedie)
+    velocity     alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
+    scaled score sigma grad log p_t = -E[z | x_t]       score = output / sigma                 (NCSN++, NCSNv2)
+    mixed        E[z | x_t] minus its value for Gaussian data                                  (Vahdat et al. 2021)
 """
 
 from __future__ import annotations
