@@ -1,6 +1,6 @@
 # make demo       installs into .venv, trains on digits, draws samples, computes a likelihood: runs/demo/report.html
 # make demo-all   the same for three processes at full length
-# make docs       the documentation site: docs/_site/index.html
+# make docs       the documentation site: docs/_build/html/index.html
 # make test       the default tests         make test-all   the long ones too         make lint   ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,10 +56,10 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest -q -n 2 -m ""
 
-# the documentation site, docs/_site/index.html; warnings are errors
+# the documentation site, docs/_build/html/index.html; warnings are errors
 docs: $(VENV)/docs-installed
-	$(BIN)/python -m sphinx -q -b html -W --keep-going -d docs/_doctrees docs docs/_site
-	echo "docs/_site/index.html"
+	$(BIN)/python -m sphinx -q -b html -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	echo "docs/_build/html/index.html"
 
 $(VENV)/docs-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"

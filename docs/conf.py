@@ -1,4 +1,4 @@
-"""Configuration of the documentation site: ``make docs`` writes it to docs/_site/index.html."""
+"""Configuration of the documentation site: ``make docs`` writes it to docs/_build/html/index.html."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_site", "_doctrees", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 default_role = "py:obj"  # `Name` is a link where the name is known, and code elsewhere
 
