@@ -33,7 +33,7 @@ def main() -> None:
     side = torch.linspace(-REACH, REACH, SIDE)
     plane = torch.cartesian_prod(side, side)
     log_prob = log_likelihood(names["sde"], names["model"], plane).log_prob.reshape(SIDE, SIDE)
-    figure = Figure(figsize=(9, 3.1), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     titles = ("data", "samples, 20 steps of UniPC", "density of the model")
     for ax, points in zip(axes, (names["x"], names["samples"]), strict=False):

@@ -59,7 +59,7 @@ def entry(module: ModuleType, name: str) -> list[str]:
         return [f".. autofunction:: {name}", ""]
     if inspect.ismodule(value):
         return [f".. automodule:: {value.__name__}", "   :members:", "", f".. currentmodule:: {module.__name__}", ""]
-    return [f".. autodata:: {name}", "   :no-value:", ""]
+    return [f".. py:data:: {name}", ""]  # autodata would show the docstring of dict or float
 
 
 def write(folder: Path) -> None:

@@ -80,10 +80,11 @@ def copy_pages() -> None:
 def adapt_links(app: Sphinx, name: str, content: list[str]) -> None:
     """Links between files of the repository become links between pages of the site."""
     text = content[0]
-    if f"{name}.md" in COPIED.values() or f"{name}.ipynb" in COPIED.values():
+    copied = name in {page.rpartition(".")[0] for page in COPIED.values()}
+    if copied:
         text = text.replace("](../docs/", "](../").replace("](docs/", "](../")
     for source, page in COPIED.items():
-        text = text.replace(f"](../{source}", f"]({page}").replace(f"]({source}", f"]({Path(page).name}")
+        text = text.replace(f"]({source}", f"]({Path(page).name}") if copied else text.replace(f"](../{source}", f"]({page}")
     content[0] = text
 
 
