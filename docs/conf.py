@@ -84,7 +84,11 @@ def adapt_links(app: Sphinx, name: str, content: list[str]) -> None:
     if copied:
         text = text.replace("](../docs/", "](../").replace("](docs/", "](../")
     for source, page in COPIED.items():
-        text = text.replace(f"]({source}", f"]({Path(page).name}") if copied else text.replace(f"](../{source}", f"]({page}")
+        text = (
+            text.replace(f"]({source}", f"]({Path(page).name}")
+            if copied
+            else text.replace(f"](../{source}", f"]({page}")
+        )
     content[0] = text
 
 
