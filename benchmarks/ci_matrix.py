@@ -2,9 +2,10 @@
 
     python benchmarks/ci_matrix.py [--pythons 3.10 3.11 3.12 3.13] [--torch oldest newest] [--quick]
 
-Each combination gets a new virtual environment in a temporary folder. "oldest" installs the lowest version of torch that setup.cfg
-allows, and "newest" the versions of constraints.txt. If a Python is not installed, or the package index does not have a version, the row
-says so. ``--quick`` imports the package, checks the types, and runs the tests of the processes and losses only.
+Each combination gets a new virtual environment in a temporary folder. "oldest" installs the lowest version of torch that
+setup.cfg allows, and "newest" the versions of constraints.txt. If a Python is not installed, or the package index does not
+have a version, the row says so. ``--quick`` imports the package, checks the types, and runs the tests of the processes
+and losses only.
 """
 
 from __future__ import annotations
