@@ -61,7 +61,18 @@ class AdaptiveGrid:
             raise ValueError("fingerprint=() is not allowed: give the numbers of the process")
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
-        """(steps + 1,) descending times from T to t_min. Raises ValueError for another process than that of the pilot."""
+        """The times of a number of steps.
+
+        Args:
+            sde: The process.
+            steps: Number of steps.
+
+        Returns:
+            (steps + 1,) descending times from T to t_min, float64.
+
+        Raises:
+            ValueError: If the process is not that of the grid.
+        """
         check_count("steps", steps)
         process = sde.continuous
         check_fingerprint(process, self.event_shape, self.fingerprint, f"this grid was made for, {self.process}")
