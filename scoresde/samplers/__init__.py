@@ -6,7 +6,7 @@ The names of this package are those that most programs need. The sub-packages ha
 - ``scoresde.samplers.exponential``: multistep and single-step exponential integrators.
 - ``scoresde.samplers.adaptive``: solvers with adaptive steps, and torchsde's solvers.
 - ``scoresde.samplers.fitted``: samplers fitted to a model.
-- ``scoresde.samplers.checks``: checks of samplers of your own.
+- ``scoresde.samplers.checks``: checks for samplers that you write.
 - ``scoresde.samplers.grids`` and ``scoresde.samplers.discretization``: time grids and the transitions between their times.
 - ``scoresde.samplers.base`` and ``scoresde.samplers.grid_sampler``: base classes and results.
 """
