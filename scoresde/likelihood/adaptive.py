@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, warn_caller
+from scoresde.likelihood.engine import Engine, FlowProblem, FlowSolution, warn_caller
 from scoresde.solvers import ODESolver
 
 
@@ -32,7 +32,7 @@ class Adaptive(Engine):
     def __repr__(self) -> str:
         return repr(self.solver)
 
-    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowSolution:
         if problem.differentiable:
             raise ValueError(f"solver={self.solver!r} does not support differentiable=True: give solver=Multistep()")
         sde, divergence, d = problem.sde, problem.divergence, x[0].numel()
@@ -57,7 +57,7 @@ class Adaptive(Engine):
             where = failed.nonzero().flatten().tolist()[:8]
             message = f"{self.solver!r} failed for batch positions {where}: their log_prob is NaN"
             warn_caller(message)
-        return FlowAnswer(
+        return FlowSolution(
             log_prob=prior + integrals.mean(0),
             trace_error=divergence.variance(integrals, d).sqrt(),
             solver_error=torch.full_like(prior, torch.nan),

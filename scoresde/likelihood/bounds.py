@@ -205,7 +205,7 @@ class _Path:
         kernel = self.sde.kernel(here)
         found, flat = (
             0.5 * weight * _square(self.sde.in_diffusion_units(v, here))
-            for v in (self._error(kernel, t, z), _seen(self.sde, kernel, self.x, z))
+            for v in (self._error(kernel, t, z), _project_on_range(self.sde, kernel, self.x, z))
         )
         known = (self._control(self.cells.middles()) * self.cells.u.diff()).sum() * self.x[0].numel()
         return found - self._control(u) * flat + known
@@ -214,7 +214,9 @@ class _Path:
         """log p(x_0 | x_tmin)."""
         t, u, d = self.cells.t[0].to(self.x.dtype).expand(len(self.x)), self.cells.u[0], self.x[0].numel()
         kernel = self.sde.kernel(t.to(torch.float64))
-        found, flat = (0.5 * _square(_seen(self.sde, kernel, self.x, v)) for v in (self._error(kernel, t, z), z))
+        found, flat = (
+            0.5 * _square(_project_on_range(self.sde, kernel, self.x, v)) for v in (self._error(kernel, t, z), z)
+        )
         return self._control(u) * (flat - 0.5 * d) - found - d * (u + 0.5 * math.log(2.0 * math.pi))
 
     def prior(self, z: Tensor) -> Tensor:
@@ -278,7 +280,7 @@ def _log_noise(sde: LinearSDE, t: Tensor, like: Tensor) -> Tensor:
     return -0.5 * _precision(sde, sde.kernel(t), like).log_det()
 
 
-def _seen(sde: LinearSDE, kernel: GaussianKernel, like: Tensor, z: Tensor) -> Tensor:
+def _project_on_range(sde: LinearSDE, kernel: GaussianKernel, like: Tensor, z: Tensor) -> Tensor:
     """The part of z in the range of W, W (W^T W)^-1 W^T z: the noise that smooth data does not determine."""
     if z.shape == like.shape:
         return z

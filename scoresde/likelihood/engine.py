@@ -38,7 +38,7 @@ class FlowProblem:
 
 
 @dataclass(frozen=True)
-class FlowAnswer:
+class FlowSolution:
     """Results for a batch of states.
 
     Attributes:
@@ -77,7 +77,7 @@ class Engine(ABC):
         return repr(self)
 
     @abstractmethod
-    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowSolution:
         """Computes log p of a batch of states.
 
         Args:

@@ -162,7 +162,7 @@ def log_likelihood(
     x, precision = wide(x), x.dtype
     state, drawn = sde.sample_auxiliary(x, noise)
     with torch.set_grad_enabled(differentiable):  # either a complete graph or none
-        followed = _Followed(CheckedScore(score, len(x), precision, every_call=differentiable))
+        followed = _GraphChecked(CheckedScore(score, len(x), precision, every_call=differentiable))
         found = engine.solve(FlowProblem(sde, followed, t_min, divergence, noise, differentiable), state)
     parts = torch.stack((found.trace_error, found.solver_error)).detach()
     known = ~parts.isnan()
@@ -187,19 +187,19 @@ def log_likelihood(
     )
 
 
-class _Followed:
+class _GraphChecked:
     """A score that is checked once for a graph to x, unless it is constant in x.
 
     The first call that requires gradients is checked.
     """
 
     def __init__(self, score: CheckedScore) -> None:
-        self.score, self.looked = score, False
+        self.score, self.checked = score, False
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         value = self.score(x, t)
-        if not self.looked and torch.is_grad_enabled() and x.requires_grad:
-            self.looked = True
+        if not self.checked and torch.is_grad_enabled() and x.requires_grad:
+            self.checked = True
             self._check_graph(value, x, t)
         return value
 
@@ -326,7 +326,7 @@ def known_biases(
     check_t_min(sde, t_min)
     _check_noise(sde, score, t_min)
     noise = NoiseSource.for_batch(noise, len(x), 0, 0, x.device)
-    score, divergence = _Followed(CheckedScore(score, len(x), x.dtype)), divergence or Exact()
+    score, divergence = _GraphChecked(CheckedScore(score, len(x), x.dtype)), divergence or Exact()
     x = wide(x)
     state, _ = sde.sample_auxiliary(x, noise)
     d = state[0].numel()

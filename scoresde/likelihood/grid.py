@@ -128,7 +128,7 @@ class FlowGrid:
         """
         return torch.from_numpy(np.interp(np.linspace(0.0, 1.0, count), self.share, self.u))
 
-    def allotment(self, u: Tensor, weights: Tensor, probes: int) -> list[int]:
+    def probe_counts(self, u: Tensor, weights: Tensor, probes: int) -> list[int]:
         """Distributes the probes over the nodes.
 
         Args:
@@ -142,7 +142,7 @@ class FlowGrid:
         if not self.spread:
             return [probes] * len(u)
         wanted = torch.from_numpy(np.interp(u.numpy(), self.u, self.spread)) * weights.abs()
-        return allot(wanted, probes)
+        return allocate(wanted, probes)
 
     def to_json(self) -> str:
         """The grid as JSON text.
@@ -174,7 +174,7 @@ class FlowGrid:
             raise ValueError(f"text is not that of a FlowGrid: {problem}") from problem
 
 
-def allot(wanted: Tensor, mean: int) -> list[int]:
+def allocate(wanted: Tensor, mean: int) -> list[int]:
     """Whole numbers >= 1 with the given mean, as close to proportional to ``wanted`` (n,) >= 0 as possible."""
     n, left = len(wanted), mean * len(wanted)
     if not bool((wanted > 0).any()):

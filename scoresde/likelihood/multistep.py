@@ -36,10 +36,10 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, times_checked
 from scoresde.likelihood.divergence import Hutchinson
-from scoresde.likelihood.engine import Engine, FlowAnswer, FlowProblem, check_t_min, warn_caller
+from scoresde.likelihood.engine import Engine, FlowProblem, FlowSolution, check_t_min, warn_caller
 from scoresde.likelihood.estimate import probe_variances, quadrature_square, trace_error
 from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, standard_grid
-from scoresde.likelihood.path import POINTS, Path, places
+from scoresde.likelihood.path import POINTS, Path, node_times
 from scoresde.noise import NoiseSource
 from scoresde.sde import LinearSDE, Score, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
@@ -82,39 +82,38 @@ class Multistep(Engine):
         grid = "None" if self.grid is None else self.grid.summary
         return repr(replace(self, grid=None)).replace("grid=None", f"grid={grid}")
 
-    def solve(self, problem: FlowProblem, x: Tensor) -> FlowAnswer:
+    def solve(self, problem: FlowProblem, x: Tensor) -> FlowSolution:
         sde = problem.sde
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form kernel: give solver=ScipyODE(), Multistep needs kernels")
         grid = self.grid or standard_grid(sde, problem.t_min)
         grid.check_fits(sde, problem.t_min)
-        (answer, broke), nodes = _once(problem, sde, grid, x, self.nodes), self.nodes
+        (answer, first_failure), nodes = _solve_once(problem, sde, grid, x, self.nodes), self.nodes
         while self.tolerance is not None and 2 * nodes <= self.max_nodes:
             coarse = (answer.solver_error > self.tolerance * x[0].numel() * math.log(2.0)).nonzero().flatten()
             if not len(coarse):
                 break
             nodes *= 2
             part = replace(problem, noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]))
-            again, when = _once(part, sde, grid, x[coarse], nodes)
-            answer, broke = _replace_rows(answer, coarse, again), broke.index_copy(0, coarse, when)
-        _report(answer.failed, broke)
+            again, when = _solve_once(part, sde, grid, x[coarse], nodes)
+            answer, first_failure = _replace_rows(answer, coarse, again), first_failure.index_copy(0, coarse, when)
+        _report(answer.failed, first_failure)
         return answer
 
 
-def _once(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
+@times_checked()  # the times of the nodes are in [t_min, T]
+def _solve_once(
+    problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int
+) -> tuple[FlowSolution, Tensor]:
     """log p with a given number of nodes, and the first time (B,) at which the score was not finite, T if there is none."""
-    with times_checked():  # the times of the nodes are in [t_min, T]
-        return _over(problem, sde, grid, x, nodes)
-
-
-def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes: int) -> tuple[FlowAnswer, Tensor]:
-    """``_once`` without a check of the times."""
-    times, u = places(sde, grid, grid.nodes(nodes))
+    times, u = node_times(sde, grid, grid.nodes(nodes))
     weights = Increments.of(u, POINTS).total()
     divergence = problem.divergence
     products = divergence.products
-    allotment = grid.allotment(u.detach(), weights.detach(), products) if divergence.divisible else [products] * nodes
-    path = Path.along(problem, sde, grid, times, u, x, allotment)
+    probe_counts = (
+        grid.probe_counts(u.detach(), weights.detach(), products) if divergence.divisible else [products] * nodes
+    )
+    path = Path.along(problem, sde, grid, times, u, x, probe_counts)
     d, points, means = x[0].numel(), path.points, path.estimates.means()
     noisy = not (divergence.exact or divergence.fixed)
     noise = probe_variances(divergence, path.estimates, u.detach().to(means), d) if noisy else None
@@ -123,9 +122,9 @@ def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
     prior = sde.prior_log_prob(path.latent)
     log_prob = prior + d * (points.log_det[-1] - points.log_det[0]) + weights @ g + path.jumps
     failed = ~torch.isfinite(log_prob)
-    broke = torch.where(torch.isfinite(g), sde.T, points.t[:, None])
+    first_failure = torch.where(torch.isfinite(g), sde.T, points.t[:, None])
     unresolved = quadrature_square(u.detach(), POINTS, g.detach(), None if noise is None else noise.detach())
-    answer = FlowAnswer(
+    answer = FlowSolution(
         log_prob=torch.where(failed, torch.nan, log_prob),
         trace_error=trace_error(divergence, path.estimates, weights, noise, d),
         solver_error=(path.error_square + unresolved).sqrt(),
@@ -135,25 +134,25 @@ def _over(problem: FlowProblem, sde: LinearSDE, grid: FlowGrid, x: Tensor, nodes
         vjps=sum(path.products),
         failed=failed,
     )
-    return answer, broke.amin(0)
+    return answer, first_failure.amin(0)
 
 
-def _report(failed: Tensor, broke: Tensor) -> None:
+def _report(failed: Tensor, first_failure: Tensor) -> None:
     """Warn about samples that failed; raise SolverError if all failed."""
     if not bool(failed.any()):
         return
     where = failed.nonzero().flatten().tolist()
-    message = f"the score is not finite at t={float(broke.min()):g} for batch positions {where[:8]}"
+    message = f"the score is not finite at t={float(first_failure.min()):g} for batch positions {where[:8]}"
     if bool(failed.all()):
         raise SolverError(message)
     warn_caller(f"{message}: their log_prob is NaN")
 
 
-def _replace_rows(answer: FlowAnswer, rows: Tensor, new: FlowAnswer) -> FlowAnswer:
+def _replace_rows(answer: FlowSolution, rows: Tensor, new: FlowSolution) -> FlowSolution:
     """The answer with some samples replaced, and the work of both answers together."""
     names = ("log_prob", "trace_error", "solver_error", "latent", "prior_log_prob", "failed")
     merged = {name: getattr(answer, name).index_copy(0, rows, getattr(new, name)) for name in names}
-    return FlowAnswer(**merged, nfe=answer.nfe + new.nfe, vjps=answer.vjps + new.vjps)
+    return FlowSolution(**merged, nfe=answer.nfe + new.nfe, vjps=answer.vjps + new.vjps)
 
 
 @checked_arguments
@@ -205,7 +204,7 @@ def fit_grid(
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
     problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)
     with times_checked():
-        path = Path.along(problem, sde, start, *places(sde, start, u), x, [2] * fine, keep=True)
+        path = Path.along(problem, sde, start, *node_times(sde, start, u), x, [2] * fine, keep=True)
     d, h = x[0].numel(), float(u[1] - u[0])
     estimates = path.estimates.stacked().cpu()  # (2, fine, B)
     if not bool(torch.isfinite(estimates).all()):

@@ -64,16 +64,16 @@ class Path:
         times: Tensor,
         u: Tensor,
         x: Tensor,
-        allotment: list[int],
+        probe_counts: list[int],
         keep: bool = False,
     ) -> Path:
-        """Steps 1 and 3 from the states x (B, *state) over the nodes of ``places``. With ``keep`` the slopes are returned."""
+        """Steps 1 and 3 from the states x (B, *state) over the nodes of ``node_times``. With ``keep`` the slopes are returned."""
         points, frames = _frames(sde, grid, times, x)
         evaluate = _evaluation(problem, x)
         stencils = _Stencils.of(u, x.device)
         slopes: dict[int, Tensor] = {}
         pulls: dict[int, Tensor] = {}
-        seats: dict[int, Tensor] = {}
+        positions: dict[int, Tensor] = {}
         estimates: list[Tensor] = []
         squares: list[Tensor] = []
         along: list[Tensor] = []
@@ -81,18 +81,18 @@ class Path:
         products: list[int] = []
         w = frames[0].unroot(x.double() - frames[0].centre)
         moved = torch.zeros_like(w)
-        probes = probes_ahead(problem.divergence, x, problem.noise, allotment)
+        probes = probes_ahead(problem.divergence, x, problem.noise, probe_counts)
         for i, (frame, drawn) in enumerate(zip(frames, probes, strict=True)):
-            seats[i] = w if i == 0 else _add(w, stencils.predictors[i - 1], slopes, i)
+            positions[i] = w if i == 0 else _add(w, stencils.predictors[i - 1], slopes, i)
             products.append(len(drawn))
-            slopes[i], estimate, pulls[i], square = evaluate(seats[i], frame, drawn)
+            slopes[i], estimate, pulls[i], square = evaluate(positions[i], frame, drawn)
             estimates.append(estimate)
             squares.append(square)
             if i > 0:
                 w = _add(w, stencils.correctors[i - 1], slopes, i + 1)
             while len(grams) < len(frames) - 1 and stencils.stop(len(grams)) <= i + 1:
                 done, stop = len(grams), stencils.stop(len(grams))
-                jump = _add(seats.pop(done) - seats[done + 1], stencils.rise[done], slopes, stop)
+                jump = _add(positions.pop(done) - positions[done + 1], stencils.rise[done], slopes, stop)
                 along.append(_dot(pulls[done + 1], jump))
                 moved = moved + jump
                 with torch.no_grad():
@@ -102,7 +102,7 @@ class Path:
                     for old in [k for k in slopes if k < i - POINTS]:
                         del slopes[old]
         last = len(frames) - 1
-        latent = frames[-1].centre + frames[-1].root(seats[last] + moved)
+        latent = frames[-1].centre + frames[-1].root(positions[last] + moved)
         found = Estimates.of(estimates)
         trust = _trusts(found, points, torch.stack(squares), x[0].numel())
         hessian = found.means() * points.stretch[:, None]
@@ -113,7 +113,7 @@ class Path:
         return cls(points, found, latent, jumps, error, products, [slopes[k] for k in sorted(slopes)], trusted)
 
 
-def places(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
+def node_times(sde: LinearSDE, grid: FlowGrid, u: Tensor) -> tuple[Tensor, Tensor]:
     """The times of the nodes u (n,), without a graph, and u, with a graph to the parameters of the process if there is one."""
     with torch.no_grad():
         times = sde.time_of_log_spread(u)

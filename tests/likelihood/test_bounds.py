@@ -9,7 +9,7 @@ import torch
 
 from scoresde import GaussianMixture
 from scoresde.likelihood import elbo
-from scoresde.likelihood.bounds import _Cells, _log_noise, _Path, _seen
+from scoresde.likelihood.bounds import _Cells, _log_noise, _Path, _project_on_range
 from scoresde.noise import NoiseSource
 from scoresde.sde import VESDE, VPSDE, BlurringSDE, CriticallyDampedLangevin, MatrixSDE, Shifted, SubVPSDE
 from scoresde.sde.linalg.basis import dct
@@ -278,7 +278,7 @@ def test_the_projection_on_the_data_against_dense_matrices(name):
     data = sde.embed_data(torch.eye(3, dtype=torch.float64))
     w = kernel.whiten(kernel.signal_map()(data)).reshape(3, 6).mT
     unit = torch.eye(6, dtype=torch.float64).reshape(6, 2, 3)
-    assert torch.allclose(_seen(sde, kernel, like, unit).reshape(6, 6), w @ torch.linalg.pinv(w), atol=1e-9)
+    assert torch.allclose(_project_on_range(sde, kernel, like, unit).reshape(6, 6), w @ torch.linalg.pinv(w), atol=1e-9)
     assert torch.allclose(_log_noise(sde, t[None], like), -(w.mT @ w).logdet() / 6, atol=1e-9)
 
 

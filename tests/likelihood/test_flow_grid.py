@@ -23,7 +23,7 @@ from scoresde.likelihood import (
     fit_grid,
     standard_grid,
 )
-from scoresde.likelihood.grid import allot, grid_from
+from scoresde.likelihood.grid import allocate, grid_from
 from scoresde.sde import VPSDE
 from scoresde.solvers import SolverError
 from tests.likelihood.common import DISTRIBUTION, F64, PROCESSES, Broken, X
@@ -113,7 +113,7 @@ class TestGrids:
         grid = self.fitted()
         u = grid.nodes(32)
         weights = torch.ones(32, dtype=F64)
-        counts = grid.allotment(u, weights, 8)
+        counts = grid.probe_counts(u, weights, 8)
         spread = torch.from_numpy(np.interp(u.numpy(), grid.u, grid.spread))
         assert sum(counts) == 32 * 8
         assert min(counts) >= 1
@@ -125,9 +125,9 @@ class TestGrids:
         grid = grid_from(1e-5, u, torch.zeros(58, dtype=F64), torch.zeros(60, dtype=F64), 0.5, 0.5)
         steps = grid.nodes(9).diff()
         assert torch.allclose(steps, steps.mean())
-        assert grid.allotment(grid.nodes(9), torch.ones(9, dtype=F64), 3) == [3] * 9
+        assert grid.probe_counts(grid.nodes(9), torch.ones(9, dtype=F64), 3) == [3] * 9
         fitted = fit_grid(self.SDE, lambda x, t: -x, X, fine=40)
-        assert sum(fitted.allotment(fitted.nodes(8), torch.ones(8, dtype=F64), 3)) == 24
+        assert sum(fitted.probe_counts(fitted.nodes(8), torch.ones(8, dtype=F64), 3)) == 24
 
     def test_no_grid_for_a_score_that_is_not_finite(self):
         with pytest.raises(SolverError, match="no grid can be made"):
@@ -136,17 +136,17 @@ class TestGrids:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.floats(0.0, 1e30), min_size=1, max_size=40), st.integers(1, 9))
-def test_allot(wanted, mean):
+def test_allocation(wanted, mean):
     """The mean is kept, every node has a probe, and a larger weight never gets fewer probes, to rounding."""
     wanted = torch.tensor(wanted, dtype=F64)
-    found = torch.tensor(allot(wanted, mean), dtype=F64)
+    found = torch.tensor(allocate(wanted, mean), dtype=F64)
     assert int(found.sum()) == mean * len(wanted)
     assert int(found.min()) >= 1
     ranked = found[wanted.argsort()]
     assert bool((ranked.diff() >= -1).all())
 
 
-def test_allot_is_proportional():
-    assert allot(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=F64), 3) == [1, 2, 3, 6]
-    assert allot(torch.tensor([0.0, 0.0, 10.0, 40.0], dtype=F64), 3) == [1, 1, 2, 8]
-    assert allot(torch.zeros(3, dtype=F64), 4) == [4, 4, 4]
+def test_allocation_is_proportional():
+    assert allocate(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=F64), 3) == [1, 2, 3, 6]
+    assert allocate(torch.tensor([0.0, 0.0, 10.0, 40.0], dtype=F64), 3) == [1, 1, 2, 8]
+    assert allocate(torch.zeros(3, dtype=F64), 4) == [4, 4, 4]
