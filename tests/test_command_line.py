@@ -38,7 +38,7 @@ def test_help_of_the_program_lists_the_commands(capsys):
 
 REFUSED = {
     "": "scoresde: a command is missing: give train, sample,",
-    "trian": "scoresde: command 'trian' is not known: there are train, sample, .* did you mean 'train'",
+    "trian": "scoresde: command 'trian' is not known: the commands are train, sample, .* did you mean 'train'",
     "sample --weigths=ema": "scoresde sample: --weigths=ema is not known; did you mean '--weights'",
     "sample --weigths ema": "scoresde sample: --weigths is not known; did you mean '--weights'",
     "sample --drawz=2": "scoresde sample: --drawz=2 is not known (?!.*did you mean)",

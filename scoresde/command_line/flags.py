@@ -36,7 +36,7 @@ COMMANDS = {
         "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
     ),
     "likelihood": Command(
-        "compute the log-likelihood of a data set, in bits/dim where the data are discrete",
+        "compute the log-likelihood of a data set, in bits/dim if the data is discrete",
         f"{_RUN} [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]",
         section="likelihood",
     ),
@@ -130,8 +130,8 @@ FLAGS = (
     Flag("workdir", (*RUNS, "convert"), "the work folder of the run; train and convert create it", ("DIR",)),
     Flag("dry-run", ("train",), "measure a few steps and print the memory and time that the run needs; nothing is written"),
     Flag(
-        "fit-time", ("train",), "time for training, in seconds: measure a few steps of a new run, and store in its config, as "
-        "training.steps, the number of steps that fits; the number given before is the largest", ("SECONDS",), number,
+        "fit-time", ("train",), "time for training in seconds: measure a few steps of a new run, and set training.steps in its "
+        "config to the number of steps that fits; the configured number is the upper limit", ("SECONDS",), number,
     ),
     Flag(
         "processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number,

@@ -48,7 +48,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         plain.remove(command)
         if command not in COMMANDS:
             known = ", ".join(COMMANDS)
-            parser.error(f"command {shown(command)} is not known: there are {known}{suggestion(command, COMMANDS)}")
+            parser.error(
+                f"command {shown(command)} is not known: the commands are {known}{suggestion(command, COMMANDS)}"
+            )
         plain.insert(0, command)
     elif not any(argument in ("-h", "--help", "--version") for argument in plain):
         parser.error(f"a command is missing: give {', '.join(COMMANDS)}")

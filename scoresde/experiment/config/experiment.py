@@ -79,7 +79,7 @@ class Experiment:
         for key in content:
             if key not in SECTIONS:
                 raise ConfigError(
-                    f"config.{key} is not known: there are {', '.join(SECTIONS)}{suggestion(key, SECTIONS)}"
+                    f"config.{key} is not known: the sections are {', '.join(SECTIONS)}{suggestion(key, SECTIONS)}"
                 )
         for key in ("data", "sde", "network", "objective"):
             if key not in content:

@@ -208,7 +208,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
 def _refuse(key: str, node: Any, part: str) -> None:
     there = list(node) if isinstance(node, ConfigDict) else []
     raise ConfigError(
-        f"--config.{key} is not known: there are {', '.join(there) or 'no keys'}{suggestion(part, there)}"
+        f"--config.{key} is not known: the keys are {', '.join(there) or 'none'}{suggestion(part, there)}"
     )
 
 

@@ -204,7 +204,7 @@ class SamplingJob(Job):
             np.savez_compressed(file, x=x.numpy(), raw=data.transform.decode(x).numpy())
             write_atomic(base / f"{title}.npz", file.getvalue())
         else:
-            (base / f"{title}.npz").unlink(missing_ok=True)  # of fewer samples
+            (base / f"{title}.npz").unlink(missing_ok=True)  # a file of an earlier, smaller count
         seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape))))
         picture = event_picture(data.transform.decode(seen), data.transform)
         write_atomic(base / f"{title}.png", picture)

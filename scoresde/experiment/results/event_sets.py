@@ -167,7 +167,7 @@ def sets_to_evaluate(experiment: Experiment, workdir: Workdir) -> list[EventSet]
     if experiment.evaluation.samples:
         return [file_set(experiment)]
     names = [path.stem for path in sorted(workdir.samples.glob("*.json"))]
-    # NAME@... are samples of a sampler by other weights
+    # samples with other weights are called NAME@WEIGHTS
     names = [name for name in names if name.partition("@")[0] in experiment.samplers]
     if not names:
         raise WorkdirError(

@@ -90,7 +90,9 @@ class _Run:
         """Train to the last step."""
         trainer, config = self.trainer, self.config
         if self.trainer.layout.writes and is_missing(self.experiment, self.workdir, trainer.step):
-            write_preview(self.experiment, self.workdir, trainer)  # a kill came between the checkpoint and its pictures
+            write_preview(
+                self.experiment, self.workdir, trainer
+            )  # after a kill between the checkpoint and its pictures
         if trainer.step >= config.steps:
             self.say(f"already trained to step {trainer.step} of {config.steps}")
             return
