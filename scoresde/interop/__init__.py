@@ -1,1 +1,1 @@
-"""Other projects' files: the only room that knows them."""
+"""File formats and networks of other projects. No other part of the library depends on them."""

@@ -1,8 +1,8 @@
-"""What networks of the reference implementation compute that the shapes of their weights do not show.
+"""Conventions of the networks of the reference implementation that the shapes of their weights do not determine.
 
-A config of this library says it too, and may say something else: the number of groups, the activation, how sums are rescaled,
-what resampling does, what the network is told and what its output means. Where no config of the source is given, they must be
-what all of the reference's own configs have, or the conversion is proved by outputs.
+These are the number of groups, the activation, rescaled sums, the resampling, the label of the network and the meaning of
+its output. A config of this library can choose other values. If no config of the source is given, they must be those that
+all configs of the reference share, or expected outputs must confirm the conversion.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, VPSDE, Chain, SubVPSDE
 
 HOW = "give --source-config FILE, the source's own config, or --expected FILE.npz with its outputs"
-"""What settles what a file does not show."""
+"""Ways to determine what a file does not show."""
 
 
 def check_network(network: nn.Module) -> None:
-    """Raise ConvertError where a network departs from what all of the reference's configs have, naming how."""
+    """Raise ConvertError if a network differs from what all configs of the reference share, naming the differences."""
     if isinstance(network, RefineNet):
         found = [] if isinstance(network.act, nn.ELU) else [f"activation {network.act}: the reference's is ELU"]
     else:
@@ -66,7 +66,7 @@ def _usual(resampling: Resampling, plain: bool) -> bool:
 
 
 def check_model(experiment: Experiment) -> None:
-    """Raise ConvertError where what a network is told or given, or what its output means, is not the reference's."""
+    """Raise ConvertError if the label, the input or the meaning of the output differs from the reference."""
     model, transform = experiment.model, experiment.data.transform
     process, found = process_of(model), []
     if model.data_std is not None:
@@ -97,7 +97,7 @@ def process_of(model: ScoreModel) -> object:
 
 
 def _wanted(model: ScoreModel) -> tuple[object, tuple[type, ...]]:
-    """The label and the predictions that the reference has with a process and an embedding."""
+    """The label and the predictions that the reference uses with a process and an embedding."""
     steps = model.sde.steps if isinstance(model.sde, Chain) else 0
     if not isinstance(process_of(model), VESDE):
         scale = steps - 1.0 if steps else 999.0
@@ -111,12 +111,12 @@ def _wanted(model: ScoreModel) -> tuple[object, tuple[type, ...]]:
 
 
 def check_sigmas(table: Tensor | None, levels: tuple[int, float, float] | None, where: str) -> None:
-    """Raise ConvertError unless a file's table of noise levels is that of a config.
+    """Raise ConvertError unless the table of noise levels in a file matches a config.
 
     Args:
-        table: descending levels, or None where the file has none.
-        levels: number, smallest and largest; a number of 0 is not compared, None compares nothing.
-        where: the config, for messages.
+        table: Descending levels, or None if the file has none.
+        levels: Number, smallest and largest level. A number of 0 is not compared; None compares nothing.
+        where: The config, for messages.
     """
     if table is None or levels is None:
         return

@@ -1,10 +1,11 @@
-"""Checkpoints of the reference implementation (yang-song/score_sde_pytorch) made work folders of ours.
+"""Conversion of checkpoints of the reference implementation (yang-song/score_sde_pytorch) to run folders of this library.
 
-What a network computes is not all in the shapes of its weights. It comes from the source's own config (`source_config`,
-`translate`), or from a config of ours that says what the reference's configs say (`conventions`); outputs that the source states
-prove it (`proof`).
+The shapes of the weights do not fully determine a network. The rest comes from the config of the source (``source_config``,
+``translate``), or from a config of this library that agrees with the configs of the reference (``conventions``). Expected
+outputs of the source can verify the conversion (``verification``).
 
-A work folder appears whole or not at all: it is made beside its place, read back, compared with the file, and then renamed.
+The run folder is created atomically: it is written to a temporary place next to its final one, read, compared with the
+file, and then renamed.
 """
 
 from __future__ import annotations
@@ -39,21 +40,24 @@ PROJECTS = ("score_sde_pytorch",)
 
 
 def source_of(file: str | Path, values: Mapping[str, str] | None = None) -> Source:
-    """A config of score_sde_pytorch, which is not executed, in this library's terms.
+    """Translate a config of score_sde_pytorch, without executing it.
 
     Args:
-        file: its Python or JSON file.
-        values: settings by dotted key that replace the file's; "unused" removes one.
+        file: The Python or JSON file of the config.
+        values: Settings by dotted key that replace those of the file; "unused" removes a setting.
+
+    Returns:
+        The translated config.
 
     Raises:
-        ConvertError: it cannot be read, or something that the network depends on is missing or has no counterpart.
-        OSError: there is no such file.
+        ConvertError: If it cannot be read, or a setting that the network depends on is missing or has no counterpart.
+        OSError: If the file does not exist.
     """
     return translate(read_settings(file, values), str(file))
 
 
 def is_source(file: str | Path) -> bool:
-    """Whether a file is a config of score_sde_pytorch; it is not executed."""
+    """Whether a file is a config of score_sde_pytorch. The file is not executed."""
     try:
         settings = read_settings(file)
     except (ConvertError, OSError):
@@ -73,21 +77,22 @@ def convert(
     """Make a work folder from a checkpoint, and say what is in it and what was compared.
 
     Args:
-        project: one of `PROJECTS`.
-        file: the checkpoint.
-        experiment: the folder's. Its data is not read.
-        folder: new or empty.
-        source: the source's own config. The experiment's model must be the same function.
-        expected: an .npz file with outputs of the source's network, see `compare_outputs`.
+        project: One of ``PROJECTS``.
+        file: The checkpoint.
+        experiment: The experiment of the new folder. Its data is not read.
+        folder: A new or empty folder.
+        source: The config of the source. The model of the experiment must compute the same function.
+        expected: An .npz file with outputs of the network of the source, see `compare_outputs`.
 
     Returns:
-        The summary, also written to the folder's log.
+        The summary, which is also written to the log of the folder.
 
     Raises:
-        ConvertError: the file does not fit, or the network would not compute what its source does.
-        WorkdirError: the folder is in use.
-        OSError: a file is not there.
-        In all these cases nothing is left behind.
+        ConvertError: If the file does not match, or the network would not compute the same function as its source.
+        WorkdirError: If the folder is in use.
+        OSError: If a file does not exist.
+
+    If an error is raised, no folder is left behind.
     """
     check_choice("--from", project, PROJECTS)
     place, digest = Path(folder), config_digest(experiment)
@@ -96,7 +101,7 @@ def convert(
     given, network = read_reference(file), experiment.model.network
     _check_averages(given, experiment.training, str(file))
     ema, optimizer = _fill(network, given, str(file))
-    proved = _prove(experiment, given, ema, str(file), source, expected)
+    verified = _verify(experiment, given, ema, str(file), source, expected)
     there = next(parent for parent in place.absolute().parents if parent.exists())
     making = there / f".{place.name}.{os.getpid()}.tmp"
     try:
@@ -113,7 +118,7 @@ def convert(
     trained = sum(p.numel() for p in network.parameters())
     summary = (
         f"{place}: step {given.step} from {Path(file).name}; {len(given.model)} tensors, {trained:,} trained parameters and "
-        f"{len(given.moments)} moments of Adam; read back, all names, shapes and values are the file's.\n{proved}\n"
+        f"{len(given.moments)} moments of Adam; read back, all names, shapes and values are the file's.\n{verified}\n"
         f"sha256 of the weights {digests['model']}, averaged {digests['ema']}"
     )
     with open(Workdir(place).log_file, "a") as log:
@@ -122,8 +127,10 @@ def convert(
 
 
 def _check_averages(given: ReferenceCheckpoint, plan: TrainingConfig, file: str) -> None:
-    """Raise ConvertError unless the one average of a file is all that the config wants. None is begun from converted weights:
-    what an average is of has gone by, and under its name would be another's weights."""
+    """Raise ConvertError unless the config asks for exactly the one average of the file.
+
+    Another average cannot be started at converted weights, because it depends on the earlier weights.
+    """
     if len(plan.averages) > 1:
         raise ConvertError(
             f"{file} holds one average, and the config wants {', '.join(plan.averages)}: the others cannot be made of it; give "
@@ -137,7 +144,7 @@ def _check_averages(given: ReferenceCheckpoint, plan: TrainingConfig, file: str)
         )
 
 
-def _prove(
+def _verify(
     experiment: Experiment,
     given: ReferenceCheckpoint,
     ema: EMA,
@@ -145,7 +152,7 @@ def _prove(
     source: Source | None,
     expected: str | Path | None,
 ) -> str:
-    """Where what the weights do not show comes from, and what was compared. Raises ConvertError for another function."""
+    """Verify the network. Returns a text with what was compared. Raises ConvertError for another function."""
     model, lines = experiment.model, []
     try:
         if source is None:
@@ -173,7 +180,7 @@ def _prove(
 
 
 def _check_source(experiment: Experiment, source: Source) -> None:
-    """Raise ConvertError unless the experiment's model is that of the source's config."""
+    """Raise ConvertError unless the model of the experiment is that of the source config."""
     content, theirs = experiment.config.to_dict(), ConfigDict(source.config).to_dict()
     found = tuple(getattr(experiment.data.transform, end, None) for end in ("low", "high"))
     wanted = tuple(theirs["data"][end] for end in ("low", "high"))
@@ -202,7 +209,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EMA, torch.optim.Optimizer]:
-    """Load raw weights into ``network``; averages and an optimizer that belong to it."""
+    """Load raw weights into ``network``, and return its averages and its optimizer."""
     try:
         state = from_reference(network, given.model, any_groups=True)
         averages = averages_from_reference(network, given.averages, given.model, any_groups=True)
@@ -222,7 +229,7 @@ def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EM
 
 
 def _moments(network: nn.Module, given: ReferenceCheckpoint, kind: str) -> dict[str, Tensor]:
-    """One of Adam's moments by our names, 0 where the file has none. They are laid out as the weights are."""
+    """One moment of Adam by the names of this library; 0 if the file has none. Moments have the layout of the weights."""
     names = [weight.name for weight in layout(network).values()]
     if strangers := sorted(set(given.moments) - set(range(len(names)))):
         raise ValueError(f"the optimizer has moments of weights {strangers[:4]}, and there are {len(names)}")
@@ -232,7 +239,7 @@ def _moments(network: nn.Module, given: ReferenceCheckpoint, kind: str) -> dict[
 
 
 def _compare(path: Path, network: nn.Module, given: ReferenceCheckpoint) -> dict[str, str]:
-    """Digests of what a written checkpoint gives back. Raises ConvertError unless names, shapes and values are the file's."""
+    """Digests of the written checkpoint. Raises ConvertError unless its names, shapes and values equal those of the file."""
     checkpoint, digests = read_checkpoint(path), {}
     trained = [weight.name for weight in layout(network).values() if weight.trained]
     averages = given.model | dict(zip(trained, given.averages, strict=True))

@@ -1,17 +1,18 @@
-"""Folders of diffusers (huggingface/diffusers): an unconditional or class-conditional ``UNet2DModel`` and its noise schedule.
+"""Models of diffusers (huggingface/diffusers): an unconditional or class-conditional ``UNet2DModel`` and its noise schedule.
 
     config.json, diffusion_pytorch_model.safetensors, scheduler_config.json, or the same in unet/ and scheduler/
 
-The schedule is a table beta_0 ... beta_(N-1), alpha_i^2 = prod_(j <= i) (1 - beta_j), and the network is told the index i:
+The schedule is a table beta_0 ... beta_(N-1) with alpha_i^2 = prod_(j <= i) (1 - beta_j). The label of the network is the
+index i:
 
-    linear               beta_i evenly from beta_start to beta_end
-    scaled_linear        sqrt beta_i evenly from sqrt beta_start to sqrt beta_end
+    linear               beta_i evenly spaced from beta_start to beta_end
+    scaled_linear        sqrt beta_i evenly spaced from sqrt beta_start to sqrt beta_end
     squaredcos_cap_v2    Nichol and Dhariwal's, clipped at 0.999
 
-`load` gives a model on the chain of that table. The chain is that of a process, `TabulatedVP`, which has the table's values at
-the times (i + 1) / N; `in_continuous_time` puts the model on it.
+`load` returns a model on the chain of this table. The chain is a discretization of the process `TabulatedVP`, which has the
+values of the table at the times (i + 1) / N. `in_continuous_time` returns the model on this process.
 
-diffusers itself is needed for some networks only, see `unet2d`.
+Only some networks need the package diffusers, see ``unet2d``.
 """
 
 from __future__ import annotations
@@ -40,12 +41,21 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def load(folder: str | Path) -> ScoreModel:
-    """The model of a folder on its own chain, in evaluation mode; events are images in [-1, 1] as a rule.
+    """Load a model on its own chain, in evaluation mode.
 
-    A class-conditional one is called as ``model(x, t, class_labels=...)``.
+    Events are usually images in [-1, 1]. Call a class-conditional model as ``model(x, t, class_labels=...)``.
 
-    Raises FileNotFoundError where a file is missing, ValueError for what does not fit or is not known, ImportError where
-    diffusers itself is needed and not installed.
+    Args:
+        folder: A folder with ``config.json``, ``diffusion_pytorch_model.safetensors`` and ``scheduler_config.json``, or with the
+            sub-folders ``unet`` and ``scheduler`` that contain them.
+
+    Returns:
+        The score model.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the files do not match, or a setting is not supported.
+        ImportError: If the package diffusers is needed and not installed.
     """
     weights = _file(folder, "unet", "diffusion_pytorch_model.safetensors")
     network = network_of(json.loads(_file(folder, "unet", "config.json").read_text()))
@@ -63,12 +73,12 @@ def load(folder: str | Path) -> ScoreModel:
 
 
 def in_continuous_time(model: ScoreModel) -> ScoreModel:
-    """A model of `load` on the process that its chain belongs to: for the likelihood, and for samplers on any grid."""
+    """A model from `load` on the process of its chain, for likelihoods and for samplers on any grid."""
     return ScoreModel(model.network, model.sde.continuous, model.prediction, label=IndexLabel(), data_std=None)
 
 
 def process_of(schedule: Mapping[str, Any]) -> TabulatedVP:
-    """The process of a scheduler_config.json. Raises ValueError for a schedule that is none."""
+    """The process of a scheduler_config.json. Raises ValueError for a schedule that is not supported."""
     if schedule.get("rescale_betas_zero_snr"):
         raise ValueError("rescale_betas_zero_snr=True leaves no data in the last step, which has no score then")
     if (given := schedule.get("trained_betas")) is not None:
@@ -90,10 +100,13 @@ def process_of(schedule: Mapping[str, Any]) -> TabulatedVP:
 
 @prints_as_call
 class TabulatedVP(ScalarSDE):
-    """The variance-preserving process through a table.
+    """The variance-preserving process that interpolates a table.
 
-    betas: (N,) in (0, 1), N >= 2: alpha((i + 1) / N)^2 = prod_(j <= i) (1 - beta_j), alpha(0) = 1. In between ln alpha is a cubic
-        that falls (Fritsch and Carlson 1980) with continuous slope, F.
+    It satisfies alpha((i + 1) / N)^2 = prod_(j <= i) (1 - beta_j) and alpha(0) = 1. Between these times, ln alpha is a
+    monotone cubic interpolation (Fritsch and Carlson 1980), whose slope, the drift coefficient, is continuous.
+
+    Args:
+        betas: The table, of shape (N,) with N >= 2 and values in (0, 1).
     """
 
     T = 1.0
@@ -109,7 +122,7 @@ class TabulatedVP(ScalarSDE):
         self.cubics = torch.from_numpy(PchipInterpolator(knots.numpy(), values.numpy()).c)
 
     def _cubic(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients (4, ...) of the interval in which t lies, highest first, and how far t is into it."""
+        """The coefficients (4, ...) of the cubic at t, highest order first, and the position of t in its interval."""
         self.check_time(t)
         t = t.to(torch.float64).clamp(0.0, 1.0)
         k = (t * self.steps).floor().clamp(max=self.steps - 1)
@@ -148,7 +161,7 @@ class TabulatedVP(ScalarSDE):
         return self.discretize(self.steps)
 
     def discretize(self, steps: int) -> Chain:
-        """The process's own transitions between the times i / steps: for N steps the table, for fewer the table thinned out."""
+        """The exact transitions between the times i / steps: the table for N steps, and a thinned table for fewer."""
         check_count("steps", steps, least=2)
         logs = self.log_alpha(torch.arange(steps + 1, dtype=torch.float64) / steps)
         change = logs.diff()
@@ -165,20 +178,20 @@ def _root_of_rest(log_a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class IndexLabel:
-    """The index of the table: that of the chain, or N t - 1 of its process, at least 0."""
+    """The index in the table: that of the chain, or N t - 1 for its process, at least 0."""
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The label of t."""
         if isinstance(sde, Chain):
             assert isinstance(sde.sde, TabulatedVP)
-            # a chain of fewer steps: where its step lies in the table
+            # for a chain with fewer steps, the position of its step in the table
             return ((sde.index(t) + 1) * (sde.sde.steps / sde.steps) - 1.0).to(t.dtype)
         assert isinstance(sde, TabulatedVP)
         return (t * sde.steps - 1.0).clamp(min=0.0)
 
 
 def _current(name: str) -> str:
-    """Today's name of a weight: attention had others until 2023."""
+    """The current name of a weight. Attention layers had other names until 2023."""
     *path, layer, kind = name.split(".")
     return ".".join((*path, _OLD_NAMES.get(layer, layer) if "attentions" in path else layer, kind))
 

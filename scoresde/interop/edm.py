@@ -1,4 +1,4 @@
-"""EDM's denoisers (Karras et al. 2022, arXiv:2206.00364): D(x; sigma) = E[x_0 | x_0 + sigma z = x], as scores.
+"""Score models from denoisers of EDM (Karras et al. 2022, arXiv:2206.00364), D(x; sigma) = E[x_0 | x_0 + sigma z = x].
 
     D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                                                       (eq. 7)
 
@@ -7,8 +7,9 @@
     VE          1                             sigma                                  1                              ln(sigma / 2)
     EDM         s^2 / (sigma^2 + s^2)         sigma s / sqrt(sigma^2 + s^2)          1 / sqrt(sigma^2 + s^2)        ln(sigma) / 4
 
-(table 1), s the standard deviation of the data and t(sigma) the time at which VP has the noise sigma / alpha. Any process
-x_t = alpha x_0 + sigma z is theirs after a division by alpha, so a denoiser is a score model under all of them:
+(table 1), where s is the standard deviation of the data and t(sigma) the time at which VP has the ratio sigma / alpha. Any
+process x_t = alpha x_0 + sigma z has this form after a division by alpha. A denoiser therefore gives a score model under
+all of them:
 
     E[x_0 | x_t] = D(x_t / alpha; sigma / alpha)
 """
@@ -39,9 +40,11 @@ class NoiseRatioLabel:
 
 
 class Precondition(nn.Module, ABC):
-    """A raw network F made a denoiser D, called as ``D(x, sigma, **condition)``.
+    """Base class of denoisers D from a raw network F, called as ``D(x, sigma, **condition)``.
 
-    network: called as ``network(c_in x, c_noise, **condition)`` with c_noise (B,); returns the shape of x.
+    Args:
+        network: A module that is called as ``network(c_in x, c_noise, **condition)`` with c_noise of shape (B,), and
+            returns a tensor with the shape of x.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -53,17 +56,20 @@ class Precondition(nn.Module, ABC):
         """c_skip, c_out, c_in, c_noise, each the shape of sigma."""
 
     def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        """(B, *event), sigma of shape (B,) or () to (B, *event)."""
+        """Denoise x (B, *event) with sigma of shape (B,) or ()."""
         c_skip, c_out, c_in, c_noise = (expand(c, x) for c in self.coefficients(sigma.expand(len(x))))
         out: Tensor = c_skip * x + c_out * self.network(c_in * x, c_noise.flatten(), **condition)
         return out
 
 
 class VPPrecondition(Precondition):
-    """DDPM's: F predicts the noise and is told 999 t.
+    """The preconditioning of DDPM: F predicts the noise, and its label is 999 t.
 
-    beta_min, beta_max: of the process that F was trained under; EDM's own files have 0.1 and 20. steps: the label at t = 1 is
-    steps - 1.
+    Args:
+        network: The raw network F.
+        beta_min: Parameter of the process of the training; 0.1 in the files of EDM.
+        beta_max: Parameter of the process of the training; 20 in the files of EDM.
+        steps: The label at t = 1 is steps - 1.
     """
 
     def __init__(self, network: nn.Module, beta_min: float = 0.1, beta_max: float = 20.0, steps: int = 1000) -> None:
@@ -81,16 +87,18 @@ class VPPrecondition(Precondition):
 
 
 class VEPrecondition(Precondition):
-    """NCSN++'s: F predicts minus the noise and is told ln(sigma / 2)."""
+    """The preconditioning of NCSN++: F predicts minus the noise, and its label is ln(sigma / 2)."""
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (0.5 * sigma).log()
 
 
 class EDMPrecondition(Precondition):
-    """EDM's own: input and target of F have variance 1 at every sigma.
+    """The preconditioning of EDM: input and target of F have variance 1 at every sigma.
 
-    data_std: of the data, > 0; EDM's files have 0.5.
+    Args:
+        network: The raw network F.
+        data_std: Standard deviation of the data, above 0; 0.5 in the files of EDM.
     """
 
     def __init__(self, network: nn.Module, data_std: float = 0.5) -> None:
@@ -104,20 +112,22 @@ class EDMPrecondition(Precondition):
 
 
 class DenoiserScore(ScoreModel):
-    """A denoiser as a score model, for every sampler and likelihood.
+    """A score model from a denoiser, for every sampler and likelihood.
 
-    denoiser: module called as ``denoiser(x, sigma, **condition)``, sigma (B,), whatever it is made of: one of EDM's networks with
-        ``class_labels=...`` for a condition, or a `Precondition`. It may compute and return a lower precision than that of x.
-    sde: a process with a number for every time, such as ``EDMSDE()``, which is the one that EDM is trained under.
+    Args:
+        denoiser: A module that is called as ``denoiser(x, sigma, **condition)`` with sigma of shape (B,): a network of EDM
+            with the condition ``class_labels=...``, or a `Precondition`. It may compute and return a lower precision than
+            that of x.
+        sde: A process with scalar coefficients, such as ``EDMSDE()``, the process of the training of EDM.
     """
 
     def __init__(self, denoiser: nn.Module, sde: ScalarSDE) -> None:
         if not isinstance(sde, ScalarSDE):
-            raise TypeError(f"sde={sde!r} is not allowed: a denoiser knows x_0 + sigma z, sigma a number")
+            raise TypeError(f"sde={sde!r} is not allowed: a denoiser needs a process with scalar coefficients")
         super().__init__(denoiser, sde, "data", label=NoiseRatioLabel(), data_std=None)
 
     def _check_input(self, x: Tensor, t: Tensor, condition: dict[str, Any]) -> None:
-        """The denoiser's dtype may be another than that of x."""
+        """Check the input. The dtype of the denoiser may differ from that of x."""
         check_batch("x", x)
         self.sde.check_time(t, len(x))
         check_condition(len(x), condition, self.required)

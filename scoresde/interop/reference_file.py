@@ -1,15 +1,16 @@
 """Checkpoints of the reference implementation (yang-song/score_sde_pytorch), read without executing anything in them.
 
-    model        raw weights by the names of `score_sde.layout`, behind ``module.``, and the table of noise levels ``sigmas``
-    ema          averaged weights, a list without names in the order of what is trained; decay; number of updates
-    optimizer    Adam's moments by the number of the weight, frozen ones counted
-    step         updates so far
+    model        raw weights by the names of ``score_sde.layout`` with the prefix ``module.``, and the table of noise levels
+    ``sigmas`` ema          averaged weights, a list without names in the order of the trained weights; decay; number of updates
+    optimizer    moments of Adam by the number of the weight, counting frozen weights
+    step         number of updates
 
-A file is a programme for Python's unpickler. torch's weights-only reader runs it: that makes tensors, numbers and containers, and
-refuses whatever else a file names. numpy's scalars are let in as stand-ins, which keep the bytes of the number.
+A file is a program for the unpickler of Python. The weights-only reader of torch runs it. It creates only tensors, numbers and
+containers, and raises an error for any other name. Scalars of numpy are replaced by an inert class that stores their bytes.
 
-Since torch 1.6 a file is a zip archive with a checksum for each of its parts, which torch does not look at. They are compared,
-and torch is given a new archive of the compared parts, since it may read a damaged directory otherwise. Older files have none.
+Since torch 1.6 a file is a zip archive with a checksum for each member, which torch does not compare. This module compares
+them, and passes a new archive of the checked members to torch, which could otherwise read a damaged directory. Older files
+have no checksums.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ from scoresde._validation import check_count
 from scoresde.interop.errors import ConvertError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Adam's, by torch's names."""
+"""The moments of Adam by their names in torch."""
 _MOST_STEPS = 10**9 - 1
-"""What the name of a checkpoint holds."""
+"""The largest step that fits in the name of a checkpoint."""
 _KINDS = re.compile(r"[fiu][1248]|b1|\?")
-"""numpy's codes of the numbers that a file may hold."""
+"""The codes of numpy for the numbers that a file may contain."""
 _PARTS = ("model", "ema", "optimizer", "step")
 
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
-    """What a file of the reference implementation holds.
+    """The content of a checkpoint of the reference implementation.
 
     Attributes:
-        model: raw weights by name, without ``module.``.
-        averages: averaged weights, in order.
-        ema_decay: of the averages.
-        ema_updates: of the averages.
-        moments: Adam's state by the number of the weight.
-        step: updates so far.
-        sigmas: the table of noise levels, descending, float64; None where the file has none.
-        checked: whether the file has checksums, which were compared.
+        model: Raw weights by name, without the prefix ``module.``.
+        averages: Averaged weights in order.
+        ema_decay: The decay of the averages.
+        ema_updates: The number of updates of the averages.
+        moments: The state of Adam by the number of the weight.
+        step: The number of updates.
+        sigmas: The table of noise levels, descending, float64; None if the file has none.
+        checked: Whether the file has checksums, which were compared.
     """
 
     model: dict[str, Tensor]
@@ -64,11 +65,17 @@ class ReferenceCheckpoint:
 
 
 def read_reference(file: str | Path) -> ReferenceCheckpoint:
-    """Read a file, executing nothing in it.
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Its content.
 
     Raises:
-        ConvertError: the file is torn, or is no such checkpoint; names the file.
-        OSError: there is no such file.
+        ConvertError: If the file is damaged or is not such a checkpoint. The message names the file.
+        OSError: If the file does not exist.
     """
     content, checked = _load(file)
     try:
@@ -100,14 +107,14 @@ def _load(file: str | Path) -> tuple[Any, bool]:
             source = _compared(stream) if checked else stream
             with torch.serialization.safe_globals(_STAND_INS):
                 return torch.load(source, map_location="cpu", weights_only=True), checked
-        except Exception as problem:  # a hostile or torn file may raise anything
+        except Exception as problem:  # a malicious or damaged file can raise any exception
             asked = re.search(r"GLOBAL (\S+)", str(problem))
             why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
             raise ConvertError(f"{file} is torn or no checkpoint of score_sde_pytorch: {why}") from problem
 
 
 def _compared(stream: IO[bytes]) -> IO[bytes]:
-    """A new archive, in memory, of the parts of an archive. Raises where one does not have its checksum."""
+    """A new archive in memory with the members of an archive. Raises an error if a checksum is wrong."""
     made = io.BytesIO()
     with zipfile.ZipFile(stream) as old, zipfile.ZipFile(made, "w") as new:
         names = [part.filename for part in old.infolist()]
@@ -122,7 +129,7 @@ def _compared(stream: IO[bytes]) -> IO[bytes]:
 
 
 def _why(content: Any, problem: Exception) -> str:
-    """Why a file's content is no checkpoint, and what it holds instead."""
+    """The reason why the content of a file is not a checkpoint, and what the file contains."""
     wanted = f"{', '.join(_PARTS[:-1])} and {_PARTS[-1]} with all their parts are wanted"
     if not isinstance(content, Mapping):
         return f"{problem!r}; it holds {type(content).__name__}, and {wanted}"
@@ -143,7 +150,7 @@ def _why(content: Any, problem: Exception) -> str:
 
 
 class _StandIn:
-    """Takes the place of a part of numpy that a file names: keeps what it is given, and does nothing."""
+    """Replaces a function or class of numpy that a file names. It stores its arguments and does nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments, self.state = arguments, ()  # type: tuple[Any, ...], Any
@@ -160,11 +167,11 @@ _STAND_INS: list[Any] = [
         ("numpy._core.multiarray", "scalar"),
     )
 ]
-"""The parts of a numpy scalar, by the names that numpy 1 and 2 write."""
+"""The components of a numpy scalar, by the names that numpy 1 and 2 write."""
 
 
 def _number(value: Any) -> Any:
-    """The number of a numpy scalar or of a tensor of one element; anything else as it is."""
+    """The number of a numpy scalar or of a tensor with one element; other values are unchanged."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     if not isinstance(value, _StandIn):
@@ -202,6 +209,6 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 def _moments(number: Any, state: Any) -> dict[str, Tensor]:
-    """Adam's state of one weight."""
+    """The state of Adam for one weight."""
     step = torch.as_tensor(float(_number(state["step"])))
     return {"step": step, **{name: _tensor(f"{name} of weight {number}", state[name]) for name in MOMENTS}}

@@ -1,13 +1,13 @@
-"""The reference implementation's names for the weights of our networks (yang-song/score_sde_pytorch, its checkpoints' layout).
+"""Names of the reference implementation (yang-song/score_sde_pytorch) for the weights of the networks of this library.
 
-There every part of a UNet lies in one list ``all_modules``, numbered in the order of use:
+In the reference, all layers of a UNet are in one list ``all_modules``, numbered in the order of use:
 
-    [frequencies] two layers of the label, first convolution;  each level down: blocks, each with its attention, then the
-    change of resolution and the image's step;  middle;  each level up, from the lowest: blocks, attention, the image's step,
-    the change of resolution;  norm and convolution of the head
+    [frequencies] two layers of the label, first convolution;  each level of the encoder: blocks, each with its attention, then
+    downsampling and the progressive input;  middle;  each level of the decoder, from the lowest: blocks, attention, the
+    progressive output, upsampling;  normalization and convolution of the head
 
-and inside a part its layers have the names below. Layers that act on each position by itself are stored as matrices
-(in, out) where ours are (out, in) or (out, in, 1, 1).
+Layers within an entry have the names below. Pointwise layers are stored as matrices (in, out); here they have the shape
+(out, in) or (out, in, 1, 1).
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ _ENDS = {"first": "begin_conv", "norm": "normalizer", "last": "end_conv"}
 _UNITS = {"adapt": "adapt_convs", "out": "output_convs", "fuse": "msf.convs", "chain": "crp.convs"}
 
 Part = tuple[str, Mapping[str, str]]
-"""A numbered part: our name, and the names of its layers, ours to theirs."""
+"""An entry of the list: its name here, and a map from names of its layers here to names there."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Where a tensor of ours lies there.
+    """The place of a tensor in the reference.
 
-    name: without the ``module.`` that files put before it. pointwise: it is a matrix (in, out) there.
-    trained: it is among the averaged weights, which files keep as a list in this order, without names.
+    Attributes:
+        name: The name without the prefix ``module.`` of the files.
+        pointwise: Whether it is a matrix (in, out) there.
+        trained: Whether it is one of the averaged weights, which files contain as a list in this order, without names.
     """
 
     name: str
@@ -44,14 +46,21 @@ class Weight:
 
 
 def layout(network: nn.Module) -> dict[str, Weight]:
-    """All names of a network's state, each with its place there, in the order of the reference's.
+    """The place in the reference of every tensor of a network.
 
-    Raises TypeError for a network that the reference does not have.
+    Args:
+        network: A network of this library.
+
+    Returns:
+        The places by name of the tensor, in the order of the reference.
+
+    Raises:
+        TypeError: If the reference has no such network.
     """
     if isinstance(network, NCSNv2) and len(network.stages) in (4, 5):
         return {ours: Weight(_refinenet(ours, len(network.stages))) for ours in network.state_dict()}
-    told = (FourierEmbedding, SinusoidalEmbedding)
-    if not isinstance(network, NCSNpp) or network.classes or not isinstance(network.embedding, told):
+    known = (FourierEmbedding, SinusoidalEmbedding)
+    if not isinstance(network, NCSNpp) or network.classes or not isinstance(network.embedding, known):
         raise TypeError(f"{type(network).__name__} has no counterpart in the reference implementation")
     found: dict[str, Weight] = {}
     for number, (part, layers) in enumerate(_parts(network)):
@@ -68,11 +77,19 @@ def layout(network: nn.Module) -> dict[str, Weight]:
 
 
 def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, any_groups: bool = False) -> dict[str, Tensor]:
-    """A state for ``network.load_state_dict`` from the reference's tensors by name, with or without ``module.``.
+    """Convert tensors of the reference to a state for ``network.load_state_dict``.
 
-    any_groups: take a network whose norms have other groups than the reference's, which is another function.
+    Args:
+        network: The network of this library.
+        tensors: The tensors of the reference by name, with or without the prefix ``module.``. The table ``sigmas`` is ignored.
+        any_groups: Accept group normalizations with other groups than in the reference. The network then computes another
+            function.
 
-    Raises ValueError for one that is missing, left over (its table ``sigmas`` aside), or of another shape, and for such norms.
+    Returns:
+        The state of the network.
+
+    Raises:
+        ValueError: If a tensor is missing, unexpected or of another shape, or group normalizations have other groups.
     """
     for text in () if any_groups else unlike_groups(network):
         raise ValueError(f"{text}; any_groups=True takes it all the same")
@@ -95,7 +112,15 @@ def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, any_gro
 
 
 def to_reference(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The reference's tensors by name, without ``module.``, in its order; of ``network``'s own state unless given."""
+    """Convert a state to tensors of the reference.
+
+    Args:
+        network: The network of this library.
+        state: A state of the network; its current state by default.
+
+    Returns:
+        The tensors by name without the prefix ``module.``, in the order of the reference.
+    """
     state = network.state_dict() if state is None else state
     return {
         weight.name: state[ours].flatten(1).T if weight.pointwise else state[ours]
@@ -106,9 +131,19 @@ def to_reference(network: nn.Module, state: Mapping[str, Tensor] | None = None) 
 def averages_from_reference(
     network: nn.Module, averages: list[Tensor], tensors: Mapping[str, Tensor], *, any_groups: bool = False
 ) -> dict[str, Tensor]:
-    """The state of the averaged weights: their list has no names, and what is not trained comes from ``tensors``.
+    """Convert averaged weights of the reference to a state for ``network.load_state_dict``.
 
-    Raises ValueError where the list's length or the shapes do not fit.
+    Args:
+        network: The network of this library.
+        averages: The averaged weights, a list without names.
+        tensors: The raw tensors by name, for those that are not trained.
+        any_groups: As for `from_reference`.
+
+    Returns:
+        The state of the network.
+
+    Raises:
+        ValueError: If the length of the list or a shape does not match.
     """
     places = layout(network).values()
     names = [weight.name for weight in places if weight.trained]
@@ -119,8 +154,10 @@ def averages_from_reference(
 
 
 def unlike_groups(network: nn.Module) -> Iterator[str]:
-    """Which norm has other groups than in the reference, the first one alone. They leave no trace in shapes, and the network
-    computes something else with the same weights."""
+    """Describe the first group normalization with another number of groups than in the reference, if any.
+
+    The number of groups does not change shapes, but it changes the function.
+    """
     ddpm = isinstance(network, DDPM)
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
@@ -134,7 +171,7 @@ def unlike_groups(network: nn.Module) -> Iterator[str]:
 
 
 def _parts(module: nn.Module, name: str = "") -> Iterator[Part]:
-    """The parts that have a number there. Our networks define theirs in the order of use, so that their order is the same."""
+    """The numbered entries. Networks of this library define layers in the order of use, so the order is the same."""
     if isinstance(module, FourierEmbedding):
         yield name, {"frequencies": "W"}
     elif isinstance(module, ResidualBlock):
@@ -144,7 +181,7 @@ def _parts(module: nn.Module, name: str = "") -> Iterator[Part]:
     elif isinstance(module, Downsample | Upsample):
         yield name, {"conv": "Conv2d_0" if isinstance(module.resampling, FIR) else "Conv_0"}
     elif isinstance(module, Resample):
-        yield name, {}  # it has a number there, and no weights
+        yield name, {}  # it has a number in the list, but no weights
     elif isinstance(module, SkipInput):
         yield name, {"conv": "Conv_0"}
     elif isinstance(getattr(module, "weight", None), nn.Parameter):
@@ -161,7 +198,7 @@ def _shortcut(block: ResidualBlock) -> dict[str, str]:
 
 
 def _refinenet(ours: str, stages: int) -> str:
-    """Their name of a weight of NCSNv2, where parts have names; ours are defined in their order."""
+    """The name in the reference of a weight of NCSNv2. There the layers have names; here they are defined in the same order."""
     part, *rest = ours.split(".")
     kind = rest.pop()
     if part == "stages":

@@ -1,12 +1,13 @@
-"""Configs of score_sde_pytorch as data: Python files by their syntax tree, never executed, or JSON.
+"""Configs of score_sde_pytorch as data, from Python files, which are parsed and never executed, or from JSON files.
 
     settings = read_settings("configs/vp/cifar10_ddpmpp.py", {"model.num_scales": "1000"})
     settings["model"]["nf"]
 
-A Python file is read statement by statement: assignments of literals, arithmetic on them, ``ConfigDict()``, names for parts of
-the config (``model = config.model``), functions without arguments, and imports of other configs. These are looked for next to
-the file and in the folders above it; the reference's three default configs are known without their files. Everything else is
-`Unread`, and an error once its value is needed. Statements that could change a config in a way that cannot be read are errors.
+A Python file is interpreted statement by statement. The interpreter supports assignments of literals, arithmetic,
+``ConfigDict()``, names for sections of the config (``model = config.model``), functions without arguments, and imports of
+other configs. It searches for imported configs next to the file and in the folders above it, and knows the three default
+configs of the reference without their files. Everything else becomes `Unread`, which is an error if its value is needed.
+Statements that could change a config in an unknown way are errors.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from scoresde.interop.source_expressions import Unread
 from scoresde.interop.source_statements import Module
 
 MOST_BYTES = 1_000_000
-"""Larger files are no configs."""
+"""Largest size of a config in bytes."""
 UNUSED = "unused"
-"""What a user gives for a setting that the network does not depend on."""
+"""The value that removes a setting on which the network does not depend."""
 
 
 def read_settings(file: str | Path, given: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The settings of a config of score_sde_pytorch, section by section.
+    """Read the settings of a config of score_sde_pytorch.
 
     Args:
-        file: a Python file with ``get_config()``, which is not executed, or a JSON file with the sections, at its top or below
-            ``"config"``.
-        given: values by dotted key, as Python literals or bare strings, which replace the file's; "unused" removes a key.
+        file: A Python file with ``get_config()``, which is not executed, or a JSON file with the sections at its top level
+            or under ``"config"``.
+        given: Values by dotted key, as Python literals or bare strings, that replace those of the file. "unused" removes a key.
 
     Returns:
-        Nested dictionaries. A value that cannot be read as data is an `Unread`.
+        Sections of values, as nested dictionaries. A value that cannot be read as data is an `Unread`.
 
     Raises:
-        ConvertError: the file is not such a config, or changes it in a way that cannot be read; names file and line.
-        OSError: there is no such file.
+        ConvertError: If the file is not such a config, or changes it in an unknown way. The message names file and line.
+        OSError: If the file does not exist.
     """
     path = Path(file)
     with open(path, "rb") as stream:

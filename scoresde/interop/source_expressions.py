@@ -1,4 +1,4 @@
-"""Values of expressions in configs that are read and not executed, for `source_statements`."""
+"""Evaluation of expressions in configs without executing them, for ``source_statements``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 _MOST = 10_000
-"""Elements of a list, and digits of a number: configs need fewer."""
+"""Largest number of elements of a list and of digits of a number."""
 _LEVELS = 6
-"""Folders above a config that are looked through for what it imports."""
+"""Number of folders above a config that are searched for its imports."""
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -41,7 +41,7 @@ _COMPARED: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Unread:
-    """A value that cannot be read as data. where: file and line. text: the expression."""
+    """A value that cannot be read as data. where: the file and the line. text: the expression."""
 
     where: str
     text: str
@@ -49,7 +49,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A name from elsewhere, ``ml_collections.ConfigDict``: its parts, empty ones for the dots of a relative import."""
+    """An imported name such as ``ml_collections.ConfigDict``, as a path with empty entries for the dots of a relative import."""
 
     path: tuple[str, ...]
 
@@ -60,7 +60,7 @@ def plain(value: Any) -> bool:
 
 
 def binary(op: ast.AST, left: Any, right: Any) -> Any:
-    """``left op right`` for numbers, texts and lists; None where that cannot be read. A sign is an operation on 0."""
+    """``left op right`` for numbers, strings and lists; None if it cannot be evaluated. For a sign, ``left`` is 0."""
     if isinstance(op, ast.Not):
         return (not right) if plain(right) else None
     function = _BINARY.get(type(op))
@@ -80,7 +80,7 @@ def binary(op: ast.AST, left: Any, right: Any) -> Any:
 
 
 def compared(op: ast.AST, left: Any, right: Any) -> bool | None:
-    """``left op right``; None where that cannot be read."""
+    """``left op right``; None if it cannot be evaluated."""
     if not (plain(left) and plain(right)) or type(op) not in _COMPARED:
         return None
     try:
@@ -90,7 +90,7 @@ def compared(op: ast.AST, left: Any, right: Any) -> bool | None:
 
 
 def _small(op: ast.AST, left: Any, right: Any) -> bool:
-    """Whether the result has a size that a config may have."""
+    """Whether the size of the result is within the limits of a config."""
     if isinstance(op, ast.Mod):
         return isinstance(left, int | float)
     sizes = [len(v) if isinstance(v, str | list | tuple) else 0 for v in (left, right)]
@@ -117,7 +117,7 @@ def locate(config: Path, module: list[str], above: int) -> Path | None:
 
 
 def update(node: dict[str, Any], new: dict[str, Any]) -> None:
-    """Change a config in place, sections within it too, as ``ConfigDict.update`` does."""
+    """Update a config in place and recursively, like ``ConfigDict.update``."""
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(node.get(key), dict):
             update(node[key], value)

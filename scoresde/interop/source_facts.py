@@ -1,7 +1,7 @@
-"""What a network of score_sde_pytorch depends on: the settings that are needed, and the values that they may have.
+"""Settings that a network of score_sde_pytorch depends on, and the values that they may have.
 
-All of them are needed, as they are there: none has a default of this library. The settings of training and sampling change no
-network; where they are missing they are those of the reference's ``default_cifar10_configs``.
+All of these settings are required; this library has no defaults for them. Settings of training and sampling do not change
+the network. If they are missing, those of ``default_cifar10_configs`` of the reference are used.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ REFINENETS = {
     "ncsnv2_128": (1, 2, 2, 4, 4),
     "ncsnv2_256": (1, 2, 2, 2, 4, 4),
 }
-"""Multiples of the width in the stages of NCSN and NCSNv2, by the reference's names."""
+"""Channel multipliers of the stages of NCSN and NCSNv2, by the names of the reference."""
 PROGRESSIVE = {"none": "none", "input_skip": "skip", "output_skip": "skip", "residual": "residual"}
 _DEFAULT = DEFAULTS["default_cifar10_configs"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be. good: whether one is allowed. text: for messages."""
+    """A condition on a value. good: whether a value is allowed. text: a description for messages."""
 
     good: Callable[[Any], bool]
     text: str
 
 
 def one_of(*allowed: Any) -> Kind:
-    """One of some values, of the same type."""
+    """One of several values, with the same type."""
     listed = ", ".join(map(repr, allowed))
     return Kind(lambda v: any(type(v) is type(a) and v == a for a in allowed), listed)
 
@@ -95,19 +95,20 @@ _ONLY = {
     "optim.beta1": one_of(0.9),
     "optim.eps": one_of(1e-8),
 }
-"""Settings that may be missing, and have this value alone."""
+"""Settings that may be missing and otherwise must have this value."""
 _FREE = {
     "model.dropout", "model.ema_rate", "model.init_scale", "model.fourier_scale", "model.embedding_type", "model.sigma_begin",
     "model.normalization", "model.fir_kernel", "model.progressive_combine", "model.sigma_min", "model.sigma_max",
     "model.beta_min", "model.beta_max", *_ALWAYS, *_UNET, *_NCSNPP, *_ONLY,
 }  # fmt: skip
-"""All settings of the model that the reference has."""
+"""All settings of the model in the reference."""
 
 
 class Facts:
-    """The settings of a config, looked up by dotted key.
+    """The settings of a config by dotted key.
 
-    notes: what was not in the config, for the summary of a conversion.
+    Attributes:
+        notes: Settings that were missing in the config, for the summary of a conversion.
     """
 
     def __init__(self, settings: Mapping[str, Any], name: str) -> None:
@@ -121,7 +122,7 @@ class Facts:
         return value
 
     def usual(self, key: str, kind: Kind, default: Any = None) -> Any:
-        """A setting that changes no network: the reference's default where it is missing."""
+        """A setting that does not change the network. If it is missing, the default of the reference."""
         value = self._find(key)
         if value is None:
             section, _, last = key.partition(".")
@@ -137,7 +138,7 @@ class Facts:
         return node.get(last) if isinstance(node, Mapping) else None
 
     def _check(self) -> None:
-        """Raise ConvertError naming all settings that are missing or wrong."""
+        """Raise ConvertError with the names of all settings that are missing or not allowed."""
         wanted = dict(_ALWAYS)
         name = self._find("model.name")
         if name in ("ddpm", "ncsnpp"):

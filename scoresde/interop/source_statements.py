@@ -1,6 +1,6 @@
-"""Python configs read by their syntax tree, for `source_config`. Nothing is executed or imported.
+"""An interpreter of the syntax tree of Python configs, for ``source_config``. Nothing is executed or imported.
 
-A config is a dictionary here; two names for one part are two references to one dictionary, as they are when the file is run.
+A config is a dictionary. Two names for one section are two references to the same dictionary, as when Python runs the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Return(Exception):
 
 
 class Module:
-    """A Python file: its functions and the values of its names."""
+    """A Python file with its functions and the values of its names."""
 
     def __init__(self, path: Path, tree: ast.Module, calls: list[str]) -> None:
         self.path, self.calls = path, calls
@@ -39,7 +39,7 @@ class Module:
 
     @classmethod
     def of(cls, path: Path, calls: list[str] | None = None) -> Module:
-        """The file at ``path``. calls: functions entered so far, to stop what never ends."""
+        """Read the file at ``path``. calls: the functions entered so far, to stop endless recursion."""
         try:
             tree = ast.parse(path.read_bytes(), str(path))
         except (SyntaxError, ValueError) as problem:
@@ -48,7 +48,7 @@ class Module:
         return cls(path, tree, [] if calls is None else calls)
 
     def call(self, name: str) -> Any:
-        """What a function of the file returns without arguments."""
+        """The return value of a function of the file, called without arguments."""
         function = self.names.get(name)
         if not isinstance(function, _Function):
             raise ConvertError(f"{self.path} has no function {name}()")
@@ -108,7 +108,7 @@ class Module:
             raise self._refusal(node)
 
     def _branch(self, node: ast.If, names: dict[str, Any]) -> None:
-        """One branch where the condition can be read; else what either of them assigns is `Unread`."""
+        """Run one branch if the condition can be evaluated. Otherwise set every name that either branch assigns to `Unread`."""
         test = self._value(node.test, names)
         if not isinstance(test, Unread | Foreign | _Function):
             self._body(node.body if test else node.orelse, names)
@@ -129,7 +129,7 @@ class Module:
         )
 
     def _expression(self, node: ast.expr, names: dict[str, Any]) -> None:
-        """A statement that is an expression: `update` is followed, and what may change a config otherwise is refused."""
+        """Run an expression statement. ``update`` is supported; other calls that could change a config raise an error."""
         if not isinstance(node, ast.Call):
             return
         if isinstance(node.func, ast.Attribute) and isinstance(part := self._value(node.func.value, names), dict):
@@ -199,10 +199,10 @@ class Module:
         if isinstance(node, ast.Name):
             return names.get(node.id, Foreign((node.id,)))
         if isinstance(node, ast.List | ast.Tuple):
-            parts = [self._value(part, names) for part in node.elts]
-            if any(isinstance(part, Unread | Foreign | _Function) for part in parts):
+            values = [self._value(element, names) for element in node.elts]
+            if any(isinstance(value, Unread | Foreign | _Function) for value in values):
                 return self._unread(node)
-            return parts if isinstance(node, ast.List) else tuple(parts)
+            return values if isinstance(node, ast.List) else tuple(values)
         if isinstance(node, ast.Dict):
             return self._dictionary(node, names)
         if isinstance(node, ast.Attribute | ast.Subscript):
@@ -276,7 +276,7 @@ class Module:
             names[alias.asname or alias.name] = Foreign((*above, *(node.module or "").split("."), alias.name))
 
     def _imported(self, path: tuple[str, ...], node: ast.expr) -> Any:
-        """What a function of another file returns, ``path`` its module and name."""
+        """The return value of a function of another file; ``path`` is its module and name."""
         *module, name = (part for part in path if part)
         above = len([part for part in path[:-1] if not part])
         file = locate(self.path, module, above) if module else None

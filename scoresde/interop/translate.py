@@ -1,10 +1,10 @@
-"""Settings of score_sde_pytorch as a config of this library.
+"""Translation of settings of score_sde_pytorch to a config of this library.
 
     source = translate(read_settings("configs/vp/cifar10_ddpmpp.py"), "cifar10_ddpmpp.py")
     experiment = Experiment.from_config(ConfigDict(source.config))
 
-The network is written out in full: no argument of it is a default of this library. What the network is told of the time, and what
-its output means, follow from the process:
+The config contains all arguments of the network, so none of them depends on a default of this library. The process
+determines the label and the meaning of the output:
 
     VP, sub-VP     label 999 t, discrete (N - 1) t           output E[z | x_t]
     VE             label ln sigma for Fourier features,      output the score, or sigma times the score where
@@ -33,13 +33,13 @@ _CORRECTORS = {"langevin": "Langevin", "ald": "AnnealedLangevin", "none": None}
 
 @dataclass(frozen=True)
 class Source:
-    """A config of score_sde_pytorch in this library's terms.
+    """A translated config of score_sde_pytorch.
 
     Attributes:
-        name: of its file, for messages.
-        config: the content of a config, for `Experiment.from_config`.
-        sigmas: number, smallest and largest of the noise levels whose table its checkpoints hold, None where not known.
-        notes: settings that it does not have, and what was taken in their place.
+        name: The name of the file, for messages.
+        config: The content of a config, for ``Experiment.from_config``.
+        sigmas: Number, smallest and largest of the noise levels in the table of its checkpoints; None if unknown.
+        notes: Missing settings and the values that were used instead.
     """
 
     name: str
@@ -49,22 +49,25 @@ class Source:
 
 
 def translate(settings: Mapping[str, Any], name: str) -> Source:
-    """A config from settings as `read_settings` returns them.
+    """Translate settings as returned by `read_settings`.
 
     Args:
-        settings: sections of values.
-        name: of their file, for messages.
+        settings: Sections of values.
+        name: The name of the file, for messages.
+
+    Returns:
+        The translated config.
 
     Raises:
-        ConvertError: a setting that the network depends on is missing, cannot be read, or has no counterpart; all such settings
-            are named.
+        ConvertError: If settings that the network depends on are missing, cannot be read, or have no counterpart. The
+            message names all of them.
     """
-    settings, slips = _repaired(settings)
+    settings, notes = _corrected(settings)
     facts = Facts(settings, name)
     discrete = not facts["training.continuous"]
     if facts["model.name"] in REFINENETS and not discrete:
         discrete = True
-        slips.append("the network takes the index of a noise level: training.continuous=True was taken for False")
+        notes.append("the network takes the index of a noise level: training.continuous=True was taken for False")
     low = -1.0 if facts["data.centered"] else 0.0
     config = {
         "seed": 42,
@@ -84,18 +87,18 @@ def translate(settings: Mapping[str, Any], name: str) -> Source:
     known = all(isinstance(end, int | float) for end in ends)
     sigmas = (facts["model.num_scales"], *map(float, ends)) if known else None
     if facts.notes:
-        slips.append(f"not in {name}, taken from the reference's default_cifar10_configs: {', '.join(facts.notes)}")
-    return Source(name, config, sigmas, tuple(slips))
+        notes.append(f"not in {name}, taken from the reference's default_cifar10_configs: {', '.join(facts.notes)}")
+    return Source(name, config, sigmas, tuple(notes))
 
 
-def _repaired(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings without the slips of the reference's own files, and what was changed."""
+def _corrected(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings with corrections for known errors in the files of the reference, and notes about the corrections."""
     found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
-    training, slips = found.get("training"), []
+    training, notes = found.get("training"), []
     if isinstance(training, dict) and "sde" not in training and "loss" in training:
         training["sde"] = training["loss"]
-        slips.append(f"training.sde is missing: training.loss={training['loss']!r} was taken for it")
-    return found, slips
+        notes.append(f"training.sde is missing: training.loss={training['loss']!r} was taken for it")
+    return found, notes
 
 
 def _data(facts: Facts, low: float) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _network(facts: Facts, input_range: tuple[float, float]) -> dict[str, Any]:
 
 
 def _model(facts: Facts, discrete: bool) -> dict[str, Any]:
-    """What the network is told, and what it predicts."""
+    """The label and the prediction of the network."""
     name, sde, steps = facts["model.name"], facts["training.sde"], facts["model.num_scales"]
     scaled, label = facts["model.scale_by_sigma"], {"name": "TimeLabel", "scale": 999.0}
     fourier = name == "ncsnpp" and facts["model.embedding_type"] == "fourier"
@@ -215,7 +218,7 @@ def _training(facts: Facts) -> dict[str, Any]:
 
 
 def _samplers(facts: Facts) -> dict[str, Any]:
-    """The sampler of the config, and the probability flow's where the process is one in continuous time."""
+    """The sampler of the config, and the probability flow for networks with a process in continuous time."""
     t_min = 1e-5 if facts["training.sde"] == "vesde" else 1e-3
     predictor = facts.usual("sampling.predictor", one_of(*_PREDICTORS), "euler_maruyama")
     corrector = facts.usual("sampling.corrector", one_of(*_CORRECTORS), "none")

@@ -1,9 +1,10 @@
-"""diffusers' UNet2DModel by its config.json, with its names of weights.
+"""The UNet2DModel of diffusers, made from its config.json, with the same names of weights.
 
-    x -> 3x3 -> levels down -> middle -> levels up, each block joined to a result of the way down -> norm, SiLU, 3x3
+    x -> 3x3 -> encoder -> middle -> decoder with skip connections -> norm, SiLU, 3x3
 
-DDPM's family (Ho et al. 2020) is computed here: blocks with or without attention, the label by sines, classes by a table. Where a
-config asks for more (NCSN++'s blocks, Fourier features, a scale beside the shift), diffusers itself is imported in its place.
+This module implements the networks of the DDPM family (Ho et al. 2020): blocks with or without attention, a sinusoidal
+embedding, and an embedding table for classes. For other configs (blocks of NCSN++, Fourier features, scale and shift) it
+uses the package diffusers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "downsample_padding": 1, "dropout": 0.0, "attention_head_dim": 8, "norm_num_groups": 32, "attn_norm_num_groups": None,
     "norm_eps": 1e-5, "add_attention": True, "num_class_embeds": None,
 }  # fmt: skip
-"""The arguments that `UNet2D` has, as UNet2DModel has them where its config says nothing."""
+"""The arguments of `UNet2D` with the defaults of UNet2DModel."""
 _KNOWN: dict[str, Any] = {
     "down_block_types": lambda kinds: {*kinds} <= {"DownBlock2D", "AttnDownBlock2D"},
     "up_block_types": lambda kinds: {*kinds} <= {"UpBlock2D", "AttnUpBlock2D"},
@@ -38,20 +39,20 @@ _KNOWN: dict[str, Any] = {
     "resnet_time_scale_shift": lambda kind: kind == "default",
     "class_embed_type": lambda kind: kind is None,
 }
-"""What `UNet2D` can do of a config."""
+"""Whether `UNet2D` supports the value of a key."""
 _IDLE = ("sample_size", "out_channels", "num_train_timesteps")
-"""Keys on which these networks do not depend, beside those that begin with an underscore."""
+"""Keys on which these networks do not depend, in addition to those that begin with an underscore."""
 
 
 def network_of(config: Mapping[str, Any]) -> nn.Module:
-    """The network of a config.json, without weights: `UNet2D`, or diffusers' own in its place."""
+    """The network of a config.json without weights: `UNet2D`, or a network of the package diffusers."""
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(f"config.json is of a {config['_class_name']}: a UNet2DModel is wanted")
     channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
     if out != channels:
         raise ValueError(f"out_channels={out} for in_channels={channels}: networks that learn a variance are not known")
     beyond = [f"{k}={config[k]!r}" for k, known in _KNOWN.items() if k in config and not known(config[k])]
-    # a key that is not known here may change what the network computes, and no weight would show it
+    # an unknown key may change the function without changing the weights
     strange = {*config} - {*_DEFAULTS, *_KNOWN, *_IDLE}
     beyond += [f"{k}={config[k]!r}" for k in sorted(strange) if not k.startswith("_") and config[k] is not None]
     if not beyond:
@@ -60,11 +61,11 @@ def network_of(config: Mapping[str, Any]) -> nn.Module:
         from diffusers import UNet2DModel
     except ImportError as problem:
         raise ImportError(f"{', '.join(beyond)} needs diffusers itself: pip install diffusers") from problem
-    return _Theirs(UNet2DModel.from_config(dict(config)))
+    return _DiffusersNetwork(UNet2DModel.from_config(dict(config)))
 
 
-class _Theirs(nn.Module):
-    """diffusers' own network, called as ours are, with its names of weights."""
+class _DiffusersNetwork(nn.Module):
+    """A network of the package diffusers with the call signature of this library and its own names of weights."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -79,9 +80,12 @@ class _Theirs(nn.Module):
 
 
 class UNet2D(nn.Module):
-    """UNet2DModel's networks of DDPM's family, by its names of weights.
+    """The networks of UNet2DModel of the DDPM family, with its names of weights.
 
-    config: as in config.json, see `_DEFAULTS`. Called as ``network(x, label)``; with ``class_labels=...`` where it has classes.
+    Call it as ``network(x, label)``, or with ``class_labels=...`` if it has classes.
+
+    Args:
+        config: The content of config.json. Missing keys have the values of ``_DEFAULTS``.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -117,7 +121,7 @@ class UNet2D(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], c["in_channels"], 3, padding=1)
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B,) to (B, C, H, W)."""
+        """Map (B, C, H, W) and labels (B,) to (B, C, H, W)."""
         step = 2 ** (len(self.down_blocks) - 1)
         if x.ndim != 4 or any(side % step for side in x.shape[2:]):
             raise ValueError(f"x has shape {tuple(x.shape)}: give (B, C, H, W), H and W multiples of {step}")
@@ -146,7 +150,7 @@ class UNet2D(nn.Module):
 
 
 class _Level(nn.Module):
-    """Blocks of one resolution, each with its attention where the level has it; then the change to the next."""
+    """Blocks of one resolution, each followed by attention if the level has it, then resampling."""
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class _Level(nn.Module):
     def forward(
         self, h: Tensor, embedded: Tensor, put: list[Tensor] | None = None, take: list[Tensor] | None = None
     ) -> Tensor:
-        """Every result is added to ``put``; every block's input is joined to one from ``take``."""
+        """Append every result to ``put``, and concatenate the input of every block with an entry of ``take``."""
         for block, attention in zip(self.resnets, self.attentions, strict=True):
             h = block(h if take is None else torch.cat((h, take.pop()), dim=1), embedded)
             h = h if attention is None else attention(h)
@@ -201,7 +205,7 @@ class _Middle(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm, SiLU, 3x3, + label, norm, SiLU, dropout, 3x3; + shortcut, over ``scale``. The label comes activated."""
+    """Norm, SiLU, 3x3, + label, norm, SiLU, dropout, 3x3; + shortcut, divided by ``scale``. The label is already activated."""
 
     def __init__(self, c: Mapping[str, Any], before: int, after: int, embedding_size: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -220,7 +224,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention of every position to every other, heads of ``attention_head_dim`` channels, one where that is None."""
+    """Self-attention over all positions with heads of ``attention_head_dim`` channels, or one head if that is None."""
 
     def __init__(self, c: Mapping[str, Any], width: int, scale: float = 1.0, groups: int | None = None) -> None:
         super().__init__()
@@ -253,7 +257,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Every value twice along each side, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Proofs that a converted network computes what it did: by outputs that the source states, and by the source's own config."""
+"""Verification of a converted network, by expected outputs and by the config of the source."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, Chain
 
 TOLERANCE = 1e-3
-"""Largest deviation of outputs, in standard deviations of each event's: float32 leaves 1e-4 with Fourier features."""
+"""Largest deviation of outputs, in standard deviations of each event. Rounding in float32 gives 1e-4 with Fourier features."""
 _SAME = 1e-4
 _WEIGHTS = {"out_raw": "raw", "out_ema": "averaged"}
 
 
 def compare_outputs(model: ScoreModel, states: Mapping[str, Mapping[str, Tensor]], file: str | Path) -> str:
-    """Hold a network to outputs that the source states.
+    """Compare outputs of a network with expected outputs of the source.
 
     Args:
-        model: its network's weights are replaced meanwhile.
-        states: the "raw" and the "averaged" state of the network.
-        file: an .npz file with ``x`` (B, C, H, W), ``labels`` (B,), what the source's network is called with, and ``out_raw``,
-            ``out_ema`` or both, what it returns with raw and with averaged weights.
+        model: The model. The weights of its network are replaced during the comparison.
+        states: The "raw" and the "averaged" state of the network.
+        file: An .npz file with the inputs ``x`` (B, C, H, W) and ``labels`` (B,) of the network of the source, and its outputs
+            ``out_raw`` with raw weights, ``out_ema`` with averaged weights, or both.
 
     Returns:
         What was compared and the largest deviation, for the summary.
 
     Raises:
-        ConvertError: outputs differ by more than `TOLERANCE`, or the file is no such file; names the file.
+        ConvertError: If outputs differ by more than ``TOLERANCE``, or the file has other content. The message names the file.
     """
     given = _arrays(file)
     said, network = [], model.network
@@ -93,7 +93,7 @@ def _arrays(file: str | Path) -> dict[str, Tensor]:
 
 
 def _returned(model: ScoreModel, x: Tensor, labels: Tensor) -> Tensor:
-    """What the source's network returns: ours is told ln sigma in place of sigma, and divided by sigma elsewhere."""
+    """The output of the network of the source. Here its label is ln sigma instead of sigma, and it is divided by sigma."""
     fourier = isinstance(getattr(model.network, "embedding", None), FourierEmbedding)
     out: Tensor = model.network(x, labels.log() if fourier else labels.float())
     if not isinstance(model.prediction, ScaledScorePrediction):
@@ -110,13 +110,13 @@ def _returned(model: ScoreModel, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def compare_scores(ours: ScoreModel, theirs: ScoreModel, shape: tuple[int, ...], where: str) -> None:
-    """Raise ConvertError unless two models with the same weights are one function of (x, t).
+    """Raise ConvertError unless two models with the same weights compute the same function of (x, t).
 
     Args:
-        ours: the model of the given config.
-        theirs: the model of the source's config.
-        shape: of an event, (C, *sides). Sides above 64 are cut, since neither network depends on them.
-        where: the source's config, for messages.
+        ours: The model of the given config.
+        theirs: The model of the source config.
+        shape: Shape of an event, (C, *sides). Sides above 64 are reduced, because neither network depends on them.
+        where: The source config, for messages.
     """
     step = int(getattr(theirs.network, "step", 1))
     sides = [min(side, max(step, 64 // step * step)) for side in shape[1:]]
@@ -134,6 +134,6 @@ def compare_scores(ours: ScoreModel, theirs: ScoreModel, shape: tuple[int, ...],
 
 
 def _deviation(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference in an event, in standard deviations of the event."""
+    """The largest difference within an event, in standard deviations of the event."""
     a, b = ours.double().flatten(1), theirs.double().flatten(1)
     return float(((a - b).abs().amax(1) / b.std(1).clamp(min=1e-300)).max())
