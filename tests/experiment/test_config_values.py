@@ -74,8 +74,8 @@ WRONG = {
     "training.grad_clip=1e300": "config.training.grad_clip=1e+300 is not allowed",
     "training.posthoc_widths=[0.1, 'x']": "config.training",
     "network.width=1000000000000": "config.network.width=1000000000000 is not allowed: give whole numbers up to 1048576",
-    "network.width=200": "config.network: MLP refuses: its parameters need more than this machine's",
-    "network.depth=1000000": "config.network: MLP refuses: it has more than 200 modules",
+    "network.width=200": "config.network: MLP cannot be built: its parameters need more than this machine's",
+    "network.depth=1000000": "config.network: MLP cannot be built: it has more than 200 modules",
     "threads=100000": "config.threads=100000 is not allowed",
     "model.steps=1000000000000": "config.model.steps=1000000000000 is not allowed",
     "samplers.a={'name': 'EDM', 'steps': 10000000000}": "config.samplers.a.steps=10000000000 is not allowed",
@@ -179,7 +179,8 @@ class TestWhatAConstructorRaises:
     )
     def test_anything(self, raised, monkeypatch):
         with pytest.raises(
-            ConfigError, match=r"^config\.sde: own_process:Own fails: \w+: .* \(test_config_values\.py, line \d+\)$"
+            ConfigError,
+            match=r"^config\.sde: own_process:Own cannot be built: \w+: .* \(test_config_values\.py, line \d+\)$",
         ):
             self.build(raised, monkeypatch)
 

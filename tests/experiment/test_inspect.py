@@ -423,7 +423,7 @@ class TestOneTransform:
         z = np.random.default_rng(0).normal(size=(200, 2))
         np.save(run.folder / "a.npy", z * [0.1, 1e9] + [1e9, 0.0])
         done = run("inspect", "a.npy", "--output", "mine.py")
-        assert done.code == 1 and "PROBLEM  config.data: Arrays refuses: data set" in done.out
+        assert done.code == 1 and "PROBLEM  config.data: Arrays cannot be built: data set" in done.out
         assert "float32 rounds away" in done.out and not (run.folder / "mine.py").exists()
 
 

@@ -162,11 +162,11 @@ def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, con
     ]
     if missing:
         raise ConfigError(f"config.{where}: {title}needs {', '.join(missing)}")
-    said = "" if wrong is None else _wrong(where, wrong, node[wrong], annotated[wrong])
-    with config_errors(where, title, arguments, said):
+    message = "" if wrong is None else _wrong(where, wrong, node[wrong], annotated[wrong])
+    with config_errors(where, title, arguments, message):
         made = target(**taken)
-    if said:
-        raise ConfigError(said)
+    if message:
+        raise ConfigError(message)
     return made
 
 
@@ -185,18 +185,20 @@ def config_errors(where: str, title: str = "", arguments: Collection[str] = (), 
     except (ConfigError, OSError):
         raise
     except (Exception, SystemExit) as problem:
-        said = str(problem).strip()
-        if said.partition("=")[0] in arguments:  # "steps=0 is not allowed: ..."
-            raise ConfigError(f"config.{where}.{_line(said)}") from problem
+        message = str(problem).strip()
+        if message.partition("=")[0] in arguments:  # "steps=0 is not allowed: ..."
+            raise ConfigError(f"config.{where}.{_line(message)}") from problem
         if wrong:
             raise ConfigError(wrong) from problem
         if is_out_of_memory(problem):
-            said = f"{title}does not fit into memory: give smaller sizes"
+            message = f"{title}does not fit into memory: give smaller sizes"
         elif isinstance(problem, ValueError | TypeError):
-            said = f"{title and f'{title}refuses: '}{_line(said)}"
+            message = f"{title and f'{title}cannot be built: '}{_line(message)}"
         else:
-            said = f"{title and f'{title}fails: '}{type(problem).__name__}: {_line(said)} ({_place(problem)})"
-        raise ConfigError(f"config.{where}: {said}") from problem
+            message = (
+                f"{title and f'{title}cannot be built: '}{type(problem).__name__}: {_line(message)} ({_place(problem)})"
+            )
+        raise ConfigError(f"config.{where}: {message}") from problem
 
 
 def _arguments(
@@ -253,9 +255,9 @@ def _find(name: str, where: str, hint: Any) -> Any:
         raise
     except BaseException as problem:
         hint = "; is its folder on PYTHONPATH, or the current one?" if isinstance(problem, ImportError) else ""
-        said = f"{type(problem).__name__}: " if not isinstance(problem, ImportError | AttributeError) else ""
+        message = f"{type(problem).__name__}: " if not isinstance(problem, ImportError | AttributeError) else ""
         raise ConfigError(
-            f"config.{where}.name={name!r} cannot be imported: {said}{_line(str(problem))}{hint}"
+            f"config.{where}.name={name!r} cannot be imported: {message}{_line(str(problem))}{hint}"
         ) from problem
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise ConfigError(

@@ -101,11 +101,11 @@ def is_out_of_memory(problem: BaseException) -> bool:
     Returns:
         True for MemoryError, torch.OutOfMemoryError and the RuntimeErrors that PyTorch raises on a CPU.
     """
-    said = str(problem)
+    message = str(problem)
     return isinstance(problem, MemoryError | torch.OutOfMemoryError) or (
         isinstance(problem, RuntimeError)
         and any(
-            word in said
+            word in message
             for word in ("not enough memory", "can't allocate memory", "Storage size calculation overflowed")
         )
     )

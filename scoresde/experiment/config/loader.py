@@ -78,9 +78,9 @@ def _python_config(path: Path) -> ConfigDict:
     except ConfigError:
         raise
     except (Exception, SystemExit) as problem:
-        said = one_line(problem)
+        message = one_line(problem)
         raise ConfigError(
-            f"--config {_line(path, problem)}: {type(problem).__name__}: {said}{_dots(said)}"
+            f"--config {_line(path, problem)}: {type(problem).__name__}: {message}{_dots(message)}"
         ) from problem
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config {str(path)!r}: get_config() must return an ml_collections.ConfigDict")
@@ -109,9 +109,9 @@ def _folder_config(file: Path, trust: Collection[str]) -> ConfigDict:
     except ConfigError:
         raise
     except Exception as problem:
-        said = one_line(problem)
+        message = one_line(problem)
         raise ConfigError(
-            f"--config {str(file)!r} is not the config.json of a work folder: {said}{_dots(said)}"
+            f"--config {str(file)!r} is not the config.json of a work folder: {message}{_dots(message)}"
         ) from problem
 
 
@@ -143,21 +143,21 @@ def check_values(node: Any, key: str = "", depth: int = 0) -> None:
         for value in node:
             check_values(value, key, depth + 1)
     elif isinstance(node, int) and not -(2**63) <= node < 2**63:
-        said = f"={node}" if node.bit_length() < 256 else f" of {node.bit_length()} bits"
-        raise ConfigError(f"config.{key}{said} is not allowed: give whole numbers within 64 bits")
+        message = f"={node}" if node.bit_length() < 256 else f" of {node.bit_length()} bits"
+        raise ConfigError(f"config.{key}{message} is not allowed: give whole numbers within 64 bits")
     elif isinstance(node, float) and not math.isfinite(node):
         raise ConfigError(f"config.{key}={node!r} is not allowed: give finite numbers")
 
 
 def one_line(problem: BaseException) -> str:
     """The message of an exception in one line of limited length."""
-    said = " ".join(str(problem).split())
-    return said if len(said) <= 400 else said[:400] + " ..."
+    message = " ".join(str(problem).split())
+    return message if len(message) <= 400 else message[:400] + " ..."
 
 
-def _dots(said: str) -> str:
+def _dots(message: str) -> str:
     """A hint that completes the message of ml_collections about dots in keys."""
-    return "; give it a name without dots" if "accept dots" in said else ""
+    return "; give it a name without dots" if "accept dots" in message else ""
 
 
 def _line(path: Path, problem: BaseException) -> str:
@@ -201,8 +201,8 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
             with node.unlocked(), node.ignore_type():
                 node[last] = value
         except Exception as problem:
-            said = one_line(problem)
-            raise ConfigError(f"--config.{key}={shown(value)} cannot be set: {said}{_dots(said)}") from problem
+            message = one_line(problem)
+            raise ConfigError(f"--config.{key}={shown(value)} cannot be set: {message}{_dots(message)}") from problem
 
 
 def _refuse(key: str, node: Any, part: str) -> None:

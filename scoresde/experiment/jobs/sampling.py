@@ -176,10 +176,10 @@ class SamplingJob(Job):
 
     def announce(self, parts: Sequence[Range]) -> None:
         config = self.experiment.sampling
-        said = self.checkpoint.describe(weights_name(config.weights))
+        weights_text = self.checkpoint.describe(weights_name(config.weights))
         for name, store in self.stores.items():
             here = sum(part.size for part in parts if part.name == name)
-            line = f"{self.workdir.path}: samples by {name}: drawing {here} of {config.count}, {said}"
+            line = f"{self.workdir.path}: samples by {name}: drawing {here} of {config.count}, {weights_text}"
             others = store.others()
             if others and not store.path.exists():
                 changed = changes(others[-1], store.settings)

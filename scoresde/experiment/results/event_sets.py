@@ -144,8 +144,10 @@ class SampleEvents(EventSet):
 
     @property
     def facts(self) -> dict[str, Any]:
-        said = {key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")}
-        return {"index": self.index.path.name, **said, "settings": self.index.store.settings}
+        origin = {
+            key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")
+        }
+        return {"index": self.index.path.name, **origin, "settings": self.index.store.settings}
 
     @property
     def description(self) -> str:

@@ -45,7 +45,7 @@ Number = float | None
 def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[str, Number | dict[str, Number]]:
     """Mean, standard error and its parts, as in the module's docstring. Failed rows are left out.
 
-    ``log_volume`` is ln |dx / d(data)| of an event. It converts nats of what the model sees to nats of the original
+    ``log_volume`` is ``ln |dx / d(data)|`` of an event. It converts nats of what the model sees to nats of the original
     data.
 
     Raises ValueError if all rows failed.

@@ -75,7 +75,7 @@ def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
         index: The file ``samples/NAME.json``.
 
     Yields:
-        Dictionaries with ``x`` and ``raw`` (the decoded samples), both (B, *event), in order.
+        Dictionaries with ``x`` and ``raw`` (the decoded samples), both ``(B, *event)``, in order.
 
     Raises:
         ValueError: For a shard that has changed.

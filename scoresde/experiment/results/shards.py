@@ -72,7 +72,7 @@ class Shard(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Shard):
-    """Samples: x (B, *event) float32, and raw, the decoded samples, as bytes if they have at most 256 levels."""
+    """Samples: x ``(B, *event)`` float32, and raw, the decoded samples, as bytes if they have at most 256 levels."""
 
     x: np.ndarray
     raw: np.ndarray

@@ -89,10 +89,9 @@ class _Run:
     def run(self) -> None:
         """Train to the last step."""
         trainer, config = self.trainer, self.config
+        # the pictures are missing after a kill between the checkpoint and its previews
         if self.trainer.layout.writes and is_missing(self.experiment, self.workdir, trainer.step):
-            write_preview(
-                self.experiment, self.workdir, trainer
-            )  # after a kill between the checkpoint and its pictures
+            write_preview(self.experiment, self.workdir, trainer)
         if trainer.step >= config.steps:
             self.say(f"already trained to step {trainer.step} of {config.steps}")
             return

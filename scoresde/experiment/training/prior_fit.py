@@ -46,7 +46,7 @@ def check_prior(experiment: Experiment) -> str:
         return ""
     train = experiment.data.train
     x = train.encode(permutation(len(train), 0, 0)[:EVENTS], seed=0, dtype=torch.float64)
-    said = (
+    message = (
         f"the training data, of mean {float(x.mean()):.4g} and standard deviation {float(x.std(correction=0)):.3g} as the model "
         f"sees it, is still visible at T of {experiment.sde!r}: {lost:.3g} nats per coordinate (limit "
         f"{PRIOR_LIMIT:g}). Bring the data to mean 0 and standard deviation 1 (data.shift, data.scale; scoresde inspect chooses "
@@ -54,5 +54,5 @@ def check_prior(experiment: Experiment) -> str:
         "process more noise"
     )
     if not lost <= MOST:
-        raise ConfigError(f"config.data: {said}")
-    return said
+        raise ConfigError(f"config.data: {message}")
+    return message
