@@ -54,9 +54,7 @@ def nodes_of(name):
     return NODES.get(name, (32, 48, 64, 96, 128))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.long) if n not in ("vp", "ve") else n for n in PROCESSES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n != "vp" else n for n in PROCESSES])
 def test_order_four_with_the_score_s_correction(name, worst):
     """At least 3.5 over a factor of four in nodes. On grids that are too coarse for the cubics the error decreases faster."""
     nodes, found = nodes_of(name), right_errors(name)
