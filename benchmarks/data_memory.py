@@ -1,8 +1,8 @@
-"""Peak memory and time of a large array file: what its data set takes to build, to draw batches from and to digest.
+"""Peak memory and time of a large array file: to build its data set, to read batches and to compute the digest.
 
     python benchmarks/data_memory.py [--events 200000] [--dtype float16] [--levels 0]
 
-The file is written to a temporary folder in parts; the figures are of a process of their own, above what imports take.
+The file is written to a temporary folder in chunks. A separate process is measured, relative to its memory after the imports.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Images per second of training with each option of `config.training` that is for speed or memory.
+"""Images per second of training with each option of `config.training` for speed or memory.
 
     .venv/bin/python benchmarks/images_per_second.py --rounds 7 --threads 2
     .venv/bin/python benchmarks/images_per_second.py --networks small --ways plain compile --rounds 7 --threads 2
     .venv/bin/python benchmarks/images_per_second.py --channels 128 --blocks 4 --batch-size 128 --device cuda
 
-A step is the one of `scoresde train`: the batch read, mirrored and dequantised, its loss and gradient, Adam and the averages.
-Ways take turns, each with a model of its own, so that what else the machine does falls on all of them; a figure is the median
-over rounds of wall clock, after two that are not counted. ``activations`` are counted as `--dry-run` counts them. ``first`` is
-the first step in seconds, with what compiling takes. Data are random bytes of CIFAR-10's shape, in a file.
+A step is that of `scoresde train`: read, mirror and dequantize a batch, compute the loss and its gradient, update by Adam,
+and update the averages. The options take turns, each with its own model, so that other load on the machine affects all of
+them. A result is the median of the wall-clock time over rounds, without the first two. ``activations`` are counted as by
+`--dry-run`. ``first`` is the time of the first step in seconds, including compilation. The data are random bytes with the
+shape of CIFAR-10, in a file.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ WAYS: dict[str, dict[str, object]] = {
     "compile": {"compile": True},
     "compile, bfloat16": {"compile": True, "precision": "bfloat16"},
 }
-"""What each way sets in `config.training`; recomputation is `config.network.checkpoint`."""
+"""Settings of each option in `config.training`. For recomputation it is `config.network.checkpoint`."""
 QUICK = tuple(way for way in WAYS if "compile" not in way)
 
 
 class Run:
-    """One network trained in one way."""
+    """One network trained with one option."""
 
     def __init__(self, name: str, way: str, data: Path, options: argparse.Namespace) -> None:
         config = load_config(Path(__file__).parents[1] / "configs" / f"{CONFIGS[name]}.py")
@@ -71,7 +72,7 @@ class Run:
         self.first, self.activations = time.perf_counter() - started, kept.bytes / 2**20
 
     def step(self) -> float:
-        """Seconds of a step, its batch read."""
+        """Seconds of a step, including reading the batch."""
         started = time.perf_counter()
         x, position = self.batches[self.trainer.step]
         self.trainer.update(x, position)  # ends with figures on the host: nothing is left running on a GPU
@@ -79,7 +80,7 @@ class Run:
 
 
 def table(options: argparse.Namespace, data: Path) -> str:
-    """Rows of medians, one for each network and way."""
+    """Rows of medians, one for each network and option."""
     lines = [
         "| network | parameters | way | images/s | against plain | activations, MiB | first, s |",
         "|---|---:|---|---:|---:|---:|---:|",

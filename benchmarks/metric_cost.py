@@ -1,4 +1,4 @@
-"""Seconds for each metric on 10,000 vectors of 2,048 numbers against as many, and the most memory held.
+"""Time of each metric for two sets of 10,000 vectors of 2,048 numbers, and the peak memory.
 
 OMP_NUM_THREADS=1 python benchmarks/metric_cost.py
 """
@@ -18,7 +18,7 @@ def main() -> None:
     x, y = (NoiseSource.of(k, 10_000).normal((2048,), step=0, purpose="cost", dtype=torch.float32) for k in range(2))
     a, b = Moments.of(x), Moments.of(y)
     work = {
-        "moments, in parts of 256": lambda: Moments.gather(x.split(256)),
+        "moments, batches of 256": lambda: Moments.gather(x.split(256)),
         "Frechet distance": lambda: frechet_distance(a, b),
         "kernel distance": lambda: kernel_distance(x, y),
         "precision and recall": lambda: precision_recall(x, y),

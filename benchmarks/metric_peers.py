@@ -1,9 +1,10 @@
-"""Our metrics beside established tools, on the same feature vectors.
+"""The metrics of this library compared with established tools on the same feature vectors.
 
     pip install --no-deps prdc torchmetrics lightning-utilities POT properscoring packaging
     python benchmarks/metric_peers.py
 
-400 data vectors and 300 samples of 64 numbers: scikit-learn's digits, and digits with noise. One line for each figure.
+The data are 400 vectors of 64 numbers, the digits of scikit-learn. The samples are 300 digits with noise.
+Each metric has one line.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_bytes_stay_bytes(tmp_path):
 
 
 def test_training_mirrors_half_of_the_events():
-    """Each event as it is or mirrored, dequantised as without; by its position alone, and anew in every epoch."""
+    """Whether an event is mirrored depends only on its position and differs between epochs; dequantization is the same."""
     raw = noise_of((50, 1, 2, 6))
     data, plain = Dataset(raw, Quantized(256), flip=True), Dataset(raw, Quantized(256))
     mirrored = []

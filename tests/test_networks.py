@@ -1,4 +1,4 @@
-"""Networks: shapes, what a fresh one says, gradients to every weight, and no sample that depends on its neighbours."""
+"""Networks: shapes, outputs before training, gradients of every weight, and independence of samples in a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES = [(1, 2, 2), (1, 8, 8), (3, 4, 6), (2, 10, 2)]
 
 @pytest.fixture(autouse=True)
 def same_weights():
-    """A fresh network's weights come from torch's global generator."""
+    """The initial weights use the global generator of torch."""
     torch.manual_seed(0)
 
 
@@ -74,8 +74,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_fresh_network_says_the_same_to_everything(name, outputs):
-    """Its last layer's weights are zero: what it says is a constant, whatever x and label."""
+def test_the_output_of_an_untrained_network_is_constant(name, outputs):
+    """The weights of the last layer are zero, so the output does not depend on x and the label."""
     network = NETWORKS[name](outputs=outputs)
     assert not network.last.weight.any()
     out = network(normal((4, 1, 4, 4)), LABELS)
@@ -84,7 +84,7 @@ def test_a_fresh_network_says_the_same_to_everything(name, outputs):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_are_the_coordinate_s_own(name):
-    """Output j of a coordinate is what a bias of its own moves: the order of the last layer's rows is undone."""
+    """Each output of each coordinate depends on its own bias: the order of the rows of the last layer is inverted."""
     network = NETWORKS[name](outputs=3)
     with torch.no_grad():
         network.last.bias.copy_(torch.arange(len(network.last.bias)))
@@ -115,7 +115,7 @@ def test_gradients_reach_all_parameters(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_reach_all_parameters_in_training(name):
-    """From the zeros of a fresh network on: after four steps every parameter has moved."""
+    """Starting at zero weights of the last layer, every parameter has changed after four steps."""
     network = NETWORKS[name]()
     before = {what: p.detach().clone() for what, p in network.named_parameters()}
     optimiser = torch.optim.SGD(network.parameters(), 0.1)
@@ -131,7 +131,7 @@ def test_gradients_reach_all_parameters_in_training(name):
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_a_sample_does_not_depend_on_its_batch(name, dtype):
-    """Up to the order of sums, which a batched matrix product may change."""
+    """Up to the order of summation, which a batched matrix product can change."""
     network = disturbed(NETWORKS[name]()).to(dtype).eval()
     x, labels = normal((9, 1, 4, 4), dtype=dtype), torch.linspace(-6, 4, 9, dtype=dtype)
     whole = network(x, labels)
@@ -146,8 +146,8 @@ def test_a_sample_does_not_depend_on_its_batch(name, dtype):
     assert float((network(x.flip(0), labels) - whole)[:4].abs().max()) > 1000 * tolerance
 
 
-def test_unet_knows_where_a_pixel_is():
-    """The learned value of a place: without it a constant image stays symmetric."""
+def test_the_unet_depends_on_the_position_of_a_pixel():
+    """The learned value of each position: without it the output for a constant image is symmetric."""
     network = disturbed(SmallUNet((1, 4, 4), channels=8, blocks=1)).eval()
     with torch.no_grad():
         network.position.copy_(normal((8, 4, 4), "place"))
@@ -165,7 +165,7 @@ def test_radial_embedding_by_its_formula():
 
 
 @pytest.mark.parametrize("bad", [-100.0, 15.0, 999.0, math.nan, math.inf])
-def test_labels_far_out_are_refused(bad):
+def test_labels_far_outside_the_range_raise_an_error(bad):
     labels = torch.tensor([0.0, bad])
     for call in (
         lambda: RadialEmbedding()(labels),
@@ -177,7 +177,7 @@ def test_labels_far_out_are_refused(bad):
 
 
 def test_all_labels_that_are_accepted_are_distinct():
-    """A label that passes has a feature of 1e-6 at least: the network is not blind to it, as the docstring promises."""
+    """Every accepted label has a feature of at least 1e-6, so the output can depend on it, as the docstring states."""
     embedding = RadialEmbedding()
     blind = []
     for label in torch.linspace(-30, 30, 601).tolist():
@@ -216,7 +216,7 @@ def test_bad_arguments_are_named(make, message):
 @pytest.mark.parametrize("embedding", [SinusoidalEmbedding(6), FourierEmbedding(5)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_embeddings(name, embedding):
-    """Sines suit labels that the bumps refuse, the paper's 999 t."""
+    """The sinusoidal embedding accepts labels outside the range of the radial embedding, such as 999 t in the paper."""
     network = disturbed(NETWORKS[name](embedding=embedding))
     out = network(normal((4, 1, 4, 4)), torch.tensor([0.0, 10.0, 500.0, 999.0]))
     assert torch.isfinite(out).all() and len(out.unique()) > 1

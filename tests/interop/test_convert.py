@@ -1,4 +1,4 @@
-"""scoresde convert: checkpoints in the reference implementation's layout become work folders, or nothing at all."""
+"""scoresde convert: checkpoints in the layout of the reference become complete run folders, or raise an error."""
 
 from __future__ import annotations
 
@@ -140,10 +140,10 @@ def saved(content, place, name="checkpoint.pth"):
     return place / name
 
 
-@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints lie beside the project only")
+@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints are not part of the repository")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_official_checkpoints(name, tmp_path, worst):
-    """Raw and averaged weights say what they said in the reference; the file of torch 1.7 is the same to the bit."""
+    """Outputs with raw and averaged weights agree with the reference; the file of torch 1.7 has equal bits."""
     expected, config = SAMPLES[name]
     run, place = Run(tmp_path, config), folder() / "checkpoints"
     code, out, err = run.convert(place / f"{name}.pth")
@@ -179,7 +179,7 @@ def test_official_checkpoints(name, tmp_path, worst):
 
 
 def test_a_folder_works(run, content):
-    """Weights and moments lie where they belong; sample needs no data, and what does says so."""
+    """Weights and moments are complete; sample needs no data, and commands that need data say so."""
     code, out, err = run.convert(saved(content, run.place))
     assert code == 0, err
     assert "step 9 from checkpoint.pth" in out and "all names, shapes and values are the file's" in out
@@ -248,7 +248,7 @@ def test_a_folder_works_with_data(tmp_path):
 
 
 def test_the_files_average_is_the_first_and_the_only_one(run, content):
-    """ema_decays counts before ema_decay; more averages than the file has are refused, not begun from its weights."""
+    """ema_decays has priority over ema_decay. More averages than in the file raise an error."""
     file = saved(content, run.place)
     for flags, wanted in (
         (("--config.training.ema_decays=(0.5,)",), ("with decay 0.999, the config with 0.5", "ema_decays='(0.999,)'")),
@@ -299,7 +299,7 @@ def test_a_hostile_file_is_refused_and_not_executed(run, content, form):
     ids=["a dtype that there is not", "as numpy 1 wrote it"],
 )
 def test_stand_ins_are_not_numpy(run, content, old, new):
-    """The names that are let in lead nowhere: numpy's dtype would refuse the first of these files."""
+    """Accepted names are replaced by inert classes: the dtype of numpy would reject the first of these files."""
     with zipfile.ZipFile(saved(content, run.place)) as whole, zipfile.ZipFile(run.place / "odd.pth", "w") as odd:
         for name in whole.namelist():
             part = whole.read(name)
@@ -371,7 +371,7 @@ def test_what_does_not_fit_the_network_is_refused(run, content):
     )
 
 
-def test_a_wrong_write_is_seen(run, content, monkeypatch):
+def test_a_wrong_write_is_detected(run, content, monkeypatch):
     """The folder is compared with the file before it gets its name: averages in place of raw weights are found."""
     load = EMA.__init__
 

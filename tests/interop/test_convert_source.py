@@ -1,4 +1,4 @@
-"""convert with the source's own config: a converted network computes what it did, or nothing is converted."""
+"""convert with the config of the source: a converted network computes the same function, or conversion fails."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def our_config(place, **network):
         (DDPM, {"conditional": False, "nonlinearity": "relu"}),
     ],
 )
-def test_a_converted_network_computes_what_it_did(tmp_path, settings, change):
+def test_a_converted_network_computes_the_same_function(tmp_path, settings, change):
     """From the source's config alone; the outputs by another implementation prove it, and the folder's model has them."""
     place = Place(tmp_path, changed(settings, **change))
     code, out, err = place.convert("--expected", place.expected)
@@ -94,7 +94,7 @@ WRONG = [
 
 @pytest.mark.parametrize("change", WRONG)
 def test_outputs_refuse_a_config_of_another_function(place, change):
-    """The weights fit all of these: nothing but the outputs tells them apart, and without outputs the summary says so."""
+    """The weights fit all of these configs. Only outputs distinguish them, and without outputs the summary says so."""
     place.source.write_text(json.dumps(changed(SMALL, **change)))
     place.assert_refused("--expected", place.expected, wanted="differs by")
     code, out, _ = place.convert()
@@ -129,8 +129,8 @@ def test_groups_that_disagree_are_refused(tmp_path):
         ({"group_width": 2}, "a norm of 8 channels has 4 groups: 2 in"),
     ],
 )
-def test_a_config_of_ours_must_say_what_the_reference_s_say(place, change, wanted):
-    """... or be proved by outputs, or by the source's config."""
+def test_a_config_of_this_library_must_agree_with_the_reference(place, change, wanted):
+    """Unless expected outputs or the config of the source confirm it."""
     ours = our_config(place, **change)
     place.assert_refused("--config", ours, source=False, wanted=wanted)
     place.assert_refused("--config", ours, "--expected", place.expected, source=False, wanted="differs by")
@@ -154,7 +154,7 @@ def test_the_config_of_a_converted_folder_converts_again(place):
         (["--config.network.input_range=(0.0, 1.0)"], "which the network maps to (-3.0, 1.0)"),
     ],
 )
-def test_what_a_network_is_told_must_be_the_reference_s(place, flags, wanted):
+def test_labels_and_inputs_must_be_those_of_the_reference(place, flags, wanted):
     ours = our_config(place)
     place.assert_refused("--config", ours, *flags, source=False, wanted=wanted)
     differs = "config.data maps" if "data.low" in flags[0] else "the config's model differs from that of"
@@ -256,7 +256,7 @@ def test_weights_that_are_not_finite(place, value):
     place.assert_refused(wanted=f"{name.removeprefix('module.')} is not finite: it holds")
 
 
-@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints lie beside the project only")
+@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints are not part of the repository")
 @pytest.mark.parametrize("name", ["ddpm_vp_discrete", "ncsnpp_highres_ve", "ncsnpp_highres_ve_torch17style"])
 def test_official_checkpoints_from_their_own_configs(place, name):
     kind = name.removesuffix("_torch17style")

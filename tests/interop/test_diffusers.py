@@ -1,4 +1,4 @@
-"""Folders of diffusers: networks beside what diffusers' own say, tables as processes, and what is refused.
+"""Models of diffusers: networks compared with those of diffusers, tables as processes, and what raises errors.
 
 tests/data/diffusers/unets.npz holds outputs of diffusers' UNet2DModel with weights by the rule of the parity data, and tables of
 its DDPMScheduler. Made, where diffusers is installed, by ``python -m tests.interop.test_diffusers``.
@@ -76,7 +76,7 @@ def given(config):
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_networks_say_what_diffusers_say(name, worst):
+def test_outputs_agree_with_diffusers(name, worst):
     config, found = SMALL | UNETS[name], data()
     network = network_of(config)
     assert type(network) is UNet2D

@@ -1,4 +1,4 @@
-"""EDM's denoisers as scores: on Gaussian data, where the denoiser is known, and beside our own models of the same networks."""
+"""Score models from EDM denoisers, compared with the exact denoiser of Gaussian data and with models of the same networks."""
 
 from __future__ import annotations
 

@@ -88,8 +88,10 @@ def test_a_changed_bit_of_a_weight_is_named(place, tmp_path):
 
 
 def test_a_part_called_a_folder(place, tmp_path):
-    """One bit in the archive's directory, beside the checksums, calls a part a folder. torch reads such a part as whatever the
-    memory holds; here it is what was written."""
+    """One bit in the directory of the archive turns a member into a folder, which torch reads as uninitialized memory.
+
+    Here it is read as it was written.
+    """
     content, whole = bytearray(place.file.read_bytes()), vars(read_reference(place.file))
     with zipfile.ZipFile(place.file) as archive:
         start = archive.start_dir

@@ -1,4 +1,4 @@
-"""Settings of the reference as configs of ours: all of its own, and random ones, computed by two implementations."""
+"""Translation of settings of the reference: all of its configs, and random settings compared with a second implementation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def changed(settings, **values):
 
 
 def network_of(settings):
-    """Our network of settings, float64, with the weights of the rule, and their tensors by the reference's names."""
+    """The network of settings in float64, with weights by the rule of the parity data, and its tensors by reference name."""
     node, data = translate(settings, "theirs").config["network"], settings["data"]
     shape = (data["num_channels"], data["image_size"], data["image_size"])
     network = build(node, "network", torch.nn.Module, event_shape=shape, outputs=1).double().eval()
@@ -53,7 +53,7 @@ def network_of(settings):
 
 
 def assert_same_function(settings):
-    """Ours and the one written from the architecture's description, to rounding."""
+    """Compare with an implementation written from the description of the architecture, up to rounding."""
     network, theirs = network_of(settings)
     channels, side = settings["data"]["num_channels"], settings["data"]["image_size"]
     x = NoiseSource.of(0, 2).normal((channels, side, side), step=0, purpose="x", dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Baselines: a histogram counted by hand, and mixtures against what is known of Gaussian data."""
+"""Baselines: a histogram computed by hand, and mixtures on Gaussian data with known density."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_histogram_takes_any_event_shape():
 
 
 def test_histogram_of_uniform_levels_costs_their_logarithm():
-    """16 levels drawn alike: 4 bits, and a little for what 20000 counts do not know (15 / (2 ln 2 20000) = 5e-4)."""
+    """16 uniform levels have 4 bits, plus the error of 20000 counts, 15 / (2 ln 2 20000) = 5e-4."""
     train, test = (NoiseSource.of(s, 20000).integers(16, (2,), step=0, purpose="raw") for s in (0, 1))
     found = pixel_histogram(train, test, 16)
     assert found.bits_per_dim == pytest.approx(4.0, abs=3e-3)
@@ -52,7 +52,7 @@ def test_an_unseen_level_costs_but_not_infinitely():
 
 
 def test_mixtures_find_a_gaussian():
-    """Gaussian data: the fit costs what the truth costs, by `bits_per_dim` of the exact density, up to 20 / n nats."""
+    """Gaussian data: the fit agrees with the bits per dimension of the exact density up to 20 / n nats."""
     transform = Quantized(64, -4.0, 4.0)
     covariance = torch.tensor([[[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.25]]])
     distribution = GaussianMixture(torch.zeros(1, 3), covariances=covariance)

@@ -1,4 +1,4 @@
-"""Extractors: what they give, what they refuse, and digests that change with what they compute."""
+"""Extractors: features, errors, and digests that change with the function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scoresde.networks import MLP
 
 
 class Means(nn.Module):
-    """Mean of each channel, twice that with ``return_features``: Inception's way of being asked."""
+    """The mean of each channel, doubled with ``return_features``, the option of the Inception network."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_a_network_from_a_file(scripted):
 
 
 def test_numbers_are_rounded_to_bytes_in_one_way(scripted):
-    """-1 .. 1 to 0 .. 255: the nearest, half to even, kept inside."""
+    """-1 .. 1 is mapped to 0 .. 255: rounded half to even and clipped."""
     extractor = TorchScript(str(scripted), options={}, low=-1.0, high=1.0)
     at = torch.tensor([-1.0, -1.0 + 2 * 0.49 / 255, -1.0 + 2 * 0.51 / 255, 0.0, 1.0, 7.0, -3.0], dtype=torch.float64)
     assert extractor(at.reshape(-1, 1, 1, 1))[:, 0].tolist() == [0, 0, 1, 128, 255, 255, 0]
@@ -140,7 +140,7 @@ def test_any_module():
 
 
 class Wrong(Extractor):
-    """Gives what it is told."""
+    """Returns given features."""
 
     def __init__(self, found):
         self.found = found

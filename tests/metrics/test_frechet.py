@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms, scipy's matrix square root, and covariances that lack rank."""
+"""The Fréchet distance against closed forms, scipy's matrix square root, and rank-deficient covariances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def random_covariance(d, seed, rank=None):
     return factor @ factor.T / d
 
 
-def test_gaussians_that_commute():
+def test_gaussians_with_commuting_covariances():
     """One basis for both: ||mu - mu'||^2 + sum (s_i - s'_i)^2, some of them 0."""
     basis = torch.linalg.qr(normals(20, 20, 0)).Q
     a, b = normals(20, 2, 1).abs().T
@@ -51,7 +51,7 @@ def test_rank_deficient_features():
     assert abs(frechet_distance(one, other) / (expected - overlap) - 1) > 1e-3
 
 
-def test_it_is_zero_for_equals_and_never_below():
+def test_it_is_zero_for_equal_moments_and_never_negative():
     for rank in (1, 3, 30):
         moments = Moments(torch.zeros(30), random_covariance(30, 6, rank))
         assert 0.0 <= frechet_distance(moments, moments) < 1e-12

@@ -1,4 +1,4 @@
-"""Moments: parts merged are the whole, files of ours and of others."""
+"""Moments: merged batches equal the whole set; files of this library and of other tools."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scoresde.metrics import Moments
 from tests.metrics.common import normals
 
 
-def test_parts_merged_are_the_whole():
-    """Also far from 0, where sums of squares would lose everything."""
+def test_merged_batches_equal_the_whole_set():
+    """Also far from 0, where sums of squares would cancel."""
     features = normals(100, 5, 0) + 1e7
     whole = Moments.of(features)
     expected = np.cov(features.numpy() - 1e7, rowvar=False)
@@ -94,7 +94,7 @@ def test_refusals():
 
 
 def test_any_flipped_bit_is_a_refusal_or_another_file(tmp_path):
-    """Of a compressed archive, as others write: zlib and zip have errors of their own."""
+    """Of a compressed archive, as written by other tools, for which zlib and zip raise their own errors."""
     path = tmp_path / "theirs.npz"
     np.savez_compressed(path, mu=np.arange(2.0), sigma=np.eye(2))
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Precision and recall: cases by hand, and a loop that does what the definition says."""
+"""Precision and recall: cases computed by hand, and a loop that follows the definition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_by_hand():
     assert (found.precision, found.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
-def test_a_ball_holds_its_own_edge():
+def test_balls_are_closed():
     found = precision_recall(column(4.0, 40.0), column(0.0, 2.0), neighbours=1)
     assert found.precision == 0.5
     assert precision_recall(column(4.0 + 1e-9, 40.0), column(0.0, 2.0), neighbours=1).precision == 0.0
@@ -51,8 +51,8 @@ def test_a_plain_loop_agrees(monkeypatch, block, k):
     assert (found.precision, found.recall) != pytest.approx(by_definition(x, y, k + 3))
 
 
-def test_copies_count_as_found():
-    """Far from 0, where squared distances by products of float64 numbers leave 1e-8 of what should be 0."""
+def test_copies_are_inside_all_balls():
+    """Far from 0, where rounding in float64 gives squared distances of 1e-8 instead of 0."""
     one = 1e4 + normals(1, 8, 3).expand(5, 8)
     assert precision_recall(one, one, 3) == precision_recall(one.clone(), one, 3)
     assert precision_recall(one, one, 3).precision == 1.0

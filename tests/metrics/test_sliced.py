@@ -25,7 +25,7 @@ def test_other_sizes():
     assert sliced_wasserstein(x, x.repeat(3, 1)) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_directions_belong_to_their_seed(monkeypatch):
+def test_directions_depend_only_on_the_seed(monkeypatch):
     x, y = normals(40, 5, 2), normals(60, 5, 3) + 0.2
     torch.manual_seed(0)
     state, found = torch.get_rng_state(), sliced_wasserstein(x, y, seed=4)

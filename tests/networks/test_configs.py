@@ -1,4 +1,4 @@
-"""The paper's configurations: each says what the reference's says, and trains and samples when small.
+"""The configs of the paper: each agrees with that of the reference, and trains and samples when small.
 
 That they can be built at full size, with the reference's weights, is seen in tests/parity.
 """
@@ -67,11 +67,11 @@ def config_of(name):
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_says_what_the_reference_s_says(name):
+def test_a_config_agrees_with_the_reference(name):
     theirs, content = REFERENCE[name], config_of(name)
     ours, ve = made(content | {"network": shrunken(content)["network"]}), name.startswith("ve")
     sde = ours.model.sde.continuous
-    # a slip of the reference's file, whose network could not be told sigma
+    # an error in the file of the reference, whose network could not get sigma as its label
     continuous = theirs["training.continuous"] and name != "ve/ncsnv2/bedroom"
     assert isinstance(ours.model.sde, Chain) != continuous
     assert continuous or ours.model.sde.steps == theirs["model.num_scales"]
@@ -109,7 +109,7 @@ def test_says_what_the_reference_s_says(name):
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_labels(name):
-    """What the network is told at the ends of time."""
+    """The labels of the network at both ends of time."""
     content, theirs = config_of(name), REFERENCE[name]
     content["network"] = {"name": "MLP", "width": 1}
     model, n = made(content).model, theirs["model.num_scales"]

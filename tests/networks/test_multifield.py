@@ -1,4 +1,4 @@
-"""A UNet on states of several fields."""
+"""A UNet for states of several fields."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from scoresde.networks import MultifieldUNet
 
 
-def test_merged_unet_is_a_unet_of_merged_channels():
-    """Fields go in side by side and come out apart, in their order."""
+def test_multifield_unet_is_a_unet_with_the_channels_of_all_fields():
+    """The channels of all fields are concatenated in order, and separated in the output."""
     torch.manual_seed(0)
     network = MultifieldUNet((2, 3, 4, 6), channels=8, blocks=1)
     with torch.no_grad():

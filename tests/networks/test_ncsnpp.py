@@ -1,4 +1,4 @@
-"""NCSN++, DDPM++ and DDPM: shapes, starts, classes, recomputation. What they compute is held to the parity data elsewhere."""
+"""NCSN++, DDPM++ and DDPM: shapes, initialization, classes, recomputation. Outputs are compared with parity data elsewhere."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_every_style_works_and_uses_all_its_weights(block, down, up, combine, re
 
 
 @pytest.mark.parametrize("kind", [NCSNpp, DDPMpp, DDPM])
-def test_a_fresh_network_says_nothing(kind):
-    """The last layer starts at nearly zero, and so does every branch."""
+def test_the_output_of_an_untrained_network_is_nearly_zero(kind):
+    """The weights of the last layer and of every branch are initially nearly zero."""
     network = kind((3, 8, 8), **SMALL)
     assert 0.0 < float(network(normal((4, 3, 8, 8)), LABELS).detach().abs().max()) < 1e-3
 
@@ -97,7 +97,7 @@ def test_groups_divide_the_channels(channels, width, groups):
 
 
 def test_one_channel_in_a_group_hides_the_label():
-    """The trap that DDPM's 32 groups are for small networks, and that its default avoids."""
+    """32 groups as in DDPM remove the label in small networks. The default avoids this."""
     x = normal((4, 1, 8, 8), dtype=torch.float64)
     for width, blind in ((1, True), (2, False)):
         network = disturbed(DDPM((1, 8, 8), 8, (1, 1), 1, (), group_width=width)).double()
@@ -106,7 +106,7 @@ def test_one_channel_in_a_group_hides_the_label():
 
 
 def test_input_range():
-    """[0, 1] is mapped to [-1, 1] inside."""
+    """The network maps [0, 1] to [-1, 1]."""
     a, b = NCSNpp((1, 8, 8), **SMALL), NCSNpp((1, 8, 8), **SMALL, input_range=(0.0, 1.0))
     disturbed(a)
     b.load_state_dict(a.state_dict())
@@ -140,7 +140,7 @@ class TestClasses:
     def network(self):
         return NCSNpp((1, 8, 8), **SMALL, classes=3)
 
-    def test_a_fresh_network_does_not_know_the_classes(self):
+    def test_the_output_of_an_untrained_network_does_not_depend_on_the_class(self):
         network, x = self.network(), normal((4, 1, 8, 8))
         assert torch.equal(network(x, LABELS, y=torch.tensor([0, 1, 2, 3])), network(x, LABELS))
 
@@ -156,11 +156,11 @@ class TestClasses:
     @pytest.mark.parametrize(
         "y", [torch.zeros(4), torch.zeros(3, dtype=torch.long), torch.tensor([0, 1, 2, 4]), torch.tensor([0, 1, -1, 2])]
     )
-    def test_what_is_no_class_is_refused(self, y):
+    def test_an_invalid_class_raises_an_error(self, y):
         with pytest.raises(ValueError, match=r"whole numbers in 0 \.\. 2, or 3 for no class"):
             self.network()(normal((4, 1, 8, 8)), LABELS, y=y)
 
-    def test_a_network_without_classes_refuses_them(self):
+    def test_a_class_raises_an_error_in_a_network_without_classes(self):
         with pytest.raises(ValueError, match="classes=0"):
             NCSNpp((1, 8, 8), **SMALL)(normal((4, 1, 8, 8)), LABELS, y=torch.zeros(4, dtype=torch.long))
 
@@ -183,7 +183,7 @@ class TestCheckpoint:
         assert torch.equal(out, out_again)
         assert all(torch.allclose(gradients[n], again[n], rtol=1e-4, atol=1e-5) for n in gradients)
 
-    def test_less_is_kept(self):
+    def test_less_is_saved_for_the_backward_pass(self):
         kept = []
         for network in self.pair():
             sizes = {}
