@@ -63,7 +63,7 @@ DEEP = "[" * 100_000
 
 
 def call(*arguments: object) -> tuple[int | None, str, str]:
-    """A command in this process: its code, None for a traceback, and what it printed."""
+    """Run a command in this process. Returns its exit code (None after a traceback) and its output."""
     out, err = io.StringIO(), io.StringIO()
 
     def late(number: int, frame: object) -> None:
@@ -86,7 +86,7 @@ def call(*arguments: object) -> tuple[int | None, str, str]:
 
 
 def finished(folder: Path) -> Path:
-    """A run in which every command has ended."""
+    """A folder in which every command was run."""
     np.save(folder / "points.npy", 2.0 * np.random.default_rng(0).standard_normal((40, 2)))
     (folder / "config.py").write_text(CONFIG.format(points=str(folder / "points.npy")))
     for verb in ("train", "sample", "likelihood", "evaluate", "report"):
@@ -96,7 +96,7 @@ def finished(folder: Path) -> Path:
 
 
 def figures(verb: str, run: Path) -> set[str]:
-    """What a command has made, in parts that can be compared; times and machines are left out."""
+    """The results of a command, as a set that can be compared; times and devices are left out."""
     if verb == "report":
         page = (run / "report.html").read_text()
         page = re.sub(r"<table id='(timings|environment)'>.*?</table>|<details>.*?</details>", "", page, flags=re.S)
@@ -121,7 +121,7 @@ def figures(verb: str, run: Path) -> set[str]:
 
 
 Change = tuple[str, Callable[[], object]]
-"""What kind of change it is, and what makes it."""
+"""The kind of a change, and the function that makes it."""
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -198,7 +198,7 @@ def changes(run: Path, file: Path, rng: random.Random, times: int, outside: Path
 
 
 def forged(tensors: dict[str, torch.Tensor], rng: random.Random) -> dict[str, torch.Tensor]:
-    """Tensors of which one is missing, or another."""
+    """Tensors of which one is missing or changed."""
     name = rng.choice(sorted(tensors))
     value = tensors[name].clone()
     made = [
@@ -214,13 +214,13 @@ def forged(tensors: dict[str, torch.Tensor], rng: random.Random) -> dict[str, to
 
 
 def _is_request(path: tuple[Any, ...]) -> bool:
-    """Whether a key of config.json says what a later command is to do."""
+    """Whether a key of config.json is a request to a later command."""
     free = ("keep", "log_every", "checkpoint_every", "preview_every", "posthoc_every", "steps")
     return path[0] in EVALUATION or (path[0] == "training" and len(path) > 1 and path[1] in free)
 
 
 def outcome(kind: str, verb: str, run: Path, true: set[str]) -> tuple[str, str]:
-    """What a command makes of a changed folder, and what it said."""
+    """The outcome of a command in a changed folder, and its message."""
     code, out, err = call(verb, "--workdir", run)
     last = (err.splitlines() or [""])[-1]
     if code == 2 and (last.startswith(f"scoresde {verb}:") or "error:" in last) and "Traceback" not in err:

@@ -28,7 +28,7 @@ RETIRED = {  # a regular expression, matched without regard to case: what to wri
     r"\bbelongs? to (its|their) seed": "depends only on (seed, i)",
     r"\ba number for every time\b": "scalar coefficients",
     r"\bway (down|up)\b": "time discretization; encoder, decoder",
-    r"(?<!part )(?<!name )\bin parts\b(?![:)\]])": "sharded, in pieces",
+    r"(?<!part )(?<!name )(?<! p )\bin parts\b(?![:)\]])": "sharded, in pieces",
     r"\beverything with everything\b": "compatibility matrix",
     r"\bthe house\b": "the architecture",
     r"\btold of\b": "the input of; depends on",
