@@ -14,10 +14,12 @@ from scoresde.sde import LinearSDE
 
 
 class Bad(DenoisingScoreMatching):
-    """NaN for the examples at position 2 and 5 of every eight, in the given steps: known by the position, whatever process
-    and micro-batch it comes to.
+    """An objective whose loss is NaN for the examples at positions 2 and 5 of every eight, in the given steps.
 
-    steps: numbers of steps.
+    The examples are identified by their position, so the fault does not depend on processes and micro-batches.
+
+    Args:
+        steps: Numbers of the steps.
     """
 
     def __init__(self, sde: LinearSDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
