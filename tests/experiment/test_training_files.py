@@ -357,6 +357,13 @@ class TestDryRun:
         assert done.returncode == 0 and "this run already has training.steps=1" in done.stdout
         assert "already trained to step 1 of 1" in done.stdout
 
+    def test_fit_time_reads_the_steps_of_a_run_whose_config_names_a_user_class(self, here):
+        """The folder's config.json is read as data: the class in it needs no --trust."""
+        own = {"sde": "{'name': 'tests.experiment.canary:Process'}", "training__steps": 1}
+        assert here("train", "vp", **own).returncode == 0
+        done = here("train", "vp", "--fit-time", "100", **own)
+        assert done.returncode == 0 and "this run already has training.steps=1" in done.stdout, done.stderr
+
     def test_fit_time_takes_no_more_steps_than_the_config(self, monkeypatch):
         made = experiment()
         assert steps_within(made, 1e6) == made.training.steps == 6
