@@ -1,4 +1,4 @@
-"""docs/pictures/digits.png: held-out digits beside samples of the three processes, from the runs of ``make demo-all``.
+"""docs/pictures/digits.png: held-out digits next to samples of the three processes, from the runs of ``make demo-all``.
 
 make demo-all && .venv/bin/python benchmarks/digits_picture.py [RUNS]
 """

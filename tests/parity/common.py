@@ -1,4 +1,4 @@
-"""The parity data: ../shared/parity where it lies beside the project, the project's own copy in tests/data otherwise."""
+"""The parity data: ../shared/parity next to the project if it exists, else the project's own copy in tests/data."""
 
 from __future__ import annotations
 

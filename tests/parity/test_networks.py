@@ -205,7 +205,7 @@ def test_all_configurations_are_there():
     assert set(LAYOUTS) - with_config == {"vp/ddpm/cifar10_unconditional"}
 
 
-@pytest.mark.skipif(folder() == _PLACES[1], reason="the layouts themselves lie beside the project only")
+@pytest.mark.skipif(folder() == _PLACES[1], reason="the layouts themselves are in ../shared only")
 @pytest.mark.parametrize("name", BUILT)
 def test_layouts_are_those_of_the_data(name):
     full = json.loads((folder() / "networks" / f"{name.replace('/', '__')}.json").read_text())
@@ -224,7 +224,7 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints lie beside the project only")
+@pytest.mark.skipif(folder() == _PLACES[1], reason="the checkpoints are in ../shared only")
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_checkpoints(name):
     place = folder() / "checkpoints"
