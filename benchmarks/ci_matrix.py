@@ -39,7 +39,7 @@ def called(*command: str | Path) -> str:
 def result(python: str, torch: str, quick: bool) -> str:
     """What became of one combination, in one line."""
     interpreter = shutil.which(f"python{python}")
-    if interpreter is None:
+    if interpreter is None or called(interpreter, "--version"):  # a pyenv shim without its Python
         return "not run: this Python is not installed"
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "venv"
