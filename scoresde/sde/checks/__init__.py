@@ -14,8 +14,9 @@ checks::
     prior               E KL(q(x_T | x_0) || prior) in nats per coordinate, for data of standard deviation data_std;
                         512 samples of the prior, whitened
     conversions         score -> noise -> score, score -> data -> score, and the score of the kernel at A x_0 + L z
-    probability flow    Gaussian data, integrated back from T by the probability flow and by the moments of the reverse
-    SDE log-likelihood      log p_0 = log p_T + integral of the divergence of the flow, for Gaussian data
+    probability flow    Gaussian data, integrated back from T by the probability flow and by the moments of the
+                        reverse SDE
+    log-likelihood      log p_0 = log p_T + integral of the divergence of the flow, for Gaussian data
     monotonicity        log_noise increases with t
     shapes and types    the output has the dtype of the input, for any event shape that the process allows
     edge times          finite at t_0 and T, ValueError outside [0, T]
