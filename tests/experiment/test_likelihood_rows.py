@@ -20,6 +20,7 @@ from tests.experiment.conftest import HereCommand
 
 FEW = {
     "training__steps": 2,
+    "model": "{'prediction': 'noise'}",  # the probabilities of 17 levels take longer
     "network": "{'name': 'MLP', 'width': 16, 'depth': 1}",
     "network__channels": None,
     "network__blocks": None,
