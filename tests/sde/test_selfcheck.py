@@ -214,6 +214,16 @@ def test_a_check_that_raises_is_a_row_of_the_report():
     assert "raised RuntimeError: not today" in str(report)
 
 
+@pytest.mark.parametrize("method", ["drift_coefficient", "diffusion"])
+def test_a_coefficient_that_is_a_number_is_named(method):
+    wrong = type("Wrong", (OneFileProcess,), {method: lambda self, t: 5.0})
+    report = check(wrong())
+    assert not report.passed
+    assert [row.name for row in report.rows if row.hint.startswith("it returns a float")] == [
+        f"{method} returns a tensor"
+    ]
+
+
 @pytest.mark.long
 def test_a_badly_wrong_diffusion_is_caught_soon():
     """Its flow of Gaussian data is so stiff that a solver without a budget needs 260000 evaluations to fail."""

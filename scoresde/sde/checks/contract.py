@@ -11,6 +11,19 @@ from scoresde.sde.checks.report import CheckRow
 from scoresde.sde.scalar import ScalarSDE
 
 
+def coefficients(process: DenseProcess) -> list[CheckRow]:
+    """One failed row for each method of t of a scalar process that does not return a tensor: ``return 5.0``."""
+    sde, rows = process.sde, list[CheckRow]()
+    if not isinstance(sde, ScalarSDE):
+        return rows
+    for name in ("alpha", "sigma", "drift_coefficient", "diffusion"):
+        value = getattr(sde, name)(torch.tensor([0.3 * sde.T, 0.7 * sde.T], dtype=torch.float64))
+        if not isinstance(value, torch.Tensor):
+            hint = f"it returns a {type(value).__name__}: give a tensor of the shape of t, value * torch.ones_like(t)"
+            rows.append(CheckRow(f"{name} returns a tensor", 1.0, 0.0, hint))
+    return rows
+
+
 def noise_rises(process: DenseProcess) -> list[CheckRow]:
     """Share of times at which ln(noise / signal) does not increase."""
     t = torch.linspace(process.t0, process.times[-1], 200, dtype=torch.float64)

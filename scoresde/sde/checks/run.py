@@ -10,7 +10,7 @@ import torch
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_counts, check_number, shown
 from scoresde.sde.base import SDE
-from scoresde.sde.checks.contract import edges, noise_rises, shapes
+from scoresde.sde.checks.contract import coefficients, edges, noise_rises, shapes
 from scoresde.sde.checks.dense import BRIEF, DenseProcess
 from scoresde.sde.checks.distributions import conversions, gaussian, prior
 from scoresde.sde.checks.kernels import kernel, transitions
@@ -47,7 +47,7 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,), data_std: float = 1.0) ->
     check_number("data_std", data_std, above=0.0)
     process = DenseProcess(sde, tuple(event_shape), float(data_std))
     rows: list[CheckRow] = []
-    for part in (kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
+    for part in (coefficients, kernel, transitions, prior, conversions, gaussian, noise_rises, shapes, edges):
         try:
             with torch.no_grad():
                 rows += part(process)
