@@ -37,8 +37,9 @@ def suggestion(word: str, known: Collection[str]) -> str:
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed`` and of the same kind: True is not 1."""
     if not any(_same_kind(value, one) and value == one for one in allowed):
-        known = sorted(map(str, allowed))
-        raise ValueError(f"{name}={value!r} is not known: allowed are {known}{suggestion(str(value), known)}")
+        known = sorted(allowed, key=str)
+        near = suggestion(str(value), [str(one) for one in known])
+        raise ValueError(f"{name}={value!r} is not known: allowed are {known}{near}")
 
 
 def _same_kind(value: Any, one: Any) -> bool:
