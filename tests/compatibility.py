@@ -127,7 +127,7 @@ SAMPLERS: dict[str, Callable[[], object]] = {
     "Euler probability flow": lambda: PredictorCorrector(EulerMaruyama(flow=True), steps=STEPS),
     "reverse diffusion": lambda: PredictorCorrector(ReverseDiffusion(), steps=STEPS),
     "ancestral": lambda: PredictorCorrector(Ancestral(), steps=STEPS),
-    "ancestral, lower": lambda: PredictorCorrector(Ancestral("lower"), steps=STEPS),
+    "ancestral, lower": lambda: PredictorCorrector(Ancestral(variance="lower"), steps=STEPS),
     "symmetric splitting": lambda: PredictorCorrector(SymmetricSplitting(), steps=STEPS),
     "reverse diffusion + Langevin": lambda: PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=STEPS),
     "reverse diffusion + annealed Langevin": lambda: PredictorCorrector(

@@ -17,7 +17,16 @@ from scoresde._arguments import checked_arguments
 from scoresde.data import Affine, Dataset
 from scoresde.metrics import crps, sliced_wasserstein
 from scoresde.networks import MLP, NCSNpp
-from scoresde.samplers import EDM, DPMSolverPlusPlus, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion, fit
+from scoresde.samplers import (
+    DDIM,
+    EDM,
+    DPMSolverPlusPlus,
+    EulerMaruyama,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+    fit,
+)
 from scoresde.sde import VESDE
 from scoresde.solvers import RungeKutta
 from tests.argument_calls import ALLOWED, WRONG, cases, count, hints, some
@@ -78,7 +87,7 @@ def test_allowed_values_have_a_reason_and_a_use():
 SDE = VPSDE()
 SCORE = GaussianMixture(torch.tensor([[1.0, 0.5]]), torch.tensor([0.3])).score(SDE)
 NAMED = {
-    "steps for a flag": (lambda: EulerMaruyama(500), "positional"),
+    "eta by its place": (lambda: DDIM(50, 0.5), "positional"),
     "number for a flag": (lambda: EulerMaruyama(flow=500), "flow=500 is not allowed: give True or False"),
     "flag by its place": (lambda: DPMSolverPlusPlus(10, 2, 0.0, False), "positional"),
     "predictor a number": (lambda: PredictorCorrector(500), "predictor=500"),

@@ -196,7 +196,7 @@ ALL = {
     "EDM": EDM(18),
     "Adams": AdamsBashforth(20),
     "predictor-corrector": PredictorCorrector(ReverseDiffusion(), BatchLangevin(snr=0.1), 100),
-    "consistent annealed": PredictorCorrector(ConsistentAnnealed(0.5), None, 100),
+    "consistent annealed": PredictorCorrector(ConsistentAnnealed(eta=0.5), None, 100),
     "DDIM": PredictorCorrector(DDIM(), None, 100),
     "flow": ProbabilityFlowODE(RungeKutta(rtol=1e-2, atol=1e-2)),
     "reverse SDE": ReverseSDESampler(steps=100),

@@ -49,7 +49,7 @@ def test_ddim_with_eta_one_is_the_ancestral_step(name):
     sde = SDES[name]
     runs = [
         PredictorCorrector(p, steps=20, grid=grids.log_noise)(sde, mixture().score(sde), (4, 2), dtype=torch.float64)
-        for p in (DDIM(1.0), Ancestral("lower"))
+        for p in (DDIM(eta=1.0), Ancestral(variance="lower"))
     ]
     assert torch.allclose(runs[0].samples, runs[1].samples, rtol=1e-8, atol=1e-10)
 
@@ -68,7 +68,7 @@ def test_ddim_without_noise_is_the_first_order_flow(name):
 @pytest.mark.parametrize("eta", some_long([0.0, 0.5, 1.0], [0.0, 1.0]))
 def test_ddim_passes_the_selfcheck(eta):
     def make(n):
-        return PredictorCorrector(DDIM(eta), steps=n, grid=grids.log_noise)
+        return PredictorCorrector(DDIM(eta=eta), steps=n, grid=grids.log_noise)
 
     for sde in (SDES["vp"], SDES["ve"]):
         report = check(make, sde, order=1, denoised=True, samples=300, counts=(20, 40, 80, 160, 240))
@@ -78,7 +78,7 @@ def test_ddim_passes_the_selfcheck(eta):
 def test_ddim_on_the_chain_s_table_and_on_blocks():
     langevin = CriticallyDampedLangevin()
     for sde, steps in ((SDES["vp"], ReferenceDiscretization(100)), (langevin, ExactTransitions(50, grids.log_noise))):
-        x = PredictorCorrector(DDIM(0.5), Langevin(0.05), steps=steps)(
+        x = PredictorCorrector(DDIM(eta=0.5), Langevin(0.05), steps=steps)(
             sde, mixture().score(sde), (500, 2), seed=1
         ).samples
         # 500 draws of a distribution with standard deviation 0.70: the mean is known to 0.031, five of them
@@ -91,7 +91,7 @@ def test_annealed_sampling_is_consistent_for_data_at_a_single_point(eta):
     sde = VESDE(0.01, 10.0)
     walk = ExactTransitions(231, grids.log_noise).transitions(sde)
     like = torch.zeros(3, 1, dtype=torch.float64)
-    predictor = ConsistentAnnealed(eta).prepare(sde, walk, like)
+    predictor = ConsistentAnnealed(eta=eta).prepare(sde, walk, like)
     std = float(sde.sigma(walk.times[0]))
     for step in walk.steps(like):
         x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_annealed_sampling_is_consistent_for_data_at_a_single_point(eta):
 
 def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
     def make(n):
-        return PredictorCorrector(ConsistentAnnealed(0.1), steps=n, grid=grids.log_noise)
+        return PredictorCorrector(ConsistentAnnealed(eta=0.1), steps=n, grid=grids.log_noise)
 
     report = check(
         make, SDES["ve"], order=0, denoised=True, samples=1000, counts=(70, 90, 110, 150, 200), allowance=0.12
@@ -114,9 +114,9 @@ def test_annealed_sampling_passes_the_selfcheck_at_a_small_step():
 
 def test_errors_of_ddim_and_consistent_annealed_sampling():
     with pytest.raises(ValueError, match="would retain more noise than x_s has, at 10 of 10 steps"):
-        PredictorCorrector(ConsistentAnnealed(0.1), steps=10)(SDES["ve"], lambda x, t: -x, (2, 2))
+        PredictorCorrector(ConsistentAnnealed(eta=0.1), steps=10)(SDES["ve"], lambda x, t: -x, (2, 2))
     with pytest.raises(ValueError, match=r"eta=1\.5"):
-        DDIM(1.5)
+        DDIM(eta=1.5)
     with pytest.raises(TypeError, match="prepare"):
         DDIM().map_step(None, None, None, None, None)
 
@@ -190,7 +190,7 @@ FAMILY = {
     "SDE 2M on a path": ExponentialMultistep(8, eta=1.0, cell=0.5),
     "UniPC": UniPC(8),
     "EDM": EDM(8, churn=Churn(2.0)),
-    "DDIM": PredictorCorrector(DDIM(0.5), steps=8),
+    "DDIM": PredictorCorrector(DDIM(eta=0.5), steps=8),
     "adaptive": AdaptiveSDE(0.5),
 }
 

@@ -85,8 +85,8 @@ PREDICTORS = [
     EulerMaruyama(flow=True),
     ReverseDiffusion(),
     ReverseDiffusion(flow=True),
-    Ancestral("upper"),
-    Ancestral("lower"),
+    Ancestral(variance="upper"),
+    Ancestral(variance="lower"),
 ]
 
 
@@ -127,8 +127,8 @@ def test_upper_is_exact_for_a_standard_normal_under_vp():
     sde = VPSDE()
     x = torch.tensor([[1.0]], dtype=torch.float64)
     interval, model = intervals(ExactTransitions(7), sde, x)[3], Model(CountedScore(lambda x, t: -x), sde)
-    mean, *_ = Ancestral("upper").step(model, x, interval, torch.zeros_like(x), None)
-    noise, *_ = Ancestral("upper").step(model, 0 * x, interval, x, None)
+    mean, *_ = Ancestral(variance="upper").step(model, x, interval, torch.zeros_like(x), None)
+    noise, *_ = Ancestral(variance="upper").step(model, 0 * x, interval, x, None)
     assert torch.allclose(mean**2 + noise**2, torch.ones(()).double(), atol=1e-14)
 
 
@@ -141,7 +141,9 @@ def test_lower_is_exact_for_data_at_a_single_point():
         z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
         value = (sde.alpha(t) * point - x) / sde.sigma(t) ** 2
         (interval,) = intervals(ExactTransitions(1, lambda sde, n, times=times: times), sde, x)
-        state, *_ = Ancestral("lower").step(Model(CountedScore(lambda x, t, v=value: v), sde), x, interval, z, None)
+        state, *_ = Ancestral(variance="lower").step(
+            Model(CountedScore(lambda x, t, v=value: v), sde), x, interval, z, None
+        )
         b, c, n = state[0, 0], state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
         assert torch.allclose(c * sde.alpha(t) * point + b, sde.alpha(s) * point, rtol=1e-12)
         assert torch.allclose(c**2 * sde.sigma(t) ** 2 + n**2, sde.sigma(s) ** 2, rtol=1e-12)

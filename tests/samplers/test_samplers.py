@@ -34,7 +34,7 @@ from scoresde.solvers import ScipyODE, TorchSDE
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 10.0)}
 PREDICTORS = [
     None, EulerMaruyama(), EulerMaruyama(flow=True), ReverseDiffusion(), ReverseDiffusion(flow=True), Ancestral(),
-    Ancestral("lower"),
+    Ancestral(variance="lower"),
 ]  # fmt: skip
 CORRECTORS = [None, Langevin(), AnnealedLangevin(), Langevin(steps=2), BatchLangevin()]
 
@@ -227,7 +227,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="snr=0"):
             Langevin(snr=0.0)
         with pytest.raises(ValueError, match=r"variance='uper'.*did you mean 'upper'"):
-            Ancestral("uper")
+            Ancestral(variance="uper")
         with pytest.raises(ValueError, match="steps=0"):
             ExactTransitions(0)
         with pytest.raises(TypeError, match="predictor='em' is not allowed: give a Predictor"):

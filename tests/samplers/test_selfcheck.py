@@ -46,7 +46,7 @@ SAMPLERS = {
     "reverse diffusion": (stepped(ReverseDiffusion()), 1, True),
     "reverse diffusion, flow": (stepped(ReverseDiffusion(flow=True)), 1, True),
     "ancestral": (stepped(Ancestral()), 1, True),
-    "ancestral, lower": (stepped(Ancestral("lower")), 1, True),
+    "ancestral, lower": (stepped(Ancestral(variance="lower")), 1, True),
     "flow": (lambda _: ProbabilityFlowODE(denoise=False), None, True),
     "flow, denoised": (lambda _: ProbabilityFlowODE(), None, True),
     "annealed": (stepped(ReverseDiffusion(), AnnealedLangevin()), 0, True),

@@ -37,10 +37,10 @@ from scoresde.score import ScoreModel
 from scoresde.sde import EDMSDE, VESDE, VPSDE
 
 VALUES = [
-    DDIM(0.5, steps=50),
+    DDIM(eta=0.5, steps=50),
     EulerMaruyama(flow=True, steps=7, denoise=False),
-    Ancestral("lower", steps=ReferenceDiscretization(100, 1e-5)),
-    ConsistentAnnealed(1.0, steps=[0.9, 0.5, 1 / 3]),
+    Ancestral(variance="lower", steps=ReferenceDiscretization(100, 1e-5)),
+    ConsistentAnnealed(eta=1.0, steps=[0.9, 0.5, 1 / 3]),
     PredictorCorrector(DDIM(), Langevin(0.1, 2), steps=10, grid=grids.karras, t_min=1e-2),
     PredictorCorrector(None, AnnealedLangevin(), steps=np.array([1.0, 0.1])),
     DPMSolverPlusPlus(10, 3, eta=1.0, grid=partial(grids.karras, rho=5.0)),
@@ -82,7 +82,8 @@ def test_another_argument_makes_another_sampler():
 
 
 @pytest.mark.parametrize(
-    "make", [DDIM, partial(DDIM, 1.0), EulerMaruyama, ReverseDiffusion, Ancestral, partial(ConsistentAnnealed, 0.6)]
+    "make",
+    [DDIM, partial(DDIM, eta=1.0), EulerMaruyama, ReverseDiffusion, Ancestral, partial(ConsistentAnnealed, eta=0.6)],
 )
 def test_a_predictor_is_a_sampler(make):
     """The same numbers as in predictor-corrector sampling without a corrector."""
@@ -215,3 +216,9 @@ def test_every_public_sampler_is_a_value():
     assert {kind.__name__ for kind in grid} - {kind.__name__ for kind in made} <= {
         "DPMSolverSingleStep", "ExponentialMultistep",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [DDIM, EulerMaruyama, ReverseDiffusion, Ancestral, UniPC, EDM, DPMSolverPlusPlus])
+def test_steps_is_the_first_argument(kind):
+    assert kind(20) == kind(steps=20)
+    assert next(iter(inspect.signature(kind).parameters)) == "steps"

@@ -142,7 +142,7 @@ SAMPLERS = {
     "euler flow": PredictorCorrector(EulerMaruyama(flow=True), steps=8),
     "reverse diffusion": PredictorCorrector(ReverseDiffusion(), Langevin(), steps=8),
     "ancestral": PredictorCorrector(Ancestral(), steps=8),
-    "ancestral, lower": PredictorCorrector(Ancestral("lower"), steps=8),
+    "ancestral, lower": PredictorCorrector(Ancestral(variance="lower"), steps=8),
     "splitting": PredictorCorrector(SymmetricSplitting(), steps=8),
     "flow": ProbabilityFlowODE(),
     "reverse": ReverseSDESampler(steps=8),

@@ -5,8 +5,8 @@ a step retains noise of standard deviation rho and adds the noise that q(x_s | x
 
     x_s = alpha_s E[x_0 | x_t] + rho E[z | x_t] + sqrt(sigma_s^2 - rho^2) z'
 
-    DDIM(eta)                  rho = sqrt(sigma_s^2 - eta^2 sigma_(s|t)^2)
-    ConsistentAnnealed(eta)    rho = (1 - eta) sigma_t alpha_s / alpha_t
+    DDIM                       rho = sqrt(sigma_s^2 - eta^2 sigma_(s|t)^2)
+    ConsistentAnnealed         rho = (1 - eta) sigma_t alpha_s / alpha_t
 
 where sigma_(s|t) is the standard deviation of q(x_s | x_t, x_0) (Song et al. 2020, arXiv:2010.02502;
 Jolicoeur-Martineau et al. 2020, arXiv:2009.05475).
@@ -18,14 +18,14 @@ given x_0, S_s = A^-1 (S_t - C) A^-T, and P = rho / sigma_t a map. Then::
         = A^-1 x_t + (A^-1 - P) S_t score + ...
 
 Any P is exact for data at a single point. DDIM converges with order one: to the probability flow for eta = 0, and to
-the reverse SDE for eta = 1, where it equals ``Ancestral("lower")``. Roots of blocks are Cholesky factors. Their paths
+the reverse SDE for eta = 1, where it equals ``Ancestral(variance="lower")``. Roots of blocks are Cholesky factors. Their paths
 differ from those of the flow, with the same marginals.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -150,7 +150,7 @@ class DDIM(MarginalPreserving):
         Song et al. 2020, "Denoising Diffusion Implicit Models", arXiv:2010.02502.
     """
 
-    eta: float = 0.0
+    eta: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,7 +194,7 @@ class ConsistentAnnealed(MarginalPreserving):
         arXiv:2009.05475.
     """
 
-    eta: float = 0.3
+    eta: float = field(default=0.3, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -76,7 +76,7 @@ def predictor_draws(predictor: Predictor | None) -> int:
     return predictor.draws_per_step if predictor is not None and predictor.stochastic else 0
 
 
-@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Predictor(ReverseSteps):
     """Base class of predictors, which are samplers that repeat one reverse step.
 
@@ -89,9 +89,9 @@ class Predictor(ReverseSteps):
     """
 
     steps: Steps = 1000  # type: ignore[assignment]
-    grid: Grid = uniform
-    t_min: float | None = None
-    denoise: bool = True
+    grid: Grid = field(default=uniform, kw_only=True)
+    t_min: float | None = field(default=None, kw_only=True)
+    denoise: bool = field(default=True, kw_only=True)
 
     purpose = "predictor"
     draws_per_step = 1
@@ -251,7 +251,7 @@ class Ancestral(Predictor):
         steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
-    variance: str = "upper"
+    variance: str = field(default="upper", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
