@@ -204,11 +204,6 @@ def test_a_model_with_a_modified_score_is_evaluated_as_a_score():
     assert not torch.allclose(DDIM(steps=5)(sde, plain, (3, 2)).samples, wanted)
 
 
-def test_a_number_of_steps_in_place_of_eta_is_named():
-    with pytest.raises(ValueError, match=r"eta=20 is not allowed: .* DDIM\(steps=N\)"):
-        DDIM(20)
-
-
 def test_every_public_sampler_is_a_value():
     made = [type(value) for value in VALUES] + [GridSampler, Predictor, SymmetricSplitting, ReverseDiffusion]
     public = [getattr(package, name) for package in (exponential, predictor_corrector) for name in package.__all__]

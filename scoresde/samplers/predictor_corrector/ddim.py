@@ -154,8 +154,6 @@ class DDIM(MarginalPreserving):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.eta, int) and self.eta > 1:
-            raise ValueError(f"eta={self.eta} is not allowed: give a number from 0 to 1; N steps are DDIM(steps=N)")
         check_number("eta", self.eta, least=0.0, most=1.0)
 
     @property
