@@ -60,11 +60,19 @@ class _Checker:
         self.function, self.finite, self.wide = function, finite, wide
         self.kinds: dict[str, tuple[str, Kind, set[type]] | None] = {}
         self.places: list[tuple[str, Kind, set[type]] | None] | None = None
+        self.by_keyword: list[str] = []
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise KindError for the first argument that does not have its parameter's kind."""
+        """Raise KindError for the first argument that does not have its parameter's kind.
+
+        Raise TypeError, with the names, if a keyword-only argument is given by position.
+        """
         if self.places is None:
             self._resolve()
+        if self.by_keyword and len(args) > len(self.places or ()):
+            name, extra = self.function.__qualname__.removesuffix(".__init__"), args[len(self.places or ())]
+            names = ", ".join(self.by_keyword)
+            raise TypeError(f"{name}: the positional argument {shown(extra)} needs a keyword, one of {names}")
         for known, value in zip(self.places or (), args, strict=False):
             if known is not None and type(value) not in known[2]:
                 _check_value(*known, value)
@@ -77,6 +85,8 @@ class _Checker:
         parameters = inspect.signature(self.function).parameters.values()
         found = kinds(self.function, self.finite, self.wide)
         self.kinds = {name: (name, kind, set()) for name, kind in found.items()}
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            self.by_keyword = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         by_place = (p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         self.places = [self.kinds.get(name) for name in by_place]
 

@@ -90,6 +90,7 @@ NAMED = {
     "eta by its place": (lambda: DDIM(50, 0.5), "positional"),
     "number for a flag": (lambda: EulerMaruyama(flow=500), "flow=500 is not allowed: give True or False"),
     "flag by its place": (lambda: DPMSolverPlusPlus(10, 2, 0.0, False), "positional"),
+    "T by its place": (lambda: VPSDE(0.1, 20.0, 2.0), "the positional argument 2.0 needs a keyword, one of T"),
     "predictor a number": (lambda: PredictorCorrector(500), "predictor=500"),
     "denoise a tensor": (lambda: EDM(5, denoise=torch.ones(2)), r"denoise=<Tensor of shape \(2,\)>"),
     "order a tensor": (lambda: DPMSolverPlusPlus(5, order=torch.tensor(2)), "order=tensor"),
