@@ -62,7 +62,7 @@ def third_order(**options):
 def turning(t):
     """The drift matrices at different times do not commute."""
     c, s = torch.cos(3.0 * t), torch.sin(3.0 * t)
-    return torch.stack((torch.stack((-2.0 - c, s + 1.5), -1), torch.stack((s - 1.5, -2.0 + c), -1)), -2)
+    return torch.stack((torch.stack((-3.0 - c, s + 1.5), -1), torch.stack((s - 1.5, -3.0 + c), -1)), -2)
 
 
 def non_commuting():
