@@ -138,7 +138,8 @@ FLAGS = (
     ),
     Flag(
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
-        "the same as --config.sampling.weights or --config.likelihood.weights", ("NAME",), setting=True,
+        "the same as --config.sampling.weights for sample, and --config.likelihood.weights for likelihood", ("NAME",),
+        setting=True,
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(
@@ -153,7 +154,7 @@ FLAGS = (
         "samples", ("evaluate",), "a folder of images or the file of an array, used instead of the samples of the run; "
         "the same as --config.evaluation.samples", ("PATH",), Path, setting=True,
     ),
-    Flag("output", ("inspect",), "file for the config", ("FILE",)),
+    Flag("output", ("inspect",), "file for the config; without it, nothing is written", ("FILE",)),
     Flag("force", ("inspect",), "replace the file if it exists"),
     Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
     Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),
