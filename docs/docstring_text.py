@@ -7,7 +7,7 @@ import re
 _LITERAL = re.compile(
     r"(``.+?``|:[\w:+-]+:`[^`]+`|`[^`]+`|\*\*[^*\s][^*]*\*\*|(?<![\w*])\*[^*\s][^*,()]*(?<![\s*])\*(?!\w))"
 )
-_STAR = re.compile(r"(?<!\\)(\*{1,2})(?=\w)")
+_STAR = re.compile(r"(?<!\\)(\*{1,2})(?=[\w(])")
 _BAR = re.compile(r"(?<!\\)\|")
 _UNDERSCORE = re.compile(r"(?<=\w)_(?!\w)")
 
