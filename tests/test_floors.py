@@ -1,4 +1,4 @@
-"""The house: an import goes down only, strings live on the upper floors, no file of the project names a machine."""
+"""The architecture: an import goes down only, strings live on the upper floors, no file of the project names a machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NEIGHBOURS = {
 
 
 # the parts of a package, lowest first: a part imports lower ones, and parts of its own level only where named
-PARTS = {
+SUB_PACKAGES = {
     "sde": [
         {"base", "autodiff", "linalg"},
         {"linear", "nonlinear", "scores"},
@@ -121,7 +121,7 @@ def part_of(path):
 
 def upward_parts(source, package, part):
     """Imports of ``source``, a file of ``part``, of parts of the same package that do not lie lower, but for types."""
-    level = {name: k for k, names in enumerate(PARTS[package]) for name in names}
+    level = {name: k for k, names in enumerate(SUB_PACKAGES[package]) for name in names}
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
@@ -135,13 +135,13 @@ def upward_parts(source, package, part):
                 yield other
 
 
-IN_PARTS = [p for p in FILES if room_of(p) in PARTS and part_of(p)]
+IN_PARTS = [p for p in FILES if room_of(p) in SUB_PACKAGES and part_of(p)]
 
 
 @pytest.mark.parametrize("path", IN_PARTS, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_within_a_package_go_down(path):
     package, part = room_of(path), part_of(path)
-    assert any(part in level for level in PARTS[package]), f"{package}.{part} has no level: give it one in PARTS"
+    assert any(part in level for level in SUB_PACKAGES[package]), f"{package}.{part} has no level: give it one in SUB_PACKAGES"
     assert list(upward_parts(path.read_text(), package, part)) == []
 
 

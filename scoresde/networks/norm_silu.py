@@ -4,7 +4,7 @@ r"""Group normalization followed by SiLU, with one tensor saved for the backward
 
 :math:`\mu_g` and :math:`s_g` are the mean and the standard deviation of a group of channels. Autograd saves x for the
 normalization and n for SiLU. Here only x is saved, and the backward pass computes n again. Values and gradients equal those of
-``F.silu(norm(x))`` bit by bit.
+``F.silu(norm(x))`` to rounding.
 """
 
 from __future__ import annotations
