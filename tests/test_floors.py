@@ -141,7 +141,9 @@ IN_PARTS = [p for p in FILES if room_of(p) in SUB_PACKAGES and part_of(p)]
 @pytest.mark.parametrize("path", IN_PARTS, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_within_a_package_go_down(path):
     package, part = room_of(path), part_of(path)
-    assert any(part in level for level in SUB_PACKAGES[package]), f"{package}.{part} has no level: give it one in SUB_PACKAGES"
+    assert any(part in level for level in SUB_PACKAGES[package]), (
+        f"{package}.{part} has no level: give it one in SUB_PACKAGES"
+    )
     assert list(upward_parts(path.read_text(), package, part)) == []
 
 
