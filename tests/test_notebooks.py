@@ -86,7 +86,7 @@ def test_stored_quickstart_reports_a_trained_model():
 def test_stored_processes_reports_exact_densities():
     """What is stored comes from a full run: the flow gives the closed form where the prior is p_T, and is off where it is not."""
     lines = printed(nbformat.read(named("processes"), as_version=4)).splitlines()
-    found = [re.match(r"(.+?) +flow - closed form: mean (\S+) nats, at t_min (\S+) nats", line) for line in lines]
+    found = [re.match(r"(.+?) +flow - exact: mean (\S+) nats, at t_min (\S+) nats", line) for line in lines]
     at_t_min = {match[1]: abs(float(match[3])) for match in found if match}
     assert len(at_t_min) == 10
     for name, error in at_t_min.items():
