@@ -20,10 +20,10 @@ F64 = torch.float64
 FALSE_ALARM = 1e-6
 
 
-SKEWED = NormalMixture.standardised([0.3, 0.7], [-1.5, 0.2], [0.3, 1.0])
+SKEWED = NormalMixture.standardized([0.3, 0.7], [-1.5, 0.2], [0.3, 1.0])
 
 
-HEAVY = NormalMixture.standardised([0.9, 0.1], [0.0, 0.0], [0.5, 2.8])
+HEAVY = NormalMixture.standardized([0.9, 0.1], [0.0, 0.0], [0.5, 2.8])
 
 
 def gamma(k, theta):

@@ -31,7 +31,7 @@ FLOORS = [
 ]
 # rooms of one floor that may not know each other; the others may
 STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics"}
-# the transform of quantised data and the keyed noise lie at the bottom of their floor
+# the transform of quantized data and the keyed noise lie at the bottom of their floor
 NEIGHBOURS = {
     ("solvers", "noise"),
     ("data", "noise"),

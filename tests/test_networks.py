@@ -118,11 +118,11 @@ def test_gradients_reach_all_parameters_in_training(name):
     """Starting at zero weights of the last layer, every parameter has changed after four steps."""
     network = NETWORKS[name]()
     before = {what: p.detach().clone() for what, p in network.named_parameters()}
-    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
     for _ in range(4):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         ((network(normal((4, 1, 4, 4)), LABELS) - normal((4, 1, 4, 4), "target")) ** 2).mean().backward()
-        optimiser.step()
+        optimizer.step()
     still = [what for what, p in network.named_parameters() if torch.equal(p, before[what])]
     assert not still
 

@@ -2,7 +2,7 @@
 
     idx                 0, 0, type, number d of dimensions, d sizes of four bytes, numbers; big-endian (MNIST)
     CIFAR-10, binary    records of 1 + 3072 bytes: label, then the red, green and blue planes
-    CIFAR-10, Python    a serialised dictionary, with an array (n, 3072) of bytes under b"data"
+    CIFAR-10, Python    a serialized dictionary, with an array (n, 3072) of bytes under b"data"
 
 The last format is a program for the unpickler of Python, which could call any function. This reader accepts only the names
 of numpy's array and dtype, and replaces them by an inert class that stores its arguments. Every other name raises an error.

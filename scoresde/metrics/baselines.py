@@ -106,7 +106,7 @@ def gaussian_mixtures(
     check_number("width", width, above=0.0)
     if not candidates:
         raise ValueError(
-            "candidates=() is not allowed: give (components, covariance type, regularisation) of one at least"
+            "candidates=() is not allowed: give (components, covariance type, regularization) of one at least"
         )
     most = max(count for count, _, _ in candidates)
     if len(train) < max(2, most):

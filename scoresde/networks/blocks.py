@@ -38,7 +38,7 @@ POINTWISE_SCALE = 0.1
 """s of the pointwise layers: those of attention, and the shortcuts of DDPM's blocks."""
 
 
-def initialised(layer: Any, scale: float = 1.0) -> Any:
+def initialized(layer: Any, scale: float = 1.0) -> Any:
     """Initialize weights with variance ``scale`` / mean(fan in, fan out), tiny for a scale of 0, and biases with 0."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     nn.init.zeros_(layer.bias)
@@ -57,7 +57,7 @@ def convolution(
 ) -> nn.Module:
     """A convolution over ``dims`` dimensions. With the default stride and padding it preserves the sides."""
     padding = size // 2 if padding is None else padding
-    out: nn.Module = initialised(
+    out: nn.Module = initialized(
         _CONVOLUTIONS[dims - 1](in_channels, out_channels, size, stride=stride, padding=padding), scale
     )
     return out
@@ -153,7 +153,7 @@ class ResidualBlock(nn.Module):
             group_norm(in_channels, group_width, groups),
             convolution(dims, in_channels, out_channels),
         )
-        self.label = initialised(nn.Linear(embedding_size, out_channels)).requires_grad_(conditional)
+        self.label = initialized(nn.Linear(embedding_size, out_channels)).requires_grad_(conditional)
         self.norm2 = group_norm(out_channels, group_width, groups)
         self.conv2 = convolution(dims, out_channels, out_channels, scale=0.0)
         self.dropout = nn.Dropout(dropout)
@@ -193,9 +193,9 @@ class Attention(nn.Module):
         super().__init__()
         self.rescale, self.norm = rescale, group_norm(channels, group_width, groups)
         self.query, self.key, self.value = (
-            initialised(nn.Linear(channels, channels), POINTWISE_SCALE) for _ in range(3)
+            initialized(nn.Linear(channels, channels), POINTWISE_SCALE) for _ in range(3)
         )
-        self.out = initialised(nn.Linear(channels, channels), 0.0)
+        self.out = initialized(nn.Linear(channels, channels), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, *sides) to the same shape."""

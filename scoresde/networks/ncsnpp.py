@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_choice, check_count, check_counts
-from scoresde.networks.blocks import InputRange, activation_of, convolution, initialised, split_outputs
+from scoresde.networks.blocks import InputRange, activation_of, convolution, initialized, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.stages import LayerFactory, decoder, encoder
@@ -121,8 +121,8 @@ class NCSNpp(nn.Module):
         )  # fmt: skip
         self.embedding, self.act = embedding or FourierEmbedding(channels), activation_of(activation)
         self.label = nn.Sequential(
-            initialised(nn.Linear(self.embedding.features, embedding_size)), self.act,
-            initialised(nn.Linear(embedding_size, embedding_size)),
+            initialized(nn.Linear(self.embedding.features, embedding_size)), self.act,
+            initialized(nn.Linear(embedding_size, embedding_size)),
         ) if conditional else None  # fmt: skip
         if classes:  # the output does not depend on the class before training; the last row is for no class
             self.class_label = nn.Embedding(classes + 1, embedding_size)

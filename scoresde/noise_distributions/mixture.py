@@ -32,7 +32,7 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True)
 class NormalMixture(DensityNoise):
-    r"""Mixture of K normal distributions with mean 0 and variance 1. ``standardised`` shifts and scales any mixture to these.
+    r"""Mixture of K normal distributions with mean 0 and variance 1. ``standardized`` shifts and scales any mixture to these.
 
     .. math::
         p(n) = \sum_j w_j\, N(n; m_j, s_j^2), \qquad \sum_j w_j m_j = 0, \qquad \sum_j w_j (m_j^2 + s_j^2) = 1
@@ -61,13 +61,13 @@ class NormalMixture(DensityNoise):
         if abs(mean) > _SLACK or abs(variance - 1.0) > _SLACK:
             raise ValueError(
                 f"the mixture of weights, means and stds has mean {mean:g} and variance {variance:g}: give one of mean 0 and "
-                "variance 1, or NormalMixture.standardised(weights, means, stds)"
+                "variance 1, or NormalMixture.standardized(weights, means, stds)"
             )
         for name, part in zip(("weights", "means", "stds"), parts, strict=True):
             object.__setattr__(self, name, tuple(part.tolist()))
 
     @classmethod
-    def standardised(cls, weights: Numbers, means: Numbers, stds: Numbers) -> NormalMixture:
+    def standardized(cls, weights: Numbers, means: Numbers, stds: Numbers) -> NormalMixture:
         """Mixture that is shifted to mean 0 and scaled to variance 1.
 
         Args:

@@ -195,7 +195,7 @@ class ScoreModel(nn.Module):
         return self.sde, kernel, _high(output, x), _high(x, x)
 
     def _output(self, x: Tensor, kernel: GaussianKernel, t: Tensor, condition: dict[str, Any]) -> Tensor:
-        scaled = x if self.data_std is None else kernel.standardised(_high(x, x), self.data_std)
+        scaled = x if self.data_std is None else kernel.standardized(_high(x, x), self.data_std)
         label = self.label(self.sde, _high(t, x))
         if x.dtype in HALF:
             scaled, label = scaled.to(x.dtype), label.to(x.dtype)

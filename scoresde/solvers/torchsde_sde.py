@@ -4,7 +4,7 @@ torchsde integrates dy = f(r, y) dr + g(r, y) dW with increasing r and a state o
 t_start to t_end < t_start has this form with r = t_start - t and the opposite sign of the drift.
 
 The Brownian path of a sample is keyed by (seed, index of the sample), so a sample does not depend on the other samples.
-With equal steps there is one vectorised draw per step. With adaptive steps there is a ``torchsde.BrownianInterval`` for
+With equal steps there is one vectorized draw per step. With adaptive steps there is a ``torchsde.BrownianInterval`` for
 each sample, which can be queried twice and is about a hundred times slower. A batch with adaptive steps has a common
 step size. Then samples depend on each other.
 """

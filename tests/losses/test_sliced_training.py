@@ -17,15 +17,15 @@ from tests.sde import fokker_planck
 def train(model, loss, pool, steps, batch, rate=1e-2):
     """Adam on a pool of draws, with a cosine decay of the learning rate to 0."""
     parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(parameters, rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.Adam(parameters, rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for k in range(steps):
         rows = torch.arange(k * batch, (k + 1) * batch) % len(pool.t)
         part = SlicedDraw(pool.t[rows], pool.x_t[rows], pool.directions[:, rows])
         value = loss.evaluate(model, part).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
 
 

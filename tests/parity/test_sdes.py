@@ -1,4 +1,4 @@
-"""parity/sdes.npz: drifts, diffusions, marginals, priors, reverse processes and discretised steps."""
+"""parity/sdes.npz: drifts, diffusions, marginals, priors, reverse processes and discretized steps."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_discretised_steps(name, worst):
             continue
         if DATA[f"{name}/disc_f"].any() or key != "disc_f":
             error = deviation(ours, DATA[f"{name}/{key}"])
-            worst("sdes discretised steps", error)
+            worst("sdes discretized steps", error)
             # in float32 the reference's sigma_i^2 - sigma_(i-1)^2 keeps a hundredth of its terms for ve348
             assert error < (2e-5 if name == "ve348" else 1e-5), key
 

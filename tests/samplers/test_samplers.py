@@ -139,7 +139,7 @@ def test_samples_of_the_reference_corrector_depend_on_their_batch():
 @pytest.mark.parametrize("name", SDES)
 def test_samples_have_the_distribution(name, sampler):
     """Share of the heavy mode and the variance within the modes; 2000 draws, five standard errors (a false alarm in 1e6), plus
-    the discretisation of 200 steps."""
+    the discretization of 200 steps."""
     sde, distribution = SDES[name], mixture()
     samplers = {
         "pc": PredictorCorrector(ReverseDiffusion(), Langevin(0.1), steps=200),

@@ -178,7 +178,7 @@ def test_mixture_is_reached():
 def test_hybrid_score_matching_finds_the_velocity_score():
     """Entry 44: the velocity's score by denoising with v_0 integrated out is within 2 % of the closed form.
 
-    For Gaussian data the score is linear, and its minimiser of the loss the solution of a regression on the loss's own draws.
+    For Gaussian data the score is linear, and its minimizer of the loss the solution of a regression on the loss's own draws.
     """
     sde, count, std = SDES["cld"], 2**17, 0.5
     objective = DenoisingScoreMatching(sde, "likelihood", times=UniformLogNoise(0.08, 12.0))

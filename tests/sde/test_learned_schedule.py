@@ -107,9 +107,9 @@ def test_end_points_with_and_without_training():
     t = torch.tensor([0.0, 1.0])
     for train_ends in (True, False):
         sde = LearnedSNRSDE(6.0, -4.0, train_ends=train_ends)
-        optimiser = torch.optim.SGD(trainable(sde), lr=0.1)
+        optimizer = torch.optim.SGD(trainable(sde), lr=0.1)
         sde.gamma(t).square().sum().backward() if train_ends else sde.gamma(t / 2).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         moved = (sde.gamma(t) - torch.tensor([-6.0, 4.0])).abs().min()
         assert (float(moved.detach()) > 0.1) == train_ends
 
@@ -132,11 +132,11 @@ def test_training_of_the_variance_keeps_the_mean(worst):
 
     before = figures()
     loss = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")
-    optimiser = torch.optim.Adam(trainable(sde), lr=0.05)
+    optimizer = torch.optim.Adam(trainable(sde), lr=0.05)
     for k in range(100):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (loss(data.score(sde), data.sample(48, seed=1, first=48 * k)) ** 2).mean().backward()
-        optimiser.step()
+        optimizer.step()
     after = figures()
     worst("learned schedule on digits: variance left per batch", after[1] / before[1])
     worst("learned schedule on digits: change of the mean", abs(after[0] / before[0] - 1))

@@ -34,8 +34,8 @@ def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
     plot of two coordinates, or lines. Real-valued images are scaled so that the 0.5 % and 99.5 % quantiles are black
     and white.
     """
-    shape, quantised = tuple(raw.shape[1:]), isinstance(transform, Quantized)
-    if (len(shape) == 2 and quantised) or (len(shape) == 3 and shape[0] in (1, 3)):
+    shape, quantized = tuple(raw.shape[1:]), isinstance(transform, Quantized)
+    if (len(shape) == 2 and quantized) or (len(shape) == 3 and shape[0] in (1, 3)):
         if isinstance(transform, Quantized):
             return _image_grid(raw / (transform.levels - 1), columns)
         values = raw.double().flatten()

@@ -218,7 +218,7 @@ class GaussianKernel(ABC):
 
     noise_from_velocity = velocity_from_score
 
-    def standardised(self, x: Tensor, data_std: float) -> Tensor:
+    def standardized(self, x: Tensor, data_std: float) -> Tensor:
         """Standardized state: x minus its mean for data of mean 0, divided by its root mean square.
 
         Args:
@@ -477,8 +477,8 @@ class ShiftedKernel(GaussianKernel):
     def centred(self) -> GaussianKernel:
         return self.kernel.centred
 
-    def standardised(self, x: Tensor, data_std: float) -> Tensor:
-        return super().standardised(x - self.mean(torch.zeros_like(x)), data_std)
+    def standardized(self, x: Tensor, data_std: float) -> Tensor:
+        return super().standardized(x - self.mean(torch.zeros_like(x)), data_std)
 
     def scale(self, z: Tensor) -> Tensor:
         return self.kernel.scale(z)
