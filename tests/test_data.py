@@ -236,7 +236,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert torch.equal(data.transform.decode(x), data.raw[order[35:40]])
 
 
-def test_dequantisation_is_drawn_anew_in_every_epoch():
+def test_dequantization_is_drawn_again_in_every_epoch():
     data = Dataset(torch.zeros(4, 3, dtype=torch.int64), Quantized(2))
     x = torch.cat([data.batch(step, 4, seed=0)[0] for step in range(5)])
     assert len(x.unique()) == x.numel()

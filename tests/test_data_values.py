@@ -287,7 +287,7 @@ def test_data_that_float32_keeps(raw, transform):
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_the_spread_of_x_by_drawing(levels):
-    """`spread` counts the dequantisation: 2 levels have 4 / 3 of the variance of their middles."""
+    """`spread` counts the dequantization: 2 levels have 4 / 3 of the variance of their middles."""
     raw = torch.arange(levels).repeat(-(-20000 // levels))[:, None]
     x = Dataset(raw, Quantized(levels)).encode(slice(None), seed=0, dtype=F64)
     std = float(raw.double().std(correction=0))

@@ -294,7 +294,7 @@ class TestStatistics:
             errors.append(found["standard_error"])
         assert np.std(means) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.1)
 
-    def test_one_draw_does_not_know_the_dequantisation(self):
+    def test_one_draw_does_not_know_the_dequantization(self):
         parts = statistics(self.rows(50, 1, 0.5, 0.3, 0.2), discrete=True)["parts of the error"]
         assert parts["dequantization"] is None and parts["sampling of events"] > 0.4 / math.sqrt(50)
 
