@@ -26,7 +26,17 @@ from torch import Tensor, nn
 
 from scoresde import VPSDE
 from scoresde.noise import NoiseSource
-from scoresde.samplers import DDIM, EDM, DPMSolverPlusPlus, ReverseDiffusion, Sampler, UniPC
+from scoresde.samplers import (
+    DDIM,
+    EDM,
+    DPMSolverPlusPlus,
+    EulerMaruyama,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+    Sampler,
+    UniPC,
+)
 from scoresde.samplers.exponential import ExponentialMultistep
 from scoresde.samplers.fitted import FittedMultistep
 
@@ -60,6 +70,11 @@ SAMPLERS: dict[str, tuple[Callable[[int], Sampler], bool]] = {
     "DDIM": (lambda n: DDIM(steps=n), False),
     "reverse diffusion, no draws": (lambda n: ReverseDiffusion(steps=n), True),
     "reverse diffusion": (lambda n: ReverseDiffusion(steps=n), False),
+    "Euler-Maruyama": (lambda n: EulerMaruyama(steps=n), False),
+    "predictor-corrector (two calls a step)": (
+        lambda n: PredictorCorrector(ReverseDiffusion(), Langevin(), n),
+        False,
+    ),
 }
 
 
