@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import os
 import shutil
 import subprocess
@@ -120,6 +121,26 @@ def baselines_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "baselines", remembered)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_once():
+    """Curves of a report with as many lines and the same finite points are drawn once: a report takes a second otherwise.
+
+    Later ones get the picture of the first. The first of each kind, and ``curve_picture`` called by a test, are drawn.
+    """
+    training, known = importlib.import_module("scoresde.experiment.reports.training"), {}
+    drawn = training.curve_picture
+
+    def remembered(steps, lines):
+        key = len(steps), tuple(tuple(math.isfinite(value) for value in values) for values in lines.values())
+        if key not in known:
+            known[key] = drawn(steps, lines)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "curve_picture", remembered)
         yield
 
 
