@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {"name": "Digits"},
             "sde": {"name": "VPSDE"},
             "network": {"name": "SmallUNet", "channels": 24, "blocks": 2},
-            # the network predicts the probabilities of the 17 grey levels of each pixel
+            # the network predicts the probabilities of the 17 gray levels of each pixel
             "model": {"prediction": {"name": "Levels"}, "data_std": 0.75},
             "objective": {
                 "name": "DenoisingScoreMatching",

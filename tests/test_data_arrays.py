@@ -119,7 +119,7 @@ def test_names_of_an_archive(tmp_path):
     (tmp_path / "b.npz").write_bytes((tmp_path / "b.npy").read_bytes())
     with pytest.raises(ValueError, match=r"b\.npz: cannot be read as an \.npz file"):
         find(str(tmp_path / "b.npz"))
-    with pytest.raises(ValueError, match=r"it is no \.npz of named arrays"):
+    with pytest.raises(ValueError, match=r"it is not an \.npz file of named arrays"):
         read_array(f"{tmp_path / 'b.npz'}:x")
 
 

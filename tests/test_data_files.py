@@ -50,7 +50,7 @@ def test_a_missing_file_or_key_says_what_is_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no data file .*none\.npz"):
         Arrays(f"{tmp_path / 'none.npz'}:images")
     for spec in (f"{tmp_path / 'all.npz'}:image", str(tmp_path / "all.npz")):
-        with pytest.raises(ValueError, match=r"all\.npz.*it holds \['images', 'masks'\]: name one"):
+        with pytest.raises(ValueError, match=r"all\.npz.*it contains \['images', 'masks'\]: select one"):
             Arrays(spec)
 
 

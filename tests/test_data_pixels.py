@@ -75,7 +75,7 @@ def test_sixteen_bits_are_not_cut_to_eight(tmp_path, kind):
     with Image.open(io.BytesIO(png(kind[0], kind[1], 16))) as image:
         assert image.mode == kind[2], "Pillow has learned of 16 bits"
     for said in both(tmp_path, lambda file: file.write_bytes(png(kind[0], kind[1], 16))):
-        assert isinstance(said, str) and "more than 8 bits a channel" in said
+        assert isinstance(said, str) and "more than 8 bits per channel" in said
     with pytest.raises(ValueError, match=r"(a\.png|item 0) cannot be read as an image.*more than 8 bits"):
         _ = ImageFolder(str(tmp_path), 6, test=str(tmp_path)).train
 
@@ -89,7 +89,7 @@ def test_sixteen_bits_in_a_tiff(tmp_path):
     content = content.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)
     content = content.ljust(300, b"\0") + values.tobytes()
     for said in both(tmp_path, lambda file: file.write_bytes(content), name="a.tif"):
-        assert isinstance(said, str) and "more than 8 bits a channel" in said
+        assert isinstance(said, str) and "more than 8 bits per channel" in said
 
 
 def test_deep_grey_keeps_its_numbers_or_is_refused(tmp_path):

@@ -89,11 +89,11 @@ BAD = [
     ([torch.zeros(2), torch.zeros(3)], r"\[1\] has shape \(3,\)"),
     (torch.zeros(2, 2).to_sparse(), "sparse_coo.*give a dense tensor"),
     (torch.zeros(2, 2, device="meta"), "on meta: give a dense tensor"),
-    (np.full((2, 2), 2**63, np.uint64), "2\\*\\*63 and more"),
-    (torch.tensor([[-1, 5]]).view(torch.uint64), "2\\*\\*63 and more"),
+    (np.full((2, 2), 2**63, np.uint64), "2\\*\\*63 or more"),
+    (torch.tensor([[-1, 5]]).view(torch.uint64), "2\\*\\*63 or more"),
     (
         np.full((2, 2), np.longdouble("1e4000")) if np.finfo(np.longdouble).max > 1e308 else COMPLEX,
-        "beyond float64|complex",
+        "too large for float64|complex",
     ),
 ]
 
@@ -354,9 +354,11 @@ def test_an_item_that_fails_is_named():
 def test_arguments_that_would_change_nothing_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((9, 2), np.uint8))
     for make in (lambda **k: Arrays(str(tmp_path / "a.npy"), **k), lambda **k: TorchDataset([[0.0]] * 9, **k)):
-        with pytest.raises(ValueError, match=r"scale=2.0 with levels=4: these are for real data, give levels=0"):
+        with pytest.raises(
+            ValueError, match=r"scale=2.0 with levels=4: they are only for real-valued data: give levels=0"
+        ):
             make(levels=4, scale=2.0)
-        with pytest.raises(ValueError, match=r"low=0.0, high=1.0 with levels=0: these are for levels"):
+        with pytest.raises(ValueError, match=r"low=0.0, high=1.0 with levels=0: they are only for data with levels"):
             make(levels=0, low=0.0)
 
 

@@ -10,7 +10,7 @@ def get_config():
     # the paper's rate: at T the signal is 0.006 of the noise. With beta = 8 it would be 4e-6, and late times would be wasted
     config.sde = {"name": "CriticallyDampedLangevin", "mass": 0.25, "beta": 4.0, "gamma": 0.04}
     config.network = {"name": "MultifieldUNet", "channels": 24, "blocks": 2}
-    # The network predicts the noise of positions and velocities minus that of Gaussian data. Probabilities of grey levels are not
+    # The network predicts the noise of positions and velocities minus that of Gaussian data. Probabilities of gray levels are not
     # used: their score would need samples of v_0, which here is integrated out. Likelihood weighting then trains only the
     # velocity's part, the only one that is used (hybrid score matching). The bound on the test split after `train` and
     # `likelihood` is 2.00 and 2.03 bits/dim for seeds 0 and 1. With --config.model.prediction=noise it is 2.24 and 2.27; the mean

@@ -54,7 +54,7 @@ def read_array(spec: str) -> Tensor | Rows:
             if head.startswith(b"PK"):
                 found = _of_archive(stream, key)
             elif key:
-                raise ValueError(f"it is no .npz of named arrays: give {str(file)!r} alone")
+                raise ValueError(f"it is not an .npz file of named arrays: give {str(file)!r} without a key")
             elif head == b"\x93NUMPY":
                 found = _of_file(stream, file)
             else:  # numpy would advise to execute it
@@ -93,7 +93,9 @@ class _Header:
         version = npy.read_magic(stream)
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         if version not in readers:
-            raise ValueError(f"its format is version {version}, of arrays with named fields: give plain numbers")
+            raise ValueError(
+                f"its format is version {version}, for arrays with named fields: give an array of plain numbers"
+            )
         try:
             shape, fortran, dtype = readers[version](stream)
         except Exception as problem:  # numpy parses it as a Python literal, which can raise many exceptions
@@ -135,7 +137,7 @@ def _of_archive(stream: IO[bytes], key: str) -> np.ndarray:
     with zipfile.ZipFile(stream) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if key.removesuffix(".npy") not in names:
-            raise ValueError(f"it holds {names or 'no array'}: name one, 'file.npz:key'")
+            raise ValueError(f"it contains {names or 'no array'}: select one by 'file.npz:key'")
         member = archive.getinfo(f"{key.removesuffix('.npy')}.npy")
         with archive.open(member) as content:
             array = _Header.read(content, member.file_size).fill(content)

@@ -45,7 +45,7 @@ def read_idx(file: Path) -> Tensor:
     kind = _IDX_TYPES.get(content[2]) if len(content) >= 4 and content[:2] == b"\0\0" else None
     start = 4 + 4 * content[3] if kind else 0
     if kind is None or len(content) < start:
-        raise ValueError(f"{file} is no idx file: it starts with {content[:4]!r}")
+        raise ValueError(f"{file} is not an idx file: it starts with {content[:4]!r}")
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
     wanted = math.prod(shape) * np.dtype(kind).itemsize
     if len(content) - start != wanted:
@@ -61,7 +61,7 @@ def read_cifar_binary(file: Path) -> Tensor:
         raise ValueError(f"{file} has {content.size} bytes: not a whole number of records of {1 + _PIXELS}")
     records = content.reshape(-1, 1 + _PIXELS)
     if records[:, 0].max() > 9:
-        raise ValueError(f"{file} holds label {records[:, 0].max()}: those of CIFAR-10 are 0 .. 9")
+        raise ValueError(f"{file} contains the label {records[:, 0].max()}: the labels of CIFAR-10 are 0 to 9")
     return torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
 
 
@@ -78,7 +78,7 @@ def read_cifar_python(file: Path) -> Tensor:
     except OSError:
         raise
     except Exception as problem:  # a malicious file can raise any exception
-        raise ValueError(f"{file} is no CIFAR-10 batch: {problem}") from problem
+        raise ValueError(f"{file} is not a CIFAR-10 batch: {problem}") from problem
 
 
 class _StandIn:
@@ -96,5 +96,7 @@ class _StandIn:
 class _Reader(Unpickler):
     def find_class(self, module: str, name: str) -> type[_StandIn]:
         if (module, name) not in _NAMES:
-            raise UnpicklingError(f"it asks for {module}.{name}, which no such file needs: it was not executed")
+            raise UnpicklingError(
+                f"it asks for {module}.{name}, which files of CIFAR-10 do not need: it was not executed"
+            )
         return _StandIn

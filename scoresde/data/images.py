@@ -64,7 +64,7 @@ class CIFAR10(LazySplits):
     def _sets(self, parts: Sequence[Tensor], files: Sequence[Path]) -> tuple[Dataset, Dataset]:
         for part, file in zip(parts, files, strict=True):
             if len(part) != self.images_per_file:
-                raise ValueError(f"{file} holds {len(part)} images: {self.images_per_file} are wanted")
+                raise ValueError(f"{file} contains {len(part)} images: it must contain {self.images_per_file}")
         train = Dataset(torch.cat(list(parts[:5])), self.transform, "CIFAR-10/train", flip=self.flip)
         return train, Dataset(parts[5], self.transform, "CIFAR-10/test")
 

@@ -78,9 +78,9 @@ def find(data: str, side: int = 0) -> Source:
     elif re.fullmatch(r"[\w.]+:\w+", data):
         source = _torch(data)
     else:
-        raise FileNotFoundError(f"{data!r} is no file, folder or module:class: {ALLOWED}")
+        raise FileNotFoundError(f"{data!r} is not a file, a folder or module:class: {ALLOWED}")
     if side:
-        raise ValueError(f"side={side} is for folders of images, and {data!r} is {source.what}")
+        raise ValueError(f"side={side} is only for folders of images: {data!r} is {source.what}")
     return source
 
 
@@ -101,7 +101,7 @@ def _folder(folder: Path, side: int) -> Source:
 def _file(path: Path) -> Source:
     if re.fullmatch(r"(data_batch_[1-5]|test_batch)(\.bin)?", path.name) or "idx3" in path.name:
         return _folder(path.parent, 0)
-    raise ValueError(f"{str(path)!r} is of no kind that is read: {ALLOWED}")
+    raise ValueError(f"{str(path)!r} is not of a supported kind: {ALLOWED}")
 
 
 def _array(data: str) -> Source:
@@ -124,7 +124,7 @@ def _torch(data: str) -> Source:
             f"{data!r} cannot be imported: {problem}; is the module's folder on PYTHONPATH, or the package installed?"
         ) from problem
     if not inspect.isclass(target):
-        raise ValueError(f"{data!r} is no class: give a class whose data set is made without arguments")
+        raise ValueError(f"{data!r} is not a class: give a class whose data set is made without arguments")
     try:
         events = Items(target())
     except Exception as problem:  # third-party classes may raise any exception

@@ -34,7 +34,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     _check_frames(image)
     if image.mode in DEEP_GREY or _cut(image):
         raise ValueError(
-            f"its pixels are of kind {image.mode!r}, of more than 8 bits a channel: save 8 bits, or an array"
+            f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as an array"
         )
     image = _upright(image)
     if image.mode in ("La", "RGBa"):
@@ -64,7 +64,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _check_frames(image: Image.Image) -> None:
     if getattr(image, "is_animated", False) and image.format != "MPO" and image.tell() == 0:
-        raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save each as an image of its own")
+        raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save each frame as a separate image")
 
 
 def _cut(image: Image.Image) -> bool:

@@ -28,7 +28,9 @@ class Splits:
 
     def __init__(self, train: Dataset, test: Dataset) -> None:
         if train.event_shape != test.event_shape:
-            raise ValueError(f"train has events {train.event_shape}, test {test.event_shape}: they must be alike")
+            raise ValueError(
+                f"train has events of shape {train.event_shape}, and test of shape {test.event_shape}: they must be equal"
+            )
         if train.transform != test.transform:
             raise ValueError(f"train has {train.transform!r}, test {test.transform!r}: they must share one transform")
         for data in (train, test):

@@ -120,7 +120,7 @@ class ImageFiles(Stored):
         width, height = image.size
         short = min(width, height)
         if short < self.side:
-            raise ValueError(f"it has {width} x {height} pixels, and images are not enlarged")
+            raise ValueError(f"it has only {width} x {height} pixels, and images are not enlarged")
         left, top = (width - short) // 2, (height - short) // 2
         image = image.convert("RGB" if self.event_shape[0] == 3 else "L").crop((left, top, left + short, top + short))
         return np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC))

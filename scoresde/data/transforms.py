@@ -338,10 +338,10 @@ def declared(levels: int, low: float, high: float, shift: float, scale: float) -
     """
     if levels and (shift, scale) != (0.0, 1.0):
         raise ValueError(
-            f"shift={shift!r}, scale={scale!r} with levels={levels!r}: these are for real data, give levels=0"
+            f"shift={shift!r}, scale={scale!r} with levels={levels!r}: they are only for real-valued data: give levels=0"
         )
     if not levels and (low, high) != (-1.0, 1.0):
         raise ValueError(
-            f"low={low!r}, high={high!r} with levels={levels!r}: these are for levels, give shift and scale"
+            f"low={low!r}, high={high!r} with levels={levels!r}: they are only for data with levels: give shift and scale"
         )
     return Quantized(levels, low, high) if levels else Affine(shift, scale)

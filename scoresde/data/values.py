@@ -90,7 +90,7 @@ def _of_array(name: str, value: Any) -> Tensor:
         raise ValueError(no_numbers(name, str(array.dtype), array.dtype.kind))
     if array.dtype == np.uint64:
         if array.size and array.max() >= 2**63:
-            raise ValueError(f"{name} holds whole numbers of 2**63 and more, which torch has not")
+            raise ValueError(f"{name} contains whole numbers of 2**63 or more, which torch does not support")
         array = array.astype(np.int64)
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = _double(name, array)
@@ -103,7 +103,7 @@ def _double(name: str, array: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings(), np.errstate(over="ignore"):
         found = array.astype(np.float64)
     if not np.array_equal(np.isfinite(found), np.isfinite(array)):
-        raise ValueError(f"{name} holds {array.dtype} up to {np.abs(array).max()}: beyond float64")
+        raise ValueError(f"{name} contains {array.dtype} up to {np.abs(array).max()}: too large for float64")
     return found
 
 
@@ -118,12 +118,15 @@ def _of_list(name: str, values: Sequence[Any]) -> Tensor:
         except ValueError as problem:
             if "inhomogeneous" not in str(problem):
                 raise
-            raise ValueError(f"{name} is a list whose elements have different shapes: give equal ones") from problem
+            raise ValueError(
+                f"{name} is a list whose elements have different shapes: give elements of equal shape"
+            ) from problem
     elements = [as_tensor(f"{name}[{k}]", value) for k, value in enumerate(values)]
     for k, element in enumerate(elements):
         if element.shape != elements[0].shape:
             raise ValueError(
-                f"{name}[{k}] has shape {tuple(element.shape)}, {name}[0] {tuple(elements[0].shape)}: give equal ones"
+                f"{name}[{k}] has shape {tuple(element.shape)}, and {name}[0] has {tuple(elements[0].shape)}: "
+                f"give elements of equal shape"
             )
     kind = elements[0].dtype
     for element in elements:

@@ -22,19 +22,20 @@ from scoresde.score import LogNoiseLabel, NoisePrediction, ScoreModel, ScorePred
 from scoresde.score.predictions import ScaledScorePrediction
 from scoresde.sde import VESDE, VPSDE, Chain, SubVPSDE
 
-HOW = "give --source-config FILE, the source's own config, or --expected FILE.npz with its outputs"
+HOW = "give the config of score_sde_pytorch by --source-config FILE, or outputs of its network by --expected FILE.npz"
 """Ways to determine what a file does not show."""
 
 
 def check_network(network: nn.Module) -> None:
     """Raise ConvertError if a network differs from what all configs of the reference share, naming the differences."""
     if isinstance(network, RefineNet):
-        found = [] if isinstance(network.act, nn.ELU) else [f"activation {network.act}: the reference's is ELU"]
+        found = [] if isinstance(network.act, nn.ELU) else [f"activation {network.act}, in the reference ELU"]
     else:
         found = list(_departures(network)) if isinstance(network, NCSNpp) else []
     if found:
         raise ConvertError(
-            f"the weights do not show, and the config says otherwise than the reference's: {'; '.join(found)}. {HOW}"
+            f"the config differs from all configs of the reference in properties that the "
+            f"weights do not determine: {'; '.join(found)}. {HOW}"
         )
 
 
@@ -42,20 +43,20 @@ def _departures(network: NCSNpp) -> Iterator[str]:
     ddpm = isinstance(network, DDPM)
     yield from unlike_groups(network)
     if not isinstance(network.act, nn.SiLU):
-        yield f"activation {network.act}: SiLU"
+        yield f"activation {network.act}, in the reference SiLU"
     if network.label is None:
-        yield "conditional=False: the label is used"
+        yield "conditional=False, in the reference True"
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     sums = [*blocks, *(module for module in network.modules() if isinstance(module, Attention))]
     if any(module.rescale == ddpm for module in sums):
-        yield f"rescale={ddpm}: {not ddpm}"
+        yield f"rescale={ddpm}, in the reference {not ddpm}"
     if any(module.pointwise != ddpm for module in blocks):
-        yield f"block={'biggan' if ddpm else 'ddpm'!r}: {'ddpm' if ddpm else 'biggan'!r}"
+        yield f"block={'biggan' if ddpm else 'ddpm'!r}, in the reference {'ddpm' if ddpm else 'biggan'!r}"
     progressive = any(level.image is not None for level in (*network.down, *network.up))
     plain = ddpm or not progressive
     for module in network.modules():
         if isinstance(module, Resampling) and not _usual(module, plain):
-            yield f"resampling {module}: {'Averaging' if plain else 'FIR (1, 3, 3, 1)'}"
+            yield f"resampling {module}, in the reference {'Averaging' if plain else 'FIR (1, 3, 3, 1)'}"
             break
 
 
@@ -70,25 +71,26 @@ def check_model(experiment: Experiment) -> None:
     model, transform = experiment.model, experiment.data.transform
     process, found = process_of(model), []
     if model.data_std is not None:
-        found.append(f"config.model.data_std={model.data_std}: None")
+        found.append(f"config.model.data_std={model.data_std}, in the reference None")
     if type(process) not in (VPSDE, SubVPSDE, VESDE):
-        found.append(f"config.sde {process!r}: VPSDE, SubVPSDE or VESDE")
+        found.append(f"config.sde {process!r}, in the reference VPSDE, SubVPSDE or VESDE")
     label, predictions = _wanted(model)
     if model.label != label:
-        found.append(f"config.model.label {model.label!r}: {label!r}")
+        found.append(f"config.model.label {model.label!r}, in the reference {label!r}")
     if type(model.prediction) not in predictions:
         listed = " or ".join(kind.__name__ for kind in predictions)
-        found.append(f"config.model.prediction {type(model.prediction).__name__}: {listed}")
+        found.append(f"config.model.prediction {type(model.prediction).__name__}, in the reference {listed}")
     ends = tuple(getattr(transform, end, None) for end in ("low", "high"))
     probe = torch.tensor([float("nan") if end is None else float(end) for end in ends])
     network = model.network
     mapped = network.input_range(probe) if isinstance(network, NCSNpp | RefineNet) else probe
     if ends not in ((-1.0, 1.0), (0.0, 1.0)) or not torch.equal(mapped, torch.tensor([-1.0, 1.0])):
         found.append(
-            f"data in {ends}, which the network maps to {tuple(mapped.tolist())}: (-1, 1) or (0, 1), mapped to (-1, 1)"
+            f"data in {ends}, which the network maps to {tuple(mapped.tolist())}, in the reference "
+            "(-1, 1) or (0, 1), mapped to (-1, 1)"
         )
     if found:
-        raise ConvertError(f"the config says otherwise than the reference, in which {'; '.join(found)}. {HOW}")
+        raise ConvertError(f"the config differs from the reference: {'; '.join(found)}. {HOW}")
 
 
 def process_of(model: ScoreModel) -> object:
@@ -125,8 +127,8 @@ def check_sigmas(table: Tensor | None, levels: tuple[int, float, float] | None, 
     alike = all(abs(a - b) <= 1e-6 * abs(b) for a, b in zip(ends, (low, high), strict=True))
     if not alike or (count and len(table) != count):
         raise ConvertError(
-            f"the file has {table.numel()} noise levels from {ends[0]:g} to {ends[1]:g}, {where} {count or 'some'} from "
-            f"{low:g} to {high:g}: it belongs to another config"
+            f"the file has {table.numel()} noise levels from {ends[0]:g} to {ends[1]:g}, and {where} "
+            f"has {count or 'levels'} from {low:g} to {high:g}: the file belongs to another config"
         )
 
 

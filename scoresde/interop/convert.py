@@ -133,14 +133,14 @@ def _check_averages(given: ReferenceCheckpoint, plan: TrainingConfig, file: str)
     """
     if len(plan.averages) > 1:
         raise ConvertError(
-            f"{file} holds one average, and the config wants {', '.join(plan.averages)}: the others cannot be made of it; give "
-            "--config.training.ema_decays='()' --config.training.posthoc_widths='()'"
+            f"{file} has one average, and the config asks for {', '.join(plan.averages)}: the others cannot be computed "
+            "from it; give --config.training.ema_decays='()' --config.training.posthoc_widths='()'"
         )
     if given.ema_decay != plan.decays[0]:
         key, value = ("ema_decays", f"'({given.ema_decay},)'") if plan.ema_decays else ("ema_decay", given.ema_decay)
         raise ConvertError(
-            f"{file} averages with decay {given.ema_decay}, the config with {plan.decays[0]}: it belongs to another config, or "
-            f"give --config.training.{key}={value}"
+            f"the average of {file} has decay {given.ema_decay}, and the config has {plan.decays[0]}: the file belongs to "
+            f"another config; or give --config.training.{key}={value}"
         )
 
 
@@ -160,22 +160,25 @@ def _verify(
             check_model(experiment)
             if expected is None:
                 check_network(model.network)
-            lines.append("what the weights do not show is the config's, as all of the reference's configs have it")
+            lines.append(
+                "properties that the weights do not determine are those of the config, which agrees with all "
+                "configs of the reference"
+            )
         else:
             for text in unlike_groups(model.network):
                 raise ConvertError(text)
             check_sigmas(given.sigmas, source.sigmas, source.name)
             _check_source(experiment, source)
-            lines += [f"what the weights do not show is that of {source.name}", *source.notes]
+            lines += [f"properties that the weights do not determine are those of {source.name}", *source.notes]
         if expected is not None:
             states = {"raw": model.network.state_dict(), "averaged": ema.module.state_dict()}
             lines.append(compare_outputs(model, states, expected))
         else:
-            lines.append("no outputs were compared: --expected FILE.npz does so where the source has some")
+            lines.append("no outputs were compared: give --expected FILE.npz to compare them")
     except ConvertError as problem:
         raise ConvertError(f"{file} is not converted: {problem}") from problem
     if not given.checked:
-        lines.append("the file is older than torch 1.6 and has no checksums: a changed bit in it could not be seen")
+        lines.append("the file is older than torch 1.6 and has no checksums: changed bits in it cannot be detected")
     return "\n".join(lines)
 
 
@@ -185,7 +188,7 @@ def _check_source(experiment: Experiment, source: Source) -> None:
     found = tuple(getattr(experiment.data.transform, end, None) for end in ("low", "high"))
     wanted = tuple(theirs["data"][end] for end in ("low", "high"))
     if found != wanted:
-        raise ConvertError(f"config.data maps its events to {found}, and those of {source.name} lie in {wanted}")
+        raise ConvertError(f"config.data maps events to {found}, and {source.name} maps them to {wanted}")
     if all(content.get(section, {}) == theirs[section] for section in ("sde", "network", "model")):
         return
     sde = build(theirs["sde"], "sde", LinearSDE)
@@ -195,7 +198,7 @@ def _check_source(experiment: Experiment, source: Source) -> None:
             from_reference(model.network, to_reference(experiment.model.network), any_groups=True)
         )
     except (TypeError, ValueError) as problem:
-        raise ConvertError(f"the config's network is not that of {source.name}: {problem}") from problem
+        raise ConvertError(f"the config's network differs from that of {source.name}: {problem}") from problem
     compare_scores(experiment.model, model, experiment.data.event_shape, source.name)
 
 
@@ -215,7 +218,7 @@ def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EM
         averages = averages_from_reference(network, given.averages, given.model, any_groups=True)
         moments = {kind: _moments(network, given, kind) for kind in MOMENTS}
     except (TypeError, ValueError) as problem:
-        raise ConvertError(f"{file} is not of the config's network: {problem}") from problem
+        raise ConvertError(f"{file} does not have the weights of the config's network: {problem}") from problem
     network.load_state_dict(state)
     ema, optimizer = EMA(network, given.ema_decay), torch.optim.Adam(network.parameters())
     ema.module.load_state_dict(averages)
@@ -232,7 +235,9 @@ def _moments(network: nn.Module, given: ReferenceCheckpoint, kind: str) -> dict[
     """One moment of Adam by the names of this library; 0 if the file has none. Moments have the layout of the weights."""
     names = [weight.name for weight in layout(network).values()]
     if strangers := sorted(set(given.moments) - set(range(len(names)))):
-        raise ValueError(f"the optimizer has moments of weights {strangers[:4]}, and there are {len(names)}")
+        raise ValueError(
+            f"the optimizer has moments of weights {strangers[:4]}, and the network has {len(names)} weights"
+        )
     found = {name: torch.zeros_like(given.model[name]) for name in names}
     moments = {names[k]: m[kind] for k, m in given.moments.items()}
     return from_reference(network, found | moments, any_groups=True)
@@ -248,6 +253,6 @@ def _compare(path: Path, network: nn.Module, given: ReferenceCheckpoint) -> dict
         back = to_reference(network)
         differ = {*back} ^ {*wanted} or {name for name, tensor in back.items() if not torch.equal(tensor, wanted[name])}
         if differ:
-            raise ConvertError(f"the {which} weights that were written are not the file's: {sorted(differ)[:4]}")
+            raise ConvertError(f"the written weights {which!r} differ from those of the file: {sorted(differ)[:4]}")
         digests[which] = digest_of(back)
     return digests

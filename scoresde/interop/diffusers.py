@@ -80,7 +80,9 @@ def in_continuous_time(model: ScoreModel) -> ScoreModel:
 def process_of(schedule: Mapping[str, Any]) -> TabulatedVP:
     """The process of a scheduler_config.json. Raises ValueError for a schedule that is not supported."""
     if schedule.get("rescale_betas_zero_snr"):
-        raise ValueError("rescale_betas_zero_snr=True leaves no data in the last step, which has no score then")
+        raise ValueError(
+            "rescale_betas_zero_snr=True is not supported: the last step contains no data, and no score is defined for it"
+        )
     if (given := schedule.get("trained_betas")) is not None:
         return TabulatedVP(torch.tensor(given, dtype=torch.float64))
     check_choice("beta_schedule", schedule.get("beta_schedule"), SCHEDULES)
@@ -203,6 +205,6 @@ def _file(folder: str | Path, part: str, name: str) -> Path:
             return place
     there = sorted(p.name for place in {p.parent for p in places} if place.is_dir() for p in place.iterdir())
     raise FileNotFoundError(
-        f"no {name} in {str(folder)!r} or its folder {part}, which hold {there or 'nothing'}; weights in other formats than "
-        "safetensors are not read, since they may execute code"
+        f"no {name} in {str(folder)!r} or its folder {part}, which contain {there or 'no files'}; only weights in safetensors "
+        "files are read, because other formats may execute code"
     )

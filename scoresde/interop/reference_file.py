@@ -80,7 +80,7 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
     content, checked = _load(file)
     try:
         if not isinstance(content, dict):
-            raise TypeError("a dictionary is wanted")
+            raise TypeError("it must be a dictionary")
         averages, state = content["ema"], content["optimizer"]["state"]
         model = {_bare(name): tensor for name, tensor in content["model"].items()}
         sigmas = model.pop("sigmas", None)
@@ -95,7 +95,7 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
             checked=checked,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as problem:
-        raise ConvertError(f"{file} is no checkpoint of score_sde_pytorch: {_why(content, problem)}") from problem
+        raise ConvertError(f"{file} is not a checkpoint of score_sde_pytorch: {_why(content, problem)}") from problem
 
 
 def _load(file: str | Path) -> tuple[Any, bool]:
@@ -110,7 +110,7 @@ def _load(file: str | Path) -> tuple[Any, bool]:
         except Exception as problem:  # a malicious or damaged file can raise any exception
             asked = re.search(r"GLOBAL (\S+)", str(problem))
             why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
-            raise ConvertError(f"{file} is torn or no checkpoint of score_sde_pytorch: {why}") from problem
+            raise ConvertError(f"{file} is damaged, or not a checkpoint of score_sde_pytorch: {why}") from problem
 
 
 def _compared(stream: IO[bytes]) -> IO[bytes]:
@@ -119,10 +119,10 @@ def _compared(stream: IO[bytes]) -> IO[bytes]:
     with zipfile.ZipFile(stream) as old, zipfile.ZipFile(made, "w") as new:
         names = [part.filename for part in old.infolist()]
         if len({*names}) != len(names):
-            raise ValueError("two of its parts have one name")
+            raise ValueError("two of its parts have the same name")
         for part in old.infolist():
             if part.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its part {part.filename!r} is compressed, which torch does not do")
+                raise ValueError(f"its part {part.filename!r} is compressed, but torch does not compress")
             new.writestr(zipfile.ZipInfo(part.filename), old.read(part))  # compares the checksum
     made.seek(0)
     return made
@@ -190,19 +190,19 @@ def _count(name: str, value: Any) -> int:
     value = _number(value)
     check_count(name, value, least=0)
     if value > _MOST_STEPS:
-        raise ValueError(f"{name}={value} is no number of steps")
+        raise ValueError(f"{name}={value} is not a number of steps")
     return int(value)
 
 
 def _bare(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"{name!r} is no name of a weight")
+        raise TypeError(f"{name!r} is not the name of a weight")
     return name.removeprefix("module.")
 
 
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        raise TypeError(f"{name} is {getattr(value, 'dtype', type(value).__name__)}, where float32 is wanted")
+        raise TypeError(f"{name} is {getattr(value, 'dtype', type(value).__name__)}: it must be float32")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} is not finite: it holds a NaN or an infinity")
     return value

@@ -92,21 +92,23 @@ def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], *, any_gro
         ValueError: If a tensor is missing, unexpected or of another shape, or group normalizations have other groups.
     """
     for text in () if any_groups else unlike_groups(network):
-        raise ValueError(f"{text}; any_groups=True takes it all the same")
+        raise ValueError(f"{text}; any_groups=True loads the weights anyway")
     given = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name != "module.sigmas"}
     given.pop("sigmas", None)
     places, shapes = layout(network), {name: tensor.shape for name, tensor in network.state_dict().items()}
     wanted = {weight.name for weight in places.values()}
     if wanted != set(given):
         missing, more = sorted(wanted - set(given)), sorted(set(given) - wanted)
-        raise ValueError(f"the tensors do not fit this network: missing {missing[:4]}, left over {more[:4]}")
+        raise ValueError(f"the tensors do not fit this network: missing {missing[:4]}, unexpected {more[:4]}")
     state = {}
     for ours, weight in places.items():
         tensor = given[weight.name].T if weight.pointwise else given[weight.name]
         if weight.pointwise and tensor.numel() == shapes[ours].numel():
             tensor = tensor.reshape(shapes[ours])
         if tensor.shape != shapes[ours]:
-            raise ValueError(f"{weight.name} has shape {tuple(tensor.shape)}: {ours} is {tuple(shapes[ours])}")
+            raise ValueError(
+                f"{weight.name} has shape {tuple(tensor.shape)}: {ours} of the network has shape {tuple(shapes[ours])}"
+            )
         state[ours] = tensor
     return state
 

@@ -48,13 +48,13 @@ def read_settings(file: str | Path, given: Mapping[str, str] | None = None) -> d
     with open(path, "rb") as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ConvertError(f"{path} has more than {MOST_BYTES:,} bytes: it is no config of score_sde_pytorch")
+        raise ConvertError(f"{path} has more than {MOST_BYTES:,} bytes: it is not a config of score_sde_pytorch")
     try:
         settings = _of_json(path, content) if path.suffix == ".json" else Module.of(path).call("get_config")
     except (RecursionError, MemoryError) as problem:
         raise ConvertError(f"{path} is nested too deeply for a config of score_sde_pytorch") from problem
     if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
-        raise ConvertError(f"{path} is no config of score_sde_pytorch: it has no section `model`")
+        raise ConvertError(f"{path} is not a config of score_sde_pytorch: it has no section `model`")
     settings = copy.deepcopy(settings)
     for key, text in (given or {}).items():
         _give(settings, key, text)

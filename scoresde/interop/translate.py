@@ -163,14 +163,19 @@ def _model(facts: Facts, discrete: bool) -> dict[str, Any]:
     fourier = name == "ncsnpp" and facts["model.embedding_type"] == "fourier"
     chain = {"steps": steps} if discrete else {}
     if name in REFINENETS and sde != "vesde":
-        raise ConvertError(f"{facts.name}: model.name={name!r} with training.sde={sde!r} is not known: 'vesde' is")
+        raise ConvertError(
+            f"{facts.name}: model.name={name!r} with training.sde={sde!r} is not supported: allowed is 'vesde'"
+        )
     if sde != "vesde":
         if fourier or scaled:
             which = "model.embedding_type='fourier'" if fourier else "model.scale_by_sigma=True"
-            raise ConvertError(f"{facts.name}: {which} with training.sde={sde!r} has no counterpart here: 'vesde' has")
+            raise ConvertError(
+                f"{facts.name}: {which} with training.sde={sde!r} has no counterpart here: allowed is 'vesde'"
+            )
         if sde == "subvpsde" and discrete:
             raise ConvertError(
-                f"{facts.name}: training.continuous=False with 'subvpsde' is refused by the reference too"
+                f"{facts.name}: training.continuous=False with 'subvpsde' is not supported, and the "
+                f"reference does not support it either"
             )
         if discrete:
             label["scale"] = steps - 1.0
@@ -187,7 +192,7 @@ def _model(facts: Facts, discrete: bool) -> dict[str, Any]:
     elif scaled:
         raise ConvertError(
             f"{facts.name}: model.scale_by_sigma=True divides by the level of an index, and training.continuous=True gives "
-            "the network sigma: no such score is known here"
+            "the network sigma: this combination is not supported"
         )
     else:
         label = {"name": "SigmaLabel"}

@@ -47,10 +47,12 @@ _IDLE = ("sample_size", "out_channels", "num_train_timesteps")
 def network_of(config: Mapping[str, Any]) -> nn.Module:
     """The network of a config.json without weights: `UNet2D`, or a network of the package diffusers."""
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise ValueError(f"config.json is of a {config['_class_name']}: a UNet2DModel is wanted")
+        raise ValueError(f"config.json describes a {config['_class_name']}: give a UNet2DModel")
     channels, out = config.get("in_channels", 3), config.get("out_channels", 3)
     if out != channels:
-        raise ValueError(f"out_channels={out} for in_channels={channels}: networks that learn a variance are not known")
+        raise ValueError(
+            f"out_channels={out} for in_channels={channels}: networks that learn a variance are not supported"
+        )
     beyond = [f"{k}={config[k]!r}" for k, known in _KNOWN.items() if k in config and not known(config[k])]
     # an unknown key may change the function without changing the weights
     strange = {*config} - {*_DEFAULTS, *_KNOWN, *_IDLE}
@@ -144,7 +146,7 @@ class UNet2D(nn.Module):
         embedded = F.pad(torch.cat(waves, dim=1), (0, self.features % 2))
         embedded = self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](embedded)))
         if (self.class_embedding is None) != (class_labels is None):
-            raise ValueError("class_labels are given to a network that has classes, and to no other")
+            raise ValueError("class_labels are required if the network has classes, and not allowed otherwise")
         out: Tensor = embedded if self.class_embedding is None else embedded + self.class_embedding(class_labels)
         return out
 

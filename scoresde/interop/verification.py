@@ -53,8 +53,8 @@ def compare_outputs(model: ScoreModel, states: Mapping[str, Mapping[str, Tensor]
             off = _deviation(out, given[key])
             if not off <= TOLERANCE:
                 raise ConvertError(
-                    f"the network does not compute what its source does: {key} of {file} differs by {off:.2g} standard "
-                    f"deviations (allowed {TOLERANCE:g}); the config differs in what the weights do not show"
+                    f"the network differs from that of the source: {key} of {file} differs by {off:.2g} standard deviations "
+                    f"(allowed {TOLERANCE:g}); the config differs in a property that the weights do not determine"
                 )
             said.append(f"{key} to {off:.1e}")
     except (RuntimeError, ValueError, IndexError) as problem:
@@ -73,7 +73,7 @@ def _arrays(file: str | Path) -> dict[str, Tensor]:
         with np.load(file, allow_pickle=False) as content:
             found = {name: np.asarray(content[name]) for name in ("x", "labels", *_WEIGHTS) if name in content.files}
         if not {"x", "labels"} <= {*found} or not {*_WEIGHTS} & {*found}:
-            raise ValueError(f"it holds {sorted(content.files)}: x, labels, and out_raw or out_ema are wanted")
+            raise ValueError(f"it contains {sorted(content.files)}: it must contain x, labels, and out_raw or out_ema")
         tensors = {name: torch.from_numpy(np.asarray(array, np.float64)) for name, array in found.items()}
     except FileNotFoundError:
         raise
@@ -86,9 +86,11 @@ def _arrays(file: str | Path) -> dict[str, Tensor]:
         )
     for name, tensor in tensors.items():
         if name in _WEIGHTS and tensor.shape != x.shape:
-            raise ConvertError(f"{file} holds {name} {tuple(tensor.shape)} for x {tuple(x.shape)}: they must be alike")
+            raise ConvertError(
+                f"{file} holds {name} {tuple(tensor.shape)} for x {tuple(x.shape)}: the shapes must be equal"
+            )
         if not bool(torch.isfinite(tensor).all()):
-            raise ConvertError(f"{file} holds numbers in {name} that are not finite")
+            raise ConvertError(f"{name} of {file} contains numbers that are not finite")
     return tensors
 
 
@@ -105,7 +107,9 @@ def _returned(model: ScoreModel, x: Tensor, labels: Tensor) -> Tensor:
         ends = (math.log(process.sigma_max), math.log(process.sigma_min))
         sigma = torch.linspace(*ends, model.sde.steps, dtype=torch.float64).exp()[labels.long()]
     else:
-        raise ValueError("a network that is divided by the level of an index needs config.model.steps, their number")
+        raise ValueError(
+            "config.model.steps is required, because the output of the network is divided by the noise level of an index"
+        )
     return out.double() / expand(sigma, out)
 
 
@@ -128,8 +132,8 @@ def compare_scores(ours: ScoreModel, theirs: ScoreModel, shape: tuple[int, ...],
     off = _deviation(a, b)
     if not off <= _SAME:
         raise ConvertError(
-            f"the config's model differs from that of {where} by {off:.2g} standard deviations with the same weights: leave out "
-            "--config and the overrides of data, sde, network and model, which then are the source's"
+            f"the config's model differs from that of {where} by {off:.2g} standard deviations with the same weights: omit "
+            "--config and the overrides of data, sde, network and model, so that those of the source are used"
         )
 
 

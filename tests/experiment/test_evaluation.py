@@ -328,7 +328,7 @@ def test_anyones_samples(run, tmp_path):
     )
     np.save(tmp_path / "half.npy", np.full((4, 1, 8, 8), 0.5))
     assert "holds fractions" in run("--samples", tmp_path / "half.npy", code=2).stderr
-    assert "is no file, folder" in run("--samples", tmp_path / "none", code=2).stderr
+    assert "is not a file, a folder" in run("--samples", tmp_path / "none", code=2).stderr
 
 
 def test_images_drawn_anew_under_the_same_names_are_looked_at(run, tmp_path):

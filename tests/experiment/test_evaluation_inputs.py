@@ -20,7 +20,7 @@ def test_anyones_samples_need_no_trained_model(tmp_path):
 def test_a_path_that_looks_like_a_number_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = HereCommand(tmp_path / "new")("evaluate", "vp", "--samples", "2024", **FEW)
-    assert done.returncode == 2 and "'2024' is no file, folder" in done.stderr
+    assert done.returncode == 2 and "'2024' is not a file, a folder" in done.stderr
 
 
 def test_black_and_white_of_the_data_are_filled_in(tmp_path):

@@ -112,7 +112,7 @@ class TestTrainsAsItIs:
         monkeypatch.syspath_prepend(run.folder)
         assert run("inspect", "mymodule:Mine", "--output", "mine.py").code == 0
         assert train(run, "mine.py").data.event_shape == (3,)
-        assert "is no class" in run("inspect", "mymodule:function").err
+        assert "is not a class" in run("inspect", "mymodule:function").err
         assert "without arguments" in run("inspect", "fractions:Fraction").err
         assert "cannot be imported" in run("inspect", "mymodule:Nine").err
 
@@ -170,8 +170,8 @@ class TestRefusals:
     def test_what_is_not_data(self, run):
         (run.folder / "empty").mkdir()
         (run.folder / "notes.txt").write_text("mine")
-        for data, wanted in (("nowhere", "no file, folder or module:class"), ("empty", "holds no images"),
-                             ("notes.txt", "of no kind that is read"), ("nowhere:Mine", "cannot be imported")):  # fmt: skip
+        for data, wanted in (("nowhere", "not a file, a folder or module:class"), ("empty", "holds no images"),
+                             ("notes.txt", "is not of a supported kind"), ("nowhere:Mine", "cannot be imported")):  # fmt: skip
             done = run("inspect", data)
             assert done.code == 2 and wanted in done.err and "Traceback" not in done.err, (data, done.err)
         assert "arguments are required by inspect: DATA" in run("inspect").err
@@ -206,7 +206,7 @@ class TestRefusals:
 
     def test_several_arrays_need_a_name(self, run):
         np.savez(run.folder / "mine.npz", a=np.zeros((9, 2)), b=np.random.default_rng(0).normal(size=(9, 2)))
-        assert "it holds ['a', 'b']: name one" in run("inspect", "mine.npz").err
+        assert "it contains ['a', 'b']: select one" in run("inspect", "mine.npz").err
         assert run("inspect", "mine.npz:b").code == 0
 
 

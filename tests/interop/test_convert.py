@@ -251,11 +251,14 @@ def test_the_files_average_is_the_first_and_the_only_one(run, content):
     """ema_decays has priority over ema_decay. More averages than in the file raise an error."""
     file = saved(content, run.place)
     for flags, wanted in (
-        (("--config.training.ema_decays=(0.5,)",), ("with decay 0.999, the config with 0.5", "ema_decays='(0.999,)'")),
-        (("--config.training.ema_decays=(0.999, 0.9)",), ("holds one average", "ema (decay 0.999), ema1 (decay 0.9)")),
+        (
+            ("--config.training.ema_decays=(0.5,)",),
+            ("has decay 0.999, and the config has 0.5", "ema_decays='(0.999,)'"),
+        ),
+        (("--config.training.ema_decays=(0.999, 0.9)",), ("has one average", "ema (decay 0.999), ema1 (decay 0.9)")),
         (
             ("--config.training.posthoc_widths=(0.05,)",),
-            ("ema1 (width 0.05): the others cannot be made", "posthoc_widths='()'"),
+            ("ema1 (width 0.05): the others cannot be computed", "posthoc_widths='()'"),
         ),
     ):
         run.assert_refused(file, *wanted, flags=flags)
@@ -284,7 +287,7 @@ def test_a_hostile_file_is_refused_and_not_executed(run, content, form):
     else:
         torch.save(hostile, file, _use_new_zipfile_serialization=form == "zip")
     run.assert_refused(
-        file, "hostile.pth is torn or no checkpoint", *([] if form == "plain" else ["which was not executed"])
+        file, "hostile.pth is damaged, or not a checkpoint", *([] if form == "plain" else ["which was not executed"])
     )
     assert not mark.exists()
     # the trap works: what a careless reader would have done
@@ -315,7 +318,7 @@ def test_a_torn_file_is_refused(run, content, share):
     file = saved(content, run.place)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    run.assert_refused(file, "checkpoint.pth is torn or no checkpoint of score_sde_pytorch")
+    run.assert_refused(file, "checkpoint.pth is damaged, or not a checkpoint of score_sde_pytorch")
 
 
 def test_other_files_are_refused(run, content):
@@ -325,13 +328,13 @@ def test_other_files_are_refused(run, content):
         ("zip.pth", b"PK\x05\x06" + bytes(18)),
     ):
         (run.place / name).write_bytes(part)
-        run.assert_refused(run.place / name, f"{name} is torn or no checkpoint")
+        run.assert_refused(run.place / name, f"{name} is damaged, or not a checkpoint")
     run.assert_refused(run.place / "none.pth", "No such file")
     run.assert_refused(run.place, "Is a directory")
     run.assert_refused(
-        saved({"state_dict": {}}, run.place), "no checkpoint of score_sde_pytorch: KeyError('ema')", "['state_dict']"
+        saved({"state_dict": {}}, run.place), "not a checkpoint of score_sde_pytorch: KeyError('ema')", "['state_dict']"
     )
-    run.assert_refused(saved(torch.ones(3), run.place), "no checkpoint of score_sde_pytorch", "it holds Tensor")
+    run.assert_refused(saved(torch.ones(3), run.place), "not a checkpoint of score_sde_pytorch", "it holds Tensor")
 
 
 def changed(content, part, **values):
@@ -345,17 +348,17 @@ def test_what_does_not_fit_the_network_is_refused(run, content):
     state = content["optimizer"]["state"]
     cases = [
         (content | {"model": {n: w for n, w in model.items() if n != last}}, "missing ['all_modules"),
-        (changed(content, "model", **{"module.more": torch.ones(1)}), "left over ['more']"),
+        (changed(content, "model", **{"module.more": torch.ones(1)}), "unexpected ['more']"),
         (changed(content, "model", **{last: torch.ones(7)}), "has shape (7,)"),
         (changed(content, "model", **{first: model[first].double()}), "all_modules.0.W is torch.float64"),
-        (changed(content, "model", **{last: "text"}), "is str, where float32 is wanted"),
+        (changed(content, "model", **{last: "text"}), "is str: it must be float32"),
         (changed(content, "model", **{last: torch.full_like(model[last], torch.nan)}), "is not finite"),
         (changed(content, "ema", shadow_params=averages[1:]), "averaged tensors are given"),
         (changed(content, "ema", shadow_params=[*averages[1:], averages[0]]), "has shape"),
         (changed(content, "ema", decay=0.9999), "--config.training.ema_decay=0.9999"),
-        (changed(content, "ema", num_updates="many"), "no checkpoint of score_sde_pytorch"),
+        (changed(content, "ema", num_updates="many"), "not a checkpoint of score_sde_pytorch"),
         (content | {"step": -1}, "step=-1"),
-        (content | {"step": 10**9}, "no number of steps"),
+        (content | {"step": 10**9}, "is not a number of steps"),
         (content | {"step": 2.5}, "step=2.5"),
         (content | {"optimizer": {"state": state | {999: state[1]}}}, "moments of weights [999]"),
         (content | {"optimizer": {"state": state | {1: state[2]}}}, "has shape"),
@@ -364,7 +367,9 @@ def test_what_does_not_fit_the_network_is_refused(run, content):
     for case, why in cases:
         run.assert_refused(saved(case, run.place), why)
     run.assert_refused(
-        saved(content, run.place), "is not of the config's network", flags=["--config.network.channels=8"]
+        saved(content, run.place),
+        "does not have the weights of the config's network",
+        flags=["--config.network.channels=8"],
     )
     run.assert_refused(
         saved(content, run.place), "MLP has no counterpart in the reference", flags=["--config.network.name=MLP"]
@@ -382,7 +387,7 @@ def test_a_wrong_write_is_detected(run, content, monkeypatch):
 
     monkeypatch.setattr(EMA, "__init__", swapped)
     run.assert_refused(
-        saved(content, run.place), "the model weights that were written are not the file's: ['all_modules."
+        saved(content, run.place), "the written weights 'model' differ from those of the file: ['all_modules."
     )
 
 

@@ -121,10 +121,13 @@ def test_groups_that_disagree_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"activation": "relu"}, "activation ReLU(): SiLU"),
-        ({"rescale": False}, "rescale=False: True"),
-        ({"resampling": {"name": "Averaging"}}, "resampling Averaging(): FIR (1, 3, 3, 1)"),
-        ({"resampling": {"name": "FIR", "kernel": [1, 2, 1]}}, "resampling FIR(kernel=(1, 2, 1)): FIR (1, 3, 3, 1)"),
+        ({"activation": "relu"}, "activation ReLU(), in the reference SiLU"),
+        ({"rescale": False}, "rescale=False, in the reference True"),
+        ({"resampling": {"name": "Averaging"}}, "resampling Averaging(), in the reference FIR (1, 3, 3, 1)"),
+        (
+            {"resampling": {"name": "FIR", "kernel": [1, 2, 1]}},
+            "resampling FIR(kernel=(1, 2, 1)), in the reference FIR (1, 3, 3, 1)",
+        ),
         ({"groups": 1}, "a norm of 8 channels has 1 groups: 2 in"),
         ({"group_width": 2}, "a norm of 8 channels has 4 groups: 2 in"),
     ],
@@ -147,8 +150,11 @@ def test_the_config_of_a_converted_folder_converts_again(place):
     ("flags", "wanted"),
     [
         (["--config.model.label.scale=1.0"], "config.model.label TimeLabel(scale=1.0"),
-        (["--config.model.data_std=0.5"], "config.model.data_std=0.5: None"),
-        (["--config.model.prediction=data"], "config.model.prediction DataPrediction: NoisePrediction"),
+        (["--config.model.data_std=0.5"], "config.model.data_std=0.5, in the reference None"),
+        (
+            ["--config.model.prediction=data"],
+            "config.model.prediction DataPrediction, in the reference NoisePrediction",
+        ),
         (["--config.sde.name=CosineVPSDE"], "config.sde CosineVPSDE"),
         (["--config.data.low=0.0"], "data in (0.0, 1.0)"),
         (["--config.network.input_range=(0.0, 1.0)"], "which the network maps to (-3.0, 1.0)"),
@@ -164,7 +170,7 @@ def test_labels_and_inputs_must_be_those_of_the_reference(place, flags, wanted):
 def test_the_table_of_noise_levels_must_be_the_config_s(tmp_path):
     place = Place(tmp_path, VE)
     for key, value in (("model.sigma_max", 49.0), ("model.num_scales", 999), ("model.sigma_min", 0.02)):
-        place.assert_refused(f"--source.{key}={value}", wanted="it belongs to another config")
+        place.assert_refused(f"--source.{key}={value}", wanted="the file belongs to another config")
     ours = our_config(place)
     place.assert_refused("--config", ours, "--config.sde.sigma_max=378.0", source=False, wanted="another config")
 
@@ -180,7 +186,7 @@ def test_flags(place):
         wanted="requires --source-config",
     )
     place.assert_refused("--expected", place.folder / "none.npz", wanted="none.npz")
-    place.assert_refused("--source.model.nf=16", wanted="is not of the config's network")
+    place.assert_refused("--source.model.nf=16", wanted="does not have the weights of the config's network")
     place.source.unlink()
     place.assert_refused(wanted="theirs.json")
 
@@ -188,11 +194,11 @@ def test_flags(place):
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"x": None}, "x, labels, and out_raw or out_ema are wanted"),
-        ({"out_raw": None, "out_ema": None}, "x, labels, and out_raw or out_ema are wanted"),
-        ({"x": np.ones((2, 3, 7, 8), np.float32)}, "they must be alike"),
+        ({"x": None}, "it must contain x, labels, and out_raw or out_ema"),
+        ({"out_raw": None, "out_ema": None}, "it must contain x, labels, and out_raw or out_ema"),
+        ({"x": np.ones((2, 3, 7, 8), np.float32)}, "the shapes must be equal"),
         ({"labels": np.ones(3)}, "give (B, C, H, W) and (B,)"),
-        ({"out_raw": np.full((2, 3, 8, 8), np.nan)}, "numbers in out_raw that are not finite"),
+        ({"out_raw": np.full((2, 3, 8, 8), np.nan)}, "contains numbers that are not finite"),
         ({"x": np.array(["a"])}, "cannot be read as expected outputs"),
         ({"x": np.array([None])}, "cannot be read as expected outputs"),
         ({k: np.ones((2, 3, 7, 7)) for k in ("x", "out_raw", "out_ema")}, "does not suit the network"),
@@ -234,7 +240,7 @@ def test_bare_state_dicts(place):
     state = place.content["model"]
     for content in (state, {"state_dict": state}, {"model": state}, dict(list(state.items())[:2])):
         torch.save(content, place.file)
-        place.assert_refused(wanted="theirs.pth is no checkpoint of score_sde_pytorch: it is a bare state dict, ")
+        place.assert_refused(wanted="theirs.pth is not a checkpoint of score_sde_pytorch: it is a bare state dict, ")
         place.assert_refused(wanted="from_reference(network, tensors)")
     network = Experiment.from_config(load_config(our_config_of(place))).model.network
     network.load_state_dict(from_reference(network, state))

@@ -158,7 +158,7 @@ def test_a_tabulated_process_passes_the_self_check():
         ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348.0}, "beta_schedule=None is not known"),
         ({"beta_schedule": "linear", "num_train_timesteps": 1}, "num_train_timesteps=1"),
         ({"beta_schedule": "linear", "beta_end": 1.0}, r"betas from 0.0001 to 1: give two or more in \(0, 1\)"),
-        ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "which has no score then"),
+        ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "the last step contains no data"),
         ({"trained_betas": [0.1, math.nan]}, "betas holds non-finite values"),
     ],
 )
@@ -242,12 +242,12 @@ def test_classes_and_old_names(tmp_path):
         wanted = -network(x, torch.full((3,), 3.0), **classes) / float(model.sde.sigmas[3])
         assert torch.allclose(model(x, t, **classes), wanted, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(model(x, t, class_labels=torch.zeros(3, dtype=torch.int64)), wanted, atol=1e-3)
-    with pytest.raises(ValueError, match="class_labels are given to a network that has classes"):
+    with pytest.raises(ValueError, match="class_labels are required if the network has classes"):
         model(x, t)
 
 
 def test_what_is_missing_or_does_not_fit_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no diffusion_pytorch_model\.safetensors .*which hold nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no diffusion_pytorch_model\.safetensors .*which contain no files"):
         load(tmp_path)
     written(tmp_path)
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
@@ -261,7 +261,7 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path):
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(FileNotFoundError, match=r"'diffusion_pytorch_model\.bin', .* may execute code"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="is of a UNet2DConditionModel"):
+    with pytest.raises(ValueError, match="describes a UNet2DConditionModel"):
         network_of({"_class_name": "UNet2DConditionModel"})
     with pytest.raises(ValueError, match="learn a variance"):
         network_of({"in_channels": 3, "out_channels": 6})

@@ -205,7 +205,7 @@ def test_nothing_is_executed(tmp_path, monkeypatch, text):
         ("def get_config():\n  return 3\n", "has no section `model`"),
         ("def get_config():\n  a = 'x' * 9999\n  b = a + a + a\n  return {'model': {'a': b, 'c': 9 ** 9 ** 9}}\n", ""),
         ("\0", "mine.py"),
-        ("#" * 1_000_001, "it is no config"),
+        ("#" * 1_000_001, "it is not a config"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_configs(tmp_path, text, wanted):

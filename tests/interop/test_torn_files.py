@@ -82,7 +82,7 @@ def test_a_changed_bit_of_a_weight_is_named(place, tmp_path):
         changed = bytearray(content)
         changed[where + 2] ^= 1
         file.write_bytes(changed)
-        with pytest.raises(ConvertError, match=r"flipped.pth is torn.*Bad CRC-32 for file '\w+/data/\d+'"):
+        with pytest.raises(ConvertError, match=r"flipped.pth is damaged.*Bad CRC-32 for file '\w+/data/\d+'"):
             read_reference(file)
         assert name
 
@@ -109,7 +109,7 @@ def test_cut_off_checkpoints(place, tmp_path):
     file = tmp_path / "cut.pth"
     for content in cuts(place.file.read_bytes()):
         file.write_bytes(content)
-        with pytest.raises(ConvertError, match=r"cut\.pth is torn or no checkpoint"):
+        with pytest.raises(ConvertError, match=r"cut\.pth is damaged, or not a checkpoint"):
             read_reference(file)
 
 

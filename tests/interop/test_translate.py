@@ -174,7 +174,7 @@ def test_random_settings(first):
         ({"normalization": "InstanceNorm++"}, "allowed is 'GroupNorm'"),
         ({"embedding_type": "fourier"}, "model.embedding_type='fourier' with training.sde='vpsde' has no counterpart"),
         ({"scale_by_sigma": True}, "model.scale_by_sigma=True with training.sde='vpsde' has no counterpart"),
-        ({"sde": "subvpsde", "continuous": False}, "training.continuous=False with 'subvpsde' is refused by the reference"),
+        ({"sde": "subvpsde", "continuous": False}, "training.continuous=False with 'subvpsde' is not supported"),
         ({"sde": "vesde", "scale_by_sigma": True}, "divides by the level of an index"),
         ({"sde": "vesde", "continuous": False, "embedding_type": "fourier"}, "takes the logarithm of the index 0"),
         ({"sde": "cld"}, "training.sde='cld' has no counterpart here"),

@@ -256,7 +256,7 @@ def test_there_and_back():
 def test_what_does_not_fit_is_refused():
     _, _, network = tiny("ncsnpp_ve")
     theirs = to_reference(network)
-    with pytest.raises(ValueError, match=r"missing \['all_modules\.0\.W'\], left over \['more'\]"):
+    with pytest.raises(ValueError, match=r"missing \['all_modules\.0\.W'\], unexpected \['more'\]"):
         from_reference(network, {n: w for n, w in theirs.items() if n != "all_modules.0.W"} | {"more": torch.ones(1)})
     with pytest.raises(ValueError, match=r"all_modules\.8\.NIN_0\.W has shape"):
         from_reference(network, theirs | {"all_modules.8.NIN_0.W": torch.ones(3, 3)})
