@@ -34,10 +34,12 @@ SMALL = {
     "likelihood.solver": "{'name': 'ScipyODE', 'rtol': 0.05, 'atol': 0.05}",
 }
 
-TINY = {
+TINY_LEVELS = {
     "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
 }  # fmt: skip
-"""A very small network."""
+"""A very small network that predicts the probabilities of 17 levels, as configured."""
+TINY = {**TINY_LEVELS, "model": "{'prediction': 'noise'}"}
+"""A very small network that predicts noise, which takes less time."""
 
 
 class Command:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from scoresde.experiment import ConfigError, Experiment, Workdir, apply_overrides, load_config
 from scoresde.experiment.folder.checkpoint import list_checkpoints, read_checkpoint
 
-from .conftest import ROOT, TINY, called
+from .conftest import ROOT, TINY, TINY_LEVELS, called
 
 LONG = pytest.mark.long
 NO_STEPS = {"samplers__predictor-corrector__steps": None}
@@ -30,7 +30,7 @@ NO_STEPS = {"samplers__predictor-corrector__steps": None}
 @pytest.mark.parametrize("network", ["MLP", pytest.param("UNet", marks=LONG)])
 def test_the_whole_path(command, here, process, network):
     for verb, call in (("train", command), ("sample", here), ("likelihood", here), ("report", here)):
-        done = call(verb, process, **(TINY if network == "MLP" else {}))
+        done = call(verb, process, **(TINY_LEVELS if network == "MLP" else {}))
         assert done.returncode == 0, done.stderr
     run = command.workdir
     with open(run / "metrics.csv", newline="") as file:
