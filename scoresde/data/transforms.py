@@ -87,7 +87,7 @@ class Quantized:
             check_finite(name, raw.reshape(len(raw) if raw.ndim else 1, -1))
             if bool((odd := raw != raw.round()).any()):
                 raise ValueError(
-                    f"{name} holds fractions, such as {float(raw[odd][0]):g}, and {self!r} takes whole levels: use Affine, "
+                    f"{name} holds fractions, such as {float(raw[odd][0]):g}, and {self!r} needs whole numbers: use Affine, "
                     "or give the whole numbers, such as the bytes of an image"
                 )
         low, high = (int(value) for value in torch.aminmax(raw))

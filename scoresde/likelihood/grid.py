@@ -171,7 +171,7 @@ class FlowGrid:
             lists["centre"] = tuple(fields.pop("centre", ()))
             return cls(t_min=fields["t_min"], data_std=fields["data_std"], **lists)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
-            raise ValueError(f"text is not that of a FlowGrid: {problem}") from problem
+            raise ValueError(f"text does not describe a FlowGrid: {problem}") from problem
 
 
 def allocate(wanted: Tensor, mean: int) -> list[int]:

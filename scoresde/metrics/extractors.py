@@ -190,7 +190,9 @@ class TorchScript(Extractor):
             out: torch.jit.ScriptModule = torch.jit.load(content, map_location="cpu").eval()
             return out
         except RuntimeError as problem:
-            raise ValueError(f"{str(self.file)!r} is no TorchScript file: {str(problem).splitlines()[0]}") from problem
+            raise ValueError(
+                f"{str(self.file)!r} is not a TorchScript file: {str(problem).splitlines()[0]}"
+            ) from problem
 
     def features(self, raw: Tensor) -> Tensor:
         images = self._bytes(raw)

@@ -151,7 +151,7 @@ class Moments:
                 count = int(content["count"]) if "count" in content.files else None
             return cls(mean, covariance, count)
         except (*NO_ARRAY, KeyError, TypeError, AttributeError) as problem:
-            raise ValueError(f"{str(file)!r} holds no mu (d,) and sigma (d, d): {problem}") from problem
+            raise ValueError(f"{str(file)!r} does not contain mu (d,) and sigma (d, d): {problem}") from problem
 
 
 def _real(array: np.ndarray) -> np.ndarray:
@@ -213,5 +213,5 @@ class MomentAccumulator:
     def moments(self) -> Moments:
         """The moments so far. Raises ValueError if there are no features."""
         if not self.count:
-            raise ValueError("there are no features to take moments of: give at least one part")
+            raise ValueError("there are no features to compute moments of: give at least one part")
         return Moments(self.mean, self.squares / max(1, self.count - 1), self.count)

@@ -81,7 +81,7 @@ def test_what_a_file_may_not_be(scripted, tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.pt")
     (tmp_path / "text.pt").write_text("text")
     for name in ("weights.pt", "text.pt"):
-        with pytest.raises(ValueError, match="is no TorchScript file"):
+        with pytest.raises(ValueError, match="is not a TorchScript file"):
             TorchScript(str(tmp_path / name))(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
     for read in (lambda extractor: extractor.digest, lambda extractor: extractor.module):
         with pytest.raises(ValueError, match="another file"):
@@ -113,7 +113,7 @@ def test_no_python_of_a_file_is_run(scripted, tmp_path):
             for name in good.namelist():
                 replaced += name.endswith(f"/{part}")
                 bad.writestr(name, touch if name.endswith(f"/{part}") else good.read(name))
-        with pytest.raises(ValueError, match="is no TorchScript file"):
+        with pytest.raises(ValueError, match="is not a TorchScript file"):
             TorchScript(str(tmp_path / part))(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
     assert replaced == 2 and not (tmp_path / "made").exists()
     pickle.loads(touch)

@@ -65,9 +65,9 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     hostile = made("hostile.npz", mu=np.array([Touch(tmp_path / "made")], object), sigma=np.eye(1))
     (tmp_path / "text.npz").write_text("mu")
     bad = {
-        torn: "holds no mu", hostile: "holds no mu", tmp_path / "text.npz": "holds no mu", tmp_path: "holds no mu",
+        torn: "contain mu", hostile: "contain mu", tmp_path / "text.npz": "contain mu", tmp_path: "contain mu",
         made("complex.npz", mu=np.ones(1) * 1j, sigma=np.eye(1)): "complex128: give real numbers",
-        made("names.npz", mean=np.zeros(2)): "holds no mu", made("nan.npz", mu=np.array([np.nan]), sigma=np.eye(1)): "non-finite",
+        made("names.npz", mean=np.zeros(2)): "contain mu", made("nan.npz", mu=np.array([np.nan]), sigma=np.eye(1)): "non-finite",
         made("shape.npz", mu=np.zeros(2), sigma=np.eye(3)): r"\(d,\) and \(d, d\)",
         made("askew.npz", mu=np.zeros(2), sigma=np.array([[1.0, 0.5], [0.0, 1.0]])): "not symmetric",
     }  # fmt: skip

@@ -52,7 +52,7 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
     """
     good = [row for row in rows if not row.failed]
     if not good:
-        raise ValueError("there is no row that did not fail")
+        raise ValueError("all rows failed")
     _, event = np.unique([row.index for row in good], return_inverse=True)
     draws = np.bincount(event)
     n = len(draws)
