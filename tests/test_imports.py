@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LATER = ("scipy", "torchsde", "sklearn", "matplotlib", "ml_collections", "tqdm", "diffusers", "absl")
+LATER = ("scipy", "torchsde", "sklearn", "matplotlib", "ml_collections", "tqdm", "diffusers", "absl", "PIL")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from scoresde._validation import check_count
 from scoresde.data.arrays import names_in, read_array
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
 from scoresde.data.pixels import GREY
-from scoresde.data.stored import UNREADABLE, ImageFiles, Items, Stored
+from scoresde.data.stored import ImageFiles, Items, Stored, unreadable
 
 MOST_SIDE = 64
 """Default side to which larger images are shrunk, which one machine can train in days."""
@@ -146,7 +146,7 @@ def _images(folder: Path, side: int) -> Source:
                 grey = grey and image.mode in GREY
                 clear += image.has_transparency_data
             whole.append(file)
-        except UNREADABLE as problem:
+        except unreadable() as problem:
             problems.append(f"{file} cannot be read: {problem}")
     if not whole:
         raise ValueError(f"none of the {len(files)} images in {str(folder)!r} can be read: {'; '.join(problems[:3])}")

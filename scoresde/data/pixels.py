@@ -3,8 +3,8 @@
     colours or grey      8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
     more than 8 bits     grey images keep their values; colours raise an error, because Pillow keeps only 8 bits of them
     orientation          applied as the camera recorded it (EXIF)
-    transparency         an opaque alpha channel is dropped; otherwise an error, because colours of transparent pixels are
-    undefined several frames       an error; of a camera's multi-picture file (MPO) the main picture is used
+    transparency         an opaque alpha channel is dropped; otherwise an error, because the colors of clear pixels are undefined
+    several frames       an error; of a camera's multi-picture file (MPO) the main picture is used
 
 The depth is that of the file, not that of the decoded image.
 """
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 GREY = ("1", "L", "LA", "La")
 DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -58,6 +60,8 @@ def numbers(image: Image.Image) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image with its EXIF orientation applied."""
+    from PIL import ImageOps
+
     turned = ImageOps.exif_transpose(image)
     return image if turned is None else turned
 
@@ -82,5 +86,7 @@ def _tiles(image: Image.Image) -> list[Any]:
     name = getattr(image, "filename", "")
     if tiles or not name or not os.path.isfile(name):
         return tiles
+    from PIL import Image
+
     with Image.open(name) as again:
         return list(again.tile)

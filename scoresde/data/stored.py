@@ -7,24 +7,32 @@ Events are checked when they are read. Every error message names the file or the
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scoresde.data.pixels import eight_bits, numbers
 from scoresde.data.values import as_tensor
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ImportError, MemoryError, Image.DecompressionBombError)
-"""Exceptions of Pillow for a file that is not a complete image. ImportError: LAB without the library for colour profiles."""
+if TYPE_CHECKING:
+    from PIL import Image
+
 SPOT_CHECKS = 64
 """Number of events of a torch data set that its digest and its check for float32 read."""
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """Exceptions of Pillow for a file that is not a complete image. ImportError: LAB without the library for color profiles."""
+    from PIL.Image import DecompressionBombError
+
+    return (OSError, ValueError, SyntaxError, EOFError, ImportError, MemoryError, DecompressionBombError)
 
 
 class Stored(ABC):
@@ -100,11 +108,13 @@ class ImageFiles(Stored):
         return len(self.files)
 
     def read(self, index: int) -> Tensor:
+        from PIL import Image
+
         file = self.files[index]
         try:
             with Image.open(file) as image:
                 pixels = self._square(eight_bits(image))
-        except UNREADABLE as problem:
+        except unreadable() as problem:
             raise ValueError(f"{file} cannot be read as an image of {self.side} x {self.side}: {problem}") from problem
         return torch.from_numpy(pixels.reshape(self.side, self.side, -1).transpose(2, 0, 1).copy())
 
@@ -117,13 +127,15 @@ class ImageFiles(Stored):
         return hashlib.sha256("\n".join([str(self.shape), *lines]).encode()).hexdigest()[:16]
 
     def _square(self, image: Image.Image) -> np.ndarray:
+        from PIL.Image import Resampling
+
         width, height = image.size
         short = min(width, height)
         if short < self.side:
             raise ValueError(f"it has only {width} x {height} pixels, and images are not enlarged")
         left, top = (width - short) // 2, (height - short) // 2
         image = image.convert("RGB" if self.event_shape[0] == 3 else "L").crop((left, top, left + short, top + short))
-        return np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC))
+        return np.asarray(image.resize((self.side, self.side), Resampling.BICUBIC))
 
 
 class MapStyle(Protocol):
@@ -187,6 +199,12 @@ class Items(Stored):
         return found.hexdigest()[:16]
 
 
+def _is_image(item: Any) -> bool:
+    """Whether this is a PIL image. Without PIL in use, it is not."""
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(item, pil.Image)
+
+
 def event_of(name: str, item: Any) -> Tensor:
     """The event of an item of a torch data set. Raises ValueError, naming the item and what is allowed."""
     first = item[0] if isinstance(item, list | tuple) and item else None
@@ -197,10 +215,10 @@ def event_of(name: str, item: Any) -> Tensor:
             f"{name} is a dictionary with the keys {list(item)[:8]}: give a data set whose items are the events, e.g. by a "
             "class whose __getitem__ returns one of the keys"
         )
-    if isinstance(item, Image.Image):
+    if _is_image(item):
         try:
             return as_tensor(name, numbers(item))
-        except UNREADABLE as problem:
+        except unreadable() as problem:
             raise ValueError(f"{name} cannot be read as an image: {problem}") from problem
     try:
         return as_tensor(name, item).detach().cpu()
