@@ -70,7 +70,7 @@ class CIFAR10(LazySplits):
 
 
 class MNIST(LazySplits):
-    """MNIST, Fashion-MNIST, KMNIST and other data in their format: grey images (1, 28, 28) with 256 levels in idx files.
+    """MNIST, Fashion-MNIST, KMNIST and other data in their format: gray images (1, 28, 28) with 256 levels in idx files.
 
     Args:
         folder: A folder with one file ``*train-images*idx3-ubyte`` and one file ``*t10k-images*idx3-ubyte`` or ``*test-images*``,
@@ -125,7 +125,7 @@ class ImageFolder(LazySplits):
         low: Lower end of the range of x.
         high: Upper end of the range of x.
         flip: Mirror images at random in training.
-        channels: 3 for colours, 1 for grey.
+        channels: 3 for colors, 1 for gray.
         test: A folder of test images. If it is inside ``folder``, its images are not used for training. If empty,
             ``test_fraction`` of the images is held out at random.
         test_fraction: Fraction of the images that is held out if there is no ``test``.

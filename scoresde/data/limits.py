@@ -1,7 +1,7 @@
 """One pass through data that checks whether its values are allowed and whether float32 can represent them.
 
 Training and sampling compute in float32, which has 24 bits. If the offset of the data is large compared with its spread,
-rounding x loses information: for values of 1e8 with a standard deviation of 1, neighbouring numbers of float32 differ by 8.
+rounding x loses information: for values of 1e8 with a standard deviation of 1, neighboring numbers of float32 differ by 8.
 """
 
 from __future__ import annotations

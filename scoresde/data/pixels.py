@@ -1,7 +1,7 @@
 """Pixels of an image file or a PIL image, by the same rules for every source.
 
-    colours or grey      8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
-    more than 8 bits     grey images keep their values; colours raise an error, because Pillow keeps only 8 bits of them
+    colors or gray       8 bits a channel: palettes, CMYK, YCbCr, HSV and LAB become RGB; one bit becomes 0 and 255
+    more than 8 bits     gray images keep their values; colors raise an error, because Pillow keeps only 8 bits of them
     orientation          applied as the camera recorded it (EXIF)
     transparency         an opaque alpha channel is dropped; otherwise an error, because the colors of clear pixels are undefined
     several frames       an error; of a camera's multi-picture file (MPO) the main picture is used
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GREY = ("1", "L", "LA", "La")
 DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""Modes of grey images with more than 8 bits."""
+"""Modes of gray images with more than 8 bits."""
 _CUT = re.compile(r"(?<!BGR);16")
 """Raw modes with 16 bits per channel; BGR;16 has 16 bits per pixel."""
 
@@ -47,7 +47,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def numbers(image: Image.Image) -> np.ndarray:
-    """The image as an array (1 or 3, height, width) of bytes, or (1, height, width) with the values of a deep grey image.
+    """The image as an array (1 or 3, height, width) of bytes, or (1, height, width) with the values of a deep gray image.
 
     Raises ValueError as `eight_bits`.
     """

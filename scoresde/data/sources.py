@@ -127,7 +127,7 @@ def split(
 
 
 class Digits(Splits):
-    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels with 17 grey levels 0 .. 16.
+    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels with 17 gray levels 0 .. 16.
 
     Nothing is downloaded. Events have the shape (1, 8, 8).
 

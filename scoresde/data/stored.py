@@ -97,7 +97,7 @@ class ImageFiles(Stored):
         root: A folder.
         files: Paths in this folder.
         side: Side of the events.
-        channels: 3 for colours, 1 for grey.
+        channels: 3 for colors, 1 for gray.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], side: int, channels: int = 3) -> None:

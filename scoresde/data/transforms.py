@@ -99,7 +99,7 @@ class Quantized:
         return out
 
     def check_dtype(self, dtype: torch.dtype) -> None:
-        """Check that x of a dtype can distinguish neighbouring levels.
+        """Check that x of a dtype can distinguish neighboring levels.
 
         Args:
             dtype: A floating-point dtype.

@@ -1,4 +1,4 @@
-"""Grid nodes from a density: between any two neighbouring nodes lies the same part of the density's integral."""
+"""Grid nodes from a density: between any two neighboring nodes lies the same part of the density's integral."""
 
 from __future__ import annotations
 

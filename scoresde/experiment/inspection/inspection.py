@@ -135,13 +135,13 @@ def _notes(facts: Facts, levels: int) -> list[str]:
         )
     if len(shape) == 1 and shape[0] >= 16 and facts.smooth > 0.5:
         notes.append(
-            f"neighbouring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
+            f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
             f"shape (n, 1, {shape[0]}), "
             "so that the network is a convolutional one"
         )
     if len(shape) == 2 and shape[0] > 4:
         notes.append(
-            f"{shape} is read as a series of {shape[0]} channels; for grey images save a[:, None], (n, 1, height, width)"
+            f"{shape} is read as a series of {shape[0]} channels; for gray images save a[:, None], (n, 1, height, width)"
         )
     return notes
 

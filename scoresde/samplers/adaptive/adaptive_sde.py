@@ -43,7 +43,7 @@ class AdaptiveSDE(SolverSampler):
 
     Args:
         relative: Relative tolerance. The paper uses 0.01 to 0.05.
-        absolute: Absolute tolerance. The paper uses one grey level, 2 / 255 for data in [-1, 1].
+        absolute: Absolute tolerance. The paper uses one gray level, 2 / 255 for data in [-1, 1].
         first_step: Size of the first step.
         t_min: Last time, in (0, T). None takes the process's own ``t_min`` if it has one, else 1e-3.
         denoise: Return E[x_0 | x] at ``t_min`` instead of the state, with one more evaluation of the score.
