@@ -4,7 +4,7 @@
 
 The families of data have closed-form scores and divergences. Each is measured under VP, sub-VP and VE(.01, 50):
 
-    centred     the mixtures of benchmarks/problems.py in 2 and 16 dimensions, for which grids were made
+    centered     the mixtures of benchmarks/problems.py in 2 and 16 dimensions, for which grids were made
     shifted     N(10, .3^2) in 2 dimensions, and a mixture in 8 dimensions around 5
     thin        std 1e-3 in 15 of 20 directions, rotated and not; a mixture in 10 dimensions, thin in 6
     far         points four times as far from the mean as data is; modes at a distance of 20
@@ -34,7 +34,7 @@ from functools import cached_property, lru_cache
 import torch
 from likelihood import table
 from problems import PROCESSES, T_MIN, KnownTrace, PerturbedScore
-from problems import distribution as centred_distribution
+from problems import distribution as centered_distribution
 from torch import Tensor
 
 from scoresde import GaussianMixture, log_likelihood
@@ -43,7 +43,7 @@ from scoresde.noise import NoiseSource
 from scoresde.sde import ScalarSDE
 
 FAMILIES = {
-    "centred": ("gmm2", "gmm16"),
+    "centered": ("gmm2", "gmm16"),
     "shifted": ("at10", "around5"),
     "thin": ("thin20", "thin20turned", "thin10"),
     "far": ("far4", "apart20"),
@@ -63,7 +63,7 @@ def distribution(name: str) -> GaussianMixture:
     """The distribution of the data."""
     f64 = torch.float64
     if name.startswith("gmm"):
-        return centred_distribution(name)
+        return centered_distribution(name)
     if name == "at10":
         return GaussianMixture(torch.full((1, 2), 10.0, dtype=f64), 0.3)
     if name == "around5":

@@ -1,4 +1,4 @@
-"""Memory and time of large sets of samples, and what a restart costs: random colour images of 32 pixels, a tiny network.
+"""Memory and time of large sets of samples, and what a restart costs: random color images of 32 pixels, a tiny network.
 
     python benchmarks/sample_shards.py [COUNT ...]
 

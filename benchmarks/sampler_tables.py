@@ -214,11 +214,11 @@ def picture(file: Path) -> None:
         mine = [r for r in rows if r["problem"] == problem and "error" in r]
         for peer in PEERS:
             at = [min(r["error"] for r in mine if r.get("peer") == peer.name and r["calls"] == c) for c in CALLS]
-            colour = "#7a9cc6" if peer.name.startswith("diffusers") else "#c6a27a"
-            axes.loglog(CALLS, at, color=colour, lw=0.9, alpha=0.8)
-        for name, colour in (("UniPC", "#8c1c13"), ("fit", "#e4572e")):
+            color = "#7a9cc6" if peer.name.startswith("diffusers") else "#c6a27a"
+            axes.loglog(CALLS, at, color=color, lw=0.9, alpha=0.8)
+        for name, color in (("UniPC", "#8c1c13"), ("fit", "#e4572e")):
             own = {r["calls"]: r["error"] for r in mine if r.get("ours") == name and r.get("grid") != "log s"}
-            axes.loglog(list(own), list(own.values()), color=colour, lw=2.0, marker="o", ms=3)
+            axes.loglog(list(own), list(own.values()), color=color, lw=2.0, marker="o", ms=3)
         axes.set_title(
             f"{titles[problem.split('~')[0].split()[0]]}\n{_kind(problem)}",
             fontsize=9,

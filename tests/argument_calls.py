@@ -112,7 +112,7 @@ ALLOWED = (
     Allowed("likelihood.bits.*", "log_prob standard_error", "scalar tensor", "of a mean"),
     Allowed("likelihood.dequantization.importance_weighted_bound", "levels", "whole tensor", "levels are whole numbers"),
     Allowed("likelihood.grid.FlowGrid", "spread", "list, empty tuple", "not known"),
-    Allowed("likelihood.grid.*", "centre", "list, empty tuple, negative tuple", "any numbers; none for zero"),
+    Allowed("likelihood.grid.*", "center", "list, empty tuple, negative tuple", "any numbers; none for zero"),
     Allowed("metrics.*", "x y samples data train test", "whole tensor", "whole numbers are numbers"),
     Allowed("metrics.extractors.TorchScript", "options", "dict", "any options"),
     Allowed("metrics.extractors.TorchScript", "sha256", "empty word", "any file"),

@@ -175,7 +175,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "noise_distributions.base.NoiseSum": {"noise": Gaussian(), "b": torch.tensor([0.1, 0.2])},
     "noise_distributions.base.chain_weights": {"t": 3},
-    "noise_distributions.gamma.CentredGamma": {"k": 2.0, "theta": 0.5},
+    "noise_distributions.gamma.CenteredGamma": {"k": 2.0, "theta": 0.5},
     "noise_distributions.generalized.GeneralizedNormal": {"beta": 1.5},
     "noise_distributions.generalized.overlapping_scales": {"beta": 1.5, "largest": 10.0, "smallest": 0.1},
     "noise_distributions.mixture.MixtureSum": {

@@ -10,7 +10,7 @@ from scipy import stats
 
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import (
-    CentredGamma,
+    CenteredGamma,
     NormalMixture,
 )
 
@@ -27,7 +27,7 @@ HEAVY = NormalMixture.standardized([0.9, 0.1], [0.0, 0.0], [0.5, 2.8])
 
 
 def gamma(k, theta):
-    return CentredGamma(k, theta), stats.gamma(k, loc=-k * theta, scale=theta)
+    return CenteredGamma(k, theta), stats.gamma(k, loc=-k * theta, scale=theta)
 
 
 class Mixed:

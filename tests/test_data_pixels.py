@@ -18,11 +18,11 @@ from scoresde.data.stored import ImageFiles, Items
 SHAPE = (8, 6)
 
 
-def grey(seed=0):
+def gray(seed=0):
     return np.random.RandomState(seed).randint(0, 256, SHAPE).astype(np.uint8)
 
 
-def colours(seed=0):
+def colors(seed=0):
     return np.random.RandomState(seed).randint(0, 256, (*SHAPE, 3)).astype(np.uint8)
 
 
@@ -92,7 +92,7 @@ def test_sixteen_bits_in_a_tiff(tmp_path):
         assert isinstance(said, str) and "more than 8 bits per channel" in said
 
 
-def test_deep_grey_keeps_its_numbers_or_is_refused(tmp_path):
+def test_deep_gray_keeps_its_numbers_or_is_refused(tmp_path):
     """A folder has 256 levels, a torch data set as many as it says."""
     values = np.random.RandomState(0).randint(0, 65536, SHAPE).astype(np.uint16)
     folder, items, again = both(tmp_path, lambda file: Image.fromarray(values).save(file))
@@ -108,7 +108,7 @@ def test_deep_grey_keeps_its_numbers_or_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_palettes_are_colours(tmp_path, depth):
+def test_palettes_are_colors(tmp_path, depth):
     folder, items, again = both(tmp_path, lambda file: file.write_bytes(png(3, 1, depth) if depth < 8 else palette()))
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
@@ -119,47 +119,47 @@ def test_palettes_are_colours(tmp_path, depth):
 
 def palette():
     file = io.BytesIO()
-    Image.fromarray(colours()).quantize(16).save(file, "PNG")
+    Image.fromarray(colors()).quantize(16).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"]
 )
-def test_every_mode_is_grey_or_colour(mode):
-    """In memory: one channel for kinds of grey, three for others, with the values of Pillow's own conversion."""
-    source = Image.fromarray(colours() if mode not in ("1", "L", "LA", "La") else grey())
+def test_every_mode_is_gray_or_color(mode):
+    """In memory: one channel for kinds of gray, three for others, with the values of Pillow's own conversion."""
+    source = Image.fromarray(colors() if mode not in ("1", "L", "LA", "La") else gray())
     if mode == "LAB":
-        image = Image.frombytes("LAB", SHAPE[::-1], colours().tobytes())
+        image = Image.frombytes("LAB", SHAPE[::-1], colors().tobytes())
     elif mode in ("La", "RGBa"):
         image = source.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
     elif mode == "PA":
-        image = Image.fromarray(colours()).quantize(16).convert("PA")
+        image = Image.fromarray(colors()).quantize(16).convert("PA")
     else:
         image = source.convert(mode)
     assert image.mode == mode
     event = Items([image]).read(0)
     assert event.dtype == torch.uint8 and event.shape == (1 if mode in ("1", "L", "LA", "La") else 3, *SHAPE)
     if mode in ("L", "LA", "La"):
-        assert np.array_equal(event[0].numpy(), grey())
+        assert np.array_equal(event[0].numpy(), gray())
     elif mode == "1":
         assert set(event.unique().tolist()) == {0, 255}
     elif mode in ("RGB", "RGBA", "RGBX", "RGBa"):
-        assert np.array_equal(event.permute(1, 2, 0).numpy(), colours())
+        assert np.array_equal(event.permute(1, 2, 0).numpy(), colors())
     else:
         assert np.array_equal(event.permute(1, 2, 0).numpy(), np.array(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
 def test_a_folder_and_a_torch_data_set_agree(tmp_path, mode):
-    source = Image.fromarray(grey() if mode in ("1", "L") else colours()).convert(mode)
+    source = Image.fromarray(gray() if mode in ("1", "L") else colors()).convert(mode)
     folder, items, again = both(tmp_path, source.save, channels=1 if mode in ("1", "L") else 3)
     assert torch.equal(folder, square(items)) and torch.equal(items, again)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpegs_of_every_mode(tmp_path, mode):
-    source = Image.fromarray(colours()).convert(mode)
+    source = Image.fromarray(colors()).convert(mode)
     folder, items, _ = both(tmp_path, source.save, name="a.jpg", channels=1 if mode == "L" else 3)
     assert torch.equal(folder, square(items)) and items.shape[0] == (1 if mode == "L" else 3)
     assert np.array_equal(items.permute(1, 2, 0).squeeze(-1).numpy(), np.array(Image.open(tmp_path / "a.jpg").convert(
@@ -169,7 +169,7 @@ def test_jpegs_of_every_mode(tmp_path, mode):
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_images_are_upright(tmp_path, turn):
     """The orientation of EXIF, in a folder and in a torch data set, also of what the data set converted itself."""
-    pixels = colours()
+    pixels = colors()
     exif = Image.Exif()
     exif[274] = turn
     folder, items, again = both(tmp_path, lambda file: Image.fromarray(pixels).save(file, exif=exif))
@@ -183,10 +183,10 @@ def test_images_are_upright(tmp_path, turn):
 
 
 def seen_through(mode):
-    image = Image.fromarray(colours()).convert("RGBA")
-    image.putalpha(Image.fromarray(grey()))
+    image = Image.fromarray(colors()).convert("RGBA")
+    image.putalpha(Image.fromarray(gray()))
     if mode == "P":
-        made = Image.fromarray(colours()).quantize(16)
+        made = Image.fromarray(colors()).quantize(16)
         made.info["transparency"] = 3
         return made
     return image.convert(mode)
@@ -204,7 +204,7 @@ def test_transparent_pixels_are_refused_and_opaque_ones_are_not(tmp_path, mode):
         assert torch.equal(folder, square(items)) and items.shape[0] == (1 if mode == "LA" else 3)
 
 
-def test_a_transparent_colour_is_refused(tmp_path):
+def test_a_transparent_color_is_refused(tmp_path):
     """tRNS of a PNG without an alpha channel."""
     image = Image.new("RGB", SHAPE[::-1], (1, 2, 3))
     for said in both(tmp_path, lambda file: image.save(file, transparency=(1, 2, 3))):
@@ -215,20 +215,20 @@ def test_a_transparent_colour_is_refused(tmp_path):
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF", "WEBP"])
 def test_several_frames_are_refused(tmp_path, form):
-    frames = [Image.fromarray(colours(k)) for k in range(3)]
+    frames = [Image.fromarray(colors(k)) for k in range(3)]
     for said in both(tmp_path, lambda file: frames[0].save(file, form, save_all=True, append_images=frames[1:])):
         assert isinstance(said, str) and "it has 3 frames: save each" in said
 
 
 def test_the_main_picture_of_a_camera(tmp_path):
-    frames = [Image.fromarray(colours(k)) for k in range(2)]
+    frames = [Image.fromarray(colors(k)) for k in range(2)]
     save = functools.partial(frames[0].save, format="MPO", save_all=True, append_images=frames[1:])
     folder, items, _ = both(tmp_path, save, name="a.jpg")
     assert items.shape == (3, *SHAPE) and torch.equal(folder, square(items))
 
 
 def test_broken_images_of_a_torch_data_set_are_named(tmp_path):
-    Image.fromarray(colours()).save(tmp_path / "a.png")
+    Image.fromarray(colors()).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="item 1 cannot be read as an image: "):
@@ -238,4 +238,4 @@ def test_broken_images_of_a_torch_data_set_are_named(tmp_path):
 
 
 def frame():
-    return Image.fromarray(colours())
+    return Image.fromarray(colors())

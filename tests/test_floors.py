@@ -32,7 +32,7 @@ FLOORS = [
 # rooms of one floor that may not know each other; the others may
 STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics"}
 # the transform of quantized data and the keyed noise lie at the bottom of their floor
-NEIGHBOURS = {
+NEIGHBORS = {
     ("solvers", "noise"),
     ("data", "noise"),
     ("noise_distributions", "noise"),
@@ -99,7 +99,7 @@ def upward(source, room):
         if other == room:
             continue
         here, there = floor_of(room), floor_of(other)
-        if there is None or there > here or (there == here and ((room, other) not in NEIGHBOURS or other in STRANGERS)):
+        if there is None or there > here or (there == here and ((room, other) not in NEIGHBORS or other in STRANGERS)):
             yield other
 
 

@@ -130,11 +130,11 @@ FIVE = Quantized(5, -1.0, 1.0)
 def log_density(x, alpha, sigma):
     """ln p_t(x) of one coordinate: the density of the data, flat in each box, against the kernel, by mpmath's quadrature."""
     x, alpha, sigma = map(mp.mpf, (x, alpha, sigma))
-    centre, s = x / alpha, sigma / alpha
+    center, s = x / alpha, sigma / alpha
     total, edges = mp.mpf(0), [mp.mpf(-1) + mp.mpf(2) * k / 5 for k in range(6)]
     for k in range(5):
         left, right = edges[k], edges[k + 1]
-        cuts = [centre + j * s for j in (-30, -12, -5, -2, 0, 2, 5, 12, 30)]
+        cuts = [center + j * s for j in (-30, -12, -5, -2, 0, 2, 5, 12, 30)]
         cuts = [left, *[c for c in cuts if left < c < right], right]
         mass = mp.quad(lambda u: mp.exp(-(((x - alpha * u) / sigma) ** 2) / 2), cuts)
         total += mp.mpf(float(PROBABILITIES[k])) * mass * mp.mpf(5) / 2

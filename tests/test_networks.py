@@ -157,11 +157,11 @@ def test_the_unet_depends_on_the_position_of_a_pixel():
 
 def test_radial_embedding_by_its_formula():
     embedding = RadialEmbedding(5, -2.0, 2.0)
-    assert embedding.centres.tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert embedding.centers.tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0]
     found = embedding(torch.tensor([0.5, -2.0]))
     wanted = [[math.exp(-0.5 * (label - c) ** 2) for c in range(-2, 3)] for label in (0.5, -2.0)]
     assert torch.allclose(found, torch.tensor(wanted), rtol=1e-6)
-    assert "centres" in embedding.state_dict() and not list(embedding.parameters())
+    assert "centers" in embedding.state_dict() and not list(embedding.parameters())
 
 
 @pytest.mark.parametrize("bad", [-100.0, 15.0, 999.0, math.nan, math.inf])

@@ -277,7 +277,7 @@ def test_integers():
     assert stats.chisquare(torch.bincount(k.flatten().clamp(min=1), minlength=1000).numpy()).pvalue < FALSE_ALARM
 
 
-NEIGHBOURS = {
+NEIGHBORS = {
     "index": lambda: (NoiseSource.of(1, 1000), {}, NoiseSource.of(1, 1000, first=1), {}),
     "step": lambda: (NoiseSource.of(1, 1000), {"step": 6}, NoiseSource.of(1, 1000), {"step": 7}),
     "purpose": lambda: (NoiseSource.of(1, 1000), {"purpose": "a"}, NoiseSource.of(1, 1000), {"purpose": "b"}),
@@ -286,9 +286,9 @@ NEIGHBOURS = {
 }
 
 
-@pytest.mark.parametrize("neighbour", NEIGHBOURS)
-def test_neighbours_are_uncorrelated(neighbour):
-    one, how_one, other, how_other = NEIGHBOURS[neighbour]()
+@pytest.mark.parametrize("neighbor", NEIGHBORS)
+def test_neighbors_are_uncorrelated(neighbor):
+    one, how_one, other, how_other = NEIGHBORS[neighbor]()
     a, b = draw(one, "normal", (100,), **how_one), draw(other, "normal", (100,), **how_other)
     for f in (lambda z: z, lambda z: z**2, torch.sign):
         assert correlation(f(a), f(b)) > FALSE_ALARM
@@ -296,7 +296,7 @@ def test_neighbours_are_uncorrelated(neighbour):
 
 
 def test_coordinates_are_uncorrelated():
-    """Neighbours in an event, including Box-Muller pairs: values and squares."""
+    """Neighbors in an event, including Box-Muller pairs: values and squares."""
     z = draw(NoiseSource.of(1, 1000), "normal", (200,))
     for a, b in ((z[:, 0::2], z[:, 1::2]), (z[:, 1:-1:2], z[:, 2::2]), (z[:, :-4], z[:, 4:])):
         for f in (lambda v: v, lambda v: v**2):
@@ -355,13 +355,13 @@ def test_a_uniform_and_a_normal_draw_by_one_evaluation(shape):
 
 
 def test_a_subclass_with_its_own_noise_is_used():
-    class Coloured(NoiseSource):
+    class Colored(NoiseSource):
         def normal(self, event_shape, *, step, purpose, dtype):
             return torch.full((len(self.indices), *event_shape), 2.0, dtype=dtype)
 
-    source = Coloured.of(0, 2)
+    source = Colored.of(0, 2)
     _, z = source.uniform_and_normal((3,), step=0, purposes=("time", "perturb"), dtypes=(torch.float32,) * 2)
-    assert isinstance(source, Coloured) and torch.equal(z, torch.full((2, 3), 2.0))
+    assert isinstance(source, Colored) and torch.equal(z, torch.full((2, 3), 2.0))
 
 
 @pytest.mark.parametrize("ahead", [1, 4, 2**14])

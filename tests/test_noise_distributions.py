@@ -19,7 +19,7 @@ from scipy import special, stats
 import scoresde.noise
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import (
-    CentredGamma,
+    CenteredGamma,
     DensityNoise,
     Gaussian,
     GeneralizedNormal,
@@ -73,7 +73,7 @@ def nodes(noise):
     """Points and weights of the trapezoidal rule in y for n = edge + e^y, or n = -e^y and e^y."""
     y = torch.linspace(-100.0, 7.0, 60001, dtype=F64)
     width = y.exp() * (y[1] - y[0])
-    if isinstance(noise, CentredGamma):
+    if isinstance(noise, CenteredGamma):
         return y.exp() - noise.k * noise.theta, width
     return torch.cat((-y.exp(), y.exp())), torch.cat((width, width))
 
@@ -115,7 +115,7 @@ def test_the_density_agrees_with_scipy_and_the_score_is_its_derivative(name):
 @pytest.mark.parametrize("k", [1e-3, 0.5, 19.0, 21.0, 1e3, 5e8, 1e12])
 def test_a_gamma_density_agrees_with_mpmath_for_every_shape(k):
     """Large terms cancel for large k: the naive formula in float64 has an error of 1e-6 for k = 5e8."""
-    noise = CentredGamma.standard(k)
+    noise = CenteredGamma.standard(k)
     with mp.workdps(60):
         theta = mp.mpf(noise.theta)
         for n in (-0.99 * min(1.0, k**0.5), -0.01 * min(1.0, k**0.5), 0.3, 2.5):
@@ -169,7 +169,7 @@ def test_the_generalized_score_at_0_is_0(beta):
 
 @pytest.mark.parametrize(("k", "at_edge"), [(0.5, math.inf), (1.0, -math.log(2.0)), (3.0, -math.inf)])
 def test_outside_the_support(k, at_edge):
-    noise = CentredGamma(k, 2.0)
+    noise = CenteredGamma(k, 2.0)
     z = torch.tensor([-2 * k - 0.1, -2 * k, math.nan, 0.3], dtype=F64)
     log_prob = noise.log_prob(z)
     assert log_prob[0] == -math.inf and log_prob[2].isnan() and log_prob[3].isfinite()
@@ -183,7 +183,7 @@ def test_outside_the_support(k, at_edge):
 @pytest.mark.parametrize("k", [1e-3, 0.3, 1.0, 40.0])
 def test_a_gamma_draw_lies_inside_the_support_of_its_dtype(k, dtype):
     """With rounding to nearest, half of the samples at the edge in float32 would be outside of the support."""
-    noise = CentredGamma(torch.linspace(k, 1.1 * k, 100), 0.7)
+    noise = CenteredGamma(torch.linspace(k, 1.1 * k, 100), 0.7)
     z = draw(noise, 100, (300,), dtype=dtype)
     assert z.dtype == dtype
     wide = z.double()
@@ -275,14 +275,14 @@ def test_generalized_draws_at_every_power(beta):
 @pytest.mark.parametrize("k", some_long([3.0, 25.0], [25.0]))
 def test_a_gamma_distribution_is_distinguished_from_similar_ones(k):
     """Planted: the Gaussian of the same moments, the reflected distribution, a shape 10 % off at the same variance."""
-    noise = CentredGamma.standard(k)
+    noise = CenteredGamma.standard(k)
     reference = gamma(k, k**-0.5)[1]
     assert float(noise.variance) == pytest.approx(1)
     assert ks(draw(noise), reference) > FALSE_ALARM
     assert ks(draw(Gaussian()), reference) < FALSE_ALARM
     assert ks(-draw(noise), reference) < FALSE_ALARM
     if k < 10:
-        assert ks(draw(CentredGamma.standard(1.3 * k)), reference) < FALSE_ALARM
+        assert ks(draw(CenteredGamma.standard(1.3 * k)), reference) < FALSE_ALARM
 
 
 def test_the_gaussian_is_distinguished_from_the_mixtures():
@@ -293,7 +293,7 @@ def test_the_gaussian_is_distinguished_from_the_mixtures():
 SUMS = {
     "gaussian": Gaussian(),
     "laplace": GeneralizedNormal(1.0),
-    "gamma": CentredGamma.standard(0.8),
+    "gamma": CenteredGamma.standard(0.8),
     "mixture": SKEWED,
     "drawn sum": NoiseSum(SKEWED, torch.tensor([0.3, 0.4])),
     "sum of components": MixtureSum(SKEWED, torch.tensor([0.3, 0.4])),
@@ -362,7 +362,7 @@ def test_the_extreme_words_stay_finite(monkeypatch, name, word):
 
 @pytest.mark.parametrize(
     "make",
-    [Gaussian, lambda p: GeneralizedNormal(1.3, p), lambda p: CentredGamma(p, 0.5), lambda p: CentredGamma(2.0, p)],
+    [Gaussian, lambda p: GeneralizedNormal(1.3, p), lambda p: CenteredGamma(p, 0.5), lambda p: CenteredGamma(2.0, p)],
 )
 def test_a_parameter_per_sample(make):
     """Row i of a batch is the sample of the distribution with parameter i."""

@@ -13,7 +13,7 @@ from scipy import stats
 
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import (
-    CentredGamma,
+    CenteredGamma,
     GammaSchedule,
     Gaussian,
     GeneralizedNormal,
@@ -70,9 +70,9 @@ def test_gaussian_steps_sum_to_a_gaussian():
 
 
 def test_gamma_steps_of_one_weight_sum_to_a_gamma():
-    step = CentredGamma(0.6, 1.2)
+    step = CenteredGamma(0.6, 1.2)
     noise = step.sum_of_steps(torch.full((5,), 0.5))
-    assert isinstance(noise, CentredGamma)
+    assert isinstance(noise, CenteredGamma)
     reference = gamma(3.0, 0.6)[1]
     assert (float(noise.k), float(noise.theta)) == pytest.approx((3.0, 0.6))
     drawn = draw(NoiseSum(step, torch.full((5,), 0.5)))
@@ -106,10 +106,10 @@ def test_mixture_steps_sum_to_the_mixture_of_all_their_components():
     assert ks(draw(one) / scale, Mixed(expanded)) < FALSE_ALARM
 
 
-@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma.standard(0.8), SKEWED])
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CenteredGamma.standard(0.8), SKEWED])
 def test_a_sum_per_sample(noise):
     """The sum of a row does not depend on the other rows."""
-    gamma_steps = isinstance(noise, CentredGamma)
+    gamma_steps = isinstance(noise, CenteredGamma)
     rows = torch.tensor([[0.3, 0.3, 0.3] if gamma_steps else [0.3, 0.4, 0.5], [0.2, 0.0, 0.0]])
     together = noise.sum_of_steps(rows)
     z = draw(together, 2, (4,))
@@ -150,7 +150,7 @@ def test_the_gamma_schedule_is_that_of_the_paper(theta_0):
     torch.testing.assert_close(schedule.step(t).variance, BETAS[t - 1], rtol=1e-13, atol=0)
     torch.testing.assert_close(schedule.total(t).variance, 1 - abar[t - 1], rtol=1e-13, atol=0)
     assert float(schedule.total(40).k) == float(schedule.k_bar[39])
-    assert float(CentredGamma.standard(schedule.total(40).k).variance) == pytest.approx(1)
+    assert float(CenteredGamma.standard(schedule.total(40).k).variance) == pytest.approx(1)
 
 
 @pytest.mark.long
@@ -170,7 +170,7 @@ def test_a_gamma_chain_of_100_steps_agrees_with_its_closed_form():
     assert float(x.var()) == pytest.approx(1 - abar, rel=0.01)
     # planted: the Gaussian; the shape of the last step alone at the right variance
     assert ks(draw(Gaussian(), 1000, (100,)), reference) < FALSE_ALARM
-    assert ks(draw(CentredGamma.standard(schedule.k[-1]), 1000, (100,)), reference) < FALSE_ALARM
+    assert ks(draw(CenteredGamma.standard(schedule.k[-1]), 1000, (100,)), reference) < FALSE_ALARM
 
 
 def test_a_mixture_chain_agrees_with_its_direct_draw():
@@ -232,7 +232,7 @@ def test_the_mean_target_is_the_score_of_the_noised_distribution():
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("event", [(1,), (4, 16), (3, 32, 32)])
 @pytest.mark.parametrize("overlap", [0.1336, 0.5, 0.9])
-def test_lengths_at_neighbouring_levels_overlap(overlap, event, beta):
+def test_lengths_at_neighboring_levels_overlap(overlap, event, beta):
     """By quadrature of the smaller of scipy's two densities; with one level less the overlap is too small."""
     scales = overlapping_scales(beta, 10.0, 0.01, event, overlap)
     assert float(scales[0]) == 10.0 and float(scales[-1]) == pytest.approx(0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoresde.noise_distributions import (
-    CentredGamma,
+    CenteredGamma,
     GammaSchedule,
     Gaussian,
     GeneralizedNormal,
@@ -32,11 +32,11 @@ def test_bad_levels(bad):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "1", None, True, torch.zeros(2), torch.ones(2, 2)])
 def test_bad_scales(value):
-    for name, make in (("std", Gaussian), ("std", lambda v: GeneralizedNormal(1.0, v)), ("k", CentredGamma.standard)):
+    for name, make in (("std", Gaussian), ("std", lambda v: GeneralizedNormal(1.0, v)), ("k", CenteredGamma.standard)):
         with pytest.raises(ValueError, match=f"{name}="):
             make(value)
     with pytest.raises(ValueError, match="theta="):
-        CentredGamma(1.0, value)
+        CenteredGamma(1.0, value)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, 0.01, 101.0, math.nan, "2", None, torch.tensor(2.0)])
@@ -76,7 +76,7 @@ def test_mixtures_store_python_numbers():
     "b", [[1.0], 1.0, torch.tensor(1.0), torch.ones(0), torch.ones(1, 1, 1), torch.tensor([1.0, -1.0]), torch.zeros(2),
           torch.tensor([math.nan]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])],
 )  # fmt: skip
-@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CenteredGamma(1.0, 1.0), HEAVY])
 def test_bad_weights(noise, b):
     with pytest.raises(ValueError, match=r"^b"):
         noise.sum_of_steps(b)
@@ -103,7 +103,7 @@ def test_bad_betas(betas):
         GammaSchedule(BETAS, 0.0)
 
 
-@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CentredGamma(1.0, 1.0), HEAVY])
+@pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CenteredGamma(1.0, 1.0), HEAVY])
 def test_bad_events(noise):
     for evaluate in (noise.log_prob, noise.score):
         with pytest.raises(TypeError, match="z has dtype"):
@@ -113,7 +113,7 @@ def test_bad_events(noise):
 
 
 def test_a_parameter_for_another_batch_is_refused():
-    for noise in (Gaussian(torch.ones(3)), GeneralizedNormal(1.0, torch.ones(3)), CentredGamma(torch.ones(3), 1.0)):
+    for noise in (Gaussian(torch.ones(3)), GeneralizedNormal(1.0, torch.ones(3)), CenteredGamma(torch.ones(3), 1.0)):
         for use in (lambda noise: draw(noise, 4, (2,)), lambda noise: noise.log_prob(torch.ones(4, 2))):
             with pytest.raises(ValueError, match=r"\(3,\): give shape \(\) or \(4,\)"):
                 use(noise)

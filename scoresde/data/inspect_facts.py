@@ -44,7 +44,7 @@ class Facts:
         constant: Number of constant coordinates.
         whole: Whether all values are whole numbers.
         distinct: Number of different values; 0 for more than 65536.
-        smooth: Correlation of neighbours along the last axis.
+        smooth: Correlation of neighbors along the last axis.
         broken: Names of events that cannot be read.
         unfinite: Names of events with values that are not finite.
         duplicates: Pairs of names of equal events, the first occurrence first.

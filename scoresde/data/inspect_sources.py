@@ -21,7 +21,7 @@ from torch import Tensor
 from scoresde._validation import check_count
 from scoresde.data.arrays import names_in, read_array
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
-from scoresde.data.pixels import GREY
+from scoresde.data.pixels import GRAY
 from scoresde.data.stored import ImageFiles, Items, Stored, unreadable
 
 MOST_SIDE = 64
@@ -138,12 +138,12 @@ def _torch(data: str) -> Source:
 def _images(folder: Path, side: int) -> Source:
     """Read only the headers, which state sizes and kinds of pixels."""
     files = ImageFolder(str(folder), side=1)._files(folder)
-    whole, shorts, grey, clear, problems = [], [], True, 0, []
+    whole, shorts, gray, clear, problems = [], [], True, 0, []
     for file in files:
         try:
             with Image.open(file) as image:
                 shorts.append(min(image.size))
-                grey = grey and image.mode in GREY
+                gray = gray and image.mode in GRAY
                 clear += image.has_transparency_data
             whole.append(file)
         except unreadable() as problem:
@@ -156,7 +156,7 @@ def _images(folder: Path, side: int) -> Source:
     if side > least:
         small = sum(short < side for short in shorts)
         problems.append(f"{small} images are smaller than side={side}, {smallest} has {least}: they are not enlarged")
-    channels = 1 if grey else 3
+    channels = 1 if gray else 3
     node = {"name": "ImageFolder", "folder": str(folder), "side": side, "channels": channels}
     sizes = f"shorter sides from {least} ({smallest.name}) to {max(shorts)} pixels; side {side}: {note}"
     alpha = (

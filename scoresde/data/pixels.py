@@ -20,8 +20,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-GREY = ("1", "L", "LA", "La")
-DEEP_GREY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+GRAY = ("1", "L", "LA", "La")
+DEEP_GRAY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of gray images with more than 8 bits."""
 _CUT = re.compile(r"(?<!BGR);16")
 """Raw modes with 16 bits per channel; BGR;16 has 16 bits per pixel."""
@@ -34,7 +34,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         ValueError: For more than 8 bits per channel, transparent pixels, several frames, and modes that Pillow cannot convert.
     """
     _check_frames(image)
-    if image.mode in DEEP_GREY or _cut(image):
+    if image.mode in DEEP_GRAY or _cut(image):
         raise ValueError(
             f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as an array"
         )
@@ -43,7 +43,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
         raise ValueError("it is transparent in places: paste it on a background first (PIL.Image.alpha_composite)")
-    return image.convert("L" if image.mode in GREY else "RGB")
+    return image.convert("L" if image.mode in GRAY else "RGB")
 
 
 def numbers(image: Image.Image) -> np.ndarray:
@@ -51,7 +51,7 @@ def numbers(image: Image.Image) -> np.ndarray:
 
     Raises ValueError as `eight_bits`.
     """
-    if image.mode in DEEP_GREY:
+    if image.mode in DEEP_GRAY:
         _check_frames(image)
         return np.array(_upright(image))[None]
     pixels = np.array(eight_bits(image))

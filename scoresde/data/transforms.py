@@ -30,7 +30,7 @@ class Quantized:
     """Discrete data with ``levels`` values, dequantized uniformly and mapped to [low, high].
 
     The convention of the reference implementation for 8-bit images, (255 r + u) / 256 with r = k / 255, is
-    ``Quantized(256, 0, 1)``, or ``Quantized(256, -1, 1)`` for centred data.
+    ``Quantized(256, 0, 1)``, or ``Quantized(256, -1, 1)`` for centered data.
 
     Args:
         levels: Number of values of a coordinate: 256 for 8-bit images, 17 for scikit-learn's digits.

@@ -197,8 +197,8 @@ class GaussianMixture:
         kernel = sde.kernel(t)
         dtype, x = x.dtype, x.to(torch.float64)
         x = x - kernel.mean(torch.zeros_like(x))
-        if isinstance(kernel.centred, ScalarKernel):
-            log_prob, score = self._evaluate(x, kernel.centred.a, kernel.centred.std)
+        if isinstance(kernel.centered, ScalarKernel):
+            log_prob, score = self._evaluate(x, kernel.centered.a, kernel.centered.std)
             return log_prob.to(dtype), score.to(dtype)
         flat, times = x.flatten(1), t.expand(len(x))
         if bool((times == times[0]).all()):
@@ -221,7 +221,7 @@ class GaussianMixture:
         def columns(count: int, event: tuple[int, ...], function: Callable[[GaussianKernel, Tensor], Tensor]) -> Tensor:
             """Matrices ``(n, D, count)`` of a map, from the images of unit vectors of shape ``event``."""
             unit = torch.eye(count, dtype=torch.float64).reshape(count, *event).repeat(n, *(1,) * len(event))
-            images = function(sde.kernel(t.repeat_interleave(count)).centred, unit)
+            images = function(sde.kernel(t.repeat_interleave(count)).centered, unit)
             return images.reshape(n, count, size).mT
 
         forward = columns(d, self.event_shape, lambda kernel, unit: kernel.mean(sde.embed_data(unit)))

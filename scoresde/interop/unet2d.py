@@ -95,7 +95,7 @@ class UNet2D(nn.Module):
         c = {**_DEFAULTS, **config}
         widths, layers = c["block_out_channels"], c["layers_per_block"]
         embedding_size = c["time_embedding_dim"] or 4 * widths[0]
-        self.centre, self.shift, self.flip = c["center_input_sample"], c["freq_shift"], c["flip_sin_to_cos"]
+        self.center, self.shift, self.flip = c["center_input_sample"], c["freq_shift"], c["flip_sin_to_cos"]
         self.features = widths[0]
         self.conv_in = nn.Conv2d(c["in_channels"], widths[0], 3, padding=1)
         self.time_embedding = nn.ModuleDict(
@@ -128,7 +128,7 @@ class UNet2D(nn.Module):
         if x.ndim != 4 or any(side % step for side in x.shape[2:]):
             raise ValueError(f"x has shape {tuple(x.shape)}: give (B, C, H, W), H and W multiples of {step}")
         embedded = F.silu(self._embed(label, class_labels))
-        h = self.conv_in(2.0 * x - 1.0 if self.centre else x)
+        h = self.conv_in(2.0 * x - 1.0 if self.center else x)
         skips = [h]
         for level in self.down_blocks:
             h = level(h, embedded, put=skips)
@@ -259,7 +259,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -301,7 +301,7 @@ def _precision(sde: LinearSDE, kernel: GaussianKernel, like: Tensor) -> LinearMa
 
 def _forward(sde: LinearSDE, kernel: GaussianKernel, x0: Tensor) -> Tensor:
     """W x_0 = L^-1 A x_0. It is linear in x_0 for shifted kernels too."""
-    return kernel.whiten(kernel.centred.mean(sde.embed_data(x0)))
+    return kernel.whiten(kernel.centered.mean(sde.embed_data(x0)))
 
 
 def _square(v: Tensor) -> Tensor:

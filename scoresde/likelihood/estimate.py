@@ -133,7 +133,7 @@ def probe_variances(divergence: Divergence, estimates: Estimates, u: Tensor, d: 
     """Variance (n, B) of the mean estimate at each node, for probes that differ from node to node.
 
     Several estimates at a node give their variance directly. A single estimate is compared with the line through its two
-    neighbours. With independent errors the difference has the weighted variance of all three. The curvature of the values is
+    neighbors. With independent errors the difference has the weighted variance of all three. The curvature of the values is
     added to it."""
     means = estimates.means()
     left, right = (u[1:-1] - u[:-2])[:, None], (u[2:] - u[1:-1])[:, None]

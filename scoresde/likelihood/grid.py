@@ -48,8 +48,8 @@ class FlowGrid:
         u: Values of the clock, (K,), increasing.
         share: The fraction of the nodes below each u, (K,), increasing from 0 to 1.
         spread: Standard deviation of one probe's estimate of the divergence per du, (K,); empty if unknown.
-        data_std: Standard deviation of the data about ``centre``: the width of the Gaussian whose flow is taken out.
-        centre: Mean of that Gaussian: one number for each coordinate of the event, or one for all; empty for zero.
+        data_std: Standard deviation of the data about ``center``: the width of the Gaussian whose flow is taken out.
+        center: Mean of that Gaussian: one number for each coordinate of the event, or one for all; empty for zero.
     """
 
     t_min: float
@@ -57,7 +57,7 @@ class FlowGrid:
     share: tuple[float, ...]
     spread: tuple[float, ...]
     data_std: float
-    centre: tuple[float, ...] = ()
+    center: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_number("t_min", self.t_min, least=0.0)
@@ -67,27 +67,27 @@ class FlowGrid:
             raise ValueError(f"spread has {len(self.spread)} numbers: give {len(self.u)}, one for each of u, or none")
         for value in self.spread:
             check_number("spread", value, least=0.0)
-        for value in self.centre:
-            check_number("centre", value)
+        for value in self.center:
+            check_number("center", value)
 
     def origin(self, event: Tensor) -> Tensor:
-        """Returns ``centre`` as a tensor for an event.
+        """Returns ``center`` as a tensor for an event.
 
         Args:
             event: An event (1, *event), which gives the shape, dtype and device.
 
         Returns:
-            The centre, with the shape of ``event``.
+            The center, with the shape of ``event``.
 
         Raises:
             ValueError: The number of values does not fit the event.
         """
-        if len(self.centre) not in (0, 1, event.numel()):
+        if len(self.center) not in (0, 1, event.numel()):
             raise ValueError(
-                f"the grid's centre has {len(self.centre)} numbers, but the event has {event.numel()} coordinates: make a "
+                f"the grid's center has {len(self.center)} numbers, but the event has {event.numel()} coordinates: make a "
                 "grid for this data"
             )
-        values = torch.tensor(self.centre or (0.0,), dtype=event.dtype, device=event.device)
+        values = torch.tensor(self.center or (0.0,), dtype=event.dtype, device=event.device)
         return values.expand(event.numel()).reshape(event.shape)
 
     @property
@@ -168,7 +168,7 @@ class FlowGrid:
         try:
             fields: dict[str, Any] = json.loads(text)
             lists = {name: tuple(fields.pop(name)) for name in ("u", "share", "spread")}
-            lists["centre"] = tuple(fields.pop("centre", ()))
+            lists["center"] = tuple(fields.pop("center", ()))
             return cls(t_min=fields["t_min"], data_std=fields["data_std"], **lists)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
             raise ValueError(f"text does not describe a FlowGrid: {problem}") from problem
@@ -195,14 +195,14 @@ def allocate(wanted: Tensor, mean: int) -> list[int]:
 
 
 @checked_arguments
-def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5, centre: tuple[float, ...] = ()) -> FlowGrid:
+def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5, center: tuple[float, ...] = ()) -> FlowGrid:
     """Grid for data with structure of widths between 1/1000 and 1, in units of twice its standard deviation.
 
     Args:
         sde: The process.
         t_min: Start of the flow.
-        data_std: Standard deviation of the data about ``centre``.
-        centre: Mean of the data: one number for each coordinate, or one for all; empty for zero.
+        data_std: Standard deviation of the data about ``center``.
+        center: Mean of the data: one number for each coordinate, or one for all; empty for zero.
 
     Returns:
         The grid, without a spread of the probes.
@@ -220,7 +220,7 @@ def standard_grid(sde: LinearSDE, t_min: float, data_std: float = 0.5, centre: t
     u = torch.linspace(first, last, 401, dtype=torch.float64)
     s = u.exp() / (2.0 * data_std)
     density = (1.0 + s.clamp(max=_PURE_NOISE)).rsqrt() * (1.0 + 1e-3 / s) ** -0.25
-    return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), (), data_std, centre)
+    return FlowGrid(t_min, tuple(u.tolist()), tuple(cumulative(u, density).tolist()), (), data_std, center)
 
 
 def grid_from(
@@ -230,7 +230,7 @@ def grid_from(
     spread: Tensor,
     data_std: float,
     floor: float,
-    centre: tuple[float, ...] = (),
+    center: tuple[float, ...] = (),
 ) -> FlowGrid:
     """The grid of a pilot run.
 
@@ -239,9 +239,9 @@ def grid_from(
         u: Nodes of the pilot run, (K,), uniform.
         bend: Mean square of d^2 f / du^2 at the inner nodes, (K - 2,).
         spread: Standard deviation of one probe, (K,).
-        data_std: Standard deviation of the data about ``centre``.
+        data_std: Standard deviation of the data about ``center``.
         floor: Added to the density, in units of its mean.
-        centre: Mean of the data.
+        center: Mean of the data.
     """
     density = bend**0.25
     density = torch.cat((density[:1], density, density[-1:]))
@@ -250,11 +250,11 @@ def grid_from(
     shares = cumulative(u, density + share)
     # a spread below the range of float32 has no meaning as a number, only that it is not 0
     known = tuple(max(value, 1e-30) if value > 0.0 else 0.0 for value in smooth(spread, len(u) // 20).tolist())
-    return FlowGrid(t_min, tuple(u.tolist()), tuple(shares.tolist()), known, data_std, centre)
+    return FlowGrid(t_min, tuple(u.tolist()), tuple(shares.tolist()), known, data_std, center)
 
 
 def mean_and_spread(x: Tensor) -> tuple[tuple[float, ...], float]:
-    """Centre and standard deviation of data for a grid.
+    """Center and standard deviation of data for a grid.
 
     Args:
         x: Examples, (B, *event).

@@ -198,9 +198,9 @@ def fit_grid(
     noise = NoiseSource.of(seed, len(x), device=x.device)
     checked = CheckedScore(score, len(x), x.dtype)
     x = wide(x)
-    centre, data_std = mean_and_spread(x)
+    center, data_std = mean_and_spread(x)
     x, _ = sde.sample_auxiliary(x, noise)
-    start = standard_grid(sde, t_min, data_std, centre)
+    start = standard_grid(sde, t_min, data_std, center)
     u = torch.linspace(start.u[0], start.u[-1], fine, dtype=torch.float64)
     problem = FlowProblem(sde, checked, t_min, Hutchinson(count=2, fixed=True), noise)
     with times_checked():
@@ -212,7 +212,7 @@ def fit_grid(
     slopes, traces = torch.stack(path.slopes).cpu(), estimates.mean(0) / d
     pulls = torch.stack(path.pulls).cpu()[1:-1]
     bend = (pulls * _second(slopes, h)).square().flatten(1).mean(1) + _second(traces, h).square().mean(1)
-    return grid_from(t_min, u, bend, estimates.var(0).mean(1).sqrt(), data_std, floor, centre)
+    return grid_from(t_min, u, bend, estimates.var(0).mean(1).sqrt(), data_std, floor, center)
 
 
 def _second(values: Tensor, h: float) -> Tensor:

@@ -79,7 +79,7 @@ class Path:
         along: list[Tensor] = []
         grams: list[Tensor] = []
         products: list[int] = []
-        w = frames[0].unroot(x.double() - frames[0].centre)
+        w = frames[0].unroot(x.double() - frames[0].center)
         moved = torch.zeros_like(w)
         probes = probes_ahead(problem.divergence, x, problem.noise, probe_counts)
         for i, (frame, drawn) in enumerate(zip(frames, probes, strict=True)):
@@ -102,7 +102,7 @@ class Path:
                     for old in [k for k in slopes if k < i - POINTS]:
                         del slopes[old]
         last = len(frames) - 1
-        latent = frames[-1].centre + frames[-1].root(positions[last] + moved)
+        latent = frames[-1].center + frames[-1].root(positions[last] + moved)
         found = Estimates.of(estimates)
         trust = _trusts(found, points, torch.stack(squares), x[0].numel())
         hessian = found.means() * points.stretch[:, None]
@@ -130,7 +130,7 @@ class _Frame:
 
     Args:
         t: (B,), in the dtype of x.
-        centre: Mean of the Gaussian, (*state), float64.
+        center: Mean of the Gaussian, (*state), float64.
         root: R.
         unroot: R^-1.
         lift: R^T.
@@ -141,7 +141,7 @@ class _Frame:
     """
 
     t: Tensor
-    centre: Tensor
+    center: Tensor
     root: LinearMap
     unroot: LinearMap
     lift: LinearMap
@@ -156,12 +156,12 @@ def _frames(sde: LinearSDE, grid: FlowGrid, times: Tensor, x: Tensor) -> tuple[W
     wide, n = x.new_zeros((), dtype=torch.float64), len(times)
     event = torch.zeros((1, *x.shape[1:]), dtype=torch.float64)
     origin = sde.embed_data(grid.origin(sde.extract_data(event)))
-    centres = sde.kernel(times).mean(origin.expand(n, *origin.shape[1:])).to(wide)
+    centers = sde.kernel(times).mean(origin.expand(n, *origin.shape[1:])).to(wide)
     points = white_path(sde, times, grid.data_std).to(wide)
     narrow = points.spread.to(x)
     coefficients = (
         points.t.to(x)[:, None].expand(n, len(x)),
-        centres,
+        centers,
         points.root,
         points.unroot,
         points.root.transpose(),
@@ -247,7 +247,7 @@ def _evaluation(problem: FlowProblem, x: Tensor) -> Evaluation:
     divergence, zero = problem.divergence, torch.zeros_like(x)
 
     def evaluate(w: Tensor, frame: _Frame, probes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        here = (frame.centre + frame.root(w)).to(x.dtype)
+        here = (frame.center + frame.root(w)).to(x.dtype)
         scores: list[Tensor] = []
 
         def field(xi: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ jackknife J, which leaves out each vector in turn, counts every pair twice. On a
     v_2 = 2 q_xx / (n(n-1)) + 2 q_yy / (m(m-1)) + 4 q_xy / (nm),
     J   = v_1 + 4 q_xx / (n(n-2)) + 4 q_yy / (m(m-2)) + 8 q_xy / (nm),
 
-where q is the mean square of the kernel centred in rows and columns; for a set with itself by U-centring (Székely and Rizzo 2014,
-arXiv:1310.2926). This gives an unbiased estimate of v_1 + v_2, whose square root is the standard error. It is also correct
+where q is the mean square of the kernel centered in rows and columns; for a set with itself by U-centering (Székely and
+Rizzo 2014, arXiv:1310.2926). This gives an unbiased estimate of v_1 + v_2, whose square root is the standard error. It is also correct
 if the two distributions are equal; v_1 is then 0, and the square root of J is too large by a factor 2^(1/2). Noise can make
 the estimate too small, so it is bounded below by v_2 / 2.
 
@@ -70,7 +70,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     if min(len(x), len(y)) < 4:
         return KernelDistance(value, math.nan)
     n, m = len(x), len(y)
-    xx, yy, xy = (sums.centred_square() for sums in (*within, between))
+    xx, yy, xy = (sums.centered_square() for sums in (*within, between))
     pairs = 2.0 * xx / (n * (n - 1)) + 2.0 * yy / (m * (m - 1)) + 4.0 * xy / (n * m)
     twice = 4.0 * xx / (n * (n - 2)) + 4.0 * yy / (m * (m - 2)) + 8.0 * xy / (n * m)
     jackknife = _jackknife(within[0].rows, between.rows, m) + _jackknife(within[1].rows, between.columns, n)
@@ -115,8 +115,8 @@ class _Sums:
     def total(self) -> float:
         return float(self.rows.sum())
 
-    def centred_square(self) -> float:
-        """q: an unbiased estimate of the mean square of the centred kernel."""
+    def centered_square(self) -> float:
+        """q: an unbiased estimate of the mean square of the centered kernel."""
         n, m = len(self.rows), len(self.columns)
         if self.same:
             square = self.squares - 2.0 * float(self.rows.square().sum()) / (n - 2)

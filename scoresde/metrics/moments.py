@@ -190,8 +190,8 @@ class MomentAccumulator:
         if not self.count:
             self.mean, self.squares = torch.zeros_like(mean), mean.new_zeros(len(mean), len(mean))
         self.join(len(values), mean)
-        centred = values - mean
-        self.squares.addmm_(centred.T, centred)
+        centered = values - mean
+        self.squares.addmm_(centered.T, centered)
 
     def join(self, count: int, mean: Tensor) -> None:
         """Add count and mean of another set, and the term of S for the distance of the means. The caller adds the S of the set.

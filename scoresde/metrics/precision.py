@@ -1,7 +1,7 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2).
 
 The manifold of a set is the union of balls around its vectors. The radius of a ball is the distance to the k-th nearest
-neighbour in the set:
+neighbor in the set:
 
     precision    fraction of the samples within the data's manifold       (quality)
     recall       fraction of the data within the samples' manifold        (diversity)
@@ -35,15 +35,15 @@ class PrecisionRecall:
 
 
 @checked_arguments
-def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> PrecisionRecall:
+def precision_recall(samples: Tensor, data: Tensor, neighbors: int = 3) -> PrecisionRecall:
     """Improved precision and recall in feature space.
 
     Balls are closed: a vector on the boundary is inside.
 
     Args:
-        samples: Features of samples, of shape (n, d) with n > ``neighbours``.
-        data: Features of data, of shape (m, d) with m > ``neighbours``.
-        neighbours: k, which defines the radius of the balls.
+        samples: Features of samples, of shape (n, d) with n > ``neighbors``.
+        data: Features of data, of shape (m, d) with m > ``neighbors``.
+        neighbors: k, which defines the radius of the balls.
 
     Returns:
         Precision and recall.
@@ -54,9 +54,9 @@ def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> Prec
     References:
         Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2.
     """
-    check_count("neighbours", neighbours)
-    x, y = checked(samples, data, least=neighbours + 1, names=("samples", "data"))
-    radii_x, radii_y = _radii(x, neighbours), _radii(y, neighbours)
+    check_count("neighbors", neighbors)
+    x, y = checked(samples, data, least=neighbors + 1, names=("samples", "data"))
+    radii_x, radii_y = _radii(x, neighbors), _radii(y, neighbors)
     good, found = (torch.zeros(len(s), dtype=torch.bool, device=s.device) for s in (x, y))
     for i, here in blocks(x):
         for j, there in blocks(y):
@@ -66,15 +66,15 @@ def precision_recall(samples: Tensor, data: Tensor, neighbours: int = 3) -> Prec
     return PrecisionRecall(float(good.double().mean()), float(found.double().mean()))
 
 
-def _radii(x: Tensor, neighbours: int) -> Tensor:
+def _radii(x: Tensor, neighbors: int) -> Tensor:
     """(n,) squared distances to the k-th nearest other vector."""
     found = []
     for _, here in blocks(x):
         near = x.new_full((len(here), 0), 0.0)
         for _, there in blocks(x):  # one more, because the nearest vector is the vector itself
             near = torch.cat([near, _squared_distances(here, there)], 1)
-            near = near.topk(min(neighbours + 1, near.shape[1]), 1, largest=False, sorted=True).values
-        found.append(near[:, neighbours])
+            near = near.topk(min(neighbors + 1, near.shape[1]), 1, largest=False, sorted=True).values
+        found.append(near[:, neighbors])
     return torch.cat(found)
 
 

@@ -88,10 +88,10 @@ class InputRange:
         low, high = ends
         check_number("input_range", low)
         check_number("input_range", high, above=low)
-        self.centre, self.scale = 0.5 * (low + high), 2.0 / (high - low)
+        self.center, self.scale = 0.5 * (low + high), 2.0 / (high - low)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x if (self.centre, self.scale) == (0.0, 1.0) else (x - self.centre) * self.scale
+        return x if (self.center, self.scale) == (0.0, 1.0) else (x - self.center) * self.scale
 
 
 def split_outputs(out: Tensor, outputs: int) -> Tensor:

@@ -35,7 +35,7 @@ class Embedding(nn.Module):
 class RadialEmbedding(Embedding):
     """Gaussian radial basis functions of the label.
 
-    Feature j of a label l is exp(-((l - c_j) / h)^2 / 2). The centres c_j are equally spaced with distance h.
+    Feature j of a label l is exp(-((l - c_j) / h)^2 / 2). The centers c_j are equally spaced with distance h.
 
     Args:
         count: Number of features, at least 2.
@@ -43,7 +43,7 @@ class RadialEmbedding(Embedding):
         high: Upper end, above ``low``; ln(sigma / alpha) is 5 for VP at t = 1.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, count: int = 48, low: float = -15.0, high: float = 8.0) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class RadialEmbedding(Embedding):
         check_rising("low", low, "high", high)
         self.features = count
         self.low, self.high, self.spacing = low, high, (high - low) / (count - 1)
-        self.register_buffer("centres", torch.linspace(low, high, count))
+        self.register_buffer("centers", torch.linspace(low, high, count))
 
     def forward(self, label: Tensor) -> Tensor:
         """Compute the features.
@@ -73,7 +73,7 @@ class RadialEmbedding(Embedding):
                     f"labels from {float(label.min()):g} to {float(label.max()):g} do not suit an embedding made for "
                     f"[{self.low:g}, {self.high:g}]: give the network an embedding with another range, or the model another label"
                 )
-        return torch.exp(-0.5 * ((label[:, None] - self.centres) / self.spacing) ** 2)
+        return torch.exp(-0.5 * ((label[:, None] - self.centers) / self.spacing) ** 2)
 
 
 class SinusoidalEmbedding(Embedding):

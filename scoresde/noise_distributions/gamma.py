@@ -112,7 +112,7 @@ def _log_peak(k: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CentredGamma(DensityNoise):
+class CenteredGamma(DensityNoise):
     r"""Centered gamma noise n = g - k theta with g ~ Gamma(k, theta). ``standard(k)`` has variance 1.
 
     .. math::
@@ -142,7 +142,7 @@ class CentredGamma(DensityNoise):
         check_parameter("theta", self.theta)
 
     @classmethod
-    def standard(cls, k: Parameter) -> CentredGamma:
+    def standard(cls, k: Parameter) -> CenteredGamma:
         """Centered gamma noise of shape k and variance 1.
 
         Args:
@@ -162,7 +162,7 @@ class CentredGamma(DensityNoise):
     def excess_kurtosis(self) -> Tensor:
         return 6.0 / torch.as_tensor(self.k, dtype=F64)
 
-    def sum_of_steps(self, b: Tensor) -> CentredGamma:
+    def sum_of_steps(self, b: Tensor) -> CenteredGamma:
         """Distribution of the sum sum_i b_i n_i, of shape t k and scale b theta, if the t nonzero weights of a row equal b.
 
         Gamma noise of different scales does not add up to gamma noise. The steps of a ``GammaSchedule`` have shapes and
@@ -185,7 +185,7 @@ class CentredGamma(DensityNoise):
                 f"b={b} is not allowed: the sum of gamma steps is a gamma distribution only for equal weights (zeros apart); use "
                 "GammaSchedule for a chain, or NoiseSum(noise, b) to draw every step"
             )
-        return CentredGamma(self.k * (b > 0).sum(-1), self.theta * largest)
+        return CenteredGamma(self.k * (b > 0).sum(-1), self.theta * largest)
 
     def sample(
         self, source: NoiseSource, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype
@@ -250,7 +250,7 @@ class GammaSchedule:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def step(self, t: int | Tensor) -> CentredGamma:
+    def step(self, t: int | Tensor) -> CenteredGamma:
         """Noise n_t of step t, of variance beta_t.
 
         Args:
@@ -260,12 +260,12 @@ class GammaSchedule:
             The distribution.
         """
         i = check_steps(t, len(self.betas)).to(self.k.device) - 1
-        return CentredGamma(self.k[i], self.theta[i])
+        return CenteredGamma(self.k[i], self.theta[i])
 
-    def total(self, t: int | Tensor) -> CentredGamma:
+    def total(self, t: int | Tensor) -> CenteredGamma:
         """Noise x_t - sqrt(abar_t) x_0 of all steps up to t, of variance 1 - abar_t.
 
-        ``CentredGamma.standard(schedule.total(t).k)`` is the same noise scaled to variance 1, which the network
+        ``CenteredGamma.standard(schedule.total(t).k)`` is the same noise scaled to variance 1, which the network
         predicts.
 
         Args:
@@ -275,4 +275,4 @@ class GammaSchedule:
             The distribution.
         """
         i = check_steps(t, len(self.betas)).to(self.k.device) - 1
-        return CentredGamma(self.k_bar[i], self.theta[i])
+        return CenteredGamma(self.k_bar[i], self.theta[i])

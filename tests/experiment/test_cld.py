@@ -29,8 +29,8 @@ def test_config_says_what_it_claims():
     assert float(sde.kernel(torch.tensor(start).double()).noise.m[0, 0]) < 4e-4
     t = torch.tensor([1.0], dtype=torch.float64)
     assert 0.005 < float(1 / sde.log_noise(t).exp()) < 0.007
-    centres = experiment.model.network.unet.embedding.centres
-    assert centres.min() < float(sde.log_noise(t)) < centres.max()
+    centers = experiment.model.network.unet.embedding.centers
+    assert centers.min() < float(sde.log_noise(t)) < centers.max()
 
 
 @pytest.mark.long

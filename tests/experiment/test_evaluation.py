@@ -206,7 +206,7 @@ def test_the_report_keeps_figures_of_other_settings_apart(run):
     """Another k, extractor or reference gives another table."""
     found = run.result()
     others = [
-        {"neighbours": 5},
+        {"neighbors": 5},
         {"extractor digest": "0" * 64},
         {"reference": {**found["reference"], "description": "another"}},
     ]
@@ -366,7 +366,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     shutil.rmtree(run.command.workdir / "samples")
     assert "has no samples of pc: run scoresde sample first" in run(code=2).stderr
     refusals = {
-        "split": ("'both'", "split='both' is not known"), "neighbours": ("0", "neighbours=0"),
+        "split": ("'both'", "split='both' is not known"), "neighbors": ("0", "neighbors=0"),
         "subset_size": ("1", "subset_size=1"),
         "reference": ("2024", "reference=2024 is not allowed: give a path"),
         "extractor": ("{'name': 'Coordinate'}", "did you mean 'Coordinates'"), "k": ("3", "config.evaluation.k is not known"),

@@ -40,12 +40,12 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-def pictures(folder, count=12, grey=False, seed=0):
+def pictures(folder, count=12, gray=False, seed=0):
     """PNG files of different sizes, 16 to 20 pixels."""
     folder.mkdir()
     g = np.random.default_rng(seed)
     for k in range(count):
-        shape = (16 + k % 5, 16 + k % 3) if grey else (16 + k % 5, 16 + k % 3, 3)
+        shape = (16 + k % 5, 16 + k % 3) if gray else (16 + k % 5, 16 + k % 3, 3)
         Image.fromarray(g.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{k:02d}.png")
 
 
@@ -314,7 +314,7 @@ def test_cifar_batches(tmp_path, monkeypatch):
 def test_a_name_cannot_write_code(run):
     """The name of a folder is only a string and a comment."""
     name = "x\"\n        }))  # ''' \N{TULIP}"
-    pictures(run.folder / name, count=6, grey=True)
+    pictures(run.folder / name, count=6, gray=True)
     done = run("inspect", name, "--output", "mine.py")
     assert done.code == 0, done.err
     config = load_config("mine.py")

@@ -126,7 +126,7 @@ class TestHadamard:
 
     @pytest.mark.parametrize("d", [12, 64])
     @pytest.mark.parametrize("count", [2, 4, 8])
-    def test_neighbours_cancel_first(self, d, count):
+    def test_neighbors_cancel_first(self, d, count):
         """If near coordinates are correlated, the variance is well below that of independent probes, and the stated variance
         is larger.
 

@@ -203,13 +203,13 @@ class TestQuadrature:
 class TestMeanAndSpread:
     def test_each_coordinate_has_its_mean(self):
         x = torch.tensor([10.0, -3.0], dtype=F64) + torch.tensor([-1.0, 1.0] * 5, dtype=F64)[:, None]
-        centre, spread = mean_and_spread(x)
-        assert centre == pytest.approx((10.0, -3.0))
+        center, spread = mean_and_spread(x)
+        assert center == pytest.approx((10.0, -3.0))
         assert spread == pytest.approx(math.sqrt(10 / 9))
 
     def test_few_examples_share_one_mean(self):
-        centre, spread = mean_and_spread(torch.tensor([[1.0, 3.0]], dtype=F64))
-        assert centre == (2.0,) and spread == pytest.approx(math.sqrt(2.0))
+        center, spread = mean_and_spread(torch.tensor([[1.0, 3.0]], dtype=F64))
+        assert center == (2.0,) and spread == pytest.approx(math.sqrt(2.0))
 
     @pytest.mark.parametrize("value", [0.0, 7.0])
     def test_examples_that_do_not_differ(self, value):
@@ -217,14 +217,14 @@ class TestMeanAndSpread:
         assert spread == (value or 1.0)
 
     def test_a_grid_for_other_data_is_refused(self):
-        grid = standard_grid(VPSDE(), 1e-5, centre=(1.0, 2.0, 3.0))
-        with pytest.raises(ValueError, match="centre has 3 numbers, but the event has 2 coordinates"):
+        grid = standard_grid(VPSDE(), 1e-5, center=(1.0, 2.0, 3.0))
+        with pytest.raises(ValueError, match="center has 3 numbers, but the event has 2 coordinates"):
             log_likelihood(VPSDE(), lambda x, t: -x, torch.ones(1, 2), solver=Multistep(grid=grid))
 
-    def test_the_centre_is_in_the_text_and_optional(self):
+    def test_the_center_is_in_the_text_and_optional(self):
         grid = standard_grid(VPSDE(), 1e-5, 0.3, (1.0, 2.0))
         assert FlowGrid.from_json(grid.to_json()) == grid
-        old = grid.to_json().replace(', "centre": [1.0, 2.0]', "")
+        old = grid.to_json().replace(', "center": [1.0, 2.0]', "")
         assert FlowGrid.from_json(old) == standard_grid(VPSDE(), 1e-5, 0.3)
 
     def test_likelihood_does_not_change_with_the_place_of_the_data(self):

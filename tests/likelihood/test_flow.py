@@ -21,13 +21,13 @@ from tests.params import some_long
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 100.0)}
 
 
-def mixture(d, count=4, seed=0, centre=0.0):
-    """``count`` modes of different widths, anisotropic, well apart, with mean ``centre`` in every coordinate."""
+def mixture(d, count=4, seed=0, center=0.0):
+    """``count`` modes of different widths, anisotropic, well apart, with mean ``center`` in every coordinate."""
     source = NoiseSource.of(seed, count)
     means = 0.6 * source.normal((d,), step=0, purpose="means", dtype=torch.float64)
     spread = source.uniform((d,), step=0, purpose="stds", dtype=torch.float64)
     weights = torch.arange(1.0, count + 1, dtype=torch.float64)
-    means = means - (weights[:, None] * means).sum(0) / weights.sum() + centre
+    means = means - (weights[:, None] * means).sum(0) / weights.sum() + center
     return GaussianMixture(means, 0.1 + 0.4 * spread, weights)
 
 
@@ -49,13 +49,13 @@ def test_closed_form_within_a_thousandth_of_a_bit_per_dimension(name, d, worst):
 
 
 @pytest.mark.parametrize("name", some_long(SDES, ["subvp", "ve"]))
-def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, worst):
+def test_what_is_left_for_data_off_center_is_the_mismatch_of_the_prior(name, worst):
     """For data with mean 1, the difference to the closed form is log prior - log p_T at the latent.
 
     The mean of p_T is alpha(T) times that of the data, and the prior's mean is zero. In 2 dimensions the difference is some
     thousandths of a bit, and it is not the solver's error.
     """
-    sde, distribution = SDES[name], mixture(2, centre=1.0)
+    sde, distribution = SDES[name], mixture(2, center=1.0)
     x = distribution.sample(16, seed=1, dtype=torch.float64)
     found = log_likelihood(sde, distribution.score(sde), x, divergence=Exact(), tolerance=1e-5)
     exact = distribution.log_prob_at(sde, x, torch.tensor(1e-5))
@@ -63,7 +63,7 @@ def test_what_is_left_for_data_off_centre_is_the_mismatch_of_the_prior(name, wor
     scale = 2 * math.log(2)
     assert float((found.log_prob - exact).abs().max()) / scale > 2e-3
     error = float((found.log_prob - mismatch - exact).abs().max()) / scale
-    worst("likelihood less the prior's mismatch, off centre, bits/dim", error)
+    worst("likelihood less the prior's mismatch, off center, bits/dim", error)
     assert error < 1e-3
 
 

@@ -53,7 +53,7 @@ def test_coordinates():
 def test_a_network_from_a_file(scripted):
     extractor = TorchScript(str(scripted))
     raw = torch.tensor([3, 250], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
-    assert torch.equal(extractor(raw), 2.0 * torch.tensor([[3.0] * 3, [250.0] * 3])), "grey is repeated"
+    assert torch.equal(extractor(raw), 2.0 * torch.tensor([[3.0] * 3, [250.0] * 3])), "gray is repeated"
     assert torch.equal(TorchScript(str(scripted), options={})(raw), extractor(raw) / 2)
     digest = hashlib.sha256(scripted.read_bytes()).hexdigest()
     assert extractor.digest == digest and "return_features=True" in extractor.name

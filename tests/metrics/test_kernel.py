@@ -53,7 +53,7 @@ def test_the_standard_error_is_right(shift, scale):
 
 def test_the_jackknife_alone_would_be_too_large(monkeypatch):
     """Planted: pairs counted twice, of equal distributions."""
-    monkeypatch.setattr(kernel._Sums, "centred_square", lambda sums: 0.0)
+    monkeypatch.setattr(kernel._Sums, "centered_square", lambda sums: 0.0)
     values, errors = repeated.__wrapped__(0.0, 1.0)
     assert float(errors.square().mean().sqrt() / values.std()) > 1.3
 

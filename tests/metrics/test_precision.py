@@ -15,22 +15,22 @@ def column(*values):
 
 def test_by_hand():
     """k = 1. Data 0, 1, 10: balls [-1, 1], [0, 2], [1, 19]. Samples 0, 3, -5: balls [-3, 3], [0, 6], [-10, 0]."""
-    found = precision_recall(column(0.0, 3.0, -5.0), column(0.0, 1.0, 10.0), neighbours=1)
+    found = precision_recall(column(0.0, 3.0, -5.0), column(0.0, 1.0, 10.0), neighbors=1)
     assert (found.precision, found.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
 def test_balls_are_closed():
-    found = precision_recall(column(4.0, 40.0), column(0.0, 2.0), neighbours=1)
+    found = precision_recall(column(4.0, 40.0), column(0.0, 2.0), neighbors=1)
     assert found.precision == 0.5
-    assert precision_recall(column(4.0 + 1e-9, 40.0), column(0.0, 2.0), neighbours=1).precision == 0.0
+    assert precision_recall(column(4.0 + 1e-9, 40.0), column(0.0, 2.0), neighbors=1).precision == 0.0
 
 
 def by_definition(x, y, k):
-    def within(points, centres):
+    def within(points, centers):
         inside = 0
         for p in points:
-            for i, c in enumerate(centres):
-                others = sorted(float((c - o).norm()) for j, o in enumerate(centres) if j != i)
+            for i, c in enumerate(centers):
+                others = sorted(float((c - o).norm()) for j, o in enumerate(centers) if j != i)
                 if float((p - c).norm()) <= others[k - 1]:
                     inside += 1
                     break
@@ -47,7 +47,7 @@ def test_a_plain_loop_agrees(monkeypatch, block, k):
     found = precision_recall(x, y, k)
     assert (found.precision, found.recall) == pytest.approx(by_definition(x, y, k))
     assert 0.0 < found.recall < 1.0
-    # planted: other neighbours
+    # planted: other neighbors
     assert (found.precision, found.recall) != pytest.approx(by_definition(x, y, k + 3))
 
 
@@ -61,5 +61,5 @@ def test_copies_are_inside_all_balls():
 def test_refusals():
     with pytest.raises(ValueError, match="n >= 4"):
         precision_recall(normals(3, 2, 0), normals(9, 2, 0), 3)
-    with pytest.raises(ValueError, match="neighbours=0"):
+    with pytest.raises(ValueError, match="neighbors=0"):
         precision_recall(normals(9, 2, 0), normals(9, 2, 0), 0)

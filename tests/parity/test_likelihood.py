@@ -50,7 +50,7 @@ def test_likelihood(name, sde_name, probe, worst):
     result = log_likelihood(
         sde, distribution(name).score(sde), x, solver=ScipyODE(), divergence=Hutchinson(probe.lower()), noise=noise
     )
-    # the reference's Rademacher runs are of centred data ([-1, 1]), its Gaussian ones of data in [0, 1]
+    # the reference's Rademacher runs are of centered data ([-1, 1]), its Gaussian ones of data in [0, 1]
     transform = Quantized(256, -1.0, 1.0) if probe == "Rademacher" else Quantized(256, 0.0, 1.0)
     bpd = bits_per_dim(result.log_prob, x.shape[1:], transform)
     error = float((bpd / tensor(DATA[f"{key}/bpd"]) - 1).abs().max())

@@ -223,8 +223,8 @@ def test_subsequences_of_a_chain():
 
 def test_an_adaptive_grid_needs_fewer_steps():
     """Errors of paths from new starts with 24 steps of UniPC-2: at most half of those on uniform and log-noise grids."""
-    centres = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
-    distribution = GaussianMixture(torch.cartesian_prod(centres, centres), 0.05)
+    centers = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
+    distribution = GaussianMixture(torch.cartesian_prod(centers, centers), 0.05)
     sde = SDES["vp"]
     score = distribution.score(sde)
     grid = adaptive_grid(sde, score, (32, 2), seed=1)

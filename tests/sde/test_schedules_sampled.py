@@ -87,7 +87,7 @@ def test_predictor_corrector_samples_the_mixture(name):
     some_long(RUN | MISMATCHED, ["cosine", "edm", "log snr", "learned", "given", "log snr to -5", "learned to -5"]),
 )
 def test_log_likelihood_is_that_of_the_mixture(name, worst):
-    """log p at t_min within 1e-3 bits/dim for every sample, of centred data.
+    """log p at t_min within 1e-3 bits/dim for every sample, of centered data.
 
     With lambda(T) = -5, the initial value of VDM, the error of the prior for a single sample is larger (0.02), but not
     for the mean. The error of the prior of EDM includes the mean of the data over 80: 2.2e-3 for a mean of 0.08.

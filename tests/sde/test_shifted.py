@@ -316,9 +316,9 @@ def test_events_of_another_shape_are_refused():
         sde.velocity_from_score(torch.zeros(1, 2), torch.tensor([0.5]), torch.zeros(1, 2))
 
 
-def test_the_centred_kernel_is_that_of_the_process():
+def test_the_centered_kernel_is_that_of_the_process():
     kernel = Shifted(VPSDE(), MU).kernel(torch.tensor(0.5))
-    assert isinstance(kernel.centred, ScalarKernel) and kernel.centred.centred is kernel.centred
+    assert isinstance(kernel.centered, ScalarKernel) and kernel.centered.centered is kernel.centered
 
 
 PUSHED = MatrixSDE(

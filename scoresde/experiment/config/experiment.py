@@ -107,7 +107,7 @@ class Experiment:
             sampling=build_section(SamplingConfig, content.get("sampling", {}), "sampling"),
             samplers=_samplers(content),
             likelihood=likelihood,
-            evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_grey(data)),
+            evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
         )
 
     def use_threads(self) -> None:
@@ -152,7 +152,7 @@ def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> DenoisingS
     return objective
 
 
-def _grey(data: Splits) -> dict[str, float]:
+def _gray(data: Splits) -> dict[str, float]:
     """The values of black and white in data with levels, for an extractor that needs them."""
     levels = getattr(data.transform, "levels", 0)
     return {"low": 0.0, "high": levels - 1.0} if levels else {}

@@ -236,7 +236,7 @@ class EvaluationConfig:
         samples: A folder of images or the file of an array, as `scoresde inspect` reads them, instead of the run's own
             samples.
         batch_size: Events at a time. Features depend on it by rounding only.
-        neighbours: Number k of nearest neighbours for precision and recall.
+        neighbors: Number k of nearest neighbors for precision and recall.
         subset_size: Number of events of each set that precision, recall and the kernel distance use, since they need
             all pairs. They are chosen at random by index, the same ones every time.
     """
@@ -246,7 +246,7 @@ class EvaluationConfig:
     reference: str = ""
     samples: str = ""
     batch_size: int = 64
-    neighbours: int = 3
+    neighbors: int = 3
     subset_size: int = 10_000
 
     def __post_init__(self) -> None:
@@ -257,7 +257,7 @@ class EvaluationConfig:
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a path in quotes")
         check_size("batch_size", self.batch_size)
-        check_size("neighbours", self.neighbours)
+        check_size("neighbors", self.neighbors)
         check_size("subset_size", self.subset_size, least=2)
 
     @property

@@ -87,13 +87,13 @@ def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) 
     figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.add_subplot()
     x, seen = np.asarray(steps, dtype=float), []
-    colours = colormaps["viridis"](np.linspace(0.0, 0.9, len(lines))) if len(lines) > 1 else ["C0"]
-    for (name, values), colour in zip(lines.items(), colours, strict=True):
+    colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(lines))) if len(lines) > 1 else ["C0"]
+    for (name, values), color in zip(lines.items(), colors, strict=True):
         y = np.asarray(values, dtype=float)
         kept = np.isfinite(y)
         seen.append(y[kept])
         marker = "." if kept.sum() < 3 else None
-        axes.plot(x[kept], y[kept], linewidth=1.2, color=colour, label=name, marker=marker)
+        axes.plot(x[kept], y[kept], linewidth=1.2, color=color, label=name, marker=marker)
     every = np.concatenate(seen)
     if every.size and every.min() > 0 and every.max() > 10 * every.min():
         axes.set_yscale("log")

@@ -52,7 +52,7 @@ def _setting(result: dict[str, Any]) -> str:
     return (
         f"reference {result['reference']['description']}; extractor {result['extractor']} with {result['features']} "
         "features, digest "
-        f"{result['extractor digest']}; k = {result['neighbours']}; baseline {baseline}"
+        f"{result['extractor digest']}; k = {result['neighbors']}; baseline {baseline}"
     )
 
 

@@ -94,8 +94,8 @@ def compare(samples: SetFeatures, reference: SetFeatures, config: EvaluationConf
         return found
     found |= {"compared": len(x), "compared reference": len(y)}
     least = min(len(x), len(y))
-    if least > config.neighbours:
-        manifold = precision_recall(x, y, config.neighbours)
+    if least > config.neighbors:
+        manifold = precision_recall(x, y, config.neighbors)
         found |= {"precision": manifold.precision, "recall": manifold.recall}
     if least > 1:
         kernel = kernel_distance(x, y)
@@ -139,7 +139,7 @@ def result(
     """The content of evaluation/NAME.json. ``baseline`` has the metrics and facts of the other split."""
     return {
         **compare(samples, reference, config),
-        "count": events.count, "unit": events.unit, "features": samples.moments.dimension, "neighbours": config.neighbours,
+        "count": events.count, "unit": events.unit, "features": samples.moments.dimension, "neighbors": config.neighbors,
         "extractor": config.extractor.name, "extractor digest": config.extractor.digest,
         "set": samples.facts,
         "reference": {"description": reference.description, **reference.facts},
@@ -161,7 +161,7 @@ def line(name: str, found: dict[str, Any]) -> str:
         extractor,
     ]
     if found["precision"] is not None:
-        parts.append(f"precision {found['precision']:.3f} recall {found['recall']:.3f} (k = {found['neighbours']})")
+        parts.append(f"precision {found['precision']:.3f} recall {found['recall']:.3f} (k = {found['neighbors']})")
     if found["kernel distance"] is not None:
         error = found["kernel distance error"]
         parts.append(f"KID {found['kernel distance']:.4g} +- {'unknown' if error is None else f'{error:.2g}'}")

@@ -53,12 +53,12 @@ def _with_mistakes(s: Case, t_min: float) -> tuple[Tensor, Tensor]:
 
     def slope(t: float, state: Tensor) -> Tensor:
         t = min(max(t, 0.0), s.sde.T)
-        centre, spread = s.gauss.marginal(t)
+        center, spread = s.gauss.marginal(t)
         gg = s.gauss.gg(t)
         pull = b * torch.linalg.solve(spread, gg.mT).mT
         m, p = state[:, :1], state[:, 1:]
         r = a * s.gauss.f(t) + pull
-        return torch.cat((m @ r.mT - (pull @ centre)[:, None], r @ p + p @ r.mT - c * gg), dim=1)
+        return torch.cat((m @ r.mT - (pull @ center)[:, None], r @ p + p @ r.mT - c * gg), dim=1)
 
     start = torch.cat((mean[None], covariance)).expand(len(_DIAGNOSES), -1, -1)
     end = _SOLVER.solve(slope, start.contiguous(), s.sde.T, t_min).y

@@ -184,9 +184,9 @@ def _bad(ratio: float) -> float:
 
 def _fourth() -> float:
     """Fourth central moment of a coordinate of the mixture."""
-    total, centre = 0.0, -0.4 * _PLACE
+    total, center = 0.0, -0.4 * _PLACE
     for weight, mean, std in zip(_WEIGHTS, (_PLACE, -_PLACE), _STDS, strict=True):
-        d = mean - centre
+        d = mean - center
         total += weight * (d**4 + 6 * d**2 * std**2 + 3 * std**4)
     return total
 

@@ -173,13 +173,13 @@ class Evaluation:
         t: (B,), the time.
         on_state: p; None if it is zero.
         on_score: q.
-        centre: (1, *state), m; None if it is zero.
+        center: (1, *state), m; None if it is zero.
     """
 
     t: Tensor
     on_state: Factor | None
     on_score: Factor
-    centre: Tensor | None
+    center: Tensor | None
 
     def __call__(self, score: Score, y: Tensor) -> Tensor:
         value = score(self.state(y), self.t)
@@ -189,7 +189,7 @@ class Evaluation:
 
     def state(self, y: Tensor) -> Tensor:
         """The state m + y."""
-        return y if self.centre is None else y + self.centre
+        return y if self.center is None else y + self.center
 
 
 def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tensor, like: Tensor) -> list[Evaluation]:
@@ -197,15 +197,15 @@ def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tenso
     n = len(times)
     on_state, on_score = parameterization.prediction(sde, times)
     states = [None] * n if on_state is None else factors(on_state, like, n)
-    scores, middle = factors(on_score, like, n), centres(sde, times, like)
+    scores, middle = factors(on_score, like, n), centers(sde, times, like)
     at = [t.expand(len(like)) for t in times.to(like).unbind()]
     return [Evaluation(at[k], states[k], scores[k], middle[k]) for k in range(n)]
 
 
-def centres(sde: LinearSDE, times: Tensor, like: Tensor) -> list[Tensor] | list[None]:
+def centers(sde: LinearSDE, times: Tensor, like: Tensor) -> list[Tensor] | list[None]:
     """m (1, *state) at each of the times (n,); None if the process has no shift."""
     kernel = sde.kernel(times)
-    if kernel.centred is kernel:
+    if kernel.centered is kernel:
         return [None] * len(times)
     origin = torch.zeros(1, *like.shape[1:], dtype=torch.float64)
     return [sde.kernel(t).mean(origin).to(like) for t in times]

@@ -172,7 +172,7 @@ class ExponentialMultistep(GridSampler):
             first = Stages.of(sde, self.parameterization, TABLEAUS[self.first_step_order], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
         clocks, added, draws = times.to(x).unbind(), None, step_normals(noise, x, grid.u, self.cell)
-        y = before = x if places[0].centre is None else x - places[0].centre
+        y = before = x if places[0].center is None else x - places[0].center
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
             if correct is not None and i > 0:

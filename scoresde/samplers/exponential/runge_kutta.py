@@ -41,7 +41,7 @@ from scoresde.samplers.exponential.coefficients import (
     Intervals,
     Nodes,
     Rule,
-    centres,
+    centers,
     combine,
     evaluations,
     finish,
@@ -177,8 +177,8 @@ class ExponentialRungeKutta(GridSampler):
         stages = Stages.of(sde, self.parameterization, HEUN if self.heun else TABLEAUS[self.order], start, grid[1:], x)
         first, ends = evaluations(sde, self.parameterization, start.t, x), stages.places[-1]
         clocks = times.to(x).unbind()
-        centre = centres(sde, times[:1], x)[0]
-        y = x if centre is None else x - centre
+        center = centers(sde, times[:1], x)[0]
+        y = x if center is None else x - center
         draws = noise.normals(x.shape[1:], steps=range(len(clocks) - 1), purpose=self.purpose, dtype=x.dtype)
         for i in range(len(times) - 1):
             if churned is not None:

@@ -144,7 +144,7 @@ def adaptive_grid(
         if not places:
             places.extend(evaluations(process, parameterization, sampler.discretization.times(process), x))
         place = places[len(slopes)]
-        y = x if place.centre is None else x - place.centre
+        y = x if place.center is None else x - place.center
         slopes.append(place(lambda *_: value, y).to(torch.float64))
         return value
 

@@ -45,11 +45,11 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class WhiteCoordinates:
-    """The coordinates w at one time: x = centre + root w, and dw/du = on_state w + on_score score(x, t).
+    """The coordinates w at one time: x = center + root w, and dw/du = on_state w + on_score score(x, t).
 
     Attributes:
         t: (B,), the time.
-        centre: (1, *state), the mean of the state.
+        center: (1, *state), the mean of the state.
         root: R.
         unroot: Inverse of R.
         on_state: Factor of w in the derivative.
@@ -57,7 +57,7 @@ class WhiteCoordinates:
     """
 
     t: Tensor
-    centre: Tensor
+    center: Tensor
     root: Factor
     unroot: Factor
     on_state: Factor
@@ -65,11 +65,11 @@ class WhiteCoordinates:
 
     def state(self, w: Tensor) -> Tensor:
         """The state x of w."""
-        return combine(((self.root, w),)).add_(self.centre)
+        return combine(((self.root, w),)).add_(self.center)
 
     def whiten(self, x: Tensor) -> Tensor:
         """w of the state x."""
-        return combine(((self.unroot, x - self.centre),))
+        return combine(((self.unroot, x - self.center),))
 
     def slope(self, score: Score, w: Tensor) -> Tensor:
         """The derivative dw/du."""
@@ -97,8 +97,8 @@ def _coordinates(sde: LinearSDE, point: WhitePoint, origin: Tensor, like: Tensor
     minus = torch.tensor(-1.0, dtype=torch.float64)
     on_state, on_score = point.push.compose(point.pull), point.push.compose(point.spread.transpose())
     maps = point.root, point.unroot, on_state.times(minus), on_score.times(minus)
-    centre = sde.kernel(point.t).mean(origin).to(like)
-    return WhiteCoordinates(point.t.to(like).expand(len(like)), centre, *(_factor(m, like) for m in maps))
+    center = sde.kernel(point.t).mean(origin).to(like)
+    return WhiteCoordinates(point.t.to(like).expand(len(like)), center, *(_factor(m, like) for m in maps))
 
 
 def _factor(one: LinearMap, like: Tensor) -> Factor:

@@ -26,7 +26,7 @@ class DenseProcess:
     Args:
         sde: The process.
         event_shape: Shape of one event.
-        data_std: Root mean square of the data about the centre of the process, > 0.
+        data_std: Root mean square of the data about the center of the process, > 0.
     """
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...], data_std: float = 1.0) -> None:

@@ -17,7 +17,7 @@ def prior(process: DenseProcess) -> list[CheckRow]:
     """E KL(q(x_T | x_0) || prior) in nats per coordinate, and the density and samples of the prior.
 
     The expectation is over data of standard deviation ``data_std``. It bounds KL(p_T || prior) for every distribution
-    of the data with this second moment about the centre of the process, and is the prior term of the variational bound
+    of the data with this second moment about the center of the process, and is the prior term of the variational bound
     (Kingma et al. 2021, arXiv:2107.00630, eq. 11). KL(p_T || prior) of Gaussian data is not enough: for a
     variance-preserving process and data N(0, I) it is 0 even if x_T depends strongly on x_0.
     """

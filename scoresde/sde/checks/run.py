@@ -26,7 +26,7 @@ def check(sde: SDE, event_shape: Sequence[int] = (2,), data_std: float = 1.0) ->
         sde: The process.
         event_shape: Shape of the events that are used. It should be small. If the process has a fixed event shape, use
             that.
-        data_std: Root mean square of the data about the centre of the process, > 0. The limit on the dependence of x_T
+        data_std: Root mean square of the data about the center of the process, > 0. The limit on the dependence of x_T
             on the data is for this value.
 
     Returns:

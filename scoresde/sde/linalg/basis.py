@@ -190,7 +190,7 @@ def dct_matrix(n: int) -> Tensor:
 def haar(event_shape: Sequence[int]) -> Axes:
     """Pooling by 2 and its complement over the last two dimensions, or over the only one. The sizes must be even.
 
-    In each dimension, the first half of the modes are the scaled averages of neighbours, the second half their
+    In each dimension, the first half of the modes are the scaled averages of neighbors, the second half their
     differences.
     """
     axes = len(event_shape) - min(2, len(event_shape))
@@ -210,8 +210,8 @@ def pca(data: Tensor) -> tuple[Flat, Tensor]:
     """Principal axes of data ``(n, *event)``, largest variance first, and the variances in the shape of the event."""
     check_batch("data", data)
     flat = data.reshape(len(data), -1).to(torch.float64)
-    centred = flat - flat.mean(0)
-    variances, vectors = torch.linalg.eigh(centred.mT @ centred / len(flat))
+    centered = flat - flat.mean(0)
+    variances, vectors = torch.linalg.eigh(centered.mT @ centered / len(flat))
     return Flat(vectors.mT.flip(0), data.shape[1:]), variances.flip(0).clamp(min=0.0).reshape(data.shape[1:])
 
 

@@ -57,7 +57,7 @@ class GaussianKernel(ABC):
         """Linear map A of the mean."""
 
     @property
-    def centred(self) -> GaussianKernel:
+    def centered(self) -> GaussianKernel:
         """The kernel without its shift, N(A x, L L^T)."""
         return self
 
@@ -350,7 +350,7 @@ class ScalarKernel(GaussianKernel):
 
     def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> ScalarKernel:
         # the posterior has std sigma_s / sigma_t, with sigma_t^2 = a^2 sigma_s^2 + std^2
-        marginal = marginal.centred
+        marginal = marginal.centered
         assert isinstance(marginal, ScalarKernel)
         sigma_s = (marginal.std**2 - self.std**2).clamp(min=0.0).sqrt() / self.a if before is None else before.level()
         return ScalarKernel(self.a, self.std * sigma_s / marginal.std)
@@ -416,7 +416,7 @@ class MapKernel(GaussianKernel):
 
     def with_posterior_noise(self, marginal: GaussianKernel, before: GaussianKernel | None = None) -> MapKernel:
         # with C = L L^T, S the covariance at the end and B = A^-1 (S - C) A^-T that at the start: B - B A^T S^-1 A B
-        marginal, before = marginal.centred, None if before is None else before.centred
+        marginal, before = marginal.centered, None if before is None else before.centered
         assert isinstance(marginal, MapKernel)
         after = marginal.noise.compose(marginal.noise.transpose())
         minus = torch.tensor(-1.0, dtype=torch.float64)
@@ -474,8 +474,8 @@ class ShiftedKernel(GaussianKernel):
         return self.kernel.noise_map()
 
     @property
-    def centred(self) -> GaussianKernel:
-        return self.kernel.centred
+    def centered(self) -> GaussianKernel:
+        return self.kernel.centered
 
     def standardized(self, x: Tensor, data_std: float) -> Tensor:
         return super().standardized(x - self.mean(torch.zeros_like(x)), data_std)

@@ -62,11 +62,11 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         self.gamma_0 = nn.Parameter(first, requires_grad=train_ends)
         self.log_rise = nn.Parameter(rise.log(), requires_grad=train_ends)
         ones = torch.ones(hidden, dtype=torch.float32)
-        steepness, centres = 20.0, (ones.cumsum(0) - 0.5) / hidden
+        steepness, centers = 20.0, (ones.cumsum(0) - 0.5) / hidden
         self.w = nn.Parameter(_softplus_inverse(ones[0]))
         self.a = nn.Parameter(_softplus_inverse(0.1 / hidden * ones))
         self.b = nn.Parameter(_softplus_inverse(steepness * ones))
-        self.c = nn.Parameter(-steepness * centres)
+        self.c = nn.Parameter(-steepness * centers)
 
     def gamma(self, t: Tensor) -> Tensor:
         """Negative log signal-to-noise ratio gamma(t) = -ln SNR(t).
