@@ -12,8 +12,8 @@ jackknife J, which leaves out each vector in turn, counts every pair twice. On a
 
 where q is the mean square of the kernel centered in rows and columns; for a set with itself by U-centering (Székely and
 Rizzo 2014, arXiv:1310.2926). This gives an unbiased estimate of v_1 + v_2, whose square root is the standard error. It is also
-correct if the two distributions are equal; v_1 is then 0, and the square root of J is too large by a factor 2^(1/2). Noise can make
-the estimate too small, so it is bounded below by v_2 / 2.
+correct if the two distributions are equal; v_1 is then 0, and the square root of J is too large by a factor 2^(1/2). Noise can
+make the estimate too small, so it is bounded below by v_2 / 2.
 
 The computation needs only sums over rows. Memory holds one block of pairs, and the time is that of (n + m)^2 d products.
 """
