@@ -208,7 +208,7 @@ class TestLikelihood:
     LIKELIHOOD: ClassVar = {
         "network": "{'name': 'MLP', 'width': 16, 'depth': 1}", "network__channels": None, "network__blocks": None,
         "training__steps": 2, "likelihood__draws": 2, "likelihood__limit": 20, "likelihood__batch_size": 2,
-        "likelihood__solver": "{'name': 'Multistep', 'nodes': 40}", "likelihood__pilot": 2,
+        "likelihood__solver": "{'name': 'Multistep', 'nodes': 40}", "likelihood__grid_events": 2,
     }  # fmt: skip
 
     @pytest.fixture(scope="class")
