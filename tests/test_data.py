@@ -290,7 +290,7 @@ def test_bad_fractions_are_named(fraction):
 
 def test_splits_must_be_alike():
     a, b = Dataset(torch.zeros(2, 3), Affine()), Dataset(torch.zeros(2, 4), Affine())
-    with pytest.raises(ValueError, match=r"train has events \(3,\), test \(4,\)"):
+    with pytest.raises(ValueError, match=r"train has events of shape \(3,\), and test of shape \(4,\)"):
         Splits(a, b)
     with pytest.raises(ValueError, match="share one transform"):
         Splits(a, Dataset(torch.zeros(2, 3), Affine(1.0)))
