@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.data.dataset import permutation
-from scoresde.data.inspect_sources import Source
+from scoresde.data.inspect_source import Source
 from scoresde.data.stored import Stored
 from scoresde.data.transforms import Transform
 from scoresde.noise import NoiseSource

@@ -18,7 +18,8 @@ from sklearn.datasets import load_digits
 
 from scoresde.data import CIFAR10, MNIST, Affine, Quantized
 from scoresde.data.inspect_facts import Facts, farthest, survey
-from scoresde.data.inspect_sources import Source, find
+from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_sources import find
 from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.experiment.folder.checkpoint import list_checkpoints
 from scoresde.experiment.inspection.advice import Measured, advise, data_section
@@ -175,6 +176,8 @@ class TestRefusals:
             done = run("inspect", data)
             assert done.code == 2 and wanted in done.err and "Traceback" not in done.err, (data, done.err)
         assert "arguments are required by inspect: DATA" in run("inspect").err
+        np.save(run.folder / "a.npy", np.ones((9, 2)))
+        assert "side=8 is only for folders of images" in run("inspect", "a.npy", "--side=8").err
         assert "--side is a flag of inspect, not of check" in run("check", "--config=x", "--side=3").err
 
     def test_pickles_are_not_executed(self, run):

@@ -24,7 +24,7 @@ from typing import Any
 
 from scoresde.data import Affine, Quantized, Transform
 from scoresde.data.inspect_facts import Facts
-from scoresde.data.inspect_sources import Source
+from scoresde.data.inspect_source import Source
 
 PASSES, LEAST_STEPS, MOST_STEPS = 200, 2000, 400_000
 PRIOR_STDS = 4.0

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from scoresde._files import write_atomic
 from scoresde.data import Quantized, Splits, Transform
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts, farthest, survey
-from scoresde.data.inspect_sources import Source, find
+from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_sources import find
 from scoresde.experiment.config.builder import ConfigError, build
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.inspection.advice import Measured, Section, advise, data_section
@@ -109,7 +110,8 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
         "not finite": str(len(facts.unfinite)),
         "broken": str(len(facts.broken) + len(source.problems)),
     }
-    notes = [f"{'note':12s} {note}" for note in (*source.notes, *_notes(facts, count))]
+    notes = [f"{'warning':12s} {warning}" for warning in source.warnings]
+    notes += [f"{'note':12s} {note}" for note in (*source.notes, *_notes(facts, count))]
     return [f"{name:12s} {text}" for name, text in lines.items()] + notes
 
 

@@ -1,0 +1,36 @@
+"""What `scoresde inspect` knows about data before it reads the events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from scoresde.data.stored import Stored
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data that was found.
+
+    Attributes:
+        what: A description.
+        node: The ``data`` section of the config without its transform.
+        events: All events (n, *event); those of the training set if the data is already split.
+        name: The name of an event in messages, a function of its index.
+        notes: Remarks for the user.
+        warnings: Remarks on what makes the result worse than it could be.
+        problems: Problems that must be fixed before training, with file names.
+        columns: Names of the coordinates of an event, if they have names.
+    """
+
+    what: str
+    node: dict[str, Any]
+    events: Tensor | Stored
+    name: Callable[[int], str] = str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
