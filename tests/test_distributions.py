@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde.distributions import GaussianMixture, SmoothedEmpirical
 from scoresde.noise import NoiseSource
@@ -401,3 +402,32 @@ def test_complex_arguments_are_refused(name):
     arguments[name] = torch.ones(2, 1, 1, dtype=torch.complex64)
     with pytest.raises(TypeError, match=f"{name} has dtype torch.complex64"):
         GaussianMixture(**arguments)
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Number of elements of the largest result of an operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.numel())
+        return result
+
+
+def test_full_covariances_need_no_matrix_for_each_pair_of_point_and_component():
+    batch, count, d = 32, 8, 16
+    arguments, _ = components("full", count, (d,))
+    score = GaussianMixture(**arguments).score(VPSDE())
+    x, t = normal((batch, d), "points"), torch.linspace(0.1, 0.9, batch, dtype=F64)
+    with _LargestTensor() as largest:
+        score(x, t)
+    assert largest.size == batch * count * d
+    with _LargestTensor() as largest:  # the contraction in the order of its factors
+        torch.einsum(
+            "bk,kij,bkj->bi", x[:, :count], torch.ones(count, d, d, dtype=F64), x[:, None].expand(-1, count, -1)
+        )
+    assert largest.size == batch * count * d * d

@@ -90,6 +90,8 @@ class GaussianMixture:
             if not torch.allclose(covariances, covariances.mT, atol=1e-10):
                 raise ValueError("covariances are not symmetric")
             self.variances, self.rotations = torch.linalg.eigh(covariances)
+            self._rotation = self.rotations.transpose(0, 1).reshape(d, count * d)
+            self._rotated_means = torch.einsum("kij,ki->kj", self.rotations, self.means)
             floor = -1e-10 * float(self.variances.abs().max())
         elif stds is not None:
             std = as_numbers("stds", stds, means.device)
@@ -265,9 +267,10 @@ class GaussianMixture:
 
     def _general(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = alpha[..., None], sigma[..., None]
-        offset = x[:, None] - alpha * self.means  # (B, K, d)
-        if self.rotations is not None:
-            offset = torch.einsum("kij,bki->bkj", self.rotations, offset)
+        if self.rotations is None:
+            offset = x[:, None] - alpha * self.means  # (B, K, d)
+        else:  # in the eigenbasis of each component, by one matrix product
+            offset = (x @ self._rotation).unflatten(1, self.means.shape) - alpha * self._rotated_means
         variance = alpha**2 * self.variances + sigma**2  # (B, K, d) or (B, K, 1)
         whitened = offset / variance
         repeats = offset.shape[-1] // variance.shape[-1]
@@ -277,7 +280,8 @@ class GaussianMixture:
         log_prob = log_joint.logsumexp(-1)
         share = (log_joint - log_prob[:, None]).exp()
         if self.rotations is not None:
-            return log_prob, -torch.einsum("bk,kij,bkj->bi", share, self.rotations, whitened)
+            # The responsibilities multiply the residuals before the rotation. So no (B, K, d, d) tensor is needed.
+            return log_prob, -(share[..., None] * whitened).flatten(1) @ self._rotation.mT
         return log_prob, -torch.einsum("bk,bki->bi", share, whitened)
 
 
