@@ -3,6 +3,7 @@
 from scoresde._arguments import check_constructors
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
+from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
 from scoresde.data.transforms import Affine, Quantized, Transform
@@ -16,6 +17,8 @@ __all__ = [
     "Digits",
     "ImageFolder",
     "LazySplits",
+    "MlxtendMNIST",
+    "PhotoPatches",
     "Quantized",
     "Splits",
     "Stored",
