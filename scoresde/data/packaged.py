@@ -36,12 +36,11 @@ def package_file(package: str, inside: str, install: str) -> Path:
         install: The command that installs the package, for the error message.
 
     Raises:
-        ModuleNotFoundError: If the package is not installed.
-        FileNotFoundError: If it has no such file.
+        FileNotFoundError: If the package is not installed, or has no such file.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"the package {package!r}, which contains the data, is not installed: {install}")
+        raise FileNotFoundError(f"the package {package!r}, which contains the data, is not installed: {install}")
     file = Path(spec.submodule_search_locations[0]) / inside
     if not file.is_file():
         raise FileNotFoundError(
