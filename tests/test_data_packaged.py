@@ -48,7 +48,7 @@ def test_photo_patches():
     assert data.train.raw.dtype == torch.uint8 and len({bytes(e) for e in data.test.raw.flatten(1).numpy()}) == 104
     for part in (data.train.raw, data.test.raw):
         assert 40 < float(part.float().std()) < 100 and int(part.max()) > 240
-    with pytest.raises(ValueError, match="side=512, test_fraction=0.2 leave 128 x 427 pixels of china.jpg"):
+    with pytest.raises(ValueError, match=r"side=512, test_fraction=0.2 leave 128 x 427 pixels of china\.jpg"):
         _ = PhotoPatches(512).train
 
 

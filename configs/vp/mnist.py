@@ -15,6 +15,6 @@ def get_config():
     # a level is 2/256 = 0.008 wide: below 0.003 the noisy pixel determines its level
     config.objective.times = {"name": "UniformLogNoise", "low": 0.003, "high": 15.0}
     config.model.data_std = 0.62
-    config.training.batch_size = 16
+    config.training.batch_size = 8
     config.training.steps = 6000
     return config
