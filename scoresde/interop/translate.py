@@ -19,6 +19,7 @@ from typing import Any
 
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.source_facts import COUNT, FLAG, NUMBER, PROGRESSIVE, REFINENETS, Facts, Kind, one_of
+from scoresde.networks.sides import sides_of_levels
 
 _ACTIVATIONS = {"swish": "silu", "relu": "relu", "elu": "elu", "lrelu": "lrelu"}
 _PROCESSES = {"vpsde": "VPSDE", "subvpsde": "SubVPSDE", "vesde": "VESDE"}
@@ -130,7 +131,7 @@ def _network(facts: Facts, input_range: tuple[float, float]) -> dict[str, Any]:
     common |= {
         "multipliers": tuple(facts["model.ch_mult"]),
         "blocks": facts["model.num_res_blocks"],
-        "attention": tuple(facts["model.attn_resolutions"]),
+        "attention": _attention(facts),
         "dropout": float(facts["model.dropout"]),
         "convolve": facts["model.resamp_with_conv"],
         "conditional": facts["model.conditional"],
@@ -154,6 +155,12 @@ def _network(facts: Facts, input_range: tuple[float, float]) -> dict[str, Any]:
         "combine": facts["model.progressive_combine"] if skips else "sum",
         "rescale": facts["model.skip_rescale"],
     }
+
+
+def _attention(facts: Facts) -> tuple[int, ...]:
+    """Sides of levels with attention. The reference ignores sides that no level has; the networks here do not accept them."""
+    levels = sides_of_levels((facts["data.image_size"],), len(facts["model.ch_mult"]))
+    return tuple(side for side in facts["model.attn_resolutions"] if (side,) in levels)
 
 
 def _model(facts: Facts, discrete: bool) -> dict[str, Any]:

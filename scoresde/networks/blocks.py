@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from scoresde._validation import check_choice, check_number, expand
 from scoresde.networks.norm_silu import norm_silu
 from scoresde.networks.resampling import Averaging, Resampling
+from scoresde.networks.sides import with_even_sides
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -232,8 +233,8 @@ class Resample(nn.Module):
         self.resampling, self.direction = resampling, direction
 
     def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """Halve or double the sides of (B, C, *sides). The embedded label is ignored."""
-        return self.resampling.down(x) if self.direction == "down" else self.resampling.up(x)
+        """Halve or double the sides of (B, C, *sides); odd sides are made even first. The embedded label is ignored."""
+        return self.resampling.down(with_even_sides(x)) if self.direction == "down" else self.resampling.up(x)
 
 
 class Downsample(nn.Module):
@@ -244,8 +245,8 @@ class Downsample(nn.Module):
         self.resampling, self.conv = resampling, convolution(dims, in_channels, out_channels, stride=2, padding=0)
 
     def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, *sides) to (B, out_channels, *(sides / 2)). The embedded label is ignored."""
-        out: Tensor = self.conv(self.resampling.before_stride(x))
+        """Map (B, in_channels, *sides) to (B, out_channels, *(sides / 2)), rounded up. The embedded label is ignored."""
+        out: Tensor = self.conv(self.resampling.before_stride(with_even_sides(x)))
         return out
 
 

@@ -14,7 +14,7 @@ class MultifieldUNet(nn.Module):
     """A `SmallUNet` whose input and output channels are those of all k fields.
 
     Args:
-        event_shape: (k, C, H, W), with H and W even.
+        event_shape: (k, C, H, W).
         channels: Channels at full resolution, a multiple of 8. Half resolution has twice as many.
         blocks: Residual blocks at each resolution of the encoder, and at full resolution of the decoder.
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.

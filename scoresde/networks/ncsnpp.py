@@ -3,8 +3,9 @@
     x -> 3x3 -> level 0 -> ... -> lowest level -> middle -> lowest level -> ... -> level 0 -> head -> output
                      \\_________________________ skip connections _________________________/
 
-Level i has sides of 1 / 2^i of the input's and multipliers[i] times the channels. In addition to the main path, the encoder can
-carry a downsampled input, and the decoder can build up the output (progressive growing, Karras et al. 2020):
+Level i has sides of 1 / 2^i of the input's, rounded up (``sides.py``), and multipliers[i] times the channels. In addition to
+the main path, the encoder can carry a downsampled input, and the decoder can build up the output (progressive growing, Karras
+et al. 2020):
 
     progressive_input     "skip"      a 1x1 convolution of the downsampled input is combined with the features of every level
                           "residual"  strided convolutions of the input are added to the features of every level
@@ -27,6 +28,7 @@ from scoresde._validation import check_choice, check_count, check_counts
 from scoresde.networks.blocks import InputRange, activation_of, convolution, initialized, split_outputs
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
+from scoresde.networks.sides import attended_levels, sides_of_levels
 from scoresde.networks.stages import LayerFactory, decoder, encoder
 
 PROGRESSIVE = ("none", "skip", "residual")
@@ -38,12 +40,13 @@ class NCSNpp(nn.Module):
     The output is not divided by a noise level. Use a prediction such as `ScaledScorePrediction` for that.
 
     Args:
-        event_shape: (C, *sides) with one to three sides, each a multiple of 2^(levels - 1). The network also accepts events with
-            other such sides.
+        event_shape: (C, *sides) with one to three sides of any length, which may differ. The network also accepts events with
+            other sides.
         channels: Channels at full resolution.
         multipliers: Factors of ``channels``, one for each level.
         blocks: Residual blocks of each level of the encoder. The decoder has one more.
-        attention: Longest sides of the levels that have attention. The middle always has attention.
+        attention: Longest sides of the levels that have attention, for (12, 20) and three levels some of 20, 10, 5. None for
+            attention at 16 if a level has that side; () for attention at no level. The middle always has attention.
         dropout: Probability of dropout inside the blocks, in [0, 1).
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         classes: Number of classes of a class-conditional network, which is called as ``network(x, label, y=y)``; 0 for none.
@@ -73,7 +76,7 @@ class NCSNpp(nn.Module):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 4,
-        attention: Sequence[int] = (16,),
+        attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
         classes: int = 0,
@@ -95,7 +98,7 @@ class NCSNpp(nn.Module):
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
-        check_counts("attention", attention)
+        check_counts("attention", attention or ())
         for name, count in (("channels", channels), ("blocks", blocks), ("outputs", outputs)):
             check_count(name, count)
         check_count("classes", classes, least=0)
@@ -111,9 +114,9 @@ class NCSNpp(nn.Module):
         check_choice("progressive_output", progressive_output, PROGRESSIVE)
         check_choice("combine", combine, ("sum", "cat"))
         self.event_shape, self.outputs, self.classes = tuple(event_shape), outputs, classes
-        self.input_range, self.step = InputRange(input_range), 2 ** (len(multipliers) - 1)
+        self.input_range = InputRange(input_range)
         predicted, embedding_size, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
-        attended = [max(event_shape[1:]) >> i in attention for i in range(len(widths))]
+        attended = attended_levels(attention, event_shape[1:], len(widths))
         layers = LayerFactory(
             dims, embedding_size, resampling or FIR(), inside=block == "biggan", convolve=convolve, dropout=dropout,
             rescale=rescale, group_width=group_width, checkpoint=checkpoint,
@@ -182,10 +185,10 @@ class NCSNpp(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         alike = x.ndim == len(self.event_shape) + 1 and x.shape[1] == self.event_shape[0]
-        if not alike or any(side % self.step for side in x.shape[2:]):
+        if not alike:
             raise ValueError(
                 f"x has event shape {tuple(x.shape[1:])}: this {type(self).__name__} was made for {self.event_shape} "
-                f"and takes sides that are multiples of {self.step}"
+                "and takes as many channels and sides"
             )
 
 
@@ -201,7 +204,7 @@ class DDPMpp(NCSNpp):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 4,
-        attention: Sequence[int] = (16,),
+        attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
         classes: int = 0,
@@ -235,7 +238,7 @@ class DDPM(NCSNpp):
         channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 2,
-        attention: Sequence[int] = (16,),
+        attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
         classes: int = 0,
@@ -278,10 +281,12 @@ def _check_event(event_shape: Sequence[int], multipliers: Sequence[int]) -> tupl
     if not multipliers:
         raise ValueError(f"multipliers={multipliers!r} is not allowed: give one for each resolution, e.g. (1, 2, 2)")
     images, *sides = event_shape or (0,)
-    step = 2 ** (len(multipliers) - 1)
-    if not 1 <= len(sides) <= 3 or any(side < step or side % step for side in sides):
+    if not 1 <= len(sides) <= 3:
+        raise ValueError(f"event_shape={tuple(event_shape)} is not allowed: give (C, *sides), one to three sides")
+    longest = [max(level) for level in sides_of_levels(sides, len(multipliers))]
+    if longest[-2:] == [1, 1]:
         raise ValueError(
-            f"event_shape={tuple(event_shape)} is not allowed: give (C, *sides), one to three sides that are multiples of "
-            f"{step} for {len(multipliers)} multipliers"
+            f"event_shape={tuple(event_shape)} is not allowed with {len(multipliers)} multipliers: the longest sides of the "
+            f"levels would be {', '.join(map(str, longest))}; give at most {longest.index(1) + 1} multipliers"
         )
     return images, len(sides)

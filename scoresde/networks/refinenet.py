@@ -1,7 +1,7 @@
 """NCSN and NCSNv2 (Song & Ermon 2019, 2020): RefineNets (Lin et al. 2017) of pre-activation residual blocks.
 
     x -> 3x3 -> stage 0 -> ... -> stage n-1          two residual blocks each; the first block of stages 1 .. n-3 halves the
-         |         |                   |             sides, the last two stages use dilation 2 and 4 instead
+         |         |                   |             sides (rounded up), the last two stages use dilation 2 and 4 instead
        3x3 <--- refine <--- ... <--- refine          combines the features from below, upsampled if needed, with the stage's
 
 The normalization is InstanceNorm++. It restores what instance normalization removes, the differences between the means mu_k
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts, expand
 from scoresde.networks.blocks import InputRange, activation_of, split_outputs
+from scoresde.networks.sides import with_even_sides
 
 EPSILON = 1e-5
 
@@ -72,10 +73,12 @@ class RefineNet(nn.Module):
                 f"multipliers={tuple(multipliers)} is not allowed: give three or more, the last two are dilated"
             )
         step = 2 ** (len(multipliers) - 3)
-        if len(event_shape) != 3 or any(side % step or side < 2 * step for side in event_shape[1:]):
+        if multipliers[-1] != multipliers[-2]:
+            raise ValueError(f"multipliers={tuple(multipliers)} is not allowed: the last two must be equal")
+        if len(event_shape) != 3 or any(side <= step for side in event_shape[1:]):
             raise ValueError(
-                f"event_shape={tuple(event_shape)} is not allowed: give (C, H, W), H and W multiples of {step} and at least "
-                f"{2 * step} for {len(multipliers)} multipliers"
+                f"event_shape={tuple(event_shape)} is not allowed: give (C, H, W), H and W above {step} for "
+                f"{len(multipliers)} multipliers"
             )
         images, widths = event_shape[0], [channels * m for m in multipliers]
         self.event_shape, self.outputs, self.step = tuple(event_shape), outputs, step
@@ -96,10 +99,10 @@ class RefineNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Map (B, C, H, W) and labels (B,) to (B, C, H, W), or to (B, C, H, W, outputs) if ``outputs`` is above 1."""
-        if x.ndim != 4 or x.shape[1] != self.event_shape[0] or any(side % self.step for side in x.shape[2:]):
+        if x.ndim != 4 or x.shape[1] != self.event_shape[0] or any(side <= self.step for side in x.shape[2:]):
             raise ValueError(
                 f"x has event shape {tuple(x.shape[1:])}: this {type(self).__name__} was made for {self.event_shape} "
-                f"and takes sides that are multiples of {self.step}"
+                f"and takes sides above {self.step}"
             )
         row = self.row(label)
         h, results = self.first(self.input_range(x)), []
@@ -123,9 +126,9 @@ class NCSN(RefineNet):
     """NCSN, conditioned on the index of the noise level.
 
     Args:
-        event_shape: (C, H, W) with sides that are multiples of 2^(stages - 3).
+        event_shape: (C, H, W) with sides above 2^(stages - 3).
         channels: Channels of the first stage.
-        multipliers: Factors of ``channels``, one for each stage.
+        multipliers: Factors of ``channels``, one for each stage; the last two are equal.
         levels: Number of noise levels. Labels are integers 0 .. levels - 1.
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         input_range: Range (low, high) of the data. The network maps it to [-1, 1].
@@ -175,9 +178,10 @@ class NCSNv2(RefineNet):
     """NCSNv2, which is not conditioned on the noise level.
 
     Args:
-        event_shape: (C, H, W) with sides that are multiples of 2^(stages - 3).
+        event_shape: (C, H, W) with sides above 2^(stages - 3).
         channels: Channels of the first stage.
-        multipliers: Factors of ``channels``, one for each stage: (1, 2, 2, 4, 4) for 128 pixels, (1, 2, 2, 2, 4, 4) for 256.
+        multipliers: Factors of ``channels``, one for each stage, the last two equal: (1, 2, 2, 4, 4) for 128
+            pixels, (1, 2, 2, 2, 4, 4) for 256.
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         input_range: Range (low, high) of the data. The network maps it to [-1, 1].
         activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
@@ -223,7 +227,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
         h = self.conv1(self.act(self.norm1(x, row)))
         h = self.conv2(self.act(self.norm2(h, row))) + self.shortcut(x)
-        return F.avg_pool2d(h, 2) if self.halves else h
+        return F.avg_pool2d(with_even_sides(h), 2) if self.halves else h
 
 
 class _Convolution(nn.Module):

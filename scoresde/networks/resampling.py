@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_number
+from scoresde.networks.sides import cropped
 
 _MEANS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _FILTERS = (F.conv1d, F.conv2d, F.conv3d)
@@ -100,14 +101,14 @@ class FIR(Resampling):
         weight = 2 ** len(sides) * self._weight(x)
         pad = taps - 2 - (taps - 1) // 2
         out = _SPREADERS[x.ndim - 3](x, weight, stride=2, padding=pad, groups=x.shape[1])
-        return _front(out, [2 * side for side in sides])
+        return cropped(out, [2 * side for side in sides])
 
     def down(self, x: Tensor) -> Tensor:
         return self._filter(x, pad=(len(self.kernel) - 1) // 2, stride=2)
 
     def before_stride(self, x: Tensor) -> Tensor:
         out = self._filter(x, pad=(len(self.kernel) + 1) // 2, stride=1)
-        return _front(out, [side + 1 for side in x.shape[2:]])
+        return cropped(out, [side + 1 for side in x.shape[2:]])
 
     def _filter(self, x: Tensor, pad: int, stride: int) -> Tensor:
         weight = self._weight(x).flip(tuple(range(2, x.ndim)))
@@ -119,10 +120,3 @@ class FIR(Resampling):
         for _ in x.shape[3:]:
             weight = weight[..., None] * k
         return weight.expand(x.shape[1], 1, *weight.shape)
-
-
-def _front(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """The first ``sides`` entries of each dimension of x: a kernel of odd length gives one too many."""
-    for dimension, side in enumerate(sides, start=2):
-        x = x.narrow(dimension, 0, side)
-    return x

@@ -22,6 +22,7 @@ from scoresde.networks.blocks import (
     residual_sum,
 )
 from scoresde.networks.resampling import Resampling
+from scoresde.networks.sides import cropped, with_even_sides
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class _DecoderLevel(nn.Module):
         if self.image is not None:
             h, image = self.image(h, image)
         if self.change is not None:
-            h = self.change(h, embedded)
+            h = cropped(self.change(h, embedded), skips[-1].shape[2:])
         return h, image
 
 
@@ -199,7 +200,7 @@ class SkipInput(nn.Module):
         self.conv = convolution(dims, images, width, 1)
 
     def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.resampling.down(image)
+        image = self.resampling.down(with_even_sides(image))
         features = self.conv(image)
         return (torch.cat((features, h), dim=1) if self.combine == "cat" else features + h), image
 
@@ -225,7 +226,7 @@ class _SkipOutput(nn.Module):
 
     def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
         part = self.head(h)
-        return h, part if image is None else self.resampling.up(image) + part
+        return h, part if image is None else cropped(self.resampling.up(image), part.shape[2:]) + part
 
 
 class _LowestOutput(nn.Module):
@@ -247,5 +248,5 @@ class _ResidualOutput(nn.Module):
         self.grow, self.rescale = grow, rescale
 
     def forward(self, h: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = residual_sum(self.grow(image), h, self.rescale)
+        image = residual_sum(cropped(self.grow(image), h.shape[2:]), h, self.rescale)
         return image, image

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
+from scoresde.networks.sides import cropped
 
 
 class SmallUNet(nn.Module):
-    """A UNet with two resolutions for images with even sides.
+    """A UNet with two resolutions for small images.
 
     Args:
-        event_shape: (C, H, W), with H and W even.
+        event_shape: (C, H, W) of any sides. Half of an odd side is rounded up.
         channels: Channels at full resolution, a multiple of 8. Half resolution has twice as many.
         blocks: Residual blocks at each resolution of the encoder, and at full resolution of the decoder.
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
@@ -42,10 +43,8 @@ class SmallUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
-        if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
-            raise ValueError(
-                f"event_shape={tuple(event_shape)} is not allowed: SmallUNet takes (C, H, W), H and W even"
-            )
+        if len(event_shape) != 3:
+            raise ValueError(f"event_shape={tuple(event_shape)} is not allowed: SmallUNet takes (C, H, W)")
         check_count("blocks", blocks)
         check_count("outputs", outputs)
         if not isinstance(channels, int) or channels < 8 or channels % 8:
@@ -99,7 +98,7 @@ class SmallUNet(nn.Module):
         h = self.attention(h)
         for block in self.after:
             h = block(h, embedded)
-        h = F.interpolate(self.narrow(h), scale_factor=2.0, mode="nearest")
+        h = cropped(F.interpolate(self.narrow(h), scale_factor=2.0, mode="nearest"), skip.shape[2:])
         h = torch.cat((h, skip), dim=1)
         for block in self.up:
             h = block(h, embedded)

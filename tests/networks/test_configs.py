@@ -69,7 +69,8 @@ def config_of(name):
 @pytest.mark.parametrize("name", REFERENCE)
 def test_a_config_agrees_with_the_reference(name):
     theirs, content = REFERENCE[name], config_of(name)
-    ours, ve = made(content | {"network": shrunken(content)["network"]}), name.startswith("ve")
+    small = {key: value for key, value in shrunken(content)["network"].items() if key != "attention"}
+    ours, ve = made(content | {"network": small}), name.startswith("ve")
     sde = ours.model.sde.continuous
     # an error in the file of the reference, whose network could not get sigma as its label
     continuous = theirs["training.continuous"] and name != "ve/ncsnv2/bedroom"
