@@ -25,6 +25,7 @@ from typing import Any
 from scoresde.data import Affine, Quantized, Transform
 from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_source import Source
+from scoresde.networks.sides import sides_of_levels
 
 PASSES, LEAST_STEPS, MOST_STEPS = 200, 2000, 400_000
 PRIOR_STDS = 4.0
@@ -139,26 +140,29 @@ def _network(facts: Facts) -> Section:
             {"name": "MLP", "width": width, "depth": 4},
             ("vectors: a multilayer perceptron, four times as wide as an event, from 128 to 1024",),
         )
-    if len(sides) == 2 and max(sides) <= 16 and not any(side % 2 for side in sides):
+    if len(sides) == 2 and max(sides) <= 16:
         return Section(
             "network",
             {"name": "SmallUNet", "channels": 32, "blocks": 2},
             ("up to 16 pixels: two resolutions and attention are enough",),
         )
     levels = 1
-    while levels < 4 and all(side % 2**levels == 0 and side >= 4 * 2**levels for side in sides):
+    while levels < 4 and min(sides_of_levels(sides, levels + 1)[-1]) >= 4:
         levels += 1
+    longest = [max(level) for level in sides_of_levels(sides, levels)]
+    attention = tuple(side for side in longest if side <= 16)[:1]
     channels = 128 if facts.count >= MANY_EVENTS else 64 if facts.count >= MANY_EVENTS // 10 else 32
     node = {
         "name": "NCSNpp", "channels": channels, "multipliers": (1, 2, 2, 2)[:levels], "blocks": 2,
-        "attention": (16,), "dropout": 0.1,
+        "attention": attention, "dropout": 0.1,
     }  # fmt: skip
     reasons = [
-        f"sides {sides}: a UNet of {levels} resolutions; sides are halved while they are even and at least 4 remain",
+        f"sides {sides}: a UNet of {levels} resolutions; sides are halved while at least 4 remain",
+        f"attention at side {attention[0]}: the first of {', '.join(map(str, longest))} that is at most 16, as in the paper"
+        if attention
+        else f"no attention: all longest sides are above 16 ({', '.join(map(str, longest))})",
         f"{facts.count} events: {channels} channels (the paper's 128 from {MANY_EVENTS} events on)",
     ]
-    if levels < 3:
-        reasons.append("sides that are multiples of 8 allow a better network: crop or pad the events")
     return Section("network", node, tuple(reasons))
 
 
