@@ -140,7 +140,8 @@ RECORD = {
 RECORDS = {
     "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
-    "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "samplers.base.SampleResult",
+    "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.halves.RelativeDistance",
+    "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
     "samplers.discretization.Transitions",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
@@ -204,6 +205,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "metrics.extractors.Network": {"label": "features"},
     "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
     "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
+    "metrics.halves.halves": {"count": 10},
+    "metrics.halves.relative_distance": {
+        "samples": X, "data": torch.cat([X, Y]), "distance": lambda x, y: metrics.kernel_distance(x, y).biased, "halvings": 1,
+    },
     "metrics.moments.MomentAccumulator": {},
     "metrics.moments.Moments": {"mean": MOMENTS.mean, "covariance": MOMENTS.covariance},
     "metrics.sliced.sliced_wasserstein": {"directions": 4},

@@ -2,6 +2,7 @@
 
 Features of samples and their statistics    extractors, moments
 Distances between two sets of features      frechet, kernel, sliced; precision: overlap of the two sets
+A yardstick for distances                   halves
 Scores of forecasts                         ranked_probability
 Baseline density models                     baselines
 """
@@ -10,6 +11,7 @@ from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
+from scoresde.metrics.halves import RelativeDistance, halves, relative_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
 from scoresde.metrics.moments import MomentAccumulator, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
@@ -26,15 +28,18 @@ __all__ = [
     "Moments",
     "Network",
     "PrecisionRecall",
+    "RelativeDistance",
     "TorchScript",
     "crps",
     "fair_crps",
     "frechet_distance",
     "gaussian_mixtures",
+    "halves",
     "kernel_distance",
     "pixel_histogram",
     "precision_recall",
+    "relative_distance",
     "sliced_wasserstein",
 ]
 
-check_constructors(globals(), records=(Baseline, KernelDistance, PrecisionRecall))
+check_constructors(globals(), records=(Baseline, KernelDistance, PrecisionRecall, RelativeDistance))

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,14 @@ from scoresde._validation import check_finite, check_rising
 class Extractor(ABC):
     """Base class of feature extractors.
 
-    ``extractor(raw)`` maps decoded samples (B, *event), levels or real numbers, to floating-point features (B, d).
+    ``extractor(raw)`` maps samples (B, *event) to floating-point features (B, d).
+
+    Attributes:
+        scaling: The values that `evaluate` of an experiment passes to the extractor. "data": decoded samples, levels or real
+            numbers. "model": these after the transform of the data, so that all coordinates have a similar scale.
     """
+
+    scaling: ClassVar[str] = "data"
 
     @property
     def name(self) -> str:
@@ -69,11 +75,13 @@ class Extractor(ABC):
 
 
 class Coordinates(Extractor):
-    """The flattened event.
+    """The flattened event, in the model's scaling.
 
     The features are float32 for bytes and float32, otherwise float64, which is exact for whole numbers below 2^53. The
     Fréchet distance of these features compares the mean and the covariance of the data. It does not measure perceptual quality.
     """
+
+    scaling: ClassVar[str] = "model"
 
     @property
     def digest(self) -> str:

@@ -36,10 +36,13 @@ class KernelDistance:
     Attributes:
         value: The estimate of MMD^2. It can be negative, because its mean is 0 if the distributions are equal.
         standard_error: The standard error; NaN for fewer than 4 vectors.
+        biased: The estimate over all pairs, with i = j. It is the squared distance of the two sets themselves, at least 0,
+            and too large on average by (E k(x, x) - E k(x, x')) / n + (E k(y, y) - E k(y, y')) / m.
     """
 
     value: float
     standard_error: float
+    biased: float
 
 
 @checked_arguments
@@ -55,7 +58,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
         y: Features of shape (m, d) with m >= 2.
 
     Returns:
-        The unbiased estimate of MMD^2 and its standard error.
+        The unbiased estimate of MMD^2, its standard error, and the estimate over all pairs.
 
     Raises:
         ValueError: For other shapes, or values that are not finite.
@@ -67,14 +70,21 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     within = [_Sums.of(s, s, same=True) for s in (x, y)]
     between = _Sums.of(x, y, same=False)
     value = sum(s.total / (s.count * (s.count - 1)) for s in within) - 2.0 * between.total / (len(x) * len(y))
-    if min(len(x), len(y)) < 4:
-        return KernelDistance(value, math.nan)
     n, m = len(x), len(y)
+    every = sum((s.total + _diagonal(v)) / s.count**2 for s, v in zip(within, (x, y), strict=True))
+    biased = max(0.0, every - 2.0 * between.total / (n * m))
+    if min(n, m) < 4:
+        return KernelDistance(value, math.nan, biased)
     xx, yy, xy = (sums.centered_square() for sums in (*within, between))
     pairs = 2.0 * xx / (n * (n - 1)) + 2.0 * yy / (m * (m - 1)) + 4.0 * xy / (n * m)
     twice = 4.0 * xx / (n * (n - 2)) + 4.0 * yy / (m * (m - 2)) + 8.0 * xy / (n * m)
     jackknife = _jackknife(within[0].rows, between.rows, m) + _jackknife(within[1].rows, between.columns, n)
-    return KernelDistance(value, math.sqrt(max(jackknife - twice + pairs, pairs / 2.0, 0.0)))
+    return KernelDistance(value, math.sqrt(max(jackknife - twice + pairs, pairs / 2.0, 0.0)), biased)
+
+
+def _diagonal(x: Tensor) -> float:
+    """sum_i k(x_i, x_i)."""
+    return float(((x.square().sum(1) / x.shape[1] + 1.0) ** 3).sum())
 
 
 def _jackknife(within: Tensor, across: Tensor, other: int) -> float:

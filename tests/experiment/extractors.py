@@ -33,3 +33,9 @@ class Dropping(Coordinates):
 
     def features(self, raw):
         return super().features(raw)[:-1]
+
+
+class Levels(Coordinates):
+    """The values of the data, without the transform."""
+
+    scaling = "data"

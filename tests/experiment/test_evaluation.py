@@ -23,7 +23,7 @@ from scoresde.experiment.folder.tensor_file import read_tensors, write_tensors
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.results.event_sets import DatasetEvents
 from scoresde.experiment.results.sample_index import SampleIndex
-from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall
+from scoresde.metrics import Moments, frechet_distance, kernel_distance, precision_recall, relative_distance
 from tests.experiment.conftest import ROOT, TINY, Command, CopyCommand, ended
 from tests.experiment.extractors import Stopping
 
@@ -73,7 +73,8 @@ def one_more(folder):
 
 
 def flat(array):
-    return torch.as_tensor(np.asarray(array)).flatten(1).double()
+    """Levels in the scaling of the model, at the middle of their interval."""
+    return Digits().train.transform.encode(array, None, dtype=torch.float32).flatten(1).double()
 
 
 def test_figures_are_of_all_events(run, trained):
@@ -90,6 +91,7 @@ def test_figures_are_of_all_events(run, trained):
         assert figures["kernel distance"] == pytest.approx(kernel.value, rel=1e-9)
         assert figures["kernel distance error"] == pytest.approx(kernel.standard_error, rel=1e-6)
         assert (figures["precision"], figures["recall"]) == (manifold.precision, manifold.recall)
+        assert figures["reference count"] == 1438
     # planted: without the last batch
     assert found["frechet distance"] != pytest.approx(
         frechet_distance(Moments.of(samples[:64]), Moments.of(train)), rel=1e-3
@@ -102,9 +104,12 @@ def test_what_is_said(trained):
     digest = Digits().train.digest()
     (line,) = [line for line in trained.said.splitlines() if ": pc: Frechet distance" in line]
     for wanted in (
-        " @ 90 samples | reference: digits/train, 1438 events, digest " + digest,
+        " @ 90 samples, ", " | reference: digits/train, 1438 events, digest " + digest,
         "| extractor Coordinates with 64 features, digest ",
-        "| precision 0.", "| KID ", "| baseline: digits/test ", " @ 359 events",
+        "| precision 0.", "| KID ", "| baseline: digits/test ", " @ 359 events", "(k = 3, 90 against 1438 events)",
+        " times the yardstick | sampler PredictorCorrector, ", " evaluations, weights ema | ",
+        "in the scaling of the model, Quantized(levels=17, low=-1.0, high=1.0)", "between halves of digits/train, ",
+        "both 90 against 719 events", "359 events, which are not 90: compare with the yardstick",
     ):  # fmt: skip
         assert wanted in line
     assert "WARNING: pc: a Frechet distance of 90 samples is biased upwards" in trained.said
@@ -291,7 +296,13 @@ def test_a_file_of_mu_and_sigma_may_be_the_reference(run, tmp_path):
     done = run(evaluation__reference=str(run.folder / "reference.npz"))
     found = run.result()
     assert found["frechet distance"] == pytest.approx(before["frechet distance"], rel=1e-12)
-    assert found["kernel distance"] is found["precision"] is None
+    assert (
+        found["kernel distance"]
+        is found["precision"]
+        is found["yardstick"]
+        is found["ratio"]["frechet distance"]
+        is None
+    )
     assert found["baseline"]["frechet distance"] == pytest.approx(before["baseline"]["frechet distance"], rel=1e-12)
     assert "reference: reference.npz, 1438 events, digest " in done.stdout and "KID" not in done.stdout
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(64), sigma=np.eye(64))
@@ -364,7 +375,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     index.write_text("{}")
     assert "pc.json has no sha256" in run(code=2).stderr
     shutil.rmtree(run.command.workdir / "samples")
-    assert "has no samples of pc: run scoresde sample first" in run(code=2).stderr
+    assert "has no samples: run scoresde sample first" in run(code=2).stderr
     refusals = {
         "split": ("'both'", "split='both' is not known"), "neighbors": ("0", "neighbors=0"),
         "subset_size": ("1", "subset_size=1"),
@@ -424,13 +435,63 @@ def test_a_snapshot_is_not_the_last_checkpoint(run):
 
 
 def test_samples_by_other_weights_stand_beside_the_first(run):
-    """Their names are NAME@WEIGHTS."""
+    """Their names are NAME@WEIGHTS. A file that no sampler of the config writes is left out if it is not an index."""
     samples = run.command.workdir / "samples"
     shutil.copy(samples / "pc.json", samples / "pc@model.json")
     (samples / "other.json").write_text("of no sampler of the config")
-    run()
+    said = run().stdout
     assert run.result("pc@model")["frechet distance"] == run.result()["frechet distance"]
     assert not (run.folder / "other.json").exists()
+    assert "WARNING: other: not evaluated, because no sampler of the config draws it: " in said
+
+
+def test_samples_by_a_sampler_that_the_config_no_longer_has(run):
+    """They are evaluated, and the line and the report name their sampler."""
+    run(verb="sample", samplers="{'plain': {'name': 'DDIM', 'steps': 2}}", sampling__count=40)
+    said = run().stdout
+    (line,) = [line for line in said.splitlines() if ": plain: Frechet distance" in line]
+    assert "| sampler DDIM, 2 evaluations, weights ema |" in line and " @ 40 samples" in line
+    assert ": pc: Frechet distance" in said
+    assert run.result("plain")["yardstick"]["count"] == 40 and run.result()["yardstick"]["count"] == 90
+    page = evaluation_section(Workdir(run.command.workdir))
+    assert "plain: DDIM(steps=2, " in page and "pc: PredictorCorrector(" in page
+    assert "id='yardstick-0'" in page and page.count("yardstick: halves of digits/train") == 2, "at 40 and at 90 events"
+    assert ": plain: Frechet distance" in run(samplers="{}").stdout
+
+
+def test_the_yardstick_is_the_distance_of_halves(run):
+    """Equal to `relative_distance` of all features; at the same sizes for both distances."""
+    samples = flat(np.concatenate([part["raw"] for part in read_samples(run.folder.parent / "samples" / "pc.json")]))
+    train, found = flat(Digits().train.raw), run.result()
+    wanted = {
+        "frechet distance": lambda x, y: frechet_distance(Moments.of(x), Moments.of(y)),
+        "kernel distance": lambda x, y: kernel_distance(x, y).biased,
+        "recall": lambda x, y: precision_recall(x, y, 3).recall,
+    }
+    for metric, distance in wanted.items():
+        expected = relative_distance(samples, train, distance, halvings=found["yardstick"]["halvings"])
+        figure = {"kernel distance": "kernel distance over all pairs"}.get(metric, metric)
+        assert found["at its size"][figure] == pytest.approx(expected.value, rel=1e-9)
+        assert found["yardstick"][figure] == pytest.approx(expected.yardstick, rel=1e-9)
+        if metric in found["ratio"]:
+            assert found["ratio"][metric] == pytest.approx(expected.ratio, rel=1e-9) and expected.ratio > 1.5
+        assert (expected.count, expected.reference_count, expected.halvings) == (90, 719, 8)
+    for name in ("yardstick", "at its size"):
+        assert (found[name]["count"], found[name]["reference count"]) == (90, 719)
+
+
+def test_held_out_digits_are_as_far_as_the_yardstick(run, tmp_path):
+    """Planted: the same digits, of which every second is dark, are not."""
+    test, ratios = Digits().test.raw, []
+    dark = test.clone()
+    dark[::2] //= 2
+    for name, raw in (("test", test), ("dark", dark)):
+        np.save(tmp_path / f"{name}.npy", raw.numpy())
+        run("--samples", tmp_path / f"{name}.npy")
+        (file,) = run.folder.glob(f"files-{name}-*.json")
+        ratios.append(json.loads(file.read_text())["ratio"])
+    assert all(0.7 < value < 1.4 for value in ratios[0].values()), ratios
+    assert all(value > 2.0 for value in ratios[1].values()), ratios
 
 
 def test_large_features_are_refused_before_they_are_computed(run, monkeypatch):

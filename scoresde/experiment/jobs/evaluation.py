@@ -1,6 +1,7 @@
 """Compares samples with data: features of both, part by part, and metrics from them (``comparison.py``).
 
-The features are those of ``evaluation.extractor``, computed from the decoded values. They are saved by index in shards
+The features are those of ``evaluation.extractor``, computed from the decoded values, or from these in the model's scaling
+(``Extractor.scaling``). They are saved by index in shards
 (``shards.py``), each with a digest of its source. Existing features are not computed again: a command that was killed
 continues, more samples add features to the existing ones, and the data is processed once for each extractor. All events
 of a set are used. Processes share the parts (``job.py``). The metrics are computed at the end from the shards in their
@@ -24,13 +25,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from scoresde._files import write_sealed
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import EvaluationConfig
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
-from scoresde.experiment.results.comparison import SetFeatures, compare, from_file, gather, line, result
+from scoresde.experiment.results.comparison import (
+    NO_YARDSTICK,
+    SetFeatures,
+    Yardstick,
+    compare,
+    from_file,
+    gather,
+    line,
+    result,
+)
 from scoresde.experiment.results.event_sets import DatasetEvents, EventSet, sets_to_evaluate
 from scoresde.experiment.results.shards import Features, FeatureStore
 from scoresde.metrics import Moments
@@ -41,7 +52,7 @@ DIMENSIONS_UP_TO = 2**13
 
 
 def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, dict[str, Any]] | None:
-    """Compare the samples of every sampler, or those that ``evaluation.samples`` names, with the data.
+    """Compare all sample sets in the folder, or the events that ``evaluation.samples`` names, with the data.
 
     The files are written to evaluation/.
 
@@ -82,6 +93,20 @@ def check_dimension(config: EvaluationConfig, dimension: int) -> None:
         )
 
 
+def scaling(experiment: Experiment) -> str:
+    """The values that the extractor gets, in words."""
+    if experiment.evaluation.extractor.scaling == "model":
+        return f"the model, {experiment.data.transform!r}"
+    return "the data"
+
+
+def scaled(experiment: Experiment, raw: Tensor) -> Tensor:
+    """Decoded events in the scaling of the extractor. Levels become the middle of their interval."""
+    if experiment.evaluation.extractor.scaling == "model":
+        return experiment.data.transform.encode(raw, None, dtype=torch.float32)
+    return raw
+
+
 @dataclass(frozen=True)
 class Part(Range):
     """Events of a set, whose name is its place in evaluation/. ``source`` is the digest of their content."""
@@ -112,8 +137,12 @@ class EvaluationJob(Job):
         for split in ([] if config.reference else [config.split]) + [config.other_split]:
             sets[f"data/{split}"] = DatasetEvents(split, getattr(data, split), {"split": split})
         device = local_device(experiment, local)
-        check_dimension(config, config.extractor(sets[f"data/{config.other_split}"].raw(0, 1).to(device)).shape[1])
-        by = {"scoresde": __version__, "extractor": config.extractor.name, "extractor digest": config.extractor.digest}
+        first = scaled(experiment, sets[f"data/{config.other_split}"].raw(0, 1))
+        check_dimension(config, config.extractor(first.to(device)).shape[1])
+        by = {
+            "scoresde": __version__, "extractor": config.extractor.name, "extractor digest": config.extractor.digest,
+            "scaling": scaling(experiment),
+        }  # fmt: skip
         stores = {place: FeatureStore(workdir.evaluation / place, {**by, **s.identity}) for place, s in sets.items()}
         return cls(experiment, workdir, device, sets, stores)
 
@@ -147,7 +176,7 @@ class EvaluationJob(Job):
     def features(self, part: Part) -> Features:
         """The features of a part, computed ``batch_size`` events at a time."""
         started, config = time.perf_counter(), self.experiment.evaluation
-        raw = self.sets[part.name].raw(part.first, part.end)
+        raw = scaled(self.experiment, self.sets[part.name].raw(part.first, part.end))
         found = [config.extractor(some.to(self.device)).cpu() for some in raw.split(config.batch_size)]
         return Features(
             first=part.first, end=part.end, features=torch.cat(found).numpy(), source=part.source, nfe=1,
@@ -171,12 +200,16 @@ class EvaluationJob(Job):
             reference.moments.save(self.workdir.evaluation / "reference.npz")
         baseline = self.set_features(f"data/{config.other_split}")
         against = compare(baseline, reference, config)
+        place = f"data/{config.split}"
+        yardstick = None if config.reference else Yardstick(self.sets[place], self.stores[place], config)
         for place, events in self.sets.items():
             if place.startswith("data/"):
                 continue
+            relative = yardstick(events, self.stores[place], reference.moments.dimension) if yardstick else NO_YARDSTICK
             found = result(
-                events, self.set_features(place), reference, {**against, **baseline.facts}, config, processes
-            )
+                events, self.set_features(place), reference, {**against, **baseline.facts}, relative, config,
+                scaling(self.experiment), processes,
+            )  # fmt: skip
             write_sealed(self.workdir.evaluation / f"{events.name}.json", found)
             self.workdir.log(f"{self.workdir.path}: {line(events.name, found)}")
             for warning in found["warnings"]:

@@ -9,18 +9,21 @@ from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.reports.html import UNREADABLE, note, problem_note, table
 from scoresde.experiment.results.sample_index import SampleIndex
 
-HEAD = ("samples", "number", "Frechet distance", "kernel distance", "+-", "precision", "recall")
+HEAD = ("samples", "number", "of data", "Frechet distance", "kernel distance", "+-", "precision", "recall")
 KEYS = ("frechet distance", "kernel distance", "kernel distance error", "precision", "recall")
+RELATIVE = ("at equal numbers", "number", "of data", "Frechet", "ratio", "kernel", "+-", "ratio", "precision", "recall")
+"""The columns of the table with the yardstick. Its ratios are the third and fourth of `_relative`."""
 
 
 def evaluation_section(workdir: Workdir) -> str:
-    """A table for each reference and extractor, with the baseline below the samples."""
+    """Two tables for each reference and extractor: all samples with the baseline, and samples with the yardstick."""
     found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     parts = ["<h2>Samples compared with data</h2>"]
     for file in sorted(workdir.evaluation.glob("*.json")):
         try:
             result = read_sealed(file)
             _row(file.stem, result)
+            _relative(file.stem, result)
             result["warnings"] = [*result["warnings"], *_outdated(workdir, result)]
             found.setdefault(_setting(result), []).append((file.stem, result))
         except UNREADABLE as problem:
@@ -52,7 +55,7 @@ def _setting(result: dict[str, Any]) -> str:
     return (
         f"reference {result['reference']['description']}; extractor {result['extractor']} with {result['features']} "
         "features, digest "
-        f"{result['extractor digest']}; k = {result['neighbors']}; baseline {baseline}"
+        f"{result['extractor digest'][:16]}; scaling of {result['scaling']}; k = {result['neighbors']}; baseline {baseline}"
     )
 
 
@@ -64,11 +67,63 @@ def _table(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
     settings = _setting(last).partition("; baseline")[0]
     return (
         table(f"evaluation-{number}", HEAD, rows, numbers=tuple(range(1, len(HEAD))))
-        + note(f"{settings}. Do not compare results with different numbers of samples.")
+        + "".join(note(f"{name}: {origin}") for name, result in results if (origin := _origin(result)))
+        + note(
+            f"{settings}. The Frechet distance, in squared units of the features, is biased upwards by a term that decreases "
+            "with both numbers: compare only rows with equal numbers. The kernel distance is unbiased."
+        )
+        + _yardsticks(number, results)
         + "".join(problem_note(warning) for warning in notes)
     )
 
 
+def _yardsticks(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
+    """The samples with as many events of a half of the data, both compared with the other half. Empty without a yardstick."""
+    groups: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    for name, result in results:
+        if result["yardstick"] is not None:
+            groups.setdefault(result["yardstick"]["count"], []).append((name, result))
+    rows = []
+    for group in groups.values():
+        rows += [_relative(name, result) for name, result in group]
+        scale = group[0][1]["yardstick"]
+        rows.append(
+            _with_ratios(f"yardstick: {scale['data']}", scale, {"frechet distance": 1.0, "kernel distance": 1.0})
+        )
+    if not rows:
+        return ""
+    return table(f"yardstick-{number}", RELATIVE, rows, numbers=tuple(range(1, len(RELATIVE)))) + note(
+        "Here the samples, and equally many events of a half of the data, are compared with the other half, so all figures have "
+        "the same bias. Figures are means over random halvings of the data: "
+        f"{results[-1][1]['yardstick']['halvings']}. A ratio near 1 means that the metric does not distinguish the samples from "
+        "data at this number. The ratio of kernel distances is that of the estimates over all pairs, which are not negative."
+    )
+
+
+def _relative(name: str, result: dict[str, Any]) -> list[str]:
+    """The row of a result in the table of the yardstick. Empty without a yardstick."""
+    return [] if result["yardstick"] is None else _with_ratios(name, result["at its size"], result["ratio"])
+
+
+def _with_ratios(name: str, figures: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
+    row = _row(name, figures)
+    one, other = (
+        "" if (r := ratios[metric]) is None else f"{r:.3g}" for metric in ("frechet distance", "kernel distance")
+    )
+    return [*row[:4], one, *row[4:6], other, *row[6:]]
+
+
+def _origin(result: dict[str, Any]) -> str:
+    """The sampler of the samples. Empty for samples from a file."""
+    origin = result["set"]
+    if "sampler" not in origin:
+        return ""
+    return f"{origin['sampler']}, {origin['nfe']} evaluations, weights {origin['weights']} of {origin['checkpoint']}"
+
+
 def _row(name: str, result: dict[str, Any]) -> list[str]:
-    values = [result[key] for key in KEYS]
-    return [name, str(result["count"]), *("" if value is None else f"{value:.4g}" for value in values)]
+    values, data = [result[key] for key in KEYS], result["reference count"]
+    numbers = (str(result["count"]), "unknown" if data is None else str(data))
+    formats = (".4g", ".4g", ".2g", ".3f", ".3f")
+    figures = ("" if value is None else format(value, shape) for value, shape in zip(values, formats, strict=True))
+    return [name, *numbers, *figures]

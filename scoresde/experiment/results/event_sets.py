@@ -162,21 +162,29 @@ class SampleEvents(EventSet):
 
 
 def sets_to_evaluate(experiment: Experiment, workdir: Workdir) -> list[EventSet]:
-    """The sets to evaluate: the samples of the config's samplers in the folder, or the set that ``evaluation.samples`` names.
+    """The sets to evaluate: all samples in the folder, or the set that ``evaluation.samples`` names.
+
+    Samples of a sampler that the config no longer has cannot be drawn again. If they cannot be read or come from another
+    config, they are left out, and the log says why.
 
     Raises WorkdirError if there are none, FileNotFoundError or ValueError for what cannot be read.
     """
     if experiment.evaluation.samples:
         return [file_set(experiment)]
-    names = [path.stem for path in sorted(workdir.samples.glob("*.json"))]
-    # samples with other weights are called NAME@WEIGHTS
-    names = [name for name in names if name.partition("@")[0] in experiment.samplers]
-    if not names:
-        raise WorkdirError(
-            f"--workdir {workdir.path} has no samples of {', '.join(experiment.samplers) or 'a sampler'}: "
-            "run scoresde sample first, or give --samples"
-        )
-    return [sample_set(experiment, workdir, name) for name in names]
+    found: list[EventSet] = []
+    for name in (path.stem for path in sorted(workdir.samples.glob("*.json"))):
+        try:
+            found.append(sample_set(experiment, workdir, name))
+        except (ValueError, WorkdirError) as problem:
+            # samples with other weights are called NAME@WEIGHTS
+            if name.partition("@")[0] in experiment.samplers:
+                raise
+            workdir.log(
+                f"{workdir.path}: WARNING: {name}: not evaluated, because no sampler of the config draws it: {problem}"
+            )
+    if not found:
+        raise WorkdirError(f"--workdir {workdir.path} has no samples: run scoresde sample first, or give --samples")
+    return found
 
 
 def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEvents:
@@ -187,12 +195,11 @@ def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEve
             f"{index.path} was drawn with another config (digest {index.store.settings.get('config digest')}, this one has "
             f"{config_digest(experiment)}): run scoresde sample again"
         )
-    node = experiment.config.to_dict()["samplers"][name.partition("@")[0]]
-    found = []
-    if index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
+    node, found = experiment.config.to_dict().get("samplers", {}).get(name.partition("@")[0]), []
+    if node is not None and index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
         found.append(f"drawn by {index.facts.get('sampler')}, not by the config's sampler: run scoresde sample again")
     if before := workdir.outdated(index.facts):
-        found.append(f"drawn with {before}: run scoresde sample again")
+        found.append(f"drawn with {before}" + (": run scoresde sample again" if node is not None else ""))
     return SampleEvents(name, index, tuple(found))
 
 
