@@ -162,7 +162,10 @@ def _means(found: list[Figures]) -> Figures:
     for name in found[0]:
         values = [figures[name] for figures in found]
         known = [value for value in values if value is not None]
-        out[name] = sum(known) / len(known) if len(known) == len(values) else None
+        if len(known) < len(values) or isinstance(values[0], int):  # sizes are those of every halving
+            out[name] = values[0] if len(known) == len(values) else None
+        else:
+            out[name] = sum(known) / len(known)
     return out
 
 
