@@ -140,7 +140,7 @@ RECORD = {
 RECORDS = {
     "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
-    "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.halves.RelativeDistance",
+    "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
     "samplers.discretization.Transitions",
@@ -205,8 +205,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "metrics.extractors.Network": {"label": "features"},
     "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
     "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
-    "metrics.halves.halves": {"count": 10},
-    "metrics.halves.relative_distance": {
+    "metrics.yardstick.halves": {"count": 10},
+    "metrics.yardstick.relative_distance": {
         "samples": X, "data": torch.cat([X, Y]), "distance": lambda x, y: metrics.kernel_distance(x, y).biased, "halvings": 1,
     },
     "metrics.moments.MomentAccumulator": {},

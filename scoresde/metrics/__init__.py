@@ -2,7 +2,7 @@
 
 Features of samples and their statistics    extractors, moments
 Distances between two sets of features      frechet, kernel, sliced; precision: overlap of the two sets
-A yardstick for distances                   halves
+A yardstick for distances                   yardstick
 Scores of forecasts                         ranked_probability
 Baseline density models                     baselines
 """
@@ -11,12 +11,12 @@ from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
-from scoresde.metrics.halves import RelativeDistance, halves, relative_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
 from scoresde.metrics.moments import MomentAccumulator, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
 from scoresde.metrics.ranked_probability import crps, fair_crps
 from scoresde.metrics.sliced import sliced_wasserstein
+from scoresde.metrics.yardstick import RelativeDistance, halves, relative_distance
 
 __all__ = [
     "CANDIDATES",

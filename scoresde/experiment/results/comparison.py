@@ -5,7 +5,7 @@ the reference and the extractor, so `line` always states them. The other split o
 This baseline is the value that new data would get.
 
 A Fréchet distance has no natural scale, and depends on the numbers of events. Its yardstick is the distance between
-random halves A and B of the reference (``metrics/halves.py``). Samples and A, the same number of each, are compared with
+random halves A and B of the reference (``metrics/yardstick.py``). Samples and A, the same number of each, are compared with
 B, so both distances have the same bias, and their ratio has no units. The ratio of the
 kernel distance is that of its estimates over all pairs.
 """
@@ -28,7 +28,7 @@ from scoresde.experiment.folder.cache import file_digest
 from scoresde.experiment.results.event_sets import EventSet
 from scoresde.experiment.results.shards import FeatureStore
 from scoresde.metrics import MomentAccumulator, Moments, frechet_distance, kernel_distance, precision_recall
-from scoresde.metrics.halves import halves, random_order
+from scoresde.metrics.yardstick import halves, random_order
 from scoresde.version import __version__
 
 FEW = 50_000
