@@ -2,6 +2,7 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw
+from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformLogNoise, UniformTime
 
@@ -9,6 +10,7 @@ __all__ = [
     "ChainTimes",
     "DenoisingScoreMatching",
     "Draw",
+    "ExplicitScoreMatching",
     "SlicedDraw",
     "SlicedScoreMatching",
     "TimeDistribution",

@@ -37,6 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from scoresde._validation import check_choice, check_count
 from scoresde.losses.base import Objective
 from scoresde.losses.times import TimeDistribution
+from scoresde.noise import NoiseSource
 from scoresde.sde import SDE
 
 WEIGHTINGS = ("uniform", "likelihood")
@@ -141,9 +142,7 @@ class SlicedScoreMatching(Objective[SDE]):
         source, step = self._keyed(x0, t, step, indices)
         t = self._times(x0, source, step) if t is None else t
         x_t = self.sde.marginal_sample(x0, t, source, step=step)
-        shape = (self.projections, *x_t.shape[1:])
-        signs = source.rademacher(shape, step=step, purpose="projection", dtype=x_t.dtype)
-        return SlicedDraw(t, x_t, signs.transpose(0, 1))
+        return SlicedDraw(t, x_t, self._directions(x_t, source, step))
 
     def evaluate(self, model: Callable[..., Tensor], draw: SlicedDraw, **condition: Any) -> Tensor:
         """Computes the loss of each example for given draws.
@@ -169,6 +168,11 @@ class SlicedScoreMatching(Objective[SDE]):
                 square = torch.stack([_dot(score, self._root(v, draw.t, x)) ** 2 for v in draw.directions]).mean(0)
             loss = self._weight(draw.t) * (trace + 0.5 * square)
         return loss if graph else loss.detach()
+
+    def _directions(self, x_t: Tensor, source: NoiseSource, step: int) -> Tensor:
+        """The directions v, (projections, B, *state)."""
+        shape = (self.projections, *x_t.shape[1:])
+        return source.rademacher(shape, step=step, purpose="projection", dtype=x_t.dtype).transpose(0, 1)
 
     def _weight(self, t: Tensor) -> Tensor:
         """lambda divided by the density of t, without the factors inside the derivative."""
