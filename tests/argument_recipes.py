@@ -28,7 +28,7 @@ PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
-    "networks", "noise", "distributions", "ema", "noise_distributions", "score.quantized", "solvers", "score.subspace",
+    "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
 )  # fmt: skip
 
 
@@ -139,6 +139,7 @@ RECORD = {
 
 RECORDS = {
     "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
+    "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
@@ -272,6 +273,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
 }  # fmt: skip
 for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
+RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1}

@@ -20,7 +20,7 @@ FLOORS = [
     {"_validation", "_files", "_representation", "version"},
     {"_kinds"},
     {"_arguments"},
-    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "conditions"},
+    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "conditions", "loggers"},
     {"sde"},
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
@@ -30,7 +30,7 @@ FLOORS = [
     {"__main__"},
 ]
 # rooms of one floor that may not know each other; the others may
-STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics"}
+STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metrics", "loggers"}
 # the transform of quantized data and the keyed noise lie at the bottom of their floor
 NEIGHBORS = {
     ("solvers", "noise"),

@@ -264,30 +264,6 @@ class TestRowsThatAreNotWhole:
             write({**dict.fromkeys(COLUMNS, 0.25), "step": 2})
             assert synced[-1] == (tmp_path / "metrics.csv").stat().st_size > 20
 
-    def test_the_board_drops_what_is_run_again(self, tmp_path, monkeypatch):
-        """purge_step is the first step that TensorBoard must drop; each row is flushed."""
-        seen = []
-
-        class Writer:
-            def __init__(self, folder, purge_step):
-                seen.append(purge_step)
-
-            def add_scalar(self, key, value, step):
-                seen.append((key, step))
-
-            def flush(self):
-                seen.append("flushed")
-
-            def close(self):
-                pass
-
-        module = types.ModuleType("torch.utils.tensorboard")
-        module.SummaryWriter = Writer
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-        with metrics_writer(Workdir(tmp_path), 4) as write:
-            write({**dict.fromkeys(COLUMNS, 0.25), "step": 6})
-        assert seen[0] == 5 and seen[1] == ("loss", 6) and seen[-1] == "flushed" and len(seen) == len(COLUMNS) + 1
-
 
 class TestPreviews:
     """A picture that cannot be drawn, and an interrupted one."""

@@ -28,6 +28,7 @@ from torch import nn
 
 import scoresde.data
 import scoresde.likelihood
+import scoresde.loggers
 import scoresde.losses
 import scoresde.metrics
 import scoresde.networks
@@ -65,6 +66,7 @@ _PACKAGES = (
     scoresde.solvers,
     scoresde.likelihood,
     scoresde.metrics,
+    scoresde.loggers,
 )
 
 Kind = TypeVar("Kind")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from scoresde.experiment.config.builder import ConfigError, build, build_section
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
 from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
+from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
@@ -46,6 +48,8 @@ class Experiment:
         samplers: Samplers by name.
         likelihood: The section ``likelihood``.
         evaluation: The section ``evaluation``.
+        loggers: Loggers by name: those of the section ``loggers``, or TensorBoard if there is no such section and the package
+            is installed.
     """
 
     config: ConfigDict
@@ -61,6 +65,7 @@ class Experiment:
     samplers: dict[str, Sampler]
     likelihood: LikelihoodConfig
     evaluation: EvaluationConfig
+    loggers: dict[str, Logger] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Experiment:
@@ -108,6 +113,7 @@ class Experiment:
             samplers=_samplers(content),
             likelihood=likelihood,
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
+            loggers=_loggers(content),
         )
 
     def use_threads(self) -> None:
@@ -159,14 +165,27 @@ def _gray(data: Splits) -> dict[str, float]:
 
 
 def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
-    nodes = section(config, "samplers")
+    nodes = _named(config, "samplers")
+    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+
+
+def _loggers(config: Mapping[str, Any]) -> dict[str, Logger]:
+    if "loggers" not in config:
+        return {"tensorboard": TensorBoardLogger()} if find_spec("tensorboard") is not None else {}
+    nodes = _named(config, "loggers")
+    return {name: build(node, f"loggers.{name}", Logger) for name, node in nodes.items()}
+
+
+def _named(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section of nodes by name. Raises ConfigError for a name that cannot be the name of a file."""
+    nodes = section(config, key)
     for name in nodes:
         if not _NAME.fullmatch(name) or not name.isprintable():
             raise ConfigError(
-                f"config.samplers: {shown(name)} is not allowed as a name, because files have this name: give up to 60 "
+                f"config.{key}: {shown(name)} is not allowed as a name, because files have this name: give up to 60 "
                 "characters without slashes, dots and @"
             )
-    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+    return nodes
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int, *, where: str = "", most: int = 2**63 - 1) -> int:

@@ -29,10 +29,10 @@ from scoresde.experiment.config.trust import untrusted
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "training", "sampling", "samplers", "likelihood",
-    "evaluation",
+    "evaluation", "loggers",
 )  # fmt: skip
 """The keys at the top level of a config."""
-OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation")
+OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation", "loggers")
 """The sections that a config may leave out."""
 LARGEST_FILE = 2**24
 """Largest size of a config.json in bytes."""

@@ -16,12 +16,14 @@ from pathlib import Path
 from scoresde._files import kind_of
 
 FILES = ("config.json", "environment.json", "log.txt", "metrics.csv", "report.html")
-FOLDERS = ("checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard")
+FOLDERS = (
+    "checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard", "loggers",
+)  # fmt: skip
 UNCHECKED = ("checkpoints", "averages")
 """Folders whose entries are checked by the checkpoint reader, which skips other files."""
 LEFTOVERS = {
-    "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", ".metrics.csv.*.tmp",
-              ".config.json.*.tmp", ".environment.json.*.tmp"),
+    "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", "loggers/.*.tmp",
+              ".metrics.csv.*.tmp", ".config.json.*.tmp", ".environment.json.*.tmp"),
     "sample": ("samples/**/.*.tmp",),
     "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),
     "evaluate": ("evaluation/**/.*.tmp",),

@@ -8,6 +8,7 @@
     checkpoints/grid-*.json   time grids of likelihoods
     averages/                 snapshots for post-hoc averages
     previews/                 pictures of samples during training
+    loggers/NAME.json         the id and the last step of a logged run; tensorboard/ and wandb/ have the files of these loggers
     bad_batches/              batches whose loss or gradient was not finite
     samples/NAME.*            .npz, .png and .json; shards in samples/NAME/shards-*/
     likelihood/SPLIT.*        .csv and .json; the rows as they are computed in likelihood/rows-*/
@@ -56,7 +57,7 @@ from scoresde.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 """Packages whose versions are written to environment.json."""
-EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation")
+EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation", "loggers")
 """Sections that may change after training, because the weights do not depend on them. For ``training`` see
 `TrainingConfig.changeable`.
 """

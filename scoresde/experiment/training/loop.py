@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -27,14 +28,16 @@ from scoresde.experiment.training.distributed import Group, processes
 from scoresde.experiment.training.metrics_log import Meter, metrics_writer, rows_digest
 from scoresde.experiment.training.previews import is_due, is_missing, write_preview
 from scoresde.experiment.training.prior_fit import check_prior
+from scoresde.experiment.training.run_loggers import check_loggers, run_loggers
 from scoresde.experiment.training.signals import catch_signals
 from scoresde.experiment.training.trainer import Step, Trainer, check_trainable
+from scoresde.loggers import Logger
 
 LARGEST = 1e6
 """If values of the data as the network sees it exceed this, a message about a loss that is not finite names the data's scale."""
 
 
-def train(experiment: Experiment, workdir: Workdir) -> None:
+def train(experiment: Experiment, workdir: Workdir, loggers: Mapping[str, Logger] | None = None) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
     On SIGINT or SIGTERM the current step is finished, a checkpoint is saved, and KeyboardInterrupt is raised. A second
@@ -43,15 +46,19 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
     Args:
         experiment: The experiment.
         workdir: The work folder. It is created if it does not exist.
+        loggers: Loggers by name, in addition to those of the config.
 
     Raises:
-        ConfigError: If the noise of the process does not cover the data (`check_prior`). Nothing is written.
+        ConfigError: If the noise of the process does not cover the data (`check_prior`), or if a logger cannot be used, for
+            example because its package is missing. Nothing is written.
         FloatingPointError: After ``training.max_bad_steps`` consecutive steps without a finite loss and gradient.
         WorkdirError: If another process trains in the folder.
         WorkerError: If another process of the run ended.
     """
     check_trainable(experiment.model)
     experiment.use_threads()
+    logging = {**experiment.loggers, **(loggers or {})}
+    check_loggers(logging)
     warning = check_prior(experiment)
     with processes(experiment) as group, ExitStack() as held:
 
@@ -65,7 +72,7 @@ def train(experiment: Experiment, workdir: Workdir) -> None:
         run = _Run(experiment, workdir, group)
         if warning:
             run.say(f"WARNING: {warning}")
-        run.run()
+        run.run(logging if group.is_main else {})
 
 
 class _Run:
@@ -86,12 +93,12 @@ class _Run:
             self.say(f"resumed from {checkpoint.path.name}")
         self.first, self.before, self.problem = self.trainer.step, self.trainer.updates, ""
 
-    def run(self) -> None:
+    def run(self, loggers: Mapping[str, Logger]) -> None:
         """Train to the last step."""
-        trainer, config = self.trainer, self.config
+        trainer, config, missing = self.trainer, self.config, {}
         # the pictures are missing after a kill between the checkpoint and its previews
         if self.trainer.layout.writes and is_missing(self.experiment, self.workdir, trainer.step):
-            write_preview(self.experiment, self.workdir, trainer)
+            missing = write_preview(self.experiment, self.workdir, trainer)
         if trainer.step >= config.steps:
             self.say(f"already trained to step {trainer.step} of {config.steps}")
             return
@@ -107,9 +114,11 @@ class _Run:
         with (
             catch_signals(self.group.world) as stopped,  # first, so that from here on a signal leads to a checkpoint
             rows as write,
+            run_loggers(loggers, self.experiment, self.workdir, trainer.step) as logged,
             bar,
             Batches(self.experiment, self.group) as batches,
         ):
+            logged.pictures(missing, trainer.step)
             while trainer.step < config.steps:
                 x, position = batches[trainer.step]
                 step = trainer.update(x, position, stop=stopped)
@@ -120,9 +129,10 @@ class _Run:
                 if trainer.step % config.log_every == 0 or trainer.step == config.steps:
                     row = meter.row()
                     write(row)
+                    logged.metrics(row)
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
                 if self.trainer.layout.writes:
-                    self._save_due(step.stop)
+                    logged.pictures(self._save_due(step.stop), trainer.step)
                 if step.stop:
                     saved = "checkpoint saved" if self._has_updated() else "no update since the start"
                     self.say(f"stopped at step {trainer.step}, {saved}; run the same command to resume")
@@ -155,21 +165,21 @@ class _Run:
         """Whether this process has updated the weights. Before that, a checkpoint would only repeat the last one."""
         return self.trainer.updates > self.before
 
-    def _save_due(self, stop: bool) -> None:
-        """Write the files that are due after a step.
+    def _save_due(self, stop: bool) -> dict[str, Path]:
+        """Write the files that are due after a step. Returns the pictures of a preview by name.
 
         The snapshot comes before the checkpoint. A run that is killed between the two resumes before this step and
         writes both again.
         """
         step, end = self.trainer.step, self.trainer.step == self.config.steps
         if not self._has_updated():
-            return
+            return {}
         if step % self.config.posthoc_every == 0 or end:
             write_snapshot(self.workdir, self.trainer.averages, step, self.trainer.layout, self.digest)
         if step % self.config.checkpoint_every == 0 or end or stop:
             self.save()
-        if is_due(step, self.config.preview_every):
-            write_preview(self.experiment, self.workdir, self.trainer)
+        due = is_due(step, self.config.preview_every)
+        return write_preview(self.experiment, self.workdir, self.trainer) if due else {}
 
     def _handle_bad_step(self, step: Step, x: Tensor) -> None:
         """Save the batch of a skipped step. Raises FloatingPointError after too many in a row."""

@@ -1,4 +1,4 @@
-"""Logs of a run: metrics.csv, and TensorBoard if it is installed.
+"""The table of a run's metrics, metrics.csv. ``run_loggers.py`` passes its rows to other loggers.
 
 step, loss, grad_norm, learning_rate     means since the last row, or since the run was resumed
 seconds                                  of training so far
@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -112,16 +111,9 @@ def metrics_writer(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None
 
     The row is on the disk when the function returns, so before the checkpoint of its step.
 
-    Rows after ``step`` are dropped, also in TensorBoard, because these steps are run again.
+    Rows after ``step`` are dropped, because these steps are run again.
     """
     rows = [row for row in whole_rows(workdir.metrics_file)[1] if int(row["step"]) <= step]
-    board: Any = None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        board = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
-    except ImportError:
-        pass
     text = io.StringIO()
     before = csv.DictWriter(text, COLUMNS, restval="nan", extrasaction="ignore")
     before.writeheader()
@@ -135,16 +127,8 @@ def metrics_writer(workdir: Workdir, step: int) -> Iterator[Callable[[Row], None
                 writer.writerow(row)
                 file.flush()
                 os.fsync(file.fileno())
-            if board is not None:
-                for key in COLUMNS[1:]:
-                    board.add_scalar(key, row[key], int(row["step"]))
-                board.flush()
 
-        try:
-            yield write
-        finally:
-            if board is not None:
-                board.close()
+        yield write
 
 
 def _ratio(total: float, count: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,13 +43,14 @@ def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
     return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
 
 
-def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> None:
-    """Draw samples and write the pictures of a step.
+def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> dict[str, Path]:
+    """Draw samples and write the pictures of a step. Returns them by name, for loggers.
 
     If samples cannot be drawn yet, this is logged and training continues.
     """
     if not experiment.samplers:
-        return
+        return {}
+    pictures: dict[str, Path] = {}
     sampler = next(iter(experiment.samplers.values()))
     for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
         try:
@@ -62,8 +64,10 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
         np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
         write_atomic(place.with_suffix(".npz"), file.getvalue())
         write_atomic(place, picture)
+        pictures[f"samples/{name}"] = place
         if name == "ema":
             workdir.log(f"{workdir.path}: samples at step {trainer.step} in {place.relative_to(workdir.path)}")
+    return pictures
 
 
 def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:
