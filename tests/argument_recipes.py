@@ -206,6 +206,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "metrics.extractors.Network": {"label": "features"},
     "metrics.extractors.TorchScript": lambda: {"file": _a_file()},
     "metrics.frechet.frechet_distance": {"a": MOMENTS, "b": MOMENTS},
+    "metrics.baselines.gaussian_log_prob": {"train": X, "test": Y},
     "metrics.yardstick.halves": {"count": 10},
     "metrics.yardstick.relative_distance": {
         "samples": X, "data": torch.cat([X, Y]), "distance": lambda x, y: metrics.kernel_distance(x, y).biased, "halvings": 1,

@@ -8,7 +8,7 @@ Baseline density models                     baselines
 """
 
 from scoresde._arguments import check_constructors
-from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_log_prob, gaussian_mixtures, pixel_histogram
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
@@ -33,6 +33,7 @@ __all__ = [
     "crps",
     "fair_crps",
     "frechet_distance",
+    "gaussian_log_prob",
     "gaussian_mixtures",
     "halves",
     "kernel_distance",

@@ -1,6 +1,7 @@
 """Simple density models as baselines for the likelihood of a score model on the same split.
 
-Results are in bits per dimension of discrete data, like those of ``scoresde.likelihood.bits_per_dim``.
+Results for discrete data are in bits per dimension, like those of ``scoresde.likelihood.bits_per_dim``; those for real-valued
+data are log-densities in nats.
 """
 
 from __future__ import annotations
@@ -119,6 +120,44 @@ def gaussian_mixtures(
         bits = -(nats / judge.shape[1] + math.log(width)) / math.log(2.0)
         found.append(_summary(f"scikit-learn GaussianMixture, {count} {kind}", bits))
     return min(found, key=lambda baseline: baseline.bits_per_dim)
+
+
+@checked_arguments
+def gaussian_log_prob(train: Tensor, test: Tensor) -> Tensor:
+    r"""The log-density of a Gaussian that is fitted to real-valued training data.
+
+    .. math:: S' = (1 - a) S + a \frac{\mathrm{tr} S}{d} I
+
+    The covariance S is shrunk by the factor a of Ledoit and Wolf (scikit-learn), so the fit is defined even with fewer events
+    than coordinates.
+
+    Args:
+        train: Training data of shape (n, *event) with n >= 2, coordinates of a similar scale.
+        test: Test data of shape (m, *event).
+
+    Returns:
+        Log-densities of ``test`` in nats, of shape (m,), in float64.
+
+    Raises:
+        ValueError: For other shapes or values, or if all training events are equal.
+
+    References:
+        Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices.
+    """
+    from sklearn.covariance import LedoitWolf  # see data/sources.py
+
+    for name, value in (("train", train), ("test", test)):
+        check_batch(name, value)
+        check_finite(name, value)
+    _check_alike(train, test)
+    x, y = train.flatten(1).double(), test.flatten(1).double()
+    if len(x) < 2 or not bool((x != x[0]).any()):
+        raise ValueError(
+            f"train has {len(x)} events without differences: a Gaussian needs two different events at least"
+        )
+    covariance = torch.from_numpy(LedoitWolf().fit(x.numpy()).covariance_)
+    out: Tensor = torch.distributions.MultivariateNormal(x.mean(0), covariance).log_prob(y)
+    return out
 
 
 def _summary(name: str, bits: Tensor) -> Baseline:

@@ -34,6 +34,7 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, statistics
+from scoresde.experiment.results.simple_baseline import baseline_facts
 from scoresde.likelihood import (
     DEFAULT_TOLERANCE,
     FlowGrid,
@@ -240,11 +241,16 @@ class LikelihoodJob(Job):
             "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step,
             "rows in": self.store.path.name, "table digest": bytes_digest((folder / f"{title}.csv").read_bytes()),
         }  # fmt: skip
+        value = summary["bits_per_dim" if self.data.transform.discrete else "nats_of_data"]
+        baseline = baseline_facts(self.experiment.data.train, self.data, self.count, config.seed, value)
+        summary["baseline"] = baseline
         write_sealed(folder / f"{title}.json", summary)
         if failed:
             self.workdir.log(
                 f"{self.workdir.path}: WARNING: {failed} of {len(rows)} rows FAILED and are not in the mean"
             )
+        if baseline is not None and baseline["worse"]:
+            self.workdir.log(f"{self.workdir.path}: WARNING: {baseline['worse']}")
         self.workdir.log(
             f"{self.workdir.path}: {describe(summary)}, {summary['mean nfe']:.0f} evaluations, {summary['seconds']:.1f} s"
         )

@@ -176,6 +176,10 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         (b.name, f"{b.bits_per_dim:.3f}", "unknown" if math.isnan(b.standard_error) else f"{b.standard_error:.3f}")
         for b in others
     ]
+    simple = summary.get("baseline")
+    if simple is not None and simple["name"] not in [b.name for b in others]:
+        error = simple["standard error"]
+        rows.append((simple["name"], f"{simple['value']:.3f}", "unknown" if error is None else f"{error:.3f}"))
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     table_rows = csv.DictReader(lines.decode().splitlines())
     values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])
@@ -183,6 +187,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not included in the mean."
     return "".join([
         table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
+        problem_note(f"Warning: {simple['worse']}.") if simple is not None and simple["worse"] else "",
         note(left_out) if left_out else "",
         figure(histogram_picture(values, f"{unit} per event"), f"{len(values)} events and draws, {meaning}", "wide"),
         problem_note(failed) if summary["failed"] else "",
