@@ -258,7 +258,9 @@ def test_test_images_inside_the_folder_are_not_trained_on(tmp_path):
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no images: put PNG or JPEG files there, of 8 x 8 pixels"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no images: put PNG, JPEG, WebP, BMP or TIFF files there, of 8 x 8 pixels"
+    ):
         _ = ImageFolder(str(tmp_path), 8).train
     picture(tmp_path / "a.png", 8, 8)
     data = ImageFolder(str(tmp_path), 8, test=str(tmp_path))

@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_count
+from scoresde._validation import check_count
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
+from scoresde.data.image_rules import ImageRules
 from scoresde.data.sources import LazySplits, Splits, check_split, split_indices
 from scoresde.data.stored import ImageFiles, Items, MapStyle
 from scoresde.data.transforms import Quantized, declared
 
-_SUFFIXES = {".png", ".jpg", ".jpeg"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+"""Endings of the image files of a folder; other files are left out."""
 
 
 class CIFAR10(LazySplits):
@@ -114,18 +116,28 @@ class MNIST(LazySplits):
 
 
 class ImageFolder(LazySplits):
-    """The PNG and JPEG files in a folder, cropped to the central square and shrunk to ``side``, with 256 levels.
+    """The PNG, JPEG, WebP, BMP and TIFF files in a folder.
 
-    Images are decoded batch by batch, so the folder may be larger than memory. Images with more than 8 bits per channel,
-    transparent pixels or several frames raise a ValueError, see ``scoresde.data.pixels``.
+    Each image is cropped to the largest centered rectangle with the event's ratio of height to width, and shrunk to the event's
+    height and width. Images are never enlarged. They are decoded batch by batch, so the folder may be larger than memory.
+    Transparent pixels and several frames raise a ValueError, as do values that do not fit ``levels``
+    (``scoresde.data.image_rules``).
+
+    With 256 levels, images have 8 bits per channel, and palettes give their colors. With other numbers of levels the values are
+    the numbers in the files: gray images with 16 bits for ``levels=65536``, label maps with one number for each class.
 
     Args:
         folder: The folder, searched recursively.
-        side: Side of the events (channels, side, side).
+        side: Side of square events (channels, side, side), or (height, width).
         low: Lower end of the range of x.
         high: Upper end of the range of x.
+        levels: Number of levels. Values must be in 0 .. levels - 1.
+        resampling: How larger images are shrunk: "bicubic" interpolation for intensities, "nearest" for labels, which are never
+            interpolated. None for "bicubic" with 256 levels; other numbers of levels require a choice.
+        palette: "colors" or "indices": what an image with a palette means. Indices are labels; they need ``channels=1`` and
+            ``resampling="nearest"``.
         flip: Mirror images at random in training.
-        channels: 3 for colors, 1 for gray.
+        channels: 3 for colors, 1 for gray images and label maps.
         test: A folder of test images. If it is inside ``folder``, its images are not used for training. If empty,
             ``test_fraction`` of the images is held out at random.
         test_fraction: Fraction of the images that is held out if there is no ``test``.
@@ -135,21 +147,23 @@ class ImageFolder(LazySplits):
     def __init__(
         self,
         folder: str,
-        side: int,
+        side: int | Sequence[int],
         low: float = -1.0,
         high: float = 1.0,
         *,
+        levels: int = 256,
+        resampling: str | None = None,
+        palette: str = "colors",
         flip: bool = False,
         channels: int = 3,
         test: str = "",
         test_fraction: float = 0.1,
         split_seed: int = 0,
     ) -> None:
-        check_count("side", side)
-        check_choice("channels", channels, (1, 3))
+        self.rules = ImageRules(side, channels, levels, resampling, palette)
         check_split(test_fraction, split_seed)
-        super().__init__((channels, side, side), Quantized(256, low, high))
-        self.folder, self.side, self.flip, self.channels = Path(folder), side, flip, channels
+        super().__init__(self.rules.event_shape, Quantized(levels, low, high))
+        self.folder, self.flip = Path(folder), flip
         self.test_folder, self.test_fraction, self.split_seed = Path(test) if test else None, test_fraction, split_seed
 
     def read(self) -> tuple[Dataset, Dataset]:
@@ -167,17 +181,32 @@ class ImageFolder(LazySplits):
         return self._set(self.folder, train, "train"), self._set(self.folder, test, "test")
 
     def _files(self, folder: Path) -> list[Path]:
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
+        files = image_files(folder)
         if not files:
+            _, height, width = self.event_shape
             raise FileNotFoundError(
-                f"{str(folder)!r} holds no images: put PNG or JPEG files there, of {self.side} x {self.side} pixels or "
-                "larger, or give their place: data.folder"
+                f"{str(folder)!r} holds no images: put PNG, JPEG, WebP, BMP or TIFF files there, of {width} x {height} pixels "
+                "or larger, or give their place: data.folder"
             )
         return files
 
     def _set(self, folder: Path, files: Sequence[Path], split: str) -> Dataset:
-        stored = ImageFiles(folder, files, self.side, self.channels)
+        rules = self.rules
+        stored = ImageFiles(
+            folder,
+            files,
+            rules.side,
+            rules.channels,
+            levels=rules.levels,
+            resampling=rules.resampling,
+            palette=rules.palette,
+        )
         return Dataset(stored, self.transform, f"{folder.name}/{split}", flip=self.flip and split == "train")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, in the order of their paths."""
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
 
 
 class TorchDataset(Splits):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 GRAY = ("1", "L", "LA", "La")
 DEEP_GRAY = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of gray images with more than 8 bits."""
+ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
+"""The tag of the EXIF orientation, and its values for which width and height are exchanged."""
 _CUT = re.compile(r"(?<!BGR);16")
 """Raw modes with 16 bits per channel; BGR;16 has 16 bits per pixel."""
 
@@ -33,12 +35,12 @@ def eight_bits(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: For more than 8 bits per channel, transparent pixels, several frames, and modes that Pillow cannot convert.
     """
-    _check_frames(image)
+    check_frames(image)
     if image.mode in DEEP_GRAY or _cut(image):
         raise ValueError(
             f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as an array"
         )
-    image = _upright(image)
+    image = upright(image)
     if image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
@@ -52,13 +54,13 @@ def numbers(image: Image.Image) -> np.ndarray:
     Raises ValueError as `eight_bits`.
     """
     if image.mode in DEEP_GRAY:
-        _check_frames(image)
-        return np.array(_upright(image))[None]
+        check_frames(image)
+        return np.array(upright(image))[None]
     pixels = np.array(eight_bits(image))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """The image with its EXIF orientation applied."""
     from PIL import ImageOps
 
@@ -66,7 +68,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turned is None else turned
 
 
-def _check_frames(image: Image.Image) -> None:
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the image with its EXIF orientation applied, from its header."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+
+
+def check_frames(image: Image.Image) -> None:
+    """Raise ValueError for an image of several frames, unless it is a camera's multi-picture file."""
     if getattr(image, "is_animated", False) and image.format != "MPO" and image.tell() == 0:
         raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save each frame as a separate image")
 

@@ -12,17 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.data.pixels import eight_bits, numbers
+from scoresde.data.image_rules import ImageRules
+from scoresde.data.pixels import numbers
 from scoresde.data.values import as_tensor
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SPOT_CHECKS = 64
 """Number of events of a torch data set that its digest and its check for float32 read."""
@@ -87,22 +85,35 @@ class Stored(ABC):
 
 
 class ImageFiles(Stored):
-    """Image files, cropped to the central square and shrunk to ``side``.
+    """Image files, cropped to the event's ratio of height to width and shrunk (``scoresde.data.image_rules``).
 
-    Events are uint8 of shape (channels, side, side). Several threads decode a batch. An image whose shorter side is below
-    ``side`` raises a ValueError, as do more than 8 bits per channel, transparent pixels and several frames (`eight_bits`).
-    The digest covers the names and sizes of the files.
+    Several threads decode a batch. An image that does not fit the rules raises a ValueError with its name. The digest covers the
+    names and sizes of the files.
 
     Args:
         root: A folder.
         files: Paths in this folder.
-        side: Side of the events.
-        channels: 3 for colors, 1 for gray.
+        side: Side of square events, or (height, width).
+        channels: 3 for colors, 1 for gray images and label maps.
+        levels: Number of levels.
+        resampling: "bicubic" or "nearest".
+        palette: "colors" or "indices".
     """
 
-    def __init__(self, root: Path, files: Sequence[Path], side: int, channels: int = 3) -> None:
-        self.root, self.files, self.side = root, list(files), side
-        self.event_shape = (channels, side, side)
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[Path],
+        side: int | Sequence[int],
+        channels: int = 3,
+        *,
+        levels: int = 256,
+        resampling: str | None = None,
+        palette: str = "colors",
+    ) -> None:
+        self.root, self.files = root, list(files)
+        self.rules = ImageRules(side, channels, levels, resampling, palette)
+        self.event_shape = self.rules.event_shape
 
     def __len__(self) -> int:
         return len(self.files)
@@ -113,10 +124,11 @@ class ImageFiles(Stored):
         file = self.files[index]
         try:
             with Image.open(file) as image:
-                pixels = self._square(eight_bits(image))
+                pixels = self.rules.event(image)
         except unreadable() as problem:
-            raise ValueError(f"{file} cannot be read as an image of {self.side} x {self.side}: {problem}") from problem
-        return torch.from_numpy(pixels.reshape(self.side, self.side, -1).transpose(2, 0, 1).copy())
+            height, width = self.event_shape[1:]
+            raise ValueError(f"{file} cannot be read as an image of {width} x {height}: {problem}") from problem
+        return torch.from_numpy(np.ascontiguousarray(pixels))
 
     def read_all(self, numbers: list[int]) -> list[Tensor]:
         with ThreadPoolExecutor() as pool:
@@ -124,18 +136,8 @@ class ImageFiles(Stored):
 
     def digest(self) -> str:
         lines = [f"{file.relative_to(self.root).as_posix()} {file.stat().st_size}" for file in self.files]
-        return hashlib.sha256("\n".join([str(self.shape), *lines]).encode()).hexdigest()[:16]
-
-    def _square(self, image: Image.Image) -> np.ndarray:
-        from PIL.Image import Resampling
-
-        width, height = image.size
-        short = min(width, height)
-        if short < self.side:
-            raise ValueError(f"it has only {width} x {height} pixels, and images are not enlarged")
-        left, top = (width - short) // 2, (height - short) // 2
-        image = image.convert("RGB" if self.event_shape[0] == 3 else "L").crop((left, top, left + short, top + short))
-        return np.asarray(image.resize((self.side, self.side), Resampling.BICUBIC))
+        head = [str(self.shape), *([self.rules.changed] if self.rules.changed else [])]
+        return hashlib.sha256("\n".join([*head, *lines]).encode()).hexdigest()[:16]
 
 
 class MapStyle(Protocol):
