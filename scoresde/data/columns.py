@@ -195,7 +195,8 @@ class Columns:
                     f"{name}: column {column.column!r} holds {float(values[bad][0]):.17g} in row {int(bad.nonzero()[0])}: "
                     f"allowed are {allowed}"
                 )
-        return raw
+        out: Tensor = raw
+        return out
 
     def check_dtype(self, dtype: torch.dtype) -> None:
         """Check that x of a dtype can distinguish neighboring whole numbers.
@@ -209,7 +210,7 @@ class Columns:
         for column in self.columns:
             low, high = column.ends
             largest = max(abs(low - column.shift), abs(high + 1.0 - column.shift))
-            if math.isfinite(largest) and not 1.0 >= 4.0 * torch.finfo(dtype).eps * largest:
+            if math.isfinite(largest) and not 4.0 * torch.finfo(dtype).eps * largest <= 1.0:
                 raise ValueError(
                     f"column {column.column!r} of whole numbers from {low:.0f} to {high:.0f} with shift={column.shift:g} is too "
                     f"fine for {dtype}: make it a RealColumn"
@@ -271,7 +272,9 @@ class Columns:
             )
         shift, scale, filled = self._numbers(x.device)
         raw = x * scale + shift
-        low, high = torch.tensor([column.ends for column in self.columns], dtype=torch.float64, device=x.device).unbind(1)
+        low, high = torch.tensor([column.ends for column in self.columns], dtype=torch.float64, device=x.device).unbind(
+            1
+        )
         out: Tensor = torch.where(filled > 0.0, raw.floor().clamp(low, high), raw)
         return out
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite, expand, shown
+from scoresde.data.columns import Columns
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import SPOT_CHECKS, Stored
-from scoresde.data.columns import Columns
 from scoresde.data.transforms import Quantized, Transform
 from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
@@ -46,7 +46,8 @@ class Dataset:
     def __init__(self, raw: Any, transform: Transform, name: str = "data", *, flip: bool = False) -> None:
         if not isinstance(transform, Transform):
             raise TypeError(
-                f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale) or Columns(columns)"
+                f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale) or "
+                "Columns(columns)"
             )
         if not isinstance(raw, Stored):
             raw = as_tensor(f"data set {name!r}", raw).detach().cpu()

@@ -3,8 +3,8 @@
     columns = measure_columns("wine.csv")       shift and scale of each column, from the training rows
     data = Table("wine.csv", columns)           events (number of columns,)
 
-The columns are arguments of `Table`, so the config of a run stores them. Sampling needs no data: it decodes rows by the columns and
-writes them with the same names. `scoresde inspect` writes such a config.
+The columns are arguments of `Table`, so the config of a run stores them. Sampling needs no data: it decodes rows by the columns,
+and writes them with the same names. `scoresde inspect` writes such a config.
 """
 
 from __future__ import annotations
@@ -71,18 +71,10 @@ class Table(LazySplits):
         return self._set(rows[train], f"{name}/train"), self._set(rows[held_out], f"{name}/test")
 
     def sample_file(self, raw: Tensor) -> tuple[str, bytes]:
-        return suffix_of(self.file).removesuffix(".gz"), self.columns_file(raw)
-
-    def columns_file(self, raw: Tensor) -> bytes:
-        """Rows as the content of a file of the same kind, with the names of the columns.
-
-        Args:
-            raw: Rows of shape (B, number of columns).
-        """
         suffix = suffix_of(self.file).removesuffix(".gz")
-        rows = self.columns.check(raw, "rows").to(torch.float64).numpy()
+        rows = self.columns.check(raw, "samples").to(torch.float64).numpy()
         written = {column.column: _written(column, rows[:, k]) for k, column in enumerate(self.columns.columns)}
-        return table_bytes(written, suffix)
+        return suffix, table_bytes(written, suffix)
 
     def _set(self, rows: Tensor, name: str) -> Dataset:
         return Dataset(rows, self.columns, name)
@@ -106,7 +98,9 @@ def complete_rows(file: str, found: dict[str, Values], missing: str) -> tuple[np
     absent = np.any([values.missing for values in found.values()], axis=0)
     if counts and (missing == "refuse" or absent.all()):
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        advice = "leave out these columns" if absent.all() else 'leave out these rows by missing="drop", or these columns'
+        advice = (
+            "leave out these columns" if absent.all() else 'leave out these rows by missing="drop", or these columns'
+        )
         raise ValueError(
             f"{file} has missing values in {int(absent.sum())} of {len(absent)} rows, by column: {listed}: {advice}"
         )
@@ -125,14 +119,17 @@ def _numbers(file: str, column: Column, found: Values, kept: np.ndarray) -> np.n
         return np.array([position[text] for text in values], np.float64)
     if found.kind not in ("real", "whole"):
         raise ValueError(f"{where} is {found.kind}, and {column!r} is of numbers")
-    return values
+    out: np.ndarray = values
+    return out
 
 
 def _written(column: Column, values: np.ndarray) -> np.ndarray:
-    """The values of a column for a file."""
+    """The values of a column for a file. x has 24 bits, so real numbers get no more, unless the shift is large."""
     if isinstance(column, CategoryColumn):
         return np.array(column.values, dtype=object)[values.astype(np.int64)]
-    return values.astype(np.int64) if isinstance(column, WholeColumn) else values
+    if isinstance(column, WholeColumn):
+        return values.astype(np.int64)
+    return values.astype(np.float32) if abs(column.shift) <= 100.0 * column.scale < 1e30 else values
 
 
 @checked_arguments

@@ -77,7 +77,9 @@ def read_table(file: str, columns: Sequence[str] = ()) -> dict[str, Values]:
         if suffix == ".parquet":
             found = parquet.read_table(file)
         else:
-            options = csv.ConvertOptions(null_values=null_values, strings_can_be_null=True, quoted_strings_can_be_null=False)
+            options = csv.ConvertOptions(
+                null_values=null_values, strings_can_be_null=True, quoted_strings_can_be_null=False
+            )
             found = csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError, ValueError) as problem:
         raise ValueError(f"{file} cannot be read as a table: {' '.join(str(problem).split())}") from problem

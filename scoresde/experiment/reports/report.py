@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
-from scoresde.data import Quantized
+from scoresde.data import Columns, Quantized
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.folder.plots import event_picture, histogram_picture
+from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
+from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 
 BASELINES_UP_TO = 2**24
 """Largest number of values in a training set for which other density models are fitted: the digits have 2^17, CIFAR-10 2^27."""
+MARGINALS_OF = 2**16
+"""Number of samples of a table whose columns are shown."""
 MIXTURES_UP_TO = 2**29
 """Largest number of products in an iteration of a mixture's fit, events x components x dimensions (squared for full covariances).
 
@@ -212,7 +215,7 @@ def _sentence(summary: dict[str, Any]) -> str:
 def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
-    raw = data.raw[: min(64, len(data))]
+    raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
     parts.append(figure(event_picture(raw, data.transform), "test data, for comparison"))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
@@ -239,7 +242,14 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}")
+    text, data = f"{name}: {took}, weights {facts.get('weights')}{other}", experiment.data
+    if isinstance(data.transform, Columns):
+        index = SampleIndex.open(workdir.samples / f"{name}.json")
+        shards = [index.read(entry).raw for entry in index.entries if entry.first < MARGINALS_OF]
+        drawn = torch.from_numpy(np.concatenate(shards)[: index.count])
+        tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
+        picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
+    shown = figure(picture, text)
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
