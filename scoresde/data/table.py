@@ -21,7 +21,7 @@ from scoresde._validation import check_choice
 from scoresde.data.columns import CategoryColumn, Column, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset
 from scoresde.data.sources import LazySplits, check_split, split_indices
-from scoresde.data.table_files import Values, check_pyarrow, read_table, suffix_of, table_bytes
+from scoresde.data.table_files import Values, read_table, suffix_of, table_bytes
 from scoresde.data.transforms import Affine
 
 MOST_CATEGORIES = 64
@@ -56,7 +56,6 @@ class Table(LazySplits):
             suffix_of(name)
         check_choice("missing", missing, ("refuse", "drop"))
         check_split(test_fraction, split_seed)
-        check_pyarrow()
         self.columns = Columns(columns)
         super().__init__((len(self.columns.columns),), self.columns)
         self.file, self.test_file, self.missing = file, test, missing

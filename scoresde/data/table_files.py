@@ -45,10 +45,12 @@ def suffix_of(file: str) -> str:
     raise ValueError(f"file={file!r} is not allowed: give a table that ends in {', '.join(SUFFIXES)}")
 
 
-def check_pyarrow() -> None:
+def _check_pyarrow() -> None:
     """Raise FileNotFoundError with the command that installs pyarrow if it is missing."""
     if find_spec("pyarrow") is None:
-        raise FileNotFoundError(f"tables are read by the package 'pyarrow', which is not installed: {INSTALL}")
+        raise FileNotFoundError(
+            f"tables are read and written by the package 'pyarrow', which is not installed: {INSTALL}"
+        )
 
 
 def read_table(file: str, columns: Sequence[str] = ()) -> dict[str, Values]:
@@ -66,7 +68,7 @@ def read_table(file: str, columns: Sequence[str] = ()) -> dict[str, Values]:
         ValueError: If the file is damaged, has no rows, or has no such column.
     """
     suffix = suffix_of(file)
-    check_pyarrow()
+    _check_pyarrow()
     if not Path(file).is_file():
         raise FileNotFoundError(f"no data file {file!r}")
     import pyarrow as pa
@@ -119,7 +121,11 @@ def table_bytes(columns: Mapping[str, np.ndarray], suffix: str) -> bytes:
     Args:
         columns: Numbers, or texts as arrays of objects, by name.
         suffix: The ending of the file, .csv or .parquet.
+
+    Raises:
+        FileNotFoundError: If pyarrow is missing.
     """
+    _check_pyarrow()
     import pyarrow as pa
     from pyarrow import csv, parquet
 

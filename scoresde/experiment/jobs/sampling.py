@@ -226,7 +226,8 @@ class SamplingJob(Job):
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)
-        where = f"{title}.npz" if few else f"{len(entries)} shards named in {title}.json"
+        files = [f"{title}{suffix}" for suffix in (".npz", *TABLES) if (base / f"{title}{suffix}").exists()]
+        where = " and ".join(files) if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {config.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
             f"{facts['seconds']:.1f} s"

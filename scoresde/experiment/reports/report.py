@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
-from scoresde.data import Columns, Quantized
+from scoresde.data import Columns, Quantized, Transform
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.workdir import Workdir, config_digest
@@ -198,7 +198,8 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
             "The standard error includes the differences between events, the dequantization and the trace estimator. Its parts, "
             f"and the solver's error estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
             "probability flow at t_min with the prior at T, without a correction. To first order this makes the result worse "
-            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
+            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. "
+            + _sentence(summary, experiment.data.transform)
         ),
     ])  # fmt: skip
 
@@ -207,7 +208,9 @@ def _listed(figures: dict[str, Any]) -> str:
     return ", ".join(f"{name} {'unknown' if value is None else f'{value:.3g}'}" for name, value in figures.items())
 
 
-def _sentence(summary: dict[str, Any]) -> str:
+def _sentence(summary: dict[str, Any], transform: Transform) -> str:
+    if isinstance(transform, Columns) and summary["transform"] == repr(transform):
+        summary = {**summary, "transform": transform.summary}  # config.json lists the columns
     keys = ("draws", "solver", "divergence", "t_min", "transform", "data digest", "checkpoint", "weights", "seed")
     return ", ".join(f"{k} {summary[k]}" for k in keys) + "."
 
@@ -216,7 +219,8 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
-    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison"))
+    wide = "wide" if isinstance(data.transform, Columns) else ""
+    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison", wide))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
             parts.append(_sample_figure(experiment, workdir, name))
@@ -249,7 +253,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         drawn = torch.from_numpy(np.concatenate(shards)[: index.count])
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
-    shown = figure(picture, text)
+    shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "")
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
