@@ -1,12 +1,299 @@
-"""Conditions of a network: named arguments in addition to x and the label, with one row for each sample."""
+"""Conditions c of a model: named arguments of the network in addition to x and the label of the noise level.
+
+A condition is a tensor with one row for each sample. Its kind says which values are allowed:
+
+    Classes(10)     a class 0 .. 9                                    (B,) whole numbers
+    Vector(5)       five real numbers                                 (B, 5)
+    Image(3)        an image of the size of the event                 (B, 3, *sides)
+    Tokens(64)      a set of tokens with 64 features each             (B, L, 64); a token that is NaN is padding
+
+A data set says of which kind its conditions are, and the network is made for these kinds. ``model.given(label=y)`` binds
+conditions, and the result is a score (x, t) for samplers and likelihoods::
+
+    s(x, t) = grad log p_t(x | c)
+
+Samplers and solvers that evaluate some samples of a batch select the rows of the conditions by `rows_of`.
+
+``dropped``, of shape (B,), is one more argument of every network with conditions. Where it is True, the network ignores all
+conditions. So is a condition that is None or not given. The score is then that of p_t(x).
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from scoresde._arguments import check_constructors
+from scoresde._validation import check_count, shown, suggestion
+
+__all__ = ["DROPPED", "Classes", "ConditionKind", "Conditioned", "Image", "Tokens", "Vector", "given", "rows_of"]
+
+DROPPED = "dropped"
+"""Name of the argument that says for which samples all conditions are ignored."""
+
+
+@dataclass(frozen=True)
+class ConditionKind(ABC):
+    """Base class of the kinds of conditions."""
+
+    @property
+    @abstractmethod
+    def allowed(self) -> str:
+        """What is allowed, for messages."""
+
+    @abstractmethod
+    def fits(self, value: Tensor) -> bool:
+        """Whether rows are of this kind.
+
+        Args:
+            value: Rows of a condition, (B, ...).
+
+        Returns:
+            Whether they are allowed. Values are compared on the CPU only; elsewhere this would synchronize the device.
+        """
+
+    def check(self, name: str, value: Any, batch: int) -> None:
+        """Check a condition.
+
+        Args:
+            name: Its name, for the message.
+            value: The rows of the condition.
+            batch: Number of samples.
+
+        Raises:
+            TypeError: If it is not a tensor.
+            ValueError: If it has another number of rows, or rows that are not of this kind.
+        """
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}={shown(value)} is not a tensor: give {self.allowed}")
+        if value.ndim == 0 or len(value) != batch or not self.fits(value):
+            raise ValueError(
+                f"{name} of shape {tuple(value.shape)} and {value.dtype} is not allowed: give {self.allowed}, one row for each "
+                f"of {batch} samples"
+            )
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        """One row of the condition from plain numbers, as in a config or on the command line.
+
+        Args:
+            name: Its name, for the message.
+            value: A number, or nested lists of numbers.
+
+        Returns:
+            The row, without the dimension of the batch.
+
+        Raises:
+            ValueError: If the value is not of this kind.
+        """
+        try:
+            row = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}, as numbers") from None
+        if row.dtype == torch.float64 or (not isinstance(self, Classes) and not row.is_floating_point()):
+            row = row.float()
+        if not self.fits(row[None]):
+            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}")
+        return row
+
+
+@dataclass(frozen=True)
+class Classes(ConditionKind):
+    """A class, a whole number from 0 to ``count`` - 1.
+
+    Args:
+        count: Number of classes.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_count("count", self.count)
+
+    @property
+    def allowed(self) -> str:
+        return f"a class, a whole number in 0 .. {self.count - 1}"
+
+    def fits(self, value: Tensor) -> bool:
+        whole = (
+            value.ndim == 1 and not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
+        )
+        return whole and (not _readable(value) or bool(((value >= 0) & (value < self.count)).all()))
+
+
+@dataclass(frozen=True)
+class Vector(ConditionKind):
+    """A vector of real numbers.
+
+    Args:
+        size: Number of its coordinates.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.size} real numbers"
+
+    def fits(self, value: Tensor) -> bool:
+        return value.shape[1:] == (self.size,) and _finite(value)
+
+
+@dataclass(frozen=True)
+class Image(ConditionKind):
+    """An image of the size of the event: for events (C, *sides) it has the shape (channels, *sides).
+
+    Args:
+        channels: Number of its channels.
+    """
+
+    channels: int
+
+    def __post_init__(self) -> None:
+        check_count("channels", self.channels)
+
+    @property
+    def allowed(self) -> str:
+        return f"an image with {self.channels} channels and the size of the event"
+
+    def fits(self, value: Tensor) -> bool:
+        return value.ndim > 2 and value.shape[1] == self.channels and _finite(value)
+
+
+@dataclass(frozen=True)
+class Tokens(ConditionKind):
+    """A set of tokens, of any number up to that of the longest set in the batch. A token of NaN is padding.
+
+    Args:
+        size: Number of features of a token.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+
+    @property
+    def allowed(self) -> str:
+        return f"tokens with {self.size} features each, and NaN for padding"
+
+    def fits(self, value: Tensor) -> bool:
+        return value.ndim == 3 and value.shape[2] == self.size and value.is_floating_point()
+
+
+def _readable(value: Tensor) -> bool:
+    """Whether values can be compared without waiting for a device."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _finite(value: Tensor) -> bool:
+    return value.is_floating_point() and (not _readable(value) or bool(torch.isfinite(value).all()))
+
+
+def check_conditions(kinds: Mapping[str, ConditionKind], condition: Mapping[str, Any], batch: int) -> None:
+    """Check the conditions that a network with conditions of these kinds gets.
+
+    Args:
+        kinds: The kinds by name.
+        condition: The conditions by name. None stands for a condition that is not given.
+        batch: Number of samples.
+
+    Raises:
+        TypeError: If there is a condition that the network does not have.
+        ValueError: If a condition is not of its kind.
+    """
+    for name, value in condition.items():
+        if name == DROPPED:
+            if not (isinstance(value, Tensor) and value.shape == (batch,) and value.dtype == torch.bool):
+                raise ValueError(f"{DROPPED}={shown(value)} is not allowed: give a tensor of bool and shape ({batch},)")
+        elif name not in kinds:
+            raise TypeError(
+                f"the condition {name} is not known: the network takes {', '.join(kinds) or 'none'}{suggestion(name, kinds)}"
+            )
+        elif value is not None:
+            kinds[name].check(name, value, batch)
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """A score (x, t) from a callable (x, t, **condition) and conditions.
+
+    Args:
+        score: The callable.
+        condition: The conditions by name. A tensor has one row for each sample, or no dimension.
+    """
+
+    score: Callable[..., Tensor]
+    condition: Mapping[str, Any]
+
+    @property
+    def sde(self) -> Any:
+        """The process of the score, or None."""
+        return getattr(self.score, "sde", None)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        check_condition(len(x), self.condition, ())
+        return self.score(x, t, **self.condition)
+
+    def select_rows(self, index: Tensor) -> Conditioned:
+        """The score with the conditions of some of the samples.
+
+        Args:
+            index: Indices of the samples, (n,).
+
+        Returns:
+            The score for these samples.
+        """
+        return Conditioned(rows_of(self.score, index), select(self.condition, index))
+
+
+def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> Callable[..., Tensor]:
+    """Bind conditions to a score.
+
+    Args:
+        score: A ``ScoreModel``, or any callable (x, t, **condition).
+        condition: The conditions by name. A tensor has one row for each sample, or no dimension.
+
+    Returns:
+        The score (x, t) under these conditions. ``score`` itself if there are none.
+
+    Raises:
+        TypeError: If ``condition`` is not a mapping from names to values.
+    """
+    if condition is None or condition == {}:
+        return score
+    if not (isinstance(condition, Mapping) and all(isinstance(name, str) for name in condition)):
+        raise TypeError(f"condition={shown(condition)} is not allowed: give a dictionary, e.g. {{'label': y}}")
+    bind = getattr(score, "given", None)
+    return bind(**condition) if callable(bind) else Conditioned(score, dict(condition))
+
+
+def rows_of(score: Callable[..., Tensor], index: Tensor) -> Callable[..., Tensor]:
+    """A score for some of the samples of a batch.
+
+    Args:
+        score: A score. If it has conditions with one row for each sample, it has a method ``select_rows(index)``, as
+            ``model.given(...)`` does.
+        index: Indices of the samples, (n,).
+
+    Returns:
+        The score with the conditions of these samples, or ``score`` itself if it has no method ``select_rows``.
+    """
+    own = getattr(score, "select_rows", None)
+    return own(index) if callable(own) else score
+
+
+def select(condition: Mapping[str, Any], index: Tensor) -> dict[str, Any]:
+    """The rows ``index`` (n,) of conditions. Values without rows are kept."""
+    return {k: v[index.to(v.device)] if isinstance(v, Tensor) and v.ndim else v for k, v in condition.items()}
 
 
 def required_conditions(network: nn.Module) -> frozenset[str]:
@@ -56,10 +343,13 @@ def check_condition(batch: int, condition: Mapping[str, Any], required: Collecti
     if missing:
         raise TypeError(
             f"the network requires {', '.join(missing)}: call model(x, t, {missing[0]}=...), and give samplers and likelihoods "
-            f"the score lambda x, t: model(x, t, {missing[0]}=...)"
+            f"condition={{'{missing[0]}': ...}}"
         )
     for name, value in condition.items():
         if isinstance(value, Tensor) and value.ndim and len(value) != batch:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)} for a batch of {batch}: give one row for each sample"
             )
+
+
+check_constructors(globals())

@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from scoresde._validation import expand
+from scoresde.conditions import Classes, Image, Tokens, Vector, check_conditions, given
 from scoresde.interop.edm import DenoiserScore
+from scoresde.likelihood import Exact, Multistep, elbo, log_likelihood
 from scoresde.networks import MLP
-from scoresde.samplers import AdaptiveSDE, UniPC
+from scoresde.noise import NoiseSource
+from scoresde.samplers import DDIM, AdaptiveSDE, EulerMaruyama, Fast, UniPC
 from scoresde.score import LogNoiseLabel, ScoreModel, TimeLabel
 from scoresde.sde import VESDE, VPSDE
+from scoresde.solvers import RungeKutta
 
 
 class Conditional(nn.Module):
@@ -32,7 +37,7 @@ def test_a_required_condition_is_passed_by_name(network):
     assert torch.equal(model(X, T, y=y), X - y)
     with pytest.raises(TypeError, match=r"the network requires y: call model\(x, t, y=\.\.\.\)"):
         model(X, T)
-    with pytest.raises(TypeError, match=r"lambda x, t: model\(x, t, y="):
+    with pytest.raises(TypeError, match=r"give samplers and likelihoods condition=\{'y': \.\.\.\}"):
         UniPC(2)(VPSDE(), model, (3, 2))
     assert UniPC(2)(VPSDE(), lambda x, t: model(x, t, y=y), (3, 2)).samples.shape == (3, 2)
 
@@ -64,7 +69,7 @@ def test_a_condition_that_would_broadcast_is_refused(shape):
 def test_the_message_for_a_condition_of_all_samples_names_the_batch():
     model = ScoreModel(Conditional(), VPSDE(), "score", data_std=None)
     y = torch.linspace(0.1, 3.0, 8)[:, None]
-    with pytest.raises(ValueError, match=r"failed for .* of the 8 samples .*y has shape .*must not hold conditions"):
+    with pytest.raises(ValueError, match=r"failed for .* of the 8 samples .*y has shape .*model.given"):
         AdaptiveSDE(0.05, 0.05)(VPSDE(), lambda x, t: -model(x, t, y=y) * y, (8, 2))
 
 
@@ -77,3 +82,123 @@ def test_the_label_of_a_time_without_noise_is_explained():
     network = MLP((2,), width=8, depth=1)
     with pytest.raises(ValueError, match=r"labels from .* do not suit"):
         ScoreModel(network, VPSDE(), label=TimeLabel(999.0))(X, T)
+
+
+class Shifted(nn.Module):
+    """The exact score of N(y, 1) under any process, as a network that predicts the data's mean."""
+
+    def forward(self, x, label, *, y=None):
+        return x - x if y is None else torch.as_tensor(y, dtype=x.dtype).expand_as(x)
+
+
+def conditional_model():
+    return ScoreModel(Shifted(), VPSDE(), "data", data_std=None)
+
+
+@pytest.mark.parametrize("sampler", [UniPC(5), EulerMaruyama(5), DDIM(5), AdaptiveSDE(0.05, 0.05)], ids=repr)
+def test_each_sample_has_its_own_condition(sampler):
+    """A batch with different conditions equals the samples that are drawn one by one."""
+    model, y = conditional_model(), torch.linspace(-2.0, 2.0, 6)[:, None].expand(6, 2)
+    together = sampler(VPSDE(), model, (6, 2), seed=3, condition={"y": y}).samples
+    bound = sampler(VPSDE(), model.given(y=y), (6, 2), seed=3).samples
+    plain = sampler(VPSDE(), lambda x, t, y: model(x, t, y=y), (6, 2), seed=3, condition={"y": y}).samples
+    alone = [sampler(VPSDE(), model, (1, 2), seed=3, first=i, condition={"y": y[i : i + 1]}).samples for i in range(6)]
+    assert torch.equal(together, bound)
+    torch.testing.assert_close(together, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(together, sampler(VPSDE(), model, (6, 2), seed=3, condition={"y": y.flip(0)}).samples)
+
+
+STD = 0.3
+
+
+class GaussianGiven:
+    """The exact score of N(y, STD^2) under VP, with the attribute ``sde``."""
+
+    sde = VPSDE()
+
+    def __call__(self, x, t, *, y):
+        kernel = self.sde.kernel(t)
+        mean, std = kernel.mean(y.to(x)), (kernel.signal() ** 2 * STD**2 + kernel.std**2).sqrt()
+        return -(x - mean) / expand(std, x) ** 2
+
+
+def given_data(n=12):
+    y = torch.linspace(-1.0, 1.0, n)[:, None].expand(n, 3).contiguous()
+    return y, y + STD * NoiseSource.of(0, n).normal((3,), step=0, purpose="data", dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "solver", [None, Multistep(8, tolerance=1e-4), RungeKutta()], ids=["default", "refined", "adaptive"]
+)
+def test_the_likelihood_of_each_sample_has_its_own_condition(solver):
+    y, x = given_data()
+    found = log_likelihood(VPSDE(), GaussianGiven(), x, condition={"y": y}, solver=solver, divergence=Exact())
+    exact = torch.distributions.Normal(y.double(), STD).log_prob(x.double()).sum(1)
+    torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=0.02)  # the prior neglects 0.0066 of the mean
+    wrong = log_likelihood(VPSDE(), GaussianGiven(), x, condition={"y": y.flip(0)}, solver=solver, divergence=Exact())
+    assert float((wrong.log_prob - exact).abs().max()) > 1.0
+
+
+def test_a_solver_that_refines_some_samples_takes_their_conditions():
+    """The first nodes do not suffice for the sample that is far away, so that one row is computed again."""
+    y, x = given_data()
+    x[-1] += 40.0
+    score = GaussianGiven()
+    found = log_likelihood(
+        VPSDE(), score, x, condition={"y": y}, solver=Multistep(6, tolerance=2e-3), divergence=Exact()
+    )
+    exact = torch.distributions.Normal(y.double(), STD).log_prob(x.double()).sum(1)
+    assert found.nfe > 6
+    torch.testing.assert_close(found.log_prob, exact, rtol=2e-3, atol=5e-2)
+
+
+def test_the_bound_of_each_sample_has_its_own_condition():
+    y, x = given_data()
+    found = elbo(VPSDE(), GaussianGiven(), x, condition={"y": y}, data_std=STD, draws=16, replicates=8)
+    exact = torch.distributions.Normal(y.double(), STD).log_prob(x.double()).sum(1)
+    assert float(((found.log_prob - exact).abs() / found.standard_error).max()) < 6.0
+    assert float(found.standard_error.max()) < 0.2
+
+
+def test_a_sampler_is_fitted_with_conditions():
+    """The pilot has more starts than there are samples, and its starts get the samples' conditions in turn."""
+    y, _ = given_data(24)
+    score = GaussianGiven()
+    samples = Fast(4, pilot=16, search=0, held_out=16)(VPSDE(), score, (24, 3), condition={"y": y}).samples
+    assert float((samples - y).abs().max()) < 5 * STD
+    fitted = Fast(4, pilot=32, search=1, held_out=40).prepared(VPSDE(), given(score, {"y": y[:1].expand(32, 3)}), (3,))
+    assert fitted.expected.error < 0.05
+
+
+def test_conditions_that_are_no_dictionary_are_refused():
+    for wrong in ([1], {1: torch.zeros(3)}):
+        with pytest.raises(TypeError, match=r"condition=.* give a dictionary"):
+            UniPC(2)(VPSDE(), GaussianGiven(), (3, 3), condition=wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Classes(3), torch.tensor([0, 2]), [torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.zeros(2), torch.zeros(3).long()]),
+        (Vector(2), torch.zeros(2, 2), [torch.zeros(2), torch.zeros(2, 3), torch.full((2, 2), torch.nan), torch.zeros(1, 2)]),
+        (Image(1), torch.zeros(2, 1, 4, 4), [torch.zeros(2, 2, 4, 4), torch.zeros(2, 1), torch.zeros(2, 1, 4, 4).long()]),
+        (Tokens(4), torch.zeros(2, 5, 4), [torch.zeros(2, 4), torch.zeros(2, 5, 3), torch.zeros(2, 5, 4).long()]),
+    ],
+    ids=["Classes", "Vector", "Image", "Tokens"],
+)  # fmt: skip
+def test_kinds_of_conditions(kind, good, bad):
+    check_conditions({"c": kind}, {"c": good}, 2)
+    check_conditions({"c": kind}, {"c": None, "dropped": torch.tensor([True, False])}, 2)
+    for value in bad:
+        with pytest.raises(ValueError, match=r"c of shape .* is not allowed: give"):
+            check_conditions({"c": kind}, {"c": value}, 2)
+    with pytest.raises(TypeError, match="the condition d is not known: the network takes c"):
+        check_conditions({"c": kind}, {"d": good}, 2)
+    with pytest.raises(ValueError, match="dropped="):
+        check_conditions({"c": kind}, {"dropped": torch.zeros(2)}, 2)
+    with pytest.raises(TypeError, match="c=3 is not a tensor"):
+        check_conditions({"c": kind}, {"c": 3}, 2)
+    assert torch.equal(kind.parse("c", good[0].tolist()), good[0])
+    with pytest.raises(ValueError, match="c='three' is not allowed"):
+        kind.parse("c", "three")

@@ -42,13 +42,16 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number
+from scoresde.conditions import given
 from scoresde.noise import NoiseSource
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
 from scoresde.sde.linalg.maps import BlockMap, DiagonalMap
@@ -90,7 +93,7 @@ class BoundResult:
 @in_evaluation_mode("score")
 def elbo(
     sde: LinearSDE,
-    score: Score,
+    score: Callable[..., Tensor],
     x: Tensor,
     *,
     draws: int = 8,
@@ -100,6 +103,7 @@ def elbo(
     seed: int = 0,
     first: int = 0,
     noise: NoiseSource | None = None,
+    condition: Mapping[str, Any] | None = None,
 ) -> BoundResult:
     """Lower bound of log p(x) in nats for the reverse SDE of ``score`` with a Gaussian decoder at ``t_min``.
 
@@ -115,6 +119,7 @@ def elbo(
         seed: Seed of the random draws.
         first: Index of the first sample: sample i of the batch uses the draws with the key (seed, first + i).
         noise: Replaces ``seed`` and ``first``.
+        condition: Conditions c of the score by name, with one row for each sample. The result then bounds log p(x | c).
 
     Returns:
         The bounds, their standard errors and their three terms. The score is evaluated 2 replicates (draws + 1) times.
@@ -134,6 +139,7 @@ def elbo(
         >>> bound.log_prob.shape
         torch.Size([4])
     """
+    score = given(score, condition)
     _check(sde, score, x, draws, replicates, t_min, data_std)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     checked = CheckedScore(score, len(x), x.dtype)

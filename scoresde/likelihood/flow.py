@@ -12,7 +12,9 @@ evaluated at x. And the prior stands in for p_T. ``known_biases`` estimates both
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_choice, check_count, check_finite, expand
+from scoresde.conditions import given
 from scoresde.likelihood.adaptive import Adaptive
 from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem, check_t_min
@@ -75,7 +78,7 @@ class LikelihoodResult:
 @in_evaluation_mode("score")
 def log_likelihood(
     sde: SDE,
-    score: Score,
+    score: Callable[..., Tensor],
     x: Tensor,
     *,
     solver: Engine | ODESolver | None = None,
@@ -87,6 +90,7 @@ def log_likelihood(
     first: int = 0,
     noise: NoiseSource | None = None,
     differentiable: bool = False,
+    condition: Mapping[str, Any] | None = None,
 ) -> LikelihoodResult:
     """Computes log p(x) in nats under the probability flow of ``score``.
 
@@ -115,6 +119,7 @@ def log_likelihood(
             hold the times of the nodes fixed, so they differ from the derivative of the result by the integration error. A
             node is evaluated twice, and once more in the backward pass, so that the memory contains the states of the path
             and one evaluation; ``nfe`` counts the nodes. Only ``Multistep`` supports it. With False no result has a graph.
+        condition: Conditions c of the score by name, with one row for each sample. The result is then log p(x | c).
 
     Returns:
         log p(x) of each sample with its error estimates and settings. A sample whose score is not finite has log_prob NaN
@@ -145,6 +150,7 @@ def log_likelihood(
         )
     check_batch("x", x)
     check_finite("x", x)
+    score = given(score, condition)
     check_same_process(sde, score)
     sde = getattr(sde, "continuous", sde)
     check_t_min(sde, t_min)
@@ -202,6 +208,12 @@ class _GraphChecked:
             self.checked = True
             self._check_graph(value, x, t)
         return value
+
+    def select_rows(self, index: Tensor) -> _GraphChecked:
+        """The score for the samples ``index`` (n,)."""
+        made = _GraphChecked(self.score.select_rows(index))
+        made.checked = self.checked
+        return made
 
     def _check_graph(self, value: Tensor, x: Tensor, t: Tensor) -> None:
         if value.requires_grad and _reaches(value, x):

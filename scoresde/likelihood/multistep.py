@@ -35,6 +35,7 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, times_checked
+from scoresde.conditions import rows_of
 from scoresde.likelihood.divergence import Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem, FlowSolution, check_t_min, warn_caller
 from scoresde.likelihood.estimate import probe_variances, quadrature_square, trace_error
@@ -94,7 +95,11 @@ class Multistep(Engine):
             if not len(coarse):
                 break
             nodes *= 2
-            part = replace(problem, noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]))
+            part = replace(
+                problem,
+                score=rows_of(problem.score, coarse),
+                noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]),
+            )
             again, when = _solve_once(part, sde, grid, x[coarse], nodes)
             answer, first_failure = _replace_rows(answer, coarse, again), first_failure.index_copy(0, coarse, when)
         _report(answer.failed, first_failure)

@@ -15,14 +15,16 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_kind
+from scoresde.conditions import given
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import check_options, check_prior, check_samples, check_start, whole_shape
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
@@ -208,9 +210,10 @@ class Sampler(ABC):
     def __call__(
         self,
         sde: LinearSDE,
-        score: Score,
+        score: Callable[..., Tensor],
         shape: Sequence[int],
         *,
+        condition: Mapping[str, Any] | None = None,
         seed: int = 0,
         first: int = 0,
         noise: NoiseSource | None = None,
@@ -232,6 +235,8 @@ class Sampler(ABC):
             score: A callable ``(x, t)`` that returns the score, of the shape of ``x``. Its networks are in evaluation
                 mode during the run, see ``scoresde.sde.scores``.
             shape: ``(B, *event)``.
+            condition: Conditions of the score by name, for example ``{"label": y}``. A tensor has one row for each sample,
+                or no dimension.
             seed: Key of the draws, in [0, 2^64).
             first: Index of the first sample. The samples have the indices ``first``, ..., ``first + B - 1``.
             noise: A source of noise that replaces ``(seed, first)``.
@@ -261,6 +266,7 @@ class Sampler(ABC):
         shape = whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
+        score = given(score, condition)
         check_same_process(sde, score)
         at = self.start_time(sde)
         if start is not None:

@@ -19,6 +19,7 @@ the same for VP and data_std = 1. Under a process with a shift, the mean of x_t 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_batch, check_choice, check_number, shown, times_checked
-from scoresde.conditions import check_condition, required_conditions
+from scoresde.conditions import check_condition, required_conditions, select
 from scoresde.score.labels import Label, LogNoiseLabel
 from scoresde.score.predictions import PREDICTIONS, DataPosterior, Prediction
 from scoresde.sde.linalg.kernel import GaussianKernel
@@ -98,6 +99,44 @@ class ScoreModel(nn.Module):
             )
         self.network, self.sde, self.prediction = network, sde, prediction
         self.label, self.data_std = label or LogNoiseLabel(), data_std
+        self.condition: dict[str, Any] = {}
+
+    def given(self, **condition: Any) -> ScoreModel:
+        """Binds conditions.
+
+        Args:
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            A model with the same network, whose calls use these conditions. It is a score (x, t) for samplers and
+            likelihoods.
+
+        Example:
+            >>> import torch
+            >>> from scoresde import VPSDE
+            >>> from scoresde.conditions import Classes
+            >>> from scoresde.networks import MLP
+            >>> model = ScoreModel(MLP((2,), conditions={"label": Classes(3)}), VPSDE())
+            >>> score = model.given(label=torch.tensor([0, 2, 2, 1]))
+            >>> score(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+            torch.Size([4, 2])
+        """
+        made = copy.copy(self)
+        made.condition = {**self.condition, **condition}
+        return made
+
+    def select_rows(self, index: Tensor) -> ScoreModel:
+        """The model for some of the samples of a batch.
+
+        Args:
+            index: Indices of the samples, (n,).
+
+        Returns:
+            A model with the same network and the rows ``index`` of the bound conditions.
+        """
+        if not self.condition:
+            return self
+        return self.given(**select(self.condition, index))
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """Computes the score grad log p_t(x).
@@ -177,6 +216,7 @@ class ScoreModel(nn.Module):
         Returns:
             The output of the network for the scaled input and the label.
         """
+        condition = {**self.condition, **condition}
         self._check_input(x, t, condition)
         with times_checked():
             return self._output(x, self.sde.kernel(_high(t, x)), t, condition)
@@ -188,6 +228,7 @@ class ScoreModel(nn.Module):
 
         The kernel is computed once. If x has half precision, which is too coarse for the coefficients, all of them are in
         float32."""
+        condition = {**self.condition, **condition}
         self._check_input(x, t, condition)
         with times_checked():
             kernel = kernel or self.sde.kernel(_high(t, x))

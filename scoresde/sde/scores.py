@@ -10,6 +10,7 @@ dropout must call ``network.train()`` itself.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_output, shown
+from scoresde.conditions import rows_of
 from scoresde.sde.base import Score
 
 _P = ParamSpec("_P")
@@ -165,10 +167,15 @@ class CheckedScore:
                 raise
             raise ValueError(
                 f"the score failed for {len(x)} of the {self.batch} samples ({problem}). This sampler or solver evaluates parts "
-                "of the batch, so a score must not hold conditions for all samples: draw or evaluate one condition at a time, or "
-                "use a sampler or solver that evaluates the whole batch"
+                "of the batch: give conditions by condition={...} or model.given(...), or define score.select_rows(index)"
             ) from problem
         return value if self.dtype is None else value.to(x.dtype)
+
+    def select_rows(self, index: Tensor) -> CheckedScore:
+        """The score for the samples ``index`` (n,)."""
+        made = copy.copy(self)
+        made.score = rows_of(self.score, index)
+        return made
 
     def _value(self, function: Score, x: Tensor, t: Tensor) -> Tensor:
         if not self.every_call:

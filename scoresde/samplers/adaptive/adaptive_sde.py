@@ -22,14 +22,17 @@ So each sample has one Brownian path, whichever steps are rejected.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
+from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
 from scoresde.samplers.adaptive.base import SolverSampler
 from scoresde.samplers.base import Callback, CountedScore
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Score
 
 _SAFETY, _POWER = 0.9, 0.9
 
@@ -91,7 +94,8 @@ class AdaptiveSDE(SolverSampler):
                 break
             wanted = h[rows]
             width, rise = paths.propose(rows, wanted, next(draws)[rows])
-            low, high, error = self._step(sde, score, x[rows], t[rows], width, rise, before[rows])
+            part = functools.partial(score.evaluate, rows_of(score.score, rows), kind="score")
+            low, high, error = self._step(sde, part, x[rows], t[rows], width, rise, before[rows])
             score.spent[rows] += 2
             lost = ~torch.isfinite(error)
             good = (error <= 1.0) | lost
@@ -112,7 +116,7 @@ class AdaptiveSDE(SolverSampler):
         return self.denoised(sde, score, x, t_min), torch.empty(0)  # type: ignore[arg-type]
 
     def _step(
-        self, sde: SDE, score: CountedScore, x: Tensor, t: Tensor, h: Tensor, rise: Tensor, before: Tensor
+        self, sde: SDE, score: Score, x: Tensor, t: Tensor, h: Tensor, rise: Tensor, before: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x', x'' and E (n,)."""
         now, then = t.to(x), (t - h).to(x)

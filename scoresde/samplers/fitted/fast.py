@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number
+from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.fitted.fit_method import fit
@@ -88,5 +89,7 @@ class Fast(Sampler):
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         event = sde.extract_data(x).shape[1:]
-        ready = self.prepared(sde, score.score, event, dtype=score.dtype or x.dtype, device=x.device)
+        # conditions of the pilot's starts are those of the samples, in turn
+        pilot_score = rows_of(score.score, torch.arange(self.pilot) % len(x))
+        ready = self.prepared(sde, pilot_score, event, dtype=score.dtype or x.dtype, device=x.device)
         return ready.run(sde, score, x, noise, callback)

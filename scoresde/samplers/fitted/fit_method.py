@@ -11,6 +11,7 @@ often contribute most of the mean error.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_counts, check_kind, check_seed
+from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
 from scoresde.samplers import grids
 from scoresde.samplers.base import CountedScore, Sampler
@@ -111,9 +113,12 @@ def fit(
     counted = _CountedRows(score, len(pilot.starts), dtype)
     half = len(pilot.starts) // 2
     ours, others = pilot.subset(slice(half)), pilot.subset(slice(half, None))
-    fitted = _best(counted, others, _fits(counted, pilot, ours, steps, search, history))[1]
-    name, against = _best(counted, others, plain_samplers(pilot, steps))
-    errors, against_errors, statement = _measured(counted, pilot, others, (fitted, against), held_out, seed)
+    index = torch.arange(len(pilot.starts))
+    our_score, other_score = counted.select_rows(index[:half]), counted.select_rows(index[half:])
+    fitted = _best(other_score, others, _fits(our_score, pilot, ours, steps, search, history))[1]
+    name, against = _best(other_score, others, plain_samplers(pilot, steps))
+    aim = min(others.error(_ends(other_score, others, sampler, others.starts)) for sampler in (fitted, against))
+    errors, against_errors, statement = _measured(counted, pilot, aim, (fitted, against), held_out, seed)
     plain_error = float(against_errors.mean())
     better = bool(errors.mean() < plain_error)
     expected = Expectation.of(
@@ -129,10 +134,20 @@ class _CountedRows(CountedScore):
     """Also counts the evaluations for single samples."""
 
     rows = 0
+    whole: _CountedRows | None = None
+    """The score of the whole pilot, if this is the score of some of its rows."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.rows += len(x)
+        if self.whole is not None:
+            self.whole.calls += 1
+        (self.whole or self).rows += len(x)
         return super().__call__(x, t)
+
+    def select_rows(self, index: Tensor) -> _CountedRows:
+        """The score for the starts ``index`` (n,) of the pilot. Its evaluations count for the whole."""
+        part = copy.copy(self)
+        part.score, part.batch, part.whole = rows_of(self.score, index), len(index), self.whole or self
+        return part
 
 
 def _fits(
@@ -160,10 +175,12 @@ def _ends(score: CountedScore, pilot: Pilot, sampler: Sampler, starts: Tensor) -
 
 
 def _measured(
-    score: CountedScore, pilot: Pilot, part: Pilot, samplers: Sequence[Sampler], count: int, seed: int
+    score: _CountedRows, pilot: Pilot, aim: float, samplers: Sequence[Sampler], count: int, seed: int
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Errors (count,) of two samplers on new starts, and the arguments of ``Expectation`` for the accurate end points."""
-    aim = min(part.error(_ends(score, part, sampler, part.starts)) for sampler in samplers)
+    """Errors (count,) of two samplers on new starts, and the arguments of ``Expectation`` for the accurate end points.
+
+    Conditions of the new starts are those of the pilot, in turn.
+    """
     reference, reference_error = _reference(score, pilot, aim)
     like, event = pilot.starts, tuple(pilot.mean.shape)
     size = max(len(like), _ELEMENTS // pilot.mean.numel())
@@ -173,10 +190,11 @@ def _measured(
         rows = min(size, count - first)
         noise = NoiseSource.of(seed, rows, _FIRST_NEW + first, like.device)
         starts = pilot.process.prior_sample((rows, *event), noise=noise, dtype=like.dtype, device=like.device)
-        wanted = _ends(score, pilot, reference, starts)
+        own = score.select_rows(torch.arange(first, first + rows) % len(like))
+        wanted = _ends(own, pilot, reference, starts)
         reached.append(wanted.cpu())
         for errors, sampler in zip(found, samplers, strict=True):
-            errors.append(distances(_ends(score, pilot, sampler, starts), wanted).cpu())
+            errors.append(distances(_ends(own, pilot, sampler, starts), wanted).cpu())
     one, two = (torch.cat(errors) for errors in found)
     return one, two, {"unseen": farthest(torch.cat(reached)), "reference_error": reference_error}
 
