@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde._arguments import check_constructors
+from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_count, shown, suggestion
 
 __all__ = ["DROPPED", "Classes", "ConditionKind", "Conditioned", "Image", "Tokens", "Vector", "given", "rows_of"]
@@ -255,6 +255,7 @@ class Conditioned:
         return Conditioned(rows_of(self.score, index), select(self.condition, index))
 
 
+@checked_arguments
 def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> Callable[..., Tensor]:
     """Bind conditions to a score.
 
@@ -276,6 +277,7 @@ def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> 
     return bind(**condition) if callable(bind) else Conditioned(score, dict(condition))
 
 
+@checked_arguments
 def rows_of(score: Callable[..., Tensor], index: Tensor) -> Callable[..., Tensor]:
     """A score for some of the samples of a batch.
 
@@ -292,7 +294,15 @@ def rows_of(score: Callable[..., Tensor], index: Tensor) -> Callable[..., Tensor
 
 
 def select(condition: Mapping[str, Any], index: Tensor) -> dict[str, Any]:
-    """The rows ``index`` (n,) of conditions. Values without rows are kept."""
+    """Select rows of conditions. Values without rows are kept.
+
+    Args:
+        condition: The conditions by name.
+        index: Indices of the samples, (n,).
+
+    Returns:
+        The conditions of these samples.
+    """
     return {k: v[index.to(v.device)] if isinstance(v, Tensor) and v.ndim else v for k, v in condition.items()}
 
 

@@ -30,6 +30,7 @@ PACKAGES = (
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
+    "conditions",
 )  # fmt: skip
 
 
@@ -187,6 +188,13 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.sources.Arrays": lambda: {"train": _numbers()},
     "data.sources.Splits": {"train": SPLIT, "test": SPLIT},
     "distributions.mixture.GaussianMixture": {"means": X, "stds": 0.3},
+    "conditions.Classes": {"count": 3},
+    "conditions.Conditioned": {"score": SCORE, "condition": {}},
+    "conditions.Image": {"channels": 2},
+    "conditions.Tokens": {"size": 2},
+    "conditions.Vector": {"size": 2},
+    "conditions.given": {"score": SCORE, "condition": {}},
+    "conditions.rows_of": {"score": SCORE, "index": torch.arange(2)},
     "ema.gathered": {"value": X},
     "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts
+from scoresde.conditions import ConditionKind
+from scoresde.networks.conditioning import check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 
 
@@ -22,6 +25,7 @@ class MLP(nn.Module):
         depth: Number of residual blocks.
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         embedding: Embedding of the label; ``RadialEmbedding()`` by default.
+        conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class MLP(nn.Module):
         depth: int = 3,
         outputs: int = 1,
         embedding: Embedding | None = None,
+        conditions: Mapping[str, ConditionKind] | None = None,
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
@@ -39,28 +44,35 @@ class MLP(nn.Module):
         self.event_shape, self.outputs = tuple(event_shape), outputs
         size = math.prod(event_shape)
         self.embedding = embedding or RadialEmbedding()
-        labels = self.embedding.features
+        self.conditioning = make_conditioning(conditions, width, event_shape, concatenated=False)
+        labels = self.embedding.features + (width if conditions else 0)
         self.first = nn.Linear(size + labels, width)
         self.blocks = nn.ModuleList(_Block(width, labels) for _ in range(depth))
         self.last = nn.Linear(width, size * outputs)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """Evaluate the network.
 
         Args:
             x: Events of shape (B, *event).
             label: Labels of shape (B,).
+            **condition: Conditions by name, see ``scoresde.conditions``.
 
         Returns:
             A tensor of shape (B, *event), or (B, *event, outputs) if ``outputs`` is above 1.
 
         Raises:
-            ValueError: If ``x`` has another event shape.
+            TypeError: If there is a condition that the network does not have.
+            ValueError: If ``x`` has another event shape, or a condition is not of its kind.
         """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this MLP was made for {self.event_shape}")
         embedded = self.embedding(label)
+        if self.conditioning is None:
+            check_no_conditions(condition)
+        else:
+            embedded = torch.cat((embedded, self.conditioning(x, condition)), dim=1)
         h = self.first(torch.cat((x.reshape(len(x), -1), embedded), dim=1))
         for block in self.blocks:
             h = block(h, embedded)

@@ -19,13 +19,15 @@ volumes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from scoresde._validation import check_choice, check_count, check_counts
+from scoresde.conditions import ConditionKind
 from scoresde.networks.blocks import InputRange, activation_of, convolution, initialized, split_outputs
+from scoresde.networks.conditioning import CrossAttention, check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.sides import attended_levels, sides_of_levels
@@ -49,7 +51,6 @@ class NCSNpp(nn.Module):
             attention at 16 if a level has that side; () for attention at no level. The middle always has attention.
         dropout: Probability of dropout inside the blocks, in [0, 1).
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
-        classes: Number of classes of a class-conditional network, which is called as ``network(x, label, y=y)``; 0 for none.
         input_range: Range (low, high) of the data. The network maps it to [-1, 1].
         checkpoint: Recompute residual blocks in the backward pass. This needs less memory and more time.
         embedding: Embedding of the label; ``FourierEmbedding(channels)`` by default.
@@ -65,6 +66,7 @@ class NCSNpp(nn.Module):
         activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
         conditional: False for a network that ignores the label. It keeps the embedding and the label layers of the blocks,
             because checkpoints of the reference implementation contain them, but does not train them.
+        conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
 
     References:
         Song et al. 2021, Score-based generative modeling through stochastic differential equations, appendix H.
@@ -79,7 +81,6 @@ class NCSNpp(nn.Module):
         attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
-        classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
         *,
         checkpoint: bool = False,
@@ -95,25 +96,26 @@ class NCSNpp(nn.Module):
         groups: int = 0,
         activation: str = "silu",
         conditional: bool = True,
+        conditions: Mapping[str, ConditionKind] | None = None,
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
         check_counts("attention", attention or ())
         for name, count in (("channels", channels), ("blocks", blocks), ("outputs", outputs)):
             check_count(name, count)
-        check_count("classes", classes, least=0)
         check_count("groups", groups, least=0)
         check_count("group_width", group_width)
         check_choice("conditional", conditional, (False, True))
-        if classes and not conditional:
+        if conditions and not conditional:
             raise ValueError(
-                f"classes={classes} with conditional=False is not allowed: the class is added to the embedded label"
+                f"conditions={dict(conditions)!r} with conditional=False is not allowed: conditions are added to the embedded "
+                "label"
             )
         check_choice("block", block, ("biggan", "ddpm"))
         check_choice("progressive_input", progressive_input, PROGRESSIVE)
         check_choice("progressive_output", progressive_output, PROGRESSIVE)
         check_choice("combine", combine, ("sum", "cat"))
-        self.event_shape, self.outputs, self.classes = tuple(event_shape), outputs, classes
+        self.event_shape, self.outputs = tuple(event_shape), outputs
         self.input_range = InputRange(input_range)
         predicted, embedding_size, widths = images * outputs, 4 * channels, [channels * m for m in multipliers]
         attended = attended_levels(attention, event_shape[1:], len(widths))
@@ -127,41 +129,45 @@ class NCSNpp(nn.Module):
             initialized(nn.Linear(self.embedding.features, embedding_size)), self.act,
             initialized(nn.Linear(embedding_size, embedding_size)),
         ) if conditional else None  # fmt: skip
-        if classes:  # the output does not depend on the class before training; the last row is for no class
-            self.class_label = nn.Embedding(classes + 1, embedding_size)
-            nn.init.zeros_(self.class_label.weight)
-        self.first = convolution(dims, images, channels)
+        self.conditioning = make_conditioning(conditions, embedding_size, event_shape)
+        more = 0 if self.conditioning is None else self.conditioning.channels
+        self.first = convolution(dims, images + more, channels)
         self.down, skips, width = encoder(
             layers, channels, widths, blocks, attended, images, progressive_input, combine
         )
         self.before, self.attention, self.after = (
             layers.residual(width, width), layers.attention(width), layers.residual(width, width),
         )  # fmt: skip
+        tokens = {} if self.conditioning is None else self.conditioning.token_sizes
+        self.tokens = CrossAttention(width, tokens) if tokens else None
         self.up = decoder(layers, width, widths, blocks, attended, skips, predicted, progressive_output)
         self.head = layers.head(widths[0], predicted) if progressive_output != "skip" else None
 
-    def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """Evaluate the network.
 
         Args:
             x: Events of shape (B, C, *sides).
             label: Labels of shape (B,).
-            y: Classes 0 .. classes - 1 as integers of shape (B,). The number ``classes`` means no class. None means no
-                class for all events.
+            **condition: Conditions by name, see ``scoresde.conditions``.
 
         Returns:
             A tensor of shape (B, C, *sides), or (B, C, *sides, outputs) if ``outputs`` is above 1.
 
         Raises:
-            ValueError: If ``x`` has other channels or sides, or ``y`` is not allowed.
+            TypeError: If there is a condition that the network does not have.
+            ValueError: If ``x`` has other channels or sides, or a condition is not of its kind.
         """
         self._check_input(x)
-        image, embedded = self.input_range(x), self._embed(label, y)
-        h = self.first(image)
+        image, embedded = self.input_range(x), self._embed(x, label, condition)
+        h = self.first(image if self.conditioning is None else self.conditioning.images(image, condition))
         skips = [h]
         for level in self.down:
             h, image = level(h, image, embedded, skips)
-        h = self.after(self.attention(self.before(h, embedded)), embedded)
+        h = self.attention(self.before(h, embedded))
+        if self.tokens is not None:
+            h = self.tokens(h, condition)
+        h = self.after(h, embedded)
         result: Tensor | None = None
         for level in self.up:
             h, result = level(h, result, embedded, skips)
@@ -169,17 +175,15 @@ class NCSNpp(nn.Module):
         assert out is not None
         return split_outputs(out, self.outputs)
 
-    def _embed(self, label: Tensor, y: Tensor | None) -> Tensor | None:
-        """The embedded label and class, or None if the network is not conditional."""
-        if y is not None and not self.classes:
-            raise ValueError("y is given to a network of classes=0: make it with the number of classes")
+    def _embed(self, x: Tensor, label: Tensor, condition: Mapping[str, Any]) -> Tensor | None:
+        """The embedded label and conditions, or None if the network is not conditional."""
+        if self.conditioning is None:
+            check_no_conditions(condition)
         if self.label is None:
             return None
         embedded = self.label(self.embedding(label))
-        if self.classes:
-            y = torch.full(label.shape, self.classes, device=label.device) if y is None else y
-            _check_classes(y, label, self.classes)
-            embedded = embedded + self.class_label(y)
+        if self.conditioning is not None:
+            embedded = embedded + self.conditioning(x, condition)
         out: Tensor | None = self.act(embedded)
         return out
 
@@ -207,20 +211,20 @@ class DDPMpp(NCSNpp):
         attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
-        classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
         *,
         checkpoint: bool = False,
         embedding: Embedding | None = None,
         activation: str = "silu",
         conditional: bool = True,
+        conditions: Mapping[str, ConditionKind] | None = None,
     ) -> None:
         check_count("channels", channels, least=4)
         super().__init__(
-            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
+            event_shape, channels, multipliers, blocks, attention, dropout, outputs, input_range,
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
             progressive_input="none",
-            activation=activation, conditional=conditional,
+            activation=activation, conditional=conditional, conditions=conditions,
         )  # fmt: skip
 
 
@@ -241,7 +245,6 @@ class DDPM(NCSNpp):
         attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         outputs: int = 1,
-        classes: int = 0,
         input_range: Sequence[float] = (-1.0, 1.0),
         *,
         checkpoint: bool = False,
@@ -251,27 +254,16 @@ class DDPM(NCSNpp):
         groups: int = 0,
         activation: str = "silu",
         conditional: bool = True,
+        conditions: Mapping[str, ConditionKind] | None = None,
     ) -> None:
         check_count("channels", channels, least=4)
         super().__init__(
-            event_shape, channels, multipliers, blocks, attention, dropout, outputs, classes, input_range,
+            event_shape, channels, multipliers, blocks, attention, dropout, outputs, input_range,
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
             block="ddpm", convolve=convolve,
             progressive_input="none", rescale=False, group_width=group_width, groups=groups, activation=activation,
-            conditional=conditional,
+            conditional=conditional, conditions=conditions,
         )  # fmt: skip
-
-
-def _check_classes(y: Tensor, label: Tensor, classes: int) -> None:
-    """Raise ValueError unless y has one class for each label. The range is checked on the CPU only."""
-    good = y.shape == label.shape and not y.is_floating_point()
-    if good and y.device.type == "cpu" and not torch.compiler.is_compiling():
-        good = bool(((y >= 0) & (y <= classes)).all())
-    if not good:
-        raise ValueError(
-            f"y of shape {tuple(y.shape)} and {y.dtype} is not allowed: give {tuple(label.shape)} whole numbers in "
-            f"0 .. {classes - 1}, or {classes} for no class"
-        )
 
 
 def _check_event(event_shape: Sequence[int], multipliers: Sequence[int]) -> tuple[int, int]:

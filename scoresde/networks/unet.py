@@ -9,13 +9,16 @@ Every block consists of GroupNorm, SiLU and a 3x3 convolution, twice, with scale
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts
+from scoresde.conditions import ConditionKind
+from scoresde.networks.conditioning import CrossAttention, check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 from scoresde.networks.sides import cropped
 
@@ -30,6 +33,7 @@ class SmallUNet(nn.Module):
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         dropout: Probability of dropout inside the blocks, in [0, 1).
         embedding: Embedding of the label; ``RadialEmbedding()`` by default.
+        conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class SmallUNet(nn.Module):
         outputs: int = 1,
         dropout: float = 0.0,
         embedding: Embedding | None = None,
+        conditions: Mapping[str, ConditionKind] | None = None,
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
@@ -56,7 +61,9 @@ class SmallUNet(nn.Module):
         self.label = nn.Sequential(
             nn.Linear(self.embedding.features, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
         )
-        self.first = nn.Conv2d(images, channels, 3, padding=1)
+        self.conditioning = make_conditioning(conditions, size, event_shape)
+        more = 0 if self.conditioning is None else self.conditioning.channels
+        self.first = nn.Conv2d(images + more, channels, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(channels, height, width))
 
         def stack(*widths: int) -> nn.ModuleList:
@@ -66,6 +73,8 @@ class SmallUNet(nn.Module):
         self.halve = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
         self.before = stack(*[2 * channels] * (blocks + 1))
         self.attention = _Attention(2 * channels)
+        tokens = {} if self.conditioning is None else self.conditioning.token_sizes
+        self.tokens = CrossAttention(2 * channels, tokens) if tokens else None
         self.after = stack(2 * channels, 2 * channels)
         self.narrow = nn.Conv2d(2 * channels, channels, 1)
         self.up = stack(2 * channels, *[channels] * blocks)
@@ -73,22 +82,29 @@ class SmallUNet(nn.Module):
         self.last = nn.Conv2d(channels, images * outputs, 1)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """Evaluate the network.
 
         Args:
             x: Events of shape (B, C, H, W).
             label: Labels of shape (B,).
+            **condition: Conditions by name, see ``scoresde.conditions``.
 
         Returns:
             A tensor of shape (B, C, H, W), or (B, C, H, W, outputs) if ``outputs`` is above 1.
 
         Raises:
-            ValueError: If ``x`` has another event shape.
+            TypeError: If there is a condition that the network does not have.
+            ValueError: If ``x`` has another event shape, or a condition is not of its kind.
         """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x has event shape {tuple(x.shape[1:])}: this SmallUNet was made for {self.event_shape}")
         embedded = self.label(self.embedding(label))
+        if self.conditioning is None:
+            check_no_conditions(condition)
+        else:
+            embedded = embedded + self.conditioning(x, condition)
+            x = self.conditioning.images(x, condition)
         h = self.first(x) + self.position
         for block in self.down:
             h = block(h, embedded)
@@ -96,6 +112,8 @@ class SmallUNet(nn.Module):
         for block in self.before:
             h = block(h, embedded)
         h = self.attention(h)
+        if self.tokens is not None:
+            h = self.tokens(h, condition)
         for block in self.after:
             h = block(h, embedded)
         h = cropped(F.interpolate(self.narrow(h), scale_factor=2.0, mode="nearest"), skip.shape[2:])

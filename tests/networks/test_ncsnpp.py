@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from scoresde import VPSDE, ScoreModel
+from scoresde.conditions import Classes
 from scoresde.losses import SlicedScoreMatching
 from scoresde.networks import (
     DDPM,
@@ -137,35 +138,6 @@ def test_a_sample_does_not_depend_on_its_batch(kind):
     assert float((network(x.flip(0), labels) - whole)[:2].abs().max()) > 1e-3
 
 
-class TestClasses:
-    def network(self):
-        return NCSNpp((1, 8, 8), **SMALL, classes=3)
-
-    def test_the_output_of_an_untrained_network_does_not_depend_on_the_class(self):
-        network, x = self.network(), normal((4, 1, 8, 8))
-        assert torch.equal(network(x, LABELS, y=torch.tensor([0, 1, 2, 3])), network(x, LABELS))
-
-    def test_each_class_has_its_own_output_and_no_class_is_one_more(self):
-        network, x = disturbed(self.network(), 0.3), normal((1, 1, 8, 8)).expand(5, -1, -1, -1)
-        labels = torch.zeros(5)
-        out = network(x, labels, y=torch.tensor([0, 1, 2, 3, 1]))
-        assert torch.allclose(out[1], out[4], atol=1e-5)
-        assert torch.allclose(out[3], network(x, labels)[0], atol=1e-5)
-        for a, b in itertools.combinations(range(4), 2):
-            assert float((out[a] - out[b]).detach().abs().max()) > 1e-2
-
-    @pytest.mark.parametrize(
-        "y", [torch.zeros(4), torch.zeros(3, dtype=torch.long), torch.tensor([0, 1, 2, 4]), torch.tensor([0, 1, -1, 2])]
-    )
-    def test_an_invalid_class_raises_an_error(self, y):
-        with pytest.raises(ValueError, match=r"whole numbers in 0 \.\. 2, or 3 for no class"):
-            self.network()(normal((4, 1, 8, 8)), LABELS, y=y)
-
-    def test_a_class_raises_an_error_in_a_network_without_classes(self):
-        with pytest.raises(ValueError, match="classes=0"):
-            NCSNpp((1, 8, 8), **SMALL)(normal((4, 1, 8, 8)), LABELS, y=torch.zeros(4, dtype=torch.long))
-
-
 class TestCheckpoint:
     def pair(self):
         kept = disturbed(NCSNpp((1, 8, 8), **SMALL, dropout=0.5))
@@ -266,7 +238,11 @@ def test_copies_and_precisions():
         (lambda: NCSNpp((1, 8), 8, multipliers=(1, 0)), "multipliers="),
         (lambda: NCSNpp((1, 8), 8, blocks=0), "blocks="),
         (lambda: NCSNpp((1, 8), 8, outputs=0), "outputs="),
-        (lambda: NCSNpp((1, 8), 8, classes=-1), "classes="),
+        (lambda: NCSNpp((1, 8), 8, conditions={"x": Classes(2)}), "conditions: 'x' is not allowed as a name"),
+        (
+            lambda: NCSNpp((1, 8), 8, conditions={"y": Classes(2)}, conditional=False),
+            "conditions=.* with conditional=False",
+        ),
         (lambda: NCSNpp((1, 8), 8, dropout=1.5), "dropout"),
         (lambda: NCSNpp((1, 8), 8, input_range=(1.0, 0.0)), "input_range="),
         (lambda: NCSNpp((1, 8), 8, input_range=(1.0,)), "input_range="),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde.conditions import Classes
 from scoresde.experiment.config.builder import build
 from scoresde.experiment.config.loader import load_config
 from scoresde.interop.score_sde import averages_from_reference, from_reference, layout, to_reference
@@ -264,7 +265,7 @@ def test_what_does_not_fit_is_refused():
         averages_from_reference(network, list(theirs.values()), theirs)
     for stranger in (
         torch.nn.Linear(1, 1),
-        NCSNpp((1, 8, 8), 8, classes=2),
+        NCSNpp((1, 8, 8), 8, conditions={"label": Classes(2)}),
         NCSNpp((1, 8, 8), 8, embedding=RadialEmbedding()),
         NCSNv2((1, 32, 32), 4, (1, 1, 1, 1, 1, 1)),
     ):
