@@ -45,6 +45,7 @@ class Child:
         file_size: Largest number of bytes that it may write to a file.
         obeys: Whether it runs without root's permission to write everywhere.
         compiler: The backend of torch.compile.
+        extra: More arguments of the command line.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class Child:
         file_size: int = 0,
         obeys: bool = False,
         compiler: str = "inductor",
+        extra: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         rank = (environment or {}).get("RANK", "")
         self.log = folder.parent / f"{folder.name}{rank}.out"
-        arguments = [command, *flags(folder, options)]
+        arguments = [command, *flags(folder, options), *extra]
         self.process = _CONTEXT.Process(
             target=_run,
             daemon=True,

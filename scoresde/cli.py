@@ -1,7 +1,7 @@
 """The command line.
 
     scoresde train | sample | likelihood | evaluate | report [--config FILE] --workdir DIR [--config.KEY=VALUE ...]
-    scoresde train ... [--fit-time SECONDS]
+    scoresde train ... [--init-from RUN [--init-weights NAME]] [--fit-time SECONDS]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
@@ -69,8 +69,12 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     config = _config(options, overrides)
     made = experiment.Experiment.from_config(config)
+    start = {
+        "init_from": options.init_from,
+        "init_weights": "ema" if options.init_weights is None else options.init_weights,
+    }
     if options.dry_run:
-        needs = experiment.dry_run(made)
+        needs = experiment.dry_run(made, **start)
         print(needs or "", end="\n" if needs else "")
         return 0
     workdir = experiment.Workdir(options.workdir)
@@ -78,7 +82,7 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         made = _fitted(made, config, workdir, options.fit_time)
     shared = {"sample": experiment.sample, "likelihood": experiment.likelihood, "evaluate": experiment.evaluate}
     if options.command == "train":
-        experiment.train(made, workdir)
+        experiment.train(made, workdir, **start)
     elif options.command == "report":
         print(experiment.report(made, workdir))
     else:

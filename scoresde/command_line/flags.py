@@ -31,7 +31,10 @@ RUNS = ("train", "sample", "likelihood", "evaluate", "report")
 _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 
 COMMANDS = {
-    "train": Command("train a model, or continue from the last checkpoint", f"{_RUN} [--dry-run | --fit-time SECONDS]"),
+    "train": Command(
+        "train a model, or continue from the last checkpoint",
+        f"{_RUN}\n                      [--init-from RUN [--init-weights NAME]] [--dry-run | --fit-time SECONDS]",
+    ),
     "sample": Command(
         "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
     ),
@@ -132,6 +135,14 @@ FLAGS = (
     Flag(
         "fit-time", ("train",), "time for training in seconds: measure a few steps of a new run, and set training.steps in its "
         "config to the number of steps that fits; the configured number is the upper limit", ("SECONDS",), number,
+    ),
+    Flag(
+        "init-from", ("train",), "a work folder, or one of its checkpoints, whose weights a new run starts from; without "
+        "--config, its config is used", ("RUN",),
+    ),
+    Flag(
+        "init-weights", ("train",), "the weights of --init-from: ema (the default), ema1, ..., model, or the width of a post-hoc "
+        "average", ("NAME",),
     ),
     Flag(
         "processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number,

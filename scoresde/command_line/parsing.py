@@ -59,8 +59,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     own: Parser = options.parser
     if unknown:
         _refuse_unknown(own, options.command, unknown[0])
-    if options.command in RUNS and options.config is None and options.workdir is not None:
-        options.config = _config_of(own, options.workdir)
+    if options.command in RUNS and options.config is None and (options.workdir or options.init_from) is not None:
+        options.config = _config_of(own, options.workdir, options.init_from)
     options.source = sources
     _check_needed(own, options)
     _set_overrides(own, options, overrides)
@@ -158,11 +158,16 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
-def _config_of(parser: Parser, workdir: str) -> str:
-    """The config of a work folder. Exits with code 2 if there is none."""
-    file = Path(workdir) / "config.json"
-    if not file.is_file():
-        parser.error(f"--config is required: --workdir {workdir} contains no config.json")
+def _config_of(parser: Parser, workdir: str | None, source: str | None) -> str:
+    """The config of a work folder, or of the run whose weights a new run starts from. Exits with code 2 if there is none."""
+    places = [] if workdir is None else [Path(workdir)]
+    if source is not None:
+        places += [Path(source), Path(source).parent.parent]  # a work folder, or RUN/checkpoints/step-N
+    file = next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
+    if file is None:
+        there = {"--workdir": workdir, "--init-from": source}
+        given = " and ".join(f"{flag} {value}" for flag, value in there.items() if value is not None)
+        parser.error(f"--config is required: {given} contains no config.json")
     return str(file)
 
 
@@ -177,6 +182,8 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:
         parser.error("--dry-run and --fit-time exclude each other: give one of them")
+    if options.init_weights is not None and options.init_from is None:
+        parser.error("--init-weights requires --init-from")
     if options.source and options.source_config is None:
         parser.error(f"{SOURCE}{next(iter(options.source))} requires --source-config")
 

@@ -172,8 +172,8 @@ def test_moments_of_a_parameter_without_a_gradient_are_not_missed(tmp_path):
 @pytest.mark.parametrize(
     "make, said",
     [
-        (lambda w: w.double(), "expected torch.float32"),
-        (lambda w: w.long(), "expected torch.float32"),
+        (lambda w: w.double(), "and torch.float32 in the network"),
+        (lambda w: w.long(), "and torch.float32 in the network"),
         (lambda w: w * torch.nan, "is not finite"),
         (lambda w: w.reshape(-1)[:1].clone(), "belongs to another network"),
     ],

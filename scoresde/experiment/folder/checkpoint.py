@@ -34,6 +34,8 @@ from scoresde.experiment.folder.tensor_file import (
 )
 from scoresde.experiment.folder.tree import remove
 
+SHOWN = 4
+"""Number of differences between a checkpoint and a network that a message lists."""
 _NAME = re.compile(r"step-(\d{9})(\.safetensors)?")
 
 
@@ -231,18 +233,33 @@ def newer_damaged(checkpoint: Checkpoint) -> list[str]:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None:
-    """Load the weights ``which`` of a checkpoint: ``model`` or an average. Names and shapes must match exactly."""
+    """Load the weights ``which`` of a checkpoint: ``model`` or an average. Names and shapes must match exactly.
+
+    Raises CheckpointError if they do not, or if a weight is not finite. Nothing is changed then.
+    """
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
     own = network.state_dict()
-    for k, v in found.items():
-        if k in own and v.dtype != own[k].dtype:
-            raise CheckpointError(
-                f"{checkpoint.path} belongs to another network: {which}.{k} has dtype {v.dtype}, expected {own[k].dtype}"
-            )
+    if problems := _differences(found, own):
+        more = f"; and {len(problems) - SHOWN} more differences" if problems[SHOWN:] else ""
+        raise CheckpointError(f"{checkpoint.path} belongs to another network: {'; '.join(problems[:SHOWN])}{more}")
     check_finite({f"{which}.{k}": v for k, v in found.items()}, checkpoint.step, f"{checkpoint.path} cannot be used")
-    try:
-        network.load_state_dict({k: shard_like(v, own[k]) if k in own else v for k, v in found.items()}, strict=True)
-    except RuntimeError as problem:
-        raise CheckpointError(
-            f"{checkpoint.path} belongs to another network: {' '.join(str(problem).split())}"
-        ) from problem
+    network.load_state_dict({k: shard_like(v, own[k]) for k, v in found.items()}, strict=True)
+
+
+def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Where the tensors of a checkpoint differ from those of a network in their names, shapes and dtypes."""
+    lines = []
+    for name in [*own, *(name for name in found if name not in own)]:
+        if name not in found:
+            lines.append(f"{name} of shape {tuple(own[name].shape)} is only in the network")
+        elif name not in own:
+            lines.append(f"{name} of shape {tuple(found[name].shape)} is only in the checkpoint")
+        elif found[name].shape != own[name].shape:
+            lines.append(
+                f"{name} has shape {tuple(found[name].shape)} in the checkpoint, and {tuple(own[name].shape)} in the network"
+            )
+        elif found[name].dtype != own[name].dtype:
+            lines.append(
+                f"{name} has dtype {found[name].dtype} in the checkpoint, and {own[name].dtype} in the network"
+            )
+    return lines

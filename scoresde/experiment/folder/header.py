@@ -54,11 +54,40 @@ def checked_facts(facts: Any) -> dict[str, Any]:
     for name in ("data", "config", "metrics"):
         if name in facts and not isinstance(facts[name], str):
             raise ValueError(f"facts.{name}={shortened(facts[name])} is not a string")
-    if "config" in facts and not isinstance(parse_json(facts["config"], "facts.config"), dict):
-        raise ValueError(f"facts.config={shortened(facts['config'])} is not the JSON of a config")
+    if "config" in facts:
+        checked_config(facts["config"], "facts.config")
+    if "event_shape" in facts:
+        _check_shape(facts["event_shape"])
+    if "initial" in facts:
+        checked_source(facts["initial"], "facts.initial")
     if facts.get("scaler"):
         _check_scaler(facts["scaler"])
     return facts
+
+
+def checked_config(config: Any, where: str = "config") -> str:
+    """Return the JSON of a config. Raises ValueError for anything else."""
+    if not isinstance(config, str) or not isinstance(parse_json(config, where), dict):
+        raise ValueError(f"{where}={shortened(config)} is not the JSON of a config")
+    return config
+
+
+def checked_source(source: Any, where: str = "source") -> dict[str, Any]:
+    """Return a statement about the source of initial weights (``initial.py``). Raises ValueError for anything else."""
+    if not isinstance(source, dict) or set(source) != {"config", "step", "weights", "sha256"}:
+        raise ValueError(f"{where}={shortened(source)} is not a mapping of config, step, weights and sha256")
+    whole_number(f"{where}.step", source["step"])
+    for name in ("config", "weights", "sha256"):
+        if not isinstance(source[name], str):
+            raise ValueError(f"{where}.{name}={shortened(source[name])} is not a string")
+    return source
+
+
+def _check_shape(shape: Any) -> None:
+    if not isinstance(shape, list):
+        raise ValueError(f"facts.event_shape={shortened(shape)} is not a list of whole numbers")
+    for size in shape:
+        whole_number("facts.event_shape", size)
 
 
 def _check_scaler(state: Any) -> None:

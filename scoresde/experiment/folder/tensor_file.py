@@ -76,7 +76,7 @@ def shard_like(whole: Tensor, like: Tensor) -> Tensor:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to one file, completely or not at all. The header gets the checksum of both."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    sealed = {**header, "sha256": _checksum(plain, header)}
+    sealed = {**header, "sha256": tensors_digest(plain, header)}
     write_atomic(path, save(plain, {"scoresde": json.dumps(sealed)}))
 
 
@@ -95,7 +95,7 @@ def write_index(folder: Path, world: int, header: Mapping[str, Any]) -> None:
         with safe_open(rank_file(folder, rank), framework="pt") as file:
             files.append(json.loads(file.metadata()["scoresde"])["sha256"])
     sealed = {**header, "files": files}
-    write_atomic(folder / INDEX, json.dumps({**sealed, "sha256": _checksum({}, sealed)}).encode())
+    write_atomic(folder / INDEX, json.dumps({**sealed, "sha256": tensors_digest({}, sealed)}).encode())
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -143,7 +143,7 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint of scoresde: {problem!r} in its index"
         ) from problem
-    if checksum != _checksum({}, header):
+    if checksum != tensors_digest({}, header):
         raise CheckpointError(f"{path / INDEX} is damaged or not a checkpoint of scoresde: its checksum does not match")
     pieces: dict[str, list[Tensor]] = {}
     for rank, expected in enumerate(files):
@@ -174,12 +174,13 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | Non
             f"{path} has format {shortened(header.get('format'))}: this version reads formats 1 and {FORMAT}"
         )
     checksum = header.pop("sha256", None)
-    if (header["format"] != 1 or checksum is not None) and checksum != _checksum(tensors, header):
+    if (header["format"] != 1 or checksum is not None) and checksum != tensors_digest(tensors, header):
         raise CheckpointError(f"{path} is damaged or not a checkpoint of scoresde: its checksum does not match")
     return tensors, header, checksum
 
 
-def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """The SHA-256 of a header and of the name, shape, dtype and bytes of every tensor."""
     found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scoresde._files import kind_of
 
-FILES = ("config.json", "environment.json", "log.txt", "metrics.csv", "report.html")
+FILES = ("config.json", "environment.json", "initial.safetensors", "log.txt", "metrics.csv", "report.html")
 FOLDERS = (
     "checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard", "loggers",
 )  # fmt: skip
@@ -23,7 +23,7 @@ UNCHECKED = ("checkpoints", "averages")
 """Folders whose entries are checked by the checkpoint reader, which skips other files."""
 LEFTOVERS = {
     "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", "loggers/.*.tmp",
-              ".metrics.csv.*.tmp", ".config.json.*.tmp", ".environment.json.*.tmp"),
+              ".metrics.csv.*.tmp", ".config.json.*.tmp", ".environment.json.*.tmp", ".initial.safetensors.*.tmp"),
     "sample": ("samples/**/.*.tmp",),
     "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),
     "evaluate": ("evaluation/**/.*.tmp",),

@@ -2,6 +2,7 @@
 
     config.json               the config, compared on every later command
     environment.json          versions, command, digest of the data
+    initial.safetensors       weights of another run, if this run starts from them
     log.txt                   printed lines
     metrics.csv               one row for each logged step
     checkpoints/              step-000001000.safetensors, the last few; in a sharded run each is a folder, step-000001000/
@@ -32,7 +33,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
@@ -55,12 +56,19 @@ from scoresde.experiment.folder.tree import misplaced, remove_leftovers
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
+if TYPE_CHECKING:
+    from scoresde.experiment.folder.initial import InitialWeights
+
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 """Packages whose versions are written to environment.json."""
 EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation", "loggers")
 """Sections that may change after training, because the weights do not depend on them. For ``training`` see
 `TrainingConfig.changeable`.
 """
+
+
+INITIAL = "initial weights"
+"""The key in environment.json for the source of a run's initial weights, see ``initial.py``."""
 
 
 class WorkdirError(RuntimeError):
@@ -82,13 +90,15 @@ class Workdir:
         self.averages, self.evaluation = self.path / "averages", self.path / "evaluation"
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
+        self.environment_file, self.initial_file = self.path / "environment.json", self.path / "initial.safetensors"
 
-    def claim(self, experiment: Experiment, *, data: bool = True) -> None:
+    def claim(self, experiment: Experiment, *, data: bool = True, initial: InitialWeights | None = None) -> None:
         """Create the folder for an experiment, or check that it belongs to the experiment.
 
         Args:
             experiment: The experiment.
             data: Whether the data is read, for its digest in environment.json.
+            initial: The weights of another run from which a new folder's run starts. An existing folder ignores it.
 
         Raises:
             WorkdirError: If the folder belongs to another config or holds other files.
@@ -98,6 +108,8 @@ class Workdir:
         if not self.config_file.exists():
             self._check_empty()
             content = environment(experiment, data=data)
+            if initial is not None:
+                content[INITIAL] = initial.source
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as problem:
@@ -106,14 +118,20 @@ class Workdir:
             with self.lock("claim", wait=True):
                 if not self.config_file.exists():
                     self._check_empty()
-                    write_sealed(self.path / "environment.json", content)
+                    write_sealed(self.environment_file, content)
+                    if initial is None:
+                        self.initial_file.unlink(missing_ok=True)  # of a start that was killed
+                    else:
+                        initial.write(self.initial_file)
                     write_atomic(self.config_file, to_json(experiment.config).encode())
                     return
         self.check(experiment)
 
     def _check_empty(self) -> None:
         """Raise WorkdirError if a folder without a config contains more than the files of a killed start."""
-        ours = re.compile(r"environment\.json|\.(environment|config)\.json\.\d+\.tmp|\.claim\.lock")
+        ours = re.compile(
+            r"environment\.json|initial\.safetensors|\.(environment\.json|config\.json|initial\.safetensors)\.\d+\.tmp|\.claim\.lock"
+        )
         strange = self.path.is_dir() and any(not ours.fullmatch(p.name) for p in self.path.iterdir())
         if strange and not self.config_file.exists():  # another process may have made it meanwhile
             raise WorkdirError(
@@ -175,7 +193,10 @@ class Workdir:
             differences = "\n  ".join(lines)
             cosine = any(line.startswith("training.steps:") for line in lines)
             hint = (
-                "\n(a cosine schedule depends on the number of steps; a constant schedule does not)" if cosine else ""
+                "\n(a cosine schedule depends on the number of steps; a constant schedule does not. To train further, start a "
+                f"new run from the weights: --init-from {self.path} --workdir NEW)"
+                if cosine
+                else ""
             )
             empty = "" if list_checkpoints(self.checkpoints) else "it has no checkpoint and may be deleted; or "
             raise WorkdirError(

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scoresde.data import Affine, Columns, Quantized, Transform
+from scoresde.data import Affine, Quantized, Transform
 from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_source import Source
 from scoresde.networks.sides import sides_of_levels
@@ -91,9 +91,7 @@ def data_section(source: Source, facts: Facts) -> Section:
 
 def advise(data: Section, facts: Facts, measured: Measured) -> list[Section]:
     """All sections of a config for the data set that ``data`` builds."""
-    transform = measured.transform
-    # the columns of a table are standardized
-    std = 1.0 if isinstance(transform, Columns) else _round(transform.spread(facts.std))
+    std = _round(measured.transform.spread(facts.std))
     least = PRIOR_STDS * std * math.prod(facts.shape) ** 0.25
     distance = measured.distance
     sigma_max = _round(max(distance, least), up=True)

@@ -5,8 +5,8 @@
     seconds per step                            median of `STEPS` steps after one that is not counted, without previews,
                                                 checkpoints and logs
 
-No work folder is read or created: the steps are the first ones of a run with initial weights. A step with a loss that
-is not finite ends the dry run.
+No work folder is created: the steps are the first ones of a run with initial weights, or with those of another run. A
+step with a loss that is not finite ends the dry run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import statistics
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.weight_names import DEFAULT
+from scoresde.experiment.folder.initial import read_source
 from scoresde.experiment.training.batches import Batches
 from scoresde.experiment.training.distributed import Group, processes
 from scoresde.experiment.training.loop import describe
@@ -71,16 +74,21 @@ class DryRunResult:
         return "\n".join(lines)
 
 
-def dry_run(experiment: Experiment) -> DryRunResult | None:
+def dry_run(
+    experiment: Experiment, *, init_from: str | Path | None = None, init_weights: str | float = DEFAULT
+) -> DryRunResult | None:
     """Run a few training steps with a copy of the model and measure what they need.
 
     Args:
         experiment: The experiment.
+        init_from: A run or checkpoint whose weights are used, as in `train`.
+        init_weights: Which weights of ``init_from``.
 
     Returns:
         The measurements. None on the processes of a launcher other than the first.
 
     Raises:
+        CheckpointError: If the weights of ``init_from`` cannot be read, or do not fit the network or the data.
         FloatingPointError: If a loss or gradient is not finite.
         ValueError: If ``training.sharded`` is set and there are several processes.
     """
@@ -91,7 +99,10 @@ def dry_run(experiment: Experiment) -> DryRunResult | None:
             raise ValueError(
                 "--dry-run and training.sharded=True exclude each other, because gathered weights would count as activations"
             )
-        needs = _measure(replace(experiment, model=copy.deepcopy(experiment.model)), group)
+        model = copy.deepcopy(experiment.model)
+        if init_from is not None:
+            read_source(init_from, init_weights).check_fit(model.network, experiment.data.event_shape)
+        needs = _measure(replace(experiment, model=model), group)
         return needs if group.is_main else None
 
 

@@ -13,15 +13,18 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.loader import to_json
+from scoresde.experiment.config.loader import difference, to_json
+from scoresde.experiment.config.weight_names import DEFAULT
 from scoresde.experiment.folder.averages import write_snapshot
 from scoresde.experiment.folder.checkpoint import Checkpoint, last_checkpoint, newer_damaged, save_checkpoint
-from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest, environment
+from scoresde.experiment.folder.initial import describe_source, read_initial, read_source, source_of_run
+from scoresde.experiment.folder.workdir import EVALUATION, Workdir, WorkdirError, config_digest, environment
 from scoresde.experiment.training.bad_batches import save_bad_batch
 from scoresde.experiment.training.batches import Batches
 from scoresde.experiment.training.distributed import Group, processes
@@ -37,7 +40,14 @@ LARGEST = 1e6
 """If values of the data as the network sees it exceed this, a message about a loss that is not finite names the data's scale."""
 
 
-def train(experiment: Experiment, workdir: Workdir, loggers: Mapping[str, Logger] | None = None) -> None:
+def train(
+    experiment: Experiment,
+    workdir: Workdir,
+    loggers: Mapping[str, Logger] | None = None,
+    *,
+    init_from: str | Path | None = None,
+    init_weights: str | float = DEFAULT,
+) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
     On SIGINT or SIGTERM the current step is finished, a checkpoint is saved, and KeyboardInterrupt is raised. A second
@@ -47,12 +57,19 @@ def train(experiment: Experiment, workdir: Workdir, loggers: Mapping[str, Logger
         experiment: The experiment.
         workdir: The work folder. It is created if it does not exist.
         loggers: Loggers by name, in addition to those of the config.
+        init_from: A run's work folder, or one of its checkpoints, whose weights a new run starts from. Step counter,
+            optimizer and averages start new. The weights are copied to the folder, so a run that is resumed does not
+            read the source again. None: random weights.
+        init_weights: Which weights of ``init_from``: "ema", "ema1", ..., "model", or the width of a post-hoc average.
 
     Raises:
+        CheckpointError: If the weights of ``init_from`` cannot be read, or do not fit the network or the data. Nothing
+            is written.
         ConfigError: If the noise of the process does not cover the data (`check_prior`), or if a logger cannot be used, for
             example because its package is missing. Nothing is written.
         FloatingPointError: After ``training.max_bad_steps`` consecutive steps without a finite loss and gradient.
-        WorkdirError: If another process trains in the folder.
+        WorkdirError: If another process trains in the folder, or if ``init_from`` is given for an existing run that
+            started from random weights.
         WorkerError: If another process of the run ended.
     """
     check_trainable(experiment.model)
@@ -63,7 +80,17 @@ def train(experiment: Experiment, workdir: Workdir, loggers: Mapping[str, Logger
     with processes(experiment) as group, ExitStack() as held:
 
         def claim() -> None:
-            workdir.claim(experiment)
+            initial = None
+            if init_from is not None and not workdir.config_file.exists():
+                initial = read_source(init_from, init_weights)
+                initial.check_fit(experiment.model.network, experiment.data.event_shape)
+            workdir.claim(experiment, initial=initial)
+            for damaged in () if initial is None else initial.damaged:
+                workdir.log(f"{workdir.path}: {damaged} is damaged and was skipped")
+            if init_from is not None and not source_of_run(workdir):
+                raise WorkdirError(
+                    f"--workdir {workdir.path} is a run that starts from random weights: give a new folder with --init-from"
+                )
             held.enter_context(workdir.lock("train"))
             workdir.remove_leftovers("train")
             workdir.update_config(experiment)
@@ -80,11 +107,13 @@ class _Run:
 
     def __init__(self, experiment: Experiment, workdir: Workdir, group: Group) -> None:
         self.experiment, self.workdir, self.group, self.config = experiment, workdir, group, experiment.training
+        checkpoint = last_checkpoint(workdir.checkpoints)
+        group.check_equal("the step of the last checkpoint is", -1 if checkpoint is None else checkpoint.step)
+        self.source = self._start() if checkpoint is None else checkpoint.facts.get("initial", {})
+        group.check_equal("the initial weights have the checksum", zlib.crc32(repr(self.source).encode()))
         self.trainer = Trainer(experiment, group)
         self.digest, self.data = config_digest(experiment), experiment.data.train.digest()
         group.check_equal("the training data's digest has the checksum", zlib.crc32(self.data.encode()))
-        checkpoint = last_checkpoint(workdir.checkpoints)
-        group.check_equal("the step of the last checkpoint is", -1 if checkpoint is None else checkpoint.step)
         if checkpoint is not None:
             self._check(checkpoint)
             self.trainer.load(checkpoint)
@@ -92,6 +121,18 @@ class _Run:
                 self.say(f"{damaged} is damaged and was skipped")
             self.say(f"resumed from {checkpoint.path.name}")
         self.first, self.before, self.problem = self.trainer.step, self.trainer.updates, ""
+
+    def _start(self) -> dict[str, Any]:
+        """Load the folder's initial weights, if it has some. Returns the statement about their source."""
+        initial = read_initial(self.workdir)
+        if initial is None:
+            return {}
+        initial.load(self.experiment.model.network)
+        self.say(f"starts from {describe_source(initial.source)}")
+        changed = difference(to_json(self.experiment.config), initial.config) if initial.config else []
+        if trained := [line for line in changed if line.partition(".")[0] not in EVALUATION]:
+            self.say(f"config of the source -> of this run: {'; '.join(trained)}")
+        return initial.source
 
     def run(self, loggers: Mapping[str, Logger]) -> None:
         """Train to the last step."""
@@ -154,8 +195,10 @@ class _Run:
         facts = self.trainer.facts() | {
             "data": self.data, "config": to_json(self.experiment.config), "processes": self.group.world,
             "metrics": rows_digest(self.workdir.metrics_file, self.trainer.step),
-            "environment": environment(self.experiment, data=False),
+            "environment": environment(self.experiment, data=False), "event_shape": list(self.experiment.data.event_shape),
         }  # fmt: skip
+        if self.source:
+            facts["initial"] = self.source
         return save_checkpoint(
             self.workdir.checkpoints, self.trainer.network, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
             self.digest, self.config.keep, keep_every=self.config.keep_every, facts=facts, files=self.trainer.layout,
@@ -207,6 +250,11 @@ class _Run:
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raise WorkdirError unless a checkpoint was trained with this config and this data."""
         self.workdir.check_trained(self.experiment, checkpoint)
+        if (stated := source_of_run(self.workdir)) != self.source:
+            ours, theirs = (describe_source(one) if one else "random weights" for one in (stated, self.source))
+            raise WorkdirError(
+                f"{checkpoint.path} belongs to another run, which starts from {theirs}; the run of this folder starts from {ours}"
+            )
         before = checkpoint.facts.get("data", self.data)
         if before != self.data:
             raise WorkdirError(
