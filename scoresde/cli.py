@@ -1,12 +1,12 @@
 """The command line.
 
     scoresde train | sample | likelihood | evaluate | report [--config FILE] --workdir DIR [--config.KEY=VALUE ...]
-    scoresde train ... [--init-from RUN [--init-weights NAME]] [--fit-time SECONDS]
+    scoresde train ... [--init-from RUN [--init-weights NAME]] [--fit-time TIME]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
     scoresde evaluate ... [--samples PATH] [--processes N]
-    scoresde inspect DATA [--output FILE] [--force] [--side PIXELS]
+    scoresde inspect DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
@@ -112,9 +112,12 @@ def _fitted(made: Experiment, config: ConfigDict, workdir: Workdir, seconds: flo
 def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from scoresde.experiment import inspect
 
-    text, usable = inspect(options.data, options.output, side=options.side or 0, force=bool(options.force))
-    print(text)
-    return 0 if usable else 1
+    found = inspect(
+        options.data, options.output, side=options.side or 0, channels=options.channels or "auto",
+        fit_time=options.fit_time, measure=not options.no_measure, force=bool(options.force),
+    )  # fmt: skip
+    print(found)
+    return 0 if found.usable else 1
 
 
 def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -55,7 +55,7 @@ REFUSED = {
     "sample --config": "argument --config: expected one argument",
     "sample --config.seed": "--config.seed needs a value: --config.seed=VALUE",
     "sample --processes=two": "argument --processes: 'two' is not allowed: give a whole number",
-    "train --fit-time=long": "argument --fit-time: 'long' is not allowed: give a number",
+    "train --fit-time=long": "argument --fit-time: 'long' is not allowed: give a time such as 90, 90s, 10m or 2h",
     "train --config=a --dry-run --fit-time=9": "--dry-run and --fit-time exclude each other: give one of them",
     "sample --workdir nowhere": "--config is required: --workdir nowhere contains no config.json",
     "likelihood --config=a --workdir=b --draws=1 --config.likelihood.draws=2": "set the same value: give one",

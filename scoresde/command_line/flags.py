@@ -33,7 +33,7 @@ _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 COMMANDS = {
     "train": Command(
         "train a model, or continue from the last checkpoint",
-        f"{_RUN}\n                      [--init-from RUN [--init-weights NAME]] [--dry-run | --fit-time SECONDS]",
+        f"{_RUN}\n                      [--init-from RUN [--init-weights NAME]] [--dry-run | --fit-time TIME]",
     ),
     "sample": Command(
         "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
@@ -51,7 +51,7 @@ COMMANDS = {
     "report": Command("write report.html with everything in the work folder", _RUN),
     "inspect": Command(
         "describe data, and write a config that trains on it",
-        "DATA [--output FILE] [--force] [--side PIXELS]",
+        "DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]",
         needed=("data",),
     ),
     "check": Command(
@@ -76,12 +76,18 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a whole number") from None
 
 
-def number(text: str) -> float:
-    """The value of a flag that measures."""
+def duration(text: str) -> float:
+    """The seconds of a flag that gives a time: a number of seconds, or a number with the unit s, m, h or d."""
+    value, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
     try:
-        return float(text)
+        return float(value) * _UNITS[unit]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a number") from None
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is not allowed: give a time such as 90, 90s, 10m or 2h"
+        ) from None
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,9 @@ FLAGS = (
     Flag("workdir", (*RUNS, "convert"), "the work folder of the run; train and convert create it", ("DIR",)),
     Flag("dry-run", ("train",), "measure a few steps and print the memory and time that the run needs; nothing is written"),
     Flag(
-        "fit-time", ("train",), "time for training in seconds: measure a few steps of a new run, and set training.steps in its "
-        "config to the number of steps that fits; the configured number is the upper limit", ("SECONDS",), number,
+        "fit-time", ("train", "inspect"), "time for training, such as 90, 90s, 10m or 2h: a few steps are measured. train: set "
+        "training.steps in the config of a new run to the number of steps that fits, at most the configured number. inspect: "
+        "choose network, batch and steps that fit", ("TIME",), duration,
     ),
     Flag(
         "init-from", ("train",), "a work folder, or one of its checkpoints, whose weights a new run starts from; without "
@@ -168,6 +175,11 @@ FLAGS = (
     Flag("output", ("inspect",), "file for the config; without it, nothing is written", ("FILE",)),
     Flag("force", ("inspect",), "replace the file if it exists"),
     Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
+    Flag(
+        "channels", ("inspect",), "the axis of the channels in the events of an array, first or last; chosen by the shape unless "
+        "given", ("WHERE",),
+    ),
+    Flag("no-measure", ("inspect",), "do not run training steps to measure memory and time"),
     Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),
     Flag(
         "source-config", ("convert",), "the config of the other project, which is read but not executed; --source.KEY=VALUE "

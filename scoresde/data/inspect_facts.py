@@ -1,4 +1,6 @@
-"""Statistics of data before training: one pass over all events in bounded memory, and distances on a subset.
+"""Statistics of data before training: a pass over all events in bounded memory, and distances on a subset.
+
+A second pass names the outliers, if there are any.
 
 The largest noise level of a variance-exploding process should be the largest distance between two events, so that a sampler
 can reach any event from any other (Song and Ermon 2020, arXiv:2006.09011, technique 1).
@@ -10,12 +12,23 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.data.dataset import permutation
+from scoresde.data.inspect_columns import MOST_COLUMNS, Column, ColumnValues, Grid
+from scoresde.data.inspect_outliers import (
+    FAR,
+    LEAST_EVENTS,
+    SAMPLED,
+    SAMPLED_NUMBERS,
+    Bulk,
+    Outliers,
+    OutlierSearch,
+)
 from scoresde.data.inspect_source import Source
 from scoresde.data.stored import Stored
 from scoresde.data.transforms import Transform
@@ -49,6 +62,11 @@ class Facts:
         unfinite: Names of events with values that are not finite.
         duplicates: Pairs of names of equal events, the first occurrence first.
         twins: Number of all duplicates.
+        columns: The coordinates, of vectors with at most `MOST_COLUMNS`.
+        grid: Equidistant values that the data takes, unless they are whole numbers.
+        quantiles: The quantiles ``LEVELS`` of all values, of a random subset; empty for bytes and few events.
+        sampled: Number of events of this subset.
+        outliers: Events with values far from the bulk; None if there are none.
     """
 
     count: int
@@ -67,6 +85,11 @@ class Facts:
     unfinite: tuple[str, ...]
     duplicates: tuple[tuple[str, str], ...]
     twins: int
+    columns: tuple[Column, ...] = ()
+    grid: Grid | None = None
+    quantiles: tuple[float, ...] = ()
+    sampled: int = 0
+    outliers: Outliers | None = None
 
     @property
     def levels(self) -> int:
@@ -81,7 +104,7 @@ class Facts:
 
 
 def survey(source: Source) -> Facts:
-    """Compute statistics in one pass over all events. Raises ValueError if no event can be read."""
+    """Compute statistics of all events. Raises ValueError if no event can be read."""
     seen = _Seen(source)
     if not len(source.events):
         raise ValueError(f"{source.what} is empty: it has no events")
@@ -91,7 +114,24 @@ def survey(source: Source) -> Facts:
             bar.update(len(numbers))
     if not seen.count:
         raise ValueError(f"no event of {source.what} can be read: {'; '.join(seen.broken[:3])}")
-    return seen.facts()
+    return seen.facts(_outliers(source, seen))
+
+
+def _outliers(source: Source, seen: _Seen) -> Outliers | None:
+    """The outliers, from a second pass if there are any."""
+    if seen.bulk is None or not seen.has_outliers():
+        return None
+    found = OutlierSearch(seen.bulk)
+    for numbers, events in _chunks(source.events, [], source.name):
+        x = events.double()
+        finite = torch.isfinite(x).flatten(1).all(1)
+        if bool(finite.any()):
+            found.add(torch.tensor(numbers)[finite], x[finite])
+    _, worst, value, place = found.worst
+    shape = tuple(source.events.shape[1:])
+    at = tuple(int(k) for k in torch.unravel_index(torch.tensor(place), shape))
+    names = tuple(source.name(k) for k in found.index[:8])
+    return Outliers(names, len(found.index), source.name(worst), value, at, found.inner(), found.std())
 
 
 def farthest(source: Source, transform: Transform) -> tuple[float, int]:
@@ -154,6 +194,14 @@ class _Seen:
         self.unit = 1.0
         self.sum, self.square = torch.zeros(()), torch.zeros(())
         self.along = torch.zeros(2, dtype=torch.float64)
+        shape = tuple(source.events.shape)
+        size = math.prod(shape[1:])
+        self.columns = ColumnValues(size) if len(shape) == 2 and size <= MOST_COLUMNS else None
+        most = max(LEAST_EVENTS, min(SAMPLED, SAMPLED_NUMBERS // max(1, size)))
+        self.chosen = torch.zeros(shape[0], dtype=torch.bool)
+        self.chosen[permutation(shape[0], 0, 1)[:most]] = True
+        self.sample: list[Tensor] = []
+        self.ends: Tensor | None = None
 
     def add(self, numbers: list[int], events: Tensor) -> None:
         """Add events (B, *event) with these indices."""
@@ -169,6 +217,14 @@ class _Seen:
         x = x[finite]
         if not len(x):
             return
+        if events.dtype != torch.uint8:
+            self.sample.append(x[self.chosen[numbers][finite]])
+            ends = torch.stack(torch.aminmax(x, dim=0))
+            if self.ends is not None:
+                ends = torch.stack([torch.minimum(ends[0], self.ends[0]), torch.maximum(ends[1], self.ends[1])])
+            self.ends = ends
+        if self.columns is not None:
+            self.columns.add(x)
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         self.whole = self.whole and bool((x == x.round()).all())
         if self.values is not None:
@@ -182,7 +238,17 @@ class _Seen:
             d = (x - x.mean()) / self.unit
             self.along += torch.stack([(d[..., 1:] * d[..., :-1]).mean(), d.square().mean()]) * len(x)
 
-    def facts(self) -> Facts:
+    @cached_property
+    def bulk(self) -> Bulk | None:
+        """Quantiles of the sample; None for bytes and few events."""
+        x = torch.cat(self.sample) if self.sample else torch.empty(0)
+        return Bulk(x) if len(x) >= LEAST_EVENTS else None
+
+    def has_outliers(self) -> bool:
+        """Whether the smallest or largest value of a coordinate is far from the bulk."""
+        return self.bulk is not None and self.ends is not None and bool((self.bulk.distance(self.ends) > FAR).any())
+
+    def facts(self, outliers: Outliers | None = None) -> Facts:
         """The statistics of all events."""
         n = max(1, self.count - len(self.unfinite))
         origin = torch.zeros(()) if self.origin is None else self.origin
@@ -198,4 +264,8 @@ class _Seen:
             int((variance == 0).sum()), self.whole, 0 if self.values is None else len(self.values),
             float(self.along[0] / self.along[1]) if self.along[1] > 0 else 0.0, tuple(self.broken), tuple(self.unfinite),
             tuple((name(a), name(b)) for a, b in self.twins[:8]), len(self.twins),
+            columns=() if self.columns is None else self.columns.columns(self.source.columns),
+            grid=None if self.whole or self.values is None else Grid.of(self.values),
+            quantiles=() if self.bulk is None else tuple(self.bulk.levels),
+            sampled=0 if self.bulk is None else self.bulk.count, outliers=outliers,
         )  # fmt: skip

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from scoresde._validation import check_count
+from torch import Tensor
+
+from scoresde._validation import check_choice, check_count
 from scoresde.data.arrays import names_in, read_array
 from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
+from scoresde.data.rows import Rows, channels_first
 from scoresde.data.stored import Items
 
 ALLOWED = (
@@ -28,12 +32,19 @@ ALLOWED = (
 )
 
 
-def find(data: str, side: int = 0) -> Source:
+CHANNELS = ("auto", "first", "last")
+"""Where the channels of an event are."""
+LONGER = 4
+"""Number of times that a series must be longer than its number of channels for the last axis to be read as the channels."""
+
+
+def find(data: str, side: int = 0, channels: str = "auto") -> Source:
     """Find the source that ``data`` names.
 
     Args:
         data: A folder, a file or ``module:class``.
         side: Side of the events of an image folder; 0 chooses it.
+        channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
 
     Returns:
         The source.
@@ -43,6 +54,7 @@ def find(data: str, side: int = 0) -> Source:
         ValueError: If the data has no kind that can be read.
     """
     check_count("side", side, least=0)
+    check_choice("channels", channels, CHANNELS)
     path = Path(data)
     if ".npz:" in data:
         source = find_array(data)
@@ -58,7 +70,36 @@ def find(data: str, side: int = 0) -> Source:
         raise FileNotFoundError(f"{data!r} is not a file, a folder or module:class: {ALLOWED}")
     if side and source.node["name"] != "ImageFolder":
         raise ValueError(f"side={side} is only for folders of images: {data!r} is {source.what}")
+    if source.node["name"] == "Arrays":
+        return _oriented(source, channels)
+    if channels != "auto":
+        raise ValueError(f"channels={channels!r} is only for arrays: {data!r} is {source.what}")
     return source
+
+
+def _oriented(source: Source, channels: str) -> Source:
+    """The source of an array, with the channels of its events first."""
+    shape = tuple(source.events.shape[1:])
+    if channels == "first" or (channels == "auto" and not channels_are_last(shape)):
+        return source
+    assert isinstance(source.events, Tensor | Rows)
+    events = channels_first(source.node["train"], source.events)
+    why = "as asked for" if channels == "last" else "because it is much shorter; --channels first reads it otherwise"
+    note = f"{shape} is read with its channels last, {why}: events have the shape {tuple(events.shape[1:])}"
+    return replace(
+        source, node={**source.node, "channels_last": True}, events=events, notes=(*source.notes, note)
+    )  # fmt: skip
+
+
+def channels_are_last(shape: Sequence[int]) -> bool:
+    """Whether the last axis of an event is much more likely to be the channels than the first.
+
+    For two axes, the first must be `LONGER` times as long. For images and volumes, the last must have 1 to 4 entries, and the
+    first more.
+    """
+    if len(shape) == 2:
+        return shape[0] >= LONGER * shape[1] and shape[0] >= 2 * LONGER
+    return 3 <= len(shape) <= 4 and shape[-1] <= 4 < shape[0]
 
 
 def _folder(folder: Path, side: int) -> Source:
@@ -67,11 +108,9 @@ def _folder(folder: Path, side: int) -> Source:
         data = CIFAR10(str(folder))
         return Source("CIFAR-10's batches", {"name": "CIFAR10", "folder": str(folder)}, data.train.raw)
     if any("idx3" in name for name in names):
-        node = {"name": "MNIST", "folder": str(folder), "side": 32}
         return Source(
-            "idx files of MNIST's family", node, MNIST(str(folder), side=32).train.raw,
-            notes=("28 pixels are set in a black square of 32, which a network can halve thrice",),
-        )  # fmt: skip
+            "idx files of MNIST's family", {"name": "MNIST", "folder": str(folder)}, MNIST(str(folder)).train.raw
+        )
     return find_images(folder, side)
 
 

@@ -59,10 +59,37 @@ class FileArray:
         return state.st_size, state.st_mtime_ns
 
 
+class ChannelsFirst:
+    """The rows of an array (n, *sides, channels), read as (n, channels, *sides)."""
+
+    def __init__(self, array: FileArray | np.ndarray) -> None:
+        self.array, (n, *sides, channels) = array, array.shape
+        self.shape = (n, channels, *sides)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(self.array[numbers], -1, 1))
+
+
+def channels_first(name: str, raw: Tensor | Rows) -> Tensor | Rows:
+    """Move the last axis of the events (n, *sides, channels) to the front. Rows of a file stay in the file.
+
+    Raises ValueError for events with fewer than two axes.
+    """
+    if len(raw.shape) < 3:
+        raise ValueError(
+            f"channels_last=True is not allowed for {name} of shape {tuple(raw.shape)}: give (n, *sides, channels) with at "
+            "least one side, or channels_last=False"
+        )
+    if isinstance(raw, Tensor):
+        return raw.movedim(-1, 1).contiguous()
+    assert not isinstance(raw.array, ChannelsFirst)
+    return Rows(ChannelsFirst(raw.array), torch.from_numpy(raw.index))
+
+
 class Rows(Stored):
     """Rows ``index`` of an array, by default all. `as_tensor` converts them when they are read."""
 
-    def __init__(self, array: FileArray | Tensor | np.ndarray, index: Tensor | None = None) -> None:
+    def __init__(self, array: FileArray | ChannelsFirst | Tensor | np.ndarray, index: Tensor | None = None) -> None:
         self.array = array.numpy() if isinstance(array, Tensor) else array
         self.index = np.arange(self.array.shape[0]) if index is None else index.numpy()
         self.event_shape = tuple(self.array.shape[1:])

@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number, check_seed
+from scoresde._validation import check_choice, check_number, check_seed
 from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.dataset import Dataset, permutation
-from scoresde.data.rows import Rows
+from scoresde.data.rows import Rows, channels_first
 from scoresde.data.transforms import Quantized, Transform, declared
 
 
@@ -163,6 +163,8 @@ class Arrays(Splits):
         test_fraction: Fraction of ``train`` that is held out if there is no ``test``.
         split_seed: Seed of this random split.
         flip: Mirror images at random in training.
+        channels_last: Whether the last axis of the arrays has the channels: (n, *sides, channels). Events have the shape
+            (channels, *sides), and so have samples.
     """
 
     def __init__(
@@ -178,13 +180,19 @@ class Arrays(Splits):
         test_fraction: float = 0.1,
         split_seed: int = 0,
         flip: bool = False,
+        channels_last: bool = False,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
         check_split(test_fraction, split_seed)
+        check_choice("channels_last", channels_last, (False, True))
         if not train:
             raise ValueError("train='' is not allowed: give the file of an array")
-        raw = read_array(train)
+
+        def read(file: str) -> Tensor | Rows:
+            return channels_first(file, read_array(file)) if channels_last else read_array(file)
+
+        raw = read(train)
         if test:
-            super().__init__(Dataset(raw, transform, train, flip=flip), Dataset(read_array(test), transform, test))
+            super().__init__(Dataset(raw, transform, train, flip=flip), Dataset(read(test), transform, test))
         else:
             super().__init__(*split(raw, transform, test_fraction, split_seed, train, flip))

@@ -10,7 +10,7 @@ from scoresde.experiment.folder.checkpoint import read_checkpoint
 from scoresde.experiment.folder.launcher import WorkerError
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError
-from scoresde.experiment.inspection.inspection import inspect
+from scoresde.experiment.inspection.inspection import Inspection, inspect
 from scoresde.experiment.jobs.evaluation import evaluate
 from scoresde.experiment.jobs.likelihood import likelihood
 from scoresde.experiment.jobs.sampling import sample
@@ -25,6 +25,7 @@ __all__ = [
     "ConfigError",
     "Experiment",
     "DryRunResult",
+    "Inspection",
     "Workdir",
     "WorkdirError",
     "WorkerError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +12,170 @@ import torch
 from ml_collections import ConfigDict
 
 from scoresde._files import write_atomic
+from scoresde._validation import check_number
 from scoresde.data import Quantized, Splits, Transform
-from scoresde.data.inspect_facts import MOST_LEVELS, Facts, farthest, survey
-from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_facts import Facts, farthest, survey
 from scoresde.data.inspect_sources import find
 from scoresde.experiment.config.builder import ConfigError, build
-from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.inspection.advice import Measured, Section, advise, data_section
+from scoresde.experiment.config.experiment import Experiment, build_model
+from scoresde.experiment.config.sections import TrainingConfig
+from scoresde.experiment.inspection.advice import Measured, advise, data_section
+from scoresde.experiment.inspection.cost import Cost, as_bytes, as_time, weight_cost
+from scoresde.experiment.inspection.description import describe, find_problems
+from scoresde.experiment.inspection.plan import Plan, first_plan, fitting_plan, measured_plan
+from scoresde.experiment.inspection.section import Section
+from scoresde.experiment.training.fit_time import SHARE
+from scoresde.experiment.training.prior_fit import check_prior
 
-SHOWN = 8
-"""Number of events that are named if more have the same problem."""
 _WIDTH = 116
+_NOTHING = "no config is written: fix the problems first"
 
 
-def inspect(data: str, output: str | Path | None = None, *, side: int = 0, force: bool = False) -> tuple[str, bool]:
-    """Inspect data, and write a config for it if ``output`` is given.
+@dataclass(frozen=True)
+class Inspection:
+    """The result of `inspect`.
+
+    Attributes:
+        text: The description of the data, and of the config if there is one.
+        usable: Whether the data can be used for training as it is.
+        config: The suggested config; None if the data is not usable.
+        source: The config as the Python source of a file, with the reasons as comments; empty if there is none.
+    """
+
+    text: str
+    usable: bool
+    config: ConfigDict | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def inspect(
+    data: str,
+    output: str | Path | None = None,
+    *,
+    side: int = 0,
+    channels: str = "auto",
+    fit_time: float | None = None,
+    measure: bool = True,
+    force: bool = False,
+) -> Inspection:
+    """Inspect data, suggest a config for it, and write the config if ``output`` is given.
+
+    A few training steps of the suggested config are run on this machine, and the result states the time of a step and of
+    the whole training.
 
     Args:
         data: A folder, a file, or ``module:class``, see ``scoresde.data.inspect_sources``.
         output: File for the config.
         side: Side of the images of a folder in pixels; 0 chooses it.
+        channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
+        fit_time: Time for training in seconds. Network, batch and number of steps are chosen so that training on this machine
+            takes at most this time. None sets no limit.
+        measure: Whether training steps are run.
         force: Whether an existing file is replaced.
 
     Returns:
-        The description, and whether the data can be used for training as it is. If not, nothing is written.
+        The description and the config. If the data is not usable, there is no config and nothing is written.
 
     Raises:
-        ValueError: If the data or the name of the output is not valid.
+        ValueError: If the data, an argument or the name of the output is not valid.
         FileNotFoundError: If the data does not exist.
         FileExistsError: If the output exists, unless ``force``.
     """
     if output is not None:
         _check_output(Path(output), force)
-    source = find(data, side)
+    if fit_time is not None:
+        check_number("fit_time", fit_time, above=0.0)
+        if not measure:
+            raise ValueError(
+                f"fit_time={fit_time!r} with measure=False is not allowed: the time of a step must be measured"
+            )
+    source = find(data, side, channels)
     facts = survey(source)
     section, problems = data_section(source, facts), find_problems(source, facts)
     splits = _splits(section, problems)
     lines = describe(source, facts, splits.transform if splits else None)
-    if problems or splits is None:
-        report = [
-            *lines,
-            *(f"PROBLEM  {problem}" for problem in problems),
-            "no config is written: fix the problems first",
-        ]
-        return "\n".join(report), False
+    if splits is None:
+        return _unusable(lines, problems)
     measured = Measured(splits.transform, len(splits.train), *farthest(source, splits.transform))
-    sections = advise(section, facts, measured)
+    try:
+        suggested = _Suggestion(section, facts, measured)
+        plan = suggested.plan(fit_time, measure)
+    except (ConfigError, FloatingPointError) as problem:  # whatever `train` would refuse
+        return _unusable(lines, [str(problem)])
+    sections = suggested.sections(plan)
     for section in sections:
         lines += [f"{section.key:12s} {json.dumps(section.value)}", *(f"{'':12s} - {why}" for why in section.reasons)]
-    made = Experiment.from_config(ConfigDict({section.key: section.value for section in _all_sections(sections)}))
-    count = sum(p.numel() for p in made.model.parameters())
-    lines.append(f"parameters   {count:,}")
+    lines += [f"{'warning':12s} {warning}" for warning in plan.warnings]
+    lines += _needs(plan, plan.cost or weight_cost(suggested.experiment(plan)))
+    text = config_source(data, facts, splits.transform, sections)
     if output is None:
         lines.append("nothing was written; --output FILE writes the config")
     else:
-        write_atomic(Path(output), config_source(data, facts, splits.transform, sections).encode())
+        write_atomic(Path(output), text.encode())
         lines.append(f"written to {output}; to train: scoresde train --config {output} --workdir DIR")
-    return "\n".join(lines), True
+    return Inspection("\n".join(lines), True, suggested.config(plan), text)
+
+
+def _unusable(lines: list[str], problems: list[str]) -> Inspection:
+    return Inspection("\n".join([*lines, *(f"PROBLEM  {problem}" for problem in problems), _NOTHING]), False)
+
+
+class _Suggestion:
+    """The config for a plan, and its experiment. The data set is built once.
+
+    Raises ConfigError if training would refuse the config.
+    """
+
+    def __init__(self, data: Section, facts: Facts, measured: Measured) -> None:
+        self.data, self.facts, self.measured = data, facts, measured
+        self.first = first_plan(facts, measured.train_events)
+        self.made = Experiment.from_config(self.config(self.first))
+        check_prior(self.made)
+
+    def sections(self, plan: Plan) -> list[Section]:
+        """All sections."""
+        return advise(self.data, self.facts, self.measured, plan)
+
+    def config(self, plan: Plan) -> ConfigDict:
+        """The config of a plan."""
+        return ConfigDict({section.key: section.value for section in _all_sections(self.sections(plan))})
+
+    def experiment(self, plan: Plan) -> Experiment:
+        """The experiment of a plan."""
+        config = self.config(plan)
+        model = self.made.model
+        if plan.network.value != self.first.network.value:
+            model = build_model(config.to_dict(), self.made.data, self.made.sde, self.made.seed)
+        training = TrainingConfig(**config.training.to_dict())
+        return replace(self.made, config=config, model=model, training=training)
+
+    def plan(self, fit_time: float | None, measure: bool) -> Plan:
+        """The plan that fits into a time, or the first one."""
+        if fit_time is not None:
+            return fitting_plan(self.facts, self.measured.train_events, self.experiment, fit_time)
+        return measured_plan(self.first, self.experiment) if measure else self.first
+
+
+def _needs(plan: Plan, cost: Cost) -> list[str]:
+    """Lines on parameters, memory and time."""
+    memory = f"{as_bytes(cost.weights)} of weights; training: {as_bytes(cost.training)} for weights, gradients, Adam's moments "
+    memory += "and averages"
+    if cost.activations is not None:
+        at_a_time = plan.micro_batch or plan.batch_size
+        memory += f", and {as_bytes(cost.activations)} for the activations of {at_a_time} events"
+    time = "not measured"
+    if cost.seconds is not None:
+        whole = plan.steps * cost.seconds / SHARE
+        scaled = "" if cost.events == plan.batch_size else f", scaled from steps of {cost.events} events"
+        time = (
+            f"{cost.seconds:.3g} seconds a step ({cost.device}{scaled}), {as_time(whole)} for {plan.steps} steps, of which "
+            f"{100 * (1 - SHARE):.0f} % for previews and checkpoints; --fit-time chooses a plan for another time"
+        )
+    lines = {"parameters": f"{cost.parameters:,}", "memory": memory, "time": time}
+    return [f"{name:12s} {text}" for name, text in lines.items()]
 
 
 def _splits(section: Section, problems: list[str]) -> Splits | None:
@@ -90,83 +198,6 @@ def _check_output(path: Path, force: bool) -> None:
         raise ConfigError(f"--output {str(path)!r}: give a file in an existing folder")
     if path.exists() and not force:
         raise FileExistsError(f"--output {str(path)!r} exists already: give another name, or --force")
-
-
-def describe(source: Source, facts: Facts, transform: Transform | None = None) -> list[str]:
-    """One line for each property of the data.
-
-    ``transform`` is that of the data set that the config builds, if there is one.
-    """
-    distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
-    count = transform.levels if isinstance(transform, Quantized) else facts.levels if transform is None else 0
-    levels = f"{count} levels" if count else "no levels: real numbers"
-    twins = _named(f"{b} = {a}" for a, b in facts.duplicates)
-    lines = {
-        "found": source.what,
-        "events": f"{facts.count} of shape {facts.shape}, {facts.dtype}",
-        "range": f"{facts.low:g} to {facts.high:g}, mean {facts.mean:.4g}, standard deviation {facts.std:.4g}",
-        "values": f"{distinct}, {levels}",
-        "duplicates": f"{facts.twins} exact" + (f": {twins}" if twins else ""),
-        "not finite": str(len(facts.unfinite)),
-        "broken": str(len(facts.broken) + len(source.problems)),
-    }
-    notes = [f"{'warning':12s} {warning}" for warning in source.warnings]
-    notes += [f"{'note':12s} {note}" for note in (*source.notes, *_notes(facts, count))]
-    return [f"{name:12s} {text}" for name, text in lines.items()] + notes
-
-
-def _notes(facts: Facts, levels: int) -> list[str]:
-    """Properties that are not problems but should be known."""
-    shape, notes = facts.shape, []
-    if facts.twins:
-        notes.append("an event and its duplicate may be in different splits: test results are then too good")
-    if 0 < facts.levels < levels:
-        notes.append(
-            f"the largest value is {facts.high:g} of {levels - 1}: if these are labels or masks, save them as an array, which "
-            f"has {facts.levels} levels"
-        )
-    if facts.constant:
-        notes.append(f"{facts.constant} coordinates are constant: their density means little")
-    if not levels and facts.spread > 10:
-        notes.append(
-            f"the standard deviations of the coordinates differ by a factor of {facts.spread:.3g}: standardize them first"
-        )
-    if not levels and 0 < facts.distinct <= 256:
-        notes.append(
-            "there are few different values: if they are bytes divided by 255, save the bytes, so that bits/dim are meaningful"
-        )
-    if len(shape) == 1 and shape[0] >= 16 and facts.smooth > 0.5:
-        notes.append(
-            f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
-            f"shape (n, 1, {shape[0]}), "
-            "so that the network is a convolutional one"
-        )
-    if len(shape) == 2 and shape[0] > 4:
-        notes.append(
-            f"{shape} is read as a series of {shape[0]} channels; for gray images save a[:, None], (n, 1, height, width)"
-        )
-    return notes
-
-
-def find_problems(source: Source, facts: Facts) -> list[str]:
-    """Problems that must be fixed before training, one line for each."""
-    found = [*source.problems, *facts.broken]
-    found = found[:SHOWN] + ([f"and {len(found) - SHOWN} more of this kind"] if len(found) > SHOWN else [])
-    shape = facts.shape
-    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
-        found.append(f"the channels are last in {shape}: save a.transpose(0, 3, 1, 2) instead of a")
-    if facts.unfinite:
-        found.append(f"{len(facts.unfinite)} events have NaN or infinities: {_named(facts.unfinite)}")
-    if facts.std == 0.0 or facts.count < 2:
-        found.append(f"{facts.count} events, standard deviation {facts.std:g}: there is nothing to learn")
-    elif facts.count < 5:
-        found.append(f"{facts.count} events: too few to hold out one in ten for testing")
-    return found
-
-
-def _named(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _all_sections(sections: list[Section]) -> list[Section]:

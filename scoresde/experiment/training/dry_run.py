@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scoresde._validation import check_count
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import DEFAULT
 from scoresde.experiment.folder.initial import read_source
@@ -75,7 +76,11 @@ class DryRunResult:
 
 
 def dry_run(
-    experiment: Experiment, *, init_from: str | Path | None = None, init_weights: str | float = DEFAULT
+    experiment: Experiment,
+    *,
+    init_from: str | Path | None = None,
+    init_weights: str | float = DEFAULT,
+    steps: int = STEPS,
 ) -> DryRunResult | None:
     """Run a few training steps with a copy of the model and measure what they need.
 
@@ -83,6 +88,7 @@ def dry_run(
         experiment: The experiment.
         init_from: A run or checkpoint whose weights are used, as in `train`.
         init_weights: Which weights of ``init_from``.
+        steps: Number of measured steps. One more is run before them.
 
     Returns:
         The measurements. None on the processes of a launcher other than the first.
@@ -90,8 +96,9 @@ def dry_run(
     Raises:
         CheckpointError: If the weights of ``init_from`` cannot be read, or do not fit the network or the data.
         FloatingPointError: If a loss or gradient is not finite.
-        ValueError: If ``training.sharded`` is set and there are several processes.
+        ValueError: If ``training.sharded`` is set and there are several processes, or ``steps`` is not positive.
     """
+    check_count("steps", steps)
     experiment.use_threads()
     check_prior(experiment)
     with processes(experiment) as group:
@@ -102,11 +109,11 @@ def dry_run(
         model = copy.deepcopy(experiment.model)
         if init_from is not None:
             read_source(init_from, init_weights).check_fit(model.network, experiment.data.event_shape)
-        needs = _measure(replace(experiment, model=model), group)
+        needs = _measure(replace(experiment, model=model), group, steps)
         return needs if group.is_main else None
 
 
-def _measure(experiment: Experiment, group: Group) -> DryRunResult:
+def _measure(experiment: Experiment, group: Group, steps: int) -> DryRunResult:
     trainer, config = Trainer(experiment, group), experiment.training
     text, seconds = f"dry run, nothing is written: {describe(trainer)}", []
     kept = Activations(trainer.parameters)
@@ -114,7 +121,7 @@ def _measure(experiment: Experiment, group: Group) -> DryRunResult:
         with kept:
             _step(trainer, batches)
         gradients = _bytes(p.grad for p in trainer.parameters if p.grad is not None)
-        for _ in range(STEPS):
+        for _ in range(steps):
             before = trainer.seconds
             _step(trainer, batches)
             seconds.append(trainer.seconds - before)

@@ -1,0 +1,200 @@
+"""The text that `scoresde inspect` prints about data: its properties, warnings, notes, and problems.
+
+problem     training would stop, or learn nothing: no config is written
+warning     training runs, and the result is worse than it could be
+note        a property to know
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from scoresde.data import Quantized, Transform
+from scoresde.data.inspect_columns import Column
+from scoresde.data.inspect_facts import MOST_LEVELS, Facts
+from scoresde.data.inspect_outliers import FAR, LEVELS
+from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_sources import channels_are_last
+
+SHOWN = 8
+"""Number of events that are named if more have the same problem."""
+SHOWN_COLUMNS = 16
+"""Largest number of columns that are described one by one."""
+FEW_EVENTS = 10
+"""Number of events below which nothing can be learned about their distribution."""
+HEAVY = 0.01
+"""Part of the events with outliers from which the tails are heavy."""
+SMOOTH = 0.5
+"""Correlation of neighboring coordinates from which a vector is probably a series."""
+
+
+def describe(source: Source, facts: Facts, transform: Transform | None = None) -> list[str]:
+    """One line for each property of the data.
+
+    ``transform`` is that of the data set that the config builds, if there is one.
+    """
+    distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
+    count = transform.levels if isinstance(transform, Quantized) else facts.levels if transform is None else 0
+    levels = f"{count} levels" if count else "no levels: real numbers"
+    twins = named(f"{b} = {a}" for a, b in facts.duplicates)
+    lines = {
+        "found": source.what,
+        "events": f"{facts.count} of shape {facts.shape}, {facts.dtype}",
+        "range": f"{facts.low:g} to {facts.high:g}, mean {facts.mean:.4g}, standard deviation {facts.std:.4g}",
+    }
+    if facts.quantiles and not count:
+        of = "" if facts.sampled == facts.count else f" (of {facts.sampled} random events)"
+        pairs = zip(LEVELS, facts.quantiles, strict=True)
+        lines["quantiles"] = ", ".join(f"{100 * level:g} %: {value:.4g}" for level, value in pairs) + of
+    lines["values"] = f"{distinct}, {levels}"
+    if len(facts.columns) <= SHOWN_COLUMNS:
+        lines |= {f"column {column.name}": str(column) for column in facts.columns}
+    lines |= {
+        "duplicates": f"{facts.twins} exact" + (f": {twins}" if twins else ""),
+        "not finite": str(len(facts.unfinite)),
+        "broken": str(len(facts.broken) + len(source.problems)),
+    }
+    remarks = [("warning", text) for text in (*source.warnings, *find_warnings(facts, count))]
+    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count))]
+    return [f"{name:12s} {text}" for name, text in [*lines.items(), *remarks]]
+
+
+def find_warnings(facts: Facts, levels: int) -> list[str]:
+    """What makes the result worse than it could be. ``levels`` is the number of levels of the transform, 0 for real data."""
+    warnings = []
+    if facts.count < FEW_EVENTS:
+        warnings.append(
+            f"{facts.count} events are too few to learn a distribution from: a model repeats them, and a test set of one event "
+            "says little"
+        )
+    if facts.outliers is not None:
+        warnings.append(_outliers(facts, levels))
+    if levels:
+        return warnings
+    if found := [column for column in facts.columns if column.discrete and not column.constant]:
+        warnings.append(
+            f"{_columns(found)} discrete: a probability density there grows without bound, and log-likelihoods mean "
+            "nothing. Leave them out, make them the condition of the others, or add noise as wide as their steps"
+        )
+    elif facts.grid is not None and not facts.columns:
+        low, step, count = facts.grid.low, facts.grid.step, facts.grid.count
+        if (low, count) == (0.0, 256) and abs(255 * step - 1) < 1e-3:
+            warnings.append(
+                "the values are bytes divided by 255: save the bytes, numpy.rint(255 * a).astype('u1'), so that they are "
+                "dequantized and bits/dim are meaningful"
+            )
+        else:
+            warnings.append(
+                f"the values are {low:g} + {step:.4g} k with k = 0 .. {count - 1}: save the whole numbers k, numpy.rint((a - "
+                f"{low:g}) / {step:.6g}).astype('i4'), so that they are dequantized and bits/dim are meaningful"
+            )
+    return warnings
+
+
+def _outliers(facts: Facts, levels: int) -> str:
+    found = facts.outliers
+    assert found is not None
+    at = "" if not facts.shape or facts.shape == (1,) else f" in coordinate {_place(found.coordinate)}"
+    if len(facts.columns) > 1:
+        at = f" in column {facts.columns[found.coordinate[0]].name}"
+    many = found.count > HEAVY * facts.count
+    text = f"{found.count} events have values more than {FAR:g} robust standard deviations from the median"
+    if not many:
+        text += f", event {named(found.names, found.count)}"
+    text += (
+        f". The farthest is {found.value:g} of event {found.worst}{at}, where 98 % of the values are from "
+        f"{found.inner[0]:.3g} to {found.inner[1]:.3g}. "
+    )
+    if levels:
+        text += (
+            f"Because of these values there are {levels} levels, of which most do not occur, and the rest is squeezed "
+            f"into {100 * found.std / max(facts.std, 1e-300):.2g} % of the standard deviation. "
+        )
+    else:
+        text += (
+            f"The standard deviation is {facts.std:.4g} with these events and {found.std:.4g} without: after the transform, the "
+            f"others have a standard deviation of {found.std / facts.std:.2g} in place of 1. "
+        )
+    if many:
+        return text + "Heavy tails: train on a transformed copy, such as numpy.arcsinh((a - median) / scale)"
+    index = ", ".join(found.names) if found.count <= SHOWN else "..."
+    return (
+        f"{text}If they are errors, leave them out: numpy.delete(a, [{index}], axis=0). Otherwise limit them (numpy.clip), or "
+        "train on a transformed copy, such as numpy.arcsinh((a - median) / scale)"
+    )
+
+
+def _place(coordinate: tuple[int, ...]) -> str:
+    return str(coordinate[0]) if len(coordinate) == 1 else str(coordinate)
+
+
+def _columns(columns: Sequence[Column]) -> str:
+    names = named(column.name for column in columns)
+    return f"column {names} is" if len(columns) == 1 else f"columns {names} are"
+
+
+def _notes(facts: Facts, levels: int) -> list[str]:
+    """Properties that are not problems but should be known."""
+    shape, notes = facts.shape, []
+    if facts.twins:
+        notes.append("an event and its duplicate may be in different splits: test results are then too good")
+    if 0 < facts.levels < levels:
+        notes.append(
+            f"the largest value is {facts.high:g} of {levels - 1}: if these are labels or masks, save them as an array, which "
+            f"has {facts.levels} levels"
+        )
+    if len(facts.columns) > SHOWN_COLUMNS:
+        kinds = Counter("constant" if c.constant else "discrete" if c.discrete else "continuous" for c in facts.columns)
+        notes.append("columns: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    if facts.constant:
+        notes.append(f"{facts.constant} coordinates are constant: their density means little")
+    if not levels and facts.spread > 10 and facts.outliers is None:
+        notes.append(
+            f"the standard deviations of the coordinates differ by a factor of {facts.spread:.3g}: standardize them first, "
+            "(a - a.mean(0)) / a.std(0)"
+        )
+    if not levels and (rounded := [c for c in facts.columns if _rounded(c)]):
+        notes.append(
+            f"{_columns(rounded)} rounded: a likelihood can see steps that are wider than the smallest noise level; add "
+            "uniform noise as wide as a step if it matters"
+        )
+    if len(shape) == 1 and shape[0] >= 16 and facts.smooth > SMOOTH:
+        notes.append(
+            f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
+            f"shape (n, 1, {shape[0]}), "
+            "so that the network is a convolutional one"
+        )
+    if len(shape) == 2 and shape[0] > 4:
+        notes.append(
+            f"{shape} is read as a series of {shape[0]} channels; if its last axis has the channels, add --channels last; "
+            "for gray images save a[:, None], (n, 1, height, width)"
+        )
+    return notes
+
+
+def _rounded(column: Column) -> bool:
+    repeated = column.whole or (column.grid is not None and column.distinct < column.events)
+    return repeated and not column.discrete
+
+
+def find_problems(source: Source, facts: Facts) -> list[str]:
+    """Problems that must be fixed before training, one line for each."""
+    found = [*source.problems, *facts.broken]
+    found = found[:SHOWN] + ([f"and {len(found) - SHOWN} more of this kind"] if len(found) > SHOWN else [])
+    shape = facts.shape
+    if len(shape) > 2 and channels_are_last(shape) and source.node["name"] != "Arrays":
+        found.append(
+            f"the channels are last in {shape}: give events with the channels first, {(shape[-1], *shape[:-1])}"
+        )
+    if facts.unfinite:
+        found.append(f"{len(facts.unfinite)} events have NaN or infinities: {named(facts.unfinite)}")
+    if facts.std == 0.0 or facts.count < 2:
+        found.append(f"{facts.count} events, standard deviation {facts.std:g}: there is nothing to learn")
+    return found
+
+
+def named(names: Iterable[str], count: int = 0) -> str:
+    """The first eight names. ``count`` is their number if ``names`` are not all of them."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if max(count, len(names)) > SHOWN else "")
