@@ -245,7 +245,7 @@ class TestFacts:
         part, paired = farthest(data, transform)
         assert paired == 10 and part < found and farthest(data, transform) == (part, paired)
 
-    @pytest.mark.parametrize(("size", "why"), [(1, "sqrt(E x^2 / 0.02)"), (20, "4 sigma_data d^(1/4)")])
+    @pytest.mark.parametrize(("size", "why"), [(1, "sqrt(E x^2 / 0.016)"), (20, "4 sigma_data d^(1/4)")])
     def test_the_prior_of_low_dimensional_data(self, size, why):
         """With technique 1 only, sigma_max would be too small compared with the data's standard deviation."""
         facts = survey(source(np.random.default_rng(0).uniform(size=(200, size))))
@@ -375,7 +375,7 @@ class TestOneTransform:
         assert made.model.data_std == pytest.approx(float(x.std(correction=0)), rel=0.02)
         assert f"{made.model.data_std:g}" in done.out
         far = float(torch.cdist(x.flatten(1), x.flatten(1)).max())
-        least = max(4 * float(x.std()) * x[0].numel() ** 0.25, math.sqrt(float(x.square().mean()) / 0.02))
+        least = max(4 * float(x.std()) * x[0].numel() ** 0.25, math.sqrt(float(x.square().mean()) / 0.016))
         assert made.sde.sigma_max == pytest.approx(max(far, least), rel=0.05)
         assert not check_prior(made), "training would warn"
         assert (type(made.model.prediction).__name__ == "Levels") == (0 < levels <= 32)

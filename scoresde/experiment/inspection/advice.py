@@ -3,7 +3,7 @@
     sigma_max       the largest distance between two events (Song & Ermon 2020, technique 1). Larger for events with few
                     coordinates: the prior neglects the data's standard deviation s, which costs about
                     d (s / sigma_max)^4 / 4 nats, here at most 0.001; and the prior neglects x at T, which costs
-                    E x^2 / (2 sigma_max^2) nats per coordinate, here at most `PRIOR_LIMIT`, above which training warns
+                    E x^2 / (2 sigma_max^2) nats per coordinate, here at most `MISMATCH`
     sigma_min       invisible noise: a quarter of a level, and at most 1 % of the standard deviation
                     (256 levels in [-1, 1]: 0.002)
     data            levels or real numbers, depending on the values; images from files have the 256 levels of their data class
@@ -31,6 +31,8 @@ from scoresde.sde.checks.report import PRIOR_LIMIT
 
 PRIOR_STDS = 4.0
 """Smallest sigma_max in units of sigma_data d^(1/4): 1 / (4 * 4^4) is 0.001 nats."""
+MISMATCH = 0.8 * PRIOR_LIMIT
+"""Largest mismatch of the prior. Above `PRIOR_LIMIT`, training would warn; the training events are a part of those seen here."""
 SPLIT_ALREADY = ("CIFAR10", "MNIST")
 """Data sets with an official test split."""
 CHOOSES_LEVELS = ("Arrays", "TorchDataset")
@@ -115,8 +117,8 @@ def _largest_noise(facts: Facts, measured: Measured, std: float) -> tuple[float,
         f"the largest distance between two of {_of(facts.count, measured.paired)} (Song & Ermon 2020, technique 1)": distance,
         f"{PRIOR_STDS:g} sigma_data d^(1/4): events differ by at most {distance:.3g}, which is too little for the prior "
         "to be accurate": PRIOR_STDS * std * math.prod(facts.shape) ** 0.25,
-        f"sqrt(E x^2 / {2 * PRIOR_LIMIT:g}): events differ by at most {distance:.3g}, and the prior, which neglects x at T, "
-        f"must be accurate to {PRIOR_LIMIT:g} nats per coordinate": math.sqrt((center**2 + std**2) / (2 * PRIOR_LIMIT)),
+        f"sqrt(E x^2 / {2 * MISMATCH:g}): events differ by at most {distance:.3g}, and the prior, which neglects x at T, "
+        f"must be accurate to {MISMATCH:g} nats per coordinate": math.sqrt((center**2 + std**2) / (2 * MISMATCH)),
     }
     why = max(found, key=found.__getitem__)
     return _round(found[why], up=True), why
