@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from scoresde._files import bytes_digest, write_sealed
-from scoresde.data import Affine
+from scoresde.data import Affine, Quantized
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.folder.checkpoint import list_checkpoints
 from scoresde.experiment.folder.plots import curve_picture, event_picture
@@ -292,6 +292,23 @@ def test_images_of_real_numbers_are_images(shape):
     ramp = torch.linspace(-3.0, 5.0, math.prod(shape)).reshape(1, *shape).expand(4, *shape)
     shown = np.asarray(Image.open(io.BytesIO(event_picture(ramp, Affine(), columns=2))))
     if len(shape) == 3:
-        assert shown.shape[:2] == (4 * (2 * 9 + 1),) * 2 and shown.min() < 5 and shown.max() > 250
+        assert shown.shape[:2] == (2 * (96 + 4) + 4,) * 2 and shown.min() < 5 and shown.max() > 250
     else:
         assert shown.shape[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "scale", "columns"),
+    [((1, 8, 8), 16, 12, 4), ((3, 12, 20), 6, 5, 3), ((1, 28, 28), 64, 4, 8), ((3, 128, 96), 2, 1, 2), ((1, 5, 1), 1, 20, 1)],
+)  # fmt: skip
+def test_small_images_are_enlarged_without_interpolation(shape, count, scale, columns):
+    """Every pixel becomes a square of one color; the longest side has 96 screen pixels or more."""
+    raw = torch.arange(count * math.prod(shape)).reshape(count, *shape) * 7 % 256
+    shown = np.asarray(Image.open(io.BytesIO(event_picture(raw, Quantized(256)))))
+    height, width, rows = shape[1] * scale, shape[2] * scale, math.ceil(count / columns)
+    assert shown.shape[:2] == (rows * (height + 4) + 4, columns * (width + 4) + 4) and max(height, width) >= 96
+    for k in range(count):
+        y, x = 4 + k // columns * (height + 4), 4 + k % columns * (width + 4)
+        seen = shown[y : y + height, x : x + width].reshape(shape[1], scale, shape[2], scale, -1)
+        wanted = raw[k].movedim(0, -1).numpy()
+        assert (seen == wanted[:, None, :, None]).all()

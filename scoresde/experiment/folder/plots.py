@@ -18,8 +18,10 @@ from torch import Tensor
 
 from scoresde.data import Quantized, Transform
 
-SCALE = 4
-"""Screen pixels per pixel of an image."""
+LEAST_SIDE = 96
+"""Smallest longest side of an event in a picture, in screen pixels: smaller events are enlarged by a whole number."""
+GAP, GAP_VALUE = 4, 0.35
+"""Width of the lines between events in screen pixels, and their gray."""
 
 
 def events_shown(event_shape: Sequence[int]) -> int:
@@ -27,12 +29,13 @@ def events_shown(event_shape: Sequence[int]) -> int:
     return 4096 if math.prod(event_shape) == 2 else 64
 
 
-def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
+def event_picture(raw: Tensor, transform: Transform, columns: int = 0) -> bytes:
     """A picture of events.
 
     Events (1, H, W), (3, H, W), and quantized events (H, W), become a grid of images. Other events become a scatter
     plot of two coordinates, or lines. Real-valued images are scaled so that the 0.5 % and 99.5 % quantiles are black
-    and white.
+    and white. Small images are enlarged without interpolation, see ``LEAST_SIDE``. The grid has ``columns`` columns; 0 makes as
+    many columns as rows, or one more.
     """
     shape, quantized = tuple(raw.shape[1:]), isinstance(transform, Quantized)
     if (len(shape) == 2 and quantized) or (len(shape) == 3 and shape[0] in (1, 3)):
@@ -47,18 +50,18 @@ def event_picture(raw: Tensor, transform: Transform, columns: int = 8) -> bytes:
 def _image_grid(raw: Tensor, columns: int) -> bytes:
     """A grid of images with values from 0 (black) to 1."""
     images = raw[:, None] if raw.ndim == 3 else raw
+    scale = max(1, math.ceil(LEAST_SIDE / max(images.shape[2:])))
+    images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     count, channels, height, width = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
-    canvas = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 0.35)
+    canvas = torch.full((channels, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), GAP_VALUE)
     for k in range(count):
-        y, x = (k // columns) * (height + 1) + 1, (k % columns) * (width + 1) + 1
+        y, x = (k // columns) * (height + GAP) + GAP, (k % columns) * (width + GAP) + GAP
         canvas[:, y : y + height, x : x + width] = images[k]
     pixels = (canvas.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
-    picture = Image.fromarray(pixels).resize(
-        (pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST
-    )
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 

@@ -224,7 +224,7 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(64, len(data))]
-    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison"))
+    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison", "half"))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
             parts.append(_sample_figure(experiment, workdir, name))
@@ -250,7 +250,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}")
+    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}", "half")
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
