@@ -183,6 +183,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "ema.gathered": {"value": X},
     "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
+    "metrics.codecs.codec_bits_per_dim": {"images": torch.arange(64).reshape(1, 1, 8, 8)},
     "noise_distributions.base.NoiseSum": {"noise": Gaussian(), "b": torch.tensor([0.1, 0.2])},
     "noise_distributions.base.chain_weights": {"t": 3},
     "noise_distributions.gamma.CenteredGamma": {"k": 2.0, "theta": 0.5},

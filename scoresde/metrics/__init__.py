@@ -4,11 +4,12 @@ Features of samples and their statistics    extractors, moments
 Distances between two sets of features      frechet, kernel, sliced; precision: overlap of the two sets
 A yardstick for distances                   yardstick
 Scores of forecasts                         ranked_probability
-Baseline density models                     baselines
+Baseline density models                     baselines; codecs: lossless image files
 """
 
 from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_log_prob, gaussian_mixtures, pixel_histogram
+from scoresde.metrics.codecs import CODECS, codec_bits_per_dim
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
 from scoresde.metrics.kernel import KernelDistance, kernel_distance
@@ -20,6 +21,7 @@ from scoresde.metrics.yardstick import RelativeDistance, halves, relative_distan
 
 __all__ = [
     "CANDIDATES",
+    "CODECS",
     "Baseline",
     "Coordinates",
     "Extractor",
@@ -30,6 +32,7 @@ __all__ = [
     "PrecisionRecall",
     "RelativeDistance",
     "TorchScript",
+    "codec_bits_per_dim",
     "crps",
     "fair_crps",
     "frechet_distance",

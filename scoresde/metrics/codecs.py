@@ -67,7 +67,9 @@ def codec_bits_per_dim(images: Tensor, codec: str = "PNG", tiled: bool = False) 
     else:
         bits = torch.tensor([8.0 * _size(one, codec) / one.size for one in pixels], dtype=torch.float64)
     error = float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else math.nan
-    return Baseline(f"{codec}, {'one file of all images' if tiled else 'a file for each image'}", float(bits.mean()), error)
+    return Baseline(
+        f"{codec}, {'one file of all images' if tiled else 'a file for each image'}", float(bits.mean()), error
+    )
 
 
 def _tiled(pixels: np.ndarray) -> np.ndarray:
@@ -94,5 +96,7 @@ def encoded(pixels: np.ndarray, codec: str) -> bytes:
     try:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, codec, **CODECS[codec])
     except (OSError, ValueError) as problem:
-        raise ValueError(f"{codec} cannot store an image of {pixels.shape[1]} x {pixels.shape[0]}: {problem}") from problem
+        raise ValueError(
+            f"{codec} cannot store an image of {pixels.shape[1]} x {pixels.shape[0]}: {problem}"
+        ) from problem
     return file.getvalue()

@@ -34,7 +34,7 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, statistics
-from scoresde.experiment.results.simple_baseline import baseline_facts
+from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
 from scoresde.likelihood import (
     DEFAULT_TOLERANCE,
     FlowGrid,
@@ -243,11 +243,16 @@ class LikelihoodJob(Job):
         }  # fmt: skip
         value = summary["bits_per_dim" if self.data.transform.discrete else "nats_of_data"]
         baseline = baseline_facts(self.experiment.data.train, self.data, self.count, config.seed, value)
-        summary["baseline"] = baseline
+        summary["baseline"], summary["codecs"] = baseline, codec_facts(self.data, self.count)
         write_sealed(folder / f"{title}.json", summary)
         if failed:
             self.workdir.log(
                 f"{self.workdir.path}: WARNING: {failed} of {len(rows)} rows FAILED and are not in the mean"
+            )
+        if codecs := summary["codecs"]:
+            figures = "; ".join(f"{one['name']} {one['value']:.3f}" for one in codecs["figures"])
+            self.workdir.log(
+                f"{self.workdir.path}: the first {codecs['images']} images in lossless files, bits/dim: {figures}"
             )
         if baseline is not None and baseline["worse"]:
             self.workdir.log(f"{self.workdir.path}: WARNING: {baseline['worse']}")

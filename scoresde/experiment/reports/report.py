@@ -191,6 +191,12 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     if simple is not None and simple["name"] not in [b.name for b in others]:
         error = simple["standard error"]
         rows.append((simple["name"], f"{simple['value']:.3f}", "unknown" if error is None else f"{error:.3f}"))
+    if codecs := summary.get("codecs"):
+        few = "" if codecs["images"] == summary["events"] else f", the first {codecs['images']} images"
+        rows += [
+            (one["name"] + few, f"{one['value']:.3f}", "" if (e := one["standard error"]) is None else f"{e:.3f}")
+            for one in codecs["figures"]
+        ]
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     table_rows = csv.DictReader(lines.decode().splitlines())
     values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])

@@ -2,6 +2,7 @@
 
 For discrete data it is the histogram of each coordinate on its own, in bits/dim. For real-valued data it is a Gaussian fitted
 to the training split, in nats, as a log-density of the original data. Both are computed for the events of the likelihood.
+For 8-bit images there are also the sizes of lossless image files (``scoresde.metrics.codecs``).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 
 from scoresde.data import Dataset, Quantized
-from scoresde.metrics import gaussian_log_prob, pixel_histogram
+from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob, pixel_histogram
 
 VALUES_UP_TO = 2**28
 """Largest number of values in a training set for which the histogram is computed: CIFAR-10 has 2^27.2."""
 COUNTS_UP_TO = 2**24
 """Largest number of counts, levels x dimensions: 128 MiB."""
+CODEC_IMAGES = 128
+"""Largest number of images that are saved as files: WebP takes 20 to 100 ms for a small image."""
 DIMENSIONS_UP_TO = 1024
 """Largest number of dimensions of a Gaussian; its training set has at most `COUNTS_UP_TO` values."""
 
@@ -60,6 +63,21 @@ def baseline_facts(train: Dataset, data: Dataset, count: int, seed: int, value: 
         return None
     worse = "" if value is None else found.sentence(value)
     return {"name": found.name, "value": found.value, "standard error": found.standard_error, "worse": worse}
+
+
+def codec_facts(data: Dataset, count: int) -> dict[str, Any] | None:
+    """Bits/dim of the first ``count`` images in lossless files, at most `CODEC_IMAGES`. None if they are not 8-bit images."""
+    shape, transform = data.event_shape, data.transform
+    if not isinstance(transform, Quantized) or transform.levels != 256 or len(shape) != 3 or shape[0] not in (1, 3):
+        return None
+    images = data.events(torch.arange(min(count, CODEC_IMAGES)))
+    found = [codec_bits_per_dim(images, codec, tiled) for tiled in (False, True) for codec in CODECS]
+    errors = [None if math.isnan(one.standard_error) else one.standard_error for one in found]
+    figures = [
+        {"name": one.name, "value": one.bits_per_dim, "standard error": error}
+        for one, error in zip(found, errors, strict=True)
+    ]
+    return {"images": len(images), "figures": figures}
 
 
 def simple_baseline(train: Dataset, data: Dataset, count: int, seed: int) -> SimpleBaseline | None:
