@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
-from scoresde.data import Affine, Dataset
+from scoresde.data import Affine, Dataset, RealColumn
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
@@ -160,16 +161,30 @@ def _numbers() -> str:
     return str(folder / "train.npy")
 
 
+@cache
+def _table() -> str:
+    file = Path(tempfile.mkdtemp(prefix="arguments")) / "table.csv"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    file.write_text("a,b\n" + "".join(f"{k},{k / 3}\n" for k in range(20)))
+    return str(file)
+
+
 def _a_file() -> str:
     return str(Path(__file__).parent / "data" / "README.md")
 
 
 IMAGES = {"event_shape": EIGHT, "channels": 8, "multipliers": (1, 2), "attention": (4,), "blocks": 1}
 RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
+    "data.columns.CategoryColumn": {"column": "color", "values": ("red", "white")},
+    "data.columns.Columns": {"columns": (RealColumn("a"), RealColumn("b"))},
+    "data.columns.RealColumn": {"column": "degree"},
+    "data.columns.WholeColumn": {"column": "count", "low": 0, "high": 5},
     "data.dataset.Dataset": {"raw": X},
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
     "data.images.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
+    "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
+    "data.table.measure_columns": lambda: {"file": _table()},
     "data.sources.Arrays": lambda: {"train": _numbers()},
     "data.sources.Splits": {"train": SPLIT, "test": SPLIT},
     "distributions.mixture.GaussianMixture": {"means": X, "stds": 0.3},
@@ -294,7 +309,7 @@ NOT_CALLED = {
     "solvers.ode.ODESolver": "a protocol",
     "samplers.grids.check_t_min": "a check of its own",
     "sde.nonlinear.Prior": "a protocol",
-}
+} | ({} if find_spec("pyarrow") else {"data.table.measure_columns": "needs the extra 'tables'"})
 
 
 def recipe(name: str, thing: Any) -> dict[str, Any]:

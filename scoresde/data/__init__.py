@@ -1,11 +1,13 @@
 """Data sets, and the transforms between raw data and the tensors of a model."""
 
 from scoresde._arguments import check_constructors
+from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
+from scoresde.data.table import Table, measure_columns
 from scoresde.data.transforms import Affine, Quantized, Transform
 
 __all__ = [
@@ -13,17 +15,23 @@ __all__ = [
     "MNIST",
     "Affine",
     "Arrays",
+    "CategoryColumn",
+    "Columns",
     "Dataset",
     "Digits",
     "ImageFolder",
     "LazySplits",
     "MlxtendMNIST",
     "PhotoPatches",
+    "RealColumn",
     "Quantized",
     "Splits",
     "Stored",
+    "Table",
     "TorchDataset",
     "Transform",
+    "WholeColumn",
+    "measure_columns",
     "permutation",
 ]
 

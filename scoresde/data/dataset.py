@@ -18,10 +18,11 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite, expand, shown
+from scoresde.data.columns import Columns
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import SPOT_CHECKS, Stored
-from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.transforms import Quantized, Transform
 from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
 
@@ -31,7 +32,7 @@ class Dataset:
 
     Args:
         raw: Data of shape (n, *event): integers 0 .. levels - 1 for a `Quantized` transform, finite real numbers for an `Affine`
-            transform. A tensor, a numpy array, a list, or a `Stored` that reads events on demand.
+            transform, rows for `Columns`. A tensor, a numpy array, a list, or a `Stored` that reads events on demand.
         transform: The transform. It is the only place that defines levels and range.
         name: A name for reports and messages.
         flip: Mirror events at random along their last dimension in training. `encode` never mirrors.
@@ -43,9 +44,10 @@ class Dataset:
     """
 
     def __init__(self, raw: Any, transform: Transform, name: str = "data", *, flip: bool = False) -> None:
-        if not isinstance(transform, Quantized | Affine):
+        if not isinstance(transform, Transform):
             raise TypeError(
-                f"transform={shown(transform)} is not a transform: give Quantized(levels) or Affine(shift, scale)"
+                f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale) or "
+                "Columns(columns)"
             )
         if not isinstance(raw, Stored):
             raw = as_tensor(f"data set {name!r}", raw).detach().cpu()
@@ -109,9 +111,9 @@ class Dataset:
         Raises:
             ValueError: If the dtype cannot hold the data, or cannot distinguish its values.
         """
-        if isinstance(self.transform, Quantized):
+        if isinstance(self.transform, Quantized | Columns):
             self.transform.check_dtype(dtype)
-        elif self._coarse and dtype != torch.float64:
+        if self._coarse and dtype != torch.float64:
             raise ValueError(self._coarse)
 
     def __len__(self) -> int:
@@ -120,7 +122,8 @@ class Dataset:
     @property
     def summary(self) -> str:
         """One line with name, size and transform, for a report."""
-        return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {self.transform!r})"
+        transform = self.transform.summary if isinstance(self.transform, Columns) else repr(self.transform)
+        return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {transform})"
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -202,7 +205,7 @@ class Dataset:
     def _checked(self, raw: Tensor) -> Tensor:
         """Checked raw events; integers if the transform takes levels."""
         name = f"data set {self.name!r}"
-        if isinstance(self.transform, Quantized):
+        if isinstance(self.transform, Quantized | Columns):
             return self.transform.check(raw, name)
         if raw.is_floating_point():
             check_finite(name, raw)

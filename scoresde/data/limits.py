@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from scoresde.data.columns import Columns, RealColumn
 from scoresde.data.rows import Rows, chunks
 from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import named
@@ -36,6 +37,18 @@ def check_all(name: str, raw: Tensor | Rows, transform: Transform) -> str:
         for part in _finite(name, raw):
             transform.check(part, name)
         return ""
+    if isinstance(transform, Columns):
+        real = {
+            k: _Rounding(Affine(column.shift, column.scale))
+            for k, column in enumerate(transform.columns)
+            if isinstance(column, RealColumn)
+        }
+        for part in _finite(name, raw):
+            transform.check(part, name)
+            for k, column in real.items():
+                column.add(part[:, k : k + 1])
+        found = (column.verdict(f"{name}, column {transform.names[k]!r}") for k, column in real.items())
+        return next((fault for fault in found if fault), "")
     seen = _Rounding(transform)
     for part in _finite(name, raw):
         seen.add(part)

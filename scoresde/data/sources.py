@@ -47,6 +47,17 @@ class Splits:
         """The transform of both sets."""
         return self.train.transform
 
+    def sample_file(self, raw: Tensor) -> tuple[str, bytes] | None:
+        """Samples in the file format of the data.
+
+        Args:
+            raw: Decoded samples of shape (B, *event).
+
+        Returns:
+            The ending of the file's name and its content, or None if .npz is the format to use.
+        """
+        return None
+
 
 class LazySplits(Splits, ABC):
     """Base class of splits whose files are read on first use.

@@ -2,6 +2,7 @@
 
     Quantized    integers k in 0 .. K-1  ->  x = low + (high - low) (k + u) / K,   u ~ U(0, 1), the dequantization
     Affine       reals r                 ->  x = (r - shift) / scale
+    Columns      rows of a table         ->  each column with its own shift and scale (``columns.py``)
 
 Both directions compute in float64. x is rounded once, to the requested dtype. Decoded data is not rounded. Both directions accept
 tensors, numpy arrays and lists (`as_tensor`), and raise a ValueError for NaN, infinities, empty batches, and values that
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_finite, check_number, check_rising
+from scoresde.data.columns import Columns
 from scoresde.data.values import as_tensor, check_event
 from scoresde.noise import NoiseSource
 
@@ -50,6 +52,11 @@ class Quantized:
     @property
     def discrete(self) -> bool:
         """True: the data is discrete, so bits/dim are defined."""
+        return True
+
+    @property
+    def dequantized(self) -> bool:
+        """True: u is random, so the mean of the log-density over u is a lower bound."""
         return True
 
     @property
@@ -245,6 +252,11 @@ class Affine:
         """False: bits/dim are not defined for real data."""
         return False
 
+    @property
+    def dequantized(self) -> bool:
+        """False: nothing is added to real data."""
+        return False
+
     def encode(self, raw: Any, noise: NoiseSource | None = None, *, step: int = 0, dtype: torch.dtype) -> Tensor:
         """Map raw data to x = (raw - shift) / scale.
 
@@ -328,7 +340,7 @@ def _most_levels(largest: float, width: float, dtype: torch.dtype) -> int:
     return max(2, math.floor(width / (4.0 * torch.finfo(dtype).eps * largest)))
 
 
-Transform = Quantized | Affine
+Transform = Quantized | Affine | Columns
 
 
 def declared(levels: int, low: float, high: float, shift: float, scale: float) -> Transform:

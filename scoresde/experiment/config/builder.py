@@ -1,9 +1,9 @@
 """Build objects from the nodes of a config. This is the only place where a string becomes a class.
 
-A node is a mapping with a ``name`` and arguments, ``{"name": "VPSDE", "beta_min": 0.1}``. Arguments may be nodes. The
-known names are the public classes and functions of the library's packages. ``"package.module:Name"`` names any other
-class or function that can be imported. An unknown name or argument is an error; the message lists the known ones and
-suggests the closest match.
+A node is a mapping with a ``name`` and arguments, ``{"name": "VPSDE", "beta_min": 0.1}``. Arguments may be nodes or lists of
+nodes. The known names are the public classes and functions of the library's packages. ``"package.module:Name"`` names
+any other class or function that can be imported. An unknown name or argument is an error; the message lists the known
+ones and suggests the closest match.
 
 Before a class or function is called, it is compared with the annotation of the parameter that it is passed to: a class
 must be a subclass of the annotated class, a function must accept the annotated arguments. Every exception of a
@@ -19,6 +19,7 @@ import inspect
 import re
 import sys
 import traceback
+import typing
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,11 +219,23 @@ def _arguments(
             raise ConfigError(f"config.{where}.sde is not allowed: it is config.sde")
         if isinstance(value, Mapping) and "name" in value:
             arguments[key] = _build(value, f"{where}.{key}", annotated.get(key), context)
+        elif _is_nodes(value):
+            item = (typing.get_args(annotated.get(key)) or (None,))[0]
+            arguments[key] = tuple(_build(one, f"{where}.{key}.{k}", item, context) for k, one in enumerate(value))
         else:
             if ours and (problem := check_count_size(key, value)):
                 raise ConfigError(f"config.{where}.{problem}")
             arguments[key] = tuple(value) if isinstance(value, list) else value
     return arguments
+
+
+def _is_nodes(value: Any) -> bool:
+    """Whether a value is a list of nodes."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(one, Mapping) and "name" in one for one in value)
+    )
 
 
 def _check_names(node: Mapping[str, Any], where: str, target: Any, title: str) -> None:

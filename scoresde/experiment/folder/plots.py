@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from scoresde.data import Quantized, Transform
+from scoresde.data import CategoryColumn, Columns, Quantized, RealColumn, Transform
+from scoresde.data.columns import Column
 
 LEAST_SIDE = 96
 """Smallest longest side of an event in a picture, in screen pixels: smaller events are enlarged by a whole number."""
@@ -24,19 +25,21 @@ GAP, GAP_VALUE = 4, 0.35
 """Width of the lines between events in screen pixels, and their gray."""
 
 
-def events_shown(event_shape: Sequence[int]) -> int:
-    """Number of events in a picture. For points in a plane it is larger."""
-    return 4096 if math.prod(event_shape) == 2 else 64
+def events_shown(event_shape: Sequence[int], transform: Transform) -> int:
+    """Number of events in a picture. For points in a plane and for tables it is larger."""
+    return 4096 if math.prod(event_shape) == 2 or isinstance(transform, Columns) else 64
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 0) -> bytes:
     """A picture of events.
 
     Events (1, H, W), (3, H, W), and quantized events (H, W), become a grid of images. Other events become a scatter
-    plot of two coordinates, or lines. Real-valued images are scaled so that the 0.5 % and 99.5 % quantiles are black
-    and white. Small images are enlarged without interpolation, see ``LEAST_SIDE``. The grid has ``columns`` columns; 0 makes as
-    many columns as rows, or one more.
+    plot of two coordinates, or lines. Rows of a table become a histogram of each column. Real-valued images are scaled
+    so that the 0.5 % and 99.5 % quantiles are black and white. Small images are enlarged without interpolation, see
+    ``LEAST_SIDE``. The grid has ``columns`` columns; 0 makes as many columns as rows, or one more.
     """
+    if isinstance(transform, Columns):
+        return marginals_picture({"": raw}, transform)
     shape, quantized = tuple(raw.shape[1:]), isinstance(transform, Quantized)
     if (len(shape) == 2 and quantized) or (len(shape) == 3 and shape[0] in (1, 3)):
         if isinstance(transform, Quantized):
@@ -80,6 +83,48 @@ def _vector_picture(raw: Tensor) -> bytes:
         axes.set_ylabel("value")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return png(figure)
+
+
+def marginals_picture(tables: Mapping[str, Tensor], transform: Columns, columns: int = 4) -> bytes:
+    """A histogram of each column of several tables: the fraction of rows in each bin.
+
+    Args:
+        tables: Rows (n, number of columns) by name. The first is filled, the others are lines.
+        transform: The columns. They determine the range of the plots: 4 scales about the shift, within the allowed range.
+        columns: Plots side by side.
+    """
+    rows = math.ceil(len(transform.columns) / columns)
+    figure = Figure(figsize=(9.6, 1.7 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for k, (axes, column) in enumerate(zip(grid, transform.columns, strict=False)):
+        edges = _bins(column)
+        for number, (name, raw) in enumerate(tables.items()):
+            values = raw[:, k].double().clamp(edges[0], edges[-1]).numpy()
+            axes.hist(
+                values, bins=edges, weights=np.full(len(values), 1.0 / len(values)), label=name, linewidth=1.2,
+                histtype="step" if number else "stepfilled", color=f"C{number}" if number else "0.75",
+            )  # fmt: skip
+        axes.set_title(column.column, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_yticks([])
+        if isinstance(column, CategoryColumn) and len(column.values) <= 6:
+            axes.set_xticks([place + 0.5 for place in range(len(column.values))], [text[:12] for text in column.values])
+    for axes in grid[len(transform.columns) :]:
+        axes.set_axis_off()
+    if len(tables) > 1:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), fontsize=8)
+    return png(figure, tight=False)
+
+
+def _bins(column: Column) -> np.ndarray:
+    """Edges of about 30 bins of equal width. The first and the last also contain the values beyond them."""
+    low, high = column.shift - 4.0 * column.scale, column.shift + 4.0 * column.scale
+    if isinstance(column, RealColumn):
+        return np.linspace(low, high, 31)
+    least, most = column.ends
+    first, last = max(least, math.floor(low)), min(most + 1.0, math.ceil(high))
+    width = max(1.0, math.ceil((last - first) / 30.0))
+    return np.arange(first, last + width, width)
 
 
 def curve_picture(steps: Sequence[float], lines: Mapping[str, Sequence[float]]) -> bytes:

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scoresde.data import Affine, Quantized, Transform
+from scoresde.data import Affine, Columns, Quantized, Transform
 from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_source import Source
 from scoresde.experiment.inspection.plan import Plan, first_plan
@@ -90,7 +90,9 @@ def data_section(source: Source, facts: Facts) -> Section:
 def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = None) -> list[Section]:
     """All sections of a config for the data set that ``data`` builds, by default with `first_plan`."""
     plan = first_plan(facts, measured.train_events) if plan is None else plan
-    std = _round(measured.transform.spread(facts.std))
+    transform = measured.transform
+    # the columns of a table are standardized
+    std = 1.0 if isinstance(transform, Columns) else _round(transform.spread(facts.std))
     sigma_max, why = _largest_noise(facts, measured, std)
     return [
         data,
@@ -108,7 +110,9 @@ def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = 
 def _largest_noise(facts: Facts, measured: Measured, std: float) -> tuple[float, str]:
     """sigma_max and the reason."""
     transform = measured.transform
-    if isinstance(transform, Quantized):
+    if isinstance(transform, Columns):
+        center = 0.0
+    elif isinstance(transform, Quantized):
         center = transform.low + transform.width * (facts.mean + 0.5)
     else:
         center = (facts.mean - transform.shift) / transform.scale

@@ -216,7 +216,7 @@ class LikelihoodJob(Job):
         failed = sum(row.failed for row in rows)
         if failed == len(rows):
             raise SolverError(f"all {failed} rows failed, so there is no mean: see {title}.csv in {folder}")
-        bounds = ["uniform dequantization"] if self.data.transform.discrete else []
+        bounds = ["uniform dequantization"] if self.data.transform.dequantized else []
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("sampled auxiliary variables of the state")
         volume = self.data.transform.log_volume(prod(self.data.event_shape))

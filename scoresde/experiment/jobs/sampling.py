@@ -11,6 +11,7 @@ within its tolerance.)
                                         with sampler.safetensors, the fit of a `Fast` sampler to the model
     samples/NAME.json                   their origin, and the index of the shards
     samples/NAME.npz                    x and raw of all samples, if they are few
+    samples/NAME.csv or .parquet        the same for tables, with the names of the columns, in the format of the data
     samples/NAME.png                    the first ones
     samples/NAME@WEIGHTS...             the same for other weights than the first average (``weight_names.py``)
 
@@ -48,6 +49,8 @@ from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
 from scoresde.version import __version__
 
+TABLES = (".csv", ".parquet")
+"""Endings of files that ``Splits.sample_file`` makes."""
 GATHERED_UP_TO = 2**24
 """Largest number of values in all samples for which they are also written to one file: 5461 CIFAR-10 images, 262,144 digits."""
 
@@ -201,11 +204,15 @@ class SamplingJob(Job):
         if few:
             x = torch.from_numpy(store.front(entries, config.count))
             file = io.BytesIO()
-            np.savez_compressed(file, x=x.numpy(), raw=data.transform.decode(x).numpy())
+            raw = data.transform.decode(x)
+            np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())
             write_atomic(base / f"{title}.npz", file.getvalue())
+            if table := data.sample_file(raw):
+                write_atomic(base / f"{title}{table[0]}", table[1])
         else:
-            (base / f"{title}.npz").unlink(missing_ok=True)  # a file of an earlier, smaller count
-        seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape))))
+            for suffix in (".npz", *TABLES):
+                (base / f"{title}{suffix}").unlink(missing_ok=True)  # a file of an earlier, smaller count
+        seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape, data.transform))))
         picture = event_picture(data.transform.decode(seen), data.transform)
         write_atomic(base / f"{title}.png", picture)
         store.write_settings()
@@ -219,7 +226,8 @@ class SamplingJob(Job):
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)
-        where = f"{title}.npz" if few else f"{len(entries)} shards named in {title}.json"
+        files = [f"{title}{suffix}" for suffix in (".npz", *TABLES) if (base / f"{title}{suffix}").exists()]
+        where = " and ".join(files) if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {config.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
             f"{facts['seconds']:.1f} s"

@@ -12,19 +12,22 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
-from scoresde.data import Quantized
+from scoresde.data import Columns, Quantized, Transform
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.initial import describe_source, source_of_run
-from scoresde.experiment.folder.plots import event_picture, histogram_picture
+from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
+from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 
 BASELINES_UP_TO = 2**24
 """Largest number of values in a training set for which other density models are fitted: the digits have 2^17, CIFAR-10 2^27."""
+MARGINALS_OF = 2**16
+"""Number of samples of a table whose columns are shown."""
 MIXTURES_UP_TO = 2**29
 """Largest number of products in an iteration of a mixture's fit, events x components x dimensions (squared for full covariances).
 
@@ -212,7 +215,8 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
             "The standard error includes the differences between events, the dequantization and the trace estimator. Its parts, "
             f"and the solver's error estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
             "probability flow at t_min with the prior at T, without a correction. To first order this makes the result worse "
-            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. {_sentence(summary)}"
+            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. "
+            + _sentence(summary, experiment.data.transform)
         ),
     ])  # fmt: skip
 
@@ -221,7 +225,9 @@ def _listed(figures: dict[str, Any]) -> str:
     return ", ".join(f"{name} {'unknown' if value is None else f'{value:.3g}'}" for name, value in figures.items())
 
 
-def _sentence(summary: dict[str, Any]) -> str:
+def _sentence(summary: dict[str, Any], transform: Transform) -> str:
+    if isinstance(transform, Columns) and summary["transform"] == repr(transform):
+        summary = {**summary, "transform": transform.summary}  # config.json lists the columns
     keys = ("draws", "solver", "divergence", "t_min", "transform", "data digest", "checkpoint", "weights", "seed")
     return ", ".join(f"{k} {summary[k]}" for k in keys) + "."
 
@@ -229,8 +235,9 @@ def _sentence(summary: dict[str, Any]) -> str:
 def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
-    raw = data.raw[: min(64, len(data))]
-    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison", "half"))
+    raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
+    wide = "wide" if isinstance(data.transform, Columns) else "half"
+    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison", wide))
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
             parts.append(_sample_figure(experiment, workdir, name))
@@ -256,7 +263,14 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    shown = figure(picture, f"{name}: {took}, weights {facts.get('weights')}{other}", "half")
+    text, data = f"{name}: {took}, weights {facts.get('weights')}{other}", experiment.data
+    if isinstance(data.transform, Columns):
+        index = SampleIndex.open(workdir.samples / f"{name}.json")
+        shards = [index.read(entry).raw for entry in index.entries if entry.first < MARGINALS_OF]
+        drawn = torch.from_numpy(np.concatenate(shards)[: index.count])
+        tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
+        picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
+    shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "half")
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
