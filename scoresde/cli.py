@@ -6,12 +6,14 @@
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
     scoresde evaluate ... [--samples PATH] [--processes N]
+    scoresde push PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] [--public] [--overwrite]
+    scoresde pull PLACE --workdir DIR [--overwrite]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]
     scoresde check --config FILE [--config.KEY=VALUE ...]
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
-Without --config, the first five commands use the config.json of the work folder. `scoresde COMMAND --help` shows the
+Without --config, the first five commands and push use the config.json of the work folder. `scoresde COMMAND --help` shows the
 flags of a command.
 
 Exit codes: 0 success; 1 a check failed; 2 the command cannot be carried out, with the reason in one line on standard
@@ -85,6 +87,11 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         experiment.train(made, workdir, **start)
     elif options.command == "report":
         print(experiment.report(made, workdir))
+    elif options.command == "push":
+        experiment.push(
+            made, workdir, options.place, weights=options.weights or ("ema",), state=bool(options.with_state),
+            license=options.license, tags=options.tag or (), public=bool(options.public), overwrite=bool(options.overwrite),
+        )  # fmt: skip
     else:
         shared[options.command](made, workdir, processes=1 if options.processes is None else options.processes)
     return 0
@@ -107,6 +114,13 @@ def _fitted(made: Experiment, config: ConfigDict, workdir: Workdir, seconds: flo
         )
     apply_overrides(config, {"training.steps": str(steps)})
     return type(made).from_config(config)
+
+
+def _pull(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from scoresde.experiment import pull
+
+    pull(options.place, options.workdir, overwrite=bool(options.overwrite))
+    return 0
 
 
 def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -149,7 +163,7 @@ def _convert(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 _ACTIONS: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {
-    **dict.fromkeys(RUNS, _work), "inspect": _inspect, "check": _check, "convert": _convert,
+    **dict.fromkeys(RUNS, _work), "inspect": _inspect, "check": _check, "convert": _convert, "pull": _pull,
 }  # fmt: skip
 
 

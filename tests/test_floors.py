@@ -63,7 +63,7 @@ SUB_PACKAGES = {
         {"fitted"},
         {"checks"},
     ],
-    "experiment": [{"config"}, {"folder"}, {"training", "results"}, {"jobs", "inspection"}, {"reports"}],
+    "experiment": [{"config"}, {"folder"}, {"training", "results"}, {"jobs", "inspection"}, {"reports"}, {"hub"}],
 }
 WITHIN = {("samplers", "grids", "arguments")}
 # what a part may not import though it lies lower

@@ -26,7 +26,7 @@ class Command:
     section: str = ""
 
 
-RUNS = ("train", "sample", "likelihood", "evaluate", "report")
+RUNS = ("train", "sample", "likelihood", "evaluate", "report", "push")
 """Commands that work in a folder. Without --config they use the config of the folder."""
 _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 
@@ -49,6 +49,17 @@ COMMANDS = {
         section="evaluation",
     ),
     "report": Command("write report.html with everything in the work folder", _RUN),
+    "push": Command(
+        "publish the model of a run to a Hugging Face repository or a folder",
+        "PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...]\n"
+        "                     [--public] [--overwrite]",
+        needed=("place", "config", "workdir"),
+    ),
+    "pull": Command(
+        "make a work folder from a published model",
+        "PLACE --workdir DIR [--overwrite]",
+        needed=("place", "workdir"),
+    ),
     "inspect": Command(
         "describe data, and write a config that trains on it",
         "DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]",
@@ -136,7 +147,9 @@ FLAGS = (
         "trust", _CONFIGURED, "a module whose classes the config.json of a work folder may name; can be repeated", ("MODULE",),
         repeated=True,
     ),
-    Flag("workdir", (*RUNS, "convert"), "the work folder of the run; train and convert create it", ("DIR",)),
+    Flag(
+        "workdir", (*RUNS, "pull", "convert"), "the work folder of the run; train, pull and convert create it", ("DIR",),
+    ),
     Flag("dry-run", ("train",), "measure a few steps and print the memory and time that the run needs; nothing is written"),
     Flag(
         "fit-time", ("train", "inspect"), "time for training, such as 90, 90s, 10m or 2h: a few steps are measured. train: set "
@@ -172,6 +185,15 @@ FLAGS = (
         "samples", ("evaluate",), "a folder of images or the file of an array, used instead of the samples of the run; "
         "the same as --config.evaluation.samples", ("PATH",), Path, setting=True,
     ),
+    Flag(
+        "weights", ("push",), "the weights to publish: ema (the default), model, ema1, ..., or the width of a post-hoc average; "
+        "can be repeated", ("NAME",), repeated=True,
+    ),
+    Flag("with-state", ("push",), "publish what training needs to continue as well: all weights and Adam's moments"),
+    Flag("license", ("push",), "the identifier of the model's license, such as apache-2.0", ("ID",)),
+    Flag("tag", ("push",), "a tag of the model card; can be repeated", ("TAG",), repeated=True),
+    Flag("public", ("push",), "make a new repository visible to everyone; otherwise it is private"),
+    Flag("overwrite", ("push", "pull"), "replace a published model, or a work folder with everything in it"),
     Flag("output", ("inspect",), "file for the config; without it, nothing is written", ("FILE",)),
     Flag("force", ("inspect",), "replace the file if it exists"),
     Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),

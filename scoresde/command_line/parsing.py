@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         plain.insert(0, command)
     elif not any(argument in ("-h", "--help", "--version") for argument in plain):
         parser.error(f"a command is missing: give {', '.join(COMMANDS)}")
-    options = argparse.Namespace(data=None, **{flag.attribute: None for flag in FLAGS})
+    options = argparse.Namespace(data=None, place=None, **{flag.attribute: None for flag in FLAGS})
     options, unknown = parser.parse_known_args(plain, options)
     own: Parser = options.parser
     if unknown:
@@ -97,6 +97,9 @@ def make_parser() -> Parser:
         own.add_argument("--version", action="version", version=f"scoresde {__version__}", help=argparse.SUPPRESS)
         if "data" in command.needed:
             own.add_argument("data", nargs="?", metavar="DATA", help="a folder, the file of an array, or module:class")
+        if "place" in command.needed:
+            text = "a Hugging Face repository, hf://user/name (pull: @revision), or a folder"
+            own.add_argument("place", nargs="?", metavar="PLACE", help=text)
         for flag in flags_of(name):
             flag.add(own)
     return parser
@@ -176,7 +179,7 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
     command = options.command
     needed = ("config",) if options.dry_run else COMMANDS[command].needed
     if missing := [name for name in needed if getattr(options, name) is None]:
-        names = ", ".join("DATA" if name == "data" else f"--{name}" for name in missing)
+        names = ", ".join(name.upper() if name in ("data", "place") else f"--{name}" for name in missing)
         parser.error(f"the following arguments are required by {command}: {names}")
     if command == "convert" and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")

@@ -10,6 +10,8 @@ from scoresde.experiment.folder.checkpoint import read_checkpoint
 from scoresde.experiment.folder.launcher import WorkerError
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError
+from scoresde.experiment.hub.manifest import TransferError
+from scoresde.experiment.hub.transfer import pull, push
 from scoresde.experiment.inspection.inspection import Inspection, inspect
 from scoresde.experiment.jobs.evaluation import evaluate
 from scoresde.experiment.jobs.likelihood import likelihood
@@ -26,6 +28,7 @@ __all__ = [
     "Experiment",
     "DryRunResult",
     "Inspection",
+    "TransferError",
     "Workdir",
     "WorkdirError",
     "WorkerError",
@@ -39,6 +42,8 @@ __all__ = [
     "load_config",
     "is_out_of_memory",
     "posthoc_average",
+    "pull",
+    "push",
     "read_checkpoint",
     "read_samples",
     "report",

@@ -154,3 +154,11 @@ def here(tmp_path):
 @pytest.fixture
 def command(tmp_path):
     return Command(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A trained run with samples, a likelihood and an evaluation. Tests do not change it."""
+    from tests.experiment.hub_common import FEW
+
+    return ended(tmp_path_factory, "train", "sample", "likelihood", "evaluate", **FEW).workdir

@@ -62,6 +62,8 @@ def checked_facts(facts: Any) -> dict[str, Any]:
         checked_source(facts["initial"], "facts.initial")
     if facts.get("scaler"):
         _check_scaler(facts["scaler"])
+    if "pushed" in facts:
+        _check_pushed(facts["pushed"])
     return facts
 
 
@@ -88,6 +90,13 @@ def _check_shape(shape: Any) -> None:
         raise ValueError(f"facts.event_shape={shortened(shape)} is not a list of whole numbers")
     for size in shape:
         whole_number("facts.event_shape", size)
+
+
+def _check_pushed(pushed: Any) -> None:
+    """Raise ValueError unless this is what `push` writes: the weights, whether the training state is there, a digest."""
+    kinds = {"weights": list, "state": bool, "digest": str}
+    if not isinstance(pushed, dict) or any(type(pushed.get(name)) is not kind for name, kind in kinds.items()):
+        raise ValueError(f"facts.pushed={shortened(pushed)} needs weights, state and digest")
 
 
 def _check_scaler(state: Any) -> None:

@@ -21,6 +21,7 @@ Results of other weights than the first average have names such as samples/NAME@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import fcntl
 import hashlib
@@ -276,7 +277,9 @@ class Workdir:
         for damaged in newer_damaged(checkpoint):
             self.log(f"{self.path}: {damaged} is damaged; {checkpoint.path.name} is used instead")
         if not any(name.startswith(f"{which}.") for name in checkpoint.tensors):
-            there = ", ".join(["model", *experiment.training.averages])
+            stored = {name.partition(".")[0] for name in checkpoint.tensors}
+            averages = [text for text in experiment.training.averages if text.partition(" ")[0] in stored]
+            there = ", ".join([*(["model"] if "model" in stored else []), *averages])
             count = len(list_checkpoints(self.averages))
             more = (
                 f"any width such as 0.07, from {count} snapshots"
@@ -367,12 +370,18 @@ def _may_change(key: str, training: TrainingConfig) -> bool:
     return section in EVALUATION or (section == "training" and rest in training.changeable)
 
 
+def provenance() -> dict[str, str]:
+    """The command of this process and the date in UTC, for the results that it writes."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {"command": " ".join(["scoresde", *sys.argv[1:]]), "date": now.isoformat(timespec="seconds")}
+
+
 def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
     """Versions, platform, command and data of a run. With ``data=False`` the data is described but not read."""
     sets = {"train": experiment.data.train.digest(), "test": experiment.data.test.digest()} if data else "not read"
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
-        "command": " ".join(["scoresde", *sys.argv[1:]]),
+        **provenance(),
         "scoresde": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

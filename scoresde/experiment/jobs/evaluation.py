@@ -30,7 +30,7 @@ from torch import Tensor
 from scoresde._files import write_sealed
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import EvaluationConfig
-from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.folder.workdir import Workdir, provenance
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.comparison import (
     NO_YARDSTICK,
@@ -210,7 +210,7 @@ class EvaluationJob(Job):
                 events, self.set_features(place), reference, {**against, **baseline.facts}, relative, config,
                 scaling(self.experiment), processes,
             )  # fmt: skip
-            write_sealed(self.workdir.evaluation / f"{events.name}.json", found)
+            write_sealed(self.workdir.evaluation / f"{events.name}.json", {**found, **provenance()})
             self.workdir.log(f"{self.workdir.path}: {line(events.name, found)}")
             for warning in found["warnings"]:
                 self.workdir.log(f"{self.workdir.path}: WARNING: {events.name}: {warning}")

@@ -30,7 +30,7 @@ from scoresde.experiment.config.sections import Solver
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
-from scoresde.experiment.folder.workdir import Workdir, config_digest
+from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, statistics
@@ -229,7 +229,7 @@ class LikelihoodJob(Job):
                 self.model, self.data, count=min(BIAS_EVENTS, self.count), t_min=config.t_min, seed=config.seed,
                 device=self.device, batch_size=config.batch_size,
             ),
-            **self.store.settings,
+            **self.store.settings, **provenance(),
             "probes": config.divergence.products or "exact",
             "tolerance": getattr(self.solver, "tolerance", getattr(self.solver, "rtol", None)),
             "data": self.data.name, "event shape": list(self.data.event_shape), "process": repr(self.model.sde),

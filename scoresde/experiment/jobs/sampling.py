@@ -41,7 +41,7 @@ from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.plots import event_picture, events_shown
-from scoresde.experiment.folder.workdir import Workdir, config_digest
+from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.shards import Samples, SampleStore, compact, gaps
 from scoresde.samplers import Fast, Sampler
@@ -222,7 +222,7 @@ class SamplingJob(Job):
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
-            "config digest": store.settings["config digest"],
+            "config digest": store.settings["config digest"], "scoresde": __version__, **provenance(),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)

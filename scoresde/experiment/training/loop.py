@@ -255,6 +255,11 @@ class _Run:
             raise WorkdirError(
                 f"{checkpoint.path} belongs to another run, which starts from {theirs}; the run of this folder starts from {ours}"
             )
+        if not checkpoint.facts.get("pushed", {"state": True})["state"]:
+            raise WorkdirError(
+                f"{checkpoint.path} was published without the training state, so training cannot continue from it: start a "
+                "new run from its weights with --init-from, or publish the model with scoresde push --with-state"
+            )
         before = checkpoint.facts.get("data", self.data)
         if before != self.data:
             raise WorkdirError(

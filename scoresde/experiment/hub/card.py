@@ -1,0 +1,271 @@
+"""The model card of a published model: README.md with the figures of the work folder and their provenance.
+
+A figure is shown only if its file lies in the work folder, has not been changed since it was written, and belongs to the
+published checkpoint and weights. Each has its error where the file has one, the number of events, the command, the date and the
+version.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scoresde._files import bytes_digest, read_plain, read_sealed
+from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.folder.checkpoint import Checkpoint
+from scoresde.experiment.folder.workdir import Workdir, config_digest
+from scoresde.experiment.jobs.likelihood import describe
+from scoresde.experiment.reports.html import UNREADABLE
+
+TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|!~#])")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published.
+
+    Args:
+        place: The place, as text.
+        digests: The digest of the published weights, by name.
+        state: Whether the training state is published too.
+        license: Identifier of the license.
+        tags: Further tags.
+        checkpoint: The checkpoint.
+    """
+
+    place: str
+    digests: Mapping[str, str]
+    state: bool
+    license: str | None
+    tags: tuple[str, ...]
+    checkpoint: Checkpoint
+
+
+def model_card(experiment: Experiment, workdir: Workdir, published: Published) -> tuple[dict[str, Path], str]:
+    """The files of the results that the card shows, by their names in the published folder, and the text of the card."""
+    files: dict[str, Path] = {}
+    parts = [
+        _head(published), _title(experiment, workdir, published), _use(published), _model(experiment, published),
+        _likelihood(experiment, workdir, published, files), _samples(experiment, workdir, published, files),
+        _evaluation(workdir, published, files), _provenance(workdir), _contents(published),
+    ]  # fmt: skip
+    return files, "\n".join(part for part in parts if part)
+
+
+def _head(published: Published) -> str:
+    lines = [
+        "library_name: scoresde",
+        "tags:",
+        *(f"- {json.dumps(tag)}" for tag in dict.fromkeys((*TAGS, *published.tags))),
+    ]
+    if published.license:
+        lines.insert(0, f"license: {published.license}")
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _title(experiment: Experiment, workdir: Workdir, published: Published) -> str:
+    version = _environment(workdir).get("scoresde", "of an unknown version")
+    return (
+        f"# {plain(workdir.path.resolve().name)}\n\nA score-based generative model of {plain(experiment.data.train.name)} under "
+        f"{plain(repr(experiment.model.sde))}, at training step {published.checkpoint.step:,}, trained with "
+        f"scoresde {plain(str(version))}.\n"
+    )
+
+
+def _use(published: Published) -> str:
+    return f"""## Use
+
+With scoresde installed:
+
+    scoresde pull {published.place} --workdir model
+    scoresde sample --workdir model
+    scoresde likelihood --workdir model
+
+In Python:
+
+    from scoresde.experiment import Experiment, Workdir, load_config
+    experiment = Experiment.from_config(load_config("model/config.json"))
+    score, checkpoint = Workdir("model").model(experiment, {next(iter(published.digests))!r})
+
+`score(x, t)` is the gradient of the log-density at time t. `pull` compares every file with its checksum. It executes nothing.
+"""
+
+
+def _model(experiment: Experiment, published: Published) -> str:
+    config, network = experiment.training, experiment.model.network
+    rows = [
+        ("data", f"{experiment.data.train.name}, {len(experiment.data.train)} training events of shape "
+                 f"{tuple(experiment.data.event_shape)}, {len(experiment.data.test)} test events"),
+        ("process", repr(experiment.model.sde)),
+        ("network", f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"),
+        ("training", f"{published.checkpoint.step:,} steps of batch size {config.batch_size}, learning rate "
+                     f"{config.learning_rate:g}, {config.schedule}"),
+        ("weights in this model", ", ".join(published.digests) + (" and the training state" if published.state else "")),
+    ]  # fmt: skip
+    return "## Model\n\n" + table(("", ""), rows)
+
+
+def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, files: dict[str, Path]) -> str:
+    rows, notes = [], []
+    for file, facts in _results(workdir.likelihood):
+        try:
+            ours = facts["config digest"] == config_digest(experiment)
+            ours = ours and facts["checkpoint digest"] == published.digests.get(facts["weights"])
+            lines = read_plain(file.with_suffix(".csv"))
+            if not ours or facts["table digest"] != bytes_digest(lines):
+                continue
+            rows.append((describe(facts), facts["weights"], f"{facts['draws']}", *_origin(facts)))
+            parts = _listed(facts["parts of the error"])
+            notes.append(
+                f"{plain(file.stem)}: {plain(facts['solver'])}, {plain(facts['divergence'])}, t_min {facts['t_min']}, "
+                f"{facts['failed']} of {facts['rows']} rows failed. Parts of the error: {parts}. Known biases: "
+                f"{_listed(facts['known biases'])}."
+            )
+        except UNREADABLE:
+            continue
+        files |= {f"likelihood/{file.name}": file, f"likelihood/{file.stem}.csv": file.with_suffix(".csv")}
+    if not rows:
+        return ""
+    head = ("mean +- standard error", "weights", "draws per event", "date", "version", "command")
+    about = "Likelihoods of the probability flow. The standard error includes the differences between events.\n"
+    return "\n".join(["## Likelihood", "", about, table(head, rows), *(f"- {note}" for note in notes), ""])
+
+
+def _samples(experiment: Experiment, workdir: Workdir, published: Published, files: dict[str, Path]) -> str:
+    parts: list[str] = []
+    for file, facts in _results(workdir.samples):
+        picture = file.with_suffix(".png")
+        try:
+            if not _belongs(facts, published) or facts["config digest"] != config_digest(experiment):
+                continue
+            if facts["picture digest"] != bytes_digest(read_plain(picture)):
+                continue
+            number, drawn = (
+                len(parts),
+                f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}",
+            )
+            parts.append(
+                f"![Samples](pictures/samples-{number}.png)\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "
+                f"{facts['seed']}; {plain('; '.join(_origin(facts)))}\n"
+            )
+        except UNREADABLE:
+            continue
+        files[f"pictures/samples-{number}.png"] = picture
+    return "\n".join(["## Samples", "", *parts]) if parts else ""
+
+
+def _evaluation(workdir: Workdir, published: Published, files: dict[str, Path]) -> str:
+    rows, notes = [], []
+    for file, facts in _results(workdir.evaluation):
+        try:
+            if not _belongs(facts["set"], published):
+                continue
+            rows += [
+                _comparison(file.stem, facts, _origin(facts)),
+                _comparison("baseline: new data", facts["baseline"]),
+            ]
+            notes += [f"{plain(file.stem)}: {plain(warning)}" for warning in facts["warnings"]]
+            notes.append(
+                f"{plain(file.stem)}: reference {plain(facts['reference']['description'])}, extractor {plain(facts['extractor'])}"
+            )
+        except UNREADABLE:
+            continue
+        files[f"evaluation/{file.name}"] = file
+    if not rows:
+        return ""
+    head = (
+        "samples", "number", "of data", "Frechet distance", "times the yardstick", "kernel distance", "precision", "recall",
+        "date", "version", "command",
+    )  # fmt: skip
+    return "\n".join(["## Samples compared with data", "", table(head, rows), *(f"- {note}" for note in notes), ""])
+
+
+def _comparison(name: str, facts: Mapping[str, Any], origin: Sequence[str] = ("", "", "")) -> tuple[str, ...]:
+    kernel, error = facts["kernel distance"], facts["kernel distance error"]
+    return (
+        name, str(facts["count"]), str(facts["reference count"]), _figure(facts["frechet distance"]),
+        _figure(facts.get("ratio", {}).get("frechet distance")),
+        _figure(kernel) + ("" if error is None else f" +- {error:.2g}"), _figure(facts["precision"]), _figure(facts["recall"]),
+        *origin,
+    )  # fmt: skip
+
+
+def _provenance(workdir: Workdir) -> str:
+    content = _environment(workdir)
+    rows = [(key, str(value)) for key, value in content.items()]
+    return "## Training environment\n\n" + table(("", ""), rows) if rows else ""
+
+
+def _environment(workdir: Workdir) -> dict[str, Any]:
+    """The content of environment.json. Empty if it is missing or has changed."""
+    try:
+        return read_sealed(workdir.path / "environment.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def _contents(published: Published) -> str:
+    license = f"License: {published.license}." if published.license else "No license is stated."
+    state = "is" if published.state else "is not"
+    return (
+        "## Files\n\n`manifest.json` lists every file with its SHA-256. The weights are safetensors, and the config is JSON: "
+        f"neither contains code. The training state {state} included. {license}\n"
+    )
+
+
+def _results(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The result files of a folder that have not been changed."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            yield file, read_sealed(file)
+        except (OSError, ValueError):
+            continue
+
+
+def _belongs(facts: Mapping[str, Any], published: Published) -> bool:
+    """Whether samples were drawn with the published weights of the published step."""
+    settings = facts.get("settings")
+    digest = settings.get("checkpoint digest") if isinstance(settings, dict) else None
+    expected = published.digests.get(str(facts.get("weights")))
+    return (
+        expected is not None
+        and digest in (None, expected)
+        and facts.get("checkpoint") == published.checkpoint.path.name
+    )
+
+
+def _origin(facts: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Date, version and command of a result."""
+    return (
+        str(facts.get("date", "date not recorded")), f"scoresde {facts.get('scoresde', '(version not recorded)')}",
+        str(facts.get("command", "command not recorded")),
+    )  # fmt: skip
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _listed(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {'unknown' if value is None else f'{value:.3g}'}" for name, value in figures.items())
+
+
+def plain(text: str) -> str:
+    """A text in one line that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return (
+        "\n".join(
+            "| " + " | ".join(cell if k == 1 else plain(cell) for cell in line) + " |" for k, line in enumerate(lines)
+        )
+        + "\n"
+    )
