@@ -26,7 +26,9 @@ def test_help_of_a_command_shows_its_own_flags(capsys, command):
     own = {f"--{flag.name}" for flag in flags_of(command)}
     listed = {line.split()[0].rstrip(",") for line in out.splitlines() if line.startswith("  --")}
     assert code == 0 and err == "" and listed == own
-    assert out.startswith(f"usage: scoresde {command} ") and ("--config.KEY=VALUE" in out) == (command != "inspect")
+    assert out.startswith(f"usage: scoresde {command} ") and ("--config.KEY=VALUE" in out) == (
+        command not in ("inspect", "pull")
+    )
 
 
 def test_help_of_the_program_lists_the_commands(capsys):

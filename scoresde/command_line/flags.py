@@ -51,8 +51,8 @@ COMMANDS = {
     "report": Command("write report.html with everything in the work folder", _RUN),
     "push": Command(
         "publish the model of a run to a Hugging Face repository or a folder",
-        "PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...]\n"
-        "                     [--public] [--overwrite]",
+        f"PLACE {_RUN}\n                     [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] "
+        "[--public] [--overwrite]",
         needed=("place", "config", "workdir"),
     ),
     "pull": Command(

@@ -89,7 +89,7 @@ def make_parser() -> Parser:
             help=command.text,
             description=text,
             usage=f"scoresde {name} {command.usage}",
-            epilog=None if name == "inspect" else _EPILOG,
+            epilog=_EPILOG if name in FLAGS[0].owners else None,  # the commands with a config
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

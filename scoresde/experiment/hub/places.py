@@ -4,7 +4,7 @@
     user/name                                  a repository, unless the folder user/ or user/name exists here
     any other text                             a folder
 
-A folder appears complete or not at all: it is written under a temporary name beside its own and renamed. A repository gets all
+A folder appears complete or not at all: it is written under a temporary name next to its own and renamed. A repository gets all
 files in one commit. The package huggingface_hub is imported only for repositories; its settings and its stored token apply.
 """
 
@@ -65,7 +65,7 @@ def parse_place(text: str | Path, *, public: bool = False) -> LocalFolder | HubR
 
 @contextmanager
 def hidden_folder(target: Path) -> Iterator[Path]:
-    """An empty folder with a temporary name beside ``target``. It is removed at the end, unless it was renamed."""
+    """An empty folder with a temporary name next to ``target``. It is removed at the end, unless it was renamed."""
     with writing(target):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{target.absolute().name}.", suffix=".tmp", dir=target.absolute().parent))
