@@ -292,7 +292,7 @@ def test_a_minor_mode_keeps_its_weight():
             interval = Interval(i, at, at, h=0.0, a=1.0, std=0.0, level=float(scale))
             model = Model(CountedScore(lambda x, t, b=float(scale): laplace_score(x, b, means, std, weights)), None)
             for z in source.normal((steps, 1), step=i, purpose="langevin", dtype=F64).unbind(1):
-                x = langevin.step(model, x, interval, z)[0]
+                x = langevin.step(model, x, interval, z, None)[0]
         right = x > 0
         return float(right.double().mean()), float(x[~right].std())
 

@@ -184,7 +184,7 @@ class GaussianMixture:
 
         Returns:
             The function (x, t) -> grad log p_t(x), for states ``(B, *state)`` and times ``(B,)``. Its attribute ``sde``
-            is the process.
+            is the process, and its method ``energy(x, t)`` returns -log p_t(x), ``(B,)``.
         """
         return _MixtureScore(self, sde)
 
@@ -311,6 +311,10 @@ class _MixtureScore:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.mixture._at(self.sde, x, t)[1]
+
+    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+        """-log p_t(x), ``(B,)``."""
+        return -self.mixture._at(self.sde, x, t)[0]
 
 
 check_constructors(globals())

@@ -12,6 +12,7 @@ the true score the expected value is -E||grad log p_t||^2 / 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,5 +62,5 @@ class ExplicitScoreMatching(SlicedScoreMatching):
     def _directions(self, x_t: Tensor, source: NoiseSource, step: int) -> Tensor:
         """sqrt(d) e_i for i = 1 .. d, (d, B, *state)."""
         d = x_t[0].numel()
-        unit = d**0.5 * torch.eye(d, dtype=x_t.dtype, device=x_t.device)
+        unit = math.sqrt(d) * torch.eye(d, dtype=x_t.dtype, device=x_t.device)
         return unit.reshape(d, 1, *x_t.shape[1:]).expand(d, *x_t.shape)

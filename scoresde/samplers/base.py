@@ -75,6 +75,8 @@ class SampleResult:
         interrupted: True if a keyboard interrupt ended the run. Then ``state`` is the state after the last step,
             ``times`` ends at its time, and ``samples`` are E[x_0 | x] from the last evaluation.
         trajectory: A ``Trajectory`` if ``keep_every`` was set, else None.
+        acceptance: Probability with which a Metropolis corrector accepts each of its K proposals, of shape ``(K, B)``,
+            from the first level to the last. None for other samplers.
     """
 
     samples: Tensor
@@ -87,6 +89,7 @@ class SampleResult:
     spent: Tensor
     interrupted: bool = False
     trajectory: Trajectory | None = None
+    acceptance: Tensor | None = None
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
@@ -117,12 +120,14 @@ class CountedScore(CheckedScore):
 
     Attributes:
         spent: Evaluations of each sample. Set by samplers whose samples have their own steps.
+        acceptance: Probabilities, (B,), with which Metropolis steps accepted their proposals. Filled by these steps.
     """
 
     def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(score, batch, dtype)
         self.calls = 0
         self.spent: Tensor | None = None
+        self.acceptance: list[Tensor] = []
         self.first: Call | None = None
         self.last: Call | None = None
 
@@ -308,6 +313,7 @@ class Sampler(ABC):
             spent,
             interrupted,
             trajectory,
+            torch.stack(counted.acceptance) if counted.acceptance else None,
         )
 
     def start_time(self, sde: SDE) -> float:

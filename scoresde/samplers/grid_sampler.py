@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from scoresde._representation import prints_as_call
-from scoresde._validation import check_number, times_checked
+from scoresde._validation import check_number, shown, times_checked
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.discretization import Discretization, Grid, Steps, discretization, plain_steps
 from scoresde.samplers.instants import Instant, Interval
-from scoresde.score import ScoreModel
+from scoresde.score import ScoreModel, energy_and_gradient
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 __all__ = ["GridSampler", "Model"]
@@ -42,6 +42,29 @@ class Model:
     def score(self, x: Tensor, at: Instant) -> Tensor:
         """grad log p_t(x), the shape of x."""
         return self.counted(x, at.time)
+
+    def energy_and_score(self, x: Tensor, at: Instant) -> tuple[Tensor, Tensor]:
+        """-log p_t(x) up to a constant, (B,), and its negative gradient, the shape of x, by one evaluation.
+
+        Raises:
+            TypeError: If the score has no method ``energy(x, t)``.
+        """
+        energy = getattr(self.counted.score, "energy", None)
+        if energy is None:
+            raise TypeError(
+                f"score={shown(self.counted.score)} has no energy(x, t), which gives -log p_t(x) up to a constant and which "
+                "the Metropolis step needs: give an EnergyModel or mixture.score(sde), or use a corrector without it, "
+                "Langevin() or UnderdampedLangevin()"
+            )
+        values: list[Tensor] = []
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            value, slope = energy_and_gradient(energy, x, t)
+            values.append(value)
+            return -slope
+
+        found = self.counted.evaluate(score, x, at.time, "score")
+        return values[0], found
 
     def noise(self, x: Tensor, at: Instant) -> Tensor:
         """E[z | x_t], the shape of x."""

@@ -1,5 +1,6 @@
 """Score models: a network together with a process, the meaning of the network's output, and the time embedding's input."""
 
+from scoresde.score.energy import EnergyModel, energy_and_gradient
 from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import (
@@ -20,6 +21,7 @@ __all__ = [
     "PREDICTIONS",
     "DataPosterior",
     "DataPrediction",
+    "EnergyModel",
     "Label",
     "Levels",
     "LogNoiseLabel",
@@ -32,5 +34,6 @@ __all__ = [
     "SigmaLabel",
     "TimeLabel",
     "VelocityPrediction",
+    "energy_and_gradient",
     "like",
 ]

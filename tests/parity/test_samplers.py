@@ -79,7 +79,7 @@ def test_single_update(key, worst):
     else:
         corrector, x_next = CORRECTORS[method](snr=0.16), x
         for z in tensor(DATA[f"corrector_noise_{variant}"]):
-            x_next, x_mean = corrector.step(model, x_next, interval, z)
+            x_next, x_mean, _ = corrector.step(model, x_next, interval, z, None)
     for found, what in ((x_next, "x_next"), (x_mean, "x_mean")):
         error = deviation(found, DATA[f"{key}/{what}"])
         worst("samplers single updates", error)

@@ -158,7 +158,7 @@ def test_langevin_has_the_stationary_variance_of_theory(name):
     z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
     interval = intervals(ExactTransitions(1000, grid), sde, x)[500]
     _, v = true_distribution(sde, torch.tensor(interval.at.t, dtype=torch.float64))
-    state, _ = corrector.step(Model(CountedScore(score(sde)), sde), x, interval, z)
+    state, *_ = corrector.step(Model(CountedScore(score(sde)), sde), x, interval, z, None)
     c, n = state[1, 0] - state[0, 0], state[2, 0] - state[0, 0]
     e = 2 * interval.a**2 * (0.3 * interval.level) ** 2
     assert torch.allclose(n**2 / (1 - c**2), v / (1 - e / (2 * v)), rtol=1e-10)

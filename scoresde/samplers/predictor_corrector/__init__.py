@@ -1,11 +1,19 @@
 """Predictor-corrector sampling: predictors, correctors, and their loop."""
 
 from scoresde._arguments import check_constructors
-from scoresde.samplers.predictor_corrector.correctors import AnnealedLangevin, BatchLangevin, Corrector, Langevin
+from scoresde.samplers.predictor_corrector.correctors import (
+    AnnealedLangevin,
+    BatchLangevin,
+    Corrector,
+    Langevin,
+    LangevinCorrector,
+)
 from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
+from scoresde.samplers.predictor_corrector.mala import MALA
 from scoresde.samplers.predictor_corrector.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
 from scoresde.samplers.predictor_corrector.sampler import PredictorCorrector
 from scoresde.samplers.predictor_corrector.splitting import SymmetricSplitting
+from scoresde.samplers.predictor_corrector.underdamped import UnderdampedLangevin
 
 __all__ = [
     "Ancestral",
@@ -16,10 +24,13 @@ __all__ = [
     "DDIM",
     "EulerMaruyama",
     "Langevin",
+    "LangevinCorrector",
+    "MALA",
     "Predictor",
     "PredictorCorrector",
     "ReverseDiffusion",
     "SymmetricSplitting",
+    "UnderdampedLangevin",
 ]
 
 check_constructors(globals())

@@ -1,6 +1,9 @@
-"""Correctors: Langevin steps at a fixed time t, which bring the state closer to the marginal distribution p_t.
+"""Correctors: steps at a fixed time t that bring the state closer to the marginal distribution p_t.
 
-A step with step size e is (Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5)::
+A corrector evaluates the score, or the energy, itself. It may pass values, such as a momentum, from step to step and from
+level to level. :class:`~scoresde.samplers.predictor_corrector.MALA` and
+:class:`~scoresde.samplers.predictor_corrector.UnderdampedLangevin` have their own files. This one has the steps of
+overdamped Langevin dynamics. A step with step size e is (Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5)::
 
     x <- x + e score(x, t) + sqrt(2 e) z
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,38 +44,57 @@ PRIOR_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class Corrector(ABC):
-    """Base class of correctors: Langevin dynamics at time t.
+    """Base class of correctors, which take steps at time t.
 
     Args:
-        snr: Signal-to-noise ratio r, the ratio of the contributions of noise and score, in (0, 1000]. The paper uses
-            0.16 (VE) and 0.01 to 0.16 (VP).
-        steps: Number of Langevin steps at each time, each with one evaluation of the score.
+        snr: Size r of a step relative to the noise level, in (0, 1000]. For Langevin steps it is the ratio of the
+            contributions of noise and score. The paper uses 0.16 (VE) and 0.01 to 0.16 (VP).
+        steps: Number of steps at each time.
     """
 
     snr: float = 0.16
     steps: int = 1
 
+    draws_per_step = 1  # without an annotation, so that it is not a field
+    """Number of standard normals that a step uses. More than one are stacked, of shape ``(draws, *x.shape)``."""
+
     def __post_init__(self) -> None:
         check_number("snr", self.snr, above=0.0, most=1e3)
         check_count("steps", self.steps)
 
-    def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor) -> tuple[Tensor, Tensor]:
-        """One Langevin step, x + e score + sqrt(2 e) z, at the start of ``interval``.
+    @abstractmethod
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
+        """One step at the start of ``interval``.
 
         Args:
-            model: Evaluates the score.
+            model: Evaluates the score, or the energy and the score.
             x: State, of shape ``(B, *state)``.
-            interval: Step of the grid. Its ``at``, ``a`` and ``level`` are used.
-            z: Standard normals of the shape of ``x``.
+            interval: Step of the grid. Its ``index``, ``at.time``, ``a`` and ``level`` can be used.
+            z: Standard normals of the shape of ``x``. Stacked if :attr:`draws_per_step` is more than one.
+            past: The third value that the previous step returned, at the same or at the previous level. None for the
+                first step.
 
         Returns:
-            The new state, and its mean x + e score.
+            The new state; the same without the noise that the step added; and a value for the next step.
         """
+
+
+@dataclass(frozen=True)
+class LangevinCorrector(Corrector):
+    """Base class of overdamped Langevin dynamics. A subclass defines the size of a step.
+
+    Args:
+        snr: Signal-to-noise ratio r, the ratio of the contributions of noise and score, in (0, 1000].
+        steps: Number of Langevin steps at each time, each with one evaluation of the score.
+    """
+
+    def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
+        """x + e score + sqrt(2 e) z, and its mean x + e score."""
         score = model.score(x, interval.at)
         e = 2.0 * interval.a**2 * self.size(interval, score, z) ** 2
         e = expand(e, x) if isinstance(e, Tensor) else e
         mean = x + e * score
-        return mean + (2.0 * e) ** 0.5 * z, mean
+        return mean + (2.0 * e) ** 0.5 * z, mean, None
 
     @abstractmethod
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor | float:
@@ -88,14 +111,14 @@ class Corrector(ABC):
 
 
 @dataclass(frozen=True)
-class Langevin(Corrector):
+class Langevin(LangevinCorrector):
     """Langevin steps whose size depends on the norm of each sample's score.
 
     The step size is e = 2 a (snr ||z|| / ||score||)^2, where a is the squared contraction of the forward step, ||z|| is
     replaced by its root mean square, and ||score|| is bounded below.
 
     Args:
-        snr, steps: See :class:`Corrector`.
+        snr, steps: See :class:`LangevinCorrector`.
     """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
@@ -105,13 +128,13 @@ class Langevin(Corrector):
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Corrector):
+class AnnealedLangevin(LangevinCorrector):
     """Langevin steps whose size depends only on sigma(t), the annealed Langevin dynamics of Song & Ermon 2019.
 
     The step size is e = 2 a (snr sigma(t))^2, where a is the squared contraction of the forward step.
 
     Args:
-        snr, steps: See :class:`Corrector`.
+        snr, steps: See :class:`LangevinCorrector`.
     """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> float:
@@ -119,13 +142,13 @@ class AnnealedLangevin(Corrector):
 
 
 @dataclass(frozen=True)
-class BatchLangevin(Corrector):
+class BatchLangevin(LangevinCorrector):
     """The reference implementation's Langevin corrector, with norms averaged over the batch.
 
     A sample depends on the other samples of its batch.
 
     Args:
-        snr, steps: See :class:`Corrector`.
+        snr, steps: See :class:`LangevinCorrector`.
     """
 
     def size(self, interval: Interval, score: Tensor, z: Tensor) -> Tensor:
@@ -139,17 +162,19 @@ class BatchLangevin(Corrector):
 def step_normals(
     predictor_draws: int, corrector: Corrector | None, steps: int, x: Tensor, noise: NoiseSource
 ) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
-    """The standard normals of each step: those of the predictor, stacked if more than one, and a list for the
-    corrector.
+    """The standard normals of each step: those of the predictor, and a list for the steps of the corrector. If a step
+    uses more than one, they are stacked.
 
     Draw k of step i has the key i * (draws of a step) + k, with the purpose "predictor" or "corrector".
     """
-    corrector_draws = 0 if corrector is None else corrector.steps
+    corrector_draws = 0 if corrector is None else corrector.steps * corrector.draws_per_step
     counts = {"corrector": corrector_draws, "predictor": predictor_draws}
     keys = [(i * n + k, purpose) for i in range(steps) for purpose, n in counts.items() for k in range(n)]
     numbers, purposes = [number for number, _ in keys], [purpose for _, purpose in keys]
     draws = noise.normals(x.shape[1:], steps=numbers, purpose=purposes, dtype=x.dtype)
     for _ in range(steps):
         corrections = [next(draws) for _ in range(corrector_draws)]
+        if corrector is not None and corrector.draws_per_step > 1:
+            corrections = list(torch.stack(corrections).unflatten(0, (corrector.steps, corrector.draws_per_step)))
         z = [next(draws) for _ in range(predictor_draws)]
         yield (torch.stack(z) if predictor_draws > 1 else z[0] if z else None), corrections

@@ -58,12 +58,12 @@ class ReverseSteps(GridSampler):
         plan = self.discretization.transitions(sde)
         draws, model = step_normals(predictor_draws(predictor), corrector, len(plan), x, noise), Model(score, None)
         predictor = None if predictor is None else predictor.prepare(sde, plan, x)
-        mean = x
+        mean, past = x, None
         for step, interval in zip(plan.steps(like=x), plan.corrector_intervals(like=x), strict=True):
             z = next(draws)
             for each in z[1]:
                 assert corrector is not None
-                x, mean = corrector.step(model, x, interval, each)
+                x, mean, past = corrector.step(model, x, interval, each, past)
             if predictor is not None:
                 x = predictor.before_score(sde, step, x, z[0])
                 x, mean = predictor.map_step(sde, step, x, score(x, interval.at.time), z[0])

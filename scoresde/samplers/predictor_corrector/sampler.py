@@ -2,7 +2,7 @@
 
     x ~ p_T
     for each step from t to s < t:
-        corrector:  Langevin steps at t
+        corrector:  steps at t, e.g. Langevin steps
         predictor:  a step from t to s
     return the mean of the last predictor step
 
@@ -83,12 +83,13 @@ class PredictorCorrector(ReverseSteps):
         return step_normals(predictor_draws(self.predictor), self.corrector, steps, x, noise)
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
-        """The Langevin steps of the corrector, then the step of the predictor."""
+        """The steps of the corrector, then the step of the predictor. Each part passes its own values to its next step."""
         predictor_z, corrector_z = z
+        predictor_past, corrector_past = past or (None, None)
         mean = x
         for each in corrector_z:
             assert self.corrector is not None
-            x, mean = self.corrector.step(model, x, interval, each)
-        if self.predictor is None:
-            return x, mean, None
-        return self.predictor.step(model, x, interval, predictor_z, past)
+            x, mean, corrector_past = self.corrector.step(model, x, interval, each, corrector_past)
+        if self.predictor is not None:
+            x, mean, predictor_past = self.predictor.step(model, x, interval, predictor_z, predictor_past)
+        return x, mean, (predictor_past, corrector_past)
