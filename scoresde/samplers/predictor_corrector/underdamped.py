@@ -20,7 +20,7 @@ steps of overdamped Langevin dynamics. For Gaussian p_t, the stationary distribu
 
 The unit of length is the noise level sigma(t) at every level, so that v is standard normal at every level. With the
 contraction A of the forward step, h = 2 A snr sigma(t) and gamma = friction / (A sigma(t)), so that c depends only on snr and
-friction. For large friction a step is a Langevin step of size h^2 / 2 = 2 a (snr sigma(t))^2 with a = A^2, that of
+friction. For large friction a step is x + e score(x) + sqrt(2 e) (z + z_before) / 2 with e = h^2 / 2, the step size of
 :class:`AnnealedLangevin` with the same snr.
 """
 
