@@ -20,6 +20,7 @@ conditions. So is a condition that is None or not given. The score is then that 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -238,6 +239,11 @@ class Conditioned:
     def sde(self) -> Any:
         """The process of the score, or None."""
         return getattr(self.score, "sde", None)
+
+    @property
+    def energy(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The energy (x, t) of the score under the conditions. Raises AttributeError if the score has none."""
+        return functools.partial(self.score.energy, **self.condition)  # type: ignore[attr-defined]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         check_condition(len(x), self.condition, ())

@@ -269,6 +269,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
     "samplers.discretization.Transitions": RECORD,
+    "score.energy.ProductOfExperts": {"experts": (SCORE, SCORE)},
     "score.predictions.like": {"output": X},
     "sde.scalar.TableChain": CHAIN,
     "sde.linalg.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},

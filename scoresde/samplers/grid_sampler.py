@@ -15,7 +15,8 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.discretization import Discretization, Grid, Steps, discretization, plain_steps
 from scoresde.samplers.instants import Instant, Interval
-from scoresde.score import ScoreModel, energy_and_gradient
+from scoresde.score import ScoreModel
+from scoresde.score.energy import energy_and_gradient
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 __all__ = ["GridSampler", "Model"]

@@ -1,6 +1,6 @@
 """Score models: a network together with a process, the meaning of the network's output, and the time embedding's input."""
 
-from scoresde.score.energy import EnergyModel, energy_and_gradient
+from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import (
@@ -29,11 +29,11 @@ __all__ = [
     "NoisePrediction",
     "Prediction",
     "ScaledScorePrediction",
+    "ProductOfExperts",
     "ScoreModel",
     "ScorePrediction",
     "SigmaLabel",
     "TimeLabel",
     "VelocityPrediction",
-    "energy_and_gradient",
     "like",
 ]

@@ -19,8 +19,9 @@ x^ - (x - alpha x_0) / sigma, which has the size of a noise prediction at every 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,14 +29,17 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde._arguments import check_constructors
+from scoresde._validation import shown
+from scoresde.conditions import rows_of
 from scoresde.score.labels import Label
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import like
+from scoresde.sde.base import SDE, check_same_process, process_of
 from scoresde.sde.linalg.kernel import GaussianKernel
 from scoresde.sde.linear import LinearSDE
 from scoresde.sde.scores import wide
 
-__all__ = ["EnergyModel", "energy_and_gradient"]
+__all__ = ["EnergyModel", "ProductOfExperts"]
 
 
 class EnergyModel(ScoreModel):
@@ -114,6 +118,87 @@ class EnergyModel(ScoreModel):
         """Half of the squared distance between the network's input and output, (B,)."""
         scaled = x if self.data_std is None else kernel.standardized(x, self.data_std)
         return 0.5 * (scaled - like(x, output)).square().reshape(len(x), -1).sum(1)
+
+
+@dataclass(frozen=True)
+class ProductOfExperts:
+    """The product of densities p_1^w_1 p_2^w_2 ... up to a factor: the weighted sum of their energies and of their scores.
+
+    Its density at t is the product of the experts' densities at t. This is not the density of x_t for data from the product of
+    the experts' data distributions, except for t -> 0. So a predictor alone is biased. Steps at each time correct it:
+    ``PredictorCorrector(ReverseDiffusion(), MALA())`` (Du et al. 2023).
+
+    Args:
+        experts: Scores (x, t). Those that have a method ``energy(x, t)`` give the product an energy.
+        weights: A weight for each expert, 1 by default. A negative weight divides by its density.
+
+    References:
+        Hinton 2002, "Training products of experts by minimizing contrastive divergence".
+        Du et al. 2023, arXiv:2302.11552.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import GaussianMixture, VPSDE
+        >>> left, right = (GaussianMixture([[mean]], 0.5).score(VPSDE()) for mean in (-1.0, 1.0))
+        >>> x, t = torch.zeros(3, 1), torch.full((3,), 0.5)
+        >>> ProductOfExperts((left, right))(x, t).flatten().tolist()
+        [0.0, 0.0, 0.0]
+    """
+
+    experts: Sequence[Callable[[Tensor, Tensor], Tensor]]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.experts) == 0:
+            raise ValueError("experts is empty: give at least one score")
+        if self.weights is not None and len(self.weights) != len(self.experts):
+            raise ValueError(
+                f"weights has {len(self.weights)} entries for {len(self.experts)} experts: give one for each"
+            )
+        for expert in self.experts:
+            if self.sde is not None:
+                check_same_process(self.sde, expert)
+
+    @property
+    def sde(self) -> SDE | None:
+        """The process of the experts, or None if all are plain functions."""
+        return next((sde for sde in map(process_of, self.experts) if sde is not None), None)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._sum([expert(x, t) for expert in self.experts])
+
+    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+        """The weighted sum of the energies.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+
+        Returns:
+            The energy in nats, up to a constant for each t, (B,).
+        """
+        energies = [getattr(expert, "energy", None) for expert in self.experts]
+        for k, energy in enumerate(energies):
+            if energy is None:
+                raise TypeError(
+                    f"experts[{k}]={shown(self.experts[k])} has no energy(x, t): give an EnergyModel or mixture.score(sde)"
+                )
+        return self._sum([energy(x, t) for energy in energies if energy is not None])
+
+    def select_rows(self, index: Tensor) -> ProductOfExperts:
+        """The product for some of the samples of a batch.
+
+        Args:
+            index: Indices of the samples, (n,).
+
+        Returns:
+            The product of the experts with the conditions of these samples.
+        """
+        return ProductOfExperts([rows_of(expert, index) for expert in self.experts], self.weights)
+
+    def _sum(self, values: list[Tensor]) -> Tensor:
+        weights = self.weights or [1.0] * len(values)
+        return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
 
 
 def energy_and_gradient(energy: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
