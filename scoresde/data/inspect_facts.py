@@ -131,7 +131,9 @@ def _outliers(source: Source, seen: _Seen) -> Outliers | None:
     shape = tuple(source.events.shape[1:])
     at = tuple(int(k) for k in torch.unravel_index(torch.tensor(place), shape))
     names = tuple(source.name(k) for k in found.index[:8])
-    return Outliers(names, len(found.index), source.name(worst), value, at, found.inner(), found.std())
+    return Outliers(
+        names, len(found.index), source.name(worst), value, at, found.inner(), found.std(), found.column_stds()
+    )
 
 
 def farthest(source: Source, transform: Transform) -> tuple[float, int]:

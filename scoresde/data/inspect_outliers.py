@@ -48,6 +48,7 @@ class Outliers:
         coordinate: Its index in the event.
         inner: Quantiles of 1 % and 99 % of this coordinate.
         std: Standard deviation of the other events.
+        column_stds: Standard deviation of this coordinate, of all events and of the others.
     """
 
     names: tuple[str, ...]
@@ -57,6 +58,7 @@ class Outliers:
     coordinate: tuple[int, ...]
     inner: tuple[float, float]
     std: float
+    column_stds: tuple[float, float]
 
 
 class Bulk:
@@ -98,8 +100,7 @@ class OutlierSearch:
     def __init__(self, bulk: Bulk) -> None:
         self.bulk, self.index = bulk, list[int]()
         self.worst: tuple[float, int, float, int] = (0.0, 0, 0.0, 0)
-        self.count, self.sum, self.square = 0, 0.0, 0.0
-        self.origin, self.unit = float(bulk.median.mean()), float(bulk.scale.max()) or 1.0
+        self.all, self.others = _Moments(bulk.median), _Moments(bulk.median)
 
     def add(self, numbers: Tensor, x: Tensor) -> None:
         """Add finite events (B, *event) in float64, with these indices."""
@@ -111,16 +112,48 @@ class OutlierSearch:
         if float(far[k]) > self.worst[0]:
             j = int(at[k])
             self.worst = (float(far[k]), int(numbers[k]), float(x[k].flatten()[j]), j)
-        inner = (x[~out] - self.origin) / self.unit
-        self.count += inner.numel()
-        self.sum, self.square = self.sum + float(inner.sum()), self.square + float(inner.square().sum())
+        self.all.add(x)
+        self.others.add(x[~out])
 
     def std(self) -> float:
         """Standard deviation of the values of all events that are not outliers."""
-        n = max(1, self.count)
-        return self.unit * math.sqrt(max(0.0, self.square / n - (self.sum / n) ** 2))
+        return self.others.std()
+
+    def column_stds(self) -> tuple[float, float]:
+        """Standard deviations of the coordinate of the worst outlier, of all events and of those that are not outliers."""
+        return self.all.std(self.worst[3]), self.others.std(self.worst[3])
 
     def inner(self) -> tuple[float, float]:
         """Quantiles of 1 % and 99 % of the coordinate of the worst outlier."""
         low, high = self.bulk.inner.flatten(1)[:, self.worst[3]].tolist()
         return low, high
+
+
+class _Moments:
+    """Moments of every coordinate about ``origin``, in units of the largest value seen."""
+
+    def __init__(self, origin: Tensor) -> None:
+        self.origin, self.unit, self.count = origin, 0.0, 0
+        self.sum, self.square = torch.zeros_like(origin), torch.zeros_like(origin)
+
+    def add(self, x: Tensor) -> None:
+        if not len(x):
+            return
+        d = x - self.origin
+        unit = max(self.unit, float(d.abs().max())) or 1.0
+        share = self.unit / unit
+        self.sum, self.square = (
+            self.sum * share + (d / unit).sum(0),
+            self.square * share**2 + (d / unit).square().sum(0),
+        )
+        self.unit, self.count = unit, self.count + len(x)
+
+    def std(self, coordinate: int | None = None) -> float:
+        """The standard deviation of a coordinate, or of all values."""
+        mean, square = self.sum.flatten() / max(1, self.count), self.square.flatten() / max(1, self.count)
+        if coordinate is not None:
+            mean, square = mean[coordinate], square[coordinate]
+            return self.unit * math.sqrt(max(0.0, float(square - mean**2)))
+        about = self.origin.flatten() / (self.unit or 1.0) + mean
+        within = (square - mean.square()).clamp(min=0.0)
+        return self.unit * math.sqrt(float((within + (about - about.mean()).square()).mean()))

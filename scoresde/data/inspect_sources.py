@@ -72,7 +72,7 @@ def find(data: str, side: int = 0, channels: str = "auto") -> Source:
         raise ValueError(f"side={side} is only for folders of images: {data!r} is {source.what}")
     if source.node["name"] == "Arrays":
         return _oriented(source, channels)
-    if channels != "auto":
+    if channels == "last":
         raise ValueError(f"channels={channels!r} is only for arrays: {data!r} is {source.what}")
     return source
 

@@ -14,6 +14,7 @@ from scoresde.data.inspect_outliers import FAR, Bulk
 from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_sources import channels_are_last, find
 from scoresde.experiment import Experiment, inspect
+from scoresde.experiment.inspection.description import find_warnings
 
 G = np.random.default_rng(0)
 F64 = torch.float64
@@ -147,6 +148,8 @@ class TestOutliers:
         assert found.coordinate == tuple(int(k) for k in np.unravel_index(2, shape))
         rest = np.delete(x, 17, axis=0)
         assert found.std == pytest.approx(rest.std(), rel=1e-9)
+        at = [a.reshape(len(a), -1)[:, 2].std() for a in (x, rest)]
+        assert found.column_stds == pytest.approx(at, rel=1e-9)
         assert found.inner == pytest.approx(np.quantile(x.reshape(300, -1)[:, 2], [0.01, 0.99]), abs=0.3)
 
     def test_what_is_said(self):
@@ -164,6 +167,15 @@ class TestOutliers:
         assert f"{x.std():.4g} with these events and {np.delete(x, 17, axis=0).std():.4g} without" in text
         assert lines(found, "quantiles")[0].startswith("0.1 %: -")
         assert found.usable
+
+    def test_tables_have_a_scale_for_each_column(self):
+        x = G.normal(size=(300, 2)) * [1.0, 1000.0]
+        x[17, 0] = 1e4
+        facts = survey(Source("a table", {"name": "Table"}, torch.as_tensor(x), columns=("height", "weight")))
+        (text,) = find_warnings(facts, 0, tabular=True)
+        assert "event 17 in column height" in text and "numpy.delete" not in text
+        stds = x[:, 0].std(), np.delete(x, 17, axis=0)[:, 0].std()
+        assert f"of this column is {stds[0]:.4g} with these events and {stds[1]:.4g} without" in text
 
     def test_levels(self):
         x = G.poisson(3.0, (300, 1, 4))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from scoresde.data import Quantized, Transform
+from scoresde.data import Columns, Quantized, Transform
 from scoresde.data.inspect_columns import Column
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts
 from scoresde.data.inspect_outliers import FAR, LEVELS
@@ -36,6 +36,7 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
     """
     distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
     count = transform.levels if isinstance(transform, Quantized) else facts.levels if transform is None else 0
+    tabular = isinstance(transform, Columns)
     levels = f"{count} levels" if count else "no levels: real numbers"
     twins = named(f"{b} = {a}" for a, b in facts.duplicates)
     lines = {
@@ -43,7 +44,9 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
         "events": f"{facts.count} of shape {facts.shape}, {facts.dtype}",
         "range": f"{facts.low:g} to {facts.high:g}, mean {facts.mean:.4g}, standard deviation {facts.std:.4g}",
     }
-    if facts.quantiles and not count:
+    if tabular:
+        levels = "each column is transformed on its own"
+    if facts.quantiles and not count and not tabular:
         of = "" if facts.sampled == facts.count else f" (of {facts.sampled} random events)"
         pairs = zip(LEVELS, facts.quantiles, strict=True)
         lines["quantiles"] = ", ".join(f"{100 * level:g} %: {value:.4g}" for level, value in pairs) + of
@@ -55,13 +58,19 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
         "not finite": str(len(facts.unfinite)),
         "broken": str(len(facts.broken) + len(source.problems)),
     }
-    remarks = [("warning", text) for text in (*source.warnings, *find_warnings(facts, count))]
-    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count))]
+    remarks = [("warning", text) for text in (*source.warnings, *find_warnings(facts, count, tabular))]
+    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count, tabular))]
     return [f"{name:12s} {text}" for name, text in [*lines.items(), *remarks]]
 
 
-def find_warnings(facts: Facts, levels: int) -> list[str]:
-    """What makes the result worse than it could be. ``levels`` is the number of levels of the transform, 0 for real data."""
+def find_warnings(facts: Facts, levels: int, tabular: bool = False) -> list[str]:
+    """What makes the result worse than it could be.
+
+    Args:
+        facts: The facts about the data.
+        levels: Number of levels of the transform; 0 if it has none.
+        tabular: Whether each coordinate has a transform of its own, which dequantizes whole numbers.
+    """
     warnings = []
     if facts.count < FEW_EVENTS:
         warnings.append(
@@ -69,13 +78,14 @@ def find_warnings(facts: Facts, levels: int) -> list[str]:
             "says little"
         )
     if facts.outliers is not None:
-        warnings.append(_outliers(facts, levels))
-    if levels:
+        warnings.append(_outliers(facts, levels, tabular))
+    if levels or tabular:
         return warnings
     if found := [column for column in facts.columns if column.discrete and not column.constant]:
         warnings.append(
             f"{_columns(found)} discrete: a probability density there grows without bound, and log-likelihoods mean "
-            "nothing. Leave them out, make them the condition of the others, or add noise as wide as their steps"
+            "nothing. Save the table as a CSV or Parquet file, whose columns of whole numbers and texts are dequantized, or "
+            "leave them out"
         )
     elif facts.grid is not None and not facts.columns:
         low, step, count = facts.grid.low, facts.grid.step, facts.grid.count
@@ -92,7 +102,7 @@ def find_warnings(facts: Facts, levels: int) -> list[str]:
     return warnings
 
 
-def _outliers(facts: Facts, levels: int) -> str:
+def _outliers(facts: Facts, levels: int, tabular: bool) -> str:
     found = facts.outliers
     assert found is not None
     at = "" if not facts.shape or facts.shape == (1,) else f" in coordinate {_place(found.coordinate)}"
@@ -106,6 +116,7 @@ def _outliers(facts: Facts, levels: int) -> str:
         f". The farthest is {found.value:g} of event {found.worst}{at}, where 98 % of the values are from "
         f"{found.inner[0]:.3g} to {found.inner[1]:.3g}. "
     )
+    every, others = found.column_stds if tabular else (facts.std, found.std)
     if levels:
         text += (
             f"Because of these values there are {levels} levels, of which most do not occur, and the rest is squeezed "
@@ -113,15 +124,16 @@ def _outliers(facts: Facts, levels: int) -> str:
         )
     else:
         text += (
-            f"The standard deviation is {facts.std:.4g} with these events and {found.std:.4g} without: after the transform, the "
-            f"others have a standard deviation of {found.std / facts.std:.2g} in place of 1. "
+            f"The standard deviation{' of this column' if tabular else ''} is {every:.4g} with these events and {others:.4g} "
+            f"without: after the transform, the others have a standard deviation of {others / every:.2g} in place of 1. "
         )
     if many:
         return text + "Heavy tails: train on a transformed copy, such as numpy.arcsinh((a - median) / scale)"
     index = ", ".join(found.names) if found.count <= SHOWN else "..."
+    how = "" if tabular else f": numpy.delete(a, [{index}], axis=0)"
     return (
-        f"{text}If they are errors, leave them out: numpy.delete(a, [{index}], axis=0). Otherwise limit them (numpy.clip), or "
-        "train on a transformed copy, such as numpy.arcsinh((a - median) / scale)"
+        f"{text}If they are errors, leave them out{how}. Otherwise limit them (numpy.clip), or train on a transformed copy, "
+        "such as numpy.arcsinh((a - median) / scale)"
     )
 
 
@@ -134,7 +146,7 @@ def _columns(columns: Sequence[Column]) -> str:
     return f"column {names} is" if len(columns) == 1 else f"columns {names} are"
 
 
-def _notes(facts: Facts, levels: int) -> list[str]:
+def _notes(facts: Facts, levels: int, tabular: bool) -> list[str]:
     """Properties that are not problems but should be known."""
     shape, notes = facts.shape, []
     if facts.twins:
@@ -149,17 +161,18 @@ def _notes(facts: Facts, levels: int) -> list[str]:
         notes.append("columns: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     if facts.constant:
         notes.append(f"{facts.constant} coordinates are constant: their density means little")
-    if not levels and facts.spread > 10 and facts.outliers is None:
+    if not levels and not tabular and facts.spread > 10 and facts.outliers is None:
+        table = ", or save a CSV or Parquet file, whose columns are standardized one by one" if facts.columns else ""
         notes.append(
             f"the standard deviations of the coordinates differ by a factor of {facts.spread:.3g}: standardize them first, "
-            "(a - a.mean(0)) / a.std(0)"
+            f"(a - a.mean(0)) / a.std(0){table}"
         )
-    if not levels and (rounded := [c for c in facts.columns if _rounded(c)]):
+    if not levels and not tabular and (rounded := [c for c in facts.columns if _rounded(c)]):
         notes.append(
             f"{_columns(rounded)} rounded: a likelihood can see steps that are wider than the smallest noise level; add "
             "uniform noise as wide as a step if it matters"
         )
-    if len(shape) == 1 and shape[0] >= 16 and facts.smooth > SMOOTH:
+    if len(shape) == 1 and shape[0] >= 16 and facts.smooth > SMOOTH and not tabular:
         notes.append(
             f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
             f"shape (n, 1, {shape[0]}), "
