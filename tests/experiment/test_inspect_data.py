@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from scoresde.data import Arrays
 from scoresde.data.inspect_columns import Column, Grid
 from scoresde.data.inspect_facts import survey
 from scoresde.data.inspect_images import _left_out, _percent
@@ -15,6 +18,7 @@ from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_sources import channels_are_last, find
 from scoresde.experiment import Experiment, inspect
 from scoresde.experiment.inspection.description import find_warnings
+from scoresde.experiment.results.event_sets import file_set
 
 G = np.random.default_rng(0)
 F64 = torch.float64
@@ -125,6 +129,18 @@ class TestChannels:
             said(G.normal(size=(30, 6, 5)), channels="middle")
         with pytest.raises(ValueError, match="channels_last=True is not allowed"):
             said(G.normal(size=(30, 6)), channels="last")
+
+    @pytest.mark.parametrize("shape", [(2, 50), (50, 2)])
+    def test_samples_of_an_evaluation_may_have_either_order(self, shape):
+        """The order is that which gives the events of the data, not that which the shape suggests."""
+        np.save("train.npy", G.normal(size=(30, *shape)))
+        data = Arrays("train.npy")
+        first = G.normal(size=(20, *shape))
+        np.save("first.npy", first)
+        np.save("last.npy", np.moveaxis(first, 1, -1))
+        for name in ("first.npy", "last.npy"):
+            made = types.SimpleNamespace(data=data, evaluation=types.SimpleNamespace(samples=name))
+            assert np.array_equal(file_set(made).data.raw[:].numpy(), first)
 
     def test_a_torch_data_set_is_not_turned(self, folder, monkeypatch):
         (folder / "turned.py").write_text(

@@ -204,13 +204,18 @@ def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEve
 
 
 def file_set(experiment: Experiment) -> DatasetEvents:
-    """The events that ``evaluation.samples`` names, read like the config's data: with its event shape and its levels."""
+    """The events that ``evaluation.samples`` names, read like the config's data: with its event shape and its levels.
+
+    Samples in an array may have their channels first or last, whichever gives the shape of the data.
+    """
     path, data = experiment.evaluation.samples, experiment.data
     side = data.event_shape[-1] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
-    source = find(path, side)
+    source = find(path, side, "first")
+    shape = tuple(source.events.shape[1:])
+    if source.node["name"] == "Arrays" and shape != data.event_shape == (*shape[-1:], *shape[:-1]):
+        source, shape = find(path, side, "last"), data.event_shape
     if source.problems:
         raise ValueError(f"samples={path!r}: {'; '.join(source.problems[:3])}")
-    shape = tuple(source.events.shape[1:])
     if shape != data.event_shape:
         raise ValueError(
             f"samples={path!r} has events of shape {shape}, but the data has {data.event_shape}: the shapes must be equal"
