@@ -17,6 +17,8 @@ from scoresde.experiment.jobs.evaluation import evaluate
 from scoresde.experiment.jobs.likelihood import likelihood
 from scoresde.experiment.jobs.sampling import sample
 from scoresde.experiment.reports.report import report
+from scoresde.experiment.reports.run_comparison import PairedDifference, RunComparison, compare_runs
+from scoresde.experiment.reports.run_summary import RunLikelihood, RunSummary
 from scoresde.experiment.results.sample_index import read_samples
 from scoresde.experiment.training.dry_run import DryRunResult, dry_run
 from scoresde.experiment.training.fit_time import steps_within
@@ -29,6 +31,10 @@ __all__ = [
     "DryRunResult",
     "Inspection",
     "TransferError",
+    "PairedDifference",
+    "RunComparison",
+    "RunLikelihood",
+    "RunSummary",
     "Workdir",
     "WorkdirError",
     "WorkerError",
@@ -36,6 +42,7 @@ __all__ = [
     "evaluate",
     "build",
     "check",
+    "compare_runs",
     "dry_run",
     "inspect",
     "likelihood",

@@ -233,13 +233,14 @@ def to_json(config: ConfigDict) -> str:
 
 def difference(ours: str, theirs: str) -> list[str]:
     """A line ``key: theirs -> ours`` for every key in which two JSON configs differ."""
-    a, b = _flat(read_config(ours)), _flat(read_config(theirs))
+    a, b = flat(read_config(ours)), flat(read_config(theirs))
     return [
         f"{k}: {b.get(k, '(absent)')!r} -> {a.get(k, '(absent)')!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)
     ]
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted keys."""
     if isinstance(node, dict) and node:
-        return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
     return {prefix: node}

@@ -25,6 +25,8 @@ tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; overflow-x: auto
 figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 18.5rem; }
 figcaption { overflow-wrap: anywhere; font-size: .85rem; color: #555c68; }
 figure.wide { max-width: 46rem; } figure.half { max-width: 28.5rem; margin-right: .8rem; }
+figure.full { max-width: 100%; margin-right: 0; } .scroll { overflow-x: auto; }
+.scroll th, .scroll td { overflow-wrap: normal; white-space: nowrap; }
 .missing { color: #9a3412; } .note { color: #555c68; font-size: .9rem; }
 progress { width: 18rem; max-width: 100%; vertical-align: middle; }
 @media (max-width: 40rem) { td:first-child { white-space: normal; } }
@@ -56,7 +58,7 @@ def table(
 
 
 def figure(picture: bytes, caption: str, size: str = "") -> str:
-    """A PNG picture. ``size`` is "" for a third of the page, "half", or "wide"."""
+    """A PNG picture. ``size`` is "" for a third of the page, "half", "wide", or "full"."""
     data, alt = base64.b64encode(picture).decode(), html.escape(caption or "figure", quote=True)
     return (
         f"<figure{f' class={size}' if size else ''}><img alt='{alt}' src='data:image/png;base64,{data}'>"
