@@ -6,6 +6,7 @@
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
     scoresde evaluate ... [--samples PATH] [--processes N]
+    scoresde report RUN RUN ... [--output FILE]
     scoresde push PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] [--public] [--overwrite]
     scoresde pull PLACE --workdir DIR [--overwrite]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]
@@ -65,10 +66,22 @@ def _config(options: argparse.Namespace, overrides: dict[str, str]) -> Any:
     return config
 
 
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs, and write the page."""
+    from scoresde.experiment import compare_runs
+
+    output = options.output or "comparison.html"
+    print(compare_runs(options.runs, output))
+    print(output)
+    return 0
+
+
 def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Run a command in a work folder."""
     from scoresde import experiment
 
+    if options.runs:
+        return _compare(options)
     config = _config(options, overrides)
     made = experiment.Experiment.from_config(config)
     start = {

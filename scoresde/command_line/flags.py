@@ -48,7 +48,10 @@ COMMANDS = {
         f"{_RUN} [--samples PATH] [--processes N]",
         section="evaluation",
     ),
-    "report": Command("write report.html with everything in the work folder", _RUN),
+    "report": Command(
+        "write report.html with everything in the work folder, or compare runs",
+        f"{_RUN}\n       scoresde report RUN RUN ... [--output FILE]",
+    ),
     "push": Command(
         "publish the model of a run to a Hugging Face repository or a folder",
         f"PLACE {_RUN}\n                     [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] "
@@ -195,6 +198,10 @@ FLAGS = (
     Flag("public", ("push",), "make a new repository visible to everyone; otherwise it is private"),
     Flag("overwrite", ("push", "pull"), "replace a published model, or a work folder with everything in it"),
     Flag("output", ("inspect",), "file for the config; without it, nothing is written", ("FILE",)),
+    Flag(
+        "output", ("report",), "page that compares runs, and the same name with .json and .csv; comparison.html unless given",
+        ("FILE",),
+    ),
     Flag("force", ("inspect",), "replace the file if it exists"),
     Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
     Flag(

@@ -54,12 +54,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         plain.insert(0, command)
     elif not any(argument in ("-h", "--help", "--version") for argument in plain):
         parser.error(f"a command is missing: give {', '.join(COMMANDS)}")
-    options = argparse.Namespace(data=None, place=None, **{flag.attribute: None for flag in FLAGS})
+    options = argparse.Namespace(data=None, place=None, runs=[], **{flag.attribute: None for flag in FLAGS})
     options, unknown = parser.parse_known_args(plain, options)
     own: Parser = options.parser
     if unknown:
         _refuse_unknown(own, options.command, unknown[0])
-    if options.command in RUNS and options.config is None and (options.workdir or options.init_from) is not None:
+    if (
+        options.command in RUNS
+        and not options.runs
+        and options.config is None
+        and (options.workdir or options.init_from) is not None
+    ):
         options.config = _config_of(own, options.workdir, options.init_from)
     options.source = sources
     _check_needed(own, options)
@@ -100,6 +105,8 @@ def make_parser() -> Parser:
         if "place" in command.needed:
             text = "a Hugging Face repository, hf://user/name (pull: @revision), or a folder"
             own.add_argument("place", nargs="?", metavar="PLACE", help=text)
+        if name == "report":
+            own.add_argument("runs", nargs="*", metavar="RUN", help="work folders to compare, two or more")
         for flag in flags_of(name):
             flag.add(own)
     return parser
@@ -145,6 +152,8 @@ def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
     owners = next((flag.owners for flag in FLAGS if f"--{flag.name}" == name), ())
     if owners:
         parser.error(f"{name} is a flag of {_listed(owners)}, not of {command}")
+    if not argument.startswith("-") and command == "report":
+        parser.error(f"{shown(argument)} is not expected here: give all runs before the flags")
     if not argument.startswith("-"):
         parser.error(f"{shown(argument)} is not expected: {command} has no positional arguments")
     first, dot, rest = name.partition(".")
@@ -177,6 +186,11 @@ def _config_of(parser: Parser, workdir: str | None, source: str | None) -> str:
 def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
     """Exit if a required argument is missing."""
     command = options.command
+    if options.runs:
+        _check_runs(parser, options)
+        return
+    if command == "report" and options.output is not None:
+        parser.error("--output is for several runs: give them as scoresde report RUN RUN ... --output FILE")
     needed = ("config",) if options.dry_run else COMMANDS[command].needed
     if missing := [name for name in needed if getattr(options, name) is None]:
         names = ", ".join(name.upper() if name in ("data", "place") else f"--{name}" for name in missing)
@@ -191,6 +205,15 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"{SOURCE}{next(iter(options.source))} requires --source-config")
 
 
+def _check_runs(parser: Parser, options: argparse.Namespace) -> None:
+    """Exit unless the runs to compare are two or more, without flags of a single run."""
+    for flag in ("workdir", "config", "trust"):
+        if getattr(options, flag):
+            parser.error(f"--{flag} is for the report of one run: give it without RUN, or the runs without it")
+    if len(options.runs) < 2:
+        parser.error(f"one run is given: give two or more, or --workdir {options.runs[0]} for its report")
+
+
 def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Add flags that set keys of the config to the overrides. Exit if the command has no config."""
     command = options.command
@@ -201,5 +224,7 @@ def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[
             if key in overrides:
                 parser.error(f"--{flag.name} and --config.{key} set the same value: give one of them")
             overrides[key] = repr(str(value)) if flag.kind is Path else value
+    if overrides and options.runs:
+        parser.error(f"{OVERRIDE}{next(iter(overrides))} is for the report of one run")
     if overrides and command not in FLAGS[0].owners:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for commands with a config, not for {command}")

@@ -38,6 +38,17 @@ FEW = {
 }
 
 
+COMPARISON = importlib.import_module("scoresde.experiment.results.comparison")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_halvings():
+    """The yardstick of two halvings takes a quarter of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(COMPARISON, "HALVINGS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained folder with 90 samples in three shards, and their evaluation."""
@@ -475,13 +486,14 @@ def test_the_yardstick_is_the_distance_of_halves(run):
         assert found["yardstick"][figure] == pytest.approx(expected.yardstick, rel=1e-9)
         if metric in found["ratio"]:
             assert found["ratio"][metric] == pytest.approx(expected.ratio, rel=1e-9) and expected.ratio > 1.5
-        assert (expected.count, expected.reference_count, expected.halvings) == (90, 719, 8)
+        assert (expected.count, expected.reference_count, expected.halvings) == (90, 719, 2)
     for name in ("yardstick", "at its size"):
         assert (found[name]["count"], found[name]["reference count"]) == (90, 719)
 
 
-def test_held_out_digits_are_as_far_as_the_yardstick(run, tmp_path):
+def test_held_out_digits_are_as_far_as_the_yardstick(run, tmp_path, monkeypatch):
     """Planted: the same digits, of which every second is dark, are not."""
+    monkeypatch.setattr(COMPARISON, "HALVINGS", 8)
     test, ratios = Digits().test.raw, []
     dark = test.clone()
     dark[::2] //= 2

@@ -49,7 +49,7 @@ def _losses(axes: Axes, losses: Mapping[str, Curve], colors: Mapping[str, object
         kept = np.isfinite(y)
         seen.append(y[kept])
         marker = "o" if kept.sum() < 3 else None
-        axes.plot(x[kept], y[kept], color=colors[name], label=name, linewidth=1.6, marker=marker)  # type: ignore[arg-type]
+        axes.plot(x[kept], y[kept], color=colors[name], label=name, linewidth=1.6, marker=marker)
     every = np.concatenate(seen)
     if every.size and every.min() > 0 and every.max() > 10 * every.min():
         axes.set_yscale("log")
@@ -64,7 +64,7 @@ def _losses(axes: Axes, losses: Mapping[str, Curve], colors: Mapping[str, object
 def _bars(axes: Axes, likelihoods: Mapping[str, Bar], colors: Mapping[str, object], label: str) -> None:
     for place, (name, (value, error)) in enumerate(likelihoods.items()):
         bar = None if error is None else [error]
-        axes.errorbar([value], [place], xerr=bar, fmt="o", color=colors[name], capsize=4, markersize=7)  # type: ignore[arg-type]
+        axes.errorbar([value], [place], xerr=bar, fmt="o", color=colors[name], capsize=4, markersize=7)
     axes.set_yticks(range(len(likelihoods)), list(likelihoods), fontsize=11)
     axes.invert_yaxis()
     axes.margins(y=0.3 if len(likelihoods) < 4 else 0.1)

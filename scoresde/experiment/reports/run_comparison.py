@@ -1,7 +1,7 @@
 """Runs side by side: settings that differ, likelihoods with paired differences, evaluations, training.
 
-The difference of two likelihoods is paired if both runs have rows for the same events of the same data. With d_i the difference of
-the values of event i,
+The difference of two likelihoods is paired if both runs have rows for the same events of the same data. With d_i the
+difference of the values of event i,
 
     mean d = 1/n sum_i d_i          standard error^2 = sum_i (d_i - mean d)^2 / (n (n - 1)).
 
@@ -205,6 +205,10 @@ def check_output(page: Path) -> None:
         raise ValueError(f"output={str(page)!r} is not allowed: give a name that ends in .html")
     if page.exists() and b"<title>scoresde: comparison" not in page.read_bytes()[:500]:
         raise ValueError(f"output={str(page)!r} exists and is not a comparison of runs: give another name")
+    # the page is the first file that is written
+    for file in [] if page.exists() else (page.with_suffix(".json"), page.with_suffix(".csv")):
+        if file.exists():
+            raise ValueError(f"output={str(page)!r} is not allowed, because {file} exists: give another name")
 
 
 def _pairs(run: RunSummary, other: RunSummary) -> list[PairedDifference]:

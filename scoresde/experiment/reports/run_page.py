@@ -30,14 +30,16 @@ def run_page(
     return page(
         f"scoresde: comparison of {len(runs)} runs",
         [
+            "<style>body { max-width: 80rem; }</style>",
             f"<h1>Comparison of {len(runs)} runs</h1>",
             "".join(problem_note(text) for text in notes),
             "<h2>Runs</h2>",
             _scrolled(_runs(runs, keys if len(keys) <= COLUMNS else {}, differences)),
             note(
-                "Settings are those that differ; an empty cell is the default. Errors are standard errors. Differences are paired "
-                f"over the events that the run and {first} have in common. A Frechet ratio is a multiple of the yardstick, the "
-                "distance between halves of the data, at the number of samples after @."
+                f"Settings that differ: {', '.join(keys) or 'none'}. An empty cell is the default. Errors are standard "
+                "errors. Differences are "
+                f"paired over the events that the run and {first} have in common. A Frechet ratio is a multiple of the "
+                "yardstick, the distance between halves of the data, at the number of samples after @."
             ),
             *_settings(runs, keys),
             *_plots(runs),
@@ -53,7 +55,9 @@ def _runs(
     """The table with one row for each run."""
     titles = list(dict.fromkeys((title, found.unit) for run in runs for title, found in run.likelihoods.items()))
     samples = list(dict.fromkeys(name for run in runs for name in run.evaluations))
-    head = ["run", *keys, "parameters", "steps", "training, s", "last loss"]
+    last = [key.rpartition(".")[2] for key in keys]
+    short = (name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True))
+    head = ["run", *short, "parameters", "steps", "training, s", "last loss"]
     for title, unit in titles:
         head += [f"{title}, {unit}", f"minus {runs[0].name}"]
     head += [f"{name}, Frechet ratio" for name in samples]
@@ -64,12 +68,8 @@ def _runs(
         for title, unit in titles:
             found = run.likelihoods.get(title)
             row.append("" if found is None or found.unit != unit else _with_error(found.value, found.standard_error))
-            row.append(
-                next(
-                    (_difference(p) for p in differences if (p.run, p.likelihood, p.unit) == (run.name, title, unit)),
-                    "",
-                )
-            )
+            pair = next((p for p in differences if (p.run, p.likelihood, p.unit) == (run.name, title, unit)), None)
+            row.append("" if pair is None else _difference(pair))
         for name in samples:
             result = run.evaluations.get(name)
             ratio = None if result is None else result["ratio"]["frechet distance"]
@@ -99,7 +99,7 @@ def _plots(runs: Sequence[RunSummary]) -> list[str]:
             if found is not None and found.unit == unit:
                 bars[run.name] = found.value, found.standard_error
         better = "lower is better" if unit == "bits/dim" else "higher is better"
-        label = f"{title}: {unit}, {better}; bars: +- one standard error"
+        label = f"{title}: {unit}, {better}\nbars: one standard error on each side"
     return ["<h2>Training losses and likelihoods</h2>", figure(runs_picture(losses, bars, label), "", "full")]
 
 
@@ -109,14 +109,8 @@ def _likelihoods(runs: Sequence[RunSummary], differences: Sequence[PairedDiffere
     for run in runs:
         for title, found in run.likelihoods.items():
             pair = next((p for p in differences if (p.run, p.likelihood) == (run.name, title)), None)
-            row = [
-                run.name,
-                title,
-                str(len(found.events)),
-                f"{found.value:.4f}",
-                _figure(found.standard_error, ".2g"),
-                found.unit,
-            ]
+            error = _figure(found.standard_error, ".2g")
+            row = [run.name, title, str(len(found.events)), f"{found.value:.4f}", error, found.unit]
             if pair is not None:
                 row += [f"{pair.mean:+.4f}", _figure(pair.standard_error, ".2g"), str(pair.events), pair.verdict]
             rows.append([*row, *[""] * (len(head) - len(row))])
@@ -141,20 +135,8 @@ def _likelihoods(runs: Sequence[RunSummary], differences: Sequence[PairedDiffere
 
 
 def _evaluations(runs: Sequence[RunSummary]) -> list[str]:
-    head = (
-        "run",
-        "samples",
-        "number",
-        "of data",
-        "Frechet",
-        "ratio",
-        "kernel",
-        "+-",
-        "ratio",
-        "precision",
-        "recall",
-        "sampler",
-    )
+    numbers = ("number", "of data", "Frechet", "ratio", "kernel", "+-", "ratio", "precision", "recall")
+    head = ("run", "samples", *numbers, "sampler")
     rows = []
     for run in runs:
         for name, result in run.evaluations.items():
