@@ -90,6 +90,19 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not allowed: give a whole number") from None
 
 
+def pixels(text: str) -> int | tuple[int, ...]:
+    """The value of a flag that gives a side in pixels, or HEIGHTxWIDTH."""
+    try:
+        sides = tuple(map(int, text.split("x")))
+    except ValueError:
+        sides = ()
+    if not 1 <= len(sides) <= 2:
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is not allowed: give a whole number, or HEIGHTxWIDTH such as 12x20"
+        )
+    return sides[0] if len(sides) == 1 else sides
+
+
 def duration(text: str) -> float:
     """The seconds of a flag that gives a time: a number of seconds, or a number with the unit s, m, h or d."""
     value, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
@@ -203,7 +216,9 @@ FLAGS = (
         ("FILE",),
     ),
     Flag("force", ("inspect",), "replace the file if it exists"),
-    Flag("side", ("inspect",), "side in pixels to which the images of a folder are resized", ("PIXELS",), whole_number),
+    Flag(
+        "side", ("inspect",), "side in pixels to which the images of a folder are resized, or HEIGHTxWIDTH", ("PIXELS",), pixels,
+    ),
     Flag(
         "channels", ("inspect",), "the axis of the channels in the events of an array, first or last; chosen by the shape unless "
         "given", ("WHERE",),

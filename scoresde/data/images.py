@@ -190,9 +190,18 @@ class ImageFolder(LazySplits):
             )
         return files
 
-    def _set(self, folder: Path, files: Sequence[Path], split: str) -> Dataset:
+    def files(self, folder: Path, files: Sequence[Path]) -> ImageFiles:
+        """Image files that are read by the rules of this data set.
+
+        Args:
+            folder: A folder.
+            files: Paths in this folder.
+
+        Returns:
+            The events of these files.
+        """
         rules = self.rules
-        stored = ImageFiles(
+        return ImageFiles(
             folder,
             files,
             rules.side,
@@ -201,7 +210,11 @@ class ImageFolder(LazySplits):
             resampling=rules.resampling,
             palette=rules.palette,
         )
-        return Dataset(stored, self.transform, f"{folder.name}/{split}", flip=self.flip and split == "train")
+
+    def _set(self, folder: Path, files: Sequence[Path], split: str) -> Dataset:
+        return Dataset(
+            self.files(folder, files), self.transform, f"{folder.name}/{split}", flip=self.flip and split == "train"
+        )
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_count
+from scoresde._validation import check_choice
 from scoresde.data.arrays import names_in, read_array
+from scoresde.data.image_rules import sides_of
 from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
@@ -27,8 +28,8 @@ from scoresde.data.rows import Rows, channels_first
 from scoresde.data.stored import Items
 
 ALLOWED = (
-    "give a folder of PNG or JPEG images, an array in .npy or .npz (file.npz:key), the folder of CIFAR-10's or MNIST's files, "
-    "or a torch data set as module:class"
+    "give a folder of images (PNG, JPEG, WebP, BMP, TIFF), an array in .npy or .npz (file.npz:key), the folder of CIFAR-10's or "
+    "MNIST's files, or a torch data set as module:class"
 )
 
 
@@ -38,12 +39,12 @@ LONGER = 4
 """Number of times that a series must be longer than its number of channels for the last axis to be read as the channels."""
 
 
-def find(data: str, side: int = 0, channels: str = "auto") -> Source:
+def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> Source:
     """Find the source that ``data`` names.
 
     Args:
         data: A folder, a file or ``module:class``.
-        side: Side of the events of an image folder; 0 chooses it.
+        side: Side of square events of an image folder, or (height, width); 0 chooses it.
         channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
 
     Returns:
@@ -53,7 +54,8 @@ def find(data: str, side: int = 0, channels: str = "auto") -> Source:
         FileNotFoundError: If there is no such file or folder. The message lists what is allowed.
         ValueError: If the data has no kind that can be read.
     """
-    check_count("side", side, least=0)
+    if side != 0:
+        sides_of(side)
     check_choice("channels", channels, CHANNELS)
     path = Path(data)
     if ".npz:" in data:
@@ -102,7 +104,7 @@ def channels_are_last(shape: Sequence[int]) -> bool:
     return 3 <= len(shape) <= 4 and shape[-1] <= 4 < shape[0]
 
 
-def _folder(folder: Path, side: int) -> Source:
+def _folder(folder: Path, side: int | Sequence[int]) -> Source:
     names = {file.name for place in (folder, *folder.glob("cifar-10-batches-*")) for file in place.glob("*")}
     if names & {"data_batch_1", "data_batch_1.bin"}:
         data = CIFAR10(str(folder))

@@ -64,7 +64,9 @@ def data_section(source: Source, facts: Facts) -> Section:
     """The section that describes how the data is read. Only this section chooses the transform."""
     node = dict(source.node)
     low, high, reasons = facts.low, facts.high, [f"{source.what}, {facts.count} events of shape {facts.shape}"]
-    if node["name"] not in CHOOSES_LEVELS:
+    if "levels" in node:
+        reasons.append(f"{node['levels']} levels, dequantized and mapped to [-1, 1]; bits/dim are meaningful")
+    elif node["name"] not in CHOOSES_LEVELS:
         reasons.append("8 bits per channel: 256 levels, dequantized and mapped to [-1, 1]; bits/dim are meaningful")
     elif facts.levels:
         node["levels"] = facts.levels

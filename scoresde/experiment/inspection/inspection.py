@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def inspect(
     data: str,
     output: str | Path | None = None,
     *,
-    side: int = 0,
+    side: int | Sequence[int] = 0,
     channels: str = "auto",
     fit_time: float | None = None,
     measure: bool = True,
@@ -69,7 +70,7 @@ def inspect(
     Args:
         data: A folder, a file, or ``module:class``, see ``scoresde.data.inspect_sources``.
         output: File for the config.
-        side: Side of the images of a folder in pixels; 0 chooses it.
+        side: Side of the images of a folder in pixels, or (height, width); 0 chooses it.
         channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
         fit_time: Time for training in seconds. Network, batch and number of steps are chosen so that training on this machine
             takes at most this time. None sets no limit.

@@ -8,6 +8,7 @@ Each range has a source, the digest of its content. Features of the range are va
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -21,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scoresde.data import Dataset
+from scoresde.data import Dataset, ImageFolder
 from scoresde.data.inspect_sources import find
+from scoresde.data.pixels import upright_size
 from scoresde.data.stored import ImageFiles
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.cache import file_digest
@@ -209,20 +211,23 @@ def file_set(experiment: Experiment) -> DatasetEvents:
     Samples in an array may have their channels first or last, whichever gives the shape of the data.
     """
     path, data = experiment.evaluation.samples, experiment.data
-    side = data.event_shape[-1] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
+    side = data.event_shape[1:] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
     source = find(path, side, "first")
     shape = tuple(source.events.shape[1:])
     if source.node["name"] == "Arrays" and shape != data.event_shape == (*shape[-1:], *shape[:-1]):
         source, shape = find(path, side, "last"), data.event_shape
     if source.problems:
         raise ValueError(f"samples={path!r}: {'; '.join(source.problems[:3])}")
+    if isinstance(data, ImageFolder) and isinstance(source.events, ImageFiles) and data.rules.changed:
+        source = dataclasses.replace(source, events=data.files(source.events.root, source.events.files))
+        shape = tuple(source.events.shape[1:])
     if shape != data.event_shape:
         raise ValueError(
             f"samples={path!r} has events of shape {shape}, but the data has {data.event_shape}: the shapes must be equal"
         )
     events = Dataset(source.events, data.transform, path)
     images = source.events if isinstance(source.events, ImageFiles) else None
-    warnings = _of_files(images, data.event_shape[-1]) if images else []
+    warnings = _of_files(images) if images else []
     seen = _content(images) if images else ""
     name = f"files-{Path(path.partition('.npz:')[0]).stem}-{(seen or events.digest())[:8]}"
     return DatasetEvents(name, events, {"what": source.what}, tuple(warnings), seen)
@@ -234,9 +239,9 @@ def _content(images: ImageFiles) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
-def _of_files(images: ImageFiles, side: int) -> list[str]:
+def _of_files(images: ImageFiles) -> list[str]:
     """Warnings about a folder of images."""
-    found = []
+    found, (height, width) = [], images.event_shape[1:]
     if lossy := sum(file.suffix.lower() in LOSSY for file in images.files):
         found.append(
             f"{lossy} of {len(images)} files are JPEG, whose compression changes the metrics: save samples as PNG or arrays"
@@ -244,9 +249,9 @@ def _of_files(images: ImageFiles, side: int) -> list[str]:
     resized = 0
     for file in images.files:
         with Image.open(file) as image:
-            resized += image.size != (side, side)
+            resized += upright_size(image) != (width, height)
     if resized:
         found.append(
-            f"{resized} of {len(images)} images were cropped and resized to {side} x {side}, which changes the metrics"
+            f"{resized} of {len(images)} images were cropped and resized to {width} x {height}, which changes the metrics"
         )
     return found
