@@ -18,7 +18,7 @@ Without --config, the first five commands and push use the config.json of the wo
 flags of a command.
 
 Exit codes: 0 success; 1 a check failed; 2 the command cannot be carried out, with the reason in one line on standard
-error; 3 one of several processes died, and the results of the others are saved; 130 interrupted by SIGINT or SIGTERM,
+error; 3 one of several processes died, and the results of the others are saved; 130 interrupted by SIGINT, SIGTERM or SIGUSR1,
 with all finished work saved. Any other code is a bug in scoresde, with a traceback.
 """
 

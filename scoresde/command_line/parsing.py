@@ -22,7 +22,7 @@ exit codes:
   1    check or inspect found a problem
   2    the command cannot be carried out; the reason is on standard error
   3    one of several processes died; the results of the others are saved
-  130  interrupted by SIGINT or SIGTERM; all finished work is saved"""
+  130  interrupted by SIGINT, SIGTERM or SIGUSR1; all finished work is saved"""
 
 
 class Parser(argparse.ArgumentParser):

@@ -35,7 +35,7 @@ def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) ->
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM interrupt like SIGINT, because schedulers send it.
+    """Let SIGTERM and SIGUSR1 interrupt like SIGINT, because schedulers send them.
 
     SIGINT works even if a shell made the process, a background job, ignore it. Training has its own handlers, which finish the
     step first.
@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:

@@ -140,8 +140,8 @@ class TestGoingOn:
         with pytest.raises(RuntimeError, match=r"training\.precision: '\(absent\)' -> 'bfloat16'"):
             workdir.check(experiment(training__precision="bfloat16"))
 
-    @pytest.mark.parametrize("world", [1, 2])
-    def test_signals(self, world, monkeypatch):
+    @pytest.mark.parametrize("world, first", [(1, "SIGTERM"), (2, "SIGTERM"), (1, "SIGUSR1")])
+    def test_signals(self, world, first, monkeypatch):
         """A second signal counts at once.
 
         For a launcher's process it counts after some seconds, because each signal arrives twice.
@@ -152,7 +152,7 @@ class TestGoingOn:
 
         with catch_signals(world) as stopped:
             assert not stopped()
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(getattr(signal, first))
             assert stopped()
             if world > 1:
                 signal.raise_signal(signal.SIGINT)

@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
-    On SIGINT or SIGTERM the current step is finished, a checkpoint is saved, and KeyboardInterrupt is raised. A second
+    On SIGINT, SIGTERM or SIGUSR1 the current step is finished, a checkpoint is saved, and KeyboardInterrupt is raised. A second
     signal raises KeyboardInterrupt at once, without a checkpoint.
 
     Args:

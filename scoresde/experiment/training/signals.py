@@ -14,11 +14,13 @@ GRACE = 3.0
 
 Both the terminal and torchrun forward a signal to the processes.
 """
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask a run to stop. Schedulers send SIGTERM, or SIGUSR1 where a job asks for it before its time limit."""
 
 
 @contextmanager
 def catch_signals(world: int = 1) -> Iterator[Callable[[], bool]]:
-    """Catch SIGINT and SIGTERM, and yield a function that tells whether one was received.
+    """Catch SIGINT, SIGTERM and SIGUSR1, and yield a function that tells whether one was received.
 
     The first signal is only recorded. A second one raises KeyboardInterrupt at once. ``world`` is the number of
     processes of the run.
@@ -32,7 +34,7 @@ def catch_signals(world: int = 1) -> Iterator[Callable[[], bool]]:
 
     # only the main thread may set handlers; in other threads Python's handlers remain
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    before = {number: signal.signal(number, note) for number in STOPPING} if main else {}
     try:
         yield lambda: bool(noted)
     finally:
