@@ -74,8 +74,8 @@ class Run:
     def step(self) -> float:
         """Seconds of a step, including reading the batch."""
         started = time.perf_counter()
-        x, position = self.batches[self.trainer.step]
-        self.trainer.update(x, position)  # ends with figures on the host: nothing is left running on a GPU
+        batch = self.batches[self.trainer.step]
+        self.trainer.update(*batch)  # ends with figures on the host: nothing is left running on a GPU
         return time.perf_counter() - started
 
 

@@ -73,7 +73,7 @@ class Run:
             self.model.network.compile()
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        x, position = self.data.train.batch(self.step, self.size, seed=0)
+        x, position, _ = self.data.train.batch(self.step, self.size, seed=0)
         x = x.to(self.device)
         return x.to(memory_format=torch.channels_last) if self.way == "channels_last" else x, position
 

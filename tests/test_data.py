@@ -204,7 +204,7 @@ def test_permutation(n):
 def stream(data, size, steps, seed=0):
     """The events that training sees, in their order, and their positions."""
     batches = [data.batch(step, size, seed=seed, dtype=F64) for step in range(steps)]
-    return torch.cat([x[:, 0] for x, _ in batches]), torch.cat([p for _, p in batches])
+    return torch.cat([batch.x[:, 0] for batch in batches]), torch.cat([batch.position for batch in batches])
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 12, 13, 30])
@@ -227,8 +227,8 @@ def test_the_order_does_not_depend_on_the_batch_size(n, size, other, seed):
 
 def test_a_batch_is_a_function_of_seed_and_step():
     data = Dataset(levels((12, 3)), Quantized(17))
-    x, position = data.batch(7, 5, seed=2)
-    again, same = data.batch(7, 5, seed=2)
+    x, position, _ = data.batch(7, 5, seed=2)
+    again, same, _ = data.batch(7, 5, seed=2)
     assert torch.equal(x, again) and torch.equal(position, same) and x.dtype == F32
     assert torch.equal(position, torch.arange(35, 40))
     assert not torch.equal(data.batch(7, 5, seed=3)[0], x)

@@ -122,7 +122,7 @@ def test_a_data_set_of_columns():
     raw = rows(40)
     data = Dataset(raw, MIXED, "t")
     assert data.summary == "Dataset('t', 40 events of shape (3,), Columns(1 real, 1 whole, 1 category))"
-    x, _ = data.batch(3, 8, seed=5)
+    x, *_ = data.batch(3, 8, seed=5)
     assert torch.equal(
         torch.cat([data.batch(3, 8, seed=5, part=slice(4))[0], data.batch(3, 8, seed=5, part=slice(4, 8))[0]]), x
     )

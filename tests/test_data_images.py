@@ -237,7 +237,7 @@ def test_image_folder(tmp_path):
     assert (
         torch.equal(raw[3][0], raw[3][2]) and raw[3].float().std() < picture(tmp_path / "x.png", 16, 16).float().std()
     )
-    x, _ = data.train.batch(0, 4, seed=0)
+    x, *_ = data.train.batch(0, 4, seed=0)
     assert x.shape == (4, 3, 8, 8)
     assert torch.equal(data.test.encode(torch.tensor([1]), seed=0)[0], data.test.encode(slice(None), seed=0)[1])
     both = ImageFolder(str(tmp_path / "all"), 8, test_fraction=0.25, channels=1)

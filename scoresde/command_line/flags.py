@@ -36,7 +36,9 @@ COMMANDS = {
         f"{_RUN}\n                      [--init-from RUN [--init-weights NAME]] [--dry-run | --fit-time TIME]",
     ),
     "sample": Command(
-        "draw samples with every sampler of the config", f"{_RUN} [--weights NAME] [--processes N]", section="sampling"
+        "draw samples with every sampler of the config",
+        f"{_RUN} [--weights NAME] [--condition NAME=VALUE] [--processes N]",
+        section="sampling",
     ),
     "likelihood": Command(
         "compute the log-likelihood of a data set, in bits/dim if the data is discrete",
@@ -187,6 +189,10 @@ FLAGS = (
         "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
         "the same as --config.sampling.weights for sample, and --config.likelihood.weights for likelihood", ("NAME",),
         setting=True,
+    ),
+    Flag(
+        "condition", ("sample",), "a condition of all samples, e.g. label=3; can be repeated for other conditions; the same as "
+        "--config.sampling.condition", ("NAME=VALUE",), repeated=True,
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from scoresde._validation import shown, suggestion
 from scoresde.command_line.errors import one_line
@@ -214,6 +215,17 @@ def _check_runs(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"one run is given: give two or more, or --workdir {options.runs[0]} for its report")
 
 
+def _named(parser: Parser, text: str) -> tuple[str, Any]:
+    """The name and the value of ``--condition NAME=VALUE``. A value that is no Python literal is a text."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier() and value):
+        parser.error(f"--condition {shown(text)} is not allowed: give NAME=VALUE, e.g. label=3")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
 def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Add flags that set keys of the config to the overrides. Exit if the command has no config."""
     command = options.command
@@ -224,6 +236,10 @@ def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[
             if key in overrides:
                 parser.error(f"--{flag.name} and --config.{key} set the same value: give one of them")
             overrides[key] = repr(str(value)) if flag.kind is Path else value
+    if getattr(options, "condition", None):
+        if any(key.startswith("sampling.condition") for key in overrides):
+            parser.error("--condition and --config.sampling.condition set the same value: give one of them")
+        overrides["sampling.condition"] = repr(dict(_named(parser, text) for text in options.condition))
     if overrides and options.runs:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for the report of one run")
     if overrides and command not in FLAGS[0].owners:

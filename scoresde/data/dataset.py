@@ -10,21 +10,38 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, check_finite, expand, shown
+from scoresde.conditions import ConditionKind, Image
 from scoresde.data.columns import Columns
+from scoresde.data.condition_rows import ConditionRows
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import SPOT_CHECKS, Stored
 from scoresde.data.transforms import Quantized, Transform
 from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
+
+
+class Batch(NamedTuple):
+    """The training batch of a step.
+
+    Attributes:
+        x: Encoded events, (B, *event).
+        position: Positions of the events in the stream of training events, (B,). They key the random draws.
+        condition: Conditions by name, each with B rows.
+    """
+
+    x: Tensor
+    position: Tensor
+    condition: dict[str, Tensor]
 
 
 class Dataset:
@@ -35,7 +52,11 @@ class Dataset:
             transform, rows for `Columns`. A tensor, a numpy array, a list, or a `Stored` that reads events on demand.
         transform: The transform. It is the only place that defines levels and range.
         name: A name for reports and messages.
-        flip: Mirror events at random along their last dimension in training. `encode` never mirrors.
+        flip: Mirror events at random along their last dimension in training. `encode` never mirrors. Images among the conditions
+            are mirrored together with the event.
+        condition: Conditions by name, with one row for each event: tensors, arrays, lists, or a `Stored`.
+        kinds: Kinds of the conditions by name. By default they follow from the shapes: whole numbers (n,) are classes, (n, k)
+            vectors, (n, c, *sides) images, and other (n, L, k) tokens.
 
     Raises:
         TypeError: If the transform or the raw data have another type.
@@ -43,7 +64,16 @@ class Dataset:
             data sets the constructor checks only the first event; others are checked when they are read.
     """
 
-    def __init__(self, raw: Any, transform: Transform, name: str = "data", *, flip: bool = False) -> None:
+    def __init__(
+        self,
+        raw: Any,
+        transform: Transform,
+        name: str = "data",
+        *,
+        flip: bool = False,
+        condition: Mapping[str, Any] | None = None,
+        kinds: Mapping[str, ConditionKind] | None = None,
+    ) -> None:
         if not isinstance(transform, Transform):
             raise TypeError(
                 f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale) or "
@@ -58,6 +88,7 @@ class Dataset:
             raise ValueError(f"data set {name!r} is empty: shape {shape}, wanted (n, *event) with n >= 1")
         self.raw, self.transform, self.name, self.flip = raw, transform, name, flip
         self._check_flip()
+        self._condition = ConditionRows(condition, kinds, shape, name)
         self._coarse = ""
         if isinstance(raw, Tensor | Rows):
             self._coarse = check_all(f"data set {name!r}", raw, transform)
@@ -80,6 +111,7 @@ class Dataset:
         """
         made = copy.copy(self)
         made.raw = self.raw.part(index) if isinstance(self.raw, Rows) else self.raw[index]
+        made._condition = self._condition.part(index)
         made.name, made.flip = name, flip
         made._check_flip()
         return made
@@ -123,19 +155,40 @@ class Dataset:
     def summary(self) -> str:
         """One line with name, size and transform, for a report."""
         transform = self.transform.summary if isinstance(self.transform, Columns) else repr(self.transform)
-        return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {transform})"
+        given = "".join(f", {name}: {kind!r}" for name, kind in self.kinds.items())
+        return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {transform}{given})"
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one event."""
         return tuple(self.raw.shape[1:])
 
+    @property
+    def kinds(self) -> dict[str, ConditionKind]:
+        """Kinds of the conditions by name."""
+        return self._condition.kinds
+
+    def conditions(self, index: Tensor | slice | Sequence[int]) -> dict[str, Tensor]:
+        """Conditions of events.
+
+        Args:
+            index: Indices of the events, of shape (B,), or a slice.
+
+        Returns:
+            The conditions by name, each with B rows.
+        """
+        index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
+        return self._condition(index)
+
     def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256 of shape, dtype and content, or the digest of a `Stored`."""
-        if not isinstance(self.raw, Tensor):
-            out: str = self.raw.digest()
-            return out
-        return content_digest(self.raw)
+        """The first 16 hex digits of the SHA-256 of shape, dtype and content, or the digest of a `Stored`.
+
+        If there are conditions, it covers them too.
+        """
+        found: str = content_digest(self.raw) if isinstance(self.raw, Tensor) else self.raw.digest()
+        if not self.kinds:
+            return found
+        return hashlib.sha256(f"{found} {self._condition.digest()}".encode()).hexdigest()[:16]
 
     def encode(
         self, index: Tensor | slice | Sequence[int], *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32
@@ -159,7 +212,7 @@ class Dataset:
 
     def batch(
         self, step: int, size: int, *, seed: int, dtype: torch.dtype = torch.float32, part: slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Batch:
         """The training batch of a step.
 
         Args:
@@ -170,7 +223,7 @@ class Dataset:
             part: The slice of the batch to return, for example that of one process.
 
         Returns:
-            x of shape (size, *event), and the positions (size,) that key the random draws of the step.
+            x of shape (size, *event), the positions (size,) that key the random draws of the step, and the conditions.
         """
         check_count("size", size)
         self.check_dtype(dtype)
@@ -182,11 +235,13 @@ class Dataset:
             index[here] = _order(len(self), seed, e)[position[here] % len(self)]
         # the draw depends on the position, not on the batch
         turn, position = (step * size) >> 32, position % 2**32
-        noise, raw = NoiseSource(seed, position), self.events(index)
+        noise, raw, condition = NoiseSource(seed, position), self.events(index), self._condition(index)
         if self.flip:
             u = noise.uniform((), step=turn, purpose="flip", dtype=torch.float64)
-            raw = torch.where(expand(u, raw) < 0.5, raw.flip(-1), raw)
-        return self.transform._encode(raw, noise, step=turn, dtype=dtype), position
+            raw = _mirrored(raw, u)
+            images = [name for name, kind in self.kinds.items() if isinstance(kind, Image)]
+            condition |= {name: _mirrored(condition[name], u) for name in images}
+        return Batch(self.transform._encode(raw, noise, step=turn, dtype=dtype), position, condition)
 
     def events(self, index: Tensor) -> Tensor:
         """Raw events.
@@ -210,6 +265,11 @@ class Dataset:
         if raw.is_floating_point():
             check_finite(name, raw)
         return raw
+
+
+def _mirrored(values: Tensor, u: Tensor) -> Tensor:
+    """Rows of ``values`` (B, ...), mirrored where u (B,) is below 1/2."""
+    return torch.where(expand(u, values) < 0.5, values.flip(-1), values)
 
 
 @checked_arguments

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_choice, check_number, check_seed
+from scoresde._validation import check_choice, check_number, check_seed, shown
+from scoresde.conditions import Classes, ConditionKind
 from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.rows import Rows, channels_first
@@ -23,7 +26,7 @@ class Splits:
         test: The test set, with the event shape and the transform of ``train``.
 
     Raises:
-        ValueError: If event shapes or transforms differ, or float32 cannot represent x.
+        ValueError: If event shapes, transforms or kinds of conditions differ, or float32 cannot represent x.
     """
 
     def __init__(self, train: Dataset, test: Dataset) -> None:
@@ -33,6 +36,8 @@ class Splits:
             )
         if train.transform != test.transform:
             raise ValueError(f"train has {train.transform!r}, test {test.transform!r}: they must share one transform")
+        if train.kinds != test.kinds:
+            raise ValueError(f"train has the conditions {train.kinds}, test {test.kinds}: they must be equal")
         for data in (train, test):
             data.check_dtype(torch.float32)
         self.train, self.test = train, test
@@ -46,6 +51,11 @@ class Splits:
     def transform(self) -> Transform:
         """The transform of both sets."""
         return self.train.transform
+
+    @property
+    def kinds(self) -> dict[str, ConditionKind]:
+        """Kinds of the conditions of both sets, by name."""
+        return self.train.kinds
 
     def sample_file(self, raw: Tensor) -> tuple[str, bytes] | None:
         """Samples in the file format of the data.
@@ -67,10 +77,13 @@ class LazySplits(Splits, ABC):
     Args:
         event_shape: The shape of one event.
         transform: The transform of both sets.
+        kinds: Kinds of the conditions of both sets, by name.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], transform: Transform) -> None:
-        self._event_shape, self._transform = event_shape, transform
+    def __init__(
+        self, event_shape: tuple[int, ...], transform: Transform, kinds: Mapping[str, ConditionKind] | None = None
+    ) -> None:
+        self._event_shape, self._transform, self._kinds = event_shape, transform, dict(kinds or {})
 
     @abstractmethod
     def read(self) -> tuple[Dataset, Dataset]:
@@ -106,6 +119,10 @@ class LazySplits(Splits, ABC):
     def transform(self) -> Transform:
         return self._transform
 
+    @property
+    def kinds(self) -> dict[str, ConditionKind]:
+        return self._kinds
+
 
 def check_split(test_fraction: float, split_seed: int) -> None:
     """Raise ValueError unless these arguments define a random split."""
@@ -124,15 +141,22 @@ def split_indices(n: int, test_fraction: float, seed: int) -> tuple[Tensor, Tens
 
 
 def split(
-    raw: Tensor | Rows, transform: Transform, test_fraction: float, seed: int, name: str, flip: bool = False
+    raw: Tensor | Rows,
+    transform: Transform,
+    test_fraction: float,
+    seed: int,
+    name: str,
+    flip: bool = False,
+    condition: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, ConditionKind] | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """Split ``raw`` at random. A large array is not copied.
+    """Split ``raw`` and its conditions at random. A large array is not copied.
 
     Raises ValueError for events that are not allowed, with their indices in ``raw``.
     """
     if isinstance(raw, Tensor) and raw.nbytes > IN_MEMORY:
         raw = Rows(raw)
-    whole = Dataset(raw, transform, name)
+    whole = Dataset(raw, transform, name, condition=condition, kinds=kinds)
     train, test = split_indices(len(whole), test_fraction, seed)
     return whole.part(train, f"{name}/train", flip), whole.part(test, f"{name}/test")
 
@@ -147,13 +171,26 @@ class Digits(Splits):
         split_seed: Seed of the random split.
         low: Lower end of the range of x.
         high: Upper end of the range of x.
+        labels: Whether the digit 0 .. 9 is a condition, with the name ``label``.
     """
 
-    def __init__(self, test_fraction: float = 0.2, split_seed: int = 0, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(
+        self,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        low: float = -1.0,
+        high: float = 1.0,
+        *,
+        labels: bool = False,
+    ) -> None:
         from sklearn.datasets import load_digits  # takes as long to import as all the rest of scoresde
 
-        raw = torch.from_numpy(load_digits().images).long()[:, None]
-        super().__init__(*split(raw, Quantized(17, low, high), test_fraction, split_seed, "digits"))
+        check_choice("labels", labels, (False, True))
+        digits = load_digits()
+        raw = torch.from_numpy(digits.images).long()[:, None]
+        condition, kinds = ({"label": digits.target}, {"label": Classes(10)}) if labels else (None, None)
+        transform = Quantized(17, low, high)
+        super().__init__(*split(raw, transform, test_fraction, split_seed, "digits", condition=condition, kinds=kinds))
 
 
 class Arrays(Splits):
@@ -176,6 +213,10 @@ class Arrays(Splits):
         flip: Mirror images at random in training.
         channels_last: Whether the last axis of the arrays has the channels: (n, *sides, channels). Events have the shape
             (channels, *sides), and so have samples.
+        condition: Files of conditions by name, with one row for each event of ``train``: {"label": "file.npz:y"}. Whole numbers
+            (n,) are classes, (n, k) vectors, (n, c, *sides) images, and other (n, L, k) tokens.
+        test_condition: The same for ``test``.
+        classes: Number of classes by name of the condition. By default one more than the largest class in ``train``.
     """
 
     def __init__(
@@ -192,18 +233,40 @@ class Arrays(Splits):
         split_seed: int = 0,
         flip: bool = False,
         channels_last: bool = False,
+        condition: Mapping[str, str] | None = None,
+        test_condition: Mapping[str, str] | None = None,
+        classes: Mapping[str, int] | None = None,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
         check_split(test_fraction, split_seed)
         check_choice("channels_last", channels_last, (False, True))
         if not train:
             raise ValueError("train='' is not allowed: give the file of an array")
-
-        def read(file: str) -> Tensor | Rows:
-            return channels_first(file, read_array(file)) if channels_last else read_array(file)
-
-        raw = read(train)
+        raw, given = _read(train, channels_last), _read_all("condition", condition)
+        other = _read_all("test_condition", test_condition)
+        kinds = {name: Classes(count) for name, count in (classes or {}).items()}
+        if test_condition and not test:
+            raise ValueError("test_condition is given without test: give the file of the test events")
         if test:
-            super().__init__(Dataset(raw, transform, train, flip=flip), Dataset(read(test), transform, test))
+            first = Dataset(raw, transform, train, flip=flip, condition=given, kinds=kinds)
+            held_out = _read(test, channels_last)
+            super().__init__(
+                first, Dataset(held_out, transform, test, condition=other, kinds=first.kinds if other else None)
+            )
         else:
-            super().__init__(*split(raw, transform, test_fraction, split_seed, train, flip))
+            super().__init__(
+                *split(raw, transform, test_fraction, split_seed, train, flip, condition=given, kinds=kinds)
+            )
+
+
+def _read(file: str, channels_last: bool) -> Tensor | Rows:
+    """The array of a file, with the channels first."""
+    return channels_first(file, read_array(file)) if channels_last else read_array(file)
+
+
+def _read_all(name: str, files: Mapping[str, str] | None) -> dict[str, Tensor | Rows]:
+    """The arrays of several files by name."""
+    files = {} if files is None else files
+    if not (isinstance(files, Mapping) and all(isinstance(file, str) for file in files.values())):
+        raise TypeError(f"{name}={shown(files)} is not allowed: give a dictionary, e.g. {{'label': 'file.npz:y'}}")
+    return {key: read_array(file) for key, file in files.items()}

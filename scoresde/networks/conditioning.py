@@ -47,9 +47,8 @@ class Conditioning(nn.Module):
         super().__init__()
         check_kinds(conditions)
         self.kinds, self.concatenated = dict(conditions), concatenated
-        self.sides = tuple(event_shape[1:])
         self.encoders = nn.ModuleDict(
-            {name: _encoder(kind, size, self.sides, concatenated) for name, kind in self.kinds.items()}
+            {name: _encoder(kind, size, event_shape[1:], concatenated) for name, kind in self.kinds.items()}
         )
         self.null = nn.ParameterDict({name: nn.Parameter(torch.zeros(size)) for name in self.kinds})
 

@@ -50,7 +50,7 @@ class TestCutting:
         parts = []
         for part in (slice(0, 3), slice(3, 6), slice(6, 8)):
             one = trainer(training__grad_clip=1e9)
-            x, position = one.experiment.data.train.batch(0, 8, seed=0, part=part)
+            x, position, _ = one.experiment.data.train.batch(0, 8, seed=0, part=part)
             one.update(x, position)
             parts.append(gradient(one) * 8 / len(x))
         wrong = torch.stack(parts).mean(0)
@@ -58,7 +58,7 @@ class TestCutting:
 
     def test_parts_of_a_batch_are_the_batch(self):
         data = experiment().data.train
-        x, position = data.batch(200, 7, seed=3)  # across the end of an epoch
+        x, position, _ = data.batch(200, 7, seed=3)  # across the end of an epoch
         for world in (2, 3):
             parts = [
                 data.batch(200, 7, seed=3, part=Group(r, world, torch.device("cpu")).part(7)) for r in range(world)
@@ -287,7 +287,7 @@ class TestBadSteps:
             f"step-{n:09d}.safetensors" for n in (1, 3, 4)
         ]
         tensors, header = read_tensors(workdir.bad_batches / "step-000000001.safetensors")
-        x, position = made.data.train.batch(1, 8, seed=0)
+        x, position, _ = made.data.train.batch(1, 8, seed=0)
         assert torch.equal(tensors["x"], x) and torch.equal(tensors["position"], position)
         assert (~tensors["loss"].isfinite()).nonzero().flatten().tolist() == [2, 5]
         assert torch.equal(tensors["t"], made.objective.draw(x, step=1, indices=position).t)

@@ -16,6 +16,8 @@ from scoresde._validation import check_count, shown, suggestion
 from scoresde.data import Splits
 from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors
+from scoresde.experiment.config.condition_values import check_network
+from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
 from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
@@ -94,6 +96,12 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", LinearSDE)
         model = build_model(content, data, sde, seed)
+        training = build_section(TrainingConfig, content.get("training", {}), "training")
+        sampling = build_section(SamplingConfig, content.get("sampling", {}), "sampling")
+        with config_errors("network"):
+            check_network(model.network, data.kinds, training.condition_dropout)
+        with config_errors("sampling", arguments=("condition",)):
+            check_conditions(sampling.condition, data.kinds)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         if likelihood.t_min >= sde.T:
             raise ConfigError(
@@ -108,8 +116,8 @@ class Experiment:
             sde=sde,
             model=model,
             objective=_objective(content["objective"], model.sde, seed),
-            training=build_section(TrainingConfig, content.get("training", {}), "training"),
-            sampling=build_section(SamplingConfig, content.get("sampling", {}), "sampling"),
+            training=training,
+            sampling=sampling,
             samplers=_samplers(content),
             likelihood=likelihood,
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
@@ -145,7 +153,12 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     with torch.random.fork_rng(devices=[]), within_memory():
         torch.manual_seed(seed)
         network = build(
-            config["network"], "network", nn.Module, event_shape=sde.state_shape(data.event_shape), outputs=levels
+            config["network"],
+            "network",
+            nn.Module,
+            event_shape=sde.state_shape(data.event_shape),
+            outputs=levels,
+            conditions=data.kinds or None,
         )
     return build_section(ScoreModel, options, "model", network=network, sde=sde)
 

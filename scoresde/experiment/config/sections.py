@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
@@ -57,6 +59,8 @@ class TrainingConfig:
             what stays in float32.
         compile: Whether the network is compiled by ``torch.compile``.
         channels_last: Whether images are stored with their channels last.
+        condition_dropout: Probability that training ignores the conditions of an event, so that the model learns p(x) as well as
+            p(x | c). It has no effect on data without conditions.
         prefetch: Whether the next batch is read while the current one is computed.
         max_bad_steps: Training stops after this number of consecutive steps without a finite loss and gradient.
         preview_every: Steps between pictures of samples; 0 for none. The first two are drawn after 1/25 and 1/5 of this
@@ -84,6 +88,7 @@ class TrainingConfig:
     precision: str = "float32"
     compile: bool = False
     channels_last: bool = False
+    condition_dropout: float = 0.1
     prefetch: bool = False
     max_bad_steps: int = 10
     preview_every: int = 2500
@@ -99,6 +104,7 @@ class TrainingConfig:
             check_count(name, getattr(self, name), least=0)
         for name, most in (("learning_rate", HIGHEST_RATE), ("grad_clip", HIGHEST_NORM)):
             check_number(name, getattr(self, name), above=0.0, most=most)
+        check_number("condition_dropout", self.condition_dropout, least=0.0, most=1.0)
         for name in ("beta2", "ema_decay"):
             check_number(name, getattr(self, name), least=0.0, below=1.0)
         for name in ("ema_decays", "posthoc_widths"):
@@ -155,12 +161,15 @@ class SamplingConfig:
         batch_size: Samples that are drawn at a time. The samples do not depend on it.
         seed: Seed of the samples.
         weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see ``weight_names.py``.
+        condition: Conditions of the samples, if the data has conditions: "test" or "train" (those of the events of a split),
+            "ignore", or values by name, see ``condition_values.py``.
     """
 
     count: int = 64
     batch_size: int = 64
     seed: int = 0
     weights: str | float = DEFAULT
+    condition: str | Mapping[str, Any] = "test"
 
     def __post_init__(self) -> None:
         check_count("count", self.count)
@@ -190,6 +199,8 @@ class LikelihoodConfig:
             (`fit_grid`), at most ``limit``. 0 uses the standard grid.
         divergence: A `Divergence`.
         weights: As in `SamplingConfig`.
+        condition: "data" for log p(x | c) with the conditions of the events, "ignore" for log p(x). It has no effect on data
+            without conditions.
     """
 
     split: str = "test"
@@ -203,8 +214,10 @@ class LikelihoodConfig:
     grid_events: int = 32
     divergence: Divergence = Hadamard()  # noqa: RUF009  (frozen)
     weights: str | float = DEFAULT
+    condition: str = "data"
 
     def __post_init__(self) -> None:
+        check_choice("condition", self.condition, ("data", "ignore"))
         check_choice("split", self.split, ("train", "test"))
         check_size("draws", self.draws, most=DRAWS)
         check_count("limit", self.limit, least=0)

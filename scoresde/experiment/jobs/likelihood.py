@@ -123,6 +123,8 @@ class LikelihoodJob(Job):
             "solver": _summary(solver), "grid digest": grid, "divergence": repr(config.divergence),
             "t_min": config.t_min, "seed": config.seed,
         }  # fmt: skip
+        if data.kinds:
+            settings["condition"] = config.condition
         return cls(experiment, workdir, device, model, checkpoint, data, solver, RowStore(workdir.likelihood, settings))
 
     @property
@@ -171,7 +173,8 @@ class LikelihoodJob(Job):
         noise = NoiseSource(config.seed, index.to(self.device)).again(draw)
         try:
             found = log_likelihood(
-                self.model.sde, self.model, x, solver=self.solver, divergence=config.divergence, t_min=config.t_min, noise=noise
+                self.model.sde, self.model, x, solver=self.solver, divergence=config.divergence, t_min=config.t_min, noise=noise,
+                condition=event_conditions(self.experiment, self.data, index, self.device),
             )  # fmt: skip
         except SolverError:
             if len(index) > 1:
@@ -227,7 +230,7 @@ class LikelihoodJob(Job):
             "events": self.count, "draws": config.draws, "rows": len(rows), "failed": failed,
             "known biases": biases(
                 self.model, self.data, count=min(BIAS_EVENTS, self.count), t_min=config.t_min, seed=config.seed,
-                device=self.device, batch_size=config.batch_size,
+                device=self.device, batch_size=config.batch_size, conditional=config.condition == "data",
             ),
             **self.store.settings, **provenance(),
             "probes": config.divergence.products or "exact",
@@ -272,6 +275,13 @@ def describe(summary: dict[str, Any]) -> str:
     return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events"
 
 
+def event_conditions(experiment: Experiment, data: Dataset, index: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """The conditions of events, without those that ``likelihood.condition`` ignores."""
+    if experiment.likelihood.condition == "ignore":
+        return {}
+    return {name: rows.to(device) for name, rows in data.conditions(index).items()}
+
+
 def fitted_grid(
     experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
 ) -> FlowGrid:
@@ -292,6 +302,8 @@ def fitted_grid(
         "scoresde": __version__, "checkpoint digest": digest, "weights": weights, "t_min": config.t_min,
         "data digest": train.digest(), "grid_events": config.grid_events,
     }  # fmt: skip
+    if train.kinds:
+        head["condition"] = config.condition
     with workdir.lock("grid", wait=True):
         if file.exists():
             try:
@@ -304,8 +316,10 @@ def fitted_grid(
             workdir.log(f"{workdir.path}: {file.name} {problem} and is fitted again")
         workdir.log(f"{workdir.path}: fitting the time grid to {count} training events, once for this checkpoint")
         started = time.perf_counter()
-        x = train.encode(permutation(len(train), 0, 0)[:count], seed=0).to(device)
-        grid = fit_grid(model.sde, model, x, t_min=config.t_min)
+        index = permutation(len(train), 0, 0)[:count]
+        x = train.encode(index, seed=0).to(device)
+        score = model.given(**event_conditions(experiment, train, index, device))
+        grid = fit_grid(model.sde, score, x, t_min=config.t_min)
         write_sealed(file, {"for": head, "events": count, "grid": grid.to_json()})
         workdir.log(
             f"{workdir.path}: time grid fitted to {count} training events, {time.perf_counter() - started:.1f} s"

@@ -29,13 +29,14 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count as numbers
 from math import prod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_sealed, write_atomic, write_sealed
 from scoresde.experiment.config.builder import ConfigError
+from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
@@ -103,6 +104,8 @@ class SamplingJob(Job):
             checkpoint.digest, "weights": weights, "event shape": list(experiment.data.event_shape),
             "seed": experiment.sampling.seed,
         }  # fmt: skip
+        if experiment.data.kinds:
+            common["condition"] = json.dumps(experiment.sampling.condition, sort_keys=True, default=str)
         stores = {
             name: SampleStore(
                 workdir.samples / titled(name, weights),
@@ -145,7 +148,7 @@ class SamplingJob(Job):
 
         result = self.sampler(part.name)(
             self.model.sde, self.model, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
-            callback=where,
+            callback=where, condition=self.conditions(part.first, part.size),
         )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
@@ -155,6 +158,11 @@ class SamplingJob(Job):
         return Samples(
             first=part.first, end=part.end, x=x.numpy(), raw=raw, nfe=result.nfe, seconds=seconds, device=str(self.device)
         )  # fmt: skip
+
+    def conditions(self, first: int, count: int) -> dict[str, torch.Tensor]:
+        """The conditions of samples, on the device of this process."""
+        found = sample_conditions(self.experiment, first, count)
+        return {name: rows.to(self.device) for name, rows in found.items()}
 
     def sampler(self, name: str) -> Sampler:
         """A sampler of the config.
@@ -170,7 +178,8 @@ class SamplingJob(Job):
                 if not _is_whole(file):
                     event = self.experiment.data.event_shape
                     self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
-                    made = chosen.prepared(self.model.sde, self.model, event, device=self.device)
+                    score = self.model.given(**self.conditions(0, chosen.pilot))
+                    made = chosen.prepared(self.model.sde, score, event, device=self.device)
                     made.save(file)
                     write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
@@ -205,7 +214,9 @@ class SamplingJob(Job):
             x = torch.from_numpy(store.front(entries, config.count))
             file = io.BytesIO()
             raw = data.transform.decode(x)
-            np.savez_compressed(file, x=x.numpy(), raw=raw.numpy())
+            given = sample_conditions(self.experiment, 0, config.count)
+            arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in given.items()}
+            np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
             if table := data.sample_file(raw):
                 write_atomic(base / f"{title}{table[0]}", table[1])

@@ -91,7 +91,15 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
 
 
 def biases(
-    model: ScoreModel, data: Dataset, *, count: int, t_min: float, seed: int, device: torch.device, batch_size: int
+    model: ScoreModel,
+    data: Dataset,
+    *,
+    count: int,
+    t_min: float,
+    seed: int,
+    device: torch.device,
+    batch_size: int,
+    conditional: bool = True,
 ) -> dict[str, Number]:
     """The known biases to first order at the first ``count`` events, in bits/dim, or in nats for real-valued data.
 
@@ -105,8 +113,10 @@ def biases(
     cutoff, prior = [], []
     for first in range(0, count, batch_size):
         index = torch.arange(first, min(first + batch_size, count))
+        given = data.conditions(index) if conditional else {}
+        score = model.given(**{name: rows.to(device) for name, rows in given.items()})
         found = known_biases(
-            model.sde, model, data.encode(index, seed=seed).to(device), t_min=t_min,
+            model.sde, score, data.encode(index, seed=seed).to(device), t_min=t_min,
             divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=64), noise=NoiseSource(seed, index.to(device)),
         )  # fmt: skip
         cutoff.append(-found.cutoff.cpu() / unit)

@@ -1,6 +1,6 @@
 """Batches whose loss or gradient was not finite, saved for inspection.
 
-    bad_batches/step-000000005.safetensors     position, t, loss (B,) and x (B, *event)
+    bad_batches/step-000000005.safetensors     position, t, loss (B,), x (B, *event) and condition.NAME
                                                header: step and problem
 
 Nothing was updated in such a step. The last `MAX_FILES` files are kept.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde.data import Batch
 from scoresde.experiment.folder.tensor_file import FORMAT, write_tensors
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.distributed import Group
@@ -20,20 +21,25 @@ MAX_FILES = 16
 """Number of files that are kept."""
 
 
-def save_bad_batch(workdir: Workdir, group: Group, step: Step, x: Tensor, batch_size: int) -> str:
+def save_bad_batch(workdir: Workdir, group: Group, step: Step, batch: Batch, batch_size: int) -> str:
     """Write the batch of a step, gathered from all processes, and return a line about it.
 
-    ``x`` is this process's part.
+    ``batch`` is this process's part.
     """
-    position, t, loss, x = (
-        group.gather(values.to(group.device), batch_size).cpu() for values in (step.position, step.t, step.losses, x)
-    )
+
+    def whole(values: Tensor) -> Tensor:
+        return group.gather(values.to(group.device), batch_size).cpu()
+
+    position, t, loss, x = (whole(values) for values in (step.position, step.t, step.losses, batch.x))
+    condition = {f"condition.{name}": whole(rows) for name, rows in batch.condition.items()}
     bad = ~torch.isfinite(loss)
     bad = bad if bool(bad.any()) else torch.ones_like(bad)
     name = f"step-{step.number:09d}.safetensors"
     if group.is_main:
         header = {"format": FORMAT, "step": step.number, "problem": step.problem}
-        write_tensors(workdir.bad_batches / name, {"position": position, "t": t, "loss": loss, "x": x}, header)
+        write_tensors(
+            workdir.bad_batches / name, {"position": position, "t": t, "loss": loss, "x": x, **condition}, header
+        )
         for old in sorted(workdir.bad_batches.glob("step-*.safetensors"))[:-MAX_FILES]:
             old.unlink()
     where, times = position[bad].tolist(), t[bad]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from torch import Tensor
-
+from scoresde.data import Batch
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.training.distributed import Group
-
-Batch = tuple[Tensor, Tensor]
-"""x (B, *event) and positions (B,)."""
 
 
 class Batches:
@@ -46,9 +42,10 @@ class Batches:
 
     def _read(self, step: int) -> Batch:
         config = self.experiment.training
-        x, position = self.experiment.data.train.batch(
+        batch = self.experiment.data.train.batch(
             step, config.batch_size, seed=self.experiment.seed, part=self.group.part(config.batch_size)
         )
         if self._pool is not None and self.group.device.type == "cuda":
-            x = x.pin_memory()
-        return x, position
+            pinned = {name: rows.pin_memory() for name, rows in batch.condition.items()}
+            batch = batch._replace(x=batch.x.pin_memory(), condition=pinned)
+        return batch

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from scoresde.data import Batch
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import difference, to_json
 from scoresde.experiment.config.weight_names import DEFAULT
@@ -161,12 +162,12 @@ class _Run:
         ):
             logged.pictures(missing, trainer.step)
             while trainer.step < config.steps:
-                x, position = batches[trainer.step]
-                step = trainer.update(x, position, stop=stopped)
+                batch = batches[trainer.step]
+                step = trainer.update(*batch, stop=stopped)
                 meter.add(step)
                 bar.update()
                 if step.problem:
-                    self._handle_bad_step(step, x)
+                    self._handle_bad_step(step, batch)
                 if trainer.step % config.log_every == 0 or trainer.step == config.steps:
                     row = meter.row()
                     write(row)
@@ -224,10 +225,10 @@ class _Run:
         due = is_due(step, self.config.preview_every)
         return write_preview(self.experiment, self.workdir, self.trainer) if due else {}
 
-    def _handle_bad_step(self, step: Step, x: Tensor) -> None:
+    def _handle_bad_step(self, step: Step, batch: Batch) -> None:
         """Save the batch of a skipped step. Raises FloatingPointError after too many in a row."""
-        line = save_bad_batch(self.workdir, self.group, step, x, self.config.batch_size)
-        self.problem = f"{line}{self._data_problem(x)}"
+        line = save_bad_batch(self.workdir, self.group, step, batch, self.config.batch_size)
+        self.problem = f"{line}{self._data_problem(batch.x)}"
         self.say(self.problem)
         if self.trainer.bad >= self.config.max_bad_steps:
             raise FloatingPointError(

@@ -34,7 +34,7 @@ class AutocastNetwork(nn.Module):
         super().__init__()
         self.network, self.dtype, self.channels_last = network, dtype, channels_last
 
-    def forward(self, x: Tensor, label: Tensor, **condition: Any) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """The output of the network in float32."""
         if self.channels_last:
             x = x.contiguous(memory_format=memory_format(x.ndim))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from scoresde._files import bytes_digest, write_atomic
+from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
@@ -75,9 +76,10 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: n
     model._modules = {**trainer.model._modules, "network": copy.deepcopy(network)}
     model.eval().requires_grad_(False)
     shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
+    given = {k: v.to(trainer.group.device) for k, v in sample_conditions(experiment, 0, COUNT).items()}
     for made in (with_steps(sampler, STEPS), sampler):
         try:
-            result = made(model.sde, model, shape, seed=config.seed, device=trainer.group.device)
+            result = made(model.sde, model, shape, condition=given, seed=config.seed, device=trainer.group.device)
         except ValueError:  # a grid with a fixed number of steps
             if made is sampler:
                 raise

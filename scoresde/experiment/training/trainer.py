@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoresde.conditions import DROPPED
 from scoresde.ema import EMA, PowerEMA, gathered
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import learning_rate
@@ -32,6 +33,7 @@ from scoresde.experiment.training.distributed import Group, choose_layout
 from scoresde.experiment.training.precision import prepare_model, to_channels_last
 from scoresde.experiment.training.restore import load_optimizer
 from scoresde.losses import DenoisingScoreMatching, Draw
+from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 
 BUCKETS = 8
@@ -74,8 +76,8 @@ class _Losses(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, draw: Draw) -> Tensor:
-        return self.objective.evaluate(self.model, draw)
+    def forward(self, draw: Draw, condition: dict[str, Tensor]) -> Tensor:
+        return self.objective.evaluate(self.model, draw, **condition)
 
 
 class Trainer:
@@ -119,14 +121,21 @@ class Trainer:
         """Number of steps that updated the weights."""
         return self.step - self.skipped
 
-    def update(self, x: Tensor, position: Tensor, *, stop: Callable[[], bool] = lambda: False) -> Step:
+    def update(
+        self,
+        x: Tensor,
+        position: Tensor,
+        condition: Mapping[str, Tensor] | None = None,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Step:
         """Run one step on this process's part of the batch.
 
         ``stop`` tells whether this process received a signal to stop.
         """
         started, number = time.perf_counter(), self.step
         self.optimizer.zero_grad(set_to_none=True)
-        losses, t = self._gradient(x, position)
+        losses, t = self._gradient(x, position, condition or {})
         self.scaler.unscale_(self.optimizer)
         norm = gathered(nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip).detach())
         local = torch.cat(
@@ -145,19 +154,21 @@ class Trainer:
         sums, counts = torch.tensor(parts, dtype=torch.float64).reshape(2, BUCKETS)
         return Step(number, position, t, losses, size, sums, counts, skipped, problem, bool(stops))
 
-    def _gradient(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, x: Tensor, position: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Accumulate the gradient of the mean loss over micro-batches. Returns the losses and times, both (B,)."""
         size = self.config.micro_batch or len(x)
         parts = list(zip(x.split(size), position.split(size), strict=True))
         found = []
         for number, (x_part, position_part) in enumerate(parts, start=1):
+            rows = slice((number - 1) * size, number * size)
             there = position_part.to(self.group.device)
             x_part = x_part.to(self.group.device, non_blocking=True)
             draw = self.experiment.objective.draw(x_part, step=self.step, indices=there)
+            given = self._with_dropout({name: value[rows] for name, value in condition.items()}, there)
             more = self.layout.no_sync(self.losses) if number < len(parts) else nullcontext()
             with more:
                 with seeded_generator(self.group.device, self.experiment.seed, self.step, int(position_part[0])):
-                    losses = self.losses(draw)
+                    losses = self.losses(draw, given)
                 self.scaler.scale(losses.sum() / self.config.batch_size).backward()
             found.append((losses.detach(), draw.t))
         if self.group.world > 1:
@@ -165,6 +176,15 @@ class Trainer:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], float(self.group.world))
         losses, t = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, t
+
+    def _with_dropout(self, condition: dict[str, Tensor], position: Tensor) -> dict[str, Tensor]:
+        """Conditions on this process's device. ``dropped`` is True with probability ``condition_dropout``, for each event."""
+        found = {name: rows.to(self.group.device, non_blocking=True) for name, rows in condition.items()}
+        if found and self.config.condition_dropout:
+            source = NoiseSource(self.experiment.seed, position)
+            u = source.uniform((), step=self.step, purpose="condition dropout", dtype=torch.float64)
+            found[DROPPED] = u < self.config.condition_dropout
+        return found
 
     def _by_bucket(self, losses: Tensor, t: Tensor) -> Tensor:
         """Sums, then counts of losses by interval of t, (2 BUCKETS,)."""

@@ -1,0 +1,125 @@
+"""Conditions of an experiment: whether the network takes those of the data, and which ones samples get.
+
+``sampling.condition`` is one of
+
+    "test", "train"             sample i gets the conditions of event i of this split, from the start again after the last one
+    "ignore"                      no condition: samples of p(x)
+    {"label": 3}                every sample gets this condition; conditions without a value are not given
+    {"label": [0, 1, 2]}        sample i gets value i, from the start again after the last one
+    {"label": "balanced"}       sample i gets the class i mod number of classes
+
+The conditions of a sample depend only on its index. So they do not depend on how samples are divided into batches and among
+processes, and a run that was killed continues with the same ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde._validation import shown, suggestion
+from scoresde.conditions import DROPPED, Classes, ConditionKind
+from scoresde.data import Splits
+
+if TYPE_CHECKING:
+    from scoresde.experiment.config.experiment import Experiment
+
+SPLITS = ("test", "train")
+
+
+def check_network(network: nn.Module, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
+    """Raise ValueError unless a network takes the conditions of the data.
+
+    Args:
+        network: The network.
+        kinds: Kinds of the conditions by name.
+        dropout: Probability of training without conditions. If it is not 0, the network must take ``dropped``.
+    """
+    parameters = inspect.signature(network.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    by_name = [p.name for p in list(parameters)[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    name = type(network).__name__
+    for condition in kinds:
+        if condition not in by_name:
+            raise ValueError(
+                f"network: {name} does not take the condition {condition!r} of the data, only {', '.join(by_name) or 'none'}: "
+                "use another network, or data without conditions"
+            )
+    if kinds and dropout and DROPPED not in by_name:
+        raise ValueError(
+            f"training.condition_dropout={dropout:g} is not allowed: {name}.forward does not take {DROPPED!r}, the samples whose "
+            "conditions it must ignore; give 0"
+        )
+
+
+def check_values(spec: Any, kinds: Mapping[str, ConditionKind]) -> None:
+    """Raise ValueError unless ``sampling.condition`` fits the conditions of the data."""
+    if isinstance(spec, str):
+        if spec not in (*SPLITS, "ignore"):
+            raise ValueError(
+                f"condition={spec!r} is not allowed: give 'test', 'train', 'ignore', or a value for each name, {{'label': 3}}"
+            )
+        return
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"condition={shown(spec)} is not allowed: give 'test', 'train', 'ignore' or {{'label': 3}}")
+    for name, value in spec.items():
+        if name not in kinds:
+            raise ValueError(
+                f"condition.{name} is not known: the conditions of the data are {', '.join(kinds) or 'none'}"
+                f"{suggestion(name, kinds)}"
+            )
+        _values(name, value, kinds[name], torch.arange(1))
+
+
+def sample_conditions(experiment: Experiment, first: int, count: int) -> dict[str, Tensor]:
+    """The conditions of samples.
+
+    Args:
+        experiment: The experiment.
+        first: Index of the first sample.
+        count: Number of samples.
+
+    Returns:
+        The conditions by name, each with ``count`` rows. Empty if the data has none.
+    """
+    kinds, spec = experiment.data.kinds, experiment.sampling.condition
+    index = torch.arange(first, first + count)
+    if not kinds or spec == "ignore":
+        return {}
+    if isinstance(spec, str):
+        split = _split(experiment.data, spec)
+        found: dict[str, Tensor] = split.conditions(index % len(split))
+        return found
+    return {name: _values(name, value, kinds[name], index) for name, value in spec.items()}
+
+
+def _split(data: Splits, name: str) -> Any:
+    """A split. Raises FileNotFoundError with a hint if its files are missing."""
+    try:
+        return getattr(data, name)
+    except FileNotFoundError as problem:
+        raise FileNotFoundError(
+            f"{problem}. Samples get the conditions of the {name} split; to sample without the data, give sampling.condition, "
+            "e.g. --condition label=3"
+        ) from problem
+
+
+def _values(name: str, value: Any, kind: ConditionKind, index: Tensor) -> Tensor:
+    """The rows of samples ``index`` (B,). Raises ValueError for a value that is not of the kind."""
+    if value == "balanced":
+        if not isinstance(kind, Classes):
+            raise ValueError(f"condition.{name}='balanced' is not allowed: it is for classes, and {name} is {kind!r}")
+        return index % kind.count
+    try:
+        row = kind.parse(f"condition.{name}", value)
+    except ValueError:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise
+        rows = torch.stack([kind.parse(f"condition.{name}", one) for one in value])
+        return rows[index % len(rows)]
+    return row.expand(len(index), *row.shape)
