@@ -2,7 +2,7 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
-from scoresde.data.dataset import Batch, Dataset, permutation
+from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
@@ -15,7 +15,6 @@ __all__ = [
     "MNIST",
     "Affine",
     "Arrays",
-    "Batch",
     "CategoryColumn",
     "Columns",
     "Dataset",

@@ -88,7 +88,7 @@ class Dataset:
             raise ValueError(f"data set {name!r} is empty: shape {shape}, wanted (n, *event) with n >= 1")
         self.raw, self.transform, self.name, self.flip = raw, transform, name, flip
         self._check_flip()
-        self._condition = ConditionRows(condition, kinds, shape, name)
+        self._rows = ConditionRows(condition, kinds, shape, name)
         self._coarse = ""
         if isinstance(raw, Tensor | Rows):
             self._coarse = check_all(f"data set {name!r}", raw, transform)
@@ -111,7 +111,7 @@ class Dataset:
         """
         made = copy.copy(self)
         made.raw = self.raw.part(index) if isinstance(self.raw, Rows) else self.raw[index]
-        made._condition = self._condition.part(index)
+        made._rows = self._rows.part(index)
         made.name, made.flip = name, flip
         made._check_flip()
         return made
@@ -166,7 +166,7 @@ class Dataset:
     @property
     def kinds(self) -> dict[str, ConditionKind]:
         """Kinds of the conditions by name."""
-        return self._condition.kinds
+        return self._rows.kinds
 
     def conditions(self, index: Tensor | slice | Sequence[int]) -> dict[str, Tensor]:
         """Conditions of events.
@@ -178,7 +178,7 @@ class Dataset:
             The conditions by name, each with B rows.
         """
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
-        return self._condition(index)
+        return self._rows(index)
 
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of shape, dtype and content, or the digest of a `Stored`.
@@ -188,7 +188,7 @@ class Dataset:
         found: str = content_digest(self.raw) if isinstance(self.raw, Tensor) else self.raw.digest()
         if not self.kinds:
             return found
-        return hashlib.sha256(f"{found} {self._condition.digest()}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{found} {self._rows.digest()}".encode()).hexdigest()[:16]
 
     def encode(
         self, index: Tensor | slice | Sequence[int], *, seed: int, draw: int = 0, dtype: torch.dtype = torch.float32
@@ -235,7 +235,7 @@ class Dataset:
             index[here] = _order(len(self), seed, e)[position[here] % len(self)]
         # the draw depends on the position, not on the batch
         turn, position = (step * size) >> 32, position % 2**32
-        noise, raw, condition = NoiseSource(seed, position), self.events(index), self._condition(index)
+        noise, raw, condition = NoiseSource(seed, position), self.events(index), self._rows(index)
         if self.flip:
             u = noise.uniform((), step=turn, purpose="flip", dtype=torch.float64)
             raw = _mirrored(raw, u)

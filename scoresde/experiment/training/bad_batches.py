@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde.data import Batch
+from scoresde.data.dataset import Batch
 from scoresde.experiment.folder.tensor_file import FORMAT, write_tensors
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.distributed import Group

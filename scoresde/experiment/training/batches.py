@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from scoresde.data import Batch
+from scoresde.data.dataset import Batch
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.training.distributed import Group
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from scoresde.data import Batch
+from scoresde.data.dataset import Batch
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import difference, to_json
 from scoresde.experiment.config.weight_names import DEFAULT
