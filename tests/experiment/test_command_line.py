@@ -169,7 +169,9 @@ class TestRefusals:
     def test_a_nested_name_is_answered_with_its_kind(self, here):
         done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
         self.assert_refused(
-            done, "allowed are AnnealedLangevin, BatchLangevin, Langevin, MALA, UnderdampedLangevin, or", "did you mean 'Langevin'"
+            done,
+            "allowed are AnnealedLangevin, BatchLangevin, Langevin, MALA, UnderdampedLangevin, or",
+            "did you mean 'Langevin'",
         )
 
     def test_flags_that_would_be_ignored(self):
