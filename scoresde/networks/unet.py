@@ -4,6 +4,10 @@
 
 Every block consists of GroupNorm, SiLU and a 3x3 convolution, twice, with scale and shift from the embedded label (Dhariwal
 & Nichol 2021). A learned value for every pixel and channel is added to the features, so that the network depends on the position.
+
+The weights of the last layer, and of the last layer of every branch, are initially zero. Their biases are drawn from U(-b, b),
+b = 1 / sqrt(fan in), so the output of an untrained network is one constant for each channel, with a mean square of b^2 / 3. DDPM
+and Dhariwal & Nichol start the biases at zero as well; ``benchmarks/zero_start.py`` finds no advantage in this.
 """
 
 from __future__ import annotations
