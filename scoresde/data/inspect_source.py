@@ -24,6 +24,7 @@ class Source:
         warnings: Remarks on what makes the result worse than it could be.
         problems: Problems that must be fixed before training, with file names.
         columns: Names of the coordinates of an event, if they have names.
+        dequantized: Names of those that are dequantized.
     """
 
     what: str
@@ -34,3 +35,4 @@ class Source:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    dequantized: tuple[str, ...] = ()

@@ -24,12 +24,13 @@ from scoresde.data.image_rules import sides_of
 from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_tables import find_table
 from scoresde.data.rows import Rows, channels_first
 from scoresde.data.stored import Items
 
 ALLOWED = (
-    "give a folder of images (PNG, JPEG, WebP, BMP, TIFF), an array in .npy or .npz (file.npz:key), the folder of CIFAR-10's or "
-    "MNIST's files, or a torch data set as module:class"
+    "give a folder of images (PNG, JPEG, WebP, BMP, TIFF), an array in .npy or .npz (file.npz:key), a table in .csv or "
+    ".parquet, the folder of CIFAR-10's or MNIST's files, or a torch data set as module:class"
 )
 
 
@@ -62,6 +63,8 @@ def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> So
         source = find_array(data)
     elif path.is_dir():
         source = _folder(path, side)
+    elif data.endswith(".csv.gz"):
+        source = find_table(data)
     elif path.suffix in FILES:
         source = FILES[path.suffix](data)
     elif path.is_file():
@@ -154,5 +157,7 @@ def _torch(data: str) -> Source:
     return Source(f"torch data set {name}", {"name": "TorchDataset", "train": {"name": data}}, events)
 
 
-FILES: dict[str, Callable[[str], Source]] = {".npy": find_array, ".npz": find_array}
+FILES: dict[str, Callable[[str], Source]] = {
+    ".npy": find_array, ".npz": find_array, ".csv": find_table, ".parquet": find_table,
+}  # fmt: skip
 """The function that finds the source of a file, by its suffix."""

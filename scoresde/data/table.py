@@ -69,6 +69,10 @@ class Table(LazySplits):
         train, held_out = split_indices(len(rows), self.test_fraction, self.split_seed)
         return self._set(rows[train], f"{name}/train"), self._set(rows[held_out], f"{name}/test")
 
+    def rows(self) -> Tensor:
+        """All rows of ``file``, of shape (number of rows, number of columns)."""
+        return self._rows(self.file)[0]
+
     def sample_file(self, raw: Tensor) -> tuple[str, bytes]:
         suffix = suffix_of(self.file).removesuffix(".gz")
         rows = self.columns.check(raw, "samples").to(torch.float64).numpy()
@@ -189,7 +193,7 @@ def unsuitable(kind: str, values: np.ndarray) -> str:
         return f"is of type {kind}"
     distinct = len(set(values.tolist()))
     if distinct < 2:
-        return f"is constant ({values[0]!r})" if len(values) else "has no values"
+        return f"is constant ({values[:1].tolist()[0]!r})" if len(values) else "has no values"
     if kind == "category" and distinct > MOST_CATEGORIES:
         return f"has {distinct} different texts, more than {MOST_CATEGORIES}"
     return "" if kind == "category" or np.isfinite(values).all() else "holds infinite values"

@@ -64,7 +64,12 @@ def data_section(source: Source, facts: Facts) -> Section:
     """The section that describes how the data is read. Only this section chooses the transform."""
     node = dict(source.node)
     low, high, reasons = facts.low, facts.high, [f"{source.what}, {facts.count} events of shape {facts.shape}"]
-    if "levels" in node:
+    if node["name"] == "Table":
+        reasons.append("each column is transformed to mean 0 and standard deviation 1 of the training rows")
+        reasons.append(
+            "log-likelihoods are in nats, of rows in the units of the table; whole numbers and texts are dequantized"
+        )
+    elif "levels" in node:
         reasons.append(f"{node['levels']} levels, dequantized and mapped to [-1, 1]; bits/dim are meaningful")
     elif node["name"] not in CHOOSES_LEVELS:
         reasons.append("8 bits per channel: 256 levels, dequantized and mapped to [-1, 1]; bits/dim are meaningful")
@@ -103,7 +108,7 @@ def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = 
         _model(measured.transform, std),
         _objective(measured.transform, sigma_max),
         _training(plan),
-        Section("sampling", {"count": 64, "batch_size": 64, "seed": 0}, ("more: --config.sampling.count=50000",)),
+        _sampling(isinstance(transform, Columns)),
         _samplers(facts),
         Section("likelihood", {"split": "test", "batch_size": 64}, ("for scoresde likelihood: the held-out events",)),
     ]  # fmt: skip
@@ -188,6 +193,13 @@ def _training(plan: Plan) -> Section:
         value["micro_batch"] = plan.micro_batch
         reasons.append("micro_batch: the largest part of a batch whose activations fit into half of the free memory")
     return Section("training", value, tuple(reasons))
+
+
+def _sampling(table: bool) -> Section:
+    count, size, more = (1000, 500, 10_000) if table else (64, 64, 50_000)
+    return Section(
+        "sampling", {"count": count, "batch_size": size, "seed": 0}, (f"more: --config.sampling.count={more}",)
+    )
 
 
 def _samplers(facts: Facts) -> Section:

@@ -44,32 +44,40 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
         "events": f"{facts.count} of shape {facts.shape}, {facts.dtype}",
         "range": f"{facts.low:g} to {facts.high:g}, mean {facts.mean:.4g}, standard deviation {facts.std:.4g}",
     }
-    if tabular:
-        levels = "each column is transformed on its own"
     if facts.quantiles and not count and not tabular:
         of = "" if facts.sampled == facts.count else f" (of {facts.sampled} random events)"
         pairs = zip(LEVELS, facts.quantiles, strict=True)
         lines["quantiles"] = ", ".join(f"{100 * level:g} %: {value:.4g}" for level, value in pairs) + of
-    lines["values"] = f"{distinct}, {levels}"
+    if tabular:  # figures over columns in different units say nothing
+        del lines["range"]
+    else:
+        lines["values"] = f"{distinct}, {levels}"
     if len(facts.columns) <= SHOWN_COLUMNS:
-        lines |= {f"column {column.name}": str(column) for column in facts.columns}
+        lines |= {f"column {column.name}:": _kind(column, source) for column in facts.columns}
     lines |= {
         "duplicates": f"{facts.twins} exact" + (f": {twins}" if twins else ""),
         "not finite": str(len(facts.unfinite)),
         "broken": str(len(facts.broken) + len(source.problems)),
     }
-    remarks = [("warning", text) for text in (*source.warnings, *find_warnings(facts, count, tabular))]
-    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count, tabular))]
+    remarks = [
+        ("warning", text) for text in (*source.warnings, *find_warnings(facts, count, tabular, source.dequantized))
+    ]
+    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count, tabular, source.dequantized))]
     return [f"{name:12s} {text}" for name, text in [*lines.items(), *remarks]]
 
 
-def find_warnings(facts: Facts, levels: int, tabular: bool = False) -> list[str]:
+def _kind(column: Column, source: Source) -> str:
+    return f"{column}, dequantized" if column.name in source.dequantized else str(column)
+
+
+def find_warnings(facts: Facts, levels: int, tabular: bool = False, dequantized: Sequence[str] = ()) -> list[str]:
     """What makes the result worse than it could be.
 
     Args:
         facts: The facts about the data.
         levels: Number of levels of the transform; 0 if it has none.
-        tabular: Whether each coordinate has a transform of its own, which dequantizes whole numbers.
+        tabular: Whether each coordinate has a transform of its own.
+        dequantized: Names of columns that are dequantized, and may be discrete.
     """
     warnings = []
     if facts.count < FEW_EVENTS:
@@ -79,13 +87,18 @@ def find_warnings(facts: Facts, levels: int, tabular: bool = False) -> list[str]
         )
     if facts.outliers is not None:
         warnings.append(_outliers(facts, levels, tabular))
-    if levels or tabular:
+    if levels:
         return warnings
-    if found := [column for column in facts.columns if column.discrete and not column.constant]:
+    real = [column for column in facts.columns if column.name not in dequantized]
+    if found := [column for column in real if column.discrete and not column.constant]:
+        advice = (
+            "Save whole numbers or texts in their place, which are dequantized"
+            if tabular
+            else "Save the table as a CSV or Parquet file, whose columns of whole numbers and texts are dequantized"
+        )
         warnings.append(
             f"{_columns(found)} discrete: a probability density there grows without bound, and log-likelihoods mean "
-            "nothing. Save the table as a CSV or Parquet file, whose columns of whole numbers and texts are dequantized, or "
-            "leave them out"
+            f"nothing. {advice}, or leave them out"
         )
     elif facts.grid is not None and not facts.columns:
         low, step, count = facts.grid.low, facts.grid.step, facts.grid.count
@@ -146,7 +159,7 @@ def _columns(columns: Sequence[Column]) -> str:
     return f"column {names} is" if len(columns) == 1 else f"columns {names} are"
 
 
-def _notes(facts: Facts, levels: int, tabular: bool) -> list[str]:
+def _notes(facts: Facts, levels: int, tabular: bool, dequantized: Sequence[str]) -> list[str]:
     """Properties that are not problems but should be known."""
     shape, notes = facts.shape, []
     if facts.twins:
@@ -167,7 +180,7 @@ def _notes(facts: Facts, levels: int, tabular: bool) -> list[str]:
             f"the standard deviations of the coordinates differ by a factor of {facts.spread:.3g}: standardize them first, "
             f"(a - a.mean(0)) / a.std(0){table}"
         )
-    if not levels and not tabular and (rounded := [c for c in facts.columns if _rounded(c)]):
+    if not levels and (rounded := [c for c in facts.columns if _rounded(c) and c.name not in dequantized]):
         notes.append(
             f"{_columns(rounded)} rounded: a likelihood can see steps that are wider than the smallest noise level; add "
             "uniform noise as wide as a step if it matters"

@@ -108,7 +108,10 @@ def inspect(
         return _unusable(lines, [str(problem)])
     sections = suggested.sections(plan)
     for section in sections:
-        lines += [f"{section.key:12s} {json.dumps(section.value)}", *(f"{'':12s} - {why}" for why in section.reasons)]
+        lines += [
+            f"{section.key:12s} {json.dumps(_shortened(section.value))}",
+            *(f"{'':12s} - {why}" for why in section.reasons),
+        ]
     lines += [f"{'warning':12s} {warning}" for warning in plan.warnings]
     lines += _needs(plan, plan.cost or weight_cost(suggested.experiment(plan)))
     text = config_source(data, facts, splits.transform, sections)
@@ -118,6 +121,15 @@ def inspect(
         write_atomic(Path(output), text.encode())
         lines.append(f"written to {output}; to train: scoresde train --config {output} --workdir DIR")
     return Inspection("\n".join(lines), True, suggested.config(plan), text)
+
+
+def _shortened(value: Any) -> Any:
+    """A section without long lists of nodes, for the screen."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"{len(part)} nodes" if isinstance(part, list) and len(part) > 4 else part for key, part in value.items()
+    }
 
 
 def _unusable(lines: list[str], problems: list[str]) -> Inspection:
@@ -240,16 +252,25 @@ def _comment(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def _flat(node: dict[str, Any]) -> str:
+    """The items of a mapping in one line."""
+    inner = [text for name, part in node.items() for text in _literal(name, part, 0)]
+    return " ".join(text.strip() for text in inner).rstrip(",")
+
+
 def _literal(key: str, value: Any, indent: int) -> list[str]:
     """Lines of ``"key": value,``. A long mapping takes several lines."""
     if isinstance(value, str):
         # JSON writes letters above U+FFFF in a form that is not Python
         text = json.dumps(value) if value.isascii() else ascii(value)
         return [f"{' ' * indent}{json.dumps(key)}: {text},"]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        nodes = [f"{' ' * (indent + 4)}{{{_flat(node)}}}," for node in value]
+        return [f"{' ' * indent}{json.dumps(key)}: [", *nodes, f"{' ' * indent}],"]
     if not isinstance(value, dict):
         return [f"{' ' * indent}{json.dumps(key)}: {value!r},"]
     inner = [text for name, part in value.items() for text in _literal(name, part, indent + 4)]
-    flat = " ".join(text.strip() for text in inner).rstrip(",")
+    flat = _flat(value)
     if len(flat) + indent + len(key) + 8 <= _WIDTH:
         return [f"{' ' * indent}{json.dumps(key)}: {{{flat}}},"]
     return [f"{' ' * indent}{json.dumps(key)}: {{", *inner, f"{' ' * indent}}},"]
