@@ -78,7 +78,7 @@ def test_outliers_are_named_by_column(tmp_path):
     values[17, 1] = 1e6
     np.savetxt(tmp_path / "a.csv", values.numpy(), delimiter=",", header="mass,charge", comments="")
     text = inspect(str(tmp_path / "a.csv"), measure=False).text
-    assert "The farthest is 1e+06 of event 17 in column charge" in text and "leave these rows out" in text
+    assert "The farthest is 1e+06 of event 17 in column charge" in text and "leave them out" in text
 
 
 def test_a_table_without_a_usable_column(tmp_path):
