@@ -9,6 +9,7 @@ The network is any module ``network(x, label, **condition) -> output``. A ``Pred
     data       E[x_0 | x_t]                        score = (alpha output - x) / sigma^2      (Tweedie)
     velocity   alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
     MixedPrediction     E[z | x_t] minus its value for Gaussian data                         (Vahdat et al. 2021)
+    PreconditionedPrediction    the same, scaled to unit variance                            (EDM, Karras et al. 2022)
     Levels              logits over the levels of quantized data, see scoresde.score.quantized
 
 The input of the time embedding is a ``label``. The default is ln(sigma / alpha), which has the same scale for every linear

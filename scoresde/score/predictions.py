@@ -8,6 +8,7 @@ The predictions, and the scores that they give, are ::
     velocity     alpha E[z | x_t] - sigma E[x_0 | x_t]                                         (Salimans & Ho 2022)
     scaled score sigma grad log p_t = -E[z | x_t]       score = output / sigma                 (NCSN++, NCSNv2)
     mixed        E[z | x_t] minus its value for Gaussian data                                  (Vahdat et al. 2021)
+    preconditioned      the same in units of its standard deviation for Gaussian data         (EDM, Karras et al. 2022)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import check_constructors, checked_arguments
-from scoresde._validation import check_number
+from scoresde._validation import check_number, expand
 from scoresde.sde.linalg.kernel import GaussianKernel
 from scoresde.sde.linalg.maps import BlockMap, LinearMap, ScalarMap
 from scoresde.sde.linear import LinearSDE
@@ -210,6 +211,45 @@ class MixedPrediction(Prediction):
         fields = fields.reshape(*fields.shape, *(1,) * (x.ndim - 2)).expand(-1, *x.shape[1:])
         of_data = sde.embed_data(sde.extract_data(fields)).reshape(*fields.shape[:2], -1)[..., 0]
         return BlockMap(std * of_data.mT)
+
+
+@dataclass(frozen=True)
+class PreconditionedPrediction(MixedPrediction):
+    r"""The output corrects the score of Gaussian data N(0, data_std^2 I), in units of the correction's standard deviation.
+
+    .. math::
+        E[z | x_t] = \frac{\sigma\, x_t}{\alpha^2 s^2 + \sigma^2} - \frac{\alpha s}{\sqrt{\alpha^2 s^2 + \sigma^2}}\, F,
+        \qquad
+        E[x_0 | x_t] = \frac{\alpha s^2\, x_t}{\alpha^2 s^2 + \sigma^2} + \frac{\sigma s}{\sqrt{\alpha^2 s^2 + \sigma^2}}\, F
+
+    with the output F and s = ``data_std``. This is the preconditioning of EDM for any linear process: with ``data_std``
+    of the `ScoreModel` equal to s, input and target of the network have variance 1 at every t for data of this standard
+    deviation. For ``VPSDE`` and s = 1 it is the velocity up to its sign.
+
+    At high noise the factor of F goes to 0 and the linear term is exact. The network therefore cannot move a state that is
+    further out than the states of the training, such as a rare start of the prior, where a network that predicts the noise
+    itself would have to continue this linear function. Without scalar coefficients, alpha and sigma in the factor of F are
+    root mean squares.
+
+    Args:
+        data_std: Standard deviation s of the data, > 0.
+
+    References:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", arXiv:2206.00364, table 1.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import ScoreModel, VESDE
+        >>> from scoresde.networks import MLP
+        >>> model = ScoreModel(MLP((2,)), VESDE(), PreconditionedPrediction(0.5), data_std=0.5)
+        >>> model.denoised(torch.full((1, 2), 100.0), torch.ones(1)).abs().max() < 0.1
+        tensor(True)
+    """
+
+    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+        signal = kernel.signal() * self.data_std
+        factor = expand(signal / signal.hypot(kernel.level()), x)
+        return super().score(sde, kernel, -factor * like(x, output), x)
 
 
 PREDICTIONS: dict[str, type[Prediction]] = {

@@ -25,6 +25,7 @@ from scoresde.experiment.folder.checkpoint import list_checkpoints
 from scoresde.experiment.inspection.advice import Measured, advise, data_section
 from scoresde.experiment.inspection.inspection import inspect
 from scoresde.experiment.training.prior_fit import check_prior
+from scoresde.score import NoisePrediction, PreconditionedPrediction
 
 from .conftest import ROOT, called
 
@@ -76,6 +77,7 @@ class TestTrainsAsItIs:
         for text in ("a folder of images", "12 of shape (3, 16, 16)", "256 levels", "written to mine.py"):
             assert text in done.out, done.out
         made = train(run, "mine.py")
+        assert isinstance(made.model.prediction, NoisePrediction)
         assert made.data.event_shape == (3, 16, 16) and len(made.data.train) + len(made.data.test) == 12
         assert made.sde.sigma_min == 0.002
 
@@ -87,6 +89,7 @@ class TestTrainsAsItIs:
         made = train(run, "mine.py", "--config.samplers.predictor-corrector.steps=3")
         x = made.data.train.encode(slice(None), seed=0)
         assert float(x.std()) == pytest.approx(1.0, rel=0.1) and float(x.mean()) == pytest.approx(0.0, abs=0.1)
+        assert made.model.prediction == PreconditionedPrediction(made.model.data_std)
         # and samples come back in the data's own units
         done = run("sample", "--config", "mine.py", "--workdir", "run", "--config.training.steps=2", "--config.threads=1",
                    "--config.samplers.predictor-corrector.steps=3", "--config.sampling.count=4")  # fmt: skip

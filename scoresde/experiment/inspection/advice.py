@@ -105,7 +105,7 @@ def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = 
         data,
         _process(measured.transform, std, sigma_max, why),
         plan.network,
-        _model(measured.transform, std),
+        _model(measured.transform, std, plan.network.value["name"]),
         _objective(measured.transform, sigma_max),
         _training(plan),
         _sampling(isinstance(transform, Columns)),
@@ -151,7 +151,7 @@ def _process(transform: Transform, std: float, sigma_max: float, largest: str) -
     )
 
 
-def _model(transform: Transform, std: float) -> Section:
+def _model(transform: Transform, std: float, network: str) -> Section:
     if isinstance(transform, Quantized) and transform.levels <= FEW_LEVELS:
         return Section(
             "model",
@@ -161,7 +161,15 @@ def _model(transform: Transform, std: float) -> Section:
                 f"sigma_data = {std:g}",
             ),
         )
-    return Section("model", {"prediction": "noise", "data_std": std}, (f"sigma_data = {std:g}, the spread of x",))
+    reason = f"sigma_data = {std:g}, the spread of x"
+    if network == "MLP":
+        node = {"name": "PreconditionedPrediction", "data_std": std}
+        return Section(
+            "model",
+            {"prediction": node, "data_std": std},
+            (reason, "vectors: a multilayer perceptron that predicts the noise itself gives samples far from the data"),
+        )
+    return Section("model", {"prediction": "noise", "data_std": std}, (reason,))
 
 
 def _objective(transform: Transform, sigma_max: float) -> Section:
