@@ -103,7 +103,7 @@ class TestPreconditioning:
     def test_rare_starts_of_a_trained_network(self):
         """Starts at 4.5 standard deviations, for a network that is trained for a second (``benchmarks/flow_outliers.py``).
 
-        The means of the data are at a distance of 1.4 from 0. With three seeds the largest ends are at 3.6, 3.0 and 2.9, and with a
+        The means of the data are at 1.4 from 0. With three seeds the largest ends are at 3.6, 3.0 and 2.9, and with a
         network that predicts the noise at 79, 39 and 81.
         """
         sde, angle = VPSDE(), 2.0 * math.pi * torch.arange(16) / 16
