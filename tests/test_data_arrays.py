@@ -211,26 +211,36 @@ def test_the_dtype_of_a_file_is_kept(tmp_path):
 
 
 class TestChannelsLast:
-    """``channels_last=True``: the last axis of (n, *sides, channels) is moved to the front of the events."""
+    """``channels="last"``: the last axis of (n, *sides, channels) is moved to the front of the events."""
 
     @pytest.mark.parametrize("shape", [(30, 7, 2), (30, 4, 5, 3), (30, 2, 3, 4, 1)])
     def test_the_axis_is_moved(self, tmp_path, shape):
         content = np.random.default_rng(0).normal(size=shape)
         np.save(tmp_path / "last.npy", content)
         np.save(tmp_path / "first.npy", np.moveaxis(content, -1, 1))
-        last, first = Arrays(str(tmp_path / "last.npy"), channels_last=True), Arrays(str(tmp_path / "first.npy"))
+        last, first = Arrays(str(tmp_path / "last.npy"), channels="last"), Arrays(str(tmp_path / "first.npy"))
         assert last.event_shape == first.event_shape == (shape[-1], *shape[1:-1])
         assert last.train.digest() == first.train.digest() and last.test.digest() == first.test.digest()
 
     def test_rows_stay_in_the_file(self, tmp_path, few):
         content = np.random.default_rng(0).normal(size=(30, 7, 2))
         np.save(tmp_path / "last.npy", content)
-        data = Arrays(str(tmp_path / "last.npy"), str(tmp_path / "last.npy"), channels_last=True)
+        data = Arrays(str(tmp_path / "last.npy"), str(tmp_path / "last.npy"), channels="last")
         assert isinstance(data.train.raw, Rows) and data.event_shape == (2, 7)
         assert np.array_equal(data.train.raw[torch.tensor([5, 3])].numpy(), content[[5, 3]].transpose(0, 2, 1))
-        assert Arrays(str(tmp_path / "last.npy"), channels_last=True).test.events(torch.tensor([0])).shape == (1, 2, 7)
+        assert Arrays(str(tmp_path / "last.npy"), channels="last").test.events(torch.tensor([0])).shape == (1, 2, 7)
+
+    @pytest.mark.parametrize("size", [2**26, 1])
+    def test_an_axis_is_added(self, tmp_path, monkeypatch, size):
+        monkeypatch.setattr(arrays, "IN_MEMORY", size)
+        for shape in ((30, 7), (30, 4, 5)):
+            content = np.random.default_rng(0).normal(size=shape)
+            np.save(tmp_path / "a.npy", content)
+            data = Arrays(str(tmp_path / "a.npy"), str(tmp_path / "a.npy"), channels="none")
+            assert isinstance(data.train.raw, Rows) == (size == 1) and data.event_shape == (1, *shape[1:])
+            assert np.array_equal(data.train.raw[:].numpy(), content[:, None])
 
     def test_vectors_have_no_channels(self, tmp_path):
         np.save(tmp_path / "a.npy", np.ones((9, 2)))
-        with pytest.raises(ValueError, match=r"channels_last=True is not allowed for .*a.npy of shape \(9, 2\)"):
-            Arrays(str(tmp_path / "a.npy"), channels_last=True)
+        with pytest.raises(ValueError, match=r"channels='last' is not allowed for .*a.npy of shape \(9, 2\)"):
+            Arrays(str(tmp_path / "a.npy"), channels="last")

@@ -226,8 +226,8 @@ FLAGS = (
         "side", ("inspect",), "side in pixels to which the images of a folder are resized, or HEIGHTxWIDTH", ("PIXELS",), pixels,
     ),
     Flag(
-        "channels", ("inspect",), "the axis of the channels in the events of an array, first or last; chosen by the shape unless "
-        "given", ("WHERE",),
+        "channels", ("inspect",), "the axis of the channels in the events of an array: first, last, or none for gray images and "
+        "series of one channel without such an axis; chosen by shape and values unless given", ("WHERE",),
     ),
     Flag("no-measure", ("inspect",), "do not run training steps to measure memory and time"),
     Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),

@@ -10,6 +10,7 @@ A new kind of file is a function ``str -> Source`` and its suffix in ``FILES``.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_tables import find_table
-from scoresde.data.rows import Rows, channels_first
+from scoresde.data.rows import CHANNELS, Rows, channels_first
 from scoresde.data.stored import Items
 
 ALLOWED = (
@@ -34,10 +35,11 @@ ALLOWED = (
 )
 
 
-CHANNELS = ("auto", "first", "last")
-"""Where the channels of an event are."""
 LONGER = 4
 """Number of times that a series must be longer than its number of channels for the last axis to be read as the channels."""
+LEAST_SIDE, SMOOTH, PROBED = 8, 0.5, 64
+"""Least side of a gray image without an axis for its channel, least correlation of its neighboring pixels along both
+axes, and number of events from which this correlation is computed."""
 
 
 def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> Source:
@@ -46,7 +48,7 @@ def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> So
     Args:
         data: A folder, a file or ``module:class``.
         side: Side of square events of an image folder, or (height, width); 0 chooses it.
-        channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
+        channels: The axis of the channels in an array: "first", "last" or "none", as for `Arrays`. "auto" chooses it.
 
     Returns:
         The source.
@@ -57,7 +59,7 @@ def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> So
     """
     if side != 0:
         sides_of(side)
-    check_choice("channels", channels, CHANNELS)
+    check_choice("channels", channels, ("auto", *CHANNELS))
     path = Path(data)
     if ".npz:" in data:
         source = find_array(data)
@@ -77,23 +79,45 @@ def find(data: str, side: int | Sequence[int] = 0, channels: str = "auto") -> So
         raise ValueError(f"side={side} is only for folders of images: {data!r} is {source.what}")
     if source.node["name"] == "Arrays":
         return _oriented(source, channels)
-    if channels == "last":
+    if channels in ("last", "none"):
         raise ValueError(f"channels={channels!r} is only for arrays: {data!r} is {source.what}")
     return source
 
 
 def _oriented(source: Source, channels: str) -> Source:
     """The source of an array, with the channels of its events first."""
-    shape = tuple(source.events.shape[1:])
-    if channels == "first" or (channels == "auto" and not channels_are_last(shape)):
-        return source
     assert isinstance(source.events, Tensor | Rows)
-    events = channels_first(source.node["train"], source.events)
-    why = "as asked for" if channels == "last" else "because it is much shorter; --channels first reads it otherwise"
-    note = f"{shape} is read with its channels last, {why}: events have the shape {tuple(events.shape[1:])}"
+    shape, why = tuple(source.events.shape[1:]), "as asked for"
+    if channels == "auto":
+        channels, why = _channels(source.events)
+    if channels == "first":
+        return source
+    events = channels_first(source.node["train"], source.events, channels)
+    how = "with its channels last" if channels == "last" else "without channels"
+    note = f"{shape} is read {how}, {why}: events have the shape {tuple(events.shape[1:])}"
     return replace(
-        source, node={**source.node, "channels_last": True}, events=events, notes=(*source.notes, note)
+        source, node={**source.node, "channels": channels}, events=events, notes=(*source.notes, note)
     )  # fmt: skip
+
+
+def _channels(events: Tensor | Rows) -> tuple[str, str]:
+    """The axis of the channels of an array (n, *event), and the reason."""
+    shape = tuple(events.shape[1:])
+    if channels_are_last(shape):
+        return "last", "because it is much shorter; --channels first reads it otherwise"
+    near = len(shape) == 2 and min(shape) >= LEAST_SIDE and max(shape) < LONGER * min(shape)
+    if near and min(_correlation(events, axis) for axis in (1, 2)) > SMOOTH:
+        return "none", "as gray images, because neighbors are alike along both axes; --channels first reads a series"
+    return "first", ""
+
+
+def _correlation(events: Tensor | Rows, axis: int) -> float:
+    """The correlation of neighbors along an axis of (n, *event), over some of the events."""
+    step = max(1, events.shape[0] // PROBED)
+    x = events[::step][:PROBED].double().movedim(axis, -1)
+    x = (x - x.mean()) / (x.std() or 1.0)
+    found = float((x[..., 1:] * x[..., :-1]).mean())
+    return found if math.isfinite(found) else 0.0
 
 
 def channels_are_last(shape: Sequence[int]) -> bool:

@@ -59,31 +59,39 @@ class FileArray:
         return state.st_size, state.st_mtime_ns
 
 
-class ChannelsFirst:
-    """The rows of an array (n, *sides, channels), read as (n, channels, *sides)."""
+CHANNELS = ("first", "last", "none")
+"""The axis of an event with its channels. "none": it has no such axis, and is read as an event of one channel."""
 
-    def __init__(self, array: FileArray | np.ndarray) -> None:
-        self.array, (n, *sides, channels) = array, array.shape
-        self.shape = (n, channels, *sides)
+
+class ChannelsFirst:
+    """The rows of an array with its channels last, or without channels, read as (n, channels, *sides)."""
+
+    def __init__(self, array: FileArray | np.ndarray, channels: str) -> None:
+        self.array, self.channels = array, channels
+        n, *shape = array.shape
+        self.shape = (n, shape[-1], *shape[:-1]) if channels == "last" else (n, 1, *shape)
 
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.moveaxis(self.array[numbers], -1, 1))
+        found = self.array[numbers]
+        return np.ascontiguousarray(np.moveaxis(found, -1, 1)) if self.channels == "last" else found[:, None]
 
 
-def channels_first(name: str, raw: Tensor | Rows) -> Tensor | Rows:
-    """Move the last axis of the events (n, *sides, channels) to the front. Rows of a file stay in the file.
+def channels_first(name: str, raw: Tensor | Rows, channels: str) -> Tensor | Rows:
+    """Read an array (n, *event) as (n, channels, *sides). Rows of a file stay in the file.
 
-    Raises ValueError for events with fewer than two axes.
+    Raises ValueError for ``channels="last"`` and events with fewer than two axes.
     """
-    if len(raw.shape) < 3:
+    if channels == "first":
+        return raw
+    if channels == "last" and len(raw.shape) < 3:
         raise ValueError(
-            f"channels_last=True is not allowed for {name} of shape {tuple(raw.shape)}: give (n, *sides, channels) with at "
-            "least one side, or channels_last=False"
+            f"channels='last' is not allowed for {name} of shape {tuple(raw.shape)}: give (n, *sides, channels) with at "
+            "least one side, or another value of channels"
         )
     if isinstance(raw, Tensor):
-        return raw.movedim(-1, 1).contiguous()
+        return raw.movedim(-1, 1).contiguous() if channels == "last" else raw[:, None]
     assert not isinstance(raw.array, ChannelsFirst)
-    return Rows(ChannelsFirst(raw.array), torch.from_numpy(raw.index))
+    return Rows(ChannelsFirst(raw.array, channels), torch.from_numpy(raw.index))
 
 
 class Rows(Stored):

@@ -14,7 +14,7 @@ from scoresde._validation import check_choice, check_number, check_seed, shown
 from scoresde.conditions import Classes, ConditionKind
 from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.dataset import Dataset, permutation
-from scoresde.data.rows import Rows, channels_first
+from scoresde.data.rows import CHANNELS, Rows, channels_first
 from scoresde.data.transforms import Quantized, Transform, declared
 
 
@@ -211,8 +211,9 @@ class Arrays(Splits):
         test_fraction: Fraction of ``train`` that is held out if there is no ``test``.
         split_seed: Seed of this random split.
         flip: Mirror images at random in training.
-        channels_last: Whether the last axis of the arrays has the channels: (n, *sides, channels). Events have the shape
-            (channels, *sides), and so have samples.
+        channels: The axis of the arrays with the channels. "first" is (n, channels, *sides) and any other array, whose events are
+            not changed. "last" is (n, *sides, channels). "none" is (n, *sides), which is read as one channel. Events and samples
+            have the shape (channels, *sides).
         condition: Files of conditions by name, with one row for each event of ``train``: {"label": "file.npz:y"}. Whole numbers
             (n,) are classes, (n, k) vectors, (n, c, *sides) images, and other (n, L, k) tokens.
         test_condition: The same for ``test``.
@@ -232,24 +233,24 @@ class Arrays(Splits):
         test_fraction: float = 0.1,
         split_seed: int = 0,
         flip: bool = False,
-        channels_last: bool = False,
+        channels: str = "first",
         condition: Mapping[str, str] | None = None,
         test_condition: Mapping[str, str] | None = None,
         classes: Mapping[str, int] | None = None,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
         check_split(test_fraction, split_seed)
-        check_choice("channels_last", channels_last, (False, True))
+        check_choice("channels", channels, CHANNELS)
         if not train:
             raise ValueError("train='' is not allowed: give the file of an array")
-        raw, given = _read(train, channels_last), _read_all("condition", condition)
+        raw, given = channels_first(train, read_array(train), channels), _read_all("condition", condition)
         other = _read_all("test_condition", test_condition)
         kinds = {name: Classes(count) for name, count in (classes or {}).items()}
         if test_condition and not test:
             raise ValueError("test_condition is given without test: give the file of the test events")
         if test:
             first = Dataset(raw, transform, train, flip=flip, condition=given, kinds=kinds)
-            held_out = _read(test, channels_last)
+            held_out = channels_first(test, read_array(test), channels)
             super().__init__(
                 first, Dataset(held_out, transform, test, condition=other, kinds=first.kinds if other else None)
             )
@@ -257,11 +258,6 @@ class Arrays(Splits):
             super().__init__(
                 *split(raw, transform, test_fraction, split_seed, train, flip, condition=given, kinds=kinds)
             )
-
-
-def _read(file: str, channels_last: bool) -> Tensor | Rows:
-    """The array of a file, with the channels first."""
-    return channels_first(file, read_array(file)) if channels_last else read_array(file)
 
 
 def _read_all(name: str, files: Mapping[str, str] | None) -> dict[str, Tensor | Rows]:

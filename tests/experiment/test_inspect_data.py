@@ -108,7 +108,7 @@ class TestChannels:
         x = G.normal(size=(30, *shape))
         found = said(x)
         assert f"{shape} is read with its channels last, because it is much shorter; --channels first" in found.text
-        assert found.config.data.channels_last is True
+        assert found.config.data.channels == "last"
         data = Experiment.from_config(found.config).data
         assert data.event_shape == (shape[-1], *shape[:-1])
         whole = np.moveaxis(x, -1, 1)
@@ -117,9 +117,27 @@ class TestChannels:
 
     def test_the_other_order_can_be_asked_for(self):
         found = said(G.normal(size=(30, 50, 2)), channels="first")
-        assert "channels_last" not in found.config.data and "add --channels last" in found.text
+        assert "channels" not in found.config.data and "--channels last if its last axis" in found.text
         found = said(G.normal(size=(30, 6, 5)), channels="last")
         assert "events have the shape (5, 6)" in found.text
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_gray_images_without_an_axis_for_the_channel(self, dtype):
+        y, x = np.mgrid[:14, :20]
+        centers = G.uniform(3, 11, (40, 2, 1, 1))
+        blobs = 255 * np.exp(-((y - centers[:, 0]) ** 2 + (x - centers[:, 1]) ** 2) / 20)
+        found = said(blobs.astype(dtype))
+        assert "(14, 20) is read without channels, as gray images, because neighbors are alike" in found.text
+        assert Experiment.from_config(found.config).data.event_shape == (1, 14, 20)
+        assert "channels" not in said(blobs.astype(dtype), channels="first").config.data
+        assert "channels" not in said(G.normal(size=(40, 14, 20))).config.data
+        walks = G.normal(size=(40, 14, 50)).cumsum(-1)  # 14 channels, smooth along the last axis only
+        assert "channels" not in said(walks).config.data
+
+    def test_a_series_of_one_channel(self):
+        walks = G.normal(size=(40, 64)).cumsum(-1)
+        assert "for a series, add --channels none" in said(walks).text
+        assert Experiment.from_config(said(walks, channels="none").config).data.event_shape == (1, 64)
 
     def test_refusals(self, folder):
         pictures(folder / "mine", [(8, 8)] * 10)
@@ -127,7 +145,7 @@ class TestChannels:
             find("mine", channels="last")
         with pytest.raises(ValueError, match="channels='middle' is not known"):
             said(G.normal(size=(30, 6, 5)), channels="middle")
-        with pytest.raises(ValueError, match="channels_last=True is not allowed"):
+        with pytest.raises(ValueError, match="channels='last' is not allowed"):
             said(G.normal(size=(30, 6)), channels="last")
 
     @pytest.mark.parametrize("shape", [(2, 50), (50, 2)])

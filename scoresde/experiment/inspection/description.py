@@ -187,14 +187,13 @@ def _notes(facts: Facts, levels: int, tabular: bool, dequantized: Sequence[str])
         )
     if len(shape) == 1 and shape[0] >= 16 and facts.smooth > SMOOTH and not tabular:
         notes.append(
-            f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, save a[:, None], of "
-            f"shape (n, 1, {shape[0]}), "
-            "so that the network is a convolutional one"
+            f"neighboring coordinates have a correlation of {facts.smooth:.2f}: for a series, add --channels none, so that the "
+            "network is a convolutional one"
         )
     if len(shape) == 2 and shape[0] > 4:
         notes.append(
-            f"{shape} is read as a series of {shape[0]} channels; if its last axis has the channels, add --channels last; "
-            "for gray images save a[:, None], (n, 1, height, width)"
+            f"{shape} is read as a series of {shape[0]} channels; --channels last if its last axis has the channels, --channels "
+            "none if they are gray images"
         )
     return notes
 

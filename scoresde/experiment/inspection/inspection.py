@@ -71,7 +71,7 @@ def inspect(
         data: A folder, a file, or ``module:class``, see ``scoresde.data.inspect_sources``.
         output: File for the config.
         side: Side of the images of a folder in pixels, or (height, width); 0 chooses it.
-        channels: The axis of the channels in the events of an array: "first" or "last". "auto" chooses it by the shape.
+        channels: The axis of the channels in an array: "first", "last" or "none", as for `Arrays`. "auto" chooses it.
         fit_time: Time for training in seconds. Network, batch and number of steps are chosen so that training on this machine
             takes at most this time. None sets no limit.
         measure: Whether training steps are run.

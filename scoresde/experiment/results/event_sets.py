@@ -208,14 +208,16 @@ def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEve
 def file_set(experiment: Experiment) -> DatasetEvents:
     """The events that ``evaluation.samples`` names, read like the config's data: with its event shape and its levels.
 
-    Samples in an array may have their channels first or last, whichever gives the shape of the data.
+    Samples in an array may have their channels first or last, or none, whichever gives the shape of the data.
     """
     path, data = experiment.evaluation.samples, experiment.data
     side = data.event_shape[1:] if Path(path).is_dir() and len(data.event_shape) == 3 else 0
     source = find(path, side, "first")
     shape = tuple(source.events.shape[1:])
-    if source.node["name"] == "Arrays" and shape != data.event_shape == (*shape[-1:], *shape[:-1]):
-        source, shape = find(path, side, "last"), data.event_shape
+    orders = {"last": (*shape[-1:], *shape[:-1]), "none": (1, *shape)}
+    if source.node["name"] == "Arrays" and shape != data.event_shape and data.event_shape in orders.values():
+        channels = next(name for name, order in orders.items() if order == data.event_shape)
+        source, shape = find(path, side, channels), data.event_shape
     if source.problems:
         raise ValueError(f"samples={path!r}: {'; '.join(source.problems[:3])}")
     if isinstance(data, ImageFolder) and isinstance(source.events, ImageFiles) and data.rules.changed:
