@@ -131,9 +131,9 @@ class Experiment:
 
 
 def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: int) -> ScoreModel:
-    """Build the network and its ScoreModel, with weights initialized from ``seed``.
+    """Build the network and its model, with weights initialized from ``seed``.
 
-    The global random state does not change.
+    The model is a ScoreModel unless ``model.name`` names a subclass. The global random state does not change.
 
     ``model.steps`` replaces the process by its chain with this number of steps, for the discrete objectives of DDPM and
     SMLD.
@@ -160,7 +160,11 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
             outputs=levels,
             conditions=data.kinds or None,
         )
-    return build_section(ScoreModel, options, "model", network=network, sde=sde)
+    if "name" not in options:
+        return build_section(ScoreModel, options, "model", network=network, sde=sde)
+    if "network" in options:
+        raise ConfigError("config.model.network is not allowed: it is config.network")
+    return build(options, "model", ScoreModel, network=network, sde=sde)
 
 
 def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> DenoisingScoreMatching:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.networks.embeddings import Embedding
 from scoresde.networks.refinenet import InstanceNormPlus
-from scoresde.score import ScoreModel
+from scoresde.score import EnergyModel, ScoreModel
 
 IN_FLOAT32 = (Embedding, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, _NormBase, InstanceNormPlus)
 """Modules that get float32 inputs."""
@@ -50,7 +51,15 @@ def prepare_model(model: ScoreModel, config: TrainingConfig) -> ScoreModel:
     """The model that training calls: the same weights, with the options of the config.
 
     The model itself if there are none.
+
+    Raises:
+        ConfigError: If an energy is to be compiled.
     """
+    if config.compile and isinstance(model, EnergyModel):
+        raise ConfigError(
+            "config.training.compile=True is not allowed for an EnergyModel: its training needs second derivatives, which "
+            "compiled code does not have; give False"
+        )
     network, dtype = model.network, getattr(torch, config.precision)
     if config.channels_last:
         to_channels_last(network)

@@ -1,0 +1,87 @@
+"""A config with ``model: {name: EnergyModel}``: the same training loop, resume, sampling and likelihood."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scoresde.experiment import ConfigError, Workdir
+from scoresde.experiment import train as train_here
+from scoresde.experiment.folder.checkpoint import last_checkpoint, save_checkpoint
+from scoresde.samplers import DDIM, PredictorCorrector
+from scoresde.samplers.predictor_corrector import MALA
+from scoresde.score import EnergyModel
+from tests.experiment.training import advance, everything, experiment, gradient, same, trainer
+
+ENERGY = {"model": {"name": "EnergyModel", "data_std": 0.7}}
+
+
+def test_the_model_is_an_energy():
+    model = experiment(**ENERGY).model
+    assert type(model) is EnergyModel and model.data_std == 0.7
+
+
+def test_micro_batches_add_up_to_the_batch():
+    """Second derivatives included."""
+    whole, cut = trainer(**ENERGY), trainer(training__micro_batch=3, **ENERGY)
+    a, b = advance(whole), advance(cut)
+    assert b.losses.tolist() == pytest.approx(a.losses.tolist(), rel=1e-5)
+    assert float((gradient(whole) - gradient(cut)).norm() / gradient(whole).norm()) < 1e-5
+
+
+def test_a_resumed_run_is_the_run(tmp_path):
+    run = trainer(**ENERGY)
+    advance(run, 2)
+    path = save_checkpoint(tmp_path, run.network, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
+    again = trainer(**ENERGY)
+    again.load(last_checkpoint(path.parent))
+    advance(run, 2)
+    advance(again, 2)
+    assert same(everything(run), everything(again))
+
+
+def test_bfloat16_is_near_float32():
+    one, two = advance(trainer(**ENERGY)), advance(trainer(training__precision="bfloat16", **ENERGY))
+    assert two.losses.tolist() == pytest.approx(one.losses.tolist(), rel=0.05)
+
+
+def test_a_trained_folder_gives_samples_and_energies(tmp_path):
+    made = experiment(**ENERGY)
+    train_here(made, Workdir(tmp_path))
+    model, checkpoint = Workdir(tmp_path).model(made)
+    assert isinstance(model, EnergyModel) and checkpoint.step == 6
+    for sampler in (DDIM(steps=3), PredictorCorrector(corrector=MALA(0.1), steps=3)):
+        assert bool(torch.isfinite(sampler(made.sde, model, (2, *made.data.event_shape)).samples).all())
+
+
+WRONG = {
+    "a prediction": (
+        {"name": "EnergyModel", "prediction": "noise"},
+        "config.model.prediction is not known: EnergyModel takes",
+    ),
+    "another class": (
+        {"name": "MLP"},
+        "config.model: MLP is not allowed here: give ScoreModel, allowed are EnergyModel",
+    ),
+    "a network": (
+        {"name": "EnergyModel", "network": {"name": "MLP"}},
+        "config.model.network is not allowed: it is config.net",
+    ),
+    "a process": (
+        {"name": "EnergyModel", "sde": {"name": "VPSDE"}},
+        "config.model.sde is not allowed: it is config.sde",
+    ),
+    "a number": ({"name": "EnergyModel", "data_std": -1.0}, "config.model.data_std=-1.0 is not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_models_are_refused(name):
+    node, message = WRONG[name]
+    with pytest.raises(ConfigError, match=message):
+        experiment(model=node)
+
+
+def test_a_compiled_energy_is_refused():
+    with pytest.raises(ConfigError, match=r"config.training.compile=True is not allowed for an EnergyModel"):
+        trainer(training__compile=True, **ENERGY)
