@@ -3,9 +3,9 @@
     python benchmarks/energy.py [--steps N] [--seeds K]
 
 The data is a mixture of four components in the plane, whose score is known at every t. One MLP of the same size is trained
-under each parameterization with the same draws of the denoising loss. "Fisher" is sigma^2 E||s - score||^2 over E||z||^2,
-averaged over uniform times: 0 for the exact score, and at most about 1. "Curl" is the largest |ds_1/dx_2 - ds_2/dx_1| over the
-largest derivative at 256 states. The parameterizations of energies are those of Salimans & Ho (2021) and Du et al. (2023):
+under each parameterization with the same draws of the denoising loss. "Error" is the mean of sigma^2 (s - score)^2 over
+coordinates, states and uniform times: 0 for the exact score, and about 1 for a score of 0. "Curl" is the largest
+|ds_1/dx_2 - ds_2/dx_1| over the largest derivative at 256 states. The forms of an energy are
 
     residual   E = ||x^ - n||^2 / 2        this is EnergyModel
     norm       E = ||n||^2 / 2
@@ -69,7 +69,7 @@ def trained(make: Callable[[], ScoreModel], steps: int, seed: int) -> tuple[Scor
     return model, (time.process_time() - start) / steps
 
 
-def fisher(model: ScoreModel) -> float:
+def score_error(model: ScoreModel) -> float:
     """The error of the score in units of noise, for 20,000 states at uniform times."""
     t = torch.linspace(1e-3, 1.0, 20_000)
     x = DenoisingScoreMatching(SDE, seed=99).draw(DATA.sample(len(t), seed=99), t=t, step=0).x_t
@@ -95,10 +95,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
-    print("| parameterization | Fisher, each seed | curl | ms a step |\n|---|---|---:|---:|")
+    print("| parameterization | error, each seed | curl | ms a step |\n|---|---|---:|---:|")
     for name, make in MODELS.items():
         runs = [trained(make, options.steps, seed) for seed in range(options.seeds)]
-        errors = ", ".join(f"{fisher(model):.4f}" for model, _ in runs)
+        errors = ", ".join(f"{score_error(model):.4f}" for model, _ in runs)
         cost = min(seconds for _, seconds in runs)
         print(f"| {name} | {errors} | {max(curl(model) for model, _ in runs):.1e} | {1e3 * cost:.1f} |", flush=True)
 

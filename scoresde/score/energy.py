@@ -11,10 +11,10 @@ output, of the shape of x. Then
 .. math::
     E(x, t) = \tfrac{1}{2} \| \hat x - n(\hat x, t) \|^2
 
-This form was the best of those that Salimans & Ho (2021) compared for images, where it made energies as good as free score
-networks, and Du et al. (2023, arXiv:2302.11552) use it for composition. With a network that returns 0, as at the start of
-training, it is the energy of Gaussian data N(0, data_std^2 I) at every t. For data at a single point x_0 the exact output is
-x^ - (x - alpha x_0) / sigma, which has the size of a noise prediction at every t.
+Salimans & Ho (2021) found that energies of such forms are as good as free score networks of the same structure, and Du et al.
+(2023, arXiv:2302.11552) use them for composition. ``benchmarks/energy.py`` compares this form with two others. With a network
+that returns 0, as at the start of training, it is the energy of Gaussian data N(0, data_std^2 I) at every t. For data at a
+single point x_0 the exact output is x^ - (x - alpha x_0) / sigma, which has the size of a noise prediction at every t.
 """
 
 from __future__ import annotations

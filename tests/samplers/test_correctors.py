@@ -13,7 +13,7 @@ import torch
 
 from scoresde.distributions import GaussianMixture
 from scoresde.noise import NoiseSource
-from scoresde.samplers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion
+from scoresde.samplers import AnnealedLangevin, PredictorCorrector, ReverseDiffusion, check
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Instant, Interval
@@ -270,6 +270,17 @@ def test_a_process_with_velocities():
     before, after = (x.mT @ x / n for x in (start, result.state))
     assert torch.allclose(before, after, rtol=0.03, atol=0.03)
     assert 0.3 < float(result.acceptance.mean()) < 0.99
+
+
+@pytest.mark.parametrize("corrector", [MALA(0.2), UnderdampedLangevin(0.1)], ids=["MALA", "BAOAB"])
+def test_the_check_of_samplers_passes(corrector):
+    report = check(
+        lambda n: PredictorCorrector(ReverseDiffusion(), corrector, steps=n),
+        VPSDE(),
+        counts=(8, 12, 16, 24, 48),
+        samples=500,
+    )
+    assert report.passed, str(report)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Case:
 
 
 class GaussianScore:
-    """The exact score of N(m, P_0) for events of one shape. It records the times of its evaluations."""
+    """The exact score and energy of N(m, P_0) for events of one shape. They record the times of their evaluations."""
 
     def __init__(self, sde: LinearSDE, event_shape: tuple[int, ...]) -> None:
         self.sde, self.times = sde, list[float]()
@@ -74,6 +74,12 @@ class GaussianScore:
             here = times == time
             score[here] = self.dense.score(x[here].to(torch.float64), float(time))
         return score.to(x.dtype)
+
+    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+        """-log p_t(x) up to a constant for each t, (B,), with one call of the score."""
+        data = self.mean.to(x.device).expand(len(x), *self.mean.shape)
+        mean = self.sde.kernel(t.to(torch.float64)).mean(self.sde.embed_data(data))
+        return -0.5 * ((x - mean.to(x.dtype)) * self(x, t)).reshape(len(x), -1).sum(1)
 
 
 class UnitNoise(NoiseSource):
