@@ -13,7 +13,7 @@ from PIL import Image
 
 from scoresde.data import ImageFolder, Quantized
 from scoresde.data.image_rules import ImageRules, crop_box, kept_fraction
-from scoresde.data.pixels import upright_size
+from scoresde.data.pixels import is_lossy, upright_size
 from tests.params import examples
 
 
@@ -201,6 +201,24 @@ def test_the_digest_depends_on_the_rules_and_is_unchanged_by_default(tmp_path):
     ]
     usual = ImageFolder(str(tmp_path), 8, channels=1, test=str(tmp_path)).train.digest()
     assert len(set(found)) == 4 and usual == found[3] and ImageRules(8, 1).changed == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "lossy"),
+    [
+        ("a.jpg", {}, True),
+        ("a.webp", {}, True),
+        ("a.webp", {"icc_profile": bytes(301)}, True),
+        ("a.webp", {"lossless": True}, False),
+        ("a.webp", {"lossless": True, "icc_profile": bytes(301)}, False),
+        ("a.png", {}, False),
+        ("a.bmp", {}, False),
+    ],
+)
+def test_lossy_files_by_their_content(tmp_path, name, options, lossy):
+    Image.fromarray(colors(12, 20)).save(tmp_path / name, **options)
+    (tmp_path / name).rename(tmp_path / "a.tif")
+    assert is_lossy(tmp_path / "a.tif") == lossy
 
 
 @pytest.mark.parametrize("turn", [1, 6])

@@ -77,7 +77,7 @@ class MNIST(LazySplits):
     Args:
         folder: A folder with one file ``*train-images*idx3-ubyte`` and one file ``*t10k-images*idx3-ubyte`` or ``*test-images*``,
             gzipped or not.
-        side: Side of the events, at least 28. Images are padded with black. Networks that halve the sides three times need 32.
+        side: Side of the events, at least 28. Images are padded with black.
         low: Lower end of the range of x.
         high: Upper end of the range of x.
         flip: Mirror images at random in training.

@@ -96,7 +96,7 @@ class Facts:
         """The number of levels that the values suggest; 0 for real data.
 
         It is 256 if the largest value is in 128 .. 255, otherwise the largest value plus 1. The config can use another
-        number. Images from files always have 256 levels.
+        number. For images from files, the number of bits of a pixel determines the levels.
         """
         if not self.whole or self.low < 0 or self.high >= MOST_LEVELS or self.high < 1:
             return 0

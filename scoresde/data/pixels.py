@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +40,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     check_frames(image)
     if image.mode in DEEP_GRAY or _cut(image):
         raise ValueError(
-            f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as an array"
+            f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as "
+            "an array; for gray images, ImageFolder also has levels=65536"
         )
     image = upright(image)
     if image.mode in ("La", "RGBa"):
@@ -58,6 +61,20 @@ def numbers(image: Image.Image) -> np.ndarray:
         return np.array(upright(image))[None]
     pixels = np.array(eight_bits(image))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def is_lossy(file: Path) -> bool:
+    """Whether a file is a JPEG or a lossy WebP image, by its content."""
+    with open(file, "rb") as content:
+        head = content.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WEBP":
+            return head[:2] == b"\xff\xd8"
+        while len(chunk := content.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name in (b"VP8 ", b"VP8L"):
+                return bool(name == b"VP8 ")
+            content.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@
                     E x^2 / (2 sigma_max^2) nats per coordinate, here at most `MISMATCH`
     sigma_min       invisible noise: a quarter of a level, and at most 1 % of the standard deviation
                     (256 levels in [-1, 1]: 0.002)
-    data            levels or real numbers, depending on the values; images from files have the 256 levels of their data class
+    data            levels or real numbers, depending on the values; images from files have 256, or those of their bits
     sigma_data      the standard deviation of what the model sees, including dequantization: the input of the network is
                     x / sqrt(sigma_data^2 + sigma^2)
     snr             of the Langevin corrector: 0.16, and 0.075 from 256 pixels on, as in the paper's configs (configs/ve)

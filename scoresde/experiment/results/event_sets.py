@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scoresde.data import Dataset, ImageFolder
 from scoresde.data.inspect_sources import find
-from scoresde.data.pixels import upright_size
+from scoresde.data.pixels import is_lossy, upright_size
 from scoresde.data.stored import ImageFiles
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.cache import file_digest
@@ -34,8 +34,6 @@ from scoresde.experiment.results.shards import compact
 
 PART = 256
 """Number of events of a data set whose features form a shard."""
-LOSSY = (".jpg", ".jpeg")
-"""Endings of image files with lossy compression."""
 
 
 class EventSet(ABC):
@@ -244,9 +242,10 @@ def _content(images: ImageFiles) -> str:
 def _of_files(images: ImageFiles) -> list[str]:
     """Warnings about a folder of images."""
     found, (height, width) = [], images.event_shape[1:]
-    if lossy := sum(file.suffix.lower() in LOSSY for file in images.files):
+    if lossy := sum(is_lossy(file) for file in images.files):
         found.append(
-            f"{lossy} of {len(images)} files are JPEG, whose compression changes the metrics: save samples as PNG or arrays"
+            f"{lossy} of {len(images)} files are JPEG or lossy WebP, whose compression changes the metrics: save samples as PNG "
+            "or arrays"
         )
     resized = 0
     for file in images.files:
