@@ -55,6 +55,11 @@ def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float
     Raises:
         ValueError: For other shapes, dtypes or values.
     """
+    return _summary("independent pixel histogram", histogram_bits(train, test, levels, pseudocount))
+
+
+def histogram_bits(train: Tensor, test: Tensor, levels: int, pseudocount: float = 0.1) -> Tensor:
+    """The bits per dimension of each event of ``test``, of shape (m,), as in `pixel_histogram`."""
     check_count("levels", levels, least=2)
     check_number("pseudocount", pseudocount, above=0.0)
     for name, value in (("train", train), ("test", test)):
@@ -71,8 +76,7 @@ def pixel_histogram(train: Tensor, test: Tensor, levels: int, pseudocount: float
         counts += torch.bincount((part + shift).flatten(), minlength=d * levels)
     p = (counts + pseudocount) / (len(train) + levels * pseudocount)
     log_p = p.log2()
-    bits = torch.cat([-log_p[part + shift].mean(1) for part in test.reshape(-1, d).split(max(1, AT_ONCE // d))])
-    return _summary("independent pixel histogram", bits)
+    return torch.cat([-log_p[part + shift].mean(1) for part in test.reshape(-1, d).split(max(1, AT_ONCE // d))])
 
 
 @checked_arguments

@@ -39,3 +39,9 @@ class Levels(Coordinates):
     """The values of the data, without the transform."""
 
     scaling = "data"
+
+
+class Neither(Coordinates):
+    """A planted fault: a scaling that does not exist."""
+
+    scaling = "bytes"

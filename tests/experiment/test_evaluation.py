@@ -242,6 +242,8 @@ def test_a_dropped_batch_is_caught(run, monkeypatch):
     monkeypatch.setattr(DatasetEvents, "ranges", ranges)
     done = run(code=2, evaluation__extractor="{'name': 'tests.experiment.extractors:Dropping'}")
     assert "features are (1, d)" in done.stderr
+    done = run(code=2, evaluation__extractor="{'name': 'tests.experiment.extractors:Neither'}")
+    assert "scaling='bytes' is not known" in done.stderr
 
 
 def test_an_interrupted_evaluation_goes_on(run, trained, monkeypatch):

@@ -20,7 +20,7 @@ def test_digits_are_compared_with_the_histogram_of_the_same_events():
     digits = Digits()
     found = simple_baseline(digits.train, digits.test, 50, 0)
     wanted = pixel_histogram(digits.train.raw, digits.test.raw[:50], 17)
-    assert (found.value, found.standard_error, found.discrete) == (wanted.bits_per_dim, wanted.standard_error, True)
+    assert found.value == pytest.approx(wanted.bits_per_dim, rel=1e-12) and found.discrete and len(found.values) == 50
     assert found.value != pytest.approx(pixel_histogram(digits.train.raw, digits.test.raw, 17).bits_per_dim, rel=1e-4)
 
 
@@ -36,14 +36,31 @@ def test_real_data_is_compared_with_a_gaussian_in_the_units_of_the_data():
     assert abs(found.value - 2 * np.log(2.5) - truth) > 1.0
 
 
-def test_lower_bits_and_higher_nats_are_better():
-    bits, nats = SimpleBaseline("histogram", 2.0, 0.1, True), SimpleBaseline("Gaussian", -3.0, None, False)
-    assert bits.beats(2.1) and not bits.beats(1.9) and nats.beats(-3.1) and not nats.beats(-2.9)
-    assert bits.sentence(1.9) == nats.sentence(-2.9) == ""
+def test_a_warning_needs_the_wrong_side_and_states_the_paired_difference():
+    """Lower bits and higher nats are better. A difference within two standard errors is not called worse."""
+    values = torch.tensor([1.0, 5.0, 3.0, 9.0], dtype=torch.float64)
+    bits, nats = SimpleBaseline("histogram", values, True), SimpleBaseline("Gaussian", -values, False)
+
+    def shifted(baseline, *by):
+        return dict(enumerate((baseline.values + torch.tensor(by)).tolist()))
+
     assert (
-        bits.sentence(2.5)
-        == "the model (2.5000 bits/dim) is worse than the histogram (2.0000 bits/dim) on the same events"
+        bits.sentence(shifted(bits, -0.1, -0.1, -0.1, -0.1)) == nats.sentence(shifted(nats, 0.1, 0.1, 0.1, 0.1)) == ""
     )
+    assert bits.sentence(shifted(bits, 0.4, 0.6, 0.5, 0.5)) == (
+        "the model (5.0000 bits/dim) is worse than the histogram (4.5000 bits/dim): the difference on the same events is "
+        "+0.5000 +- 0.0408"
+    )
+    said = nats.sentence(shifted(nats, -3.0, 2.0, -2.0, 2.0))
+    assert (
+        "the model (-4.7500 nats) is not better than the Gaussian (-4.5000 nats)" in said
+        and "-0.2500 +- 1.3150" in said
+    )
+    # rows that failed are left out of both means
+    assert "the model (3.5000 bits/dim) is worse than the histogram (2.0000 bits/dim)" in bits.sentence(
+        {0: 2.4, 2: 4.6}
+    )
+    assert "+- unknown" in bits.sentence({0: 2.0}) and bits.sentence({}) == ""
 
 
 def test_without_two_different_events_there_is_none():
@@ -66,7 +83,7 @@ def test_a_bad_model_is_named(tmp_path, real):
     found = json.loads((here.workdir / "likelihood" / "test.json").read_text())
     name = "Gaussian fitted to the training data" if real else "independent pixel histogram"
     value = found["nats_of_data" if real else "bits_per_dim"]
-    assert found["baseline"]["name"] == name and f"is worse than the {name}" in found["baseline"]["worse"]
+    assert found["baseline"]["name"] == name and f"than the {name}" in found["baseline"]["worse"]
     assert (value < found["baseline"]["value"]) == real
     page = (here.workdir / "report.html").read_text()
     assert f"Warning: {found['baseline']['worse']}." in page and page.count(f"<td>{name}</td>") == 1

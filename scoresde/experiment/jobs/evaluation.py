@@ -12,8 +12,8 @@ order, so the number of processes changes nothing.
     evaluation/NAME.json                             metrics, with everything that they depend on
     evaluation/reference.npz                         mu, sigma and count of the reference, for other tools and other folders
 
-In memory there are one part, and for three sets (reference, baseline and samples) a covariance and the features of
-``evaluation.subset_size`` events.
+In memory there are one part, and for five sets (reference, baseline, samples and the two halves) a covariance and the
+features of ``evaluation.subset_size`` events.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from scoresde._files import write_sealed
+from scoresde._validation import check_choice
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import EvaluationConfig
 from scoresde.experiment.folder.workdir import Workdir, provenance
@@ -79,6 +80,7 @@ def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> di
 
 def check_dimension(config: EvaluationConfig, dimension: int) -> None:
     """Raise ValueError, before features are computed, if there are too many or if they do not fit the file of the reference."""
+    check_choice("scaling", config.extractor.scaling, ("data", "model"))
     if dimension > DIMENSIONS_UP_TO:
         raise ValueError(
             f"{config.extractor.name} has {dimension} features, but at most {DIMENSIONS_UP_TO} are allowed because "
@@ -96,7 +98,8 @@ def check_dimension(config: EvaluationConfig, dimension: int) -> None:
 def scaling(experiment: Experiment) -> str:
     """The values that the extractor gets, in words."""
     if experiment.evaluation.extractor.scaling == "model":
-        return f"the model, {experiment.data.transform!r}"
+        transform = experiment.data.transform
+        return f"the model, {getattr(transform, 'summary', None) or repr(transform)}"
     return "the data"
 
 
@@ -141,7 +144,7 @@ class EvaluationJob(Job):
         check_dimension(config, config.extractor(first.to(device)).shape[1])
         by = {
             "scoresde": __version__, "extractor": config.extractor.name, "extractor digest": config.extractor.digest,
-            "scaling": scaling(experiment),
+            "scaling": scaling(experiment), "transform": repr(experiment.data.transform),
         }  # fmt: skip
         stores = {place: FeatureStore(workdir.evaluation / place, {**by, **s.identity}) for place, s in sets.items()}
         return cls(experiment, workdir, device, sets, stores)

@@ -33,7 +33,7 @@ from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
-from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, statistics
+from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
 from scoresde.likelihood import (
     DEFAULT_TOLERANCE,
@@ -244,8 +244,8 @@ class LikelihoodJob(Job):
             "checkpoint": self.checkpoint.path.name, "step": self.checkpoint.step,
             "rows in": self.store.path.name, "table digest": bytes_digest((folder / f"{title}.csv").read_bytes()),
         }  # fmt: skip
-        value = summary["bits_per_dim" if self.data.transform.discrete else "nats_of_data"]
-        baseline = baseline_facts(self.experiment.data.train, self.data, self.count, config.seed, value)
+        events = event_means(rows, self.data.transform.discrete, volume)
+        baseline = baseline_facts(self.experiment.data.train, self.data, self.count, config.seed, events)
         summary["baseline"], summary["codecs"] = baseline, codec_facts(self.data, self.count)
         write_sealed(folder / f"{title}.json", summary)
         if failed:

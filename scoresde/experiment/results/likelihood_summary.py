@@ -90,6 +90,15 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
     return found
 
 
+def event_means(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[int, float]:
+    """The mean over draws of each event by its index, in bits/dim, or nats of the original data. Failed rows are left out."""
+    draws: dict[int, list[float]] = {}
+    for row in rows:
+        if not row.failed:
+            draws.setdefault(row.index, []).append(row.bits_per_dim if discrete else row.nats + log_volume)
+    return {index: math.fsum(values) / len(values) for index, values in draws.items()}
+
+
 def biases(
     model: ScoreModel,
     data: Dataset,

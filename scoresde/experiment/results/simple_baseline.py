@@ -8,13 +8,16 @@ For 8-bit images there are also the sizes of lossless image files (``scoresde.me
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scoresde.data import Dataset, Quantized
-from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob, pixel_histogram
+from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob
+from scoresde.metrics.baselines import histogram_bits
 
 VALUES_UP_TO = 2**28
 """Largest number of values in a training set for which the histogram is computed: CIFAR-10 has 2^27.2."""
@@ -32,37 +35,46 @@ class SimpleBaseline:
 
     Attributes:
         name: The model.
-        value: Bits/dim, or nats.
-        standard_error: The standard error of the mean over events. None if it is not known.
-        discrete: Whether the value is in bits/dim, where lower is better. Of nats, higher is better.
+        values: Bits/dim or nats of each event, of shape (count,).
+        discrete: Whether the values are in bits/dim, where lower is better. Of nats, higher is better.
     """
 
     name: str
-    value: float
-    standard_error: float | None
+    values: Tensor
     discrete: bool
 
-    def beats(self, value: float) -> bool:
-        """Whether a model with this mean is worse than the baseline."""
-        return value > self.value if self.discrete else value < self.value
+    @property
+    def value(self) -> float:
+        """The mean over events."""
+        return float(self.values.mean())
 
-    def sentence(self, value: float) -> str:
-        """A warning about a model with this mean. Empty if it is better than the baseline."""
-        if not self.beats(value):
+    def sentence(self, events: Mapping[int, float]) -> str:
+        """A warning about a model with these values of events, by their index. Empty if it is better on average."""
+        if not events:
+            return ""
+        theirs = self.values[torch.tensor(list(events))]
+        apart = torch.tensor(list(events.values()), dtype=torch.float64) - theirs
+        mean, error = float(apart.mean()), _error(apart)
+        if (mean <= 0.0) if self.discrete else (mean >= 0.0):
             return ""
         unit = "bits/dim" if self.discrete else "nats"
+        verdict = "worse than" if error is not None and abs(mean) > 2.0 * error else "not better than"
+        base = float(theirs.mean())
         return (
-            f"the model ({value:.4f} {unit}) is worse than the {self.name} ({self.value:.4f} {unit}) on the same events"
+            f"the model ({mean + base:.4f} {unit}) is {verdict} the {self.name} ({base:.4f} {unit}): "
+            f"the difference on the same events is {mean:+.4f} +- {'unknown' if error is None else f'{error:.4f}'}"
         )
 
 
-def baseline_facts(train: Dataset, data: Dataset, count: int, seed: int, value: float | None) -> dict[str, Any] | None:
-    """The baseline for the summary of a likelihood, and ``worse``: a warning if a model with the mean ``value`` is worse."""
+def baseline_facts(
+    train: Dataset, data: Dataset, count: int, seed: int, events: Mapping[int, float]
+) -> dict[str, Any] | None:
+    """The baseline for the summary of a likelihood, and ``worse``: a warning if a model with the values ``events`` is worse."""
     found = simple_baseline(train, data, count, seed)
     if found is None:
         return None
-    worse = "" if value is None else found.sentence(value)
-    return {"name": found.name, "value": found.value, "standard error": found.standard_error, "worse": worse}
+    facts = {"name": found.name, "value": found.value, "standard error": _error(found.values)}
+    return {**facts, "worse": found.sentence(events)}
 
 
 def codec_facts(data: Dataset, count: int) -> dict[str, Any] | None:
@@ -83,25 +95,28 @@ def codec_facts(data: Dataset, count: int) -> dict[str, Any] | None:
 def simple_baseline(train: Dataset, data: Dataset, count: int, seed: int) -> SimpleBaseline | None:
     """The baseline of the first ``count`` events of ``data``. None if the data is too large or all events are equal.
 
-    ``seed`` is that of the dequantization, which real-valued data does not need.
+    ``seed`` is that of the dequantization, which real numbers do not need.
     """
     n, d, transform = len(train), math.prod(train.event_shape), train.transform
     index = torch.arange(count)
     if isinstance(transform, Quantized):
         if n * d > VALUES_UP_TO or d * transform.levels > COUNTS_UP_TO:
             return None
-        found = pixel_histogram(train.events(torch.arange(n)), data.events(index), transform.levels)
-        error = None if math.isnan(found.standard_error) else found.standard_error
-        return SimpleBaseline(found.name, found.bits_per_dim, error, True)
+        bits = histogram_bits(train.events(torch.arange(n)), data.events(index), transform.levels)
+        return SimpleBaseline("independent pixel histogram", bits, True)
     if d > DIMENSIONS_UP_TO or n * d > COUNTS_UP_TO:
         return None
     try:
         x, y = (
-            part.encode(index, seed=seed, dtype=torch.float64)
-            for part, index in ((train, torch.arange(n)), (data, index))
+            part.encode(which, seed=seed, dtype=torch.float64)
+            for part, which in ((train, torch.arange(n)), (data, index))
         )
         nats = gaussian_log_prob(x, y) + transform.log_volume(d)
     except ValueError:
         return None
-    spread = float(nats.std()) / math.sqrt(count) if count > 1 else None
-    return SimpleBaseline("Gaussian fitted to the training data", float(nats.mean()), spread, False)
+    return SimpleBaseline("Gaussian fitted to the training data", nats, False)
+
+
+def _error(values: Tensor) -> float | None:
+    """The standard error of the mean. None for one value."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
