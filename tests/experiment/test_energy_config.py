@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 import torch
 
+from benchmarks.children import together
 from scoresde.experiment import ConfigError, Workdir
 from scoresde.experiment import train as train_here
 from scoresde.experiment.folder.checkpoint import last_checkpoint, save_checkpoint
@@ -82,6 +85,23 @@ def test_wrong_models_are_refused(name):
         experiment(model=node)
 
 
-def test_a_compiled_energy_is_refused():
-    with pytest.raises(ConfigError, match=r"config.training.compile=True is not allowed for an EnergyModel"):
-        trainer(training__compile=True, **ENERGY)
+@pytest.mark.parametrize("option", ["compile", "sharded"])
+def test_training_without_second_derivatives_is_refused(option):
+    with pytest.raises(ConfigError, match=f"config.training.{option}=True is not allowed for an EnergyModel"):
+        trainer(**{f"training__{option}": True}, training__preview_every=0, **ENERGY)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Losses and gradient norms, which contain second derivatives."""
+    options = {**ENERGY, "training.steps": 3, "training.log_every": 1, "network.dropout": 0.0}
+    ranks = together(tmp_path / "two", 2, options)
+    assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
+    train_here(experiment(**{k.replace(".", "__"): v for k, v in options.items()}), Workdir(tmp_path / "one"))
+    tables = []
+    for name in ("one", "two"):
+        with open(tmp_path / name / "metrics.csv", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == len(tables[1]) == 3
+    for one, two in zip(*tables, strict=True):
+        for column in ("loss", "grad_norm"):
+            assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-5)

@@ -53,13 +53,14 @@ def prepare_model(model: ScoreModel, config: TrainingConfig) -> ScoreModel:
     The model itself if there are none.
 
     Raises:
-        ConfigError: If an energy is to be compiled.
+        ConfigError: If an energy is to be compiled or sharded.
     """
-    if config.compile and isinstance(model, EnergyModel):
-        raise ConfigError(
-            "config.training.compile=True is not allowed for an EnergyModel: its training needs second derivatives, which "
-            "compiled code does not have; give False"
-        )
+    for option in ("compile", "sharded"):
+        if getattr(config, option) and isinstance(model, EnergyModel):
+            raise ConfigError(
+                f"config.training.{option}=True is not allowed for an EnergyModel, whose training needs second derivatives: "
+                "give False"
+            )
     network, dtype = model.network, getattr(torch, config.precision)
     if config.channels_last:
         to_channels_last(network)
