@@ -114,7 +114,7 @@ def test_other_data_is_said(runs):
     result = runs[1] / "evaluation" / "ddim.json"
     write_sealed(result, {**read_sealed(result), "neighbors": 5})
     said = "\n".join(compare_runs(runs).notes)
-    assert "DIFFERENT DATA: b and a are of different data" in said
+    assert "DIFFERENT DATA: b: not the data of a." in said
     assert "training losses cannot be compared, because they differ in data.name" in said
     assert "evaluations of ddim differ in the reference, the extractor, the scaling or k" in said
 

@@ -29,6 +29,8 @@ from scoresde.version import __version__
 
 OBJECTIVE = ("sde.", "model.", "objective.", "data.")
 """Sections on which the meaning of the training loss depends."""
+LISTED = 6
+"""Largest number of keys in a note."""
 SETTING = ("extractor", "extractor digest", "scaling", "neighbors")
 """What evaluations must share to be compared, in addition to the reference."""
 
@@ -239,11 +241,12 @@ def _notes(runs: Sequence[RunSummary], keys: dict[str, tuple[Any, ...]]) -> list
         found.append(f"the digest of the data is not known for {', '.join(unknown)}: it may be other data")
     if others := [run.name for run in runs if run.data and first.data and run.data != first.data]:
         found.append(
-            f"DIFFERENT DATA: {', '.join(others)} and {first.name} are of different data: losses, likelihoods and evaluations of "
+            f"DIFFERENT DATA: {', '.join(others)}: not the data of {first.name}. Losses, likelihoods and evaluations of "
             "different data cannot be compared"
         )
     if changed := [key for key in keys if f"{key}.".startswith(OBJECTIVE)]:
-        found.append(f"training losses cannot be compared, because they differ in {', '.join(changed)}")
+        more = f" and {len(changed) - LISTED} more keys" if changed[LISTED:] else ""
+        found.append(f"training losses cannot be compared, because they differ in {', '.join(changed[:LISTED])}{more}")
     for title in dict.fromkeys(title for run in runs for title in run.likelihoods):
         sets = [run.likelihoods[title] for run in runs if title in run.likelihoods]
         if any(found_here.events.keys() != sets[0].events.keys() for found_here in sets):

@@ -36,8 +36,7 @@ def run_page(
             "<h2>Runs</h2>",
             _scrolled(_runs(runs, keys if len(keys) <= COLUMNS else {}, differences)),
             note(
-                f"Settings that differ: {', '.join(keys) or 'none'}. An empty cell is the default. Errors are standard "
-                "errors. Differences are "
+                f"{_listed(keys)} An empty cell is the default. Errors are standard errors. Differences are "
                 f"paired over the events that the run and {first} have in common. A Frechet ratio is a multiple of the "
                 "yardstick, the distance between halves of the data, at the number of samples after @."
             ),
@@ -76,6 +75,13 @@ def _runs(
             row.append("" if result is None or ratio is None else f"{ratio:.3g} @ {result['yardstick']['count']}")
         rows.append(row)
     return table("runs", head, rows, numbers=tuple(range(1 + len(keys), len(head))))
+
+
+def _listed(keys: Mapping[str, Sequence[Any]]) -> str:
+    """The settings that differ, or where they are listed."""
+    if len(keys) > COLUMNS:
+        return "Settings that differ are in the next table."
+    return f"Settings that differ: {', '.join(keys) or 'none'}."
 
 
 def _settings(runs: Sequence[RunSummary], keys: Mapping[str, Sequence[Any]]) -> list[str]:
