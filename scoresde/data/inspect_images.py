@@ -15,7 +15,7 @@ from PIL import Image
 
 from scoresde.data.image_rules import kept_fraction, sides_of
 from scoresde.data.images import image_files
-from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_source import Source, counted
 from scoresde.data.pixels import DEEP_GRAY, GRAY, upright_size
 from scoresde.data.stored import ImageFiles, unreadable
 
@@ -64,14 +64,14 @@ def find_images(folder: Path, side: int | Sequence[int] = 0) -> Source:
     height, width = sides_of(side)
     if small := [file for file, size in zip(whole, sizes, strict=True) if size[0] < width or size[1] < height]:
         problems.append(
-            f"{len(small)} images are smaller than side={side}, such as {small[0]}: they are not enlarged; the shortest side is "
-            f"{least}, of {smallest.name}"
+            f"{counted(len(small), 'image', 'is')} smaller than side={side}, such as {small[0]}: they are not enlarged; "
+            f"the shortest side is {least}, of {smallest.name}"
         )
     options, kinds = _kinds(modes)
     notes = [f"shorter sides from {least} ({smallest.name}) to {max(shorts)} pixels; side {side}: {why}", *kinds]
     if clear:
         notes.append(
-            f"{clear} images have transparency: it is left out where all of it is opaque, and refused elsewhere"
+            f"{counted(clear, 'image', 'has')} transparency: it is left out where all of it is opaque, and refused elsewhere"
         )
     kept_warnings, kept_notes = _kept(whole, sizes, side)
     left_warnings, left_notes = _left_out(folder, files)
@@ -95,8 +95,8 @@ def _kinds(modes: Counter[str]) -> tuple[dict[str, Any], list[str]]:
     notes = []
     if modes["P"]:
         notes.append(
-            f"{modes['P']} images have a palette, and their colors are read. For label maps of K classes, set in the data "
-            "section channels = 1, levels = K, resampling = 'nearest', palette = 'indices'"
+            f"{counted(modes['P'], 'image', 'has')} a palette, and their colors are read. For label maps of K classes, set "
+            "in the data section channels = 1, levels = K, resampling = 'nearest', palette = 'indices'"
         )
     return {"channels": 3 if set(modes) - set(GRAY) else 1}, notes
 
@@ -166,10 +166,12 @@ def _left_out(folder: Path, files: Sequence[Path]) -> tuple[list[str], list[str]
     warnings, notes = [], []
     if pictures:
         count = sum(counts[suffix] for suffix in pictures)
-        warnings.append(f"{count} images are left out because of their format, save them as PNG: {listed(pictures)}")
+        warnings.append(
+            f"{counted(count, 'image', 'is')} left out because of their format, save them as PNG: {listed(pictures)}"
+        )
     if others := set(counts) - pictures:
         count = sum(counts[suffix] for suffix in others)
-        notes.append(f"{count} files are not images and are left out: {listed(others)}")
+        notes.append(f"{counted(count, 'file')} of other kinds left out: {listed(others)}")
     return warnings, notes
 
 

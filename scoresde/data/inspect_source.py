@@ -36,3 +36,9 @@ class Source:
     problems: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     dequantized: tuple[str, ...] = ()
+
+
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """The number of things, with a verb that agrees: "1 file is", "2 files are". The verb is "is", "has" or none."""
+    many = {"is": " are", "has": " have", "": ""}[verb]
+    return f"1 {noun}{' ' + verb if verb else ''}" if count == 1 else f"{count} {noun}s{many}"

@@ -53,6 +53,22 @@ class TestAttention:
         assert attended.index(True) == cheap.index(True) if any(cheap) else found == ()
 
 
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("count", "shape", "wanted"),
+        [
+            (300, (3, 32, 32), {"NCSNpp": [32, 16, 8], "SmallUNet": [32, 16, 8]}),
+            (60_000, (3, 80, 80), {"NCSNpp": [128, 64, 32, 16, 8]}), (3000, (1, 500), {"NCSNpp": [64, 32, 16, 8]}),
+            (3000, (1, 8, 8), {"SmallUNet": [32, 16, 8]}),
+        ],
+    )  # fmt: skip
+    def test_preferred_first(self, count, shape, wanted):
+        found = networks(facts(count, shape))
+        assert [(one.value["name"], one.value["channels"]) for one in found] == [
+            (name, width) for name, widths in wanted.items() for width in widths
+        ]
+
+
 class TestVectors:
     @pytest.mark.parametrize(("size", "width"), [(1, 128), (40, 256), (500, 1024), (40_000, 1024), (1_000_000, 32)])
     def test_width(self, size, width):
@@ -67,7 +83,8 @@ class TestVectors:
 
 
 SHAPES = [
-    (1,), (3,), (70,), (1, 9), (3, 21), (21, 3), (40, 4), (6, 6), (1, 7, 7), (1, 28, 28), (3, 9, 14), (9, 9, 3), (2, 5, 6, 4),
+    (1,), (3,), (70,), (1, 9), (1, 1, 1), (2, 1, 30), (3, 21), (21, 3), (40, 4), (6, 6), (1, 7, 7),
+    (1, 28, 28), (3, 9, 14), (9, 9, 3), (2, 5, 6, 4),
 ]  # fmt: skip
 KINDS = (
     "normal",
@@ -206,7 +223,7 @@ class TestFittingPlan:
             return Cost("cpu", 1, 4, 20, 0, 100, seconds, plan_.batch_size)
 
         monkeypatch.setattr(plan, "measure", priced)
-        return lambda seconds, count=300: fitting_plan(facts(count, (3, 40, 40)), count - 30, lambda p: p, seconds)
+        return lambda seconds, count=300: fitting_plan(facts(count, (3, 80, 80)), count - 30, lambda p: p, seconds)
 
     def test_the_first_network_with_enough_steps(self, planned):
         found = planned(2500)  # 1125 steps with 32 channels
@@ -233,7 +250,7 @@ class TestFittingPlan:
         assert planned(1e-6).steps == 1
 
     def test_no_more_steps_than_are_useful(self, planned):
-        assert planned(1e9).steps == first_plan(facts(300, (3, 40, 40)), 270).steps == 2000
+        assert planned(1e9).steps == first_plan(facts(300, (3, 80, 80)), 270).steps == 2000
 
     def test_no_network_fits_into_memory(self, monkeypatch):
         monkeypatch.setattr(plan, "measure", lambda made, patience: Cost("cpu", 1, 4, 20, why="too large"))

@@ -14,7 +14,7 @@ from scoresde.data import Columns, Quantized, Transform
 from scoresde.data.inspect_columns import Column
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts
 from scoresde.data.inspect_outliers import FAR, LEVELS
-from scoresde.data.inspect_source import Source
+from scoresde.data.inspect_source import Source, counted
 from scoresde.data.inspect_sources import channels_are_last
 
 SHOWN = 8
@@ -122,7 +122,7 @@ def _outliers(facts: Facts, levels: int, tabular: bool) -> str:
     if len(facts.columns) > 1:
         at = f" in column {facts.columns[found.coordinate[0]].name}"
     many = found.count > HEAVY * facts.count
-    text = f"{found.count} events have values more than {FAR:g} robust standard deviations from the median"
+    text = f"{counted(found.count, 'event', 'has')} values more than {FAR:g} robust standard deviations from the median"
     if not many:
         text += f", event {named(found.names, found.count)}"
     text += (
@@ -173,7 +173,7 @@ def _notes(facts: Facts, levels: int, tabular: bool, dequantized: Sequence[str])
         kinds = Counter("constant" if c.constant else "discrete" if c.discrete else "continuous" for c in facts.columns)
         notes.append("columns: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     if facts.constant:
-        notes.append(f"{facts.constant} coordinates are constant: their density means little")
+        notes.append(f"{counted(facts.constant, 'coordinate', 'is')} constant: their density means little")
     if not levels and not tabular and facts.spread > 10 and facts.outliers is None:
         table = ", or save a CSV or Parquet file, whose columns are standardized one by one" if facts.columns else ""
         notes.append(
@@ -213,9 +213,9 @@ def find_problems(source: Source, facts: Facts) -> list[str]:
             f"the channels are last in {shape}: give events with the channels first, {(shape[-1], *shape[:-1])}"
         )
     if facts.unfinite:
-        found.append(f"{len(facts.unfinite)} events have NaN or infinities: {named(facts.unfinite)}")
+        found.append(f"{counted(len(facts.unfinite), 'event', 'has')} NaN or infinities: {named(facts.unfinite)}")
     if facts.std == 0.0 or facts.count < 2:
-        found.append(f"{facts.count} events, standard deviation {facts.std:g}: there is nothing to learn")
+        found.append(f"{counted(facts.count, 'event')}, standard deviation {facts.std:g}: there is nothing to learn")
     return found
 
 

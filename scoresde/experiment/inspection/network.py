@@ -28,8 +28,9 @@ NARROWEST, WIDEST = 32, 1024
 """Smallest and largest width of a multilayer perceptron."""
 PARAMETERS = 10**8
 """Number of parameters of the first and last layer above which a multilayer perceptron is made narrower."""
-SMALL_SIDE, FAST_SIDE = 16, 32
-"""Largest side of images for which a small UNet is the first choice, and for which it is a choice."""
+SMALL_SIDE, FAST_POSITIONS = 16, 1024
+"""Largest side of images for which a small UNet is the first choice, and largest number of positions of its attention, at half of
+the sides, for which it is a choice."""
 
 
 def networks(facts: Facts) -> list[Section]:
@@ -37,11 +38,12 @@ def networks(facts: Facts) -> list[Section]:
     sides = facts.shape[1:]
     if not 1 <= len(sides) <= 3:
         return _perceptrons(math.prod(facts.shape))
-    small = len(sides) == 2 and max(sides) <= FAST_SIDE
+    small = len(sides) == 2 and math.prod(sides_of_levels(sides, 2)[1]) <= FAST_POSITIONS
     if small and max(sides) <= SMALL_SIDE:
         return _small_unets("up to 16 pixels: two resolutions and attention are enough")
     most = 128 if facts.count >= MANY_EVENTS else 64 if facts.count >= MANY_EVENTS // 10 else 32
-    found = [_unet(facts, channels) for channels in WIDTHS if channels <= most]
+    whys = {most: f"{facts.count} events: {most} channels (the paper's 128 from {MANY_EVENTS} events on)"}
+    found = [_unet(sides, width, whys.get(width, f"{width} channels")) for width in WIDTHS if width <= most]
     return found + (_small_unets("two resolutions and attention at the lower one") if small else [])
 
 
@@ -87,8 +89,7 @@ def _small_unets(why: str) -> list[Section]:
     ]
 
 
-def _unet(facts: Facts, channels: int) -> Section:
-    sides = facts.shape[1:]
+def _unet(sides: Sequence[int], channels: int, width: str) -> Section:
     levels = 1
     while levels < 4 and min(sides_of_levels(sides, levels + 1)[-1]) >= 4:
         levels += 1
@@ -100,7 +101,7 @@ def _unet(facts: Facts, channels: int) -> Section:
     reasons = [
         f"sides {sides}: a UNet of {levels} resolutions; sides are halved while at least 4 remain",
         why,
-        f"{facts.count} events: {channels} channels (the paper's 128 from {MANY_EVENTS} events on)",
+        width,
     ]
     return Section("network", node, tuple(reasons))
 
