@@ -140,7 +140,8 @@ RECORD = {
 """Fields of the classes that functions return, by name."""
 
 RECORDS = {
-    "likelihood.bounds.BoundResult", "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
+    "likelihood.bounds.BoundResult", "likelihood.classify.Classification",
+    "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",

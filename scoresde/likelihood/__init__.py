@@ -3,6 +3,7 @@
 from scoresde._arguments import check_constructors
 from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error
 from scoresde.likelihood.bounds import BoundResult, elbo
+from scoresde.likelihood.classify import Classification, classify
 from scoresde.likelihood.dequantization import (
     DequantizedResult,
     Dequantizer,
@@ -19,6 +20,7 @@ from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep, fit_grid
 __all__ = [
     "DEFAULT_TOLERANCE",
     "BoundResult",
+    "Classification",
     "DequantizedResult",
     "Dequantizer",
     "Divergence",
@@ -35,6 +37,7 @@ __all__ = [
     "UniformDequantizer",
     "bits_per_dim",
     "bits_per_dim_error",
+    "classify",
     "elbo",
     "fit_grid",
     "importance_weighted_bound",
@@ -43,4 +46,4 @@ __all__ = [
     "standard_grid",
 ]
 
-check_constructors(globals(), records=(BoundResult, DequantizedResult, KnownBiases, LikelihoodResult))
+check_constructors(globals(), records=(BoundResult, Classification, DequantizedResult, KnownBiases, LikelihoodResult))
