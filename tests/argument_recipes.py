@@ -140,7 +140,7 @@ RECORD = {
 """Fields of the classes that functions return, by name."""
 
 RECORDS = {
-    "likelihood.bounds.BoundResult", "likelihood.classify.Classification",
+    "likelihood.bounds.BoundResult", "likelihood.classification.Classification",
     "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.denoising.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",

@@ -3,7 +3,7 @@
 from scoresde._arguments import check_constructors
 from scoresde.likelihood.bits import bits_per_dim, bits_per_dim_error
 from scoresde.likelihood.bounds import BoundResult, elbo
-from scoresde.likelihood.classify import Classification, classify
+from scoresde.likelihood.classification import Classification, classify
 from scoresde.likelihood.dequantization import (
     DequantizedResult,
     Dequantizer,
