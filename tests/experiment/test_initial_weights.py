@@ -106,6 +106,16 @@ def test_a_run_from_random_weights_says_so(source):
     assert read_initial(Workdir(source)) is None
 
 
+def test_a_second_run_of_an_experiment_does_not_start_from_the_first(tmp_path):
+    """Otherwise it would start from trained weights without a statement, and from others if it is killed and started again."""
+    made, folders = experiment(**NEW), [Workdir(tmp_path / name) for name in ("one", "two")]
+    for workdir in folders:
+        train_here(made, workdir)
+    one, two = (last_checkpoint(workdir.checkpoints) for workdir in folders)
+    assert same(one.tensors, two.tensors)
+    assert same(made.model.network.state_dict(), experiment(**NEW).model.network.state_dict())
+
+
 class TestRestart:
     """A run that was killed goes on without the source."""
 

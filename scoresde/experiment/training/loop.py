@@ -8,10 +8,12 @@ not. docs/training.md describes what is saved, the consequences of faults, and t
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ def train(
 ) -> None:
     """Train from the last checkpoint, or from the start, to ``training.steps``.
 
+    The model of the experiment is not changed. `Workdir.model` loads the trained one.
+
     On SIGINT, SIGTERM or SIGUSR1 the current step is finished, a checkpoint is saved, and KeyboardInterrupt is raised. A second
     signal raises KeyboardInterrupt at once, without a checkpoint.
 
@@ -74,6 +78,7 @@ def train(
         WorkerError: If another process of the run ended.
     """
     check_trainable(experiment.model)
+    experiment = replace(experiment, model=copy.deepcopy(experiment.model))  # the weights of the caller do not change
     experiment.use_threads()
     logging = {**experiment.loggers, **(loggers or {})}
     check_loggers(logging)
