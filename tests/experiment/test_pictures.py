@@ -83,7 +83,9 @@ def test_label_maps_with_a_palette(folder):
     }  # fmt: skip
     made = ImageFolder(**{key: value for key, value in data.items() if key != "name"})
     assert made.train.raw[:].unique().tolist() == [0, 4], "an interpolation of 0 and 4 gives 1 to 3"
-    assert any("palette = 'indices'" in line for line in inspect("maps", measure=False).text.splitlines())
+    assert (
+        "channels = 1, levels = K, resampling = 'nearest', palette = 'indices'" in inspect("maps", measure=False).text
+    )
     digits = {"network.channels": 8, "network.blocks": 1, "data": str(data)}
     root = __file__.rpartition("/tests/")[0]
     run(
@@ -151,3 +153,11 @@ def test_a_size_that_is_given(folder, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "mine", "--side", "10x20x3"])
     assert "give a whole number, or HEIGHTxWIDTH such as 12x20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("largest", "labels"), [(20, True), (200, False)])
+def test_images_that_may_be_labels(folder, largest, labels):
+    values = [np.random.default_rng(k).integers(0, largest + 1, (8, 8)).astype(np.uint8) for k in range(20)]
+    write(folder / "mine", [Image.fromarray(value) for value in values], "png")
+    said = "set levels = 21 and resampling = 'nearest' in the data section"
+    assert (said in inspect("mine", measure=False).text) == labels

@@ -19,6 +19,8 @@ from scoresde.data.inspect_sources import channels_are_last
 
 SHOWN = 8
 """Number of events that are named if more have the same problem."""
+FEW_OF_LEVELS = 2
+"""Ratio of the declared levels to those that the values suggest from which images may be labels or masks."""
 SHOWN_COLUMNS = 16
 """Largest number of columns that are described one by one."""
 FEW_EVENTS = 10
@@ -164,10 +166,10 @@ def _notes(facts: Facts, levels: int, tabular: bool, dequantized: Sequence[str])
     shape, notes = facts.shape, []
     if facts.twins:
         notes.append("an event and its duplicate may be in different splits: test results are then too good")
-    if 0 < facts.levels < levels:
+    if 0 < facts.levels <= levels // FEW_OF_LEVELS:
         notes.append(
-            f"the largest value is {facts.high:g} of {levels - 1}: if these are labels or masks, save them as an array, which "
-            f"has {facts.levels} levels"
+            f"the largest value is {facts.high:g} of {levels - 1}: if these are labels or masks, set levels = {facts.levels} "
+            "and resampling = 'nearest' in the data section of a folder, or save them as an array"
         )
     if len(facts.columns) > SHOWN_COLUMNS:
         kinds = Counter("constant" if c.constant else "discrete" if c.discrete else "continuous" for c in facts.columns)
