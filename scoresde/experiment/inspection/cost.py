@@ -6,6 +6,7 @@ memory is divided into micro-batches. A step that would take too long is measure
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.limits import is_out_of_memory, machine_memory
 from scoresde.experiment.training.dry_run import STEPS, DryRunResult, dry_run
 
-PROBED = 4
-"""Number of events of the first step."""
+PROBED, PROBED_NUMBERS = 4, 2**17
+"""Largest number of events of the first step, and largest number of values in them; at least one event."""
 PATIENCE = 30.0
 """Seconds that a measurement may take."""
 USABLE = 0.5
@@ -72,7 +73,7 @@ def measure(experiment: Experiment, patience: float = PATIENCE) -> Cost:
     except (RuntimeError, MemoryError) as problem:
         if not is_out_of_memory(problem):
             raise
-        return replace(cost, why=f"a step of {PROBED} events needs more than the free memory, {as_bytes(free)}")
+        return replace(cost, why=f"a step of a few events needs more than the free memory, {as_bytes(free)}")
 
 
 def weight_cost(experiment: Experiment) -> Cost:
@@ -91,7 +92,8 @@ def weight_cost(experiment: Experiment) -> Cost:
 
 def _measured(experiment: Experiment, cost: Cost, free: int, patience: float) -> Cost:
     batch = experiment.training.batch_size
-    few = min(PROBED, batch)
+    size = math.prod(experiment.data.event_shape)
+    few = max(1, min(PROBED, batch, PROBED_NUMBERS // size))
     found = _run(experiment, few, 0, 1)
     per_event = found.activations / few
     micro = _micro_batch(batch, per_event, USABLE * free - cost.training)
