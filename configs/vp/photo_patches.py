@@ -12,11 +12,9 @@ def get_config():
     config = load_config(Path(__file__).parents[1] / "default_digits.py")
     config.sde = {"name": "VPSDE", "beta_min": 0.1, "beta_max": 20.0}
     config.data = {"name": "PhotoPatches", "side": 32, "stride": 8, "flip": True}
-    # 256 levels of three channels: their probabilities take more time than the network, and the noise is nearly as good
-    config.model = {"prediction": "noise", "data_std": 0.65}
-    # a level is 2/256 = 0.008 wide
-    config.objective.times = {"name": "UniformLogNoise", "low": 0.002, "high": 15.0}
+    # a level is 2/256 = 0.008 wide: below 0.003 the noisy pixel determines its level
+    config.objective.times = {"name": "UniformLogNoise", "low": 0.003, "high": 15.0}
+    config.model.data_std = 0.65
     config.training.batch_size = 8
     config.training.steps = 6000
-    config.training.learning_rate = 1e-3
     return config
