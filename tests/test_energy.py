@@ -242,6 +242,11 @@ def test_inference_mode_is_refused():
         model(torch.zeros(2, 3, dtype=F64), torch.full((2,), 0.5, dtype=F64))
 
 
+def test_forward_mode_is_refused():
+    with pytest.raises(RuntimeError, match="use forward=False"):
+        log_likelihood(VPSDE(), EnergyModel(Wave(3), VPSDE()), normal((2, 3)), divergence=Exact(forward=True))
+
+
 def test_a_network_of_another_output_is_refused():
     class Scalar(nn.Module):
         def forward(self, x, label):

@@ -58,7 +58,8 @@ class EnergyModel(ScoreModel):
 
     Raises:
         TypeError, ValueError: See ``ScoreModel``.
-        RuntimeError: When called in ``torch.inference_mode``, which has no gradients.
+        RuntimeError: When called in ``torch.inference_mode`` or within a transform of ``torch.func``, where the gradient is not
+            available.
 
     References:
         Salimans & Ho 2021, "Should EBMs model the energy or the score?", ICLR workshop on energy-based models.
@@ -106,6 +107,11 @@ class EnergyModel(ScoreModel):
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "the score of an EnergyModel is a gradient: use torch.no_grad() in place of inference_mode()"
+            )
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "the score of an EnergyModel cannot be transformed by torch.func, as a divergence with forward=True does: "
+                "use forward=False"
             )
         graph = torch.is_grad_enabled()  # fused attention kernels have no second derivative
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if graph else nullcontext():
