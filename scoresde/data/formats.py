@@ -54,19 +54,26 @@ def read_idx(file: Path) -> Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
-def read_cifar_binary(file: Path) -> Tensor:
-    """Images (n, 3, 32, 32) in uint8. Raises ValueError unless the file has complete records with labels 0 .. 9."""
+def read_cifar_binary(file: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, 32, 32) in uint8, and labels (n,).
+
+    Raises ValueError unless the file has complete records with labels 0 .. 9.
+    """
     content = np.frombuffer(file.read_bytes(), np.uint8)
     if not content.size or content.size % (1 + _PIXELS):
         raise ValueError(f"{file} has {content.size} bytes: not a whole number of records of {1 + _PIXELS}")
     records = content.reshape(-1, 1 + _PIXELS)
     if records[:, 0].max() > 9:
         raise ValueError(f"{file} contains the label {records[:, 0].max()}: the labels of CIFAR-10 are 0 to 9")
-    return torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
+    images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
+    return images, torch.from_numpy(records[:, 0].copy()).long()
 
 
-def read_cifar_python(file: Path) -> Tensor:
-    """Images (n, 3, 32, 32) in uint8. Raises ValueError for other files, naming any function that they ask for."""
+def read_cifar_python(file: Path) -> tuple[Tensor, Tensor | None]:
+    """Images (n, 3, 32, 32) in uint8, and labels (n,) if the file has some.
+
+    Raises ValueError for other files, naming any function that they ask for.
+    """
     try:
         with open(file, "rb") as stream:
             content = _Reader(stream, encoding="bytes").load()
@@ -74,7 +81,13 @@ def read_cifar_python(file: Path) -> Tensor:
         kind = dtype.arguments[0]
         if kind not in ("u1", b"u1") or fortran or len(shape) != 2 or shape[1] != _PIXELS:
             raise ValueError(f"its array is of kind {kind!r} and shape {shape}: (n, {_PIXELS}) of bytes is wanted")
-        return torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32).copy())
+        images = torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32).copy())
+        labels = content.get(b"labels")
+        if labels is None:
+            return images, None
+        if len(labels) != len(images) or not all(type(k) is int and 0 <= k <= 9 for k in labels):
+            raise ValueError(f"it must have {len(images)} labels from 0 to 9")
+        return images, torch.tensor(labels)
     except OSError:
         raise
     except Exception as problem:  # a malicious file can raise any exception

