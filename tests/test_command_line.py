@@ -58,6 +58,8 @@ REFUSED = {
     "sample --config.seed": "--config.seed needs a value: --config.seed=VALUE",
     "sample --processes=two": "argument --processes: 'two' is not allowed: give a whole number",
     "train --fit-time=long": "argument --fit-time: 'long' is not allowed: give a time such as 90, 90s, 10m or 2h",
+    "inspect x --no-measure --fit-time=9": "--no-measure and --fit-time exclude each other: give one of them",
+    "inspect x --fit-time=1w": "argument --fit-time: '1w' is not allowed: give a time such as 90, 90s, 10m or 2h",
     "train --config=a --dry-run --fit-time=9": "--dry-run and --fit-time exclude each other: give one of them",
     "sample --workdir nowhere": "--config is required: --workdir nowhere contains no config.json",
     "likelihood --config=a --workdir=b --draws=1 --config.likelihood.draws=2": "set the same value: give one",
@@ -82,6 +84,15 @@ def test_flags_may_come_before_the_command():
         options, overrides = parse(line.split())
         assert (options.command, options.workdir, options.config) == ("likelihood", "train", "c")
         assert overrides == {"likelihood.split": "train"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1e-9", 1e-9), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172800)]
+)
+def test_times(text, seconds):
+    for command in ("inspect x.npy", "train --workdir=w --config=c"):
+        options, _ = parse([*command.split(), f"--fit-time={text}"])
+        assert options.fit_time == pytest.approx(seconds)
 
 
 def test_options_that_a_command_does_not_have_are_none():

@@ -200,6 +200,8 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:
         parser.error("--dry-run and --fit-time exclude each other: give one of them")
+    if options.no_measure and options.fit_time is not None:
+        parser.error("--no-measure and --fit-time exclude each other: give one of them")
     if options.init_weights is not None and options.init_from is None:
         parser.error("--init-weights requires --init-from")
     if options.source and options.source_config is None:
