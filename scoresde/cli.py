@@ -11,6 +11,7 @@
     scoresde pull PLACE --workdir DIR [--overwrite]
     scoresde inspect DATA [--output FILE] [--force] [--side PIXELS] [--channels WHERE] [--fit-time TIME | --no-measure]
     scoresde check --config FILE [--config.KEY=VALUE ...]
+    scoresde check --process MODULE:NAME
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
@@ -148,9 +149,14 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from scoresde.command_line.named import named_process
     from scoresde.experiment import check
+    from scoresde.sde import check as check_process
 
-    report = check(_config(options, overrides))
+    if options.process is None:
+        report = check(_config(options, overrides))
+    else:
+        report = check_process(named_process(options.process))
     print(report)
     return 0 if report.passed else 1
 

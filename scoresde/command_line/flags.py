@@ -71,9 +71,9 @@ COMMANDS = {
         needed=("data",),
     ),
     "check": Command(
-        "test the process of a config against its own equations",
-        "--config FILE [--config.KEY=VALUE ...]",
-        needed=("config",),
+        "test the process of a config, or one of another library, against its own equations",
+        "(--config FILE [--config.KEY=VALUE ...] | --process MODULE:NAME)",
+        needed=(),
     ),
     "convert": Command(
         "create a work folder from a checkpoint of another project",
@@ -216,6 +216,10 @@ FLAGS = (
     Flag("tag", ("push",), "a tag of the model card; can be repeated", ("TAG",), repeated=True),
     Flag("public", ("push",), "make a new repository visible to everyone; otherwise it is private"),
     Flag("overwrite", ("push", "pull"), "replace a published model, or a work folder with everything in it"),
+    Flag(
+        "process", ("check",), "a process in Python instead of one in a config: an object, or a class or function that makes it "
+        "without arguments; also one of azula, deepinv, diffusers, flow_matching, sbi, torchcfm", ("MODULE:NAME",),
+    ),
     Flag("output", ("inspect",), "file for the config; without it, nothing is written", ("FILE",)),
     Flag(
         "output", ("report",), "page that compares runs, and the same name with .json and .csv; comparison.html unless given",

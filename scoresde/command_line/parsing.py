@@ -196,6 +196,8 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
     if missing := [name for name in needed if getattr(options, name) is None]:
         names = ", ".join(name.upper() if name in ("data", "place") else f"--{name}" for name in missing)
         parser.error(f"the following arguments are required by {command}: {names}")
+    if command == "check" and (options.config is None) == (options.process is None):
+        parser.error("check needs one of --config and --process")
     if command == "convert" and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:
@@ -244,5 +246,7 @@ def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[
         overrides["sampling.condition"] = repr(dict(_named(parser, text) for text in options.condition))
     if overrides and options.runs:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for the report of one run")
+    if overrides and options.process is not None:
+        parser.error(f"{OVERRIDE}{next(iter(overrides))} needs --config: write a function that makes the process")
     if overrides and command not in FLAGS[0].owners:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for commands with a config, not for {command}")

@@ -20,7 +20,12 @@ def current_folder(options: argparse.Namespace, overrides: Mapping[str, str]) ->
     unknown origin.
     """
     code = options.config is not None and Path(options.config).suffix != ".json"
-    if not (code or options.trust or any(":" in value for value in (options.data or "", *overrides.values()))):
+    if not (
+        code
+        or options.trust
+        or options.process
+        or any(":" in value for value in (options.data or "", *overrides.values()))
+    ):
         yield
         return
     folder = os.getcwd()

@@ -14,6 +14,11 @@ from scoresde.sde.scalar import ScalarSDE
 Mistake = tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 """A hint, and the corrections of the drift and of g g^T that undo the mistake."""
 
+_EXPLAINED = 1e-4
+"""Largest error that counts as explained by a mistake. A smaller error is not one of these mistakes."""
+
+_SMALL = "the difference is small: is it rounding of a float32 table, or an integral that is computed numerically?"
+
 _NONE: Mistake = ("", lambda f: f, lambda g: g)
 _MISTAKES: tuple[Mistake, ...] = (
     ("g^2 is twice what the kernel needs: is a factor 2 in g^2 too many?", lambda f: f, lambda g: 0.5 * g),
@@ -41,7 +46,8 @@ def kernel(process: DenseProcess) -> list[CheckRow]:
     mean, shift, covariance = _integrated(process, _NONE)
     hint = ""
     if not (mean <= TOLERANCE and covariance <= TOLERANCE):
-        hint = _explain(process)
+        small = max(mean, covariance) < _EXPLAINED
+        hint = _SMALL if small else _explain(process)
     a, b, _ = process.kernel(1e-5 * process.sde.T)
     start = shift_error(b, 0.0 * b, a)
     lost = (
@@ -105,7 +111,7 @@ def _explain(process: DenseProcess) -> str:
     for hint, mistake, root, power in corrections:
         try:
             mean, _, covariance = _integrated(process, mistake, root, power)
-            if max(mean, covariance) < 1e-4:
+            if max(mean, covariance) < _EXPLAINED:
                 return hint
         except Exception:  # a correction that cannot be integrated is not the explanation
             continue
