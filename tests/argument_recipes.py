@@ -24,6 +24,7 @@ from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
+from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Scheduler, straight
 
 PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
@@ -31,6 +32,8 @@ PACKAGES = (
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
+    "networks", "noise", "distributions", "ema", "noise_distributions", "score.quantized", "solvers", "score.subspace",
+    "interop",
 )  # fmt: skip
 
 
@@ -210,6 +213,13 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "b": torch.tensor([0.1, 0.2]),
     },
     "noise_distributions.mixture.NormalMixture": {"weights": (0.5, 0.5), "means": (-0.8, 0.8), "stds": (0.6, 0.6)},
+    "interop.processes.azula.AzulaSDE": {"schedule": straight},
+    "interop.processes.choice.from_library": {"process": type("Own", (Diffusion,), {"__module__": "deepinv.own"})()},
+    "interop.processes.deepinv.DeepinvSDE": {"process": Diffusion()},
+    "interop.processes.diffusers.DiffusersSDE": {"scheduler": Scheduler(), "knots": 4},
+    "interop.processes.flow_matching.FlowMatchingSDE": {"scheduler": Cosine()},
+    "interop.processes.sbi.SbiSDE": {"estimator": Estimator()},
+    "interop.processes.torchcfm.TorchCFMSDE": {"matcher": Matcher()},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
     "likelihood.dequantization.FlowDequantizer": {"transform": BYTES, "width": 4, "layers": 2},

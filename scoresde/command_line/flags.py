@@ -72,7 +72,7 @@ COMMANDS = {
     ),
     "check": Command(
         "test the process of a config, or one of another library, against its own equations",
-        "(--config FILE [--config.KEY=VALUE ...] | --process MODULE:NAME)",
+        "--config FILE [--config.KEY=VALUE ...] | --process MODULE:NAME",
         needed=(),
     ),
     "convert": Command(

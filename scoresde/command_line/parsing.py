@@ -196,8 +196,10 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
     if missing := [name for name in needed if getattr(options, name) is None]:
         names = ", ".join(name.upper() if name in ("data", "place") else f"--{name}" for name in missing)
         parser.error(f"the following arguments are required by {command}: {names}")
-    if command == "check" and (options.config is None) == (options.process is None):
-        parser.error("check needs one of --config and --process")
+    if command == "check" and options.config is None and options.process is None:
+        parser.error("the following arguments are required by check: --config or --process")
+    if options.config is not None and options.process is not None:
+        parser.error("--config and --process exclude each other: give one of them")
     if command == "convert" and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:

@@ -153,7 +153,7 @@ def test_noise_in_the_reverse_order_is_refused():
 def test_a_shortened_scheduler_is_refused():
     scheduler = Scheduler()
     scheduler.num_inference_steps = 10
-    with pytest.raises(ValueError, match="scheduler has 10 of 100 time steps: give one before set_timesteps"):
+    with pytest.raises(ValueError, match="scheduler has 10 time steps, set by set_timesteps"):
         DiffusersSDE(scheduler)
 
 

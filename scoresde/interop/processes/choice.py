@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scoresde._arguments import checked_arguments
 from scoresde._validation import shown
 from scoresde.interop.processes.azula import AzulaSDE
 from scoresde.interop.processes.deepinv import DeepinvSDE
@@ -19,6 +20,7 @@ ADAPTERS: dict[str, type[ScalarSDE]] = {
 }  # fmt: skip
 
 
+@checked_arguments
 def from_library(process: Any) -> ScalarSDE:
     """Process of an object of another library.
 
