@@ -79,5 +79,5 @@ class TorchCFMSDE(PathSDE):
     @staticmethod
     def _column(value: Any, s: Tensor) -> Tensor:
         """A coefficient as a column: a matcher may return a number, one value for each time, or a state ``(B, 1)``."""
-        value = torch.as_tensor(value, dtype=s.dtype)
-        return value.reshape(-1, 1).expand(s.shape)
+        column: Tensor = torch.as_tensor(value, dtype=s.dtype).reshape(-1, 1)
+        return column.expand(s.shape)
