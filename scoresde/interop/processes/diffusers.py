@@ -64,7 +64,8 @@ class DiffusersSDE(ScalarSDE):
         check_count("knots", knots, least=2)
         super().__init__(1.0)
         self.scheduler, self.knots = scheduler, knots
-        if (done := getattr(scheduler, "num_inference_steps", None)) is not None:
+        # some constructors call set_timesteps(N)
+        if (done := getattr(scheduler, "num_inference_steps", None)) not in (None, len(scheduler.betas)):
             raise ValueError(f"scheduler has {done} time steps, set by set_timesteps: give one before this call")
         alphas, sigmas = self.marginals()
         log_a = (alphas / alphas.hypot(sigmas)).log()
