@@ -32,7 +32,6 @@ PACKAGES = (
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
-    "networks", "noise", "distributions", "ema", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "interop",
 )  # fmt: skip
 
