@@ -48,7 +48,7 @@ def draw_biases(network: nn.Module, seed: int) -> None:
 
 
 class Run:
-    """One training run, which can be advanced in parts."""
+    """One training run, which advances by some steps at a time."""
 
     def __init__(self, prediction: str, start: str, seed: int, steps: int) -> None:
         self.experiment = experiment_of(prediction, seed, steps)

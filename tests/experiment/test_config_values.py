@@ -60,7 +60,7 @@ WRONG = {
     "objective.times={'name': 'ChainTimes'}": "config.objective.times: ChainTimes needs a chain",
     "network={'name': 'FlowDequantizer', 'transform': {'name': 'Quantized'}, 'event_shape': [1, 2, 1, 1]}":
     "config.model: network: FlowDequantizer has no forward(input, label)",
-    "model.name=os:system": "config.model.name is not known",
+    "model.name=os:system": "config.model.name='os:system' is a builtin_function_or_method: give a class",
     "training.name=os:system": "config.training.name is not known",
     "model.network={'name': 'MLP'}": "config.model.network is not known",
     "objective.sde={'name': 'VESDE'}": "config.objective.sde is not allowed: it is config.sde",
