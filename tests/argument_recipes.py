@@ -312,7 +312,7 @@ for _name in RECORDS:
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
-    RECIPES[_name] = {**RECORD, "standard_error": 0.1}
+    RECIPES[_name] = {**RECORD, "standard_error": 0.1, "biased": 0.5}
 del RECIPES["score.subspace.SubspaceScore.sde"]
 
 NOT_CALLED = {

@@ -186,12 +186,18 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
             "unknown" if error is None else f"{error:.3f}",
         )
     ]
+    every = len(experiment.data.test) if others else summary["events"]
+    more = "" if every == summary["events"] else f", all {every} events"
     rows += [
-        (b.name, f"{b.bits_per_dim:.3f}", "unknown" if math.isnan(b.standard_error) else f"{b.standard_error:.3f}")
+        (
+            b.name + more,
+            f"{b.bits_per_dim:.3f}",
+            "unknown" if math.isnan(b.standard_error) else f"{b.standard_error:.3f}",
+        )
         for b in others
     ]
     simple = summary.get("baseline")
-    if simple is not None and simple["name"] not in [b.name for b in others]:
+    if simple is not None and (more or simple["name"] not in [b.name for b in others]):
         error = simple["standard error"]
         rows.append((simple["name"], f"{simple['value']:.3f}", "unknown" if error is None else f"{error:.3f}"))
     if codecs := summary.get("codecs"):
