@@ -299,7 +299,7 @@ def test_other_makers_folders(tmp_path):
     for data in (tmp_path, tmp_path / "train-images-idx3-ubyte.gz"):
         found = find(str(data))
         assert found.node == {"name": "MNIST", "folder": str(tmp_path)} and len(found.events) == 20
-    found = inspect(str(tmp_path), tmp_path / "mine.py")
+    found = inspect(str(tmp_path), tmp_path / "mine.py", measure=False)
     assert found.usable and "20 of shape (1, 28, 28)" in found.text
     assert isinstance(Experiment.from_config(load_config(tmp_path / "mine.py")).data, MNIST)
 
