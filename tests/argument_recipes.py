@@ -105,6 +105,7 @@ COMMON: dict[str, Any] = {
     "shape": (4, 2),
     "event_shape": (2,),
     "log_prob": T,
+    **dict.fromkeys(("probabilities", "predicted", "margin", "margin_error"), T),
     "standard_error": T,
     "transform": Affine(),
     "std": 0.2,
@@ -221,6 +222,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "interop.processes.torchcfm.TorchCFMSDE": {"matcher": Matcher()},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
+    "likelihood.classification.classify": {
+        "score": lambda x, t, label=None: SCORE(x, t), "classes": 2, "solver": likelihood.Multistep(nodes=4),
+    },
     "likelihood.dequantization.FlowDequantizer": {"transform": BYTES, "width": 4, "layers": 2},
     "likelihood.dequantization.importance_weighted_bound": {
         "log_prob": lambda x, indices=None: x.sum(1), "levels": LEVELS, "transform": BYTES, "draws": 2,

@@ -1,6 +1,7 @@
 """Training objectives for score models."""
 
 from scoresde._arguments import check_constructors
+from scoresde.losses.base import Objective
 from scoresde.losses.denoising import DenoisingScoreMatching, Draw
 from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
@@ -11,6 +12,7 @@ __all__ = [
     "DenoisingScoreMatching",
     "Draw",
     "ExplicitScoreMatching",
+    "Objective",
     "SlicedDraw",
     "SlicedScoreMatching",
     "TimeDistribution",

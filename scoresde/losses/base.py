@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,19 @@ from scoresde.sde import SDE, Chain, check_same_process
 Process = TypeVar("Process", bound=SDE)
 
 
-class Objective(Generic[Process]):
-    """A loss that is estimated from random times and noisy data.
+class Drawn(Protocol):
+    """Random draws of an objective for a batch."""
+
+    @property
+    def t(self) -> Tensor:
+        """Times, (B,)."""
+
+
+class Objective(ABC, Generic[Process]):
+    """Base class of the losses that training minimizes, estimated from random times and noisy data.
+
+    A subclass implements ``draw``, which makes all random draws of a batch, and ``evaluate``, which computes the losses of given
+    draws. Training calls both, so that draws depend only on (seed, step, index).
 
     Args:
         sde: The process.
@@ -35,6 +47,35 @@ class Objective(Generic[Process]):
         self.sde, self.seed = sde, seed
         self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
         self._calls = 0
+
+    second_derivatives: ClassVar[bool] = False
+    """Whether the gradient of the loss needs second derivatives of the network."""
+
+    @abstractmethod
+    def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> Drawn:
+        """Draws everything that is random for a batch.
+
+        Args:
+            x0: The data, (B, *event).
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+
+        Returns:
+            The draws, with their times as ``t``.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: Callable[..., Tensor], draw: Any, **condition: Any) -> Tensor:
+        """Computes the loss of each example for given draws.
+
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            draw: The draws, from ``draw``.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
+        """
 
     def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
         """The noise source of a batch and its step. Given times are checked."""

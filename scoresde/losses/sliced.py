@@ -77,6 +77,8 @@ class SlicedScoreMatching(Objective[SDE]):
         arXiv:1905.07088.
     """
 
+    second_derivatives = True
+
     def __init__(
         self,
         sde: SDE,

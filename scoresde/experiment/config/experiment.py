@@ -22,7 +22,7 @@ from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
 from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
 from scoresde.loggers import Logger, TensorBoardLogger
-from scoresde.losses import DenoisingScoreMatching
+from scoresde.losses import Objective
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
 from scoresde.sde import LinearSDE
@@ -61,7 +61,7 @@ class Experiment:
     data: Splits
     sde: LinearSDE
     model: ScoreModel
-    objective: DenoisingScoreMatching
+    objective: Objective[Any]
     training: TrainingConfig
     sampling: SamplingConfig
     samplers: dict[str, Sampler]
@@ -167,9 +167,9 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     return build(options, "model", ScoreModel, network=network, sde=sde)
 
 
-def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> DenoisingScoreMatching:
+def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> Objective[Any]:
     """Build the objective, and check that its times suit the process."""
-    objective = build(node, "objective", DenoisingScoreMatching, sde=sde, seed=seed)
+    objective = build(node, "objective", Objective, sde=sde, seed=seed)
     with config_errors("objective.times"), torch.no_grad():
         objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
     return objective

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.sections import TrainingConfig
+from scoresde.losses import Objective
 from scoresde.networks.embeddings import Embedding
 from scoresde.networks.refinenet import InstanceNormPlus
 from scoresde.score import EnergyModel, ScoreModel
@@ -47,19 +48,19 @@ class AutocastNetwork(nn.Module):
             return out.float()
 
 
-def prepare_model(model: ScoreModel, config: TrainingConfig) -> ScoreModel:
+def prepare_model(model: ScoreModel, config: TrainingConfig, objective: Objective[Any]) -> ScoreModel:
     """The model that training calls: the same weights, with the options of the config.
 
     The model itself if there are none.
 
     Raises:
-        ConfigError: If an energy is to be compiled or sharded.
+        ConfigError: If the network is to be compiled or sharded, and training needs second derivatives.
     """
     for option in ("compile", "sharded"):
-        if getattr(config, option) and isinstance(model, EnergyModel):
+        if getattr(config, option) and (isinstance(model, EnergyModel) or objective.second_derivatives):
+            what = "an EnergyModel" if isinstance(model, EnergyModel) else type(objective).__name__
             raise ConfigError(
-                f"config.training.{option}=True is not allowed for an EnergyModel, whose training needs second derivatives: "
-                "give False"
+                f"config.training.{option}=True is not allowed for {what}, whose training needs second derivatives: give False"
             )
     network, dtype = model.network, getattr(torch, config.precision)
     if config.channels_last:

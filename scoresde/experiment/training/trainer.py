@@ -32,7 +32,7 @@ from scoresde.experiment.folder.checkpoint import Checkpoint, load_weights
 from scoresde.experiment.training.distributed import Group, choose_layout
 from scoresde.experiment.training.precision import prepare_model, to_channels_last
 from scoresde.experiment.training.restore import load_optimizer
-from scoresde.losses import DenoisingScoreMatching, Draw
+from scoresde.losses import Objective
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 
@@ -72,11 +72,11 @@ class Step:
 class _Losses(nn.Module):
     """The loss as a module, which DistributedDataParallel wraps."""
 
-    def __init__(self, model: ScoreModel, objective: DenoisingScoreMatching) -> None:
+    def __init__(self, model: ScoreModel, objective: Objective[Any]) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, draw: Draw, condition: dict[str, Tensor]) -> Tensor:
+    def forward(self, draw: Any, condition: dict[str, Tensor]) -> Tensor:
         return self.objective.evaluate(self.model, draw, **condition)
 
 
@@ -105,7 +105,7 @@ class Trainer:
         for module in (self.network, *(average.module for average in self.averages)):
             self.layout.place(module)
         self.model.to(group.device)
-        called = prepare_model(self.model, config)
+        called = prepare_model(self.model, config, experiment.objective)
         if config.channels_last:
             for average in self.averages:
                 to_channels_last(average.module)
@@ -247,7 +247,7 @@ def check_trainable(model: ScoreModel) -> ScoreModel:
     return model
 
 
-def time_edges(objective: DenoisingScoreMatching, device: torch.device) -> Tensor:
+def time_edges(objective: Objective[Any], device: torch.device) -> Tensor:
     """The times between the intervals, ascending, (BUCKETS - 1,)."""
     u = torch.arange(1, BUCKETS, device=device) / BUCKETS
     return objective.times.times(objective.sde, u).sort().values
