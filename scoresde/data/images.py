@@ -69,17 +69,17 @@ class CIFAR10(LazySplits):
             "with .bin), or give its place: data.folder"
         )
 
-    def _sets(self, parts: Sequence[tuple[Tensor, Tensor | None]], files: Sequence[Path]) -> tuple[Dataset, Dataset]:
-        for (images, labels), file in zip(parts, files, strict=True):
+    def _sets(self, batches: Sequence[tuple[Tensor, Tensor | None]], files: Sequence[Path]) -> tuple[Dataset, Dataset]:
+        for (images, labels), file in zip(batches, files, strict=True):
             if len(images) != self.images_per_file:
                 raise ValueError(f"{file} contains {len(images)} images: it must contain {self.images_per_file}")
             if self.kinds and labels is None:
                 raise ValueError(f"{file} contains no labels: give labels=False")
 
         def made(some: slice, name: str, flip: bool) -> Dataset:
-            labels = [labels for _, labels in parts[some] if labels is not None]
+            labels = [labels for _, labels in batches[some] if labels is not None]
             condition = {key: torch.cat(labels) for key in self.kinds}
-            images = torch.cat([images for images, _ in parts[some]])
+            images = torch.cat([images for images, _ in batches[some]])
             return Dataset(images, self.transform, name, flip=flip, condition=condition, kinds=self.kinds)
 
         return made(slice(5), "CIFAR-10/train", self.flip), made(slice(5, 6), "CIFAR-10/test", False)
