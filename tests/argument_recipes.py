@@ -317,6 +317,9 @@ RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1, "biased": 0.5}
+RECIPES["metrics.yardstick.RelativeDistance"] = {
+    "value": 0.2, "yardstick": 0.1, "count": 4, "reference_count": 4, "halvings": 2,
+}  # fmt: skip
 del RECIPES["score.subspace.SubspaceScore.sde"]
 
 NOT_CALLED = {
