@@ -3,7 +3,7 @@
     python benchmarks/other_processes.py [LIBRARY ...] [--write]
 
 prints the rows of the libraries that are installed (all of them, or those that are named), as Markdown. --write replaces
-the table in docs/other_processes.md, and needs all six libraries. It takes about ten minutes on one core.
+the table in docs/other_processes.md, and needs all six libraries. It took 2.5 minutes on one core.
 
 deepinv needs torchvision, see tests/interop/torchvision_operators.py.
 """
