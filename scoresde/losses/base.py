@@ -51,6 +51,29 @@ class Objective(ABC, Generic[Process]):
     second_derivatives: ClassVar[bool] = False
     """Whether the gradient of the loss needs second derivatives of the network."""
 
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x0: Tensor,
+        *,
+        step: int | None = None,
+        indices: Tensor | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Computes the loss of each example: ``evaluate`` for the draws of ``draw``.
+
+        Args:
+            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            x0: The data, (B, *event).
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
+        """
+        return self.evaluate(model, self.draw(x0, step=step, indices=indices), **condition)
+
     @abstractmethod
     def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> Drawn:
         """Draws everything that is random for a batch.
