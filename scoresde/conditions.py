@@ -98,6 +98,8 @@ class ConditionKind(ABC):
             raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}, as numbers") from None
         if row.dtype == torch.float64 or (not isinstance(self, Classes) and not row.is_floating_point()):
             row = row.float()
+        if isinstance(self, Vector) and row.ndim == 0:
+            row = row[None]
         if not self.fits(row[None]):
             raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}")
         return row
@@ -124,7 +126,10 @@ class Classes(ConditionKind):
         whole = (
             value.ndim == 1 and not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
         )
-        return whole and (not _readable(value) or bool(((value >= 0) & (value < self.count)).all()))
+        if not whole or not _readable(value):
+            return whole
+        value = value.long()  # some dtypes cannot be compared
+        return bool(((value >= 0) & (value < self.count)).all())
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Vector(ConditionKind):
 
     @property
     def allowed(self) -> str:
-        return f"{self.size} real numbers"
+        return "a real number" if self.size == 1 else f"{self.size} real numbers"
 
     def fits(self, value: Tensor) -> bool:
         return value.shape[1:] == (self.size,) and _finite(value)
@@ -184,10 +189,11 @@ class Tokens(ConditionKind):
 
     @property
     def allowed(self) -> str:
-        return f"tokens with {self.size} features each, and NaN for padding"
+        return f"tokens with {self.size} finite features each, and NaN for padding"
 
     def fits(self, value: Tensor) -> bool:
-        return value.ndim == 3 and value.shape[2] == self.size and value.is_floating_point()
+        fits = value.ndim == 3 and value.shape[2] == self.size and value.is_floating_point()
+        return fits and not (_readable(value) and bool(torch.isinf(value).any()))
 
 
 def _readable(value: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from scoresde._validation import expand
 from scoresde.conditions import Classes, Image, Tokens, Vector, check_conditions, given
 from scoresde.interop.edm import DenoiserScore
-from scoresde.likelihood import Exact, Multistep, elbo, log_likelihood
+from scoresde.likelihood import Exact, Multistep, elbo, fit_grid, known_biases, log_likelihood
 from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.samplers import DDIM, AdaptiveSDE, EulerMaruyama, Fast, UniPC
@@ -161,6 +161,15 @@ def test_the_bound_of_each_sample_has_its_own_condition():
     assert float(found.standard_error.max()) < 0.2
 
 
+def test_biases_and_grids_have_conditions():
+    y = torch.linspace(-2.0, 2.0, 5)[:, None].expand(5, 3)
+    score, x = GaussianGiven(), y + 0.1
+    bound = given(score, {"y": y})
+    one, two = known_biases(VPSDE(), score, x, condition={"y": y}), known_biases(VPSDE(), bound, x)
+    assert torch.equal(one.cutoff, two.cutoff) and torch.equal(one.prior, two.prior)
+    assert fit_grid(VPSDE(), score, x, fine=40, condition={"y": y}) == fit_grid(VPSDE(), bound, x, fine=40)
+
+
 def test_a_sampler_is_fitted_with_conditions():
     """The pilot has more starts than there are samples, and its starts get the samples' conditions in turn."""
     y, _ = given_data(24)
@@ -183,7 +192,7 @@ def test_conditions_that_are_no_dictionary_are_refused():
         (Classes(3), torch.tensor([0, 2]), [torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.zeros(2), torch.zeros(3).long()]),
         (Vector(2), torch.zeros(2, 2), [torch.zeros(2), torch.zeros(2, 3), torch.full((2, 2), torch.nan), torch.zeros(1, 2)]),
         (Image(1), torch.zeros(2, 1, 4, 4), [torch.zeros(2, 2, 4, 4), torch.zeros(2, 1), torch.zeros(2, 1, 4, 4).long()]),
-        (Tokens(4), torch.zeros(2, 5, 4), [torch.zeros(2, 4), torch.zeros(2, 5, 3), torch.zeros(2, 5, 4).long()]),
+        (Tokens(4), torch.zeros(2, 5, 4), [torch.zeros(2, 4), torch.zeros(2, 5, 4).long(), torch.full((2, 5, 4), torch.inf)]),
     ],
     ids=["Classes", "Vector", "Image", "Tokens"],
 )  # fmt: skip

@@ -298,12 +298,13 @@ class KnownBiases:
 @in_evaluation_mode("score")
 def known_biases(
     sde: LinearSDE,
-    score: Score,
+    score: Callable[..., Tensor],
     x: Tensor,
     *,
     t_min: float = 1e-5,
     divergence: Divergence | None = None,
     noise: NoiseSource | None = None,
+    condition: Mapping[str, Any] | None = None,
 ) -> KnownBiases:
     """Estimates the biases of ``log_likelihood`` at x from one evaluation of the score.
 
@@ -324,6 +325,7 @@ def known_biases(
         t_min: Start of the flow, in [0, T).
         divergence: The method for the trace, ``Exact()`` by default.
         noise: Keys of the probes and of the auxiliary variables.
+        condition: Conditions c of the score by name, with one row for each sample. The biases are then those of log p(x | c).
 
     Returns:
         The two biases of each sample.
@@ -333,6 +335,7 @@ def known_biases(
     """
     check_batch("x", x)
     check_finite("x", x)
+    score = given(score, condition)
     check_same_process(sde, score)
     sde = sde.continuous
     check_t_min(sde, t_min)

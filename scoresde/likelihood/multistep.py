@@ -28,21 +28,23 @@ divergence::
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, times_checked
-from scoresde.conditions import rows_of
+from scoresde.conditions import given, rows_of
 from scoresde.likelihood.divergence import Hutchinson
 from scoresde.likelihood.engine import Engine, FlowProblem, FlowSolution, check_t_min, warn_caller
 from scoresde.likelihood.estimate import probe_variances, quadrature_square, trace_error
 from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, standard_grid
 from scoresde.likelihood.path import POINTS, Path, node_times
 from scoresde.noise import NoiseSource
-from scoresde.sde import LinearSDE, Score, check_same_process
+from scoresde.sde import LinearSDE, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import SolverError
 from scoresde.solvers.quadrature import Increments
@@ -165,13 +167,14 @@ def _replace_rows(answer: FlowSolution, rows: Tensor, new: FlowSolution) -> Flow
 @in_evaluation_mode("score")
 def fit_grid(
     sde: LinearSDE,
-    score: Score,
+    score: Callable[..., Tensor],
     x: Tensor,
     *,
     t_min: float = 1e-5,
     fine: int = 200,
     floor: float = 0.5,
     seed: int = 0,
+    condition: Mapping[str, Any] | None = None,
 ) -> FlowGrid:
     """Fits a grid to a model from a few examples.
 
@@ -186,6 +189,7 @@ def fit_grid(
         fine: Nodes of the pilot, at least 40.
         floor: Fraction of the mean that is added to the density. It protects against what the pilot did not observe.
         seed: Seed of the probes.
+        condition: Conditions of the score by name, with one row for each example.
 
     Returns:
         The grid.
@@ -196,6 +200,7 @@ def fit_grid(
     """
     check_batch("x", x)
     check_finite("x", x)
+    score = given(score, condition)
     check_same_process(sde, score)
     check_count("fine", fine, least=40)
     check_number("floor", floor, above=0.0)

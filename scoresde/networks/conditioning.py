@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class Conditioning(nn.Module):
             TypeError: If there is a condition that the network does not have.
             ValueError: If a condition is not of its kind.
         """
-        condition = _rows(condition, len(x), x.device)
+        condition = _rows(condition, len(x), x.device, self.kinds)
         check_conditions(self.kinds, condition, len(x))
         dropped = condition.get(DROPPED)
         parts = []
@@ -185,7 +186,7 @@ class CrossAttention(nn.Module):
         for name in self.names:
             tokens = condition.get(name)
             if tokens is not None:
-                there, known = _known(tokens)
+                there, known = _known(tokens, self.null.dtype)
                 both.append(self.keys[name](known))
                 masks.append(there if dropped is None else there & ~dropped[:, None])
         k, v = torch.cat(both, dim=1).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -197,9 +198,14 @@ class CrossAttention(nn.Module):
 
 
 class _Table(nn.Embedding):
+    """A vector for each class. Classes may have any dtype of whole numbers."""
+
     def __init__(self, count: int, size: int) -> None:
         super().__init__(count, size)
         nn.init.zeros_(self.weight)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return super().forward(value.long())
 
 
 class _Linear(nn.Linear):
@@ -235,9 +241,9 @@ class _Pooled(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        there, known = _known(tokens)
-        logits = self.score(known)[..., 0].masked_fill(~there, torch.finfo(known.dtype).min)
-        share = logits.softmax(1) * there
+        there, known = _known(tokens, self.score.weight.dtype)
+        logits = self.score(known)[..., 0]  # in half precision under autocast
+        share = logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(1).to(known.dtype) * there
         out: Tensor = self.last((share[..., None] * known).sum(1))
         return out
 
@@ -255,16 +261,29 @@ def _encoder(kind: ConditionKind, size: int, sides: Sequence[int], concatenated:
     raise TypeError(f"{kind!r} is not a kind that this network reads: give Classes, Vector, Image or Tokens")
 
 
-def _known(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Which tokens are no padding, (B, L) bool, and the tokens with 0 for padding."""
+def _known(tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Which tokens are no padding, (B, L) bool, and the tokens in the dtype of the weights with 0 for padding."""
     there = ~tokens.isnan().any(2)
-    return there, tokens.masked_fill(~there[..., None], 0.0)
+    return there, tokens.masked_fill(~there[..., None], 0.0).to(dtype)
 
 
-def _rows(condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
-    """Conditions with one row for each sample. A number, or a tensor without dimensions, holds for all samples."""
+def _rows(
+    condition: Mapping[str, Any], batch: int, device: torch.device, kinds: Mapping[str, ConditionKind] | None = None
+) -> dict[str, Any]:
+    """Conditions with one row for each sample. A number, or a tensor without dimensions, holds for all samples.
+
+    Vectors of one number may have the shape (B,).
+    """
     out = dict(condition)
     for name, value in condition.items():
-        if isinstance(value, bool | int | float) or (isinstance(value, Tensor) and value.ndim == 0):
-            out[name] = torch.as_tensor(value, device=device).expand(batch)
+        vector = kinds is not None and isinstance(kinds.get(name), Vector)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, bool | int | float):  # torch.full does not wait for the device
+            number = float(value) if vector and not isinstance(value, bool) else value
+            out[name] = torch.full((batch,), number, device=device)
+        elif isinstance(value, Tensor) and value.ndim == 0:
+            out[name] = value.to(device).expand(batch)
+        if vector and isinstance(out[name], Tensor) and out[name].ndim == 1:
+            out[name] = out[name][:, None]
     return out

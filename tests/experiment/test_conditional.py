@@ -11,8 +11,10 @@ from benchmarks.children import together
 from scoresde.experiment import Workdir, likelihood, sample
 from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
-from scoresde.experiment.config.condition_values import sample_conditions
+from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.folder.checkpoint import last_checkpoint
+from scoresde.experiment.reports.report import report as write_report
+from scoresde.experiment.results.event_sets import sample_set
 from scoresde.likelihood import bits_per_dim, log_likelihood
 from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
@@ -152,6 +154,35 @@ class TestSamples:
         with pytest.raises(ConfigError, match=message):
             experiment(**CHEAP, sampling__condition=value)
 
+    @pytest.mark.parametrize("section", ["sampling", "likelihood"])
+    def test_conditions_that_training_never_ignored_cannot_be_ignored(self, section):
+        options = CHEAP | {f"{section}__condition": "'ignore'"}
+        experiment(**options)
+        message = rf"config\.{section}\.condition='ignore' is not allowed with training.condition_dropout=0"
+        with pytest.raises(ConfigError, match=message):
+            experiment(**options, training__condition_dropout=0)
+
+    def test_all_conditions_need_a_value(self, tmp_path):
+        """Training drops all conditions of an event or none, so the model does not know events with some of them."""
+        words = np.zeros((20, 3, 4), np.float32)
+        np.savez(tmp_path / "a.npz", x=np.zeros((20, 2), np.float32), y=np.arange(20) % 5, words=words)
+        given = {name: f"{tmp_path}/a.npz:{name}" for name in ("y", "words")}
+        data = str({"name": "Arrays", "train": f"{tmp_path}/a.npz:x", "condition": given})
+
+        def samples(value):
+            made = experiment(**SMALL | {"data": data, "sampling__condition": value})
+            return made, sample_conditions(made, 1, 3)
+
+        with pytest.raises(
+            ConfigError, match=r"condition has no value for words: give one, e\.g\. \{'words': 'test'\}"
+        ):
+            samples("{'y': 3}")
+        made, found = samples("{'y': 'test', 'words': [[[1, 2, 3, 4]], [[5, 6, 7, 8], [1, 1, 1, 1]]]}")
+        assert torch.equal(found["y"], made.data.test.conditions(torch.tensor([1, 0, 1]))["y"])  # two test events
+        words = found["words"]
+        assert words[0].tolist() == words[2].tolist() == [[5, 6, 7, 8], [1, 1, 1, 1]]
+        assert words[1, 0].tolist() == [1, 2, 3, 4] and bool(words[1, 1].isnan().all())
+
     def test_a_condition_of_data_without_conditions_is_refused(self):
         with pytest.raises(ConfigError, match="the conditions of the data are none"):
             experiment(**SMALL, sampling__condition="{'label': 1}")
@@ -178,6 +209,10 @@ class TestSamples:
         done = called("sample", "--workdir", workdir.path, "--condition", "label=3", *flags)
         assert done.returncode == 0, done.stderr
         assert set(np.load(workdir.samples / "unipc.npz")["condition_label"].tolist()) == {3}
+        made = experiment(**CHEAP, **SAMPLING)
+        assert "condition {&quot;label&quot;: 3}" in write_report(made, workdir).read_text()
+        (warning,) = sample_set(made, workdir, "unipc").warnings
+        assert warning.startswith('the samples have the condition {"label": 3}')
         for wrong, message in (
             ("label", "--condition 'label' is not allowed: give NAME=VALUE"),
             ("label=11", "condition.label=11 is not allowed"),
@@ -188,6 +223,18 @@ class TestSamples:
         done = called("sample", "--workdir", workdir.path, "--condition", "label=1", "--config.sampling.condition=test")
         assert done.returncode == 2 and "set the same value" in done.stderr
         sample(experiment(**CHEAP, **SAMPLING), workdir)
+        assert not sample_set(made, workdir, "unipc").warnings
+
+    def test_samples_under_the_conditions_of_changed_data_are_drawn_again(self, trained):
+        made, _ = trained
+        before = condition_facts(made)
+        labels = made.data.test._rows.values["label"]
+        assert condition_facts(made) == before and before["condition"] == '"test"'
+        try:
+            labels[0] += 1
+            assert condition_facts(made) != before
+        finally:
+            labels[0] -= 1
 
 
 class TestLikelihood:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,6 +98,39 @@ def test_tokens_are_a_set_and_nan_is_padding(make):
     torch.testing.assert_close(network(X, LABELS, words=padded), whole, rtol=1e-4, atol=1e-4)
     none = network(X, LABELS, words=torch.full((B, 3, 6), torch.nan))
     assert bool(torch.isfinite(none).all())
+
+
+@every_network
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_conditions_in_half_precision(make, dtype):
+    network = disturbed(make(KINDS), 0.1).eval()
+    with torch.autocast("cpu", dtype):
+        mixed = network(X, LABELS, **VALUES)
+    torch.testing.assert_close(mixed.float(), network(X, LABELS, **VALUES), rtol=0.1, atol=0.1)
+
+
+@every_network
+def test_conditions_of_a_network_in_double_precision(make):
+    network = disturbed(make(KINDS), 0.1).eval()
+    narrow = network(X, LABELS, **VALUES)
+    wide = network.double()(X.double(), LABELS.double(), **VALUES)
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), narrow, rtol=1e-3, atol=1e-4)
+
+
+@every_network
+def test_equal_conditions_in_other_types_are_equal(make):
+    network = disturbed(make({"label": Classes(3), "size": Vector(1)}), 0.3).eval()
+    wanted = network(X, LABELS, label=torch.full((B,), 2), size=torch.full((B, 1), 3.0))
+    for label in (2, np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert torch.equal(network(X, LABELS, label=label, size=3.0), wanted)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32):
+        assert torch.equal(network(X, LABELS, label=torch.full((B,), 2, dtype=dtype), size=3), wanted)
+    for size in (np.float32(3), torch.tensor(3.0), torch.full((B,), 3.0), torch.full((B, 1), 3.0).double()):
+        assert torch.equal(network(X, LABELS, label=2, size=size), wanted)
+    for wrong in ({"label": True}, {"label": 3}, {"label": -1}, {"label": 1.0}, {"size": True}, {"size": math.nan}):
+        with pytest.raises(ValueError, match="is not allowed: give a"):
+            network(X, LABELS, **wrong)
 
 
 @every_network

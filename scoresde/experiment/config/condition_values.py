@@ -4,9 +4,12 @@
 
     "test", "train"             sample i gets the conditions of event i of this split, from the start again after the last one
     "ignore"                      no condition: samples of p(x)
-    {"label": 3}                every sample gets this condition; conditions without a value are not given
+    {"label": 3}                every sample gets this condition
     {"label": [0, 1, 2]}        sample i gets value i, from the start again after the last one
     {"label": "balanced"}       sample i gets the class i mod number of classes
+    {"label": "test"}           sample i gets this condition of event i of a split
+
+All conditions of the data need a value: training ignores all conditions of an event or none, so the model does not know others.
 
 The conditions of a sample depend only on its index. So they do not depend on how samples are divided into batches and among
 processes, and a run that was killed continues with the same ones.
@@ -15,14 +18,16 @@ processes, and a run that was killed continues with the same ones.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from scoresde._validation import shown, suggestion
-from scoresde.conditions import DROPPED, Classes, ConditionKind
+from scoresde.conditions import DROPPED, Classes, ConditionKind, Tokens
 from scoresde.data import Splits
 
 if TYPE_CHECKING:
@@ -57,9 +62,10 @@ def check_network(network: nn.Module, kinds: Mapping[str, ConditionKind], dropou
         )
 
 
-def check_values(spec: Any, kinds: Mapping[str, ConditionKind]) -> None:
-    """Raise ValueError unless ``sampling.condition`` fits the conditions of the data."""
+def check_values(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
+    """Raise ValueError unless ``sampling.condition`` fits the conditions of the data and the probability of their dropout."""
     if isinstance(spec, str):
+        check_ignored(spec, kinds, dropout)
         if spec not in (*SPLITS, "ignore"):
             raise ValueError(
                 f"condition={spec!r} is not allowed: give 'test', 'train', 'ignore', or a value for each name, {{'label': 3}}"
@@ -73,7 +79,21 @@ def check_values(spec: Any, kinds: Mapping[str, ConditionKind]) -> None:
                 f"condition.{name} is not known: the conditions of the data are {', '.join(kinds) or 'none'}"
                 f"{suggestion(name, kinds)}"
             )
-        _values(name, value, kinds[name], torch.arange(1))
+        if not (isinstance(value, str) and value in SPLITS):
+            _values(name, value, kinds[name], torch.arange(1))
+    if missing := [name for name in kinds if name not in spec]:
+        raise ValueError(
+            f"condition has no value for {', '.join(missing)}: give one, e.g. {{'{missing[0]}': 'test'}} for those of the test "
+            "split. Training ignores all conditions of an event or none; condition='ignore' ignores all"
+        )
+
+
+def check_ignored(spec: str, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
+    """Raise ValueError if conditions are ignored that were never ignored in training."""
+    if spec == "ignore" and kinds and not dropout:
+        raise ValueError(
+            "condition='ignore' is not allowed with training.condition_dropout=0: the model is trained with conditions only"
+        )
 
 
 def sample_conditions(experiment: Experiment, first: int, count: int) -> dict[str, Tensor]:
@@ -92,10 +112,44 @@ def sample_conditions(experiment: Experiment, first: int, count: int) -> dict[st
     if not kinds or spec == "ignore":
         return {}
     if isinstance(spec, str):
-        split = _split(experiment.data, spec)
-        found: dict[str, Tensor] = split.conditions(index % len(split))
-        return found
-    return {name: _values(name, value, kinds[name], index) for name, value in spec.items()}
+        return _of_events(experiment.data, spec, index)
+    found = {name: _of_events(experiment.data, name, index) for name in splits_used(spec)}
+    return {
+        name: found[value][name]
+        if isinstance(value, str) and value in found
+        else _values(name, value, kinds[name], index)
+        for name, value in spec.items()
+    }
+
+
+def splits_used(spec: Any) -> list[str]:
+    """The splits whose conditions samples get."""
+    values = [spec] if isinstance(spec, str) else [value for value in spec.values() if isinstance(value, str)]
+    return [name for name in SPLITS if name in values]
+
+
+def condition_facts(experiment: Experiment) -> dict[str, Any]:
+    """What the conditions of samples depend on. Empty if the data has none."""
+    if not experiment.data.kinds:
+        return {}
+    spec = experiment.sampling.condition
+    digests = {name: _split(experiment.data, name).digest() for name in splits_used(spec)}
+    return {
+        "condition": json.dumps(spec, sort_keys=True, default=str),
+        **{f"{name} data digest": digest for name, digest in digests.items()},
+    }
+
+
+def short(text: str) -> str:
+    """The start of a text, for messages: a condition may be an image."""
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _of_events(data: Splits, name: str, index: Tensor) -> dict[str, Tensor]:
+    """The conditions of events ``index`` of a split, from the start again after the last one."""
+    split = _split(data, name)
+    found: dict[str, Tensor] = split.conditions(index % len(split))
+    return found
 
 
 def _split(data: Splits, name: str) -> Any:
@@ -111,7 +165,7 @@ def _split(data: Splits, name: str) -> Any:
 
 def _values(name: str, value: Any, kind: ConditionKind, index: Tensor) -> Tensor:
     """The rows of samples ``index`` (B,). Raises ValueError for a value that is not of the kind."""
-    if value == "balanced":
+    if isinstance(value, str) and value == "balanced":
         if not isinstance(kind, Classes):
             raise ValueError(f"condition.{name}='balanced' is not allowed: it is for classes, and {name} is {kind!r}")
         return index % kind.count
@@ -120,6 +174,12 @@ def _values(name: str, value: Any, kind: ConditionKind, index: Tensor) -> Tensor
     except ValueError:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise
-        rows = torch.stack([kind.parse(f"condition.{name}", one) for one in value])
+        parsed = [kind.parse(f"condition.{name}", one) for one in value]
+        if isinstance(kind, Tokens):  # sets of different sizes
+            rows = pad_sequence(parsed, batch_first=True, padding_value=torch.nan)
+        elif len({row.shape for row in parsed}) == 1:
+            rows = torch.stack(parsed)
+        else:
+            raise ValueError(f"condition.{name} has values of different shapes: give values of one shape") from None
         return rows[index % len(rows)]
     return row.expand(len(index), *row.shape)

@@ -16,7 +16,7 @@ from scoresde._validation import check_count, shown, suggestion
 from scoresde.data import Splits
 from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors
-from scoresde.experiment.config.condition_values import check_network
+from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
@@ -101,8 +101,10 @@ class Experiment:
         with config_errors("network"):
             check_network(model.network, data.kinds, training.condition_dropout)
         with config_errors("sampling", arguments=("condition",)):
-            check_conditions(sampling.condition, data.kinds)
+            check_conditions(sampling.condition, data.kinds, training.condition_dropout)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
+        with config_errors("likelihood", arguments=("condition",)):
+            check_ignored(likelihood.condition, data.kinds, training.condition_dropout)
         if likelihood.t_min >= sde.T:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"

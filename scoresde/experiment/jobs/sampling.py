@@ -36,7 +36,7 @@ import torch
 
 from scoresde._files import bytes_digest, read_sealed, write_atomic, write_sealed
 from scoresde.experiment.config.builder import ConfigError
-from scoresde.experiment.config.condition_values import sample_conditions
+from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
@@ -102,10 +102,8 @@ class SamplingJob(Job):
         common = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
             checkpoint.digest, "weights": weights, "event shape": list(experiment.data.event_shape),
-            "seed": experiment.sampling.seed,
+            "seed": experiment.sampling.seed, **condition_facts(experiment),
         }  # fmt: skip
-        if experiment.data.kinds:
-            common["condition"] = json.dumps(experiment.sampling.condition, sort_keys=True, default=str)
         stores = {
             name: SampleStore(
                 workdir.samples / titled(name, weights),
@@ -233,7 +231,8 @@ class SamplingJob(Job):
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
-            "config digest": store.settings["config digest"], "scoresde": __version__, **provenance(),
+            "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
+            **provenance(),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)

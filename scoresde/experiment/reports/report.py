@@ -13,6 +13,7 @@ import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
 from scoresde.data import Columns, Quantized, Transform
+from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.initial import describe_source, source_of_run
 from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
@@ -235,7 +236,8 @@ def _sentence(summary: dict[str, Any], transform: Transform) -> str:
     if isinstance(transform, Columns) and summary["transform"] == repr(transform):
         summary = {**summary, "transform": transform.summary}  # config.json lists the columns
     keys = ("draws", "solver", "divergence", "t_min", "transform", "data digest", "checkpoint", "weights", "seed")
-    return ", ".join(f"{k} {summary[k]}" for k in keys) + "."
+    given = ("condition",) if "condition" in summary else ()
+    return ", ".join(f"{k} {summary[k]}" for k in given + keys) + "."
 
 
 def _samples(experiment: Experiment, workdir: Workdir) -> str:
@@ -269,7 +271,8 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    text, data = f"{name}: {took}, weights {facts.get('weights')}{other}", experiment.data
+    given = f", condition {short(facts['condition'])}" if "condition" in facts else ""
+    text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data
     if isinstance(data.transform, Columns):
         index = SampleIndex.open(workdir.samples / f"{name}.json")
         shards = [index.read(entry).raw for entry in index.entries if entry.first < MARGINALS_OF]

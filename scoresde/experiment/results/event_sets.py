@@ -26,6 +26,7 @@ from scoresde.data import Dataset, ImageFolder
 from scoresde.data.inspect_sources import find
 from scoresde.data.pixels import is_lossy, upright_size
 from scoresde.data.stored import ImageFiles
+from scoresde.experiment.config.condition_values import SPLITS, short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.cache import file_digest
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
@@ -147,6 +148,8 @@ class SampleEvents(EventSet):
         origin = {
             key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")
         }
+        if "condition" in self.index.facts:
+            origin["condition"] = self.index.facts["condition"]
         return {"index": self.index.path.name, **origin, "settings": self.index.store.settings}
 
     @property
@@ -198,6 +201,11 @@ def sample_set(experiment: Experiment, workdir: Workdir, name: str) -> SampleEve
     node, found = experiment.config.to_dict().get("samplers", {}).get(name.partition("@")[0]), []
     if node is not None and index.store.settings.get("sampler") != json.dumps(node, sort_keys=True, default=str):
         found.append(f"drawn by {index.facts.get('sampler')}, not by the config's sampler: run scoresde sample again")
+    condition = str(index.facts.get("condition", json.dumps("ignore")))
+    if condition not in [json.dumps(word) for word in ("ignore", *SPLITS)]:
+        found.append(
+            f"the samples have the condition {short(condition)}, but the data that they are compared with may have others"
+        )
     if before := workdir.outdated(index.facts):
         found.append(f"drawn with {before}" + (": run scoresde sample again" if node is not None else ""))
     return SampleEvents(name, index, tuple(found))
