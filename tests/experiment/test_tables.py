@@ -95,7 +95,7 @@ def test_from_inspect_to_samples_and_a_likelihood(tmp_path):
     inspect(file, tmp_path / "mine.py", measure=False)
     config = load_config(tmp_path / "mine.py")
     values = {
-        "training.steps": 300, "training.learning_rate": 3e-3, "training.checkpoint_every": 300, "network.width": 64,
+        "training.steps": 600, "training.learning_rate": 3e-3, "training.checkpoint_every": 600, "network.width": 64,
         "network.depth": 2, "device": "cpu", "threads": 1, "sampling.count": 300, "sampling.batch_size": 150,
         "samplers.predictor-corrector.steps": 50, "likelihood.grid_events": 0,
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_from_inspect_to_samples_and_a_likelihood(tmp_path):
     assert len(rows) == 300 and set(rows[0]) == {"cask", "alcohol", "bottles"}
     assert {row["cask"] for row in rows} == {"oak", "steel", "clay, old"}
     alcohol, bottles = (np.array([float(row[name]) for row in rows]) for name in ("alcohol", "bottles"))
-    # mean 12.5 and 600, correlation 0.61 by the casks; 300 steps are a short training
+    # mean 12.5 and 600, correlation 0.61 by the casks; 600 steps are a short training
     assert abs(alcohol.mean() - 12.5) < 0.2 and abs(bottles.mean() - 600.0) < 30.0
     assert np.corrcoef(alcohol, bottles)[0, 1] > 0.3
     (workdir.samples / "predictor-corrector.csv").unlink()
