@@ -201,7 +201,7 @@ def test_flags(place):
         ({"out_raw": np.full((2, 3, 8, 8), np.nan)}, "contains numbers that are not finite"),
         ({"x": np.array(["a"])}, "cannot be read as expected outputs"),
         ({"x": np.array([None])}, "cannot be read as expected outputs"),
-        ({k: np.ones((2, 3, 7, 7)) for k in ("x", "out_raw", "out_ema")}, "does not suit the network"),
+        ({k: np.ones((2, 4, 8, 8)) for k in ("x", "out_raw", "out_ema")}, "does not suit the network"),
     ],
 )
 def test_expected_outputs_that_are_none(place, change, wanted):
