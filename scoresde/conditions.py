@@ -255,6 +255,10 @@ class Conditioned:
         check_condition(len(x), self.condition, ())
         return self.score(x, t, **self.condition)
 
+    def given(self, **condition: Any) -> Conditioned:
+        """The score with more conditions, or with others of the same names."""
+        return Conditioned(self.score, {**self.condition, **condition})
+
     def select_rows(self, index: Tensor) -> Conditioned:
         """The score with the conditions of some of the samples.
 
@@ -286,7 +290,8 @@ def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> 
     if not (isinstance(condition, Mapping) and all(isinstance(name, str) for name in condition)):
         raise TypeError(f"condition={shown(condition)} is not allowed: give a dictionary, e.g. {{'label': y}}")
     bind = getattr(score, "given", None)
-    return bind(**condition) if callable(bind) else Conditioned(score, dict(condition))
+    compiled = hasattr(score, "_orig_mod")  # its method is that of the model that is not compiled
+    return bind(**condition) if callable(bind) and not compiled else Conditioned(score, dict(condition))
 
 
 @checked_arguments
@@ -302,7 +307,8 @@ def rows_of(score: Callable[..., Tensor], index: Tensor) -> Callable[..., Tensor
         The score with the conditions of these samples, or ``score`` itself if it has no method ``select_rows``.
     """
     own = getattr(score, "select_rows", None)
-    return own(index) if callable(own) else score
+    found = own(index) if callable(own) else score
+    return score if found is getattr(score, "_orig_mod", None) else found
 
 
 def select(condition: Mapping[str, Any], index: Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scoresde._validation import expand
-from scoresde.conditions import Classes, Image, Tokens, Vector, check_conditions, given
+from scoresde.conditions import Classes, Image, Tokens, Vector, check_conditions, given, rows_of
 from scoresde.interop.edm import DenoiserScore
 from scoresde.likelihood import Exact, Multistep, elbo, fit_grid, known_biases, log_likelihood
 from scoresde.networks import MLP
@@ -178,6 +178,27 @@ def test_a_sampler_is_fitted_with_conditions():
     assert float((samples - y).abs().max()) < 5 * STD
     fitted = Fast(4, pilot=32, search=1, held_out=40).prepared(VPSDE(), given(score, {"y": y[:1].expand(32, 3)}), (3,))
     assert fitted.expected.error < 0.05
+
+
+def test_conditions_are_bound_one_after_the_other():
+    def score(x, t, *, a, b):
+        return a * x + b
+
+    x, one, two = torch.ones(3, 2), torch.full((3, 1), 2.0), torch.full((3, 1), 5.0)
+    both = given(given(score, {"a": one, "b": one}), {"b": two})
+    assert torch.equal(both(x, torch.ones(3)), 2 * x + 5)
+    assert torch.equal(rows_of(both, torch.tensor([1]))(x[:1], torch.ones(1)), 2 * x[:1] + 5)
+
+
+def test_a_compiled_model_stays_compiled():
+    model = ScoreModel(MLP((2,), width=8, depth=1, conditions={"label": Classes(3)}), VPSDE())
+    compiled, y = torch.compile(model, backend="eager"), torch.tensor([0, 1, 2])
+    assert rows_of(compiled, torch.arange(2)) is compiled
+    bound = given(compiled, {"label": y})
+    assert bound.score is compiled and bound.sde is model.sde
+    assert rows_of(bound, torch.arange(2)).score is compiled
+    whole = torch.compile(model.given(label=y), backend="eager")
+    assert rows_of(whole, torch.tensor([2, 0])).condition["label"].tolist() == [2, 0]
 
 
 def test_conditions_that_are_no_dictionary_are_refused():

@@ -9,7 +9,7 @@ Every class uses the same dequantization, noise and probes, so that common error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ def classify(
     name: str = "label",
     prior: Sequence[float] | None = None,
     likelihood: Callable[..., LikelihoodResult | BoundResult] = log_likelihood,
+    condition: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Classification:
     """Classify events by the likelihood of each class.
@@ -75,7 +76,8 @@ def classify(
         prior: p(c) of each class, up to a factor; equal by default.
         likelihood: ``log_likelihood``, or ``elbo`` for the variational bound. For networks the bound usually needs fewer
             evaluations: the same noise is used for all classes, and there is no divergence to estimate.
-        **options: Arguments of this function, such as ``seed``.
+        condition: Other conditions by name, with one row for each event. They are the same for all classes.
+        **options: Arguments of ``likelihood``, such as ``seed``.
 
     Returns:
         The likelihoods, the probabilities and the predicted classes.
@@ -88,7 +90,9 @@ def classify(
         Clark & Jaini 2023, "Text-to-image diffusion models are zero-shot classifiers", arXiv:2303.15233.
     """
     check_batch("x", x)
-    values = list(range(classes)) if isinstance(classes, int) else list(classes)
+    if condition is not None and name in condition:
+        raise ValueError(f"condition has a value for {name!r}, which is the name of the classes: give other conditions")
+    values = list(classes) if isinstance(classes, Sequence) else list(range(classes))
     if len(values) < 2:
         raise ValueError(f"classes={classes!r} is not allowed: give at least two")
     weights = torch.ones(len(values)) if prior is None else torch.as_tensor(prior, dtype=torch.float64)
@@ -97,10 +101,10 @@ def classify(
     found = []
     for value in values:
         row = torch.as_tensor(value, device=x.device)
-        condition = {name: row.expand(len(x), *row.shape)}
-        found.append(likelihood(sde, score, x, condition=condition, **options))
-    log_prob = torch.stack([one.log_prob for one in found], 1)
-    error = torch.stack([one.standard_error for one in found], 1)
+        one = {**(condition or {}), name: row.expand(len(x), *row.shape)}
+        found.append(likelihood(sde, score, x, condition=one, **options))
+    log_prob = torch.stack([each.log_prob for each in found], 1)
+    error = torch.stack([each.standard_error for each in found], 1)
     joint = log_prob + (weights / weights.sum()).log().to(log_prob)
     best = joint.topk(2, dim=1)
     return Classification(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,19 @@ def test_classes_by_value():
     x = CENTERS[[2, 0]].float()
     found = classify(VPSDE(), Classes(), x, [2, 0], divergence=Exact())
     assert found.predicted.tolist() == [0, 1]
+
+
+def test_other_conditions_are_the_same_for_all_classes():
+    x, shift = torch.linspace(-1.0, 1.0, 14).reshape(7, 2), torch.linspace(-1.0, 1.0, 7)[:, None]
+
+    def shifted(x, t, *, label, shift):
+        return Classes()(x - VPSDE().kernel(t).mean(shift.expand_as(x)).to(x), t, label=label)
+
+    found = classify(VPSDE(), shifted, x + shift, np.int64(3), condition={"shift": shift}, divergence=Exact())
+    alone = classify(VPSDE(), Classes(), x, 3, divergence=Exact())
+    torch.testing.assert_close(found.probabilities, alone.probabilities, rtol=0, atol=0.02)
+    with pytest.raises(ValueError, match="condition has a value for 'label', which is the name of the classes"):
+        classify(VPSDE(), Classes(), x, 3, condition={"label": torch.zeros(7).long()})
 
 
 @pytest.mark.parametrize(

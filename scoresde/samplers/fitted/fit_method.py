@@ -146,7 +146,9 @@ class _CountedRows(CountedScore):
     def select_rows(self, index: Tensor) -> _CountedRows:
         """The score for the starts ``index`` (n,) of the pilot. Its evaluations count for the whole."""
         part = copy.copy(self)
-        part.score, part.batch, part.whole = rows_of(self.score, index), len(index), self.whole or self
+        part.score, part.whole = rows_of(self.score, index), self.whole or self
+        if part.score is not self.score:  # otherwise an error says that the score is that of the whole pilot
+            part.batch = len(index)
         return part
 
 
