@@ -245,7 +245,10 @@ def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[
     if getattr(options, "condition", None):
         if any(key.startswith("sampling.condition") for key in overrides):
             parser.error("--condition and --config.sampling.condition set the same value: give one of them")
-        overrides["sampling.condition"] = repr(dict(_named(parser, text) for text in options.condition))
+        named = [_named(parser, text) for text in options.condition]
+        if twice := [name for k, (name, _) in enumerate(named) if name in dict(named[:k])]:
+            parser.error(f"--condition gives {twice[0]} two values: give one, or a list for samples that differ")
+        overrides["sampling.condition"] = repr(dict(named))
     if overrides and options.runs:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for the report of one run")
     if overrides and options.process is not None:

@@ -80,6 +80,8 @@ class Conditioning(nn.Module):
         condition = _rows(condition, len(x), x.device, self.kinds)
         check_conditions(self.kinds, condition, len(x))
         dropped = condition.get(DROPPED)
+        if dropped is None and self.training:  # every parameter gets a gradient, as DistributedDataParallel requires
+            dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         parts = []
         for name, kind in self.kinds.items():
             value = condition.get(name)

@@ -94,8 +94,10 @@ class TestTraining:
         assert same(everything(one), everything(two))
 
     @pytest.mark.long
-    def test_two_processes_train_as_one(self, tmp_path):
+    @pytest.mark.parametrize("dropout", [0.1, 0.0])
+    def test_two_processes_train_as_one(self, tmp_path, dropout):
         options = {"training.steps": 4, "training.log_every": 1, "network.dropout": 0.0, "data.labels": True}
+        options["training.condition_dropout"] = dropout
         ranks = together(tmp_path / "two", 2, options)
         assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
         train_here(experiment(**{k.replace(".", "__"): v for k, v in options.items()}), Workdir(tmp_path / "one"))
@@ -220,6 +222,8 @@ class TestSamples:
         ):
             done = called("sample", "--workdir", workdir.path, "--condition", wrong)
             assert done.returncode == 2 and message in done.stderr
+        done = called("sample", "--workdir", workdir.path, "--condition", "label=1", "--condition", "label=2")
+        assert done.returncode == 2 and "--condition gives label two values: give one, or a list" in done.stderr
         done = called("sample", "--workdir", workdir.path, "--condition", "label=1", "--config.sampling.condition=test")
         assert done.returncode == 2 and "set the same value" in done.stderr
         sample(experiment(**CHEAP, **SAMPLING), workdir)

@@ -89,6 +89,14 @@ def test_every_parameter_of_the_conditions_is_trained(make):
     assert not [name for name in lost if "conditioning" in name or "tokens" in name]
 
 
+@every_network
+def test_every_parameter_has_a_gradient_without_dropout(make):
+    """DistributedDataParallel refuses parameters without one."""
+    network = make(KINDS)
+    network(X, LABELS, **VALUES).square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+
+
 @pytest.mark.parametrize("make", [NETWORKS["MLP"], NETWORKS["SmallUNet"], NETWORKS["NCSNpp"]])
 def test_tokens_are_a_set_and_nan_is_padding(make):
     network, words = disturbed(make({"words": Tokens(6)}), 0.3).eval(), VALUES["words"]

@@ -52,7 +52,7 @@ def check_network(network: nn.Module, kinds: Mapping[str, ConditionKind], dropou
     for condition in kinds:
         if condition not in by_name:
             raise ValueError(
-                f"network: {name} does not take the condition {condition!r} of the data, only {', '.join(by_name) or 'none'}: "
+                f"{name} does not take the condition {condition!r} of the data, only {', '.join(by_name) or 'none'}: "
                 "use another network, or data without conditions"
             )
     if kinds and dropout and DROPPED not in by_name:
