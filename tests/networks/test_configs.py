@@ -49,7 +49,7 @@ CORRECTORS = {"langevin": Langevin, "ald": AnnealedLangevin, "none": type(None)}
 def made(content):
     """All objects of a config but its data set."""
     low, high, side = content["data"]["low"], content["data"]["high"], content["data"].get("side", 32)
-    data = SimpleNamespace(event_shape=(3, side, side), transform=Quantized(256, low, high))
+    data = SimpleNamespace(event_shape=(3, side, side), transform=Quantized(256, low, high), kinds={})
     sde = build(content["sde"], "sde", LinearSDE)
     model = build_model(content, data, sde, 0)
     return SimpleNamespace(
