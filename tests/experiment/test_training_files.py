@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import shutil
 import sys
 import types
@@ -24,7 +25,7 @@ from scoresde.experiment import Workdir, WorkdirError, dry_run, load_config, pos
 from scoresde.experiment import train as train_here
 from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint
 from scoresde.experiment.folder.tensor_file import CheckpointError, read_tensors, write_tensors
-from scoresde.experiment.folder.workdir import config_digest
+from scoresde.experiment.folder.workdir import config_digest, provenance
 from scoresde.experiment.training.distributed import Group
 from scoresde.experiment.training.dry_run import Activations
 from scoresde.experiment.training.metrics_log import COLUMNS, metrics_writer, whole_rows
@@ -431,3 +432,11 @@ def test_a_preview_does_not_wait_for_a_fit():
     sampler = with_steps(Fast(5, t_min=1e-2), 20)
     assert isinstance(sampler, UniPC) and sampler.steps == 20
     assert float(sampler.discretization.times(VPSDE())[-1]) == pytest.approx(1e-2)
+
+
+def test_the_stored_command_can_be_run_in_a_shell(monkeypatch):
+    """JSON in an argument is quoted. Planted: joined by spaces, the shell removes its quotes."""
+    words = ["sample", "--workdir", "my run", '--config.samplers={"ddim": {"name": "DDIM", "steps": 10}}']
+    monkeypatch.setattr(sys, "argv", ["/bin/scoresde", *words])
+    assert shlex.split(provenance()["command"]) == ["scoresde", *words]
+    assert shlex.split(" ".join(["scoresde", *words])) != ["scoresde", *words]

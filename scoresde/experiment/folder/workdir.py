@@ -30,6 +30,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -373,7 +374,7 @@ def _may_change(key: str, training: TrainingConfig) -> bool:
 def provenance() -> dict[str, str]:
     """The command of this process and the date in UTC, for the results that it writes."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    return {"command": " ".join(["scoresde", *sys.argv[1:]]), "date": now.isoformat(timespec="seconds")}
+    return {"command": shlex.join(["scoresde", *sys.argv[1:]]), "date": now.isoformat(timespec="seconds")}
 
 
 def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
