@@ -13,6 +13,7 @@ from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.folder.checkpoint import last_checkpoint
+from scoresde.experiment.jobs.likelihood import describe
 from scoresde.experiment.reports.report import report as write_report
 from scoresde.experiment.results.event_sets import sample_set
 from scoresde.likelihood import bits_per_dim, log_likelihood
@@ -258,6 +259,8 @@ class TestLikelihood:
         assert given["condition"] == "data"
         ignored = likelihood(experiment(**CHEAP, **SAMPLING, likelihood__condition="'ignore'"), workdir)
         assert ignored["bits_per_dim"] != given["bits_per_dim"] and ignored["condition"] == "ignore"
+        assert describe(given).endswith("on 6 test events given their conditions")
+        assert describe(ignored).endswith("on 6 test events without their conditions")
 
 
 class WithoutConditions(nn.Module):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scoresde._files import bytes_digest, read_plain, read_sealed
+from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
@@ -147,7 +148,8 @@ def _samples(experiment: Experiment, workdir: Workdir, published: Published, fil
                 continue
             number, drawn = (
                 len(parts),
-                f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}",
+                f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}"
+                + (f", condition {plain(short(facts['condition']))}" if "condition" in facts else ""),
             )
             parts.append(
                 f"![Samples](pictures/samples-{number}.png)\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "

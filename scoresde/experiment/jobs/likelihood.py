@@ -272,7 +272,10 @@ def describe(summary: dict[str, Any]) -> str:
     value, error = (summary[name] for name in names)
     error = "unknown" if error is None else f"{error:.4f}"
     unit = "bits/dim" if discrete else "nats, log-density of the original data,"
-    return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events"
+    given = {"data": " given their conditions", "ignore": " without their conditions"}.get(
+        summary.get("condition", ""), ""
+    )
+    return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events{given}"
 
 
 def event_conditions(experiment: Experiment, data: Dataset, index: Tensor, device: torch.device) -> dict[str, Tensor]:
