@@ -19,6 +19,7 @@ from scoresde.data import Affine, Quantized
 from scoresde.experiment import Experiment, apply_overrides, load_config
 from scoresde.experiment.folder.checkpoint import list_checkpoints
 from scoresde.experiment.folder.plots import curve_picture, event_picture
+from scoresde.experiment.reports.evaluation import HEAD
 from scoresde.experiment.reports.html import figure, page, table
 from scoresde.experiment.reports.report import baselines
 from scoresde.experiment.reports.training import read_metrics, speed
@@ -253,12 +254,31 @@ def visit(tmp_path):
     return call
 
 
+def test_a_table_of_long_names_fits_the_page(visit):
+    """On a page of 930 pixels, the long name of a reference takes several lines. Planted: without the rule the table is wider."""
+    rows = [
+        (
+            "baseline: measurements.csv, 14 of 300 rows left out/test instead of samples",
+            *["-0.009826"] * (len(HEAD) - 1),
+        )
+    ]
+    content = page("x", [table("t", HEAD, rows, numbers=tuple(range(1, len(HEAD))))])
+    look = (
+        "<script>onload = () => { document.body.style.width = '930px'; document.body.dataset.fits = "
+        "document.querySelector('table').offsetWidth <= 930; }</script></body>"
+    )
+    assert 'data-fits="true"' in visit(content.replace("</body>", look))[0]
+    rule = ".figures td:first-child { overflow-wrap: anywhere; white-space: normal; }"
+    assert rule in content
+    assert 'data-fits="false"' in visit(content.replace(rule, "").replace("</body>", look))[0]
+
+
 def test_figures_stay_whole_on_a_narrow_page(visit):
-    """On 330 pixels next to a long name, a number has one line. Planted: without the rule it has four and five."""
+    """On 160 pixels next to a long name, a number has one line. Planted: without the rule it has more."""
     rows = [("this run, likelihood of its probability flow", "3.385", "0.003")]
     content = page("x", [table("t", ("model, 359 test events", "bits/dim", "standard error"), rows, numbers=(1, 2))])
     count = (
-        "<script>onload = () => { document.body.style.width = '330px'; const range = document.createRange(); "
+        "<script>onload = () => { document.body.style.width = '160px'; const range = document.createRange(); "
         "document.body.dataset.lines = [...document.querySelectorAll('td.n')].map(cell => { "
         "range.selectNodeContents(cell); return range.getClientRects().length; }); }</script></body>"
     )
@@ -279,7 +299,7 @@ def test_in_a_browser(report, visit):
     assert console == []
     assert f'data-whole="{pictures(page)}"' in seen and 'data-wide="false"' in seen
     for name in ("configuration", "timings", "environment"):
-        assert f'<table id="{name}"><tbody><tr>' in seen
+        assert re.search(f'<table id="{name}"[^>]*><tbody><tr>', seen)
     # planted: an invalid picture, and a script that fails
     broken = page.replace("base64,iVBOR", "base64,AAAAA", 1).replace("</body>", look + "<script>nothing()</script>")
     seen, console = visit(broken)

@@ -20,13 +20,14 @@ table { border-collapse: collapse; margin: .6rem 0; }
 td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 td:first-child { overflow-wrap: normal; white-space: nowrap; }
 th { font-weight: 600; border-bottom: 1px solid #d5d9e0; } .n { text-align: right; font-variant-numeric: tabular-nums; }
+.figures td:first-child { overflow-wrap: anywhere; white-space: normal; }
 td.n, th.n { overflow-wrap: normal; white-space: nowrap; }
 tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; overflow-x: auto; } img { max-width: 100%; }
 figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 18.5rem; }
 figcaption { overflow-wrap: anywhere; font-size: .85rem; color: #555c68; }
 figure.wide { max-width: 46rem; } figure.half { max-width: 28.5rem; margin-right: .8rem; }
 figure.full { max-width: 100%; margin-right: 0; } .scroll { overflow-x: auto; }
-.scroll th, .scroll td { overflow-wrap: normal; white-space: nowrap; }
+.scroll th, .scroll td, .scroll td:first-child { overflow-wrap: normal; white-space: nowrap; }
 .missing { color: #9a3412; } .note { color: #555c68; font-size: .9rem; }
 progress { width: 18rem; max-width: 100%; vertical-align: middle; }
 @media (max-width: 40rem) { td:first-child { white-space: normal; } }
@@ -54,7 +55,8 @@ def table(
         return f"<tr{' class=ours' if bold else ''}>{inner}</tr>"
 
     body = "".join(line(cells, "td", k == ours) for k, cells in enumerate(rows))
-    return f"<table id='{html.escape(name)}'>{line(head, 'th') if head else ''}{body}</table>"
+    kind = " class=figures" if numbers else ""
+    return f"<table id='{html.escape(name)}'{kind}>{line(head, 'th') if head else ''}{body}</table>"
 
 
 def figure(picture: bytes, caption: str, size: str = "") -> str:
