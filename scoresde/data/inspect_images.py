@@ -142,7 +142,7 @@ def _kept(
         ratio = "square" if height == width else f"of the ratio {height}:{width}"
         notes.append(
             f"{_percent(event / total)} of all pixels are kept: {' and '.join(parts)}"
-            + (f" of the rest ({cropped} images are not {ratio})" if cropped else "")
+            + (f" of the rest ({counted(cropped, 'image', 'is')} not {ratio})" if cropped else "")
         )
     return warnings, notes
 

@@ -58,8 +58,13 @@ def find_table(data: str) -> Source:
             "these columns, if the other rows are not like them"
         )
     rows = Table(data, columns, missing=handling).rows()
+    place = np.flatnonzero(kept).tolist()
+
+    def name(k: int) -> str:
+        return f"{k} (row {place[k]} of the file)" if dropped else str(k)
+
     return Source(
-        "a table", node, rows, notes=tuple(notes), warnings=tuple(warnings), columns=tuple(names),
+        "a table", node, rows, name, notes=tuple(notes), warnings=tuple(warnings), columns=tuple(names),
         dequantized=tuple(c.column for c in columns if not isinstance(c, RealColumn)),
     )  # fmt: skip
 

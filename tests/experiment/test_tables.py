@@ -89,6 +89,22 @@ def test_a_table_without_a_usable_column(tmp_path):
         inspect(str(tmp_path / "a.csv"), measure=False)
 
 
+def test_an_outlier_is_named_by_its_row_in_the_file(tmp_path):
+    """Rows that are left out shift the events, not the rows that the user looks up. One of them is no heavy tail."""
+    x = NoiseSource.of(0, 100).normal((5,), step=0, purpose="x", dtype=F64).numpy()
+    rows = [[f"{value:.6f}" for value in row] for row in x]
+    rows[3][0] = rows[50][4] = ""
+    rows[70][1] = "1e6"
+    with open(tmp_path / "five.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["a", "b", "c", "d", "e"], *rows])
+    found = inspect(str(tmp_path / "five.csv"), measure=False).text
+    assert (
+        ", event 68 (row 70 of the file). The farthest is 1e+06 of event 68 (row 70 of the file) in column b" in found
+    )
+    assert "If they are errors, leave them out" in found and "Heavy tails" not in found
+    assert '"columns": "5 columns"' in found
+
+
 def test_from_inspect_to_samples_and_a_likelihood(tmp_path):
     """Samples have the columns, types and units of the table; nats are those of the data; a run needs the table only to train."""
     file = wines(tmp_path / "wines.csv")

@@ -123,7 +123,7 @@ def _outliers(facts: Facts, levels: int, tabular: bool) -> str:
     at = "" if not facts.shape or facts.shape == (1,) else f" in coordinate {_place(found.coordinate)}"
     if len(facts.columns) > 1:
         at = f" in column {facts.columns[found.coordinate[0]].name}"
-    many = found.count > HEAVY * facts.count
+    many = found.count > max(1.0, HEAVY * facts.count)  # a single one is no tail
     text = f"{counted(found.count, 'event', 'has')} values more than {FAR:g} robust standard deviations from the median"
     if not many:
         text += f", event {named(found.names, found.count)}"

@@ -128,7 +128,7 @@ def _shortened(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: f"{len(part)} nodes" if isinstance(part, list) and len(part) > 4 else part for key, part in value.items()
+        key: f"{len(part)} {key}" if isinstance(part, list) and len(part) > 4 else part for key, part in value.items()
     }
 
 
