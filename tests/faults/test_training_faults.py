@@ -34,9 +34,7 @@ def test_many_times(fault, tmp_path):
 @pytest.mark.long
 def test_a_bench_sees_a_checkpoint_without_a_checksum(tmp_path, monkeypatch):
     """Without a check of the checksum, some flipped bits would pass."""
-    monkeypatch.setattr(
-        "scoresde.experiment.folder.tensor_file.tensors_digest", lambda tensors, header: header.get("sha256")
-    )
+    monkeypatch.setattr("scoresde.experiment.folder.tensor_file.tensors_digest", lambda tensors, header: mock.ANY)
     flipped = next(f for f in FAULTS if f.__name__ == "flipped")
     assert any("was taken for intact" in line for line in attempt(flipped, 4, tmp_path))
 

@@ -187,7 +187,7 @@ def test_langevin_step_stays_finite_at_a_mode():
     sde = SDES["vp"]
     x, z = torch.zeros(1, 2), torch.ones(1, 2)
     interval = ExactTransitions(10).intervals(sde, grids.uniform(sde, 10), x)[5]
-    state, _ = Langevin(0.16).step(Model(CountedScore(lambda x, t: 0 * x), sde), x, interval, z)
+    state, *_ = Langevin(0.16).step(Model(CountedScore(lambda x, t: 0 * x), sde), x, interval, z, None)
     bound = math.sqrt(2 * 2 * 2.5 / 2 * (0.16 * interval.level) ** 2 * 1.0)
     assert float(state.abs().max()) <= bound * 1.001
 
