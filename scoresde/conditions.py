@@ -39,6 +39,29 @@ DROPPED = "dropped"
 """Name of the argument that says for which samples all conditions are ignored."""
 
 
+_ARGUMENTS = frozenset(("x", "t", "x0", "self", "model", "draw", "kernel", "step", "indices", "noise", DROPPED))
+"""Names of the other arguments of functions that pass conditions by name."""
+
+
+def check_name(where: str, name: Any) -> None:
+    """Check the name of a condition.
+
+    Args:
+        where: The start of the message.
+        name: The name.
+
+    Raises:
+        ValueError: If it is no identifier, or the name of another argument or of an attribute of PyTorch's modules.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"{where}: {shown(name)} is not allowed as a name: give a Python identifier, e.g. label")
+    if name in _ARGUMENTS or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"{where}: {name!r} is not allowed as a name, because arguments or modules of PyTorch have it: give another, e.g. "
+            f"{name}_condition"
+        )
+
+
 @dataclass(frozen=True)
 class ConditionKind(ABC):
     """Base class of the kinds of conditions."""

@@ -127,6 +127,12 @@ def test_arrays_with_conditions(tmp_path):
         ({"condition": {"v": torch.full((N, 2), torch.nan)}}, r"condition 'v' .* give 2 real numbers"),
         ({"condition": {"x": VALUES["label"]}}, "'x' is not allowed as a name"),
         ({"condition": {"dropped": VALUES["label"]}}, "'dropped' is not allowed as a name"),
+        (
+            {"condition": {"type": VALUES["label"]}},
+            "'type' is not allowed as a name, because .* give another, e.g. type_condition",
+        ),
+        ({"condition": {"model": VALUES["label"]}}, "'model' is not allowed as a name"),
+        ({"condition": {"a b": VALUES["label"]}}, "'a b' is not allowed as a name: give a Python identifier"),
         ({"condition": {"p": torch.zeros(N, 1, 3, 3)}}, r"give classes \(n,\), vectors"),
         ({"condition": {"p": torch.zeros(N, 1, 3, 3)}, "kinds": {"p": Image(1)}}, r"give images of the size \(2, 2\)"),
         ({"condition": {}, "kinds": {"label": Classes(2)}}, "kinds names 'label', which is not in condition"),

@@ -18,10 +18,13 @@ from typing import Any
 from torch import Tensor
 
 from scoresde._validation import shown
-from scoresde.conditions import DROPPED, Classes, ConditionKind, Image, Tokens, Vector
+from scoresde.conditions import Classes, ConditionKind, Image, Tokens, Vector, check_name
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import Stored
 from scoresde.data.values import as_tensor
+
+CLASSES_UP_TO = 1_000_000
+"""Largest number of classes that is found from the values. A network has a vector for each class."""
 
 
 class ConditionRows:
@@ -54,10 +57,7 @@ class ConditionRows:
         self.values: dict[str, Tensor | Stored] = {}
         self.kinds: dict[str, ConditionKind] = {}
         for key, value in values.items():
-            if not isinstance(key, str) or not key.isidentifier() or key in (DROPPED, "x", "t"):
-                raise ValueError(
-                    f"condition: {shown(key)} is not allowed as a name: give an identifier other than x and t"
-                )
+            check_name("condition", key)
             where = f"condition {key!r} of data set {name!r}"
             rows = value if isinstance(value, Stored) else as_tensor(where, value).detach().cpu()
             if not rows.shape or rows.shape[0] != shape[0]:
@@ -115,7 +115,13 @@ def infer_kind(where: str, rows: Tensor | Stored, shape: Sequence[int]) -> Condi
     if len(own) == 1 and not first.is_floating_point():
         if not isinstance(rows, Tensor):
             raise ValueError(f"{where} is read on demand: give the number of its classes, kinds={{...: Classes(n)}}")
-        return Classes(int(rows.max()) + 1 if len(rows) and int(rows.min()) >= 0 else 1)
+        count = int(rows.max()) + 1 if len(rows) and int(rows.min()) >= 0 else 1
+        if count > CLASSES_UP_TO:
+            raise ValueError(
+                f"{where} has whole numbers up to {count - 1}, more than {CLASSES_UP_TO}, which are read as classes: number the "
+                "classes from 0, give kinds={...: Classes(n)}, or give real numbers"
+            )
+        return Classes(count)
     if len(own) <= 2:
         return Vector(own[1] if len(own) == 2 else 1)
     if len(own) == len(shape) and own[2:] == tuple(shape[2:]):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._validation import shown
-from scoresde.conditions import DROPPED, Classes, ConditionKind, Image, Tokens, Vector, check_conditions
+from scoresde.conditions import DROPPED, Classes, ConditionKind, Image, Tokens, Vector, check_conditions, check_name
 
 
 class Conditioning(nn.Module):
@@ -135,10 +135,7 @@ def check_kinds(conditions: Mapping[str, ConditionKind]) -> None:
             f"conditions={shown(conditions)} is not allowed: give a dictionary, e.g. {{'label': Classes(10)}}"
         )
     for name, kind in conditions.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in (DROPPED, "x", "t"):
-            raise ValueError(
-                f"conditions: {shown(name)} is not allowed as a name: give a Python identifier other than x, t and {DROPPED}"
-            )
+        check_name("conditions", name)
         if not isinstance(kind, ConditionKind):
             raise TypeError(
                 f"conditions: {name}={shown(kind)} is not a kind: give Classes(n), Vector(n), Image(n) or Tokens(n)"
