@@ -34,8 +34,9 @@ CLASSES = {
 OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
+    *(name for name in CLASSES if name.startswith("interop.processes.")),
 }  # fmt: skip
-"""Made of what has no text: a function without a name, a module or a data set of the user, large data."""
+"""Made of what has no text: a function without a name, a module or a data set of the user, an object of another library."""
 
 
 def names():
