@@ -279,7 +279,14 @@ class Conditioned:
         return self.score(x, t, **self.condition)
 
     def given(self, **condition: Any) -> Conditioned:
-        """The score with more conditions, or with others of the same names."""
+        """Bind more conditions, or others of the same names.
+
+        Args:
+            **condition: The conditions by name.
+
+        Returns:
+            The score under these conditions.
+        """
         return Conditioned(self.score, {**self.condition, **condition})
 
     def select_rows(self, index: Tensor) -> Conditioned:
