@@ -60,11 +60,11 @@ def find_table(data: str) -> Source:
     rows = Table(data, columns, missing=handling).rows()
     place = np.flatnonzero(kept).tolist()
 
-    def name(k: int) -> str:
+    def row_name(k: int) -> str:
         return f"{k} (row {place[k]} of the file)" if dropped else str(k)
 
     return Source(
-        "a table", node, rows, name, notes=tuple(notes), warnings=tuple(warnings), columns=tuple(names),
+        "a table", node, rows, row_name, notes=tuple(notes), warnings=tuple(warnings), columns=tuple(names),
         dequantized=tuple(c.column for c in columns if not isinstance(c, RealColumn)),
     )  # fmt: skip
 
