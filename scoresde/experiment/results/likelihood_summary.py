@@ -36,7 +36,9 @@ from scoresde.score import ScoreModel
 BIAS_EVENTS = 32
 """Number of events, from the first one, at which the known biases are computed."""
 EXACT_SIZE = 256
-"""Largest event size for which the divergence at t_min is exact; 64 probes above."""
+"""Largest event size for which the divergence at t_min is exact; `PROBES` probes above."""
+PROBES = 8
+"""Probes of an event for larger data. The stated error of the cut-off, from the spread over events, includes theirs."""
 
 Number = float | None
 """None if it is not known, because JSON has no NaN."""
@@ -126,7 +128,7 @@ def biases(
         score = model.given(**{name: rows.to(device) for name, rows in given.items()})
         found = known_biases(
             model.sde, score, data.encode(index, seed=seed).to(device), t_min=t_min,
-            divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=64), noise=NoiseSource(seed, index.to(device)),
+            divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=PROBES), noise=NoiseSource(seed, index.to(device)),
         )  # fmt: skip
         cutoff.append(-found.cutoff.cpu() / unit)
         prior.append(found.prior.cpu() / unit)
