@@ -241,4 +241,4 @@ class HubRepository:
         except Exception as problem:
             first = next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
             hint = " (log in with hf auth login, or set HF_TOKEN)" if "401" in first or "403" in first else ""
-            raise TransferError(f"{self}: {first[:400]}{hint}") from problem
+            raise TransferError(f"{self}: {first[:400]}{hint}; a folder of this name is ./{self.repo}") from problem
