@@ -72,9 +72,10 @@ def run(trained, tmp_path):
 
 def figures(result):
     """The content without times and devices."""
-    keys = ("seconds", "devices", "features in", "sha256", "date", "command")
+    keys = ("seconds", "devices", "features in", "sha256")
     parts = {k: {a: b for a, b in result[k].items() if a not in keys} for k in ("set", "reference", "baseline")}
-    return {k: v for k, v in result.items() if k not in (*parts, "processes", "extractor", "sha256")} | parts
+    left_out = (*parts, "processes", "extractor", "sha256", "date", "command")
+    return {k: v for k, v in result.items() if k not in left_out} | parts
 
 
 def one_more(folder):
