@@ -123,6 +123,10 @@ def test_arrays_with_conditions(tmp_path):
     [
         ({"condition": {"label": torch.zeros(3).long()}}, r"has shape \(3,\): give one row for each of 12 events"),
         ({"condition": {"label": torch.full((N,), -1)}}, r"give a class, a whole number in 0 \.\. 0"),
+        (
+            {"condition": {"label": torch.arange(N) % 3 - (torch.arange(N) == 4).long() * 9}},
+            r"a whole number in 0 \.\. 2",
+        ),
         ({"condition": {"label": VALUES["label"]}, "kinds": {"label": Classes(2)}}, r"a whole number in 0 \.\. 1"),
         ({"condition": {"v": torch.full((N, 2), torch.nan)}}, r"condition 'v' .* give 2 real numbers"),
         ({"condition": {"x": VALUES["label"]}}, "'x' is not allowed as a name"),

@@ -115,7 +115,7 @@ def infer_kind(where: str, rows: Tensor | Stored, shape: Sequence[int]) -> Condi
     if len(own) == 1 and not first.is_floating_point():
         if not isinstance(rows, Tensor):
             raise ValueError(f"{where} is read on demand: give the number of its classes, kinds={{...: Classes(n)}}")
-        count = int(rows.max()) + 1 if len(rows) and int(rows.min()) >= 0 else 1
+        count = max(1, int(rows.max()) + 1) if len(rows) else 1
         if count > CLASSES_UP_TO:
             raise ValueError(
                 f"{where} has whole numbers up to {count - 1}, more than {CLASSES_UP_TO}, which are read as classes: number the "

@@ -74,8 +74,7 @@ def classify(
         classes: Number K of classes 0 .. K - 1, or the value of the condition for each class.
         name: Name of the condition.
         prior: p(c) of each class, up to a factor; equal by default.
-        likelihood: ``log_likelihood``, or ``elbo`` for the variational bound. For networks the bound usually needs fewer
-            evaluations: the same noise is used for all classes, and there is no divergence to estimate.
+        likelihood: ``log_likelihood``, or ``elbo`` for the variational bound, which needs no divergence.
         condition: Other conditions by name, with one row for each event. They are the same for all classes.
         **options: Arguments of ``likelihood``, such as ``seed``.
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a logger is told when training starts or is resumed.
+    """The arguments of a logger when training starts or is resumed.
 
     Args:
         folder: The work folder.

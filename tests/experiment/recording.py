@@ -1,4 +1,4 @@
-"""A logger that records what it is told, in memory and in a file that other processes can read."""
+"""A logger that records its calls, in memory and in a file that other processes can read."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ SPLIT_ALREADY = ("CIFAR10", "MNIST")
 CHOOSES_LEVELS = ("Arrays", "TorchDataset")
 """Data classes whose config states the levels. The others have 256."""
 TEST_FRACTION = 0.1
-"""Part of the events that data classes hold out for testing unless told otherwise."""
+"""Part of the events that data classes hold out for testing by default."""
 FEW_LEVELS = 32
 """Largest number of levels for which the network predicts the probability of each level."""
 
