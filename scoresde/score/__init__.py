@@ -1,5 +1,6 @@
 """Score models: a network together with a process, the meaning of the network's output, and the time embedding's input."""
 
+from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
@@ -27,6 +28,7 @@ __all__ = [
     "Levels",
     "LogNoiseLabel",
     "MixedPrediction",
+    "NoiseConditionalModel",
     "NoisePrediction",
     "PreconditionedPrediction",
     "Prediction",
