@@ -39,8 +39,8 @@ DROPPED = "dropped"
 """Name of the argument that says for which samples all conditions are ignored."""
 
 
-_ARGUMENTS = frozenset(("x", "t", "x0", "self", "model", "draw", "kernel", "step", "indices", "noise", DROPPED))
-"""Names of the other arguments of functions that pass conditions by name."""
+_ARGUMENTS = frozenset(("x", "t", "x0", "self", "model", "draw", "kernel", "step", "indices", "noise", "name", DROPPED))
+"""Names of the other arguments of functions that pass conditions by name, and the key of a node in a config."""
 
 
 def check_name(where: str, name: Any) -> None:

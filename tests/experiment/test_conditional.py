@@ -165,6 +165,23 @@ class TestSamples:
         with pytest.raises(ConfigError, match=message):
             experiment(**options, training__condition_dropout=0)
 
+    @pytest.mark.parametrize(("section", "value"), [("sampling", "'test'"), ("likelihood", "'data'")])
+    def test_conditions_that_training_always_ignored_cannot_be_used(self, section, value):
+        ignored = {"sampling__condition": "'ignore'", "likelihood__condition": "'ignore'"}
+        options = CHEAP | ignored | {"training__condition_dropout": 1}
+        experiment(**options)
+        experiment(**SMALL, training__condition_dropout=1)
+        message = rf"config\.{section}\.condition={value} is not allowed with training.condition_dropout=1"
+        with pytest.raises(ConfigError, match=message):
+            experiment(**options | {f"{section}__condition": value})
+
+    @pytest.mark.parametrize("before", [{}, {"sampling__condition": "'test'"}, {"sampling__condition": "{'label': 2}"}])
+    def test_one_name_can_be_overridden(self, before):
+        made = experiment(**CHEAP, **before, sampling__condition__label=1)
+        assert sample_conditions(made, 0, 2)["label"].tolist() == [1, 1]
+        with pytest.raises(ConfigError, match=r"condition\.lable is not known.*did you mean 'label'"):
+            experiment(**CHEAP, sampling__condition__lable=1)
+
     def test_all_conditions_need_a_value(self, tmp_path):
         """Training drops all conditions of an event or none, so the model does not know events with some of them."""
         words = np.zeros((20, 3, 4), np.float32)

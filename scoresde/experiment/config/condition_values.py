@@ -64,8 +64,8 @@ def check_network(network: nn.Module, kinds: Mapping[str, ConditionKind], dropou
 
 def check_values(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
     """Raise ValueError unless ``sampling.condition`` fits the conditions of the data and the probability of their dropout."""
+    check_ignored(spec, kinds, dropout)
     if isinstance(spec, str):
-        check_ignored(spec, kinds, dropout)
         if spec not in (*SPLITS, "ignore"):
             raise ValueError(
                 f"condition={spec!r} is not allowed: give 'test', 'train', 'ignore', or a value for each name, {{'label': 3}}"
@@ -88,11 +88,16 @@ def check_values(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) 
         )
 
 
-def check_ignored(spec: str, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
-    """Raise ValueError if conditions are ignored that were never ignored in training."""
+def check_ignored(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
+    """Raise ValueError if conditions are ignored that were never ignored in training, or used that were always ignored."""
     if spec == "ignore" and kinds and not dropout:
         raise ValueError(
             "condition='ignore' is not allowed with training.condition_dropout=0: the model is trained with conditions only"
+        )
+    if spec != "ignore" and kinds and dropout == 1.0:
+        raise ValueError(
+            f"condition={shown(spec)} is not allowed with training.condition_dropout=1: the model is never trained with "
+            "conditions; give 'ignore', or a smaller condition_dropout"
         )
 
 

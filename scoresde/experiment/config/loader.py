@@ -34,6 +34,8 @@ SECTIONS = (
 """The keys at the top level of a config."""
 OPTIONAL = ("model", "training", "sampling", "samplers", "likelihood", "evaluation", "loggers")
 """The sections that a config may leave out."""
+BY_NAME = ("sampling.condition",)
+"""Values that may be a text or values by name. An override of one name, ``sampling.condition.label``, makes the latter."""
 LARGEST_FILE = 2**24
 """Largest size of a config.json in bytes."""
 LONGEST = 100_000
@@ -186,6 +188,10 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
             with config.unlocked():
                 config[parents[0]] = ConfigDict()
         for depth, part in enumerate(parents):
+            by_name = ".".join(parents[: depth + 1]) in BY_NAME
+            if by_name and isinstance(node, ConfigDict) and not isinstance(node.get(part), ConfigDict):
+                with node.unlocked(), node.ignore_type():
+                    node[part] = ConfigDict()
             if not isinstance(node, ConfigDict) or part not in node:
                 _refuse(".".join(parents[: depth + 1]), node, part)
             node = node[part]
