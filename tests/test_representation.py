@@ -78,6 +78,7 @@ def test_an_object_prints_the_call_that_makes_it(name):
     "x",
     [
         dct((2, 3)), fourier((4,)), VPSDE(T=2.0), VPSDE().discretize(50), VPSDE(0.5).discretize(50), VESDE().discretize(7),
+        losses.TargetLikelihood(VPSDE(), "size", times=losses.UniformTime(1e-3)),
         DenoisingScoreMatching(VESDE(T=0.5), "likelihood", times=losses.UniformTime(1e-3), seed=3),
         scoresde.sde.Shifted(VPSDE(), torch.tensor([0.1, 1 / 3])),
         scoresde.GaussianMixture([[0.1, 0.2]], covariances=torch.eye(2)[None]),

@@ -1,10 +1,12 @@
-"""Training objectives for score models."""
+"""Training objectives."""
 
 from scoresde._arguments import check_constructors
 from scoresde.losses.base import Objective
-from scoresde.losses.denoising import DenoisingScoreMatching, Draw
+from scoresde.losses.denoising import DenoisingScoreMatching
 from scoresde.losses.explicit import ExplicitScoreMatching
+from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
+from scoresde.losses.target import TargetLikelihood
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformLogNoise, UniformTime
 
 __all__ = [
@@ -12,9 +14,11 @@ __all__ = [
     "DenoisingScoreMatching",
     "Draw",
     "ExplicitScoreMatching",
+    "NoisyDataObjective",
     "Objective",
     "SlicedDraw",
     "SlicedScoreMatching",
+    "TargetLikelihood",
     "TimeDistribution",
     "UniformLogNoise",
     "UniformTime",

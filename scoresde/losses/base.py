@@ -12,6 +12,7 @@ from torch import Tensor
 from scoresde._validation import check_batch, check_output, check_seed
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformTime
 from scoresde.noise import NoiseSource
+from scoresde.score import ScoreModel
 from scoresde.sde import SDE, Chain, check_same_process
 
 Process = TypeVar("Process", bound=SDE)
@@ -50,6 +51,14 @@ class Objective(ABC, Generic[Process]):
 
     second_derivatives: ClassVar[bool] = False
     """Whether the gradient of the loss needs second derivatives of the network."""
+
+    model_class: ClassVar[type] = ScoreModel
+    """The class of the models that the objective trains."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the conditions that the model predicts. It does not get them, and training does not drop them."""
+        return ()
 
     def __call__(
         self,

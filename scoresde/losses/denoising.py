@@ -18,39 +18,21 @@ L^T s + z, and G^T L^-T of that for the likelihood weighting. For a chain of N i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from scoresde._validation import check_choice, shown, times_checked
-from scoresde.losses.base import Objective
+from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.times import TimeDistribution
 from scoresde.score import ScoreModel
-from scoresde.sde import Chain, GaussianKernel, LinearSDE, check_same_process
+from scoresde.sde import Chain, LinearSDE, check_same_process
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Random draws of an objective for a batch.
-
-    Attributes:
-        t: Times, (B,).
-        noise: Noise z, (B, *state).
-        x_t: Noisy data A x_0 + L z, (B, *state).
-        kernel: The distribution of x_t given x_0 at these times, computed once for the batch.
-    """
-
-    t: Tensor
-    noise: Tensor
-    x_t: Tensor
-    kernel: GaussianKernel
-
-
-class DenoisingScoreMatching(Objective[LinearSDE]):
+class DenoisingScoreMatching(NoisyDataObjective):
     """Denoising score matching: ``loss(model, x0)`` is an unbiased estimate of the objective for each example, (B,).
 
     Args:
@@ -96,74 +78,6 @@ class DenoisingScoreMatching(Objective[LinearSDE]):
             )
         super().__init__(sde, times, seed)
         self.weighting, self.reduction = weighting, reduction
-
-    def __call__(
-        self,
-        model: Callable[..., Tensor],
-        x0: Tensor,
-        *,
-        t: Tensor | None = None,
-        noise: Tensor | None = None,
-        step: int | None = None,
-        indices: Tensor | None = None,
-        **condition: Any,
-    ) -> Tensor:
-        """Computes the loss of each example.
-
-        Args:
-            model: The score, (x, t, **condition) -> a tensor with the shape of x.
-            x0: The data, (B, *event).
-            t: Times, (B,); drawn by default.
-            noise: Noise z, (B, *state); drawn by default.
-            step: Key of the random draws. The default is the number of the call.
-            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
-            **condition: Conditions of the model by name.
-
-        Returns:
-            The loss of each example, (B,).
-        """
-        draw = self.draw(x0, t=t, noise=noise, step=step, indices=indices)
-        return self.evaluate(model, draw, **condition)
-
-    def draw(
-        self,
-        x0: Tensor,
-        *,
-        t: Tensor | None = None,
-        noise: Tensor | None = None,
-        step: int | None = None,
-        indices: Tensor | None = None,
-    ) -> Draw:
-        """Draws times, noise and noisy data for a batch.
-
-        Args:
-            x0: The data, (B, *event).
-            t: Times, (B,); drawn by default.
-            noise: Noise z, (B, *state); drawn by default.
-            step: Key of the random draws. The default is the number of the call.
-            indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
-
-        Returns:
-            The draws.
-        """
-        source, step = self._keyed(x0, t, step, indices)
-        shape = self.sde.state_shape(x0.shape[1:])
-        if t is None and noise is None:
-            u, noise = source.uniform_and_normal(
-                shape, step=step, purposes=("time", "perturb"), dtypes=(self._time_dtype(x0), x0.dtype)
-            )
-            t = self.times.times(self.sde, u)
-        t = self._times(x0, source, step) if t is None else t
-        if noise is None:
-            noise = source.normal(shape, step=step, purpose="perturb", dtype=x0.dtype)
-        elif noise.shape != (len(x0), *shape):
-            raise ValueError(
-                f"noise has shape {tuple(noise.shape)}: give {(len(x0), *shape)}, one state for each event"
-            )
-        with times_checked():
-            kernel = self.sde.kernel(t)
-            x_t = kernel.mean(self.sde.embed_data(x0)) + kernel.scale(noise)
-        return Draw(t, noise, x_t.to(x0.dtype), kernel)
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """Computes the loss of each example for given draws.

@@ -1,6 +1,7 @@
-"""Score models: a network together with a process, the meaning of the network's output, and the time embedding's input."""
+"""Models of x_t: a network with a process, the meaning of the network's output, and the time embedding's input."""
 
 from scoresde.score.base import NoiseConditionalModel
+from scoresde.score.classifier import Classifier, Regressor, TargetModel
 from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
@@ -21,6 +22,7 @@ from scoresde.score.quantized import Levels
 
 __all__ = [
     "PREDICTIONS",
+    "Classifier",
     "DataPosterior",
     "DataPrediction",
     "EnergyModel",
@@ -32,11 +34,13 @@ __all__ = [
     "NoisePrediction",
     "PreconditionedPrediction",
     "Prediction",
+    "Regressor",
     "ScaledScorePrediction",
     "ProductOfExperts",
     "ScoreModel",
     "ScorePrediction",
     "SigmaLabel",
+    "TargetModel",
     "TimeLabel",
     "VelocityPrediction",
     "like",
