@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,16 +134,50 @@ class Classes(ConditionKind):
 
     Args:
         count: Number of classes.
+        names: Names of the classes in this order, all different. Configs and the command line accept a name in place of the
+            number. Empty if they have no names.
     """
 
     count: int
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_count("count", self.count)
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.names and (len(set(self.names)) != self.count or len(self.names) != self.count):
+            raise ValueError(
+                f"names={shown(self.names)} is not allowed: give {self.count} different texts, one for each class"
+            )
+
+    def __repr__(self) -> str:
+        return f"Classes(count={self.count!r}{f', names={self.names!r}' if self.names else ''})"
 
     @property
     def allowed(self) -> str:
-        return f"a class, a whole number in 0 .. {self.count - 1}"
+        more = ", ..." if len(self.names) > 8 else ""
+        known = f", or one of {', '.join(map(repr, self.names[:8]))}{more}" if self.names else ""
+        return f"a class, a whole number in 0 .. {self.count - 1}{known}"
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        """One class from its number or its name.
+
+        Args:
+            name: Name of the condition, for the message.
+            value: A whole number, or the name of a class. If a number is the name of a class, as the "1" of ("1", "2"), it is
+                this class.
+
+        Returns:
+            The class, a tensor without dimensions.
+
+        Raises:
+            ValueError: If there is no such class.
+        """
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in self.names:
+            return torch.tensor(self.names.index(str(value)))
+        if isinstance(value, str) and self.names:
+            near = suggestion(value, self.names)
+            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}{near}")
+        return super().parse(name, value)
 
     def fits(self, value: Tensor) -> bool:
         whole = (
@@ -410,4 +444,4 @@ def check_condition(batch: int, condition: Mapping[str, Any], required: Collecti
             )
 
 
-check_constructors(globals())
+check_constructors(globals(), own_repr=(Classes,))

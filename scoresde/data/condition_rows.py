@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -99,6 +100,31 @@ class ConditionRows:
             content = content_digest(values) if isinstance(values, Tensor) else values.digest()
             found.update(f"{name} {self.kinds[name]!r} {content} ".encode())
         return found.hexdigest()[:16]
+
+
+def class_kinds(classes: Mapping[str, int | Sequence[str]] | None) -> dict[str, Classes]:
+    """Kinds of classes by name of the condition, from their number or their names.
+
+    Raises TypeError or ValueError for other values.
+    """
+    if not isinstance(classes or {}, Mapping):
+        raise TypeError(f"classes={shown(classes)} is not allowed: give a dictionary, e.g. {{'label': 10}}")
+    return {name: class_kind(f"classes: {name}", value) for name, value in (classes or {}).items()}
+
+
+def class_kind(where: str, classes: int | Sequence[str]) -> Classes:
+    """Classes from their number or their names. ``where`` names the argument in messages."""
+    if isinstance(classes, str) or not isinstance(classes, Sequence | Integral) or isinstance(classes, bool):
+        raise TypeError(
+            f"{where}={shown(classes)} is not allowed: give the number of classes, or a list of their names"
+        )
+    if isinstance(classes, Integral):
+        if classes < 1:
+            raise ValueError(f"{where}={classes!r} is not allowed: give a whole number >= 1, or a list of names")
+        return Classes(int(classes))
+    if not classes or not all(isinstance(one, str) for one in classes) or len(set(classes)) < len(classes):
+        raise ValueError(f"{where}={shown(classes)} is not allowed: give different texts, one for each class")
+    return Classes(len(classes), tuple(classes))
 
 
 def read_rows(kind: ConditionKind, rows: Tensor) -> Tensor:

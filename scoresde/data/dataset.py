@@ -155,7 +155,7 @@ class Dataset:
     def summary(self) -> str:
         """One line with name, size and transform, for a report."""
         transform = self.transform.summary if isinstance(self.transform, Columns) else repr(self.transform)
-        given = "".join(f", {name}: {kind!r}" for name, kind in self.kinds.items())
+        given = "".join(f", {name}: {shown(kind)}" for name, kind in self.kinds.items())
         return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {transform}{given})"
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scoresde._validation import check_choice, check_count
 from scoresde.conditions import Classes
+from scoresde.data.condition_rows import class_kind
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
 from scoresde.data.image_rules import ImageRules
@@ -171,8 +172,9 @@ class ImageFolder(LazySplits):
             ``test_fraction`` of the images is held out at random.
         test_fraction: Fraction of the images that is held out if there is no ``test``.
         split_seed: Seed of this random split.
-        classes: Number of classes. If it is not 0, each image is in a subfolder of ``folder`` (and of ``test``) for its class.
-            The class is a condition with the name ``label``: the number of the subfolder in alphabetical order.
+        classes: Number of classes, or a list of their names. Each image is then in a subfolder of ``folder`` (and of ``test``)
+            for its class, which is a condition with the name ``label``. A list names the subfolders, and class i is subfolder i
+            of the list. With a number, class i is subfolder i in alphabetical order. 0 for no condition.
     """
 
     def __init__(
@@ -190,12 +192,11 @@ class ImageFolder(LazySplits):
         test: str = "",
         test_fraction: float = 0.1,
         split_seed: int = 0,
-        classes: int = 0,
+        classes: int | Sequence[str] = 0,
     ) -> None:
         self.rules = ImageRules(side, channels, levels, resampling, palette)
         check_split(test_fraction, split_seed)
-        check_count("classes", classes, least=0)
-        kinds = {"label": Classes(classes)} if classes else None
+        kinds = None if classes == 0 else {"label": class_kind("classes", classes)}
         super().__init__(self.rules.event_shape, Quantized(levels, low, high), kinds)
         self.folder, self.flip = Path(folder), flip
         self.test_folder, self.test_fraction, self.split_seed = Path(test) if test else None, test_fraction, split_seed
@@ -261,14 +262,23 @@ class ImageFolder(LazySplits):
         return torch.tensor([names.index(parts[0]) for parts in found])
 
     def _class_names(self) -> list[str]:
-        """The subfolders with training images, in alphabetical order."""
+        """The subfolders of the classes."""
         files = image_files(self.folder)
         if self.test_folder is not None:
             held_out = self.test_folder.resolve()
             files = [file for file in files if held_out not in file.resolve().parents]
         places = [file.relative_to(self.folder).parts for file in files]
         names = sorted({parts[0] for parts in places if len(parts) > 1})
-        if (kind := self.kinds["label"]) != Classes(max(1, len(names))):
+        kind = self.kinds["label"]
+        assert isinstance(kind, Classes)
+        if kind.names and set(kind.names) != set(names):
+            raise ValueError(
+                f"{str(self.folder)!r} has images in the subfolders {', '.join(names[:8]) or 'none'}: classes names "
+                f"{', '.join(kind.names[:8])}"
+            )
+        if kind.names:
+            return list(kind.names)
+        if kind.count != len(names):
             raise ValueError(
                 f"{str(self.folder)!r} has images in {len(names)} subfolders ({', '.join(names[:5]) or 'none'}): {kind!r} needs "
                 "one for each class"

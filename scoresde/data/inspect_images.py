@@ -26,6 +26,8 @@ LEAST_SIDE = 4
 LEAST_KEPT = 0.5
 """Part of the pixels of an image below which the crop is a warning."""
 SHOWN = 3
+MOST_CLASSES = 1000
+"""Largest number of subfolders that are described as possible classes."""
 """Number of files of a kind that are named."""
 
 
@@ -80,10 +82,23 @@ def find_images(folder: Path, side: int | Sequence[int] = 0) -> Source:
         node={"name": "ImageFolder", "folder": str(folder), "side": side, **options},
         events=ImageFiles(folder, whole, side, **options),
         name=lambda k: str(whole[k]),
-        notes=(*notes, *kept_notes, *left_notes),
+        notes=(*notes, *_classes(folder, whole), *kept_notes, *left_notes),
         warnings=(*kept_warnings, *left_warnings),
         problems=tuple(problems),
     )
+
+
+def _classes(folder: Path, files: Sequence[Path]) -> list[str]:
+    """A note on subfolders that may be classes: each image is in one of a few."""
+    places = [file.relative_to(folder).parts for file in files]
+    names = sorted({parts[0] for parts in places})
+    if min(map(len, places)) < 2 or not 2 <= len(names) <= MOST_CLASSES:
+        return []
+    listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return [
+        f"each image is in one of {len(names)} subfolders ({listed}): if they are classes, set in the data section classes = "
+        f"{len(names)}, or a list of their names, for a model of the images of each class"
+    ]
 
 
 def _kinds(modes: Counter[str]) -> tuple[dict[str, Any], list[str]]:

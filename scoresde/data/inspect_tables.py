@@ -48,6 +48,13 @@ def find_table(data: str) -> Source:
         for c in columns
         if isinstance(c, CategoryColumn)
     ]
+    if len(columns) > 1:
+        first = next((c for c in columns if isinstance(c, CategoryColumn)), columns[-1]).column
+        name = first if first.isidentifier() else "grade"
+        notes.append(
+            f"for a model of the other columns given one of them, set in the data section condition = {{{name!r}: {first!r}}}, "
+            f"then sample with --condition {name}=VALUE"
+        )
     if left_out:
         notes.append(f"columns left out: {_listed(left_out)}")
     warnings = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_number, check_seed, shown
 from scoresde.conditions import Classes, ConditionKind
 from scoresde.data.arrays import IN_MEMORY, read_array
+from scoresde.data.condition_rows import class_kinds
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.rows import CHANNELS, Rows, channels_first
 from scoresde.data.transforms import Quantized, Transform, declared
@@ -57,11 +58,27 @@ class Splits:
         """Kinds of the conditions of both sets, by name."""
         return self.train.kinds
 
-    def sample_file(self, raw: Tensor) -> tuple[str, bytes] | None:
+    def condition_row(self, name: str, value: Any) -> Tensor:
+        """One row of a condition from a plain value, as in a config or on the command line.
+
+        Args:
+            name: The name of the condition.
+            value: A number, nested lists of numbers, or the name of a class, in the units of the data.
+
+        Returns:
+            The row, without the dimension of the batch.
+
+        Raises:
+            ValueError: If the condition does not allow the value.
+        """
+        return self.kinds[name].parse(f"condition.{name}", value)
+
+    def sample_file(self, raw: Tensor, condition: Mapping[str, Tensor] | None = None) -> tuple[str, bytes] | None:
         """Samples in the file format of the data.
 
         Args:
             raw: Decoded samples of shape (B, *event).
+            condition: The conditions of the samples by name, each with B rows. None or empty if they have none.
 
         Returns:
             The ending of the file's name and its content, or None if .npz is the format to use.
@@ -217,7 +234,8 @@ class Arrays(Splits):
         condition: Files of conditions by name, with one row for each event of ``train``: {"label": "file.npz:y"}. Whole numbers
             (n,) are classes, (n, k) vectors, (n, c, *sides) images, and other (n, L, k) tokens.
         test_condition: The same for ``test``.
-        classes: Number of classes by name of the condition. By default one more than the largest class in ``train``.
+        classes: Number of classes, or a list of their names, by name of the condition: {"label": 10}. By default one more than
+            the largest class in ``train``.
     """
 
     def __init__(
@@ -236,7 +254,7 @@ class Arrays(Splits):
         channels: str = "first",
         condition: Mapping[str, str] | None = None,
         test_condition: Mapping[str, str] | None = None,
-        classes: Mapping[str, int] | None = None,
+        classes: Mapping[str, int | Sequence[str]] | None = None,
     ) -> None:
         transform = declared(levels, low, high, shift, scale)
         check_split(test_fraction, split_seed)
@@ -245,7 +263,7 @@ class Arrays(Splits):
             raise ValueError("train='' is not allowed: give the file of an array")
         raw, given = channels_first(train, read_array(train), channels), _read_all("condition", condition)
         other = _read_all("test_condition", test_condition)
-        kinds = {name: Classes(count) for name, count in (classes or {}).items()}
+        kinds = class_kinds(classes)
         if test_condition and not test:
             raise ValueError("test_condition is given without test: give the file of the test events")
         if test:

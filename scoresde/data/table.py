@@ -3,14 +3,17 @@
     columns = measure_columns("wine.csv")       shift and scale of each column, from the training rows
     data = Table("wine.csv", columns)           events (number of columns,)
 
+Some columns can be conditions of the others (``table_conditions.py``).
+
 The columns are arguments of `Table`, so the config of a run stores them. Sampling needs no data: it decodes rows by the columns,
 and writes them with the same names. `scoresde inspect` writes such a config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +24,13 @@ from scoresde._validation import check_choice
 from scoresde.data.columns import CategoryColumn, Column, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset
 from scoresde.data.sources import LazySplits, check_split, split_indices
+from scoresde.data.table_conditions import (
+    condition_columns,
+    condition_kind,
+    condition_rows,
+    condition_value,
+    condition_values,
+)
 from scoresde.data.table_files import Values, read_table, suffix_of, table_bytes
 from scoresde.data.transforms import Affine
 
@@ -40,6 +50,9 @@ class Table(LazySplits):
             with missing values in these columns; the name of the data set states how many.
         test_fraction: Fraction of the rows that is held out if there is no ``test``.
         split_seed: Seed of this random split.
+        condition: Names of those columns that are conditions of the others, or names of columns by name of the condition:
+            {"grade": "wine grade"}. They are not coordinates of an event. Texts are `Classes` with their names, numbers a
+            `Vector` (1) that is shifted and scaled as the column states.
     """
 
     def __init__(
@@ -51,45 +64,61 @@ class Table(LazySplits):
         missing: str = "refuse",
         test_fraction: float = 0.1,
         split_seed: int = 0,
+        condition: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
         for name in (file, test) if test else (file,):
             suffix_of(name)
         check_choice("missing", missing, ("refuse", "drop"))
         check_split(test_fraction, split_seed)
-        self.columns = Columns(columns)
-        super().__init__((len(self.columns.columns),), self.columns)
+        self.all_columns = Columns(columns)
+        self.given = condition_columns(condition, self.all_columns)
+        given = [column.column for column in self.given.values()]
+        self.columns = Columns([column for column in self.all_columns.columns if column.column not in given])
+        kinds = {name: condition_kind(column) for name, column in self.given.items()}
+        super().__init__((len(self.columns.columns),), self.columns, kinds)
         self.file, self.test_file, self.missing = file, test, missing
         self.test_fraction, self.split_seed = test_fraction, split_seed
 
     def read(self) -> tuple[Dataset, Dataset]:
-        rows, name = self._rows(self.file)
+        rows, condition, name = self._rows(self.file)
         if self.test_file:
-            test, test_name = self._rows(self.test_file)
-            return self._set(rows, f"{name}/train"), self._set(test, f"{test_name}/test")
-        train, held_out = split_indices(len(rows), self.test_fraction, self.split_seed)
-        return self._set(rows[train], f"{name}/train"), self._set(rows[held_out], f"{name}/test")
+            test, test_condition, test_name = self._rows(self.test_file)
+            return self._set(rows, condition, f"{name}/train"), self._set(test, test_condition, f"{test_name}/test")
+        parts = split_indices(len(rows), self.test_fraction, self.split_seed)
+        train, held_out = ((rows[k], {name: value[k] for name, value in condition.items()}) for k in parts)
+        return self._set(*train, f"{name}/train"), self._set(*held_out, f"{name}/test")
 
     def rows(self) -> Tensor:
-        """All rows of ``file``, of shape (number of rows, number of columns)."""
+        """All rows of ``file`` without the columns that are conditions, of shape (number of rows, number of columns)."""
         return self._rows(self.file)[0]
 
-    def sample_file(self, raw: Tensor) -> tuple[str, bytes]:
+    def condition_row(self, name: str, value: Any) -> Tensor:
+        return condition_value(f"condition.{name}", self.given[name], value)
+
+    def sample_file(self, raw: Tensor, condition: Mapping[str, Tensor] | None = None) -> tuple[str, bytes]:
         suffix = suffix_of(self.file).removesuffix(".gz")
         rows = self.columns.check(raw, "samples").to(torch.float64).numpy()
-        written = {column.column: _written(column, rows[:, k]) for k, column in enumerate(self.columns.columns)}
-        return suffix, table_bytes(written, suffix)
+        values = {column.column: rows[:, k] for k, column in enumerate(self.columns.columns)}
+        for name, given in (condition or {}).items():
+            values[self.given[name].column] = condition_values(self.given[name], given)
+        columns = [column for column in self.all_columns.columns if column.column in values]
+        return suffix, table_bytes({c.column: _written(c, values[c.column]) for c in columns}, suffix)
 
-    def _set(self, rows: Tensor, name: str) -> Dataset:
-        return Dataset(rows, self.columns, name)
+    def _set(self, rows: Tensor, condition: Mapping[str, Tensor], name: str) -> Dataset:
+        return Dataset(rows, self.columns, name, condition=condition, kinds=self.kinds)
 
-    def _rows(self, file: str) -> tuple[Tensor, str]:
-        """The rows of a file, and a name that states how many were left out."""
-        found = read_table(file, self.columns.names)
+    def _rows(self, file: str) -> tuple[Tensor, dict[str, Tensor], str]:
+        """The rows of a file, their conditions, and a name that states how many were left out."""
+        found = read_table(file, self.all_columns.names)
         kept, left_out = complete_rows(file, found, self.missing)
-        numbers = [_numbers(file, column, found[column.column], kept) for column in self.columns.columns]
-        rows = torch.from_numpy(np.stack(numbers, 1))
+        numbers = {c.column: _numbers(file, c, found[c.column], kept) for c in self.all_columns.columns}
+        rows = torch.from_numpy(np.stack([numbers[name] for name in self.columns.names], 1))
+        try:
+            condition = {name: condition_rows(column, numbers[column.column]) for name, column in self.given.items()}
+        except ValueError as problem:
+            raise ValueError(f"{file}: {problem}") from problem
         name = Path(file).name
-        return rows, f"{name}, {left_out} of {len(kept)} rows left out" if left_out else name
+        return rows, condition, f"{name}, {left_out} of {len(kept)} rows left out" if left_out else name
 
 
 def complete_rows(file: str, found: dict[str, Values], missing: str) -> tuple[np.ndarray, int]:
@@ -114,8 +143,9 @@ def _numbers(file: str, column: Column, found: Values, kept: np.ndarray) -> np.n
     """The numbers of a column in the complete rows. Raises ValueError for values that the column does not allow."""
     values, where = found.values[kept], f"{file}: column {column.column!r}"
     if isinstance(column, CategoryColumn):
-        if found.kind != "category":
-            raise ValueError(f"{where} is {found.kind}, and {column!r} is of texts")
+        if found.kind not in ("category", "whole"):
+            raise ValueError(f"{where} is {found.kind}, and {column!r} is of texts, or whole numbers as texts")
+        values = values if found.kind == "category" else _as_texts(values)
         position = {text: k for k, text in enumerate(column.values)}
         if unknown := sorted({text for text in values if text not in position}):
             raise ValueError(f"{where} holds {unknown[0]!r}: allowed are {', '.join(map(repr, column.values))}")
@@ -124,6 +154,11 @@ def _numbers(file: str, column: Column, found: Values, kept: np.ndarray) -> np.n
         raise ValueError(f"{where} is {found.kind}, and {column!r} is of numbers")
     out: np.ndarray = values
     return out
+
+
+def _as_texts(values: np.ndarray) -> np.ndarray:
+    """Whole numbers as texts."""
+    return np.array([f"{value:.0f}" for value in values], dtype=object)
 
 
 def _written(column: Column, values: np.ndarray) -> np.ndarray:
@@ -144,6 +179,7 @@ def measure_columns(
     missing: str = "refuse",
     test_fraction: float = 0.1,
     split_seed: int = 0,
+    categories: Sequence[str] = (),
 ) -> tuple[Column, ...]:
     """The columns of a table, with shift and scale so that the training rows have mean 0 and standard deviation 1.
 
@@ -157,6 +193,7 @@ def measure_columns(
         missing: As for `Table`.
         test_fraction: As for `Table`.
         split_seed: As for `Table`.
+        categories: Names of columns of whole numbers that make a `CategoryColumn`, such as the number of a class.
 
     Returns:
         The columns for `Table`, which must get the same other arguments.
@@ -175,13 +212,21 @@ def measure_columns(
     if not test:
         train = split_indices(len(train), test_fraction, split_seed)[0]
     made, faults = [], []
+    if absent := [name for name in categories if name not in names]:
+        raise ValueError(f"categories names {absent[0]!r}, which is not in columns: {', '.join(map(repr, names))}")
     for name in names:
         every = np.concatenate([found[name].values[kept[place]] for place, found in tables.items() if name in found])
-        kind, fault = tables[file][name].kind, unsuitable(tables[file][name].kind, every)
+        kind, texts = tables[file][name].kind, None
+        if name in categories and kind == "whole":
+            texts = [f"{value:.0f}" for value in np.unique(every)]
+            kind, every = "category", _as_texts(every)
+        fault = unsuitable(kind, every)
+        if name in categories and kind == "real":
+            fault = "is of real numbers, which are no categories"
         if fault:
             faults.append(f"{name!r} {fault}")
         else:
-            made.append(_measured(name, kind, every, train.numpy()))
+            made.append(_measured(name, kind, every, train.numpy(), texts))
     if faults:
         raise ValueError(f"{file}: {', '.join(faults)}: name the other columns (columns=...), or change these")
     return tuple(made)
@@ -199,11 +244,11 @@ def unsuitable(kind: str, values: np.ndarray) -> str:
     return "" if kind == "category" or np.isfinite(values).all() else "holds infinite values"
 
 
-def _measured(name: str, kind: str, values: np.ndarray, train: np.ndarray) -> Column:
-    """A column whose shift and scale are those of the training rows ``train``."""
-    texts: list[str] = []
+def _measured(name: str, kind: str, values: np.ndarray, train: np.ndarray, texts: list[str] | None = None) -> Column:
+    """A column whose shift and scale are those of the training rows ``train``. ``texts`` are the categories in order."""
+    texts = texts or []
     if kind == "category":
-        texts = sorted(set(values.tolist()))
+        texts = texts or sorted(set(values.tolist()))
         values = np.array([texts.index(text) for text in values], np.float64)
     mean, variance = float(values[train].mean()), float(values[train].var())
     whole = kind != "real"

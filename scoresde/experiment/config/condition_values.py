@@ -6,6 +6,7 @@
     "ignore"                      no condition: samples of p(x)
     {"label": 3}                every sample gets this condition
     {"label": [0, 1, 2]}        sample i gets value i, from the start again after the last one
+    {"grade": "low"}            the class with this name; numbers are in the units of the data
     {"label": "balanced"}       sample i gets the class i mod number of classes
     {"label": "test"}           sample i gets this condition of event i of a split
 
@@ -62,8 +63,9 @@ def check_network(network: nn.Module, kinds: Mapping[str, ConditionKind], dropou
         )
 
 
-def check_values(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) -> None:
+def check_values(spec: Any, data: Splits, dropout: float) -> None:
     """Raise ValueError unless ``sampling.condition`` fits the conditions of the data and the probability of their dropout."""
+    kinds = data.kinds
     check_ignored(spec, kinds, dropout)
     if isinstance(spec, str):
         if spec not in (*SPLITS, "ignore"):
@@ -80,7 +82,7 @@ def check_values(spec: Any, kinds: Mapping[str, ConditionKind], dropout: float) 
                 f"{suggestion(name, kinds)}"
             )
         if not (isinstance(value, str) and value in SPLITS):
-            _values(name, value, kinds[name], torch.arange(1))
+            _values(data, name, value, torch.arange(1))
     if missing := [name for name in kinds if name not in spec]:
         raise ValueError(
             f"condition has no value for {', '.join(missing)}: give one, e.g. {{'{missing[0]}': 'test'}} for those of the test "
@@ -122,7 +124,7 @@ def sample_conditions(experiment: Experiment, first: int, count: int) -> dict[st
     return {
         name: found[value][name]
         if isinstance(value, str) and value in found
-        else _values(name, value, kinds[name], index)
+        else _values(experiment.data, name, value, index)
         for name, value in spec.items()
     }
 
@@ -168,18 +170,19 @@ def _split(data: Splits, name: str) -> Any:
         ) from problem
 
 
-def _values(name: str, value: Any, kind: ConditionKind, index: Tensor) -> Tensor:
-    """The rows of samples ``index`` (B,). Raises ValueError for a value that is not of the kind."""
+def _values(data: Splits, name: str, value: Any, index: Tensor) -> Tensor:
+    """The rows of samples ``index`` (B,). Raises ValueError for a value that the condition does not allow."""
+    kind = data.kinds[name]
     if isinstance(value, str) and value == "balanced":
         if not isinstance(kind, Classes):
             raise ValueError(f"condition.{name}='balanced' is not allowed: it is for classes, and {name} is {kind!r}")
         return index % kind.count
     try:
-        row = kind.parse(f"condition.{name}", value)
+        row = data.condition_row(name, value)
     except ValueError:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise
-        parsed = [kind.parse(f"condition.{name}", one) for one in value]
+        parsed = [data.condition_row(name, one) for one in value]
         if isinstance(kind, Tokens):  # sets of different sizes
             rows = pad_sequence(parsed, batch_first=True, padding_value=torch.nan)
         elif len({row.shape for row in parsed}) == 1:

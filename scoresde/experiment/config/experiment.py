@@ -101,7 +101,7 @@ class Experiment:
         with config_errors("network"):
             check_network(model.network, data.kinds, training.condition_dropout)
         with config_errors("sampling", arguments=("condition",)):
-            check_conditions(sampling.condition, data.kinds, training.condition_dropout)
+            check_conditions(sampling.condition, data, training.condition_dropout)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         with config_errors("likelihood", arguments=("condition",)):
             check_ignored(likelihood.condition, data.kinds, training.condition_dropout)

@@ -216,7 +216,7 @@ class SamplingJob(Job):
             arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in given.items()}
             np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
-            if table := data.sample_file(raw):
+            if table := data.sample_file(raw, given):
                 write_atomic(base / f"{title}{table[0]}", table[1])
         else:
             for suffix in (".npz", *TABLES):
