@@ -12,13 +12,13 @@ The kind of given values is found from their shape, unless it is given:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
-from scoresde._validation import shown
+from scoresde._validation import shown, suggestion
 from scoresde.conditions import Classes, ConditionKind, Image, Tokens, Vector, check_name
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import Stored
@@ -102,13 +102,18 @@ class ConditionRows:
         return found.hexdigest()[:16]
 
 
-def class_kinds(classes: Mapping[str, int | Sequence[str]] | None) -> dict[str, Classes]:
+def class_kinds(classes: Mapping[str, int | Sequence[str]] | None, condition: Collection[str]) -> dict[str, Classes]:
     """Kinds of classes by name of the condition, from their number or their names.
 
-    Raises TypeError or ValueError for other values.
+    Raises TypeError or ValueError for other values, and for names that are not in ``condition``.
     """
     if not isinstance(classes or {}, Mapping):
         raise TypeError(f"classes={shown(classes)} is not allowed: give a dictionary, e.g. {{'label': 10}}")
+    if unknown := sorted(set(classes or {}).difference(condition)):
+        raise ValueError(
+            f"classes={shown(classes)} is not allowed: {unknown[0]!r} is not in condition: {', '.join(condition) or 'none'}"
+            f"{suggestion(unknown[0], condition)}"
+        )
     return {name: class_kind(f"classes: {name}", value) for name, value in (classes or {}).items()}
 
 

@@ -263,7 +263,7 @@ class Arrays(Splits):
             raise ValueError("train='' is not allowed: give the file of an array")
         raw, given = channels_first(train, read_array(train), channels), _read_all("condition", condition)
         other = _read_all("test_condition", test_condition)
-        kinds = class_kinds(classes)
+        kinds = class_kinds(classes, given)
         if test_condition and not test:
             raise ValueError("test_condition is given without test: give the file of the test events")
         if test:

@@ -66,8 +66,9 @@ class Table(LazySplits):
         split_seed: int = 0,
         condition: Sequence[str] | Mapping[str, str] = (),
     ) -> None:
-        for name in (file, test) if test else (file,):
-            suffix_of(name)
+        suffix_of(file)
+        if test:
+            suffix_of(test, "test")
         check_choice("missing", missing, ("refuse", "drop"))
         check_split(test_fraction, split_seed)
         self.all_columns = Columns(columns)
@@ -204,6 +205,8 @@ def measure_columns(
             names them. Also for missing values, as `Table`.
     """
     check_choice("missing", missing, ("refuse", "drop"))
+    if test:
+        suffix_of(test, "test")
     tables = {name: read_table(name, columns) for name in ((file, test) if test else (file,))}
     names = columns or list(tables[file])
     tables = {place: {name: found[name] for name in names if name in found} for place, found in tables.items()}

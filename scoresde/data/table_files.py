@@ -37,12 +37,12 @@ class Values:
     missing: np.ndarray
 
 
-def suffix_of(file: str) -> str:
-    """The ending of a table's file, in lower case. Raises ValueError for other files."""
+def suffix_of(file: str, argument: str = "file") -> str:
+    """The ending of a table's file, in lower case. Raises ValueError, naming ``argument``, for other files."""
     for suffix in SUFFIXES:
         if file.lower().endswith(suffix):
             return suffix
-    raise ValueError(f"file={file!r} is not allowed: give a table that ends in {', '.join(SUFFIXES)}")
+    raise ValueError(f"{argument}={file!r} is not allowed: give a table that ends in {', '.join(SUFFIXES)}")
 
 
 def _check_pyarrow() -> None:
