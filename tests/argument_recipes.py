@@ -186,7 +186,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.dataset.Dataset": {"raw": X},
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
-    "data.images.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
+    "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
     "data.table.measure_columns": lambda: {"file": _table()},
     "data.sources.Arrays": lambda: {"train": _numbers()},

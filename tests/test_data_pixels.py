@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from scoresde.data import ImageFolder, TorchDataset
-from scoresde.data.stored import ImageFiles, Items
+from scoresde.data.items import Items
+from scoresde.data.stored import ImageFiles
 
 SHAPE = (8, 6)
 

@@ -319,7 +319,7 @@ def test_what_items_are():
     [
         (
             [{"image": [1.0], "label": 2}] * 4,
-            r"item [0-9] is a dictionary with the keys \['image', 'label'\]: give a data set",
+            r"item [0-9] is a dictionary with the keys \['image', 'label'\], without 'x': give event=\.\.\., the key",
         ),
         ([({"image": [1.0]}, 2)] * 4, "is a dictionary"),
         (["a.png"] * 4, "item [0-9] is a str: give a tensor, a numpy array or a list of numbers, an image, or a tuple"),

@@ -32,7 +32,7 @@ CLASSES = {
     if inspect.isclass(thing) and name not in {*RECORDS, *NOT_CALLED, *ABSTRACT, *FITTED}
 }
 OUTSIDE = {
-    "distributions.empirical.SmoothedEmpirical", "data.images.TorchDataset", "metrics.extractors.Network",
+    "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
     *(name for name in CLASSES if name.startswith("interop.processes.")),
 }  # fmt: skip

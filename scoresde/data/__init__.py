@@ -3,11 +3,12 @@
 from scoresde._arguments import check_constructors
 from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset, permutation
-from scoresde.data.images import CIFAR10, MNIST, ImageFolder, TorchDataset
+from scoresde.data.images import CIFAR10, MNIST, ImageFolder
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
 from scoresde.data.table import Table, measure_columns
+from scoresde.data.torch_data import TorchDataset
 from scoresde.data.transforms import Affine, Quantized, Transform
 
 __all__ = [

@@ -81,8 +81,10 @@ class ConditionRows:
         found = {}
         for name, values in self.values.items():
             rows = read_rows(self.kinds[name], values[index])
-            if not isinstance(values, Tensor):
-                self.kinds[name].check(f"condition {name!r}", rows, len(index))
+            if isinstance(values, Stored) and not self.kinds[name].fits(rows):
+                bad = next(k for k in range(len(rows)) if not self.kinds[name].fits(rows[k : k + 1]))
+                where = f"condition {name!r} of {values.place(int(index[bad]))}"
+                raise ValueError(f"{where} is {_short(rows[bad])}: give {self.kinds[name].allowed}")
             found[name] = rows
         return found
 
@@ -130,6 +132,11 @@ def class_kind(where: str, classes: int | Sequence[str]) -> Classes:
     if not classes or not all(isinstance(one, str) for one in classes) or len(set(classes)) < len(classes):
         raise ValueError(f"{where}={shown(classes)} is not allowed: give different texts, one for each class")
     return Classes(len(classes), tuple(classes))
+
+
+def _short(row: Tensor) -> str:
+    """A row in one short line."""
+    return f"{row.tolist()!r}" if row.numel() <= 4 else f"of shape {tuple(row.shape)} and {row.dtype}"
 
 
 def read_rows(kind: ConditionKind, rows: Tensor) -> Tensor:

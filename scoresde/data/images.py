@@ -1,7 +1,7 @@
-"""Images from files: CIFAR-10, MNIST and its family, folders of images, torch data sets. Nothing is downloaded.
+"""Images from files: CIFAR-10, MNIST and its family, folders of images. Nothing is downloaded.
 
-The first three are `LazySplits`: event shape, levels and range are available at once, and files are read on first use. 8-bit
-images are stored as bytes. Folders and torch data sets are read batch by batch.
+They are `LazySplits`: event shape, levels and range are available at once, and files are read on first use. 8-bit images are
+stored as bytes. Folders are read batch by batch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scoresde.data.condition_rows import class_kind
 from scoresde.data.dataset import Dataset
 from scoresde.data.formats import read_cifar_binary, read_cifar_python, read_idx
 from scoresde.data.image_rules import ImageRules
-from scoresde.data.sources import LazySplits, Splits, check_split, split_indices
-from scoresde.data.stored import ImageFiles, Items, MapStyle
-from scoresde.data.transforms import Quantized, declared
+from scoresde.data.sources import LazySplits, check_split, split_indices
+from scoresde.data.stored import ImageFiles
+from scoresde.data.transforms import Quantized
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 """Endings of the image files of a folder; other files are left out."""
@@ -289,47 +289,3 @@ class ImageFolder(LazySplits):
 def image_files(folder: Path) -> list[Path]:
     """The image files in a folder and its subfolders, in the order of their paths."""
     return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-
-
-class TorchDataset(Splits):
-    """Any map-style torch data set, such as those of torchvision, read item by item.
-
-    Args:
-        train: A data set whose items are events, or tuples that begin with an event. Events are tensors, arrays or PIL
-            images, which are read like those of an `ImageFolder` (``scoresde.data.pixels``).
-        test: The same for the test set. If None, ``test_fraction`` of ``train`` is held out at random.
-        levels: For discrete data, the number of levels 0 .. levels - 1, which are mapped to [low, high]. 0 for real data,
-            which is mapped to (r - shift) / scale.
-        low: Lower end of the range of x for discrete data.
-        high: Upper end of the range of x for discrete data.
-        shift: Shift of real data.
-        scale: Scale of real data.
-        test_fraction: Fraction of ``train`` that is held out if there is no ``test``.
-        split_seed: Seed of this random split.
-        flip: Mirror images at random in training.
-    """
-
-    def __init__(
-        self,
-        train: MapStyle,
-        test: MapStyle | None = None,
-        *,
-        levels: int = 256,
-        low: float = -1.0,
-        high: float = 1.0,
-        shift: float = 0.0,
-        scale: float = 1.0,
-        test_fraction: float = 0.1,
-        split_seed: int = 0,
-        flip: bool = False,
-    ) -> None:
-        transform = declared(levels, low, high, shift, scale)
-        check_split(test_fraction, split_seed)
-        first, second = Items(train, name="train"), None if test is None else Items(test, name="test")
-        if second is None:
-            kept, held_out = split_indices(len(first), test_fraction, split_seed)
-            first, second = Items(train, kept, "train"), Items(train, held_out, "train")
-        name = type(train).__name__
-        super().__init__(
-            Dataset(first, transform, f"{name}/train", flip=flip), Dataset(second, transform, f"{name}/test")
-        )

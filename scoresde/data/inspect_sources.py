@@ -26,8 +26,8 @@ from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_tables import find_table
+from scoresde.data.items import Items
 from scoresde.data.rows import CHANNELS, Rows, channels_first
-from scoresde.data.stored import Items
 
 ALLOWED = (
     "give a folder of images (PNG, JPEG, WebP, BMP, TIFF), an array in .npy or .npz (file.npz:key), a table in .csv or "
