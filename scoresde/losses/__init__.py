@@ -5,6 +5,7 @@ from scoresde.losses.base import Objective
 from scoresde.losses.denoising import DenoisingScoreMatching
 from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.noisy import Draw, NoisyDataObjective
+from scoresde.losses.schedule import ScheduleVariance
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.target import TargetLikelihood
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformLogNoise, UniformTime
@@ -16,6 +17,7 @@ __all__ = [
     "ExplicitScoreMatching",
     "NoisyDataObjective",
     "Objective",
+    "ScheduleVariance",
     "SlicedDraw",
     "SlicedScoreMatching",
     "TargetLikelihood",

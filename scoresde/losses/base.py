@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde._validation import check_batch, check_output, check_seed
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformTime
 from scoresde.noise import NoiseSource
-from scoresde.score import ScoreModel
+from scoresde.score import NoiseConditionalModel, ScoreModel
 from scoresde.sde import SDE, Chain, check_same_process
 
 Process = TypeVar("Process", bound=SDE)
@@ -30,7 +30,8 @@ class Objective(ABC, Generic[Process]):
     """Base class of the losses that training minimizes, estimated from random times and noisy data.
 
     A subclass implements ``draw``, which makes all random draws of a batch, and ``evaluate``, which computes the losses of given
-    draws. Training calls both, so that draws depend only on (seed, step, index).
+    draws. Training calls both, so that draws depend only on (seed, step, index). ``trained`` says which modules the objective
+    trains: the network of the model unless a subclass returns others.
 
     Args:
         sde: The process.
@@ -59,6 +60,18 @@ class Objective(ABC, Generic[Process]):
     def targets(self) -> tuple[str, ...]:
         """Names of the conditions that the model predicts. It does not get them, and training does not drop them."""
         return ()
+
+    def trained(self, model: NoiseConditionalModel) -> Mapping[str, nn.Module]:
+        """The modules that this objective trains. While its loss is computed, no others have gradients.
+
+        Args:
+            model: The model, such as a ``ScoreModel``.
+
+        Returns:
+            The modules by name, ``{"network": model.network}`` by default. They are modules of the model or of the objective.
+            If a run trains several, checkpoints and averages store them by these names.
+        """
+        return {"network": model.network}
 
     def __call__(
         self,

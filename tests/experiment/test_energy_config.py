@@ -28,14 +28,14 @@ def test_micro_batches_add_up_to_the_batch():
     """Second derivatives included."""
     whole, cut = trainer(**ENERGY), trainer(training__micro_batch=3, **ENERGY)
     a, b = advance(whole), advance(cut)
-    assert b.losses.tolist() == pytest.approx(a.losses.tolist(), rel=1e-5)
+    assert b.shown.values.tolist() == pytest.approx(a.shown.values.tolist(), rel=1e-5)
     assert float((gradient(whole) - gradient(cut)).norm() / gradient(whole).norm()) < 1e-5
 
 
 def test_a_resumed_run_is_the_run(tmp_path):
     run = trainer(**ENERGY)
     advance(run, 2)
-    path = save_checkpoint(tmp_path, run.network, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
+    path = save_checkpoint(tmp_path, run.trained, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
     again = trainer(**ENERGY)
     again.load(last_checkpoint(path.parent))
     advance(run, 2)
@@ -45,7 +45,7 @@ def test_a_resumed_run_is_the_run(tmp_path):
 
 def test_bfloat16_is_near_float32():
     one, two = advance(trainer(**ENERGY)), advance(trainer(training__precision="bfloat16", **ENERGY))
-    assert two.losses.tolist() == pytest.approx(one.losses.tolist(), rel=0.05)
+    assert two.shown.values.tolist() == pytest.approx(one.shown.values.tolist(), rel=0.05)
 
 
 def test_a_trained_folder_gives_samples_and_energies(tmp_path):

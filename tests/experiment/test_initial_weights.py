@@ -54,7 +54,7 @@ def weights(tensors, which):
 def stepped(state, **overrides):
     """The tensors after the first steps from these weights, computed without the code of a run."""
     plain = trainer(**overrides)
-    for module in (plain.network, *(average.module for average in plain.averages)):
+    for module in (plain.trained, *(average.module for average in plain.averages)):
         module.load_state_dict(state)
     advance(plain, plain.config.steps)
     return everything(plain)

@@ -28,7 +28,7 @@ BAD = {"objective__name": "benchmarks.bad_losses:Bad"}
 
 def reload(run, folder, **overrides):
     """Save, and resume in a new object."""
-    path = save_checkpoint(folder, run.network, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
+    path = save_checkpoint(folder, run.trained, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
     made = trainer(**overrides)
     made.load(last_checkpoint(path.parent))
     return made
@@ -41,7 +41,7 @@ class TestCutting:
         whole, cut = trainer(), trainer(training__micro_batch=3)
         for _ in range(3):
             a, b = advance(whole), advance(cut)
-            assert b.losses.tolist() == pytest.approx(a.losses.tolist(), rel=1e-5)
+            assert b.shown.values.tolist() == pytest.approx(a.shown.values.tolist(), rel=1e-5)
             assert float((gradient(whole) - gradient(cut)).norm() / gradient(whole).norm()) < 1e-5
 
     def test_a_mean_of_means_would_be_seen(self):
@@ -91,12 +91,12 @@ class TestCutting:
         deaf = trainer(training__steps=4)
         for step in range(4):  # a process without communication
             deaf.update(*deaf.experiment.data.train.batch(step, 8, seed=0, part=slice(0, 4)))
-        assert apart(one, {f"model.{k}": v for k, v in deaf.network.state_dict().items()}, "model.") > 1e-2
+        assert apart(one, {f"model.{k}": v for k, v in deaf.trained.state_dict().items()}, "model.") > 1e-2
 
 
 def apart(a, b, prefix):
     """The distance between two runs, in units of the distance of the first one from the initial weights."""
-    start = trainer().network.state_dict()
+    start = trainer().trained.state_dict()
     way = sum(float((a[f"{prefix}{k}"] - v).square().sum()) for k, v in start.items()) ** 0.5
     return sum(float((a[f"{prefix}{k}"] - b[f"{prefix}{k}"]).square().sum()) for k in start) ** 0.5 / way
 
@@ -169,7 +169,7 @@ class TestPrecision:
         def note(module, given, out):
             seen.setdefault(type(module), set()).add((given[0].dtype, out.dtype))
 
-        for module in run.network.modules():
+        for module in run.trained.modules():
             module.register_forward_hook(note)
         step = advance(run)
         single, half = torch.float32, torch.bfloat16
@@ -179,7 +179,7 @@ class TestPrecision:
             (single, single)
         }
         assert {out for _, out in seen[torch.nn.Conv2d]} == {out for _, out in seen[torch.nn.Linear]} == {half}
-        assert step.losses.dtype == step.t.dtype == single
+        assert step.shown.values.dtype == step.shown.t.dtype == single
         assert all(p.dtype == p.grad.dtype == single for p in run.parameters)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -187,7 +187,7 @@ class TestPrecision:
         """bfloat16 rounds by 2^-9, float16 by 2^-12."""
         exact, half = trainer(), trainer(training__precision=precision)
         a, b = advance(exact), advance(half)
-        assert b.losses.tolist() == pytest.approx(a.losses.tolist(), rel=0.02)
+        assert b.shown.values.tolist() == pytest.approx(a.shown.values.tolist(), rel=0.02)
         assert float((gradient(exact) - gradient(half)).norm() / gradient(exact).norm()) < 0.05
         assert not torch.equal(gradient(exact), gradient(half))
 
@@ -212,7 +212,7 @@ class TestPrecision:
         plain, last = trainer(), trainer(training__channels_last=True)
         a, b = advance(plain), advance(last)
         assert any(not p.is_contiguous() for p in last.parameters)
-        assert b.losses.tolist() == pytest.approx(a.losses.tolist(), rel=1e-5)
+        assert b.shown.values.tolist() == pytest.approx(a.shown.values.tolist(), rel=1e-5)
         assert float((gradient(plain) - gradient(last)).norm() / gradient(plain).norm()) < 1e-4
         assert everything(plain).keys() == everything(last).keys()
 
@@ -222,24 +222,26 @@ class TestPrecision:
         run, plain = trainer(**options), trainer(training__ema_decay=0.9)
         start = everything(run)
         for _ in range(2):
-            assert advance(run).losses.tolist() == pytest.approx(advance(plain).losses.tolist(), rel=1e-4)
-        assert run.network._compiled_call_impl is not None
+            assert advance(run).shown.values.tolist() == pytest.approx(advance(plain).shown.values.tolist(), rel=1e-4)
+        assert run.trained._compiled_call_impl is not None
         assert everything(run).keys() == everything(plain).keys()
         moved = [k for k, v in everything(run).items() if k.startswith("average") and not torch.equal(v, start[k])]
         assert moved, "the average moves"
         again = reload(run, tmp_path, training__ema_decay=0.9)
-        assert advance(again).losses.tolist() == pytest.approx(advance(run).losses.tolist(), rel=1e-4)
+        assert advance(again).shown.values.tolist() == pytest.approx(advance(run).shown.values.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        # checkpoints and averages contain only the network: what such a process learns would be lost
         (
             {"sde": {"name": "LearnedSNRSDE"}},
-            r"has trainable parameters \(sde\.w, sde\.a, .*training is for the network only",
+            r"sde=LearnedSNRSDE\(.*has trainable parameters \(sde\.w, sde\.a, .*no objective trains: add one to config",
         ),
-        ({"network": {"name": "tests.experiment.test_training:Still"}}, "network=Still has no trainable parameters"),
+        (
+            {"network": {"name": "tests.experiment.test_training:Still"}},
+            "config.objective trains network=Still, without trainable parameters",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(tmp_path, options, message):

@@ -421,7 +421,7 @@ class TestAverages:
         back = posthoc_average(workdir, 0.1)
         for name, tensor in back.items():
             assert torch.allclose(tensor, tensors[f"power1.{name}"], atol=1e-6), name
-        trainer(**options).network.load_state_dict(back)
+        trainer(**options).trained.load_state_dict(back)
         with pytest.raises(CheckpointError, match="no snapshots in"):
             posthoc_average(workdir, 0.1, updates=1)
         with pytest.raises(ValueError, match=r"std=0\.3"):

@@ -42,7 +42,7 @@ def gradient(run):
 
 def everything(run):
     """All tensors that training changes, copied."""
-    found = {f"model.{k}": v for k, v in run.network.state_dict().items()}
+    found = {f"model.{k}": v for k, v in run.trained.state_dict().items()}
     for number, average in enumerate(run.averages):
         found |= {f"average {number}.{k}": v for k, v in average.module.state_dict().items()}
     for number, parameter in enumerate(run.parameters):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +21,14 @@ from scoresde.experiment.config.condition_values import check_ignored, check_net
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
-from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
+from scoresde.experiment.config.sections import (
+    EvaluationConfig,
+    LikelihoodConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+from scoresde.experiment.config.trained import MAIN, as_one, trained_modules
 from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import Objective
 from scoresde.samplers import Sampler
@@ -44,7 +52,8 @@ class Experiment:
         data: Training and test data.
         sde: The process.
         model: The score model.
-        objective: The loss.
+        objectives: The losses by name: "objective", and those of the section ``objectives``. Each trains its own modules.
+        optimizers: How the modules of each objective are updated.
         training: The section ``training``.
         sampling: The section ``sampling``.
         samplers: Samplers by name.
@@ -61,7 +70,8 @@ class Experiment:
     data: Splits
     sde: LinearSDE
     model: ScoreModel
-    objective: Objective[Any]
+    objectives: dict[str, Objective[Any]]
+    optimizers: dict[str, OptimizerConfig]
     training: TrainingConfig
     sampling: SamplingConfig
     samplers: dict[str, Sampler]
@@ -88,7 +98,7 @@ class Experiment:
                 raise ConfigError(
                     f"config.{key} is not known: the sections are {', '.join(SECTIONS)}{suggestion(key, SECTIONS)}"
                 )
-        for key in ("data", "sde", "network", "objective"):
+        for key in ("data", "sde", "network", MAIN):
             if key not in content:
                 raise ConfigError(f"config.{key} is missing: give a node, {{'name': ..., arguments}}")
         check_values(content)
@@ -109,6 +119,7 @@ class Experiment:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
             )
+        objectives = _objectives(content, model, seed)
         return cls(
             config=config,
             seed=seed,
@@ -117,7 +128,8 @@ class Experiment:
             data=data,
             sde=sde,
             model=model,
-            objective=_objective(content["objective"], model.sde, seed),
+            objectives=objectives,
+            optimizers=_optimizers(training, objectives),
             training=training,
             sampling=sampling,
             samplers=_samplers(content),
@@ -125,6 +137,24 @@ class Experiment:
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
             loggers=_loggers(content),
         )
+
+    @property
+    def objective(self) -> Objective[Any]:
+        """The first objective, that of ``config.objective``."""
+        return self.objectives[MAIN]
+
+    def trained(self) -> nn.Module:
+        """What training changes and checkpoints store: the network, or an ``nn.ModuleDict`` of several modules.
+
+        Returns:
+            The module, which shares its parameters with the model and the objectives.
+        """
+        return as_one(trained_modules(self.model, self.objectives))
+
+    def copy(self) -> Experiment:
+        """An experiment with copies of the model and the objectives. They share the same modules, as the originals do."""
+        model, objectives = copy.deepcopy((self.model, self.objectives))
+        return replace(self, model=model, objectives=objectives)
 
     def use_threads(self) -> None:
         """Set PyTorch's number of CPU threads if the config gives one."""
@@ -169,12 +199,37 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: i
     return build(options, "model", ScoreModel, network=network, sde=sde)
 
 
-def _objective(node: Mapping[str, Any], sde: LinearSDE, seed: int) -> Objective[Any]:
-    """Build the objective, and check that its times suit the process."""
-    objective = build(node, "objective", Objective, sde=sde, seed=seed)
-    with config_errors("objective.times"), torch.no_grad():
-        objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
-    return objective
+def _objectives(config: Mapping[str, Any], model: ScoreModel, seed: int) -> dict[str, Objective[Any]]:
+    """Build the objectives, and check that their times suit the process."""
+    others = _named(config, "objectives")
+    if MAIN in others:
+        raise ConfigError(f"config.objectives.{MAIN} is not allowed: it is config.{MAIN}; give another name")
+    nodes = {MAIN: config[MAIN], **{f"objectives.{name}": node for name, node in others.items()}}
+    found = {}
+    for where, node in nodes.items():
+        objective = build(node, where, Objective, sde=model.sde, seed=seed)
+        with config_errors(f"{where}.times"), torch.no_grad():
+            objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
+        found[where.removeprefix("objectives.")] = objective
+    return found
+
+
+def _optimizers(training: TrainingConfig, objectives: Mapping[str, Objective[Any]]) -> dict[str, OptimizerConfig]:
+    """Build the settings of each objective's optimizer."""
+    others = [name for name in objectives if name != MAIN]
+    for name in training.optimizers:
+        if name not in others:
+            allowed = (
+                f"config.objectives has {', '.join(others)}" if others else "there is no section config.objectives"
+            )
+            raise ConfigError(
+                f"config.training.optimizers.{name} is not known: {allowed}; config.{MAIN} has the settings of training"
+                f"{suggestion(name, others)}"
+            )
+    return {
+        name: build_section(OptimizerConfig, training.optimizers.get(name, {}), f"training.optimizers.{name}")
+        for name in objectives
+    }
 
 
 def _gray(data: Splits) -> dict[str, float]:

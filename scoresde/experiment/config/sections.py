@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scoresde._validation import check_choice, check_count, check_number
@@ -29,6 +29,27 @@ CHANGEABLE = (
 Apart from the random numbers of dropout (see ``trainer.py``), they change the weights by rounding at most. ``steps``
 may change too, see `TrainingConfig.changeable`.
 """
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the modules of an objective are updated. What is None is as in the section ``training``.
+
+    Args:
+        learning_rate: Adam's learning rate after the warm-up.
+        beta2: Adam's decay rate of the second moment.
+        grad_clip: Largest global norm of the objective's gradient.
+        every: The modules are updated at steps that are multiples of this number.
+    """
+
+    learning_rate: float | None = None
+    beta2: float | None = None
+    grad_clip: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _check_optimizer({name: value for name, value in vars(self).items() if value is not None})
+        check_count("every", self.every)
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,8 @@ class TrainingConfig:
             number.
         sharded: Whether each of several processes stores a part of the weights, gradients, moments and averages. It
             excludes previews, ``compile`` and ``channels_last``.
+        optimizers: Settings of an `OptimizerConfig` by name of an objective in the section ``objectives``, where they differ from
+            those above.
     """
 
     steps: int = 1000
@@ -93,6 +116,7 @@ class TrainingConfig:
     max_bad_steps: int = 10
     preview_every: int = 2500
     sharded: bool = False
+    optimizers: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (
@@ -102,11 +126,9 @@ class TrainingConfig:
         check_size("batch_size", self.batch_size)
         for name in ("warmup", "keep_every", "micro_batch", "preview_every"):
             check_count(name, getattr(self, name), least=0)
-        for name, most in (("learning_rate", HIGHEST_RATE), ("grad_clip", HIGHEST_NORM)):
-            check_number(name, getattr(self, name), above=0.0, most=most)
+        _check_optimizer(vars(self))
         check_number("condition_dropout", self.condition_dropout, least=0.0, most=1.0)
-        for name in ("beta2", "ema_decay"):
-            check_number(name, getattr(self, name), least=0.0, below=1.0)
+        check_number("ema_decay", self.ema_decay, least=0.0, below=1.0)
         for name in ("ema_decays", "posthoc_widths"):
             if not isinstance(getattr(self, name), tuple):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: give a list of numbers")
@@ -146,6 +168,15 @@ class TrainingConfig:
         With a constant schedule, ``steps`` is among them: a longer run begins with the steps of the shorter one.
         """
         return (*CHANGEABLE, "steps") if self.schedule == "constant" else CHANGEABLE
+
+
+def _check_optimizer(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a learning rate, a decay rate or a norm that is not allowed."""
+    for name, most in (("learning_rate", HIGHEST_RATE), ("grad_clip", HIGHEST_NORM)):
+        if name in values:
+            check_number(name, values[name], above=0.0, most=most)
+    if "beta2" in values:
+        check_number("beta2", values["beta2"], least=0.0, below=1.0)
 
 
 Solver = Engine | ODESolver
@@ -279,9 +310,12 @@ class EvaluationConfig:
         return "test" if self.split == "train" else "train"
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The learning rate of a step: a linear rise over ``warmup``, then constant or a cosine decay to 2 %."""
-    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
+def learning_rate(config: TrainingConfig, step: int, highest: float | None = None) -> float:
+    """The learning rate of a step: a linear rise over ``warmup``, then constant or a cosine decay to 2 %.
+
+    ``highest`` replaces the config's rate after the warm-up.
+    """
+    rate = (config.learning_rate if highest is None else highest) * min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "cosine":
         rate *= 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * step / config.steps))
     return rate

@@ -265,7 +265,7 @@ class Workdir:
         if checkpoint.config_digest or not checkpoint.made_of:
             self.check_trained(experiment, checkpoint)
         model = experiment.model.to(experiment.device)
-        load_weights(model.network, checkpoint, which)
+        load_weights(experiment.trained(), checkpoint, which)
         return model.eval().requires_grad_(False), checkpoint
 
     def _last(self, experiment: Experiment, which: str) -> Checkpoint:

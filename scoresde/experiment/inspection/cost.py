@@ -78,9 +78,9 @@ def measure(experiment: Experiment, patience: float = PATIENCE) -> Cost:
 
 def weight_cost(experiment: Experiment) -> Cost:
     """The part of the cost that is known without a measurement."""
-    network, config = experiment.model.network, experiment.training
-    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    trained = sum(p.numel() * p.element_size() for p in network.parameters())
+    modules, config = experiment.trained(), experiment.training
+    weights = sum(t.numel() * t.element_size() for t in modules.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in modules.parameters())
     averages = len(config.decays) + len(config.posthoc_widths)
     device = f"{experiment.device.type}"
     if experiment.device.type == "cpu":

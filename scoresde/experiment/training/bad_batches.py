@@ -1,6 +1,6 @@
 """Batches whose loss or gradient was not finite, saved for inspection.
 
-    bad_batches/step-000000005.safetensors     position, t, loss (B,), x (B, *event) and condition.NAME
+    bad_batches/step-000000005.safetensors     position, x (B, *event), condition.NAME, and t and loss (B,) of the objective
                                                header: step and problem
 
 Nothing was updated in such a step. The last `MAX_FILES` files are kept.
@@ -30,7 +30,8 @@ def save_bad_batch(workdir: Workdir, group: Group, step: Step, batch: Batch, bat
     def whole(values: Tensor) -> Tensor:
         return group.gather(values.to(group.device), batch_size).cpu()
 
-    position, t, loss, x = (whole(values) for values in (step.position, step.t, step.losses, batch.x))
+    shown = step.shown
+    position, t, loss, x = (whole(values) for values in (step.position, shown.t, shown.values, batch.x))
     condition = {f"condition.{name}": whole(rows) for name, rows in batch.condition.items()}
     bad = ~torch.isfinite(loss)
     bad = bad if bool(bad.any()) else torch.ones_like(bad)
@@ -43,8 +44,8 @@ def save_bad_batch(workdir: Workdir, group: Group, step: Step, batch: Batch, bat
         for old in sorted(workdir.bad_batches.glob("step-*.safetensors"))[:-MAX_FILES]:
             old.unlink()
     where, times = position[bad].tolist(), t[bad]
-    shown = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
+    some = ", ".join(map(str, where[:8])) + (", ..." if len(where) > 8 else "")
     return (
-        f"{step.problem} at step {step.number}, t in [{float(times.min()):g}, {float(times.max()):g}], positions [{shown}]: "
+        f"{step.problem} at step {step.number}, t in [{float(times.min()):g}, {float(times.max()):g}], positions [{some}]: "
         f"nothing was updated, the batch is saved in {workdir.bad_batches.name}/{name}"
     )

@@ -11,11 +11,10 @@ step with a loss that is not finite ends the dry run.
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -106,10 +105,10 @@ def dry_run(
             raise ValueError(
                 "--dry-run and training.sharded=True exclude each other, because gathered weights would count as activations"
             )
-        model = copy.deepcopy(experiment.model)
+        copied = experiment.copy()
         if init_from is not None:
-            read_source(init_from, init_weights).check_fit(model.network, experiment.data.event_shape)
-        needs = _measure(replace(experiment, model=model), group, steps)
+            read_source(init_from, init_weights).check_fit(copied.trained(), experiment.data.event_shape)
+        needs = _measure(copied, group, steps)
         return needs if group.is_main else None
 
 
@@ -129,7 +128,7 @@ def _measure(experiment: Experiment, group: Group, steps: int) -> DryRunResult:
     return DryRunResult(
         text=text,
         parameters=sum(p.numel() for p in trainer.parameters),
-        weights=_bytes(trainer.network.state_dict().values()),
+        weights=_bytes(trainer.trained.state_dict().values()),
         gradients=gradients,
         optimizer=_bytes(state),
         averages=sum(_bytes(average.module.state_dict().values()) for average in trainer.averages),

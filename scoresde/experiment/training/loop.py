@@ -8,21 +8,20 @@ not. docs/training.md describes what is saved, the consequences of faults, and t
 
 from __future__ import annotations
 
-import copy
 import math
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from scoresde.data.dataset import Batch
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import difference, to_json
+from scoresde.experiment.config.trained import check_trainable
 from scoresde.experiment.config.weight_names import DEFAULT
 from scoresde.experiment.folder.averages import write_snapshot
 from scoresde.experiment.folder.checkpoint import Checkpoint, last_checkpoint, newer_damaged, save_checkpoint
@@ -31,12 +30,12 @@ from scoresde.experiment.folder.workdir import EVALUATION, Workdir, WorkdirError
 from scoresde.experiment.training.bad_batches import save_bad_batch
 from scoresde.experiment.training.batches import Batches
 from scoresde.experiment.training.distributed import Group, processes
-from scoresde.experiment.training.metrics_log import Meter, metrics_writer, rows_digest
+from scoresde.experiment.training.metrics_log import Meter, columns, metrics_writer, rows_digest
 from scoresde.experiment.training.previews import is_due, is_missing, write_preview
 from scoresde.experiment.training.prior_fit import check_prior
 from scoresde.experiment.training.run_loggers import check_loggers, run_loggers
 from scoresde.experiment.training.signals import catch_signals
-from scoresde.experiment.training.trainer import Step, Trainer, check_trainable
+from scoresde.experiment.training.trainer import Step, Trainer
 from scoresde.loggers import Logger
 
 LARGEST = 1e6
@@ -77,8 +76,8 @@ def train(
             started from random weights.
         WorkerError: If another process of the run ended.
     """
-    check_trainable(experiment.model)
-    experiment = replace(experiment, model=copy.deepcopy(experiment.model))  # the weights of the caller do not change
+    experiment = experiment.copy()  # the weights of the caller do not change
+    check_trainable(experiment.model, experiment.objectives)
     experiment.use_threads()
     logging = {**experiment.loggers, **(loggers or {})}
     check_loggers(logging)
@@ -89,7 +88,7 @@ def train(
             initial = None
             if init_from is not None and not workdir.config_file.exists():
                 initial = read_source(init_from, init_weights)
-                initial.check_fit(experiment.model.network, experiment.data.event_shape)
+                initial.check_fit(experiment.trained(), experiment.data.event_shape)
             workdir.claim(experiment, initial=initial)
             for damaged in () if initial is None else initial.damaged:
                 workdir.log(f"{workdir.path}: {damaged} is damaged and was skipped")
@@ -133,7 +132,7 @@ class _Run:
         initial = read_initial(self.workdir)
         if initial is None:
             return {}
-        initial.load(self.experiment.model.network)
+        initial.load(self.experiment.trained())
         self.say(f"starts from {describe_source(initial.source)}")
         changed = difference(to_json(self.experiment.config), initial.config) if initial.config else []
         if trained := [line for line in changed if line.partition(".")[0] not in EVALUATION]:
@@ -156,7 +155,11 @@ class _Run:
             total=config.steps, initial=trainer.step, desc="train", unit="step", mininterval=1.0, dynamic_ncols=True,
             disable=not self.group.is_main,
         )  # fmt: skip
-        rows = metrics_writer(self.workdir, trainer.step) if self.group.is_main else nullcontext(lambda row: None)
+        rows = (
+            metrics_writer(self.workdir, trainer.step, columns(self.experiment))
+            if self.group.is_main
+            else nullcontext(lambda row: None)
+        )
         meter = Meter(trainer)
         with (
             catch_signals(self.group.world) as stopped,  # first, so that from here on a signal leads to a checkpoint
@@ -206,7 +209,7 @@ class _Run:
         if self.source:
             facts["initial"] = self.source
         return save_checkpoint(
-            self.workdir.checkpoints, self.trainer.network, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
+            self.workdir.checkpoints, self.trainer.trained, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
             self.digest, self.config.keep, keep_every=self.config.keep_every, facts=facts, files=self.trainer.layout,
         )  # fmt: skip
 
@@ -277,10 +280,13 @@ class _Run:
 def describe(trainer: Trainer) -> str:
     """One line that states what is trained, on which data, and how."""
     experiment, config, world = trainer.experiment, trainer.config, trainer.group.world
-    parameters = sum(p.numel() for p in trainer.parameters)
-    name = type(trainer.network).__name__.removeprefix("FSDP")
+    modules = trainer.trained.values() if isinstance(trainer.trained, nn.ModuleDict) else [trainer.trained]
+    what = ", ".join(
+        f"{type(one).__name__.removeprefix('FSDP')} with {sum(p.numel() for p in one.parameters()):,} parameters"
+        for one in modules
+    )
     how = f" by {world} processes{', sharded' if config.sharded else ''}" if world > 1 else ""
     return (
-        f"{name} with {parameters:,} parameters, {experiment.sde!r}, {experiment.data.train.summary}, "
+        f"{what}, {experiment.sde!r}, {experiment.data.train.summary}, "
         f"steps {trainer.step} to {config.steps}, batch size {config.batch_size}, on {trainer.group.device}{how}"
     )

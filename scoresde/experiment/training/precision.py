@@ -12,6 +12,7 @@ bfloat16 has the range of float32 and needs no scale.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class AutocastNetwork(nn.Module):
             return out.float()
 
 
-def prepare_model(model: ScoreModel, config: TrainingConfig, objective: Objective[Any]) -> ScoreModel:
+def prepare_model(model: ScoreModel, config: TrainingConfig, objectives: Iterable[Objective[Any]]) -> ScoreModel:
     """The model that training calls: the same weights, with the options of the config.
 
     The model itself if there are none.
@@ -56,11 +57,13 @@ def prepare_model(model: ScoreModel, config: TrainingConfig, objective: Objectiv
     Raises:
         ConfigError: If the network is to be compiled or sharded, and training needs second derivatives.
     """
+    needing = ["an EnergyModel"] if isinstance(model, EnergyModel) else []
+    needing += [type(objective).__name__ for objective in objectives if objective.second_derivatives]
     for option in ("compile", "sharded"):
-        if getattr(config, option) and (isinstance(model, EnergyModel) or objective.second_derivatives):
-            what = "an EnergyModel" if isinstance(model, EnergyModel) else type(objective).__name__
+        if getattr(config, option) and needing:
             raise ConfigError(
-                f"config.training.{option}=True is not allowed for {what}, whose training needs second derivatives: give False"
+                f"config.training.{option}=True is not allowed for {needing[0]}, whose training needs second "
+                "derivatives: give False"
             )
     network, dtype = model.network, getattr(torch, config.precision)
     if config.channels_last:

@@ -20,12 +20,12 @@ from torch import nn
 from scoresde._files import bytes_digest, write_atomic
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
 from scoresde.samplers import Fast, ReferenceDiscretization, Sampler, UniPC
 from scoresde.samplers.grid_sampler import GridSampler
-from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 
 COUNT, STEPS = 16, 20
@@ -53,9 +53,9 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
         return {}
     pictures: dict[str, Path] = {}
     sampler = next(iter(experiment.samplers.values()))
-    for name, network in (("raw", trainer.network), ("ema", trainer.averages[0].module)):
+    for name, modules in (("raw", trainer.trained), ("ema", trainer.averages[0].module)):
         try:
-            x = _draw(experiment, trainer, sampler, network)
+            x = _draw(experiment, trainer, sampler, modules)
             raw = experiment.data.transform.decode(x)
         except (FloatingPointError, SolverError, ValueError, torch.OutOfMemoryError) as problem:
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
@@ -71,9 +71,8 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
     return pictures
 
 
-def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, network: nn.Module) -> torch.Tensor:
-    model: ScoreModel = copy.copy(trainer.model)
-    model._modules = {**trainer.model._modules, "network": copy.deepcopy(network)}
+def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, modules: nn.Module) -> torch.Tensor:
+    model = with_modules(trainer.model, trainer.trained, copy.deepcopy(modules))
     model.eval().requires_grad_(False)
     shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
     given = {k: v.to(trainer.group.device) for k, v in sample_conditions(experiment, 0, COUNT).items()}

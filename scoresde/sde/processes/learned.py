@@ -9,10 +9,11 @@ The schedule is a monotone network n(t)::
 gamma increases with t for all parameters. The likelihood-weighted loss depends only on the end points of gamma. The
 shape in between changes the variance of its estimate, and is trained to minimize it::
 
-    loss = DenoisingScoreMatching(sde, "likelihood", reduction="half_sum")(model, x0)
-    (loss**2).mean()           the objective of sde.parameters(); loss.mean() is that of the network
+    DenoisingScoreMatching(sde, "likelihood")      the objective of the network
+    ScheduleVariance(sde)                          the objective of the process: the loss squared
 
-The end points are trained by the variational bound, including its prior and reconstruction terms.
+``configs/vp/digits_learned_snr.py`` trains both. The end points are trained by the variational bound, including its prior and
+reconstruction terms.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         check_number("log_snr_min", log_snr_min)
         check_rising("log_snr_min", log_snr_min, "log_snr_max", log_snr_max)
         check_count("hidden", hidden)
+        self.train_ends = train_ends
         first, rise = (torch.tensor(v, dtype=torch.float32) for v in (-log_snr_max, log_snr_max - log_snr_min))
         self.gamma_0 = nn.Parameter(first, requires_grad=train_ends)
         self.log_rise = nn.Parameter(rise.log(), requires_grad=train_ends)
