@@ -24,7 +24,9 @@ MAIN = "objective"
 """The name of the objective of ``config.objective``. Those of the section ``objectives`` have the names of their keys."""
 
 
-def trained_modules(model: NoiseConditionalModel, objectives: Mapping[str, Objective[Any]]) -> dict[str, dict[str, nn.Module]]:
+def trained_modules(
+    model: NoiseConditionalModel, objectives: Mapping[str, Objective[Any]]
+) -> dict[str, dict[str, nn.Module]]:
     """The modules that each objective trains, by name."""
     return {name: dict(objective.trained(model)) for name, objective in objectives.items()}
 
