@@ -297,6 +297,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "drift": -torch.eye(1, dtype=torch.float64),
         "diffusion": torch.eye(1, dtype=torch.float64),
     },
+    "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
     "sde.checks.run.check": {},

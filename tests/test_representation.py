@@ -70,7 +70,10 @@ def test_an_object_prints_the_call_that_makes_it(name):
     if name not in OUTSIDE:
         again = remade(x)
         assert type(again) is type(x) and repr(again) == text
-        if not isinstance(x, nn.Module) and not name.startswith("ema."):  # modules are equal where they are one
+        of_module = (
+            isinstance(x, nn.Module) or isinstance(getattr(x, "sde", None), nn.Module) or name.startswith("ema.")
+        )
+        if not of_module:  # modules are equal where they are one
             assert again == x and hash(again) == hash(x)
 
 

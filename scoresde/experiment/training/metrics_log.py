@@ -56,11 +56,11 @@ class Meter:
         self.trainer = trainer
         self._clear()
 
-    def add(self, step: Step) -> None:
+    def add(self, result: Step) -> None:
         """Add a step. A skipped step counts only for the speed."""
         self._steps += 1
-        if not step.skipped:
-            for name, one in step.losses.items():
+        if not result.skipped:
+            for name, one in result.losses.items():
                 self._sums[name] += one.sums
                 self._counts[name] += one.counts
                 self._norms[name].append(one.norm)
