@@ -76,6 +76,16 @@ class Engine(ABC):
         """
         return repr(self)
 
+    def check_process(self, sde: SDE) -> None:  # noqa: B027  (most engines take any process)
+        """Check that the engine supports a process. It is called before the first evaluation of the score.
+
+        Args:
+            sde: The process.
+
+        Raises:
+            TypeError: If the engine needs something that the process does not have, such as a closed-form kernel.
+        """
+
     @abstractmethod
     def solve(self, problem: FlowProblem, x: Tensor) -> FlowSolution:
         """Computes log p of a batch of states.

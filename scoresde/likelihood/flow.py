@@ -158,7 +158,8 @@ def log_likelihood(
     _check_noise(sde, score, t_min)
     if solver is not None and tolerance is not None:
         raise ValueError("give either solver or tolerance, not both: a solver has its own tolerance")
-    engine = _engine(sde, solver, tolerance)
+    engine = flow_engine(default_solver(sde, tolerance) if solver is None else solver)
+    engine.check_process(sde)
     divergence = _divergence(engine, x[0].numel()) if divergence is None else divergence
     if not isinstance(divergence, Divergence):
         raise TypeError(f"divergence={divergence!r} is not a Divergence: give Exact(), Hadamard(), Hutchinson(), ...")
@@ -251,17 +252,21 @@ def _check_noise(sde: SDE, score: Score, t_min: float) -> None:
         )
 
 
-def _engine(sde: SDE, solver: Engine | ODESolver | None, tolerance: float | None) -> Engine:
-    if isinstance(solver, Engine):
-        return solver
-    if solver is not None:
-        if not callable(getattr(solver, "solve", None)):
-            raise TypeError(f"solver={solver!r} is not a solver: give Multistep(), RungeKutta() or ScipyODE()")
-        return Adaptive(solver)
+def default_solver(sde: SDE, tolerance: float | None = None) -> Engine | ODESolver:
+    """The solver of ``log_likelihood`` for a process if none is given."""
     if isinstance(sde, LinearSDE):
         return Multistep(tolerance=DEFAULT_TOLERANCE if tolerance is None else tolerance)
     tolerance = 1e-5 if tolerance is None else tolerance
-    return Adaptive(ScipyODE(rtol=tolerance, atol=tolerance))
+    return ScipyODE(rtol=tolerance, atol=tolerance)
+
+
+def flow_engine(solver: Engine | ODESolver) -> Engine:
+    """The engine of a solver. Raises TypeError if ``solver`` is not a solver."""
+    if isinstance(solver, Engine):
+        return solver
+    if not callable(getattr(solver, "solve", None)):
+        raise TypeError(f"solver={solver!r} is not a solver: give Multistep(), RungeKutta() or ScipyODE()")
+    return Adaptive(solver)
 
 
 def _divergence(engine: Engine, d: int) -> Divergence:

@@ -44,7 +44,7 @@ from scoresde.likelihood.estimate import probe_variances, quadrature_square, tra
 from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, standard_grid
 from scoresde.likelihood.path import POINTS, Path, node_times
 from scoresde.noise import NoiseSource
-from scoresde.sde import LinearSDE, check_same_process
+from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import SolverError
 from scoresde.solvers.quadrature import Increments
@@ -85,10 +85,11 @@ class Multistep(Engine):
         grid = "None" if self.grid is None else self.grid.summary
         return repr(replace(self, grid=None)).replace("grid=None", f"grid={grid}")
 
+    def check_process(self, sde: SDE) -> None:
+        _linear(sde)
+
     def solve(self, problem: FlowProblem, x: Tensor) -> FlowSolution:
-        sde = problem.sde
-        if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={sde!r} has no closed-form kernel: give solver=ScipyODE(), Multistep needs kernels")
+        sde = _linear(problem.sde)
         grid = self.grid or standard_grid(sde, problem.t_min)
         grid.check_fits(sde, problem.t_min)
         (answer, first_failure), nodes = _solve_once(problem, sde, grid, x, self.nodes), self.nodes
@@ -106,6 +107,13 @@ class Multistep(Engine):
             answer, first_failure = _replace_rows(answer, coarse, again), first_failure.index_copy(0, coarse, when)
         _report(answer.failed, first_failure)
         return answer
+
+
+def _linear(sde: SDE) -> LinearSDE:
+    """``sde``, if it is linear and so has closed-form kernels."""
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"sde={sde!r} has no closed-form kernel: give solver=ScipyODE(), Multistep needs kernels")
+    return sde
 
 
 @times_checked()  # the times of the nodes are in [t_min, T]

@@ -214,7 +214,7 @@ class Sampler(ABC):
     @in_evaluation_mode("score")
     def __call__(
         self,
-        sde: LinearSDE,
+        sde: SDE,
         score: Callable[..., Tensor],
         shape: Sequence[int],
         *,
@@ -263,7 +263,7 @@ class Sampler(ABC):
         Raises:
             ValueError: If the shape or the device does not fit, if the sampler does not fit the process, or if the grid
                 starts below T and ``start`` is not given.
-            TypeError: If ``dtype`` is not a floating-point dtype.
+            TypeError: If ``dtype`` is not a floating-point dtype, or if the sampler does not fit the process.
             FloatingPointError: If a sample is not finite and ``allow_failed`` is False.
         """
         check_options(keep_every, callback, allow_failed=allow_failed, progress=progress)
@@ -273,6 +273,7 @@ class Sampler(ABC):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
         score = given(score, condition)
         check_same_process(sde, score)
+        self.check_process(sde)
         at = self.start_time(sde)
         if start is not None:
             check_start(sde, start, shape)
@@ -288,7 +289,7 @@ class Sampler(ABC):
         interrupted = False
         try:
             record(0, torch.tensor(at, dtype=start.dtype), start)
-            state, times = self.run(sde, counted, start, noise, record)
+            state, times = self.run(sde, counted, start, noise, record)  # type: ignore[arg-type]  # checked above
             samples = sde.extract_data(state)
         except KeyboardInterrupt:
             if counted.last is None:
@@ -315,6 +316,17 @@ class Sampler(ABC):
             trajectory,
             torch.stack(counted.acceptance) if counted.acceptance else None,
         )
+
+    def check_process(self, sde: SDE) -> None:
+        """Check that the sampler supports a process. It is called before the first evaluation of the score.
+
+        Args:
+            sde: The process.
+
+        Raises:
+            TypeError: If the sampler needs something that the process does not have, such as a closed-form kernel.
+            ValueError: If an argument of the sampler does not fit the process.
+        """
 
     def start_time(self, sde: SDE) -> float:
         """The time of the start.

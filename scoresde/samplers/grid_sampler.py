@@ -144,6 +144,9 @@ class GridSampler(Sampler):
             object.__setattr__(self, name, value)  # also for frozen dataclasses
         discretization(self.steps, grid, t_min)
 
+    def check_process(self, sde: SDE) -> None:
+        self.process(sde)
+
     def start_time(self, sde: SDE) -> float:
         """The first time of the grid.
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
+from scoresde._representation import same_value
 from scoresde._validation import check_number, check_times, expand, shown
 from scoresde.noise import NoiseSource
 
@@ -237,6 +238,24 @@ class SDE(ABC):
         """
         return self.drift(x, t) - 0.5 * self.apply_diffusion_matrix(score, t)
 
+    def data_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """Denoised data E[x_0 | x_t] from the score. Only processes with a Gaussian kernel have it, by Tweedie's formula.
+
+        Args:
+            x: States x_t, ``(B, *state)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            score: The score at (x, t), ``(B, *state)``.
+
+        Returns:
+            The expected state at t = 0, in the shape of x.
+
+        Raises:
+            TypeError: If the process has no closed-form kernel.
+        """
+        raise TypeError(
+            f"E[x_0 | x_t] does not follow from the score of {self!r}, which has no closed-form kernel: give denoise=False"
+        )
+
     def discretize(self, steps: int) -> Chain:
         """Discrete-time Markov chain of this process. Only processes with scalar coefficients have one.
 
@@ -252,7 +271,7 @@ class SDE(ABC):
         raise TypeError(f"{self!r} has no chain: only a process with scalar coefficients alpha(t), sigma(t) has one")
 
     def same_as(self, other: SDE) -> bool:
-        """Whether ``other`` is the same process: the same object, or an equal one.
+        """Whether ``other`` is the same process: the same object, an equal one, or one of the same class and attributes.
 
         A subclass overrides this method if it can compare the coefficients.
 
@@ -262,7 +281,9 @@ class SDE(ABC):
         Returns:
             True if the two are the same process.
         """
-        return self is other or self == other
+        if self is other or self == other:
+            return True
+        return type(self) is type(other) and same_value(vars(self), vars(other))
 
     def check_time(self, t: Tensor, batch: int | None = None) -> None:
         """Check that times are valid.

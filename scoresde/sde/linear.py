@@ -316,7 +316,7 @@ class LinearSDE(SDE):
         Returns:
             True if the two are the same process.
         """
-        if super().same_as(other):
+        if self is other or self == other:
             return True
         if type(self) is not type(other) or not isinstance(other, LinearSDE) or self.T != other.T:
             return False

@@ -269,22 +269,6 @@ class NonlinearSDE(SDE):
         std = torch.tensor(self.prior, dtype=x.dtype, device=x.device)
         return standard_normal_log_prob(x / std) - x[0].numel() * std.log()
 
-    def data_from_score(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Not available, because Tweedie's formula needs a Gaussian kernel.
-
-        Args:
-            x: States x_t, ``(B, *event)``.
-            t: Times in [0, T], ``()`` or ``(B,)``.
-            score: The score at (x, t), ``(B, *event)``.
-
-        Returns:
-            Nothing: it always raises.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("E[x_0 | x_t] does not follow from the score of a non-linear process: give denoise=False")
-
     def _times(self, x: Tensor, t: Tensor) -> Tensor:
         """Check t and expand it to ``(B,)``."""
         check_batch("x", x)

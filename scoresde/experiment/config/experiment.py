@@ -29,11 +29,12 @@ from scoresde.experiment.config.sections import (
     TrainingConfig,
 )
 from scoresde.experiment.config.trained import MAIN, as_one, trained_modules
+from scoresde.likelihood.flow import flow_engine
 from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import Objective
 from scoresde.samplers import Sampler
 from scoresde.score import Prediction, ScoreModel
-from scoresde.sde import LinearSDE
+from scoresde.sde import SDE
 
 _NAME = re.compile(r"[^./\\@]{1,60}")
 
@@ -68,7 +69,7 @@ class Experiment:
     device: torch.device
     threads: int
     data: Splits
-    sde: LinearSDE
+    sde: SDE
     model: ScoreModel
     objectives: dict[str, Objective[Any]]
     optimizers: dict[str, OptimizerConfig]
@@ -104,7 +105,7 @@ class Experiment:
         check_values(content)
         seed = _whole(content, "seed", 0)
         data = build(content["data"], "data", Splits)
-        sde = build(content["sde"], "sde", LinearSDE)
+        sde = build(content["sde"], "sde", SDE)
         model = build_model(content, data, sde, seed)
         training = build_section(TrainingConfig, content.get("training", {}), "training")
         sampling = build_section(SamplingConfig, content.get("sampling", {}), "sampling")
@@ -112,7 +113,11 @@ class Experiment:
             check_network(model.network, data.kinds, training.condition_dropout)
         with config_errors("sampling", arguments=("condition",)):
             check_conditions(sampling.condition, data, training.condition_dropout)
+        samplers = _samplers(content, model.sde)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
+        if likelihood.solver is not None:
+            with config_errors("likelihood.solver"):
+                flow_engine(likelihood.solver).check_process(sde)
         with config_errors("likelihood", arguments=("condition",)):
             check_ignored(likelihood.condition, data.kinds, training.condition_dropout)
         if likelihood.t_min >= sde.T:
@@ -132,7 +137,7 @@ class Experiment:
             optimizers=_optimizers(training, objectives),
             training=training,
             sampling=sampling,
-            samplers=_samplers(content),
+            samplers=samplers,
             likelihood=likelihood,
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
             loggers=_loggers(content),
@@ -162,7 +167,7 @@ class Experiment:
             torch.set_num_threads(self.threads)
 
 
-def build_model(config: Mapping[str, Any], data: Splits, sde: LinearSDE, seed: int) -> ScoreModel:
+def build_model(config: Mapping[str, Any], data: Splits, sde: SDE, seed: int) -> ScoreModel:
     """Build the network and its model, with weights initialized from ``seed``.
 
     The model is a ScoreModel unless ``model.name`` names a subclass. The global random state does not change.
@@ -238,9 +243,14 @@ def _gray(data: Splits) -> dict[str, float]:
     return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
 
-def _samplers(config: Mapping[str, Any]) -> dict[str, Sampler]:
+def _samplers(config: Mapping[str, Any], sde: SDE) -> dict[str, Sampler]:
+    """Build the samplers, and check that they support the process."""
     nodes = _named(config, "samplers")
-    return {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+    samplers = {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+    for name, sampler in samplers.items():
+        with config_errors(f"samplers.{name}", arguments=("denoise", "t_min")):
+            sampler.check_process(sde)
+    return samplers
 
 
 def _loggers(config: Mapping[str, Any]) -> dict[str, Logger]:

@@ -125,7 +125,7 @@ def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, 
             notes.append(
                 f"{plain(file.stem)}: {plain(facts['solver'])}, {plain(facts['divergence'])}, t_min {facts['t_min']}, "
                 f"{facts['failed']} of {facts['rows']} rows failed. Parts of the error: {parts}. Known biases: "
-                f"{_listed(facts['known biases'])}."
+                f"{_listed(facts['known biases']) or 'not known for this process'}."
             )
         except UNREADABLE:
             continue

@@ -36,7 +36,6 @@ from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStor
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
 from scoresde.likelihood import (
-    DEFAULT_TOLERANCE,
     FlowGrid,
     Multistep,
     bits_per_dim,
@@ -44,6 +43,7 @@ from scoresde.likelihood import (
     fit_grid,
     log_likelihood,
 )
+from scoresde.likelihood.flow import default_solver
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
@@ -111,7 +111,7 @@ class LikelihoodJob(Job):
         weights = weights_name(config.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         digest = checkpoint.digest
-        solver, grid = config.solver or Multistep(tolerance=config.tolerance or DEFAULT_TOLERANCE), "none"
+        solver, grid = config.solver or default_solver(model.sde, config.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and config.grid_events:
                 solver = replace(solver, grid=fitted_grid(experiment, workdir, model, digest, device))

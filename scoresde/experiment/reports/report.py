@@ -210,7 +210,6 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     head = (f"model, {summary['events']} {summary['split']} events", unit, "standard error")
     table_rows = csv.DictReader(lines.decode().splitlines())
     values = np.array([float(row[column]) + shift for row in table_rows if row["failed"] == "0"])
-    biases = dict(summary["known biases"])
     failed = f"{summary['failed']} of {summary['rows']} rows failed and are not included in the mean."
     return "".join([
         table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
@@ -221,11 +220,20 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         note(
             "The standard error includes the differences between events, the dequantization and the trace estimator. Its parts, "
             f"and the solver's error estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
-            "probability flow at t_min with the prior at T, without a correction. To first order this makes the result worse "
-            f"by, in {unit} at the first {biases.pop('events', 'few')} events: {_listed(biases)}. "
+            f"probability flow at t_min with the prior at T, without a correction. {_biases(summary['known biases'], unit)} "
             + _sentence(summary, experiment.data.transform)
         ),
     ])  # fmt: skip
+
+
+def _biases(known: dict[str, Any], unit: str) -> str:
+    if not known:
+        return "The size of the two effects is not known, because the process has no closed-form kernel."
+    figures = {name: value for name, value in known.items() if name != "events"}
+    return (
+        f"To first order this makes the result worse by, in {unit} at the first {known.get('events', 'few')} events: "
+        f"{_listed(figures)}."
+    )
 
 
 def _listed(figures: dict[str, Any]) -> str:

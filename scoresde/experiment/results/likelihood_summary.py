@@ -32,6 +32,7 @@ from scoresde.experiment.results.likelihood_rows import Row
 from scoresde.likelihood import Exact, Hadamard, known_biases
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
+from scoresde.sde import LinearSDE
 
 BIAS_EVENTS = 32
 """Number of events, from the first one, at which the known biases are computed."""
@@ -117,8 +118,12 @@ def biases(
     Positive values mean that the likelihood is reported as too bad.
 
     cut-off: the density at t_min is used in place of that at 0. For quantized data, whose density has steps, it means
-    little. prior: an upper bound on the mean effect of the prior in place of p_T.
+    little. prior: an upper bound on the mean effect of the prior in place of p_T. Empty for a process without a
+    closed-form kernel, whose biases are not known.
     """
+    sde = model.sde
+    if not isinstance(sde, LinearSDE):
+        return {}
     d = math.prod(data.event_shape)
     unit = d * math.log(2.0) if data.transform.discrete else 1.0
     cutoff, prior = [], []
@@ -127,7 +132,7 @@ def biases(
         given = data.conditions(index) if conditional else {}
         score = model.given(**{name: rows.to(device) for name, rows in given.items()})
         found = known_biases(
-            model.sde, score, data.encode(index, seed=seed).to(device), t_min=t_min,
+            sde, score, data.encode(index, seed=seed).to(device), t_min=t_min,
             divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=PROBES), noise=NoiseSource(seed, index.to(device)),
         )  # fmt: skip
         cutoff.append(-found.cutoff.cpu() / unit)

@@ -7,17 +7,24 @@ depend on x_0. The remaining dependence costs
 
 over training events. This is the part of E KL(q(x_T | x_0) || prior) that depends on the data. `scoresde check` reports
 the rest.
+
+For a process without a closed-form kernel, paths are simulated from training events to T, and the moments of their end
+points are compared with those of the prior (``scoresde/sde/checks/endpoints.py``).
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from scoresde._validation import expand
 from scoresde.data import permutation
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.sde import SDE, LinearSDE
+from scoresde.sde.checks.endpoints import end_points
 from scoresde.sde.checks.report import PRIOR_LIMIT
+from scoresde.solvers import SolverError
 
 MOST = 1.0
 """Largest allowed mismatch in nats per coordinate. Above it, samples would start where the data never is."""
@@ -28,31 +35,57 @@ EVENTS = 256
 @torch.no_grad()
 def prior_mismatch(experiment: Experiment) -> float:
     """The mismatch of the prior in nats per coordinate, over at most `EVENTS` training events."""
-    train, sde = experiment.data.train, experiment.sde
-    x = train.encode(permutation(len(train), 0, 0)[:EVENTS], seed=0, dtype=torch.float64)
+    sde, x = experiment.sde, _events(experiment)
+    return _by_kernel(sde, x) if isinstance(sde, LinearSDE) else end_points(sde, x).mismatch
+
+
+def check_prior(experiment: Experiment) -> str:
+    """A warning if the data is visible at T, or an empty string.
+
+    Raises ConfigError if the mismatch is too large to train, or if a path cannot be simulated.
+    """
+    x, sde = _events(experiment), experiment.sde
+    section, lost, message = _of_linear(sde, x) if isinstance(sde, LinearSDE) else _of_paths(sde, x)
+    if lost <= PRIOR_LIMIT:
+        return ""
+    if not lost <= MOST:
+        raise ConfigError(f"config.{section}: {message}")
+    return message
+
+
+def _of_linear(sde: LinearSDE, x: Tensor) -> tuple[str, float, str]:
+    """The section of the config to change, the mismatch, and the message if it is too large."""
+    lost = _by_kernel(sde, x)
+    return "data", lost, (
+        f"the training data, of mean {float(x.mean()):.4g} and standard deviation {float(x.std(correction=0)):.3g} as the model "
+        f"sees it, is still visible at T of {sde!r}: {lost:.3g} nats per coordinate (limit "
+        f"{PRIOR_LIMIT:g}). Bring the data to mean 0 and standard deviation 1 (data.shift, data.scale; scoresde inspect chooses "
+        "them), or give the "
+        "process more noise"
+    )  # fmt: skip
+
+
+def _of_paths(sde: SDE, x: Tensor) -> tuple[str, float, str]:
+    """As `_of_linear`, by simulated paths."""
+    try:
+        found = end_points(sde, x)
+    except SolverError as problem:
+        raise ConfigError(f"config.sde: paths from the training data cannot be simulated: {problem}") from problem
+    return "sde", found.mismatch, (
+        f"paths of {sde!r} from the training data do not end in its prior: at T={sde.T:g} they have the mean {found.mean:.3g} and "
+        f"the standard deviation {found.std:.3g}, and the prior has {found.prior_mean:.3g} and {found.prior_std:.3g}, a mismatch "
+        f"of {found.mismatch:.3g} nats per coordinate (limit {PRIOR_LIMIT:g}). Give a larger T, or the distribution at T as the prior"
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _by_kernel(sde: LinearSDE, x: Tensor) -> float:
     mean = sde.kernel(torch.tensor(sde.T, dtype=torch.float64)).mean(sde.embed_data(x))
     at = expand(sde.prior_mean(), mean).to(mean).expand_as(mean)
     lost = sde.prior_log_prob(at) - sde.prior_log_prob(mean)
     return float(lost.double().mean()) / mean[0].numel()
 
 
-def check_prior(experiment: Experiment) -> str:
-    """A warning if the data is visible at T, or an empty string.
-
-    Raises ConfigError if the mismatch is too large to train.
-    """
-    lost = prior_mismatch(experiment)
-    if lost <= PRIOR_LIMIT:
-        return ""
+def _events(experiment: Experiment) -> Tensor:
     train = experiment.data.train
-    x = train.encode(permutation(len(train), 0, 0)[:EVENTS], seed=0, dtype=torch.float64)
-    message = (
-        f"the training data, of mean {float(x.mean()):.4g} and standard deviation {float(x.std(correction=0)):.3g} as the model "
-        f"sees it, is still visible at T of {experiment.sde!r}: {lost:.3g} nats per coordinate (limit "
-        f"{PRIOR_LIMIT:g}). Bring the data to mean 0 and standard deviation 1 (data.shift, data.scale; scoresde inspect chooses "
-        "them), or give the "
-        "process more noise"
-    )
-    if not lost <= MOST:
-        raise ConfigError(f"config.data: {message}")
-    return message
+    return train.encode(permutation(len(train), 0, 0)[:EVENTS], seed=0, dtype=torch.float64)

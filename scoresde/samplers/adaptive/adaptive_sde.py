@@ -72,16 +72,18 @@ class AdaptiveSDE(SolverSampler):
         self.max_steps = max_steps
         self.set_end(t_min, denoise=denoise)
 
-    def run(
-        self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor]:
+    def check_process(self, sde: SDE) -> None:
         if not sde.additive:
             raise ValueError(
                 f"{sde!r} has a diffusion that depends on the state, and AdaptiveSDE cannot estimate its error: "
                 "use ReverseSDESampler"
             )
+        super().check_process(sde)
+
+    def run(
+        self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
         t_min = self.last_time(sde)
-        self.check_denoising(sde, x, t_min)  # type: ignore[arg-type]
         t = torch.full((len(x),), sde.T, dtype=torch.float64, device=x.device)
         h = torch.full_like(t, min(self.first_step, sde.T - t_min))
         x, before, slowest = x.clone(), x.clone(), sde.T
@@ -113,7 +115,7 @@ class AdaptiveSDE(SolverSampler):
                 callback(k + 1, torch.tensor(slowest, dtype=x.dtype), x.clone())
         x[t > t_min] = torch.nan
         score.spent += self.denoise
-        return self.denoised(sde, score, x, t_min), torch.empty(0)  # type: ignore[arg-type]
+        return self.denoised(sde, score, x, t_min), torch.empty(0)
 
     def _step(
         self, sde: SDE, score: Score, x: Tensor, t: Tensor, h: Tensor, rise: Tensor, before: Tensor

@@ -8,7 +8,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, check_number
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.grids import check_t_min, end_time
-from scoresde.sde import SDE, LinearSDE, Score
+from scoresde.sde import SDE, Score
 
 
 class SolverSampler(Sampler):
@@ -35,12 +35,16 @@ class SolverSampler(Sampler):
         check_t_min(sde, t_min)
         return t_min
 
-    def check_denoising(self, sde: LinearSDE, x: Tensor, t_min: float) -> None:
-        """Raise TypeError before the first step if the final denoising step is not defined for ``sde``."""
-        if self.denoise:
-            sde.data_from_score(x, _batch_of(t_min, x), torch.zeros_like(x))
+    def check_process(self, sde: SDE) -> None:
+        """Raise ValueError if the last time does not fit, and TypeError if the final denoising step is not defined."""
+        self.last_time(sde)
+        if self.denoise and type(sde).data_from_score is SDE.data_from_score:
+            raise TypeError(
+                f"denoise=True is not allowed: E[x_0 | x_t] does not follow from the score of {sde!r}, which has no "
+                "closed-form kernel; give denoise=False"
+            )
 
-    def denoised(self, sde: LinearSDE, score: Score, x: Tensor, t_min: float) -> Tensor:
+    def denoised(self, sde: SDE, score: Score, x: Tensor, t_min: float) -> Tensor:
         """E[x_0 | x] at ``t_min`` (B, *state), or ``x`` without ``denoise``. Costs one evaluation of the score."""
         if not self.denoise:
             return x

@@ -22,7 +22,7 @@ from scoresde._validation import check_batch, check_finite
 from scoresde.noise import NoiseSource
 from scoresde.samplers.adaptive.base import SolverSampler
 from scoresde.samplers.base import Callback, CountedScore
-from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde import SDE, Score, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE, SolverError
 
@@ -53,16 +53,15 @@ class ProbabilityFlowODE(SolverSampler):
         self.set_end(t_min, denoise=denoise)
 
     def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+        self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
         t_min = self.last_time(sde)
-        self.check_denoising(sde, x, t_min)
         x = self._integrate(sde, score, x, sde.T, t_min, callback)
         return self.denoised(sde, score, x, t_min), torch.empty(0)
 
     @torch.no_grad()
     @in_evaluation_mode("score")
-    def encode(self, sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
+    def encode(self, sde: SDE, score: Score, x: Tensor) -> Tensor:
         """Map a state at ``t_min`` to its latent at T.
 
         With the latent as ``start``, a sampler with ``denoise=False`` returns ``x``.

@@ -23,7 +23,7 @@ from scoresde._validation import check_count
 from scoresde.noise import NoiseSource
 from scoresde.samplers.adaptive.base import SolverSampler
 from scoresde.samplers.base import Callback, CountedScore
-from scoresde.sde import LinearSDE
+from scoresde.sde import SDE
 from scoresde.solvers import TorchSDE
 
 
@@ -51,12 +51,14 @@ class ReverseSDESampler(SolverSampler):
         self.solver, self.steps = solver, steps
         self.set_end(t_min, denoise=denoise)
 
-    def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor]:
+    def check_process(self, sde: SDE) -> None:
         self.solver.check(sde.additive)
+        super().check_process(sde)
+
+    def run(
+        self, sde: SDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor]:
         t_min = self.last_time(sde)
-        self.check_denoising(sde, x, t_min)
         count = 0
 
         def times(x: Tensor, t: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from scoresde._validation import check_count, check_number
 from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
 from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.exponential.coefficients import linear_process
 from scoresde.samplers.fitted.fit_method import fit
 from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedSampler
 from scoresde.samplers.grids import end_time
-from scoresde.sde import LinearSDE, Score
+from scoresde.sde import SDE, LinearSDE, Score
 
 
 class Fast(Sampler):
@@ -56,6 +57,9 @@ class Fast(Sampler):
             check_count("search", search, least=0)
         self.steps, self.pilot, self.search, self.t_min, self.seed = steps, pilot, search, t_min, seed
         self.held_out = held_out
+
+    def check_process(self, sde: SDE) -> None:
+        linear_process(sde, type(self).__name__)
 
     def prepared(
         self,

@@ -146,6 +146,9 @@ class FittedMultistep(Sampler):
     def __repr__(self) -> str:
         return f"FittedMultistep({len(self.times)} steps from t={float(self.times[0]):.3g} to {self.t_min:g})"
 
+    def check_process(self, sde: SDE) -> None:
+        linear_process(sde, type(self).__name__)
+
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor]:
@@ -195,6 +198,9 @@ class FittedSampler(Sampler):
         wanted = f"this sampler was fitted to, {self.process}"
         check_fingerprint(linear_process(sde, type(self).__name__), event_shape, self.fingerprint, wanted)
         return self.sampler.run(sde, score, x, noise, callback)
+
+    def check_process(self, sde: SDE) -> None:
+        self.sampler.check_process(sde)
 
     def start_time(self, sde: SDE) -> float:
         return self.sampler.start_time(sde)
