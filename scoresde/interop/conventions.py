@@ -95,7 +95,7 @@ def check_model(experiment: Experiment) -> None:
 
 def process_of(model: ScoreModel) -> object:
     """The process in continuous time."""
-    return getattr(model.sde, "continuous", model.sde)
+    return model.sde.continuous
 
 
 def _wanted(model: ScoreModel) -> tuple[object, tuple[type, ...]]:

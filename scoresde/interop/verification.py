@@ -18,7 +18,7 @@ from scoresde.networks import FourierEmbedding
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.score.predictions import ScaledScorePrediction
-from scoresde.sde import VESDE, Chain
+from scoresde.sde import VESDE, Chain, LinearSDE
 
 TOLERANCE = 1e-3
 """Largest deviation of outputs, in standard deviations of each event. Rounding in float32 gives 1e-4 with Fourier features."""
@@ -124,6 +124,7 @@ def compare_scores(ours: ScoreModel, theirs: ScoreModel, shape: tuple[int, ...],
     """
     step = int(getattr(theirs.network, "step", 1))
     sides = [min(side, max(step, 64 // step * step)) for side in shape[1:]]
+    assert isinstance(theirs.sde, LinearSDE)  # all processes of the reference are
     times, source = torch.tensor([0.9, 0.4, 0.05]), NoiseSource.of(0, 3)
     x = source.normal((shape[0], *sides), step=0, purpose="proof", dtype=torch.float32)
     x = x * expand(theirs.sde.noise_level(times).clamp(min=1.0), x)

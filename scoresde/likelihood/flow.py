@@ -152,7 +152,7 @@ def log_likelihood(
     check_finite("x", x)
     score = given(score, condition)
     check_same_process(sde, score)
-    sde = getattr(sde, "continuous", sde)
+    sde = sde.continuous
     check_t_min(sde, t_min)
     check_choice("differentiable", differentiable, (True, False))
     _check_noise(sde, score, t_min)

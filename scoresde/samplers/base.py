@@ -317,7 +317,7 @@ class Sampler(ABC):
             torch.stack(counted.acceptance) if counted.acceptance else None,
         )
 
-    def check_process(self, sde: SDE) -> None:
+    def check_process(self, sde: SDE) -> None:  # noqa: B027  (some samplers take any process)
         """Check that the sampler supports a process. It is called before the first evaluation of the score.
 
         Args:

@@ -3,7 +3,7 @@
 from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.classifier import Classifier, Regressor, TargetModel
 from scoresde.score.energy import EnergyModel, ProductOfExperts
-from scoresde.score.labels import Label, LogNoiseLabel, SigmaLabel, TimeLabel
+from scoresde.score.labels import Label, LogNoiseLabel, LogTimeLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import (
     PREDICTIONS,
@@ -29,6 +29,7 @@ __all__ = [
     "Label",
     "Levels",
     "LogNoiseLabel",
+    "LogTimeLabel",
     "MixedPrediction",
     "NoiseConditionalModel",
     "NoisePrediction",

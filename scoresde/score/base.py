@@ -5,6 +5,9 @@ ln(sigma / alpha) by default, which has the same scale for every linear process.
 deviation sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None``. Both are the same for VP and data_std = 1.
 Under a process with a shift, the mean of x_t for data with mean 0 is subtracted first.
 
+A process without a closed-form kernel has no alpha and sigma. Its label is ln t by default, and the network's input is
+x / data_std.
+
 A subclass defines what the output means: a `ScoreModel` makes a score of it, a `Classifier` the probabilities of classes.
 """
 
@@ -20,9 +23,10 @@ from torch import Tensor, nn
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_batch, check_number, shown, times_checked
 from scoresde.conditions import check_condition, required_conditions, select
-from scoresde.score.labels import Label, LogNoiseLabel
+from scoresde.score.kernels import check_label, default_label, kernel_at
+from scoresde.score.labels import Label
+from scoresde.sde.base import SDE
 from scoresde.sde.linalg.kernel import GaussianKernel
-from scoresde.sde.linear import LinearSDE
 from scoresde.sde.scores import HALF
 
 __all__ = ["NoiseConditionalModel"]
@@ -46,8 +50,9 @@ class NoiseConditionalModel(nn.Module, ABC):
     Args:
         network: A module that is called as ``network(input, label, **condition)``. A condition that is a tensor has one row
             for each sample, or no dimension.
-        sde: The process that the network is trained under: a ``LinearSDE``, or a chain of one for discrete-time models.
-        label: The input of the time embedding, ``LogNoiseLabel()`` by default.
+        sde: The process that the network is trained under, or a chain of one for discrete-time models.
+        label: The input of the time embedding: by default ``LogNoiseLabel()``, or ``LogTimeLabel()`` for a process without a
+            closed-form kernel.
         data_std: Standard deviation of the data around 0, which scales the network's input. With None the network receives x
             itself.
 
@@ -58,22 +63,24 @@ class NoiseConditionalModel(nn.Module, ABC):
     """
 
     def __init__(
-        self, network: nn.Module, sde: LinearSDE, *, label: Label | None = None, data_std: float | None = 1.0
+        self, network: nn.Module, sde: SDE, *, label: Label | None = None, data_std: float | None = 1.0
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
         self.required = required_conditions(network)
-        if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde={shown(sde)} has no closed-form kernel: give a LinearSDE")
+        if not isinstance(sde, SDE):
+            raise TypeError(f"sde={shown(sde)} is not a process: give an SDE, e.g. VPSDE()")
         if data_std is not None:
             check_number("data_std", data_std, above=0.0)
         if label is not None and not callable(label):
             raise TypeError(
                 f"label={label!r} cannot be called: give LogNoiseLabel(), TimeLabel(999.0), SigmaLabel(), ..."
             )
+        label = label or default_label(sde)
+        check_label(label, sde)
         self.network, self.sde = network, sde
-        self.label, self.data_std = label or LogNoiseLabel(), data_std
+        self.label, self.data_std = label, data_std
         self.condition: dict[str, Any] = {}
 
     def given(self: Model, **condition: Any) -> Model:
@@ -140,11 +147,11 @@ class NoiseConditionalModel(nn.Module, ABC):
         condition = {**self.condition, **condition}
         self._check_input(x, t, condition)
         with times_checked():
-            return self._output(x, self.sde.kernel(high_precision(t, x)), t, condition)
+            return self._output(x, kernel_at(self.sde, high_precision(t, x)), t, condition)
 
     def _evaluated(
         self, x: Tensor, t: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None = None
-    ) -> tuple[LinearSDE, GaussianKernel, Tensor, Tensor]:
+    ) -> tuple[SDE, GaussianKernel, Tensor, Tensor]:
         """The process, its kernel, the network's output and the state: the arguments of a ``Prediction``.
 
         The kernel is computed once. If x has half precision, which is too coarse for the coefficients, all of them are in
@@ -152,7 +159,7 @@ class NoiseConditionalModel(nn.Module, ABC):
         condition = {**self.condition, **condition}
         self._check_input(x, t, condition)
         with times_checked():
-            kernel = kernel or self.sde.kernel(high_precision(t, x))
+            kernel = kernel or kernel_at(self.sde, high_precision(t, x))
             output = self._output(x, kernel, t, condition)
         return self.sde, kernel, high_precision(output, x), high_precision(x, x)
 

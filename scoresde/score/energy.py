@@ -36,7 +36,6 @@ from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import like
 from scoresde.sde.base import SDE, check_same_process, process_of
 from scoresde.sde.linalg.kernel import GaussianKernel
-from scoresde.sde.linear import LinearSDE
 from scoresde.sde.scores import wide
 
 __all__ = ["EnergyModel", "ProductOfExperts"]
@@ -51,8 +50,9 @@ class EnergyModel(ScoreModel):
 
     Args:
         network: A module that is called as ``network(input, label, **condition)`` and returns a tensor of the shape of x.
-        sde: The process that the network is trained under: a ``LinearSDE``, or a chain of one for discrete-time models.
-        label: The input of the time embedding, ``LogNoiseLabel()`` by default.
+        sde: The process that the network is trained under, or a chain of one for discrete-time models.
+        label: The input of the time embedding: by default ``LogNoiseLabel()``, or ``LogTimeLabel()`` for a process without a
+            closed-form kernel.
         data_std: Standard deviation of the data around 0, which scales the network's input. With None the network receives x
             itself.
 
@@ -79,7 +79,7 @@ class EnergyModel(ScoreModel):
     def __init__(
         self,
         network: nn.Module,
-        sde: LinearSDE,
+        sde: SDE,
         *,
         label: Label | None = None,
         data_std: float | None = 1.0,
@@ -102,7 +102,7 @@ class EnergyModel(ScoreModel):
 
     def _evaluated(
         self, x: Tensor, t: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None = None
-    ) -> tuple[LinearSDE, GaussianKernel, Tensor, Tensor]:
+    ) -> tuple[SDE, GaussianKernel, Tensor, Tensor]:
         """The arguments of a ``Prediction``, with the score -grad E in place of the network's output."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_number
+from scoresde.sde.base import SDE
 from scoresde.sde.linear import LinearSDE
 
-Label = Callable[[LinearSDE, Tensor], Tensor]
+Label = Callable[[Any, Tensor], Tensor]
 """(process, t) -> the input of the time embedding, with the shape of t."""
 
 
@@ -22,9 +24,21 @@ class LogNoiseLabel:
     It has the same scale for every linear process.
     """
 
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The label of t."""
-        return sde.log_noise(t)
+        return _linear(sde, self).log_noise(t)
+
+
+@dataclass(frozen=True)
+class LogTimeLabel:
+    """ln t, for processes without a closed-form kernel.
+
+    Under Brownian motion it is twice ln(sigma / alpha) up to a constant.
+    """
+
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
+        """The label of t."""
+        return t.log()
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class TimeLabel:
     def __post_init__(self) -> None:
         check_number("scale", self.scale, above=0.0)
 
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The label of t."""
         label = self.scale * (sde.T - t if self.descending else t)
         return label.round() if self.whole else label
@@ -57,9 +71,16 @@ class TimeLabel:
 class SigmaLabel:
     """sigma(t), the paper's label for VE."""
 
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The label of t."""
-        return sde.noise_level(t)
+        return _linear(sde, self).noise_level(t)
+
+
+def _linear(sde: SDE, label: object) -> LinearSDE:
+    """``sde``, if it is linear and so has a noise level."""
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"sde={sde!r} has no closed-form kernel, which {label!r} needs")
+    return sde
 
 
 check_constructors(globals())

@@ -16,6 +16,9 @@ The input of the time embedding is a ``label``. The default is ln(sigma / alpha)
 process. The paper's labels are ``TimeLabel(999.0)`` (VP, sub-VP) and ``SigmaLabel()`` (VE). The network's input is x divided
 by its standard deviation sqrt(alpha^2 data_std^2 + sigma^2), or x itself with ``data_std=None``, as in the paper. Both are
 the same for VP and data_std = 1. Under a process with a shift, the mean of x_t for data with mean 0 is subtracted first.
+
+A process without a closed-form kernel needs the prediction "score". Its label is ln t by default, and the network's input is
+x / data_std. The model then has a score only: ``noise``, ``denoised`` and ``velocity`` raise TypeError.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ from torch import Tensor, nn
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_choice, shown
 from scoresde.score.base import NoiseConditionalModel
+from scoresde.score.kernels import check_prediction
 from scoresde.score.labels import Label
 from scoresde.score.predictions import PREDICTIONS, DataPosterior, Prediction
+from scoresde.sde.base import SDE
 from scoresde.sde.linalg.kernel import GaussianKernel
-from scoresde.sde.linear import LinearSDE
 from scoresde.sde.scores import HALF
 
 
@@ -44,14 +48,17 @@ class ScoreModel(NoiseConditionalModel):
     Args:
         network: A module that is called as ``network(input, label, **condition)``. A condition that is a tensor has one row
             for each sample, or no dimension.
-        sde: The process that the network is trained under: a ``LinearSDE``, or a chain of one for discrete-time models.
-        prediction: "noise", "score", "data", "velocity", or a ``Prediction``, e.g. ``MixedPrediction(0.5)``.
-        label: The input of the time embedding, ``LogNoiseLabel()`` by default.
+        sde: The process that the network is trained under, or a chain of one for discrete-time models.
+        prediction: "noise", "score", "data", "velocity", or a ``Prediction``, e.g. ``MixedPrediction(0.5)``. A process
+            without a closed-form kernel needs "score".
+        label: The input of the time embedding: by default ``LogNoiseLabel()``, or ``LogTimeLabel()`` for a process without a
+            closed-form kernel.
         data_std: Standard deviation of the data around 0, which scales the network's input. With None the network receives x
             itself.
 
     Raises:
-        TypeError: When called, if x has another dtype or device than the network, or if a required condition is missing.
+        TypeError: If the prediction or the label needs a closed-form kernel and the process has none. When called, if x has
+            another dtype or device than the network, or if a required condition is missing.
         ValueError: When called, if t is outside [0, T] or does not have the shape (B,), if a condition has another number of
             rows than x, or if the network's output has the wrong shape.
 
@@ -67,7 +74,7 @@ class ScoreModel(NoiseConditionalModel):
     def __init__(
         self,
         network: nn.Module,
-        sde: LinearSDE,
+        sde: SDE,
         prediction: str | Prediction = "noise",
         *,
         label: Label | None = None,
@@ -81,6 +88,7 @@ class ScoreModel(NoiseConditionalModel):
             raise TypeError(
                 f"prediction={shown(prediction)} is not a Prediction: give {sorted(PREDICTIONS)} or an instance"
             )
+        check_prediction(prediction, sde)
         self.prediction = prediction
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_number, expand
+from scoresde.sde.base import SDE
 from scoresde.sde.linalg.kernel import GaussianKernel
 from scoresde.sde.linalg.maps import BlockMap, LinearMap, ScalarMap
-from scoresde.sde.linear import LinearSDE
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class Prediction(ABC):
     A subclass implements ``score``. It overrides the other methods if they have a more direct formula.
     """
 
+    needs_kernel: ClassVar[bool] = True
+    """Whether ``score`` uses the kernel, so that the process must have one in closed form."""
+
     @abstractmethod
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         """Computes the score grad log p_t(x).
 
         Args:
@@ -59,7 +63,7 @@ class Prediction(ABC):
             The score, with the shape of x.
         """
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         """Computes the expected noise E[z | x_t].
 
         Args:
@@ -73,7 +77,7 @@ class Prediction(ABC):
         """
         return kernel.noise_from_score(self.score(sde, kernel, output, x))
 
-    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def velocity(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         """Computes the velocity alpha E[z | x_t] - sigma E[x_0 | x_t].
 
         Args:
@@ -87,7 +91,7 @@ class Prediction(ABC):
         """
         return kernel.velocity_from_score(x, self.score(sde, kernel, output, x))
 
-    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+    def posterior(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
         """Computes the posterior over x_0 given x_t.
 
         Args:
@@ -127,49 +131,51 @@ def like(x: Tensor, output: Tensor) -> Tensor:
 class NoisePrediction(Prediction):
     """The output is the expected noise E[z | x_t]."""
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_noise(like(x, output))
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return like(x, output)
 
-    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+    def posterior(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
         return DataPosterior(kernel.data_from_noise(x, like(x, output)))
 
 
 class ScorePrediction(Prediction):
     """The output is the score."""
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    needs_kernel = False
+
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return like(x, output)
 
 
 class DataPrediction(Prediction):
     """The output is the denoised data E[x_0 | x_t]."""
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_data(x, like(x, output))
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.noise_from_data(x, like(x, output))
 
-    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+    def posterior(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
         return DataPosterior(like(x, output))
 
 
 class VelocityPrediction(Prediction):
     """The output is the velocity alpha E[z | x_t] - sigma E[x_0 | x_t]."""
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_noise(self.noise(sde, kernel, output, x))
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.noise_from_velocity(x, like(x, output))
 
-    def velocity(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def velocity(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return like(x, output)
 
-    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+    def posterior(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
         return DataPosterior(kernel.data_from_noise(x, self.noise(sde, kernel, output, x)))
 
 
@@ -199,10 +205,10 @@ class MixedPrediction(Prediction):
     def __post_init__(self) -> None:
         check_number("data_std", self.data_std, above=0.0)
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.gaussian_score(x, self._root(sde, x)) + kernel.score_from_noise(like(x, output))
 
-    def _root(self, sde: LinearSDE, x: Tensor) -> LinearMap:
+    def _root(self, sde: SDE, x: Tensor) -> LinearMap:
         """data_std P; a number if the state is the data."""
         std = torch.tensor(self.data_std, dtype=x.dtype, device=x.device)
         if sde.extract_data(x).shape == x.shape:
@@ -246,7 +252,7 @@ class PreconditionedPrediction(MixedPrediction):
         tensor(True)
     """
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         signal = kernel.signal() * self.data_std
         factor = expand(signal / signal.hypot(kernel.level()), x)
         return super().score(sde, kernel, -factor * like(x, output), x)
@@ -263,10 +269,10 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 class ScaledScorePrediction(Prediction):
     """The output is sigma times the score."""
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_noise(self.noise(sde, kernel, output, x))
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return -like(x, output)
 
 

@@ -29,8 +29,8 @@ from scoresde._arguments import check_constructors
 from scoresde._validation import expand
 from scoresde.data.transforms import Quantized
 from scoresde.score.predictions import DataPosterior, Prediction
+from scoresde.sde.base import SDE
 from scoresde.sde.linalg.kernel import GaussianKernel, ScalarKernel
-from scoresde.sde.linear import LinearSDE
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Levels(Prediction):
                 f"transform={self.transform!r} is not a Quantized: give the Quantized transform of the data"
             )
 
-    def score(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.score_from_data(x, self.posterior(sde, kernel, output, x).mean)
 
-    def noise(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
+    def noise(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
         return kernel.noise_from_data(x, self.posterior(sde, kernel, output, x).mean)
 
-    def posterior(self, sde: LinearSDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
+    def posterior(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> DataPosterior:
         wanted = (*x.shape, self.transform.levels)
         if output.shape != wanted:
             raise ValueError(

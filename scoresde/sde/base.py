@@ -256,6 +256,11 @@ class SDE(ABC):
             f"E[x_0 | x_t] does not follow from the score of {self!r}, which has no closed-form kernel: give denoise=False"
         )
 
+    @property
+    def continuous(self) -> SDE:
+        """The process in continuous time. It is the process itself, unless the process is a chain."""
+        return self
+
     def discretize(self, steps: int) -> Chain:
         """Discrete-time Markov chain of this process. Only processes with scalar coefficients have one.
 
@@ -337,6 +342,5 @@ def check_same_process(sde: SDE, score: object) -> None:
     other = process_of(score)
     if other is None:
         return
-    here, there = (getattr(p, "continuous", p) for p in (sde, other))
-    if not here.same_as(there):
+    if not sde.continuous.same_as(other.continuous):
         raise ValueError(f"the score was made for {other!r}, and sde={sde!r} is not the same process: give score.sde")

@@ -332,7 +332,6 @@ class LinearSDE(SDE):
 
     @property
     def continuous(self) -> LinearSDE:
-        """The process in continuous time. It is the process itself, unless the process is a chain."""
         return self
 
     def time_of_log_noise(self, u: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torchsde
@@ -92,6 +93,8 @@ class StepBrownian(_KeyedBrownian):
         super().__init__(span, like, noise, levy_area)
         self.steps: dict[tuple[float, float], int] = {}
         self.end = float(span[0])
+        self.draws: dict[str, Iterator[tuple[int, Tensor]]] = {}
+        self.last: dict[str, tuple[int, Tensor]] = {}
 
     def __call__(self, ta, tb=None, return_U=False, return_A=False):  # type: ignore[no-untyped-def]  # torchsde's names
         a, b = float(ta), float(tb)
@@ -109,7 +112,19 @@ class StepBrownian(_KeyedBrownian):
         return (w, u, None) if return_A else (w, u)
 
     def _normal(self, purpose: str, step: int) -> Tensor:
-        return self.noise.normal(self.like.shape[1:], step=step, purpose=purpose, dtype=self.like.dtype)
+        """The standard normals of a step. Those of the steps after the first are drawn together, because solvers ask in order."""
+        shape, dtype = self.like.shape[1:], self.like.dtype
+        if purpose not in self.draws:
+            (a, b), *_ = self.steps
+            ahead = range(step, step + math.ceil(float(self.span[-1] - self.span[0]) / (b - a)))
+            self.draws[purpose] = zip(
+                ahead, self.noise.normals(shape, steps=ahead, purpose=purpose, dtype=dtype), strict=False
+            )
+            self.last[purpose] = next(self.draws[purpose])
+        while self.last[purpose][0] < step and (following := next(self.draws[purpose], None)) is not None:
+            self.last[purpose] = following
+        number, z = self.last[purpose]
+        return z if number == step else self.noise.normal(shape, step=step, purpose=purpose, dtype=dtype)
 
 
 class TreeBrownian(_KeyedBrownian):

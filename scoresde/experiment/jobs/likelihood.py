@@ -46,6 +46,7 @@ from scoresde.likelihood import (
 from scoresde.likelihood.flow import default_solver
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
+from scoresde.sde import LinearSDE
 from scoresde.solvers import SolverError
 from scoresde.version import __version__
 
@@ -322,6 +323,7 @@ def fitted_grid(
         index = permutation(len(train), 0, 0)[:count]
         x = train.encode(index, seed=0).to(device)
         score = model.given(**event_conditions(experiment, train, index, device))
+        assert isinstance(model.sde, LinearSDE)  # a Multistep supports no other process
         grid = fit_grid(model.sde, score, x, t_min=config.t_min)
         write_sealed(file, {"for": head, "events": count, "grid": grid.to_json()})
         workdir.log(

@@ -48,6 +48,7 @@ from scoresde.experiment.results.shards import Samples, SampleStore, compact, ga
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
+from scoresde.sde import LinearSDE
 from scoresde.version import __version__
 
 TABLES = (".csv", ".parquet")
@@ -177,7 +178,9 @@ class SamplingJob(Job):
                     event = self.experiment.data.event_shape
                     self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
                     score = self.model.given(**self.conditions(0, chosen.pilot))
-                    made = chosen.prepared(self.model.sde, score, event, device=self.device)
+                    sde = self.model.sde
+                    assert isinstance(sde, LinearSDE)  # checked when the experiment was built
+                    made = chosen.prepared(sde, score, event, device=self.device)
                     made.save(file)
                     write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")

@@ -72,9 +72,10 @@ def _of_paths(sde: SDE, x: Tensor) -> tuple[str, float, str]:
     except SolverError as problem:
         raise ConfigError(f"config.sde: paths from the training data cannot be simulated: {problem}") from problem
     return "sde", found.mismatch, (
-        f"paths of {sde!r} from the training data do not end in its prior: at T={sde.T:g} they have the mean {found.mean:.3g} and "
-        f"the standard deviation {found.std:.3g}, and the prior has {found.prior_mean:.3g} and {found.prior_std:.3g}, a mismatch "
-        f"of {found.mismatch:.3g} nats per coordinate (limit {PRIOR_LIMIT:g}). Give a larger T, or the distribution at T as the prior"
+        f"paths of {sde!r} from the training data do not end in its prior: at T={sde.T:g} they have the mean {found.mean:.3g} "
+        f"and the standard deviation {found.std:.3g}, and the prior has {found.prior_mean:.3g} and {found.prior_std:.3g}, a "
+        f"mismatch of {found.mismatch:.3g} nats per coordinate (limit {PRIOR_LIMIT:g}). Give a larger T, or the distribution "
+        "at T as the prior"
     )  # fmt: skip
 
 
