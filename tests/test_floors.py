@@ -52,7 +52,13 @@ SUB_PACKAGES = {
         {"processes", "gaussian_flow"},
         {"checks"},
     ],
-    "score": [{"labels", "predictions"}, {"kernels"}, {"base"}, {"model", "quantized", "subspace", "classifier"}, {"energy"}],
+    "score": [
+        {"labels", "predictions"},
+        {"kernels"},
+        {"base"},
+        {"model", "quantized", "subspace", "classifier"},
+        {"energy"},
+    ],
     "distributions": [{"mixture"}, {"empirical"}],
     "samplers": [
         {"arguments", "grids", "instants"},

@@ -26,7 +26,7 @@ from scoresde._validation import check_choice, shown, times_checked
 from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.times import TimeDistribution
 from scoresde.score import ScoreModel
-from scoresde.sde import Chain, LinearSDE, check_same_process
+from scoresde.sde import SDE, Chain, LinearSDE, check_same_process
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
@@ -58,7 +58,7 @@ class DenoisingScoreMatching(NoisyDataObjective):
 
     def __init__(
         self,
-        sde: LinearSDE,
+        sde: SDE,
         weighting: str = "variance",
         *,
         times: TimeDistribution | None = None,
@@ -67,7 +67,8 @@ class DenoisingScoreMatching(NoisyDataObjective):
     ) -> None:
         if not isinstance(sde, LinearSDE):
             raise TypeError(
-                f"sde={shown(sde)} has no closed-form kernel, and denoising score matching needs grad log p(x_t | x_0)"
+                f"sde={shown(sde)} has no closed-form kernel, and denoising score matching needs grad log p(x_t | x_0): "
+                "give SlicedScoreMatching or ExplicitScoreMatching"
             )
         check_choice("weighting", weighting, WEIGHTINGS)
         check_choice("reduction", reduction, REDUCTIONS)

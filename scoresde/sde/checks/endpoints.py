@@ -21,7 +21,7 @@ from torch import Tensor
 from scoresde.noise import NoiseSource
 from scoresde.sde.base import SDE
 
-NUMBERS = 2**20
+NUMBERS = 2**17
 """Numbers in the simulated end points. There are at least `FEWEST` and at most `MOST` end points."""
 FEWEST, MOST = 256, 2**14
 
