@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.targets import as_score
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.score_sde import unlike_groups
 from scoresde.networks import DDPM, FIR, Averaging, FourierEmbedding, NCSNpp, Resampling
@@ -68,7 +69,7 @@ def _usual(resampling: Resampling, plain: bool) -> bool:
 
 def check_model(experiment: Experiment) -> None:
     """Raise ConvertError if the label, the input or the meaning of the output differs from the reference."""
-    model, transform = experiment.model, experiment.data.transform
+    model, transform = as_score(experiment.model), experiment.data.transform
     process, found = process_of(model), []
     if model.data_std is not None:
         found.append(f"config.model.data_std={model.data_std}, in the reference None")

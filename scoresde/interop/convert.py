@@ -25,6 +25,7 @@ from scoresde.ema import EMA
 from scoresde.experiment.config.builder import build
 from scoresde.experiment.config.experiment import Experiment, build_model
 from scoresde.experiment.config.sections import TrainingConfig
+from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
 from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
@@ -153,7 +154,7 @@ def _verify(
     expected: str | Path | None,
 ) -> str:
     """Verify the network. Returns a text with what was compared. Raises ConvertError for another function."""
-    model, lines = experiment.model, []
+    model, lines = as_score(experiment.model), []
     try:
         if source is None:
             check_sigmas(given.sigmas, levels_of(model), "the config")
@@ -192,14 +193,14 @@ def _check_source(experiment: Experiment, source: Source) -> None:
     if all(content.get(section, {}) == theirs[section] for section in ("sde", "network", "model")):
         return
     sde = build(theirs["sde"], "sde", LinearSDE)
-    model = build_model(theirs, experiment.data, sde, 0)
+    model = as_score(build_model(theirs, experiment.data, sde, 0))
     try:
         model.network.load_state_dict(
             from_reference(model.network, to_reference(experiment.model.network), any_groups=True)
         )
     except (TypeError, ValueError) as problem:
         raise ConvertError(f"the config's network differs from that of {source.name}: {problem}") from problem
-    compare_scores(experiment.model, model, experiment.data.event_shape, source.name)
+    compare_scores(as_score(experiment.model), model, experiment.data.event_shape, source.name)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

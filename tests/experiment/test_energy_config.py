@@ -64,7 +64,7 @@ WRONG = {
     ),
     "another class": (
         {"name": "MLP"},
-        "config.model: MLP is not allowed here: give ScoreModel, allowed are EnergyModel",
+        "config.model: MLP is not allowed here: give NoiseConditionalModel, allowed are Classifier, EnergyModel",
     ),
     "a network": (
         {"name": "EnergyModel", "network": {"name": "MLP"}},

@@ -133,18 +133,34 @@ def build_section(cls: type[Kind], node: Mapping[str, Any], where: str, **contex
     return out
 
 
-def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
+def find_class(node: Any, where: str, kind: Any) -> Any:
+    """The class or function that a node names, before it is called.
+
+    Args:
+        node: A mapping with a ``name`` and arguments.
+        where: The key of the node, for messages.
+        kind: The annotation that it must suit.
+
+    Raises:
+        ConfigError: If there is none, or if it is not of the kind.
+    """
     if not isinstance(node, Mapping) or "name" not in node:
-        raise ConfigError(f"config.{where}={shown(node)}: give a node, {{'name': ..., arguments}}, of {_kind(hint)}")
+        raise ConfigError(f"config.{where}={shown(node)}: give a node, {{'name': ..., arguments}}, of {_kind(kind)}")
     name, arguments = node["name"], {key: value for key, value in node.items() if key != "name"}
     if not isinstance(name, str):
         raise ConfigError(f"config.{where}.name={shown(name)} is not allowed: give the name of a class")
-    target = _find(name, where, hint)
+    target = _find(name, where, kind)
     if inspect.isfunction(target):
         _check_names(arguments, where, target, f"{name} ")
-    if _incomplete(target) or not accepts_class(target, hint, arguments):
-        raise ConfigError(f"config.{where}: {name} is not allowed here: give {_kind(hint)}, {_allowed(hint)}")
-    return _construct(target, arguments, where, f"{name} ", context)
+    if _incomplete(target) or not accepts_class(target, kind, arguments):
+        raise ConfigError(f"config.{where}: {name} is not allowed here: give {_kind(kind)}, {_allowed(kind)}")
+    return target
+
+
+def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
+    target = find_class(node, where, hint)
+    arguments = {key: value for key, value in node.items() if key != "name"}
+    return _construct(target, arguments, where, f"{node['name']} ", context)
 
 
 def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any]) -> Any:

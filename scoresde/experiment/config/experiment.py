@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from scoresde._validation import check_count, shown, suggestion
+from scoresde.conditions import ConditionKind
 from scoresde.data import Splits
 from scoresde.experiment.config.annotations import hints
-from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors
+from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors, find_class
 from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
@@ -28,13 +30,14 @@ from scoresde.experiment.config.sections import (
     SamplingConfig,
     TrainingConfig,
 )
+from scoresde.experiment.config.targets import check_objectives, model_sizes, target_kinds, without_targets
 from scoresde.experiment.config.trained import MAIN, as_one, trained_modules
 from scoresde.likelihood.flow import flow_engine
 from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import Objective
 from scoresde.samplers import Sampler
-from scoresde.score import Prediction, ScoreModel
-from scoresde.sde import SDE
+from scoresde.score import NoiseConditionalModel, Prediction, ScoreModel
+from scoresde.sde import SDE, Chain
 
 _NAME = re.compile(r"[^./\\@]{1,60}")
 
@@ -52,7 +55,7 @@ class Experiment:
         threads: Number of CPU threads; 0 leaves PyTorch's choice.
         data: Training and test data.
         sde: The process.
-        model: The score model.
+        model: The model: a ``ScoreModel``, or for example a ``Classifier``.
         objectives: The losses by name: "objective", and those of the section ``objectives``. Each trains its own modules.
         optimizers: How the modules of each objective are updated.
         training: The section ``training``.
@@ -70,7 +73,7 @@ class Experiment:
     threads: int
     data: Splits
     sde: SDE
-    model: ScoreModel
+    model: NoiseConditionalModel
     objectives: dict[str, Objective[Any]]
     optimizers: dict[str, OptimizerConfig]
     training: TrainingConfig
@@ -106,25 +109,30 @@ class Experiment:
         seed = _whole(content, "seed", 0)
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", SDE)
-        model = build_model(content, data, sde, seed)
+        process = discretized(content, sde)
+        objectives = _objectives(content, process, seed)
+        targets = target_kinds(objectives, data.kinds)
+        model = build_model(content, data, process, seed, targets)
+        check_objectives(objectives, model)
+        kinds = without_targets(data.kinds, targets)
         training = build_section(TrainingConfig, content.get("training", {}), "training")
         sampling = build_section(SamplingConfig, content.get("sampling", {}), "sampling")
         with config_errors("network"):
-            check_network(model.network, data.kinds, training.condition_dropout)
-        with config_errors("sampling", arguments=("condition",)):
-            check_conditions(sampling.condition, data, training.condition_dropout)
+            check_network(model.network, kinds, training.condition_dropout)
+        if not targets:  # a model with targets has no samples
+            with config_errors("sampling", arguments=("condition",)):
+                check_conditions(sampling.condition, data, training.condition_dropout)
         samplers = _samplers(content, model.sde)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         if likelihood.solver is not None:
             with config_errors("likelihood.solver"):
                 flow_engine(likelihood.solver).check_process(sde)
         with config_errors("likelihood", arguments=("condition",)):
-            check_ignored(likelihood.condition, data.kinds, training.condition_dropout)
+            check_ignored(likelihood.condition, kinds, training.condition_dropout)
         if likelihood.t_min >= sde.T:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
             )
-        objectives = _objectives(content, model, seed)
         return cls(
             config=config,
             seed=seed,
@@ -148,6 +156,11 @@ class Experiment:
         """The first objective, that of ``config.objective``."""
         return self.objectives[MAIN]
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the conditions of the data that the model predicts and does not get."""
+        return tuple(name for objective in self.objectives.values() for name in objective.targets)
+
     def trained(self) -> nn.Module:
         """What training changes and checkpoints store: the network, or an ``nn.ModuleDict`` of several modules.
 
@@ -167,21 +180,40 @@ class Experiment:
             torch.set_num_threads(self.threads)
 
 
-def build_model(config: Mapping[str, Any], data: Splits, sde: SDE, seed: int) -> ScoreModel:
+def discretized(config: Mapping[str, Any], sde: SDE) -> SDE:
+    """The process of the model: the chain of ``sde`` with ``model.steps`` steps, or ``sde`` itself without such a key.
+
+    A chain stays as it is. It is for the discrete objectives of DDPM and SMLD.
+    """
+    steps = _whole(section(config, "model"), "steps", 0, where="model.", most=LARGEST)
+    if not steps or isinstance(sde, Chain):
+        return sde
+    try:
+        return sde.discretize(steps)
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"config.model.steps={steps!r}: {problem}") from problem
+
+
+def build_model(
+    config: Mapping[str, Any],
+    data: Splits,
+    sde: SDE,
+    seed: int,
+    targets: Mapping[str, ConditionKind] = MappingProxyType({}),
+) -> NoiseConditionalModel:
     """Build the network and its model, with weights initialized from ``seed``.
 
-    The model is a ScoreModel unless ``model.name`` names a subclass. The global random state does not change.
+    The model is a ScoreModel unless ``model.name`` names another class. Its process is `discretized`. The global random
+    state does not change.
 
-    ``model.steps`` replaces the process by its chain with this number of steps, for the discrete objectives of DDPM and
-    SMLD.
+    ``targets`` are the conditions of the data that the model predicts, with their kinds.
     """
     options = dict(section(config, "model"))
-    if steps := _whole(options, "steps", 0, where="model.", most=LARGEST):
-        try:
-            sde = sde.discretize(steps)
-        except (TypeError, ValueError) as problem:
-            raise ConfigError(f"config.model.steps={steps!r}: {problem}") from problem
+    sde = discretized(config, sde)
     options.pop("steps", None)
+    sizes: dict[str, int] = {}
+    if "name" in options:
+        sizes = model_sizes(find_class(options, "model", NoiseConditionalModel), options, targets)
     for name in ("prediction", "label"):
         if isinstance(options.get(name), Mapping):
             options[name] = build(options[name], f"model.{name}", hints(ScoreModel)[name], transform=data.transform)
@@ -194,17 +226,17 @@ def build_model(config: Mapping[str, Any], data: Splits, sde: SDE, seed: int) ->
             "network",
             nn.Module,
             event_shape=sde.state_shape(data.event_shape),
-            outputs=levels,
-            conditions=data.kinds or None,
+            outputs=sizes.get("outputs", levels),
+            conditions=without_targets(data.kinds, targets) or None,
         )
     if "name" not in options:
         return build_section(ScoreModel, options, "model", network=network, sde=sde)
     if "network" in options:
         raise ConfigError("config.model.network is not allowed: it is config.network")
-    return build(options, "model", ScoreModel, network=network, sde=sde)
+    return build(options, "model", NoiseConditionalModel, network=network, sde=sde, **sizes)
 
 
-def _objectives(config: Mapping[str, Any], model: ScoreModel, seed: int) -> dict[str, Objective[Any]]:
+def _objectives(config: Mapping[str, Any], sde: SDE, seed: int) -> dict[str, Objective[Any]]:
     """Build the objectives, and check that their times suit the process."""
     others = _named(config, "objectives")
     if MAIN in others:
@@ -212,7 +244,7 @@ def _objectives(config: Mapping[str, Any], model: ScoreModel, seed: int) -> dict
     nodes = {MAIN: config[MAIN], **{f"objectives.{name}": node for name, node in others.items()}}
     found = {}
     for where, node in nodes.items():
-        objective = build(node, where, Objective, sde=model.sde, seed=seed)
+        objective = build(node, where, Objective, sde=sde, seed=seed)
         with config_errors(f"{where}.times"), torch.no_grad():
             objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
         found[where.removeprefix("objectives.")] = objective

@@ -49,18 +49,18 @@ def check_trainable(model: NoiseConditionalModel, objectives: Mapping[str, Objec
         if not own:
             what = ", ".join(f"{key}={type(module).__name__}" for key, module in modules.items()) or "no module"
             raise ValueError(
-                f"config.{_key(name)} trains {what}, without trainable parameters: give a module that has parameters"
+                f"config.{key_of(name)} trains {what}, without trainable parameters: give a module that has parameters"
             )
         if other := next((owner[one] for one in own if one in owner), None):
             raise ValueError(
-                f"config.{_key(other)} and config.{_key(name)} both train {' and '.join(modules)}: give every parameter one "
+                f"config.{key_of(other)} and config.{key_of(name)} both train {' and '.join(modules)}: give every parameter one "
                 "objective"
             )
         for key in modules:
             _check_key(name, key)
             if key in names:
                 raise ValueError(
-                    f"config.{_key(names[key])} and config.{_key(name)} train different modules with the name {key!r}: give "
+                    f"config.{key_of(names[key])} and config.{key_of(name)} train different modules with the name {key!r}: give "
                     "them different names"
                 )
         owner |= dict.fromkeys(own, name)
@@ -74,7 +74,7 @@ def check_trainable(model: NoiseConditionalModel, objectives: Mapping[str, Objec
         )
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """The key of an objective in the config."""
     return name if name == MAIN else f"objectives.{name}"
 
@@ -83,8 +83,8 @@ def _check_key(objective: str, key: Any) -> None:
     """Raise ValueError for a name that a module cannot have."""
     if not isinstance(key, str) or not key.isidentifier() or hasattr(nn.ModuleDict(), key):
         raise ValueError(
-            f"config.{_key(objective)} trains a module with the name {shown(key)}: give a Python identifier that is not the name "
-            "of an attribute of torch.nn.ModuleDict"
+            f"config.{key_of(objective)} trains a module with the name {shown(key)}: give a Python identifier that is not the "
+            "name of an attribute of torch.nn.ModuleDict"
         )
 
 

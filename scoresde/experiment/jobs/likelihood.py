@@ -27,6 +27,7 @@ from scoresde.data import Dataset
 from scoresde.data.dataset import permutation
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import Solver
+from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
@@ -70,10 +71,12 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
         The summary. None in a launcher's process that is not the last to finish.
 
     Raises:
+        ConfigError: If the model is not a score.
         WorkdirError: If another likelihood job is running in the folder.
         WorkerError: If a local process died.
         SolverError: If all rows failed.
     """
+    as_score(experiment.model)
     out: dict[str, Any] | None = run_job(LikelihoodJob, experiment, workdir, processes)
     return out
 
@@ -110,8 +113,8 @@ class LikelihoodJob(Job):
         device = local_device(experiment, local)
         config, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
         weights = weights_name(config.weights)
-        model, checkpoint = workdir.model(replace(experiment, device=device), weights)
-        digest = checkpoint.digest
+        loaded, checkpoint = workdir.model(replace(experiment, device=device), weights)
+        model, digest = as_score(loaded), checkpoint.digest
         solver, grid = config.solver or default_solver(model.sde, config.tolerance), "none"
         if isinstance(solver, Multistep):
             if solver.grid is None and config.grid_events:

@@ -38,6 +38,7 @@ from scoresde._files import bytes_digest, read_sealed, write_atomic, write_seale
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
@@ -71,11 +72,12 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         The pictures by sampler. None in a launcher's process that is not the last to finish.
 
     Raises:
-        ConfigError: If the config has no sampler.
+        ConfigError: If the config has no sampler, or its model is not a score.
         WorkdirError: If another process draws samples in the folder.
         WorkerError: If a local process died.
         FloatingPointError: For a sample that is not finite.
     """
+    as_score(experiment.model)
     if not experiment.samplers:
         raise ConfigError("config.samplers is empty: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
     out: dict[str, Path] | None = run_job(SamplingJob, experiment, workdir, processes)
@@ -112,7 +114,7 @@ class SamplingJob(Job):
             )
             for name, node in nodes.items()
         }
-        return cls(experiment, workdir, device, model, checkpoint, stores)
+        return cls(experiment, workdir, device, as_score(model), checkpoint, stores)
 
     @property
     def fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, pro
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
 from scoresde.experiment.results.sample_index import SampleIndex
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.score import ScoreModel
 
 BASELINES_UP_TO = 2**24
 """Largest number of values in a training set for which other density models are fitted: the digits have 2^17, CIFAR-10 2^27."""
@@ -108,7 +109,7 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
         ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} test events"),
         ("process", repr(experiment.model.sde)),
         ("network", f"{type(network).__name__} with {parameters:,} parameters"),
-        ("prediction", _named(experiment.model.prediction)),
+        _meaning(experiment),
         ("objective", _node(experiment, "objective")),
         ("training", f"{config.steps:,} steps of batch size {config.batch_size}, {passes:,.1f} epochs; learning rate "
                      f"{config.learning_rate:g}, {config.schedule}, warm-up {config.warmup}; averages at "
@@ -119,6 +120,14 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
                        f"{_named(experiment.likelihood.divergence)}"),
     ]  # fmt: skip
     return "<h2>Configuration</h2>" + table("configuration", (), rows)
+
+
+def _meaning(experiment: Experiment) -> tuple[str, str]:
+    """What the output of the network means."""
+    model = experiment.model
+    if isinstance(model, ScoreModel):
+        return "prediction", _named(model.prediction)
+    return "model", f"{type(model).__name__} of {', '.join(experiment.objective.targets)}"
 
 
 def _initial_weights(workdir: Workdir) -> str:

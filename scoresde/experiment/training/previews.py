@@ -20,12 +20,14 @@ from torch import nn
 from scoresde._files import bytes_digest, write_atomic
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
 from scoresde.samplers import Fast, ReferenceDiscretization, Sampler, UniPC
 from scoresde.samplers.grid_sampler import GridSampler
+from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 
 COUNT, STEPS = 16, 20
@@ -38,10 +40,15 @@ def is_due(step: int, every: int) -> bool:
 
 def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
     """Whether files of a preview that is due after ``step`` steps are missing."""
-    if not step or not experiment.samplers or not is_due(step, experiment.training.preview_every):
+    if not step or not _has_samples(experiment) or not is_due(step, experiment.training.preview_every):
         return False
     places = [workdir.previews / f"step-{step:09d}-{name}" for name in ("raw", "ema")]
     return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
+
+
+def _has_samples(experiment: Experiment) -> bool:
+    """Whether there are samples to show: the model is a score, and the config has a sampler."""
+    return isinstance(experiment.model, ScoreModel) and bool(experiment.samplers)
 
 
 def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> dict[str, Path]:
@@ -49,7 +56,7 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
 
     If samples cannot be drawn yet, this is logged and training continues.
     """
-    if not experiment.samplers:
+    if not _has_samples(experiment):
         return {}
     pictures: dict[str, Path] = {}
     sampler = next(iter(experiment.samplers.values()))
@@ -72,7 +79,7 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
 
 
 def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, modules: nn.Module) -> torch.Tensor:
-    model = with_modules(trainer.model, trainer.trained, copy.deepcopy(modules))
+    model = with_modules(as_score(trainer.model), trainer.trained, copy.deepcopy(modules))
     model.eval().requires_grad_(False)
     shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
     given = {k: v.to(trainer.group.device) for k, v in sample_conditions(experiment, 0, COUNT).items()}

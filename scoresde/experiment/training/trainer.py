@@ -256,9 +256,11 @@ class Trainer:
         return norm
 
     def _with_dropout(self, condition: dict[str, Tensor], position: Tensor) -> dict[str, Tensor]:
-        """Conditions on this process's device. ``dropped`` is True with probability ``condition_dropout``, for each event."""
+        """Conditions on this process's device. ``dropped`` is True with probability ``condition_dropout``, for each event.
+
+        Targets are not dropped: the model predicts them."""
         found = {name: rows.to(self.group.device, non_blocking=True) for name, rows in condition.items()}
-        if found and self.config.condition_dropout:
+        if found.keys() - set(self.experiment.targets) and self.config.condition_dropout:
             source = NoiseSource(self.experiment.seed, position)
             u = source.uniform((), step=self.step, purpose="condition dropout", dtype=torch.float64)
             found[DROPPED] = u < self.config.condition_dropout
