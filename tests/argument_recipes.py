@@ -119,6 +119,7 @@ COMMON: dict[str, Any] = {
 
 GRID = {"u": (-5.0, 0.0, 5.0), "share": (0.0, 0.5, 1.0), "spread": (1.0, 1.0, 1.0)}
 BYTES = Quantized(256)
+LABELS = torch.tensor([0, 1, 0, 1])
 LEVELS = torch.tensor([[0, 255], [3, 4]], dtype=torch.uint8)
 CHAIN = {name: torch.linspace(0.9, 0.1, 4, dtype=torch.float64) for name in ("alpha", "sigma", "step_a", "step_std")}
 MOMENTS = metrics.Moments.of(X)
@@ -147,6 +148,7 @@ RECORDS = {
     "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.noisy.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
+    "metrics.classifiers.Accuracy", "metrics.classifiers.SampleAccuracies",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
@@ -202,6 +204,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "ema.gathered": {"value": X},
     "ema.posthoc_coefficients": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
     "ema.profile_error": {"stored": [(10.0, 0.05), (20.0, 0.1)], "updates": 20.0, "std": 0.07},
+    "metrics.classifiers.classifier_accuracy": {"labels": LABELS, "test_labels": LABELS},
+    "metrics.classifiers.sample_accuracies": {"sample_labels": LABELS, "labels": LABELS, "test_labels": LABELS},
     "metrics.codecs.codec_bits_per_dim": {"images": torch.arange(64).reshape(1, 1, 8, 8)},
     "noise_distributions.base.NoiseSum": {"noise": Gaussian(), "b": torch.tensor([0.1, 0.2])},
     "noise_distributions.base.chain_weights": {"t": 3},
@@ -285,6 +289,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "samplers.discretization.Transitions": RECORD,
     "score.classifier.Classifier": {"classes": 3},
     "score.energy.ProductOfExperts": {"experts": (SCORE, SCORE)},
+    "score.features.ScoreFeatures": {"model": MODEL, "t": 0.5},
+    "score.features.network_features": {"model": MODEL},
+    "score.features.pixel_features": {"features": {"a": torch.zeros(4, 2, 3)}, "sides": (6,)},
+    "score.features.pooled_features": {"features": {"a": torch.zeros(4, 2, 3)}},
     "score.predictions.like": {"output": X},
     "sde.scalar.TableChain": CHAIN,
     "sde.linalg.kernel.MapKernel": {"a": processes.ScalarMap(ONE), "noise": processes.ScalarMap(ONE)},
@@ -319,6 +327,9 @@ RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1, "biased": 0.5}
+_ACCURACY = metrics.Accuracy(0.5, 0.1, 4, 4)
+RECIPES["metrics.classifiers.Accuracy"] = {"value": 0.5, "standard_error": 0.1, "trained_on": 4, "count": 4}
+RECIPES["metrics.classifiers.SampleAccuracies"] = dict.fromkeys(("real", "samples", "both"), _ACCURACY)
 RECIPES["metrics.yardstick.RelativeDistance"] = {
     "value": 0.2, "yardstick": 0.1, "count": 4, "reference_count": 4, "halvings": 2,
 }  # fmt: skip

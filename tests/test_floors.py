@@ -57,7 +57,7 @@ SUB_PACKAGES = {
         {"kernels"},
         {"base"},
         {"model", "quantized", "subspace", "classifier"},
-        {"energy"},
+        {"energy", "features"},
     ],
     "distributions": [{"mixture"}, {"empirical"}],
     "samplers": [

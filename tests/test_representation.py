@@ -33,10 +33,11 @@ CLASSES = {
 }
 OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
+    "score.features.ScoreFeatures",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
     *(name for name in CLASSES if name.startswith("interop.processes.")),
 }  # fmt: skip
-"""Made of what has no text: a function without a name, a module or a data set of the user, an object of another library."""
+"""Made of what has no text: a function without a name, a module or data set of the user, weights, objects of another library."""
 
 
 def names():

@@ -5,10 +5,12 @@ Distances between two sets of features      frechet, kernel, sliced; precision: 
 A yardstick for distances                   yardstick
 Scores of forecasts                         ranked_probability
 Baseline density models                     baselines; codecs: lossless image files
+Classifiers that are trained on samples     classifiers
 """
 
 from scoresde._arguments import check_constructors
 from scoresde.metrics.baselines import CANDIDATES, Baseline, gaussian_log_prob, gaussian_mixtures, pixel_histogram
+from scoresde.metrics.classifiers import Accuracy, SampleAccuracies, classifier_accuracy, sample_accuracies
 from scoresde.metrics.codecs import CODECS, codec_bits_per_dim
 from scoresde.metrics.extractors import Coordinates, Extractor, Network, TorchScript
 from scoresde.metrics.frechet import frechet_distance
@@ -20,6 +22,7 @@ from scoresde.metrics.sliced import sliced_wasserstein
 from scoresde.metrics.yardstick import RelativeDistance, halves, relative_distance
 
 __all__ = [
+    "Accuracy",
     "CANDIDATES",
     "CODECS",
     "Baseline",
@@ -31,7 +34,9 @@ __all__ = [
     "Network",
     "PrecisionRecall",
     "RelativeDistance",
+    "SampleAccuracies",
     "TorchScript",
+    "classifier_accuracy",
     "codec_bits_per_dim",
     "crps",
     "fair_crps",
@@ -43,7 +48,10 @@ __all__ = [
     "pixel_histogram",
     "precision_recall",
     "relative_distance",
+    "sample_accuracies",
     "sliced_wasserstein",
 ]
 
-check_constructors(globals(), records=(Baseline, KernelDistance, PrecisionRecall, RelativeDistance))
+check_constructors(
+    globals(), records=(Accuracy, Baseline, KernelDistance, PrecisionRecall, RelativeDistance, SampleAccuracies)
+)

@@ -114,12 +114,7 @@ class Network(Extractor):
 
     @property
     def digest(self) -> str:
-        kind = type(self.module)
-        found = hashlib.sha256(f"{kind.__module__}:{kind.__qualname__}".encode())
-        for name, value in self.module.state_dict().items():
-            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return state_digest(self.module)
 
     def features(self, raw: Tensor) -> Tensor:
         try:
@@ -129,6 +124,16 @@ class Network(Extractor):
                 raise
             raise ValueError(f"{self.name} refuses samples of shape {tuple(raw.shape)}: {problem}") from problem
         return out
+
+
+def state_digest(module: nn.Module) -> str:
+    """The SHA-256 in hex of the class and the state of a module: names, shapes, dtypes and values."""
+    kind = type(module)
+    found = hashlib.sha256(f"{kind.__module__}:{kind.__qualname__}".encode())
+    for name, value in module.state_dict().items():
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 class TorchScript(Extractor):

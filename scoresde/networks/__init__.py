@@ -1,6 +1,7 @@
 """Networks: functions of an input and a label. They do not depend on a process."""
 
 from scoresde._arguments import check_constructors
+from scoresde.networks.block_classes import block_names
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
 from scoresde.networks.mlp import MLP
 from scoresde.networks.multifield import MultifieldUNet
@@ -25,6 +26,7 @@ __all__ = [
     "Resampling",
     "SinusoidalEmbedding",
     "SmallUNet",
+    "block_names",
 ]
 
 check_constructors(globals())

@@ -3,6 +3,7 @@
 from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.classifier import Classifier, Regressor, TargetModel
 from scoresde.score.energy import EnergyModel, ProductOfExperts
+from scoresde.score.features import ScoreFeatures, network_features, pixel_features, pooled_features
 from scoresde.score.labels import Label, LogNoiseLabel, LogTimeLabel, SigmaLabel, TimeLabel
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import (
@@ -38,6 +39,7 @@ __all__ = [
     "Regressor",
     "ScaledScorePrediction",
     "ProductOfExperts",
+    "ScoreFeatures",
     "ScoreModel",
     "ScorePrediction",
     "SigmaLabel",
@@ -45,4 +47,7 @@ __all__ = [
     "TimeLabel",
     "VelocityPrediction",
     "like",
+    "network_features",
+    "pixel_features",
+    "pooled_features",
 ]
