@@ -8,6 +8,7 @@ from scoresde.experiment.config.process_check import check
 from scoresde.experiment.folder.averages import posthoc_average
 from scoresde.experiment.folder.checkpoint import read_checkpoint
 from scoresde.experiment.folder.launcher import WorkerError
+from scoresde.experiment.folder.run_features import RunFeatures
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError
 from scoresde.experiment.hub.manifest import TransferError
@@ -33,6 +34,7 @@ __all__ = [
     "TransferError",
     "PairedDifference",
     "RunComparison",
+    "RunFeatures",
     "RunLikelihood",
     "RunSummary",
     "Workdir",

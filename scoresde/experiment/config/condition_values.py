@@ -114,13 +114,40 @@ def sample_conditions(experiment: Experiment, first: int, count: int) -> dict[st
     Returns:
         The conditions by name, each with ``count`` rows. Empty if the data has none.
     """
-    kinds, spec = experiment.data.kinds, experiment.sampling.condition
-    index = torch.arange(first, first + count)
+    return _conditions(experiment.data, experiment.sampling.condition, torch.arange(first, first + count))
+
+
+def stored_conditions(data: Splits, settings: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+    """The conditions of samples that were drawn with other settings.
+
+    Args:
+        data: The data.
+        settings: The settings of the samples, with those of `condition_facts`.
+        count: Number of samples, from the first one.
+
+    Returns:
+        The conditions by name, each with ``count`` rows. Empty if the samples have none.
+
+    Raises:
+        ValueError: If the samples got the conditions of a split that has changed, or if the conditions cannot be read.
+    """
+    if "condition" not in settings:
+        return {}
+    spec = json.loads(settings["condition"])
+    for name in splits_used(spec):
+        if settings.get(f"{name} data digest") != _split(data, name).digest():
+            raise ValueError(f"the samples got the conditions of the {name} split, which has changed")
+    return _conditions(data, spec, torch.arange(count))
+
+
+def _conditions(data: Splits, spec: Any, index: Tensor) -> dict[str, Tensor]:
+    """The conditions of the samples ``index`` (B,) for a value of ``sampling.condition``."""
+    kinds = data.kinds
     if not kinds or spec == "ignore":
         return {}
     if isinstance(spec, str):
-        return _of_events(experiment.data, spec, index)
-    found = {name: _of_events(experiment.data, name, index) for name in splits_used(spec)}
+        return _of_events(data, spec, index)
+    found = {name: _of_events(data, name, index) for name in splits_used(spec)}
     return {
         name: found[value][name]
         if isinstance(value, str) and value in found

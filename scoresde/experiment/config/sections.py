@@ -13,6 +13,7 @@ from scoresde.experiment.config.limits import AVERAGES, BATCHES, DRAWS, check_si
 from scoresde.experiment.config.weight_names import DEFAULT, average_name, weights_name
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.metrics import Coordinates, Extractor
+from scoresde.metrics.classifiers import CLASSIFIERS, Classifier
 from scoresde.solvers import ODESolver
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -282,7 +283,11 @@ class EvaluationConfig:
         batch_size: Events at a time. Features depend on it by rounding only.
         neighbors: Number k of nearest neighbors for precision and recall.
         subset_size: Number of events of each set that precision, recall and the kernel distance use, since they need
-            all pairs. They are chosen at random by index, the same ones every time.
+            all pairs. They are chosen at random by index, the same ones every time. Classifiers are trained on at most this
+            number of events of each kind.
+        classifier: The classifier that is trained on samples with classes as conditions, and tested on the test split: "svm",
+            "logistic", "auto" (a support vector machine up to 5000 samples, logistic regression above), or a node of any class
+            with the methods ``fit`` and ``predict`` of scikit-learn. None trains none.
     """
 
     extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
@@ -292,8 +297,11 @@ class EvaluationConfig:
     batch_size: int = 64
     neighbors: int = 3
     subset_size: int = 10_000
+    classifier: str | Classifier | None = "auto"
 
     def __post_init__(self) -> None:
+        if isinstance(self.classifier, str):
+            check_choice("classifier", self.classifier, ("auto", *CLASSIFIERS))
         if not isinstance(self.extractor, Extractor):
             raise TypeError(f"extractor={self.extractor!r} is not an Extractor: give a node with a name")
         check_choice("split", self.split, ("train", "test"))

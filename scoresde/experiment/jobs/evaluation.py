@@ -44,6 +44,7 @@ from scoresde.experiment.results.comparison import (
     result,
 )
 from scoresde.experiment.results.event_sets import DatasetEvents, EventSet, sets_to_evaluate
+from scoresde.experiment.results.sample_classifier import SampleClassifier, classifier_lines
 from scoresde.experiment.results.shards import Features, FeatureStore
 from scoresde.metrics import Moments
 from scoresde.version import __version__
@@ -205,6 +206,7 @@ class EvaluationJob(Job):
         against = compare(baseline, reference, config)
         place = f"data/{config.split}"
         yardstick = None if config.reference else Yardstick(self.sets[place], self.stores[place], config)
+        classified = SampleClassifier(self.experiment.data, config, self.sets, self.stores)
         for place, events in self.sets.items():
             if place.startswith("data/"):
                 continue
@@ -213,8 +215,11 @@ class EvaluationJob(Job):
                 events, self.set_features(place), reference, {**against, **baseline.facts}, relative, config,
                 scaling(self.experiment), processes,
             )  # fmt: skip
+            found["classifiers"] = classified(place)
             write_sealed(self.workdir.evaluation / f"{events.name}.json", {**found, **provenance()})
             self.workdir.log(f"{self.workdir.path}: {line(events.name, found)}")
+            for text in classifier_lines(found["classifiers"]):
+                self.workdir.log(f"{self.workdir.path}: {events.name}: {text}")
             for warning in found["warnings"]:
                 self.workdir.log(f"{self.workdir.path}: WARNING: {events.name}: {warning}")
             results[events.name] = found

@@ -7,12 +7,16 @@ from typing import Any
 from scoresde._files import read_sealed
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.reports.html import UNREADABLE, note, problem_note, table
+from scoresde.experiment.results.sample_classifier import KEYS as TRAINING_SETS
+from scoresde.experiment.results.sample_classifier import accuracy, trained_on
 from scoresde.experiment.results.sample_index import SampleIndex
 
 HEAD = ("samples", "number", "of data", "Frechet distance", "kernel distance", "+-", "precision", "recall")
 KEYS = ("frechet distance", "kernel distance", "kernel distance error", "precision", "recall")
 RELATIVE = ("at equal numbers", "number", "of data", "Frechet", "ratio", "kernel", "+-", "ratio", "precision", "recall")
 """The columns of the table with the yardstick. Its ratios are the third and fourth of `_relative`."""
+CLASSIFIED = ("classifier for", "condition", "trained on", "tested on", "accuracy", "+-")
+"""The columns of the table of classifiers."""
 
 
 def evaluation_section(workdir: Workdir) -> str:
@@ -24,12 +28,13 @@ def evaluation_section(workdir: Workdir) -> str:
             result = read_sealed(file)
             _row(file.stem, result)
             _relative(file.stem, result)
+            _accuracies(file.stem, result)
             result["warnings"] = [*result["warnings"], *_outdated(workdir, result)]
             found.setdefault(_setting(result), []).append((file.stem, result))
         except UNREADABLE as problem:
             parts.append(problem_note(f"{file.name} cannot be shown: {problem!r}. Run scoresde evaluate again."))
     for number, results in enumerate(found.values()):
-        parts.append(_table(number, results))
+        parts.append(_table(number, results) + _classifiers(number, results))
     return "".join(parts) if len(parts) > 1 else parts[0] + problem_note("Not computed yet: run scoresde evaluate.")
 
 
@@ -98,6 +103,41 @@ def _yardsticks(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
         f"{results[-1][1]['yardstick']['halvings']}. A ratio near 1 means that the metric does not distinguish the samples from "
         "data at this number. The ratio of kernel distances is that of the estimates over all pairs, which are not negative."
     )
+
+
+def _classifiers(number: int, results: list[tuple[str, dict[str, Any]]]) -> str:
+    """The accuracies of classifiers that were trained on samples. Empty if there are none."""
+    rows = [row for name, result in results for row in _accuracies(name, result)]
+    found = [one for _, result in results for one in result.get("classifiers", {}).values()]
+    missing = [
+        problem_note(f"{name}: no classifier of {condition} was trained on samples: {one['missing']}")
+        for name, result in results
+        for condition, one in result.get("classifiers", {}).items()
+        if "missing" in one
+    ]
+    if not rows:
+        return "".join(missing)
+    origin = "; ".join(dict.fromkeys(f"{one['classifier']}, tested on {one['test']}" for one in found if "test" in one))
+    return (
+        table(f"classifiers-{number}", CLASSIFIED, rows, numbers=(3, 4, 5))
+        + note(
+            f"{origin}. A classifier that is trained on samples of the classes is tested on real events. The standard error is "
+            "that of the choice of the test events, and not of the training events."
+        )
+        + "".join(missing)
+    )
+
+
+def _accuracies(name: str, result: dict[str, Any]) -> list[list[str]]:
+    """The rows of a result in the table of classifiers. Results of earlier versions have none."""
+    rows = []
+    for condition, one in result.get("classifiers", {}).items():
+        if "missing" in one:
+            continue
+        for key in TRAINING_SETS:
+            value, _, error = accuracy(one[key]).partition(" +- ")
+            rows.append([name, condition, trained_on(one, key), str(one[key]["count"]), value, error])
+    return rows
 
 
 def _relative(name: str, result: dict[str, Any]) -> list[str]:
