@@ -31,7 +31,7 @@ from scoresde.metrics import Extractor
 from scoresde.metrics.extractors import state_digest
 from scoresde.networks.block_classes import block_names
 from scoresde.noise import NoiseSource
-from scoresde.score.model import ScoreModel
+from scoresde.score.base import NoiseConditionalModel
 from scoresde.sde.scores import wide
 
 __all__ = ["ScoreFeatures", "network_features", "pixel_features", "pooled_features"]
@@ -44,7 +44,7 @@ LISTED = 40
 
 @checked_arguments
 def network_features(
-    model: ScoreModel,
+    model: NoiseConditionalModel,
     x: Tensor,
     t: float | Tensor,
     *,
@@ -54,12 +54,13 @@ def network_features(
     condition: Mapping[str, Any] | None = None,
     gradients: bool = False,
 ) -> dict[str, Tensor]:
-    """Computes the outputs of modules inside the network of a model, for events with the noise of a time.
+    """Computes the outputs of modules inside the network of a model of x_t, for events with the noise of a time.
 
     The network is evaluated once, in evaluation mode, without gradients unless ``gradients`` is True.
 
     Args:
-        model: The model. A model with conditions ignores those that are neither given nor bound by ``model.given``.
+        model: A score model, or a classifier of x_t. A model with conditions ignores those that are neither given nor bound by
+            ``model.given``.
         x: Events, (B, *event), in the dtype of the network.
         t: A time, or one for each event, (B,). The noise of small times hides little of the event. At larger times the features
             depend on coarser structure.
@@ -198,7 +199,9 @@ class ScoreFeatures(Extractor):
 
     scaling = "model"
 
-    def __init__(self, model: ScoreModel, t: float, modules: Sequence[str] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, model: NoiseConditionalModel, t: float, modules: Sequence[str] | None = None, seed: int = 0
+    ) -> None:
         self.modules = _chosen(model.network, modules)
         check_number("t", t, least=0.0, most=model.sde.T)
         self.model, self.t, self.seed = model, t, seed

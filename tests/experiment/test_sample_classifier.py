@@ -157,7 +157,7 @@ def test_other_classifiers(run):
     ("condition", "said"),
     [
         ("ignore", "no classifier of label was trained on samples: the samples were drawn without conditions"),
-        ("{'label': 3}", "no classifier of label was trained on samples: labels has the single class 3"),
+        ("{'label': 3}", "no classifier of label was trained on samples: all samples have the class 3"),
         ("{'label': [1, 2]}", "; there are no samples of the classes 0, 3, 4, 5, 6, 7, 8, 9"),
         ("test", " on 359 samples" if COUNT > 359 else f" on {COUNT} samples"),
     ],

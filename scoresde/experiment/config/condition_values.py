@@ -149,9 +149,7 @@ def _conditions(data: Splits, spec: Any, index: Tensor) -> dict[str, Tensor]:
         return _of_events(data, spec, index)
     found = {name: _of_events(data, name, index) for name in splits_used(spec)}
     return {
-        name: found[value][name]
-        if isinstance(value, str) and value in found
-        else _values(experiment.data, name, value, index)
+        name: found[value][name] if isinstance(value, str) and value in found else _values(data, name, value, index)
         for name, value in spec.items()
     }
 

@@ -80,6 +80,8 @@ class SampleClassifier:
         train, test, most = self.data.train, self.data.test, self.config.subset_size
         k = min(events.count, len(train), most)
         x, y = self._chosen(place, given[name], k)
+        if len(y.unique()) < 2:
+            raise ValueError(f"all samples have the class {int(y[0])}")
         real, labels = self._chosen("data/train", _labels(train, name), k)
         judge, truth = self._chosen("data/test", _labels(test, name), min(len(test), most))
         machine = self._classifier(k)
