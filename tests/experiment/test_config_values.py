@@ -42,8 +42,8 @@ WRONG = {
     "device=3": "config.device=3 cannot be used",
     "device=meta": "config.device='meta' cannot be used",
     # a name of the wrong kind
-    "sde.name=karras": "config.sde: karras is not allowed here: give LinearSDE, allowed are BlurringSDE",
-    "sde.name=os.path:join": "config.sde: os.path:join is not allowed here: give LinearSDE",
+    "sde.name=karras": "config.sde: karras is not allowed here: give SDE, allowed are BlurringSDE",
+    "sde.name=os.path:join": "config.sde: os.path:join is not allowed here: give SDE",
     "sde.name=os:system": "config.sde.name='os:system' is a builtin_function_or_method: give a class",
     "sde.name=math:pi": "config.sde.name='math:pi' is a float: give a class",
     "sde.name=.x:y": "config.sde.name='.x:y' is not allowed: give 'package.module:Name'",

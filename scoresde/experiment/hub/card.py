@@ -21,6 +21,7 @@ from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.likelihood import describe
 from scoresde.experiment.reports.html import UNREADABLE
+from scoresde.experiment.results.sample_index import describe_acceptance
 
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|!~#])")
@@ -149,7 +150,8 @@ def _samples(experiment: Experiment, workdir: Workdir, published: Published, fil
             number, drawn = (
                 len(parts),
                 f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}"
-                + (f", condition {plain(short(facts['condition']))}" if "condition" in facts else ""),
+                + (f", condition {plain(short(facts['condition']))}" if "condition" in facts else "")
+                + (f", {describe_acceptance(facts)}" if "acceptance" in facts else ""),
             )
             parts.append(
                 f"![Samples](pictures/samples-{number}.png)\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "

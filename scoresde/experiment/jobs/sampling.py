@@ -10,7 +10,7 @@ within its tolerance.)
     samples/NAME/shards-FINGERPRINT/    the shards; each checkpoint, sampler and seed has its own folder
                                         with sampler.safetensors, the fit of a `Fast` sampler to the model
     samples/NAME.json                   their origin, and the index of the shards
-    samples/NAME.npz                    x and raw of all samples, if they are few
+    samples/NAME.npz                    x and raw of all samples, if they are few, and the acceptance of Metropolis steps
     samples/NAME.csv or .parquet        the same for tables, with the names of the columns, in the format of the data
     samples/NAME.png                    the first ones
     samples/NAME@WEIGHTS...             the same for other weights than the first average (``weight_names.py``)
@@ -45,7 +45,8 @@ from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.plots import event_picture, events_shown
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
-from scoresde.experiment.results.shards import Samples, SampleStore, compact, gaps
+from scoresde.experiment.results.sample_index import acceptance_facts, describe_acceptance
+from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
@@ -157,7 +158,8 @@ class SamplingJob(Job):
         raw = compact(data.transform.decode(x), data.transform)
         seconds = time.perf_counter() - started
         return Samples(
-            first=part.first, end=part.end, x=x.numpy(), raw=raw, nfe=result.nfe, seconds=seconds, device=str(self.device)
+            first=part.first, end=part.end, x=x.numpy(), raw=raw, acceptance=acceptance_parts(result.acceptance),
+            nfe=result.nfe, seconds=seconds, device=str(self.device),
         )  # fmt: skip
 
     def conditions(self, first: int, count: int) -> dict[str, torch.Tensor]:
@@ -212,6 +214,7 @@ class SamplingJob(Job):
         base, (entries, _) = self.workdir.samples, store.entries(config.count)
         weights = weights_name(config.weights)
         title = titled(name, weights)
+        acceptance = store.acceptance(entries, config.count)
         few = config.count * prod(data.event_shape) <= GATHERED_UP_TO
         if few:
             x = torch.from_numpy(store.front(entries, config.count))
@@ -219,6 +222,8 @@ class SamplingJob(Job):
             raw = data.transform.decode(x)
             given = sample_conditions(self.experiment, 0, config.count)
             arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in given.items()}
+            if acceptance.size:
+                arrays["acceptance"] = acceptance
             np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
             if table := data.sample_file(raw, given):
@@ -237,7 +242,7 @@ class SamplingJob(Job):
             "devices": sorted({entry.device for entry in entries}),
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
             "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
-            **provenance(),
+            **provenance(), **acceptance_facts(acceptance),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)
@@ -245,7 +250,7 @@ class SamplingJob(Job):
         where = " and ".join(files) if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {config.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
-            f"{facts['seconds']:.1f} s"
+            f"{facts['seconds']:.1f} s{', ' * bool(facts.get('acceptance'))}{describe_acceptance(facts)}"
         )
         return base / f"{title}.png"
 

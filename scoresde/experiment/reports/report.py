@@ -22,7 +22,7 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
-from scoresde.experiment.results.sample_index import SampleIndex
+from scoresde.experiment.results.sample_index import SampleIndex, describe_acceptance
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.score import ScoreModel
 
@@ -289,6 +289,8 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         else f", by {facts.get('sampler')}"
     )
     given = f", condition {short(facts['condition'])}" if "condition" in facts else ""
+    if accepted := describe_acceptance(facts):
+        given += f", {accepted}"
     text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data
     if isinstance(data.transform, Columns):
         index = SampleIndex.open(workdir.samples / f"{name}.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
         index: The file ``samples/NAME.json``.
 
     Yields:
-        Dictionaries with ``x`` and ``raw`` (the decoded samples), both ``(B, *event)``, in order.
+        Dictionaries with ``x`` and ``raw`` (the decoded samples), both ``(B, *event)``, in order. For a sampler with
+        Metropolis steps they have ``acceptance``, ``(B, P)``, the mean probabilities over P consecutive parts of the proposals.
 
     Raises:
         ValueError: For a shard that has changed.
@@ -83,4 +84,18 @@ def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
     found = SampleIndex.open(index)
     for entry in found.entries:
         shard, kept = found.read(entry), found.count - entry.first
-        yield {"x": shard.x[:kept], "raw": shard.raw[:kept]}
+        more = {"acceptance": shard.acceptance[:kept]} if shard.acceptance.size else {}
+        yield {"x": shard.x[:kept], "raw": shard.raw[:kept], **more}
+
+
+def acceptance_facts(acceptance: np.ndarray) -> dict[str, list[float]]:
+    """The mean acceptance of each part of the proposals, from the first level to the last, if there is one."""
+    return {"acceptance": [round(float(mean), 4) for mean in acceptance.mean(0)]} if acceptance.size else {}
+
+
+def describe_acceptance(facts: Mapping[str, Any]) -> str:
+    """The acceptance in the facts of samples as a phrase. An empty string if there is none."""
+    if not (means := facts.get("acceptance")):
+        return ""
+    spread = f" ({min(means):.2f} to {max(means):.2f} over the levels)" if len(means) > 1 else ""
+    return f"acceptance {sum(means) / len(means):.2f}{spread}"

@@ -2,7 +2,7 @@
 
     KIND-FINGERPRINT/FIRST-END.npz    arrays of the elements FIRST .. END - 1, along their first dimension, and their digest
 
-    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, and raw, the decoded samples
+    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, raw, the decoded samples, and acceptance, if there is one
     `Features` in `FeatureStore`    features-*: feature vectors (B, d), and the digest of their source
 
 A shard is written under a temporary name and renamed, so it is complete or missing. A shard is nevertheless checked
@@ -17,7 +17,7 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -28,6 +28,8 @@ from scoresde.data import Transform
 from scoresde.experiment.folder.cache import Cache
 
 _NAME = re.compile(r"(\d{10})-(\d{10})\.npz")
+PARTS = 16
+"""Largest number of parts of the proposals for which the acceptance of a sample is saved."""
 _READ: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": str, "np.ndarray": np.asarray}
 """Conversion of a field by its annotation."""
 
@@ -70,16 +72,27 @@ class Shard(ABC):
         return found.hexdigest()
 
 
+def _nothing() -> np.ndarray:
+    return np.zeros((0, 0), np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Samples(Shard):
-    """Samples: x ``(B, *event)`` float32, and raw, the decoded samples, as bytes if they have at most 256 levels."""
+    """Samples: x ``(B, *event)`` float32, and raw, the decoded samples, as bytes if they have at most 256 levels.
+
+    Attributes:
+        acceptance: Probabilities with which a Metropolis step accepted its proposals, ``(B, P)`` float32: the means over
+            P consecutive parts of the proposals, from the first level to the last (``acceptance_parts``). Empty for
+            samplers without such steps.
+    """
 
     x: np.ndarray
     raw: np.ndarray
+    acceptance: np.ndarray = field(default_factory=_nothing)
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.x, self.raw
+        return (self.x, self.raw, self.acceptance) if self.acceptance.size else (self.x, self.raw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +142,8 @@ class ShardStore(Cache, Generic[Content]):
     def write(self, shard: Content) -> None:
         """Save a shard. It is on the disk when this returns."""
         self.write_settings()
-        content, values = io.BytesIO(), {field.name: getattr(shard, field.name) for field in fields(shard)}
+        content, given = io.BytesIO(), {one.name: getattr(shard, one.name) for one in fields(shard)}
+        values = {name: value for name, value in given.items() if not isinstance(value, np.ndarray) or value.size}
         np.savez(content, **values, sha256=shard.digest, fingerprint=self.fingerprint)
         write_atomic(self.path / shard.file, content.getvalue())
 
@@ -140,7 +154,13 @@ class ShardStore(Cache, Generic[Content]):
             check_zip(self.path / file)
             with np.load(self.path / file, allow_pickle=False) as found:
                 content: dict[str, Any] = {name: found[name] for name in found.files}
-            shard = self.content(**{f.name: _READ[str(f.type)](content[f.name]) for f in fields(self.content)})
+            shard = self.content(
+                **{
+                    f.name: _READ[str(f.type)](content[f.name])
+                    for f in fields(self.content)
+                    if f.name in content or f.default_factory is MISSING
+                }
+            )
             fingerprint, digest = str(content["fingerprint"]), str(content["sha256"])
         except (*NO_ARRAY, TypeError, KeyError, AttributeError) as problem:
             raise ValueError(f"{file} is damaged or not a shard: {type(problem).__name__}: {problem}") from problem
@@ -174,6 +194,10 @@ class SampleStore(ShardStore[Samples]):
         wanted = (shard.end - shard.first, *self.settings["event shape"])
         if shard.x.shape != wanted or shard.raw.shape != wanted or shard.x.dtype != np.float32:
             return f"has samples {shard.x.shape}, {shard.x.dtype}, raw {shard.raw.shape}; expected {wanted}, float32"
+        if shard.acceptance.ndim != 2 or shard.acceptance.dtype != np.float32:
+            return (
+                f"has acceptance {shard.acceptance.shape}, {shard.acceptance.dtype}; expected two dimensions, float32"
+            )
         return ""
 
     def entries(self, count: int) -> tuple[list[Entry], list[str]]:
@@ -198,6 +222,13 @@ class SampleStore(ShardStore[Samples]):
     def front(self, entries: list[Entry], count: int) -> np.ndarray:
         """x of the first ``count`` samples, (count, *event). The entries must contain them all."""
         parts = [self.read(entry.file).x for entry in entries if entry.first < count]
+        return np.concatenate(parts)[:count]
+
+    def acceptance(self, entries: list[Entry], count: int) -> np.ndarray:
+        """Acceptance of the first ``count`` samples, (count, P); empty if the sampler has none. The entries must contain all."""
+        if not entries or not self.read(entries[0].file).acceptance.size:
+            return _nothing()
+        parts = [self.read(entry.file).acceptance for entry in entries if entry.first < count]
         return np.concatenate(parts)[:count]
 
 
@@ -225,6 +256,14 @@ class FeatureStore(ShardStore[Features]):
         if shard.source != source:
             raise ValueError(f"{file} has features of earlier content")
         return shard
+
+
+def acceptance_parts(acceptance: torch.Tensor | None) -> np.ndarray:
+    """The ``acceptance`` (K, B) of a sampler as it is saved: means over at most `PARTS` parts of the K proposals, (B, parts)."""
+    if acceptance is None:
+        return _nothing()
+    means = [part.double().mean(0) for part in torch.tensor_split(acceptance.cpu(), min(PARTS, len(acceptance)))]
+    return torch.stack(means, 1).float().numpy()
 
 
 def gaps(entries: list[Entry], first: int, end: int) -> Iterator[tuple[int, int]]:
