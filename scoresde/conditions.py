@@ -96,11 +96,33 @@ class ConditionKind(ABC):
         """
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}={shown(value)} is not a tensor: give {self.allowed}")
-        if value.ndim == 0 or len(value) != batch or not self.fits(value):
-            raise ValueError(
-                f"{name} of shape {tuple(value.shape)} and {value.dtype} is not allowed: give {self.allowed}, one row for each "
-                f"of {batch} samples"
+        if value.ndim > 0 and len(value) == batch and self.fits(value):
+            return
+        if (row := self.wrong_row(value)) is not None and len(value) == batch:
+            place = f" in row {row}" if batch > 1 else ""
+            text = (
+                f"is {value[row].tolist()!r}{place}, which is"
+                if value[row].numel() <= 4
+                else f"has values{place} that are"
             )
+            raise ValueError(f"{name} {text} not allowed: give {self.allowed}")
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} and {value.dtype} is not allowed: give {self.allowed}, one row for each "
+            f"of {batch} samples"
+        )
+
+    def wrong_row(self, value: Tensor) -> int | None:
+        """The first row whose values are not allowed, though its shape and dtype are.
+
+        Args:
+            value: Rows of a condition, (B, ...).
+
+        Returns:
+            The index of the row, or None if there is none.
+        """
+        if value.ndim == 0 or not self.fits(torch.zeros_like(value)):
+            return None
+        return next((k for k in range(len(value)) if not self.fits(value[k : k + 1])), None)
 
     def parse(self, name: str, value: Any) -> Tensor:
         """One row of the condition from plain numbers, as in a config or on the command line.
@@ -154,9 +176,7 @@ class Classes(ConditionKind):
 
     @property
     def allowed(self) -> str:
-        more = ", ..." if len(self.names) > 8 else ""
-        known = f", or one of {', '.join(map(repr, self.names[:8]))}{more}" if self.names else ""
-        return f"a class, a whole number in 0 .. {self.count - 1}{known}"
+        return f"a class, a whole number in 0 .. {self.count - 1}"
 
     def parse(self, name: str, value: Any) -> Tensor:
         """One class from its number or its name.
@@ -175,8 +195,9 @@ class Classes(ConditionKind):
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in self.names:
             return torch.tensor(self.names.index(str(value)))
         if isinstance(value, str) and self.names:
+            known = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self.names) > 8 else "")
             near = suggestion(value, self.names)
-            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}{near}")
+            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}, or one of {known}{near}")
         return super().parse(name, value)
 
     def fits(self, value: Tensor) -> bool:

@@ -18,7 +18,7 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
-from scoresde.data import Affine, Dataset, RealColumn
+from scoresde.data import Affine, Dataset, RealColumn, Splits, SuperResolution
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
@@ -76,6 +76,11 @@ def _pilot() -> Pilot:
 
 def _grid() -> AdaptiveGrid:
     return AdaptiveGrid(1e-3, (-5.0, 0.0, 5.0), (0.0, 0.5, 1.0), "VPSDE()", (2,), (0.5, 0.1))
+
+
+def _images() -> Splits:
+    images = Dataset(torch.zeros(3, 1, 4, 4), Affine())
+    return Splits(images, images)
 
 
 class _TableData:
@@ -188,6 +193,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.dataset.Dataset": {"raw": X},
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
+    "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
+    "data.operators.SuperResolution": {"factor": 2},
     "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
     "data.table.measure_columns": lambda: {"file": _table()},

@@ -221,7 +221,10 @@ def test_kinds_of_conditions(kind, good, bad):
     check_conditions({"c": kind}, {"c": good}, 2)
     check_conditions({"c": kind}, {"c": None, "dropped": torch.tensor([True, False])}, 2)
     for value in bad:
-        with pytest.raises(ValueError, match=r"c of shape .* is not allowed: give"):
+        with pytest.raises(
+            ValueError,
+            match=r"c (of shape|is|has values) .* not allowed: give",
+        ):
             check_conditions({"c": kind}, {"c": value}, 2)
     with pytest.raises(TypeError, match="the condition d is not known: the network takes c"):
         check_conditions({"c": kind}, {"d": good}, 2)
@@ -232,3 +235,24 @@ def test_kinds_of_conditions(kind, good, bad):
     assert torch.equal(kind.parse("c", good[0].tolist()), good[0])
     with pytest.raises(ValueError, match="c='three' is not allowed"):
         kind.parse("c", "three")
+
+
+def test_a_value_that_is_not_allowed_is_named_with_its_row():
+    for kind, rows, message in (
+        (
+            Classes(3),
+            torch.tensor([0, 1, 5, 7]),
+            r"y is 5 in row 2, which is not allowed: give a class",
+        ),
+        (
+            Vector(2),
+            torch.tensor([[0.0, 1.0], [torch.inf, 0.0]]),
+            r"y is \[inf, 0\.0\] in row 1, which is not allowed",
+        ),
+        (Classes(3), torch.tensor([4]), "y is 4, which is not allowed: give a class"),
+        (Classes(3), torch.zeros(2), r"y of shape \(2,\) and torch.float32 is not allowed"),
+        (Vector(2), torch.zeros(2, 3), r"y of shape \(2, 3\) and torch.float32 is not allowed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kind.check("y", rows, len(rows))
+        assert kind.wrong_row(torch.zeros(2, 2) if kind == Vector(2) else torch.zeros(2).long()) is None

@@ -30,7 +30,7 @@ def event(k):
     return torch.full((1, 2, 2), float(k))
 
 
-PARTS = {
+MADE = {
     "label": lambda k: k % 3,
     "numpy": lambda k: np.int64(k % 3),
     "size": lambda k: 0.5 * k,
@@ -41,12 +41,12 @@ PARTS = {
 KINDS = {
     "label": Classes(3), "numpy": Classes(4), "size": Vector(1), "vector": Vector(2), "picture": Image(2), "words": Tokens(4),
 }  # fmt: skip
-TUPLES = Counting(lambda k: (event(k), *(make(k) for make in PARTS.values())))
-DICTIONARIES = Counting(lambda k: {"x": event(k), "unused": "text", **{name: make(k) for name, make in PARTS.items()}})
+TUPLES = Counting(lambda k: (event(k), *(make(k) for make in MADE.values())))
+DICTIONARIES = Counting(lambda k: {"x": event(k), "unused": "text", **{name: make(k) for name, make in MADE.items()}})
 
 
 def dataset(items, **options):
-    return TorchDataset(items, levels=0, condition=list(PARTS), classes={"label": 3, "numpy": 4}, **options)
+    return TorchDataset(items, levels=0, condition=list(MADE), classes={"label": 3, "numpy": 4}, **options)
 
 
 @pytest.mark.parametrize("items", [TUPLES, DICTIONARIES], ids=["tuples", "dictionaries"])
@@ -99,7 +99,7 @@ def test_the_first_of_a_tuple_alone_and_other_keys():
 
 def bad(k, value, name="label"):
     """Items whose condition has another value in item k."""
-    return [(event(i), value if i == k else PARTS[name](i)) for i in range(8)]
+    return [(event(i), value if i == k else MADE[name](i)) for i in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,16 @@ def test_what_is_refused_at_once(items, options, message):
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        (bad(5, 7), r"condition 'label' of item 5 is 7: give a class, a whole number in 0 \.\. 2"),
+        (
+            bad(5, 7),
+            r"condition 'label' of item 5 is 7, which is not allowed: give a class, a whole number in 0 \.\. 2",
+        ),
         (bad(5, 1.0), r"item 5 condition 'label' has dtype torch.float64, item 0 torch.int64: give one dtype"),
         (bad(5, [1, 2]), r"item 5 condition 'label' has shape \(2,\), item 0 \(\)"),
-        (bad(5, float("nan"), "size"), "condition 'label' of item 5 is \\[nan\\]: give a real number"),
+        (
+            bad(5, float("nan"), "size"),
+            "condition 'label' of item 5 is \\[nan\\], which is not allowed: give a real number",
+        ),
         (
             [(event(k) if k != 5 else event(k).long(), 0) for k in range(8)],
             "item 5 has dtype torch.int64, item 0 torch.float32",

@@ -82,9 +82,8 @@ class ConditionRows:
         for name, values in self.values.items():
             rows = read_rows(self.kinds[name], values[index])
             if isinstance(values, Stored) and not self.kinds[name].fits(rows):
-                bad = next(k for k in range(len(rows)) if not self.kinds[name].fits(rows[k : k + 1]))
-                where = f"condition {name!r} of {values.place(int(index[bad]))}"
-                raise ValueError(f"{where} is {_short(rows[bad])}: give {self.kinds[name].allowed}")
+                bad = self.kinds[name].wrong_row(rows) or 0
+                self.kinds[name].check(f"condition {name!r} of {values.place(int(index[bad]))}", rows[bad : bad + 1], 1)
             found[name] = rows
         return found
 
@@ -93,6 +92,14 @@ class ConditionRows:
         made = ConditionRows(None, None, (0,))
         made.kinds = self.kinds
         made.values = {k: v.part(index) if isinstance(v, Rows) else v[index] for k, v in self.values.items()}
+        return made
+
+    def joined(self, other: ConditionRows) -> ConditionRows:
+        """These conditions and others of the same events. Raises ValueError for a name that both have."""
+        if both := sorted(set(self.values) & set(other.values)):
+            raise ValueError(f"condition {both[0]!r} is not allowed: there is one of this name already")
+        made = ConditionRows(None, None, (0,))
+        made.kinds, made.values = self.kinds | other.kinds, self.values | other.values
         return made
 
     def digest(self) -> str:
@@ -132,11 +139,6 @@ def class_kind(where: str, classes: int | Sequence[str]) -> Classes:
     if not classes or not all(isinstance(one, str) for one in classes) or len(set(classes)) < len(classes):
         raise ValueError(f"{where}={shown(classes)} is not allowed: give different texts, one for each class")
     return Classes(len(classes), tuple(classes))
-
-
-def _short(row: Tensor) -> str:
-    """A row in one short line."""
-    return f"{row.tolist()!r}" if row.numel() <= 4 else f"of shape {tuple(row.shape)} and {row.dtype}"
 
 
 def read_rows(kind: ConditionKind, rows: Tensor) -> Tensor:

@@ -116,6 +116,25 @@ class Dataset:
         made._check_flip()
         return made
 
+    def with_condition(self, name: str, rows: Any, kind: ConditionKind | None = None) -> Dataset:
+        """The same events with one more condition.
+
+        Args:
+            name: The name of the condition.
+            rows: Its rows, one for each event: a tensor, an array, a list, or a `Stored`.
+            kind: Its kind. By default it follows from the shape.
+
+        Returns:
+            The new data set, which shares the events.
+
+        Raises:
+            ValueError: If there is a condition of this name, or the rows do not fit.
+        """
+        made = copy.copy(self)
+        kinds = None if kind is None else {name: kind}
+        made._rows = self._rows.joined(ConditionRows({name: rows}, kinds, tuple(self.raw.shape), self.name))
+        return made
+
     def _check_flip(self) -> None:
         if not isinstance(self.flip, bool):
             raise TypeError(f"flip={shown(self.flip)} is not allowed: give True or False")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, check_number, check_seed, shown
-from scoresde.conditions import Classes, ConditionKind
+from scoresde.conditions import Classes, ConditionKind, Image
 from scoresde.data.arrays import IN_MEMORY, read_array
 from scoresde.data.condition_rows import class_kinds
 from scoresde.data.dataset import Dataset, permutation
@@ -71,7 +71,14 @@ class Splits:
         Raises:
             ValueError: If the condition does not allow the value.
         """
-        return self.kinds[name].parse(f"condition.{name}", value)
+        kind = self.kinds[name]
+        row = kind.parse(f"condition.{name}", value)
+        if isinstance(kind, Image) and row.shape[1:] != self.event_shape[1:]:
+            raise ValueError(
+                f"condition.{name} has shape {tuple(row.shape)}, which is not allowed: give {kind.allowed}, "
+                f"{(kind.channels, *self.event_shape[1:])}"
+            )
+        return row
 
     def sample_file(self, raw: Tensor, condition: Mapping[str, Tensor] | None = None) -> tuple[str, bytes] | None:
         """Samples in the file format of the data.

@@ -19,6 +19,7 @@ from scoresde.experiment.folder.initial import describe_source, source_of_run
 from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, config_digest
+from scoresde.experiment.reports.conditions import condition_figures
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
@@ -299,6 +300,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
     shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "half")
+    shown += condition_figures(experiment, facts)
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
