@@ -172,6 +172,19 @@ def test_a_process_of_the_user_trains_and_samples(tmp_path):
     assert checkpoint.step == 6 and bool(torch.isfinite(samples).all())
 
 
+def test_the_process_of_a_config_is_checked(tmp_path, monkeypatch):
+    """The event shape is that of the prior."""
+    monkeypatch.chdir(ROOT)
+    done = called("check", "--config", CONFIG)
+    assert done.returncode == 0, done.stdout
+    assert "on events of shape (1,)" in done.stdout and "prior, nats per coordinate" in done.stdout
+    done = called("check", "--config", CONFIG, "--config.sde.T=0.05")
+    assert done.returncode == 1 and "is T large enough?" in done.stdout
+    prior = "{'name': 'configs.nonlinear.quartic:Stationary', 'shape': (1, 9, 9)}"
+    done = called("check", "--config", CONFIG, f"--config.sde.prior={prior}")
+    assert done.returncode == 2 and "81 numbers, and the check takes up to 64" in done.stderr
+
+
 REFUSED = {
     "the loss": (
         {"objective": {"name": "DenoisingScoreMatching"}},

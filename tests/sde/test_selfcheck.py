@@ -199,9 +199,10 @@ def test_a_signal_of_1e_9_has_a_relative_error():
     assert check(VPSDE(0.1, 80.0)).passed
 
 
-def test_a_process_without_a_kernel_has_nothing_to_compare():
-    with pytest.raises(TypeError, match="has no closed-form kernel"):
-        check(Bare())
+def test_a_process_without_methods_fails_each_check():
+    """Without a kernel it is checked by samples (test_simulated_check.py)."""
+    report = check(Bare())
+    assert not report.passed and len(report.rows) == 5
 
 
 def test_a_check_that_raises_is_a_row_of_the_report():

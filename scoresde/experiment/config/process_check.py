@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from ml_collections import ConfigDict
 
 from scoresde._validation import check_number
-from scoresde.experiment.config.builder import ConfigError, build
+from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.experiment.config.experiment import section
 from scoresde.experiment.config.loader import check_values
-from scoresde.sde import CheckReport, LinearSDE
+from scoresde.sde import SDE, CheckReport
 from scoresde.sde import check as check_process
+from scoresde.sde.nonlinear import Prior
 
 SMALL = (2,)
 """Event shape that the check uses if the process accepts any shape."""
+LARGEST = 64
+"""Largest number of coordinates of a process that is checked by samples."""
 
 
 def check(config: ConfigDict) -> CheckReport:
@@ -27,24 +32,39 @@ def check(config: ConfigDict) -> CheckReport:
 
     Raises:
         ConfigError: If the process cannot be built.
-        TypeError: If the process has no transition kernel to compare with.
     """
     content = config.to_dict()
     if "sde" not in content:
         raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
     check_values(content)
-    sde = build(content["sde"], "sde", LinearSDE)
+    sde = build(content["sde"], "sde", SDE)
     data_std = section(content, "model").get("data_std")
     data_std = 1.0 if data_std is None else data_std
     try:
         check_number("data_std", data_std, above=0.0)
     except ValueError as problem:
         raise ConfigError(f"config.model.{problem}") from problem
-    # a process in a basis has a fixed event shape
-    basis = getattr(sde, "basis", None)
+    shape = _event_shape(sde)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return check_process(sde, SMALL if basis is None else basis.event_shape, data_std)
+        return check_process(sde, shape, data_std)
     finally:
         torch.set_num_threads(threads)
+
+
+def _event_shape(sde: SDE) -> tuple[int, ...]:
+    """The event shape of a process in a basis or with a prior of its own, else `SMALL`."""
+    basis, prior = getattr(sde, "basis", None), getattr(sde, "prior", None)
+    if basis is not None:
+        return tuple(basis.event_shape)
+    if not isinstance(prior, Prior):
+        return SMALL
+    with config_errors("sde.prior"):
+        shape = tuple(prior.sample(1).shape[1:])
+    if prod(shape) > LARGEST:
+        raise ConfigError(
+            f"config.sde.prior={prior!r} has events of {prod(shape)} numbers, and the check takes up to {LARGEST}: give a "
+            "smaller one for the check"
+        )
+    return shape
