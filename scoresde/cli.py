@@ -5,7 +5,7 @@
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
-    scoresde evaluate ... [--samples PATH] [--processes N]
+    scoresde evaluate ... [--samples PATH] [--weights NAME] [--processes N]
     scoresde report RUN RUN ... [--output FILE]
     scoresde push PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] [--public] [--overwrite]
     scoresde pull PLACE --workdir DIR [--overwrite]

@@ -46,8 +46,8 @@ COMMANDS = {
         section="likelihood",
     ),
     "evaluate": Command(
-        "compare samples with data: Frechet and kernel distance, precision, recall",
-        f"{_RUN} [--samples PATH] [--processes N]",
+        "compare samples with data: Frechet and kernel distance, precision, recall. Classifiers and regressors: their accuracy",
+        f"{_RUN} [--samples PATH] [--weights NAME] [--processes N]",
         section="evaluation",
     ),
     "report": Command(
@@ -186,9 +186,9 @@ FLAGS = (
         "processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number,
     ),
     Flag(
-        "weights", ("sample", "likelihood"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc average; "
-        "the same as --config.sampling.weights for sample, and --config.likelihood.weights for likelihood", ("NAME",),
-        setting=True,
+        "weights", ("sample", "likelihood", "evaluate"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc "
+        "average; the same as --config.sampling.weights, --config.likelihood.weights or --config.evaluation.weights. evaluate: "
+        "for classifiers and regressors only", ("NAME",), setting=True,
     ),
     Flag(
         "condition", ("sample",), "a condition of all samples, e.g. label=3; can be repeated for other conditions; the same as "

@@ -288,6 +288,8 @@ class EvaluationConfig:
         classifier: The classifier that is trained on samples with classes as conditions, and tested on the test split: "svm",
             "logistic", "auto" (a support vector machine up to 5000 samples, logistic regression above), or a node of any class
             with the methods ``fit`` and ``predict`` of scikit-learn. None trains none.
+        weights: For a ``Classifier`` or ``Regressor``: its weights, as in `SamplingConfig`. It predicts its target on the
+            split that is not the reference.
     """
 
     extractor: Extractor = Coordinates()  # noqa: RUF009  (frozen)
@@ -298,6 +300,7 @@ class EvaluationConfig:
     neighbors: int = 3
     subset_size: int = 10_000
     classifier: str | Classifier | None = "auto"
+    weights: str | float = DEFAULT
 
     def __post_init__(self) -> None:
         if isinstance(self.classifier, str):
@@ -311,6 +314,7 @@ class EvaluationConfig:
         check_size("batch_size", self.batch_size)
         check_size("neighbors", self.neighbors)
         check_size("subset_size", self.subset_size, least=2)
+        weights_name(self.weights)
 
     @property
     def other_split(self) -> str:

@@ -21,7 +21,9 @@ from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.likelihood import describe
 from scoresde.experiment.reports.html import UNREADABLE
+from scoresde.experiment.reports.predictions import figure_head, figure_rows
 from scoresde.experiment.results.sample_index import describe_acceptance
+from scoresde.score import TargetModel
 
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|!~#])")
@@ -52,9 +54,10 @@ def model_card(experiment: Experiment, workdir: Workdir, published: Published) -
     """The files of the results that the card shows, by their names in the published folder, and the text of the card."""
     files: dict[str, Path] = {}
     parts = [
-        _head(published), _title(experiment, workdir, published), _use(published), _model(experiment, published),
+        _head(published), _title(experiment, workdir, published), _use(experiment, published), _model(experiment, published),
         _likelihood(experiment, workdir, published, files), _samples(experiment, workdir, published, files),
-        _evaluation(workdir, published, files), _provenance(workdir), _contents(published),
+        _evaluation(workdir, published, files), _predictions(workdir, published, files), _provenance(workdir),
+        _contents(published),
     ]  # fmt: skip
     return files, "\n".join(part for part in parts if part)
 
@@ -73,28 +76,39 @@ def _head(published: Published) -> str:
 def _title(experiment: Experiment, workdir: Workdir, published: Published) -> str:
     version = _environment(workdir).get("scoresde", "of an unknown version")
     return (
-        f"# {plain(workdir.path.resolve().name)}\n\nA score-based generative model of {plain(experiment.data.train.name)} under "
+        f"# {plain(workdir.path.resolve().name)}\n\nA {_kind(experiment)} {plain(experiment.data.train.name)} under "
         f"{plain(repr(experiment.model.sde))}, at training step {published.checkpoint.step:,}, trained with "
         f"scoresde {plain(str(version))}.\n"
     )
 
 
-def _use(published: Published) -> str:
+def _kind(experiment: Experiment) -> str:
+    """What is published, in words."""
+    if isinstance(experiment.model, TargetModel):
+        return f"{type(experiment.model).__name__} of {plain(experiment.objective.targets[0])} for noisy data of"
+    return "score-based generative model of"
+
+
+def _use(experiment: Experiment, published: Published) -> str:
+    name, commands = "score", "scoresde sample --workdir model\n    scoresde likelihood --workdir model"
+    meaning = "`score(x, t)` is the gradient of the log-density at time t"
+    if isinstance(experiment.model, TargetModel):
+        name, commands = "model", "scoresde evaluate --workdir model"
+        meaning = "`model.log_prob(x, t, target)` is log p(target given x_t) in nats"
     return f"""## Use
 
 With scoresde installed:
 
     scoresde pull {published.place} --workdir model
-    scoresde sample --workdir model
-    scoresde likelihood --workdir model
+    {commands}
 
 In Python:
 
     from scoresde.experiment import Experiment, Workdir, load_config
     experiment = Experiment.from_config(load_config("model/config.json"))
-    score, checkpoint = Workdir("model").model(experiment, {next(iter(published.digests))!r})
+    {name}, checkpoint = Workdir("model").model(experiment, {next(iter(published.digests))!r})
 
-`score(x, t)` is the gradient of the log-density at time t. `pull` compares every file with its checksum. It executes nothing.
+{meaning}. `pull` compares every file with its checksum. It executes nothing.
 """
 
 
@@ -187,6 +201,25 @@ def _evaluation(workdir: Workdir, published: Published, files: dict[str, Path]) 
         "date", "version", "command",
     )  # fmt: skip
     return "\n".join(["## Samples compared with data", "", table(head, rows), *(f"- {note}" for note in notes), ""])
+
+
+def _predictions(workdir: Workdir, published: Published, files: dict[str, Path]) -> str:
+    """The figures of a classifier or regressor by noise level."""
+    parts: list[str] = []
+    for file, facts in _results(workdir.evaluation / "predictions"):
+        try:
+            lines = read_plain(file.with_suffix(".csv"))
+            ours = facts["checkpoint digest"] == published.digests.get(facts["weights"])
+            if not ours or facts["table digest"] != bytes_digest(lines):
+                continue
+            about = (
+                f"{facts['events']} {facts['split']} events, weights {facts['weights']}; {'; '.join(_origin(facts))}"
+            )
+            parts += [table(figure_head(facts), figure_rows(facts)), f"- {plain(file.stem)}: {plain(about)}", ""]
+        except UNREADABLE:
+            continue
+        files |= {f"evaluation/predictions/{one.name}": one for one in (file, file.with_suffix(".csv"))}
+    return "\n".join(["## Predictions by noise level", "", *parts]) if parts else ""
 
 
 def _comparison(name: str, facts: Mapping[str, Any], origin: Sequence[str] = ("", "", "")) -> tuple[str, ...]:

@@ -29,10 +29,13 @@ from torch import Tensor
 
 from scoresde._files import write_sealed
 from scoresde._validation import check_choice
+from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import EvaluationConfig
+from scoresde.experiment.config.weight_names import DEFAULT
 from scoresde.experiment.folder.workdir import Workdir, provenance
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
+from scoresde.experiment.jobs.prediction import PredictionJob
 from scoresde.experiment.results.comparison import (
     NO_YARDSTICK,
     SetFeatures,
@@ -47,6 +50,7 @@ from scoresde.experiment.results.event_sets import DatasetEvents, EventSet, sets
 from scoresde.experiment.results.sample_classifier import SampleClassifier, classifier_lines
 from scoresde.experiment.results.shards import Features, FeatureStore
 from scoresde.metrics import Moments
+from scoresde.score import TargetModel
 from scoresde.version import __version__
 
 DIMENSIONS_UP_TO = 2**13
@@ -56,7 +60,8 @@ DIMENSIONS_UP_TO = 2**13
 def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, dict[str, Any]] | None:
     """Compare all sample sets in the folder, or the events that ``evaluation.samples`` names, with the data.
 
-    The files are written to evaluation/.
+    For a ``Classifier`` or ``Regressor``, evaluate its predictions instead (``prediction.py``). The files are written to
+    evaluation/.
 
     Args:
         experiment: The experiment.
@@ -64,18 +69,27 @@ def evaluate(experiment: Experiment, workdir: Workdir, processes: int = 1) -> di
         processes: Number of local processes that share the work.
 
     Returns:
-        The content of evaluation/NAME.json by name. None in a launcher's process that is not the last to finish.
+        The content of evaluation/NAME.json, or evaluation/predictions/NAME.json, by name. None in a launcher's process that is
+            not the last to finish.
 
     Raises:
         WorkdirError: If there are no samples, or if another process evaluates in the folder.
         WorkerError: If a local process died.
+        ConfigError: For settings that the model does not have.
         ValueError: For samples or a reference that do not fit.
     """
-    if experiment.evaluation.samples:
+    predicts = isinstance(experiment.model, TargetModel)
+    if not predicts and experiment.evaluation.weights != DEFAULT:
+        raise ConfigError(
+            f"config.evaluation.weights={experiment.evaluation.weights!r} is not allowed for samples, which have the weights "
+            "that they were drawn with: give scoresde sample --weights"
+        )
+    if experiment.evaluation.samples and not predicts:
         workdir.claim(experiment)
     workdir.check(experiment)
     workdir.check_trained(experiment)
-    out: dict[str, dict[str, Any]] | None = run_job(EvaluationJob, experiment, workdir, processes)
+    job = PredictionJob if predicts else EvaluationJob
+    out: dict[str, dict[str, Any]] | None = run_job(job, experiment, workdir, processes)
     return out
 
 

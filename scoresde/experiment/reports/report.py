@@ -22,10 +22,11 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.conditions import condition_figures
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
+from scoresde.experiment.reports.predictions import prediction_section
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
 from scoresde.experiment.results.sample_index import SampleIndex, describe_acceptance
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
-from scoresde.score import ScoreModel
+from scoresde.score import ScoreModel, TargetModel
 
 BASELINES_UP_TO = 2**24
 """Largest number of values in a training set for which other density models are fitted: the digits have 2^17, CIFAR-10 2^27."""
@@ -55,12 +56,14 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
     workdir.check(experiment)
     workdir.check_trained(experiment)
     metrics = read_metrics(workdir.metrics_file)
+    if isinstance(experiment.model, TargetModel):
+        results = [prediction_section(experiment, workdir)]
+    else:
+        results = [_likelihood(experiment, workdir), _samples(experiment, workdir), evaluation_section(workdir)]
     sections = [
         _head(experiment, workdir, metrics),
         _configuration(experiment, workdir),
-        _likelihood(experiment, workdir),
-        _samples(experiment, workdir),
-        evaluation_section(workdir),
+        *results,
         training_section(experiment, workdir, metrics),
         _timings(experiment, workdir, metrics),
         _settings(workdir),
@@ -117,9 +120,12 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
                      f"{', '.join(f'{decay:g}' for decay in config.decays)}"),
         ("initial weights", _initial_weights(workdir)),
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
-        ("likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, "
-                       f"{_named(experiment.likelihood.divergence)}"),
     ]  # fmt: skip
+    if not isinstance(experiment.model, TargetModel):
+        divergence = _named(experiment.likelihood.divergence)
+        rows.append((
+            "likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, {divergence}",
+        ))  # fmt: skip
     return "<h2>Configuration</h2>" + table("configuration", (), rows)
 
 
