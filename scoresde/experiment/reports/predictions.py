@@ -34,7 +34,7 @@ def prediction_section(experiment: Experiment, workdir: Workdir) -> str:
 
 
 def figure_name(summary: dict[str, Any]) -> str:
-    """The figure beside the likelihood: "accuracy" for classes, "rmse" for vectors."""
+    """The figure that is shown with the likelihood: "accuracy" for classes, "rmse" for vectors."""
     return "accuracy" if "accuracy" in summary["levels"][0] else "rmse"
 
 
