@@ -87,6 +87,7 @@ def test_the_dequantization_does_not_enter():
 def test_own_conditions_and_mirroring_are_kept():
     data = Degraded(Digits(labels=True), SuperResolution(2), measurement="small")
     assert data.kinds == {"label": Classes(10), "small": Image(1)}
+    assert data.train.name == "digits/train, SuperResolution(factor=2)" and Digits().train.name == "digits/train"
     assert torch.equal(data.train.conditions([0, 1])["label"], Digits(labels=True).train.conditions([0, 1])["label"])
     assert data.condition_row("label", 3) == 3
     flipped = Splits(Dataset(COLORS, Quantized(256), flip=True), Dataset(COLORS, Quantized(256)))

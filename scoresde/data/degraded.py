@@ -24,13 +24,13 @@ from scoresde.noise import NoiseSource
 
 
 class Degraded(LazySplits):
-    r"""Images of another source, with a measurement of each as a condition:
+    r"""Images of another source, with a measurement of each as a condition.
 
-    .. math:: (x_0, y), \quad y = A(x_0).
+    .. math:: (x_0, y), \quad y = A(x_0)
 
-    The measurement is an `Image` of the size of the event in the units of x, as ``operator.image`` describes it. Levels are taken
-    at the middle of their intervals, so y does not depend on the dequantization. What is random in the operator depends only on
-    the seed, the split and the index of the event. It is the same in every epoch.
+    The measurement y is an `Image` of the size of the event in the units of x, as ``operator.image`` describes it. Levels are
+    taken at the middle of their intervals, so y does not depend on the dequantization. What is random in the operator depends
+    only on the seed, the split and the index of the event. It is the same in every epoch.
 
     Args:
         data: The source of the images. Its own conditions are kept.
@@ -78,6 +78,7 @@ class Degraded(LazySplits):
         source = copy.copy(data)
         if not isinstance(data.raw, Tensor | Rows | Items):  # they are in memory, or kept
             source.raw = Recent(data.raw)
+        source.name = f"{data.name}, {self.operator!r}"
         rows = Measurements(source, self.operator, self.seed, split)
         return source.with_condition(self.measurement, rows, self.kinds[self.measurement])
 

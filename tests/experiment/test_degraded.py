@@ -86,10 +86,12 @@ def test_the_report_shows_measurements_beside_the_samples(trained):
     made, workdir = trained
     sample(made, workdir)
     page = report(made, workdir).read_text()
-    assert "measurement of these samples, in the same order" in page
-    assert re.search(r"<figcaption>unipc: .*?</figure>\s*<figure", page, re.S), "the measurements follow the samples"
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.S)
+    first = captions.index("test data, for comparison")
+    assert captions[first + 1] == "measurement of the samples with the condition &quot;test&quot;, in the same order"
+    assert captions[first + 2].startswith("unipc: 7 samples")
     other = experiment(sampling__condition="'ignore'")
-    assert "measurement of these samples" not in report(other, workdir).read_text(), "drawn for other conditions"
+    assert "measurement of the samples" not in report(other, workdir).read_text(), "samples without conditions"
 
 
 def test_log_p_of_an_image_given_its_measurement(trained):

@@ -269,7 +269,10 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
     wide = "wide" if isinstance(data.transform, Columns) else "half"
-    parts.append(figure(event_picture(raw, data.transform), "test data, for comparison", wide))
+    parts += [
+        figure(event_picture(raw, data.transform), "test data, for comparison", wide),
+        condition_figures(experiment),
+    ]
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
             parts.append(_sample_figure(experiment, workdir, name))
@@ -306,7 +309,6 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
     shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "half")
-    shown += condition_figures(experiment, facts)
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
