@@ -64,6 +64,7 @@ COPIED = {
     "CHANGELOG.md": "project/changelog.md",
     "notebooks/quickstart.ipynb": "notebooks/quickstart.ipynb",
     "notebooks/processes.ipynb": "notebooks/processes.ipynb",
+    "notebooks/conditions.ipynb": "notebooks/conditions.ipynb",
 }
 """Files outside of docs that are pages of the site: their path in the repository, and the path of the page."""
 

@@ -46,7 +46,7 @@ def named(stem):
 
 
 def test_the_notebooks_are_there():
-    assert {"quickstart.ipynb", "processes.ipynb"} <= {path.name for path in NOTEBOOKS}
+    assert {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb"} <= {path.name for path in NOTEBOOKS}
 
 
 @pytest.mark.long
@@ -91,3 +91,18 @@ def test_stored_processes_reports_exact_densities():
     assert len(at_t_min) == 10
     for name, error in at_t_min.items():
         assert (1e-2 < error < 0.1) if name in ("VE", "EDM") else error < 1e-3, (name, error)
+
+
+def test_stored_conditions_reports_the_accuracy_of_the_exact_densities():
+    """What is stored comes from a full run: likelihoods and the classifier that they make are near the exact ones."""
+    lines = printed(nbformat.read(named("conditions"), as_version=4)).splitlines()
+
+    def figures(start):
+        line = next(line for line in lines if line.startswith(start))
+        return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", line)]
+
+    difference, error = figures("model - exact")
+    assert abs(difference) < 0.2 and error < 0.05
+    (model, binomial), (exact, _) = figures("accuracy of the model"), figures("accuracy of the exact densities")
+    assert exact - 2.0 * binomial < model < exact + 2.0 * binomial
+    assert all(figures(f"{count} tokens: the mean")[0] < 0.1 for count in range(1, 5))
