@@ -140,7 +140,7 @@ class ConditionKind(ABC):
         try:
             row = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}, as numbers") from None
+            raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}") from None
         if row.dtype == torch.float64 or (not isinstance(self, Classes) and not row.is_floating_point()):
             row = row.float()
         if isinstance(self, Vector) and row.ndim == 0:
@@ -194,7 +194,11 @@ class Classes(ConditionKind):
         """
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in self.names:
             return torch.tensor(self.names.index(str(value)))
-        if isinstance(value, str) and self.names:
+        if isinstance(value, str) and not self.names:
+            raise ValueError(
+                f"{name}={shown(value)} is not allowed: give {self.allowed}, since these classes have no names"
+            )
+        if isinstance(value, str):
             known = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self.names) > 8 else "")
             near = suggestion(value, self.names)
             raise ValueError(f"{name}={shown(value)} is not allowed: give {self.allowed}, or one of {known}{near}")

@@ -9,6 +9,7 @@ from PIL import Image as Image_
 
 from scoresde.conditions import Classes, Image, Tokens, Vector
 from scoresde.data import TorchDataset
+from scoresde.data.inspect_sources import find
 from scoresde.data.items import Items
 
 
@@ -152,3 +153,26 @@ def test_items_that_were_read_last_are_kept():
     first = items.items([3, 4])
     assert items.items([3, 4]) is first and items.items([4, 3])[0] is not first[1]
     assert items.given["label"].read(5) == 2
+
+
+class Pairs(Counting):
+    def __init__(self):
+        super().__init__(lambda k: (event(k), k % 3))
+
+
+class Named(Counting):
+    def __init__(self):
+        super().__init__(lambda k: {"x": event(k), "size": 0.5})
+
+
+class Alone(Counting):
+    def __init__(self):
+        super().__init__(event)
+
+
+def test_inspect_says_how_to_use_the_rest_of_an_item():
+    notes = [find(f"{__name__}:{one}").notes for one in ("Pairs", "Named", "Alone")]
+    assert (
+        "items are tuples of 2, and only the events are used" in notes[0][0] and "condition = ['label']" in notes[0][0]
+    )
+    assert "items are dictionaries" in notes[1][0] and "condition = ['size']" in notes[1][0] and notes[2] == ()

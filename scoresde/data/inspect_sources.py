@@ -12,10 +12,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -178,7 +179,22 @@ def _torch(data: str) -> Source:
             f"{data!r} cannot be made a data set without arguments (a subclass may fill them in): "
             f"{type(problem).__name__}: {problem}"
         ) from problem
-    return Source(f"torch data set {name}", {"name": "TorchDataset", "train": {"name": data}}, events)
+    notes = _more_than_events(events.data[0]) if len(events) else ()
+    return Source(f"torch data set {name}", {"name": "TorchDataset", "train": {"name": data}}, events, notes=notes)
+
+
+def _more_than_events(item: Any) -> tuple[str, ...]:
+    """A note on an item of a torch data set that has more than an event."""
+    if isinstance(item, Mapping) and len(item) > 1:
+        names, what = [str(key) for key in item if key != "x"], "dictionaries"
+    elif isinstance(item, tuple) and len(item) > 1:
+        names, what = ["label", *(f"label{k}" for k in range(2, len(item)))], f"tuples of {len(item)}"
+    else:
+        return ()
+    return (
+        f"items are {what}, and only the events are used. For conditions set in the data section condition = {names}, and "
+        "classes = {name: number of classes} for whole numbers",
+    )
 
 
 FILES: dict[str, Callable[[str], Source]] = {
