@@ -13,11 +13,14 @@ import torch
 from sklearn.svm import SVC
 
 from scoresde._files import read_sealed, write_sealed
-from scoresde.data import Digits, permutation
+from scoresde.conditions import Classes
+from scoresde.data import Affine, Dataset, Digits, Splits, permutation
 from scoresde.experiment import Experiment, RunFeatures, Workdir, load_config
 from scoresde.experiment.config.condition_values import stored_conditions
+from scoresde.experiment.config.sections import EvaluationConfig
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.results.event_sets import SampleEvents
+from scoresde.experiment.results.sample_classifier import SampleClassifier
 from scoresde.score import ScoreFeatures
 from tests.experiment.conftest import TINY, CopyCommand, ended
 from tests.experiment.test_evaluation import figures
@@ -170,6 +173,13 @@ def test_samples_of_other_conditions(run, condition, said):
     assert ("id='classifiers-0'" in page) == ("no classifier" not in said)
     if "no classifier" in said:
         assert said in page
+
+
+def test_classes_have_their_names():
+    kinds = {"label": Classes(2, names=("red", "white"))}
+    half = Dataset(torch.zeros(2, 1), Affine(), condition={"label": torch.tensor([0, 1])}, kinds=kinds)
+    found = SampleClassifier(Splits(half, half), EvaluationConfig(), {}, {})
+    assert found._named("label", torch.tensor([1, 0])) == ["white", "red"]
 
 
 def test_classes_of_a_split_that_has_changed_are_not_used(run):

@@ -81,14 +81,14 @@ class SampleClassifier:
         k = min(events.count, len(train), most)
         x, y = self._chosen(place, given[name], k)
         if len(y.unique()) < 2:
-            raise ValueError(f"all samples have the class {int(y[0])}")
+            raise ValueError(f"all samples have the class {self._named(name, y[:1])[0]}")
         real, labels = self._chosen("data/train", _labels(train, name), k)
         judge, truth = self._chosen("data/test", _labels(test, name), min(len(test), most))
         machine = self._classifier(k)
         accuracies = asdict(sample_accuracies(x, y, real, labels, judge, truth, classifier=machine))
         every, every_label = self._chosen("data/train", _labels(train, name), min(len(train), most))
         accuracies["all real"] = asdict(classifier_accuracy(every, every_label, judge, truth, classifier=machine))
-        absent = sorted(set(truth.tolist()) - set(y.tolist()))
+        absent = self._named(name, truth[~torch.isin(truth, y)].unique())
         return {
             **accuracies,
             "classifier": " ".join(repr(machine).split()),
@@ -102,6 +102,12 @@ class SampleClassifier:
         features = some(self.sets[place], self.stores[place], index, count).chosen
         assert features is not None
         return features, labels[index]
+
+    def _named(self, name: str, labels: Tensor) -> list[str]:
+        """The names of classes; their numbers if they have none."""
+        kind = self.data.kinds[name]
+        names = kind.names if isinstance(kind, Classes) else ()
+        return [names[k] if names else str(k) for k in labels.tolist()]
 
     def _classifier(self, count: int) -> Classifier:
         chosen = self.config.classifier
@@ -129,7 +135,7 @@ def classifier_lines(found: Mapping[str, Any]) -> list[str]:
             f"{', '.join(parts)}"
         )
         if one["classes without samples"]:
-            text += f"; there are no samples of the classes {', '.join(map(str, one['classes without samples']))}"
+            text += f"; there are no samples of the classes {', '.join(one['classes without samples'])}"
         lines.append(text)
     return lines
 
