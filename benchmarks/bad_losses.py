@@ -1,4 +1,4 @@
-"""An objective with losses that are not finite, for benchmarks/faults.py and the tests."""
+"""Objectives with losses that are not finite, for benchmarks/faults.py and the tests."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.losses import DenoisingScoreMatching, Draw
+from scoresde.losses import DenoisingScoreMatching, Draw, ScheduleVariance, TargetLikelihood
+from scoresde.losses.noisy import NoisyDataObjective
 from scoresde.sde import LinearSDE
 
 
-class Bad(DenoisingScoreMatching):
+class _SometimesBad(NoisyDataObjective):
     """An objective whose loss is NaN for the examples at positions 2 and 5 of every eight, in the given steps.
 
     The examples are identified by their position, so the fault does not depend on processes and micro-batches.
-
-    Args:
-        steps: Numbers of the steps.
     """
 
-    def __init__(self, sde: LinearSDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
-        super().__init__(sde, seed=seed)
-        self.steps, self._factor = frozenset(steps), torch.ones(1)
+    steps: frozenset[int] = frozenset()
+    _factor: Tensor
 
     def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None, **given: Any) -> Draw:
         assert indices is not None
@@ -33,4 +30,29 @@ class Bad(DenoisingScoreMatching):
         return super().draw(x0, step=step, indices=indices, **given)
 
     def evaluate(self, model: Any, draw: Draw, **condition: Any) -> Tensor:
-        return super().evaluate(model, draw, **condition) * self._factor
+        loss: Tensor = super().evaluate(model, draw, **condition)  # type: ignore[safe-super]
+        return loss * self._factor
+
+
+class Bad(_SometimesBad, DenoisingScoreMatching):
+    """`DenoisingScoreMatching` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: LinearSDE, weighting: str = "variance", seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, weighting, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadTargets(_SometimesBad, TargetLikelihood):
+    """`TargetLikelihood` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: LinearSDE, target: str = "label", seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, target, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadSchedule(_SometimesBad, ScheduleVariance):
+    """`ScheduleVariance` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: LinearSDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, seed=seed)
+        self.steps = frozenset(steps)

@@ -46,6 +46,7 @@ class Child:
         obeys: Whether it runs without root's permission to write everywhere.
         compiler: The backend of torch.compile.
         extra: More arguments of the command line.
+        before: Called in the process before the command.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Child:
         obeys: bool = False,
         compiler: str = "inductor",
         extra: Sequence[str] = (),
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         rank = (environment or {}).get("RANK", "")
@@ -67,7 +69,7 @@ class Child:
         self.process = _CONTEXT.Process(
             target=_run,
             daemon=True,
-            args=(arguments, str(self.log), dict(environment or {}), file_size, obeys, compiler),
+            args=(arguments, str(self.log), dict(environment or {}), file_size, obeys, compiler, before),
         )
         self.process.start()
 
@@ -135,7 +137,13 @@ def flags(folder: Path, options: Mapping[str, object] | None = None) -> list[str
 
 
 def _run(
-    arguments: Sequence[str], log: str, environment: dict[str, str], file_size: int, obeys: bool, compiler: str
+    arguments: Sequence[str],
+    log: str,
+    environment: dict[str, str],
+    file_size: int,
+    obeys: bool,
+    compiler: str,
+    before: Callable[[], None] | None,
 ) -> None:
     with open(log, "w") as out:
         os.dup2(out.fileno(), 1)
@@ -147,6 +155,8 @@ def _run(
     torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend=compiler)  # type: ignore[assignment]
     if obeys and os.getuid() == 0:
         _give_up_override()
+    if before is not None:
+        before()
     sys.exit(main(list(arguments)))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,18 +16,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from benchmarks.bench import Bench
 from benchmarks.children import ROOT, Child, flags
-
-
-class Bench(Protocol):
-    """The folder of the trials; benchmarks/faults.py implements it."""
-
-    folder: Path
-    random: random.Random
-
-    def whole(self, world: int) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,9 @@ class Work:
             return [(file.name, file.read_bytes()) for file in files]
         return [(file.name, line) for file in files for line in file.read_bytes().splitlines(keepends=True)]
 
-    def start(self, folder: Path, file_size: int = 0) -> Child:
+    def start(self, bench: Bench, folder: Path, file_size: int = 0) -> Child:
         """Start the command in its own process."""
-        return Child(folder, self.options, command=self.command, file_size=file_size)
+        return bench.child(folder, self.options, command=self.command, file_size=file_size)
 
     def begin(self, bench: Bench, folder: Path) -> None:
         """Create a folder with everything that the command needs."""
@@ -66,10 +56,10 @@ class Work:
 
     def whole(self, bench: Bench) -> Path:
         """A folder in which the command ended undisturbed."""
-        place = bench.folder / f"whole-{self.command}"
+        place = bench.folder / f"whole-{bench.kind.name}-{self.command}"
         if not place.exists():
             self.begin(bench, place)
-            child = self.start(place)
+            child = self.start(bench, place)
             assert child.end() == 0, child.output()
         return place
 
@@ -79,7 +69,7 @@ class Work:
         ``but`` is the number of parts that were made unreadable, which are computed again.
         """
         before = self.parts(folder)
-        child = self.start(folder)
+        child = self.start(bench, folder)
         assert child.end() == 0, child.output()
         whole = self.whole(bench)
         after, theirs = self.parts(folder), self.parts(whole)
@@ -134,7 +124,7 @@ def killed(work: Work, bench: Bench, folder: Path) -> None:
     work.begin(bench, folder)
     wanted = len(work.parts(work.whole(bench)))
     for number in range(3):
-        child, goal = work.start(folder), min(len(work.parts(folder)) + 2, wanted - 3 + number)
+        child, goal = work.start(bench, folder), min(len(work.parts(folder)) + 2, wanted - 3 + number)
         child.until(lambda goal=goal: len(work.parts(folder)) >= goal, "parts")
         time.sleep(bench.random.uniform(0.0, 0.05))
         child.signal(signal.SIGKILL)
@@ -161,7 +151,7 @@ def stopped(bench: Bench, folder: Path) -> None:
     """SIGTERM or SIGINT to one of the three: exit code 130, finished work is kept"""
     work = bench.random.choice(WORK)
     work.begin(bench, folder)
-    child = work.start(folder)
+    child = work.start(bench, folder)
     child.until(lambda: len(work.parts(folder)) >= 2, "parts")
     child.signal(bench.random.choice([signal.SIGTERM, signal.SIGINT]))
     assert child.end() == 130 and "interrupted" in child.output() and "Traceback" not in child.output(), child.output()
@@ -172,7 +162,15 @@ def worker_killed(bench: Bench, folder: Path) -> None:
     """kill -9 of one of `--processes 2` of `sample` or `likelihood`: the other finishes, exit code 3, the rest comes next time"""
     work = bench.random.choice([SAMPLING, LIKELIHOOD])
     work.begin(bench, folder)
-    call = [sys.executable, "-m", "scoresde", work.command, *flags(folder, work.options), "--processes", "2"]
+    call = [
+        sys.executable,
+        "-m",
+        "scoresde",
+        work.command,
+        *flags(folder, bench.options(work.options)),
+        "--processes",
+        "2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     leader = subprocess.Popen(call, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while len(work.parts(folder)) < 2:
@@ -191,7 +189,7 @@ def no_room(bench: Bench, folder: Path) -> None:
     work = bench.random.choice(WORK)
     work.begin(bench, folder)
     sizes = [file.stat().st_size for file in work.whole(bench).glob(work.kept)]
-    child = work.start(folder, file_size=min(sizes) // 2)
+    child = work.start(bench, folder, file_size=min(sizes) // 2)
     assert child.end() == 2 and "File too large" in child.output() and "Traceback" not in child.output(), child.output()
     work.resume(bench, folder, but=int(work is LIKELIHOOD))
 
