@@ -31,7 +31,9 @@ SMALL = {
 SMALL |= {"network.dropout": 0.1}
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["scoresde.experiment", "scoresde.cli"])
+_CONTEXT.set_forkserver_preload(
+    ["scoresde.experiment", "scoresde.cli", "sklearn.datasets", "torch._dynamo"]
+)  # slow imports
 
 
 class Child:

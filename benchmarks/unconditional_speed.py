@@ -202,9 +202,8 @@ def main() -> int:
         parser.error("give two folders")
     pair = [Checkout(given.before.resolve()), Checkout(given.after.resolve())]
     bits = {size: [checkout(size, "", "bits") for checkout in pair] for size in given.sizes}
-    print(
-        "| network | operation | first, ms | second, ms | ratio | quartiles of a round | calls |\n|---|---|---:|---:|---:|---:|---:|"
-    )
+    print("| network | operation | first, ms | second, ms | ratio | quartiles of a round | calls |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     for size in given.sizes:
         for operation in given.operations:
             print(compare(pair, size, operation, given.rounds), flush=True)

@@ -119,11 +119,11 @@ EVALUATING = Work(
 WORK = (SAMPLING, LIKELIHOOD, EVALUATING)
 
 
-def killed(work: Work, bench: Bench, folder: Path) -> None:
-    """Three kills, each after at least two more parts."""
+def killed(work: Work, bench: Bench, folder: Path, times: int = 3) -> None:
+    """Kills, each after at least two more parts."""
     work.begin(bench, folder)
     wanted = len(work.parts(work.whole(bench)))
-    for number in range(3):
+    for number in range(times):
         child, goal = work.start(bench, folder), min(len(work.parts(folder)) + 2, wanted - 3 + number)
         child.until(lambda goal=goal: len(work.parts(folder)) >= goal, "parts")
         time.sleep(bench.random.uniform(0.0, 0.05))

@@ -1,0 +1,159 @@
+"""Every kind of run keeps what training promises: restarts, processes, micro-batches, precision, bad steps and averages."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.bench import Bench
+from benchmarks.faults import attempt, faults_of
+from benchmarks.kinds import KINDS
+from benchmarks.work_faults import LIKELIHOOD, SAMPLING, killed
+from scoresde.ema import EMA
+from scoresde.experiment.training import trainer as trainer_module
+from scoresde.experiment.training.distributed import Replicated
+from scoresde.experiment.training.trainer import Trainer
+from tests.faults import kind_checks
+from tests.faults.kind_checks import CHECKS
+
+OTHERS = [kind for kind in KINDS.values() if kind.name != "score"]
+SCHEDULE = KINDS["process with parameters"]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+def test_holds(kind, check, tmp_path):
+    check(kind, Bench(tmp_path, random.Random(0), kind))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+def test_faults_of_every_kind(kind, tmp_path):
+    wrong = [line for fault in faults_of(kind) for line in attempt(fault, 2, tmp_path, kind=kind)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("work", [SAMPLING, LIKELIHOOD], ids=lambda work: work.command)
+@pytest.mark.parametrize("kind", [KINDS["conditional model"], SCHEDULE], ids=lambda kind: kind.name)
+def test_killed_samples_and_likelihoods(kind, work, tmp_path):
+    few = {"sampling.count": 24, "likelihood.limit": 24}
+    few |= {
+        "samplers": "{'pc': {'name': 'PredictorCorrector', 'steps': 3}}",
+        "likelihood.solver": "{'name': 'Multistep', 'nodes': 4}",
+    }
+    short = kind_checks.short(kind)
+    killed(
+        replace(work, options={**work.options, **few}), Bench(tmp_path, random.Random(0), short), tmp_path / "run", 1
+    )
+
+
+def forgets_the_schedule():
+    """A checkpoint from which the parameters of the process are not read."""
+    load = trainer_module.load_weights
+
+    def without(module, checkpoint, which):
+        load(module, checkpoint, which)
+        if which == "model":
+            with torch.no_grad():
+                module["sde"].a.mul_(1.01)
+
+    trainer_module.load_weights = without
+
+
+def draws_dropout_in_order():
+    """Dropout that depends on how many numbers were drawn before, not on the step."""
+    trainer_module.seeded_generator = lambda *_: contextlib.nullcontext()
+
+
+def drops_conditions_in_order():
+    """Conditions that are dropped by PyTorch's own generator."""
+
+    class InOrder:
+        def __init__(self, *_): ...
+
+        def uniform(self, *_, **__):
+            return torch.rand(8, dtype=torch.float64)
+
+    trainer_module.NoiseSource = InOrder
+
+
+def exchanges_one_module():
+    """Gradients of the schedule that stay in their process."""
+    wrap = Replicated.wrap
+
+    def only(self, losses):
+        return losses if "sde" in losses.trained else wrap(self, losses)
+
+    Replicated.wrap = only
+
+
+class TestPlantedErrors:
+    @pytest.mark.parametrize(
+        ("kind", "error", "check", "message"),
+        [
+            (SCHEDULE, forgets_the_schedule, "killed_and_resumed", "tensors differ"),
+            (KINDS["energy"], draws_dropout_in_order, "killed_and_resumed", "tensors differ"),
+            (KINDS["conditional model"], drops_conditions_in_order, "killed_and_resumed", "tensors differ"),
+            (SCHEDULE, exchanges_one_module, "two_as_one", r"sde\.: .* of the way apart"),
+        ],
+    )
+    def test_in_processes(self, kind, error, check, message, tmp_path):
+        kind = replace(kind, before=error)
+        with pytest.raises(AssertionError, match=message):
+            getattr(kind_checks, check)(kind, Bench(tmp_path, random.Random(0), kind))
+
+    def test_averages_of_one_module_are_not_updated(self, monkeypatch, tmp_path):
+        update = EMA.update
+
+        def first_only(self, module):
+            before = {k: v.clone() for k, v in self.module.state_dict().items() if k.startswith("sde.")}
+            update(self, module)
+            self.module.load_state_dict(before, strict=False)
+
+        monkeypatch.setattr(EMA, "update", first_only)
+        with pytest.raises(AssertionError, match="the average is"):
+            kind_checks.averages(SCHEDULE, Bench(tmp_path, random.Random(0)))
+
+    @pytest.mark.parametrize("kind", [KINDS["conditional model"], SCHEDULE], ids=lambda kind: kind.name)
+    def test_samples_of_the_weights_without_averaging(self, kind, monkeypatch, tmp_path):
+        model = kind_checks.Workdir.model
+        monkeypatch.setattr(kind_checks.Workdir, "model", lambda self, made, which="model": model(self, made, "model"))
+        with pytest.raises(AssertionError, match="samples of other weights"):
+            kind_checks.averages(kind, Bench(tmp_path, random.Random(0)))
+
+    @pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+    def test_bad_steps_are_taken(self, kind, monkeypatch, tmp_path):
+        update = Trainer._problem
+
+        def applied(self, part, bad, norm):
+            problem = update(self, part, bad, norm)
+            if problem:
+                self._apply()
+            return problem
+
+        monkeypatch.setattr(Trainer, "_problem", applied)
+        with pytest.raises(AssertionError, match="a bad step changed something"):
+            kind_checks.bad_steps_change_nothing(kind, Bench(tmp_path, random.Random(0)))
+
+    @pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+    def test_the_mean_of_a_micro_batch(self, kind, monkeypatch, tmp_path):
+        """Gradients of the mean over a micro-batch in place of its share of the mean over the batch."""
+        monkeypatch.setattr(trainer_module._Evaluation, "forward", _mean)
+        with pytest.raises(AssertionError, match="the gradient of objective"):
+            kind_checks.micro_batches(kind, Bench(tmp_path, random.Random(0)))
+
+    def test_float32_in_place_of_bfloat16(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(trainer_module, "prepare_model", lambda model, *_: model)
+        with pytest.raises(AssertionError, match=r"losses of objective: 0.0e\+00 apart"):
+            kind_checks.near_in_bfloat16(OTHERS[0], Bench(tmp_path, random.Random(0)))
+
+
+def _mean(self, draw, condition):
+    """Losses whose sum, divided by the batch size of 8, is the mean over a micro-batch."""
+    losses = self.objective.evaluate(self.model, draw, **condition)
+    share = len(losses) / 8
+    return losses.detach() + (losses - losses.detach()) / share
