@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
+
+from torch import Tensor, nn
+
+from scoresde.networks import MLP
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,33 @@ class Kind:
         return {"objective.name": f"benchmarks.bad_losses:{self.bad}", "objective.steps": str(steps)}
 
 
+class DropoutMLP(nn.Module):
+    """An MLP of 16 units with dropout of its input."""
+
+    def __init__(self, event_shape: Sequence[int], outputs: int = 1, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.event_shape, self.outputs = tuple(event_shape), outputs
+        self.dropout, self.inner = nn.Dropout(dropout), MLP(event_shape, 16, 1, outputs=outputs)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return cast(Tensor, self.inner(self.dropout(x), label))
+
+
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("score"),
         Kind("conditional model", {"data.labels": True, "training.condition_dropout": 0.3}),
+        Kind(
+            "classifier",
+            {
+                "data.labels": True, "network.name": "benchmarks.kinds:DropoutMLP", "network.channels": None,
+                "network.blocks": None, "model": "{'name': 'Classifier', 'data_std': 0.75}",
+                "objective.name": "TargetLikelihood", "objective.target": "label",
+            },
+            samples=False,
+            bad="BadTargets",
+        ),
         Kind("energy", {"model": "{'name': 'EnergyModel', 'data_std': 0.75}"}),
         Kind(
             "process with parameters",

@@ -1,7 +1,7 @@
 """Time and results of unconditional digits in two checkouts of this repository.
 
-    git worktree add --detach /tmp/before c72da0b
-    python benchmarks/unconditional_speed.py /tmp/before . --rounds 40
+    git worktree add --detach ../before c72da0b
+    python benchmarks/unconditional_speed.py ../before . --rounds 40
 
 A process in each folder imports the package of that folder, with one thread. The two take turns: in a round each of them
 runs the same operation, in an order that alternates from round to round, so that other load on the machine affects both.

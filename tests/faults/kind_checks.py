@@ -117,8 +117,8 @@ def bad_steps_change_nothing(kind: Kind, _: Bench) -> None:
         run = run_of(kind, **options)
         advance(run, 2)
         before = everything(run)
-        step = advance(run)
-        assert step.skipped and "is not finite for 2 of 8 examples" in step.problem, step.problem
+        bad = advance(run)
+        assert bad.skipped and "is not finite for 2 of 8 examples" in bad.problem, bad.problem
         assert same(before, everything(run)), "a bad step changed something"
         assert not advance(run).skipped
         after = tensors_of(everything(run), kind)
