@@ -47,8 +47,9 @@ class ScheduleVariance(DenoisingScoreMatching):
 
     Example:
         >>> import torch
-        >>> from scoresde import LearnedSNRSDE, ScoreModel
+        >>> from scoresde import ScoreModel
         >>> from scoresde.networks import MLP
+        >>> from scoresde.sde import LearnedSNRSDE
         >>> sde = LearnedSNRSDE()
         >>> loss = ScheduleVariance(sde)
         >>> loss(ScoreModel(MLP((2,)), sde), torch.zeros(8, 2)).shape, list(loss.trained(ScoreModel(MLP((2,)), sde)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from scoresde._files import read_sealed
 from scoresde.conditions import Classes, Vector
-from scoresde.experiment import ConfigError, Workdir, evaluate, push, report
+from scoresde.experiment import ConfigError, Workdir, compare_runs, evaluate, push, report
 from scoresde.experiment import train as train_here
 from scoresde.experiment.jobs.prediction import LEVELS, PredictionJob
 from scoresde.experiment.results.predictions import by_level, prior_figures
@@ -99,6 +100,17 @@ def test_the_report_and_the_model_card_show_the_figures(run, tmp_path):
     done = called("pull", tmp_path / "published", "--workdir", tmp_path / "pulled")
     assert done.returncode == 0, done.stderr
     assert read_sealed(tmp_path / "pulled" / "evaluation" / "predictions" / "test.json")["levels"] == summary["levels"]
+
+
+def test_a_comparison_of_runs_lists_the_figures(run, tmp_path):
+    _, workdir, summary = run
+    other = tmp_path / "other"
+    shutil.copytree(workdir.path, other)
+    found = compare_runs([workdir, other], tmp_path / "page.html")
+    assert found.records()[1]["test mean nll"] == summary["mean nll"]
+    assert f"{summary['levels'][-1]['accuracy']:.4f} ±" in (tmp_path / "page.html").read_text()
+    (other / "evaluation" / "predictions" / "test.json").write_text("{}")
+    assert any("predictions/test.json cannot be read" in note for note in compare_runs([workdir, other]).notes)
 
 
 def test_weights_and_the_other_split(run):

@@ -26,6 +26,8 @@ from scoresde.experiment.results.sample_index import describe_acceptance
 from scoresde.score import TargetModel
 
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
+TARGET_TAGS = ("scoresde", "diffusion", "guidance")
+"""The tags of a classifier or regressor."""
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|!~#])")
 
 
@@ -54,7 +56,8 @@ def model_card(experiment: Experiment, workdir: Workdir, published: Published) -
     """The files of the results that the card shows, by their names in the published folder, and the text of the card."""
     files: dict[str, Path] = {}
     parts = [
-        _head(published), _title(experiment, workdir, published), _use(experiment, published), _model(experiment, published),
+        _head(experiment, published), _title(experiment, workdir, published), _use(experiment, published),
+        _model(experiment, published),
         _likelihood(experiment, workdir, published, files), _samples(experiment, workdir, published, files),
         _evaluation(workdir, published, files), _predictions(workdir, published, files), _provenance(workdir),
         _contents(published),
@@ -62,11 +65,12 @@ def model_card(experiment: Experiment, workdir: Workdir, published: Published) -
     return files, "\n".join(part for part in parts if part)
 
 
-def _head(published: Published) -> str:
+def _head(experiment: Experiment, published: Published) -> str:
+    ours = TARGET_TAGS if isinstance(experiment.model, TargetModel) else TAGS
     lines = [
         "library_name: scoresde",
         "tags:",
-        *(f"- {json.dumps(tag)}" for tag in dict.fromkeys((*TAGS, *published.tags))),
+        *(f"- {json.dumps(tag)}" for tag in dict.fromkeys((*ours, *published.tags))),
     ]
     if published.license:
         lines.insert(0, f"license: {published.license}")

@@ -23,6 +23,7 @@ from typing import Any
 from scoresde._files import write_atomic
 from scoresde._validation import shown
 from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.reports.predictions import figure_name
 from scoresde.experiment.reports.run_page import run_page
 from scoresde.experiment.reports.run_summary import RunLikelihood, RunSummary, read_run
 from scoresde.version import __version__
@@ -111,6 +112,12 @@ class RunComparison:
                 f"{name} {metric}": result[metric] for metric in ("frechet distance", "kernel distance", "count")
             }
             record |= {f"{name} {metric}, times the yardstick": ratio for metric, ratio in result["ratio"].items()}
+        for title, predicted in run.predictions.items():
+            name = figure_name(predicted)
+            record |= {
+                f"{title} mean nll": predicted["mean nll"],
+                f"{title} {name} at the lowest noise": predicted["levels"][0][name],
+            }
         return record
 
     def to_json(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scoresde.experiment.folder.run_plots import Bar, runs_picture
 from scoresde.experiment.reports.html import figure, note, page, problem_note, table
+from scoresde.experiment.reports.predictions import figure_name
 from scoresde.experiment.reports.run_summary import RunSummary
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def run_page(
             *_plots(runs),
             *_likelihoods(runs, differences),
             *_evaluations(runs),
+            *_predictions(runs),
         ],
     )
 
@@ -165,6 +167,29 @@ def _evaluations(runs: Sequence[RunSummary]) -> list[str]:
         "<h2>Samples compared with data</h2>",
         _scrolled(table("evaluations", head, rows, numbers=tuple(range(2, 11)))),
         note(f"Reference and scaling: {'; '.join(sorted(settings))}. Ratios are multiples of the yardstick."),
+    ]
+
+
+def _predictions(runs: Sequence[RunSummary]) -> list[str]:
+    """Classifiers and regressors at the lowest, the middle and the highest noise level."""
+    rows = []
+    for run in runs:
+        for title, found in run.predictions.items():
+            levels, name = found["levels"], figure_name(found)
+            chosen = [levels[0], levels[len(levels) // 2], levels[-1]]
+            figures = [
+                f"{row[name]:.4f} ± {row[f'{name} error']:.2g} at {row['noise to signal']:.3g}" for row in chosen
+            ]
+            rows.append([run.name, title, f"{name} of {found['target']}", *figures, f"{found['mean nll']:.4f}"])
+    if not rows:
+        return []
+    head = ("run", "split", "figure", "lowest noise / signal", "middle", "highest", "mean -log p, nats")
+    return [
+        "<h2>Predictions by noise level</h2>",
+        _scrolled(table("predictions", head, rows, numbers=(3, 4, 5, 6))),
+        note(
+            "The mean is over the noise levels of each run, which depend on its training times: compare it only if they agree."
+        ),
     ]
 
 

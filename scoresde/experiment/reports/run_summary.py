@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from scoresde.experiment.config.loader import flat, read_config
 from scoresde.experiment.folder.checkpoint import list_checkpoints, step_of
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError
 from scoresde.experiment.reports.html import UNREADABLE
+from scoresde.experiment.reports.predictions import figure_rows
 from scoresde.experiment.reports.training import Metrics, read_metrics
 
 
@@ -65,6 +66,7 @@ class RunSummary:
         likelihoods: Likelihoods by the name of their file, such as "test" or "test@model".
         evaluations: The content of evaluation/NAME.json by name.
         problems: What is missing, damaged or out of date.
+        predictions: The content of evaluation/predictions/NAME.json by name, for classifiers and regressors.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunSummary:
     likelihoods: dict[str, RunLikelihood]
     evaluations: dict[str, dict[str, Any]]
     problems: tuple[str, ...]
+    predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
@@ -138,12 +141,23 @@ def read_run(path: str | Path, name: str) -> RunSummary:
             evaluations[file.stem] = result
         except UNREADABLE as problem:
             problems.append(f"evaluation/{file.name} cannot be read: {problem!r}: run scoresde evaluate again")
+    predictions: dict[str, dict[str, Any]] = {}
+    for file in sorted((workdir.evaluation / "predictions").glob("*.json")):
+        try:
+            result = read_sealed(file)
+            figure_rows(result)
+            problems += _outdated(workdir, f"predictions of {file.stem}", result)
+            predictions[file.stem] = result
+        except UNREADABLE as problem:
+            problems.append(
+                f"evaluation/predictions/{file.name} cannot be read: {problem!r}: run scoresde evaluate again"
+            )
     steps, planned = max(reached, default=0), config.get("training.steps")
     if planned is not None and steps < planned:
         problems.append(f"trained to step {steps} of {planned}")
     return RunSummary(
         name, workdir.path, config, dict(digests) if isinstance(digests, dict) else {}, facts.get("parameters"), steps, planned,
-        metrics, likelihoods, evaluations, tuple(problems),
+        metrics, likelihoods, evaluations, tuple(problems), predictions,
     )  # fmt: skip
 
 
