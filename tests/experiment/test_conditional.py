@@ -25,6 +25,7 @@ from tests.experiment.test_training import reload
 from tests.experiment.training import advance, everything, experiment, gradient, same, trainer
 
 LABELS = {"data__labels": True}
+BOXES = {"data": "{'name': 'Degraded', 'data': {'name': 'Digits'}, 'operator': {'name': 'BoxInpainting'}}"}
 CHEAP = LABELS | SMALL
 SAMPLING = {
     "samplers": "{'unipc': {'name': 'UniPC', 'steps': 3}}", "sampling__count": 7, "sampling__batch_size": 3,
@@ -95,9 +96,10 @@ class TestTraining:
         assert same(everything(one), everything(two))
 
     @pytest.mark.long
-    @pytest.mark.parametrize("dropout", [0.1, 0.0])
-    def test_two_processes_train_as_one(self, tmp_path, dropout):
-        options = {"training.steps": 4, "training.log_every": 1, "network.dropout": 0.0, "data.labels": True}
+    @pytest.mark.parametrize(("dropout", "data"), [(0.1, LABELS), (0.0, LABELS), (0.1, BOXES)])
+    def test_two_processes_train_as_one(self, tmp_path, dropout, data):
+        options = {"training.steps": 4, "training.log_every": 1, "network.dropout": 0.0}
+        options |= {key.replace("__", "."): value for key, value in data.items()}
         options["training.condition_dropout"] = dropout
         ranks = together(tmp_path / "two", 2, options)
         assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]

@@ -101,6 +101,25 @@ def test_log_p_of_an_image_given_its_measurement(trained):
     assert given["condition"] == "data" and given["bits_per_dim"] != ignored["bits_per_dim"]
 
 
+@pytest.mark.long
+def test_a_trained_model_knows_the_measurement(tmp_path):
+    config = load_config(ROOT / "configs" / "vp" / "digits_super_resolution.py")
+    changed = {"training.steps": 200, "training.preview_every": 0, "likelihood.limit": 24, "device": "cpu"}
+    apply_overrides(config, {key: str(value) for key, value in changed.items()})
+    made, workdir = Experiment.from_config(config), Workdir(tmp_path / "run")
+    train(made, workdir)
+    given = likelihood(made, workdir)["bits_per_dim"]
+    apply_overrides(config, {"likelihood.condition": "ignore"})
+    assert given < likelihood(Experiment.from_config(config), workdir)["bits_per_dim"] - 0.3
+    sample(made, workdir)
+    file = np.load(workdir.samples / "unipc.npz")
+    operator, transform = made.data.operator, made.data.transform
+    x = transform.encode(torch.from_numpy(file["raw"]), None, dtype=torch.float32)
+    y, found = torch.from_numpy(file["condition_measurement"]), operator.image(operator.apply(x))
+    own, other = (float((found - rows).square().mean().sqrt()) for rows in (y, y.roll(1, 0)))
+    assert own < 0.5 * other, "the samples have the measurements that they were drawn for"
+
+
 def test_a_value_on_the_command_line(trained):
     _, workdir = trained
     image = [[[0.5] * 8] * 8]

@@ -226,7 +226,7 @@ class SamplingJob(Job):
                 arrays["acceptance"] = acceptance
             np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
-            if table := data.sample_file(raw, given):
+            if table := data.sample_file(raw, given) if given else data.sample_file(raw):
                 write_atomic(base / f"{title}{table[0]}", table[1])
         else:
             for suffix in (".npz", *TABLES):
