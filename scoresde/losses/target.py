@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from scoresde._validation import shown, suggestion
+from scoresde._validation import shown
 from scoresde.conditions import DROPPED, check_name
 from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.times import TimeDistribution
@@ -82,7 +82,7 @@ class TargetLikelihood(NoisyDataObjective):
             names = [name for name in condition if name != DROPPED]
             raise TypeError(
                 f"the target {self.target} is missing, only {', '.join(names) or 'no condition'} is given: call "
-                f"loss(model, x0, {self.target}=...){suggestion(self.target, names)}"
+                f"loss(model, x0, {self.target}=...)"
             )
         loss: Tensor = -log_prob(draw.x_t, draw.t, target, **given)
         return loss
