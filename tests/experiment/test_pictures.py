@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scoresde.cli import main
-from scoresde.data import ImageFolder
+from scoresde.data import Affine, ImageFolder
 from scoresde.experiment import Experiment, inspect
 from scoresde.experiment.config.loader import load_config
+from scoresde.experiment.folder.plots import event_picture, events_shown
 
 SHORT = {
     "threads": 1, "training.steps": 3, "training.checkpoint_every": 3, "training.preview_every": 3, "training.batch_size": 4,
@@ -68,6 +71,15 @@ def test_rectangles_from_inspect_to_the_report(folder, capsys):
     assert previews and (folder / "run/report.html").read_text().count("data:image/png") > 4
     (found,) = (folder / "run/evaluation").glob("files-mine-*.json")
     assert not [line for line in json.loads(found.read_text())["warnings"] if "resized" in line]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_events_of_one_number_are_a_histogram(shape):
+    """A line through one point would leave the axes empty. The bins of a uniform distribution fill most of them."""
+    raw = torch.linspace(-1.0, 1.0, 500).reshape(500, *shape)
+    pixels = np.asarray(Image.open(io.BytesIO(event_picture(raw, Affine()))).convert("RGB"))
+    blue = (pixels == (31, 119, 180)).all(2).mean()
+    assert blue > 0.3 and events_shown(shape, Affine()) == 4096
 
 
 def test_label_maps_with_a_palette(folder):

@@ -26,17 +26,18 @@ GAP, GAP_VALUE = 4, 0.35
 
 
 def events_shown(event_shape: Sequence[int], transform: Transform) -> int:
-    """Number of events in a picture. For points in a plane and for tables it is larger."""
-    return 4096 if math.prod(event_shape) == 2 or isinstance(transform, Columns) else 64
+    """Number of events in a picture. For single numbers, points in a plane and tables it is larger."""
+    return 4096 if math.prod(event_shape) <= 2 or isinstance(transform, Columns) else 64
 
 
 def event_picture(raw: Tensor, transform: Transform, columns: int = 0) -> bytes:
     """A picture of events.
 
-    Events (1, H, W), (3, H, W), and quantized events (H, W), become a grid of images. Other events become a scatter
-    plot of two coordinates, or lines. Rows of a table become a histogram of each column. Real-valued images are scaled
-    so that the 0.5 % and 99.5 % quantiles are black and white. Small images are enlarged without interpolation, see
-    ``LEAST_SIDE``. The grid has ``columns`` columns; 0 makes as many columns as rows, or one more.
+    Events (1, H, W), (3, H, W), and quantized events (H, W), become a grid of images. Other events become a histogram
+    of one number, a scatter plot of two coordinates, or lines. Rows of a table become a histogram of each column.
+    Real-valued images are scaled so that the 0.5 % and 99.5 % quantiles are black and white. Small images are enlarged
+    without interpolation, see ``LEAST_SIDE``. The grid has ``columns`` columns; 0 makes as many columns as rows, or one
+    more.
     """
     if isinstance(transform, Columns):
         return marginals_picture({"": raw}, transform)
@@ -71,8 +72,12 @@ def _image_grid(raw: Tensor, columns: int) -> bytes:
 def _vector_picture(raw: Tensor) -> bytes:
     figure = Figure(figsize=(4, 4))
     axes = figure.add_subplot()
-    flat = raw.flatten(1).numpy()
-    if flat.shape[1] == 2:
+    flat = raw.reshape(len(raw), -1).numpy()
+    if flat.shape[1] == 1:
+        axes.hist(flat[:, 0], bins=50, density=True, histtype="stepfilled")
+        axes.set_xlabel("value")
+        axes.set_ylabel("density")
+    elif flat.shape[1] == 2:
         axes.plot(flat[:, 0], flat[:, 1], ".", markersize=3)
         axes.set_aspect("equal", "datalim")
         axes.set_xlabel("first coordinate")
