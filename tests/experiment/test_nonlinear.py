@@ -52,7 +52,7 @@ def test_the_experiment_is_what_the_config_says():
         and made.objectives["objective"].times.t_min == 0.05
     )
     assert made.model.label == LogTimeLabel()
-    assert "prior=Stationary(shape=(1, 8, 8))" in repr(made.sde) and "0x" not in repr(made.sde)
+    assert repr(made.sde).startswith("NonlinearSDE(f=drift, g=diffusion, T=3.0, prior=Stationary(shape=(1, 8, 8)), ")
 
 
 def test_the_prior_of_the_config_is_a_distribution():

@@ -102,7 +102,7 @@ def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, *
             that name.
 
     Returns:
-        The object. If the node names a function, the function with ``functools.partial`` applied.
+        The object. If the node names a function, the function itself, or a ``functools.partial`` of it with the arguments.
 
     Raises:
         ConfigError: If the node cannot be built. A class or function of the wrong kind is not called.
@@ -171,7 +171,7 @@ def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, con
     if inspect.isfunction(target):
         if wrong is not None:
             raise ConfigError(_wrong(where, wrong, node[wrong], annotated[wrong]))
-        return functools.partial(target, **arguments)
+        return functools.partial(target, **arguments) if arguments else target
     filled = {key: value for key, value in context.items() if key in parameters and key not in arguments}
     taken = {**arguments, **filled}
     missing = [
