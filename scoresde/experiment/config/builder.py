@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 import scoresde.data
+import scoresde.guidance
 import scoresde.likelihood
 import scoresde.loggers
 import scoresde.losses
@@ -65,6 +66,7 @@ _PACKAGES = (
     scoresde.samplers.grids,
     scoresde.samplers.predictor_corrector,
     scoresde.solvers,
+    scoresde.guidance,
     scoresde.likelihood,
     scoresde.metrics,
     scoresde.loggers,

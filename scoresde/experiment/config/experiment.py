@@ -21,6 +21,7 @@ from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors, find_class
 from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
+from scoresde.experiment.config.guidance import build_guidance, check_guidance
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
 from scoresde.experiment.config.sections import (
@@ -61,6 +62,7 @@ class Experiment:
         training: The section ``training``.
         sampling: The section ``sampling``.
         samplers: Samplers by name.
+        guidance: The section ``guidance``, see ``guidance.py``.
         likelihood: The section ``likelihood``.
         evaluation: The section ``evaluation``.
         loggers: Loggers by name: those of the section ``loggers``, or TensorBoard if there is no such section and the package
@@ -79,6 +81,7 @@ class Experiment:
     training: TrainingConfig
     sampling: SamplingConfig
     samplers: dict[str, Sampler]
+    guidance: Mapping[str, Any]
     likelihood: LikelihoodConfig
     evaluation: EvaluationConfig
     loggers: dict[str, Logger] = field(default_factory=dict)
@@ -133,6 +136,9 @@ class Experiment:
             raise ConfigError(
                 f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
             )
+        guidance = section(content, "guidance")
+        with config_errors("guidance"):
+            check_guidance(build_guidance(guidance, model), data.kinds, sampling.condition, training.condition_dropout)
         return cls(
             config=config,
             seed=seed,
@@ -146,6 +152,7 @@ class Experiment:
             training=training,
             sampling=sampling,
             samplers=samplers,
+            guidance=guidance,
             likelihood=likelihood,
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
             loggers=_loggers(content),

@@ -29,10 +29,20 @@ from scoresde.experiment.config.trust import untrusted
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "objectives", "training", "sampling", "samplers",
-    "likelihood", "evaluation", "loggers",
+    "guidance", "likelihood", "evaluation", "loggers",
 )  # fmt: skip
 """The keys at the top level of a config."""
-OPTIONAL = ("model", "objectives", "training", "sampling", "samplers", "likelihood", "evaluation", "loggers")
+OPTIONAL = (
+    "model",
+    "objectives",
+    "training",
+    "sampling",
+    "samplers",
+    "guidance",
+    "likelihood",
+    "evaluation",
+    "loggers",
+)
 """The sections that a config may leave out."""
 BY_NAME = ("sampling.condition",)
 """Values that may be a text or values by name. An override of one name, ``sampling.condition.label``, makes the latter."""

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 """Packages whose versions are written to environment.json."""
-EVALUATION = ("device", "threads", "sampling", "samplers", "likelihood", "evaluation", "loggers")
+EVALUATION = ("device", "threads", "sampling", "samplers", "guidance", "likelihood", "evaluation", "loggers")
 """Sections that may change after training, because the weights do not depend on them. For ``training`` see
 `TrainingConfig.changeable`.
 """

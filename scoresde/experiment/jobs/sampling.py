@@ -24,7 +24,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count as numbers
 from math import prod
@@ -35,6 +35,7 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_sealed, write_atomic, write_sealed
+from scoresde.conditions import given
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
@@ -44,6 +45,8 @@ from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.plots import event_picture, events_shown
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
+from scoresde.experiment.jobs.guided import FACTS as GUIDANCE_FACTS
+from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.sample_index import acceptance_facts, describe_acceptance
 from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
@@ -93,6 +96,7 @@ class SamplingJob(Job):
     unit: ClassVar[str] = "sample"
 
     model: ScoreModel
+    score: Callable[..., torch.Tensor]
     checkpoint: Checkpoint
     stores: dict[str, SampleStore]
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
@@ -102,11 +106,12 @@ class SamplingJob(Job):
         device = local_device(experiment, local)
         weights = weights_name(experiment.sampling.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
+        score, guidance = guided(experiment, model, device)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
             checkpoint.digest, "weights": weights, "event shape": list(experiment.data.event_shape),
-            "seed": experiment.sampling.seed, **condition_facts(experiment),
+            "seed": experiment.sampling.seed, **condition_facts(experiment), **guidance,
         }  # fmt: skip
         stores = {
             name: SampleStore(
@@ -115,7 +120,7 @@ class SamplingJob(Job):
             )
             for name, node in nodes.items()
         }
-        return cls(experiment, workdir, device, as_score(model), checkpoint, stores)
+        return cls(experiment, workdir, device, as_score(model), score, checkpoint, stores)
 
     @property
     def fingerprint(self) -> str:
@@ -149,7 +154,7 @@ class SamplingJob(Job):
             progress.show(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
 
         result = self.sampler(part.name)(
-            self.model.sde, self.model, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
+            self.model.sde, self.score, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
             callback=where, condition=self.conditions(part.first, part.size),
         )  # fmt: skip
         if result.interrupted:
@@ -181,7 +186,7 @@ class SamplingJob(Job):
                 if not _is_whole(file):
                     event = self.experiment.data.event_shape
                     self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
-                    score = self.model.given(**self.conditions(0, chosen.pilot))
+                    score = given(self.score, self.conditions(0, chosen.pilot))
                     sde = self.model.sde
                     assert isinstance(sde, LinearSDE)  # checked when the experiment was built
                     made = chosen.prepared(sde, score, event, device=self.device)
@@ -220,13 +225,13 @@ class SamplingJob(Job):
             x = torch.from_numpy(store.front(entries, config.count))
             file = io.BytesIO()
             raw = data.transform.decode(x)
-            given = sample_conditions(self.experiment, 0, config.count)
-            arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in given.items()}
+            conditions = sample_conditions(self.experiment, 0, config.count)
+            arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in conditions.items()}
             if acceptance.size:
                 arrays["acceptance"] = acceptance
             np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
-            if table := data.sample_file(raw, given) if given else data.sample_file(raw):
+            if table := data.sample_file(raw, conditions) if conditions else data.sample_file(raw):
                 write_atomic(base / f"{title}{table[0]}", table[1])
         else:
             for suffix in (".npz", *TABLES):
@@ -242,7 +247,8 @@ class SamplingJob(Job):
             "devices": sorted({entry.device for entry in entries}),
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
             "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
-            **provenance(), **acceptance_facts(acceptance),
+            **{key: store.settings[key] for key in GUIDANCE_FACTS if key in store.settings}, **provenance(),
+            **acceptance_facts(acceptance),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)

@@ -1,0 +1,171 @@
+"""The base class of guided scores, and their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_number, expand, shown
+from scoresde.conditions import Conditioned, given, rows_of
+from scoresde.score import ScoreModel
+from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde.base import process_of
+
+Weight = float | Callable[[Tensor], Tensor]
+"""A number, or a function of the times (B,) -> (B,)."""
+G = TypeVar("G", bound="Guidance")
+
+
+class Guidance(ABC):
+    r"""Base class of scores (x, t) that guide another score with a weight.
+
+    .. math::
+        \tilde s(x, t) = s(x, t) + w(t) \, g(x, t)
+
+    A subclass is a frozen dataclass with these three fields and its own. It implements ``direction``, the term g. With weight 0
+    the result is the score itself, and g is not evaluated.
+
+    Attributes:
+        score: The score that is guided.
+        weight: The weight w: a number, or a function of t, (B,) -> (B,).
+        interval: Lowest and highest noise level sigma / alpha with guidance (Kynkaanniemi et al. 2024, arXiv:2404.07724). Outside
+            of it the weight is 0. None for all levels.
+    """
+
+    score: Callable[..., Tensor]
+    weight: Weight
+    interval: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        if not callable(self.score):
+            raise TypeError(f"score={shown(self.score)} cannot be called: give a score (x, t), such as a ScoreModel")
+        if not callable(self.weight):
+            check_number("weight", self.weight)
+        if self.interval is not None:
+            self._check_interval()
+
+    def _check_interval(self) -> None:
+        pair = self.interval
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise ValueError(f"interval={shown(pair)} is not allowed: give the lowest and the highest sigma / alpha")
+        low, high = pair
+        check_number("interval", low, least=0.0)
+        check_number("interval", high, above=low)
+        if not isinstance(self.sde, LinearSDE):
+            raise TypeError(
+                f"interval={pair!r} is not allowed for the process {self.sde!r}, which has no noise level sigma / alpha: give "
+                "a weight that is a function of t"
+            )
+
+    @property
+    def sde(self) -> SDE | None:
+        """The process of the score, or None for a plain function."""
+        return process_of(self.score)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        w = self.weight_at(t)
+        if not bool(w.any()):
+            return self.score(x, t)
+        return self.guided(x, t, expand(w, x))
+
+    def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        """Computes the guided score.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            w: The weights, (B, 1, ...).
+
+        Returns:
+            s + w g, with the shape of x.
+        """
+        return self.score(x, t) + w * self.direction(x, t)
+
+    @abstractmethod
+    def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        """Computes the term g that is added to the score.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+
+        Returns:
+            The term, with the shape of x.
+        """
+
+    def weight_at(self, t: Tensor) -> Tensor:
+        """Computes the weight.
+
+        Args:
+            t: The times, (B,).
+
+        Returns:
+            The weight of each sample, (B,).
+
+        Raises:
+            ValueError: If the function ``weight`` returns another shape, or values that are not finite.
+        """
+        w = self.weight(t) if callable(self.weight) else torch.full_like(t, self.weight)
+        if not isinstance(w, Tensor) or w.shape != t.shape or not bool(torch.isfinite(w).all()):
+            raise ValueError(
+                f"weight returned {shown(w)} for t of shape {tuple(t.shape)}: return finite numbers of this shape"
+            )
+        if self.interval is not None and isinstance(self.sde, LinearSDE):
+            low, high = (math.log(level) if level else -math.inf for level in self.interval)
+            level = self.sde.log_noise(t)
+            w = torch.where((level >= low) & (level <= high), w, 0.0)
+        return w
+
+    def given(self: G, **condition: Any) -> G:
+        """Binds conditions of the score.
+
+        Args:
+            **condition: The conditions by name. A tensor has one row for each sample, or no dimension.
+
+        Returns:
+            The guidance of the score under these conditions.
+        """
+        return self._with(score=given(self.score, condition))
+
+    def select_rows(self: G, index: Tensor) -> G:
+        """The guided score for some of the samples of a batch.
+
+        Args:
+            index: Indices of the samples, (n,).
+
+        Returns:
+            The same guidance with the conditions of these samples.
+        """
+        return self._with(score=rows_of(self.score, index))
+
+    def _with(self: G, **changes: Any) -> G:
+        """The same guidance with other values of some fields."""
+        made: G = dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return made
+
+
+def check_processes(sde: SDE | None, *scores: Score) -> None:
+    """Raise ValueError if one of the scores belongs to another process than ``sde``."""
+    for score in scores:
+        if sde is not None:
+            check_same_process(sde, score)
+
+
+def unbound(score: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The score as a function (x, t, **condition), and the conditions that are bound to it."""
+    if isinstance(score, ScoreModel):
+        return score, dict(score.condition)  # conditions of a call replace those that are bound
+    if isinstance(score, Conditioned):
+        return score.score, dict(score.condition)
+    return score, {}
+
+
+def repeated(value: Any, times: int) -> Any:
+    """The rows of a condition several times. A value without rows is for all samples."""
+    return torch.cat([value] * times) if isinstance(value, Tensor) and value.ndim else value

@@ -1,0 +1,92 @@
+r"""Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
+
+.. math::
+    \tilde s(x, t) = s(x, t \mid c) + w \, [\, s(x, t \mid c) - s(x, t) \,]
+
+At each t it is the score of a density proportional to p_t(x | c)^(1 + w) / p_t(x)^w. For w = 0 this is the noisy p(x | c), and
+samplers draw from p(x | c). For other weights it is not the density of noisy data, and samplers draw from an approximation of
+p(x | c)^(1 + w) / p(x)^w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import shown
+from scoresde.conditions import DROPPED, rows_of
+from scoresde.guidance.base import Guidance, Weight, check_processes, repeated, unbound
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """Classifier-free guidance: the score under a condition, moved away from the score without it.
+
+    A model that is trained with condition dropout gives both scores, by one evaluation of a batch of twice the size.
+
+    Args:
+        score: A conditional ``ScoreModel``. Its conditions are bound by ``model.given(label=y)``, or by the argument
+            ``condition`` of a sampler.
+        weight: The weight w: a number, or a function of t. 0 is the conditional score, -1 the score without condition.
+        interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
+        unconditional: Another score (x, t) that takes the place of the score without condition, such as one in closed form, or
+            that of a smaller or less trained model (autoguidance, Karras et al. 2024, arXiv:2406.02507).
+
+    Raises:
+        ValueError: When called, if the score has no conditions and there is no ``unconditional``.
+
+    References:
+        Ho & Salimans 2022, "Classifier-free diffusion guidance", arXiv:2207.12598.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import ScoreModel, VPSDE
+        >>> from scoresde.conditions import Classes
+        >>> from scoresde.networks import MLP
+        >>> model = ScoreModel(MLP((2,), conditions={"label": Classes(3)}), VPSDE())
+        >>> score = ClassifierFree(model.given(label=torch.tensor([0, 2, 2, 1])), weight=2.0)
+        >>> score(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
+    """
+
+    score: Callable[..., Tensor]
+    weight: Weight = 1.0
+    interval: tuple[float, float] | None = None
+    unconditional: Callable[..., Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unconditional is not None:
+            if not callable(self.unconditional):
+                raise TypeError(f"unconditional={shown(self.unconditional)} cannot be called: give a score (x, t)")
+            check_processes(self.sde, self.unconditional)
+
+    def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        under, without = self._both(x, t)
+        return under + w * (under - without)
+
+    def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        under, without = self._both(x, t)
+        return under - without
+
+    def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores under the conditions and without them."""
+        if self.unconditional is not None:
+            return self.score(x, t), self.unconditional(x, t)
+        free, condition = unbound(self.score)
+        if not condition:
+            raise ValueError(
+                f"score={shown(self.score)} has no conditions: bind them by model.given(label=y) or by condition= of the sampler, "
+                "or give unconditional=, the score without them"
+            )
+        dropped = torch.arange(2 * len(x), device=x.device) >= len(x)
+        twice = {name: repeated(value, 2) for name, value in condition.items()}
+        under, without = free(torch.cat([x, x]), torch.cat([t, t]), **twice, **{DROPPED: dropped}).chunk(2)
+        return under, without
+
+    def select_rows(self, index: Tensor) -> ClassifierFree:
+        other = None if self.unconditional is None else rows_of(self.unconditional, index)
+        return self._with(score=rows_of(self.score, index), unconditional=other)

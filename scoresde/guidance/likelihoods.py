@@ -1,0 +1,194 @@
+r"""Guidance by a likelihood: the score of a posterior, by Bayes' rule.
+
+.. math::
+    \nabla_{x_t} \log p_t(x_t \mid y) = \nabla_{x_t} \log p_t(x_t) + \nabla_{x_t} \log p(y \mid x_t)
+
+With the true p(y | x_t) and weight 1 the guided score is that of the noisy p(x | y) at every t, so samplers draw from p(x | y).
+With another weight w it is the score of a density proportional to p_t(x) p(y | x_t)^w, which is not a density of noisy data, and
+samplers draw from an approximation of p(x) p(y | x)^w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import shown
+from scoresde.conditions import given, rows_of, select
+from scoresde.guidance.base import Guidance, Weight, check_processes
+from scoresde.score import ScoreModel
+from scoresde.sde import LinearSDE
+
+
+@dataclass(frozen=True)
+class TaskGuidance(Guidance):
+    """Guidance by a differentiable log-likelihood of x_t, or of the denoised data E[x_0 | x_t].
+
+    A log-likelihood of x_t that is log p(y | x_t) up to a constant is exact with weight 1. One of the denoised data is an
+    approximation: p(y | x_t) is the mean of p(y | x_0) over the posterior of x_0, and is replaced by its value at the mean of x_0
+    (Chung et al. 2023, arXiv:2209.14687). The gradient passes through the score.
+
+    Args:
+        score: The score that is guided.
+        log_likelihood: A function (x, t) -> (B,) of the state that is differentiable in x by autograd; with ``denoised``, a
+            function of the data alone, x_0 -> (B,). It has a method ``select_rows(index)`` if it depends on rows of the batch.
+        weight: The weight w: a number, or a function of t.
+        interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
+        denoised: Whether ``log_likelihood`` takes the denoised data.
+
+    Raises:
+        TypeError: If ``denoised`` is set and the process of the score is not a ``LinearSDE``.
+        ValueError: When called, if the log-likelihood does not have the shape (B,) or has no graph to x.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, section 5.
+        Wolleb et al. 2022, "The Swiss army knife for image-to-image translation: multi-task diffusion models", arXiv:2204.02641.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import GaussianMixture, VPSDE
+        >>> score = GaussianMixture([[0.0, 0.0]], 1.0).score(VPSDE())
+        >>> near = TaskGuidance(score, lambda x, t: -((x[:, 0] - 1.0) ** 2))
+        >>> near(torch.zeros(3, 2), torch.full((3,), 0.5))[0].tolist()
+        [2.0, 0.0]
+    """
+
+    score: Callable[..., Tensor]
+    log_likelihood: Callable[..., Tensor]
+    weight: Weight = 1.0
+    interval: tuple[float, float] | None = None
+    denoised: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.log_likelihood):
+            raise TypeError(
+                f"log_likelihood={shown(self.log_likelihood)} cannot be called: give a function (x, t) -> (B,)"
+            )
+        check_processes(self.sde, self.log_likelihood)
+        if self.denoised and not isinstance(self.sde, LinearSDE):
+            raise TypeError(
+                f"denoised=True needs E[x_0 | x_t], which the process {self.sde!r} does not define: give denoised=False"
+            )
+
+    def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        if not self.denoised:
+            return self.score(x, t) + w * self.direction(x, t)
+        score, direction = self._of_denoised(x, t)
+        return score + w * direction
+
+    def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.denoised:
+            return self._of_denoised(x, t)[1]
+        return gradient(lambda at: self.log_likelihood(at, t), x)
+
+    def _of_denoised(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The score, and the gradient of the log-likelihood of E[x_0 | x_t], by one evaluation of the score."""
+        sde, found = self.sde, []
+        assert isinstance(sde, LinearSDE)  # checked at the start
+
+        def value(at: Tensor) -> Tensor:
+            found.append(self.score(at, t))
+            return self.log_likelihood(sde.extract_data(sde.data_from_score(at, t, found[0])))
+
+        direction = gradient(value, x)
+        return found[0].detach(), direction
+
+    def select_rows(self, index: Tensor) -> TaskGuidance:
+        return self._with(score=rows_of(self.score, index), log_likelihood=rows_of(self.log_likelihood, index))
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance(Guidance):
+    """Guidance by a classifier or regressor of x_t: the score of p(x | y), if both models are exact and the weight is 1.
+
+    Args:
+        score: The score that is guided.
+        classifier: A ``Classifier`` or ``Regressor`` of the same process, or any object with a method
+            ``log_prob(x, t, target)`` -> (B,) in nats.
+        weight: The weight w: a number, or a function of t.
+        interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
+        target: The target y: a value for all samples, or a tensor with one row for each. None if the condition ``name`` of the
+            sampler gives it.
+        name: Name of the condition that is the target. Other conditions are those of the score.
+
+    Raises:
+        ValueError: When called, if there is no target.
+
+    References:
+        Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import ScoreModel, VPSDE
+        >>> from scoresde.networks import MLP
+        >>> from scoresde.score import Classifier
+        >>> sde = VPSDE()
+        >>> classifier = Classifier(MLP((2,), outputs=3), sde, classes=3)
+        >>> score = ClassifierGuidance(ScoreModel(MLP((2,)), sde), classifier, weight=3.0, target=2)
+        >>> score(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
+    """
+
+    score: Callable[..., Tensor]
+    classifier: Any
+    weight: Weight = 1.0
+    interval: tuple[float, float] | None = None
+    target: Tensor | float | None = None
+    name: str = "label"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(getattr(self.classifier, "log_prob", None)):
+            raise TypeError(
+                f"classifier={shown(self.classifier)} has no log_prob(x, t, target): give a Classifier or a Regressor of x_t"
+            )
+        if isinstance(self.classifier, ScoreModel):
+            raise TypeError("classifier is a ScoreModel: give a Classifier or a Regressor of x_t")
+        check_processes(self.sde, self.classifier)
+
+    def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.target is None:
+            raise ValueError(
+                f"target is missing: give target=, or the condition {self.name!r} to the sampler, condition={{{self.name!r}: y}}"
+            )
+        return gradient(lambda at: self.classifier.log_prob(at, t, self.target), x)
+
+    def given(self, **condition: Any) -> ClassifierGuidance:
+        target = condition.pop(self.name, self.target)
+        return self._with(score=given(self.score, condition), target=target)
+
+    def select_rows(self, index: Tensor) -> ClassifierGuidance:
+        target = select({"target": self.target}, index)["target"]
+        return self._with(score=rows_of(self.score, index), classifier=rows_of(self.classifier, index), target=target)
+
+
+def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The gradient of a log-likelihood.
+
+    Args:
+        value: A function of x (B, *event) -> (B,) that is differentiable by autograd.
+        x: The states, (B, *event).
+
+    Returns:
+        The gradient for each sample, with the shape of x. It has a graph if gradients are enabled.
+
+    Raises:
+        ValueError: If the value does not have the shape (B,), or has no graph to x.
+    """
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = x if graph and x.requires_grad else x.detach().requires_grad_(True)
+        found = value(at)
+        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
+            raise ValueError(
+                f"log_likelihood returned {shown(found)} for a batch of {len(x)}: return a tensor ({len(x)},)"
+            )
+        if not found.requires_grad:
+            raise ValueError("log_likelihood has no graph to x (torch.no_grad, detach, NumPy?), so it has no gradient")
+        (slope,) = torch.autograd.grad(found.sum(), at, create_graph=graph)
+    return slope
