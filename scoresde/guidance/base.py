@@ -14,7 +14,7 @@ from torch import Tensor
 from scoresde._validation import check_number, expand, shown
 from scoresde.conditions import Conditioned, given, rows_of
 from scoresde.score import ScoreModel
-from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
 
 Weight = float | Callable[[Tensor], Tensor]
@@ -150,11 +150,11 @@ class Guidance(ABC):
         return made
 
 
-def check_processes(sde: SDE | None, *scores: Score) -> None:
-    """Raise ValueError if one of the scores belongs to another process than ``sde``."""
-    for score in scores:
-        if sde is not None:
-            check_same_process(sde, score)
+def check_processes(sde: SDE | None, *others: object) -> None:
+    """Raise ValueError if a score or a classifier belongs to another process than ``sde``. Those without a process pass."""
+    for other in others:
+        if sde is not None and getattr(other, "sde", None) is not None:
+            check_same_process(sde, other)
 
 
 def unbound(score: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Any]]:

@@ -79,7 +79,7 @@ class ClassifierFree(Guidance):
         free, condition = unbound(self.score)
         if not condition:
             raise ValueError(
-                f"score={shown(self.score)} has no conditions: bind them by model.given(label=y) or by condition= of the sampler, "
+                f"score={shown(self.score)} has no conditions: bind them by model.given(label=y) or by condition= of a sampler, "
                 "or give unconditional=, the score without them"
             )
         dropped = torch.arange(2 * len(x), device=x.device) >= len(x)
