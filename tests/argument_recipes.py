@@ -22,6 +22,7 @@ from scoresde.data import Affine, Dataset, RealColumn, Splits, SuperResolution
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
+from scoresde.score import Classifier
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
 from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Scheduler, straight
@@ -30,6 +31,7 @@ PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
+    "guidance",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
     "interop",
@@ -62,6 +64,7 @@ ONE = torch.tensor(1.0)
 TIMES = torch.linspace(1.0, 0.1, 4, dtype=torch.float64)
 NET = MLP((2,), width=8, depth=1)
 MODEL = ScoreModel(NET, SDE)
+CLASSIFIER = Classifier(MLP((2,), width=8, depth=1, outputs=3), SDE, 3)
 KERNEL = SDE.kernel(ONE)
 BASIS = Axes([torch.eye(2)])
 SUBSPACE = Subspace(BASIS, torch.tensor([True, False]))
@@ -312,6 +315,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "drift": -torch.eye(1, dtype=torch.float64),
         "diffusion": torch.eye(1, dtype=torch.float64),
     },
+    "guidance.composition.ComposedConditions": {"conditions": ({"label": 1},)},
+    "guidance.composition.MixtureOfExperts": {"experts": (SCORE,), "log_probs": (SCORE,)},
+    "guidance.likelihoods.ClassifierGuidance": {"classifier": CLASSIFIER},
+    "guidance.likelihoods.TaskGuidance": {"log_likelihood": SCORE},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},

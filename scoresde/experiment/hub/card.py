@@ -168,7 +168,7 @@ def _samples(experiment: Experiment, workdir: Workdir, published: Published, fil
             number, drawn = (
                 len(parts),
                 f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}"
-                + (f", condition {plain(short(facts['condition']))}" if "condition" in facts else "")
+                + "".join(f", {key} {plain(short(facts[key]))}" for key in ("condition", "guidance") if key in facts)
                 + (f", {describe_acceptance(facts)}" if "acceptance" in facts else ""),
             )
             parts.append(

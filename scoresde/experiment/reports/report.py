@@ -298,7 +298,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    given = f", condition {short(facts['condition'])}" if "condition" in facts else ""
+    given = "".join(f", {key} {short(facts[key])}" for key in ("condition", "guidance") if key in facts)
     if accepted := describe_acceptance(facts):
         given += f", {accepted}"
     text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data

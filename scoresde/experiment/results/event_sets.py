@@ -148,8 +148,7 @@ class SampleEvents(EventSet):
         origin = {
             key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")
         }
-        if "condition" in self.index.facts:
-            origin["condition"] = self.index.facts["condition"]
+        origin |= {key: self.index.facts[key] for key in ("condition", "guidance") if key in self.index.facts}
         return {"index": self.index.path.name, **origin, "settings": self.index.store.settings}
 
     @property
