@@ -205,6 +205,27 @@ class TestSamples:
         assert words[0].tolist() == words[2].tolist() == [[5, 6, 7, 8], [1, 1, 1, 1]]
         assert words[1, 0].tolist() == [1, 2, 3, 4] and bool(words[1, 1].isnan().all())
 
+    def test_names_of_classes(self, tmp_path):
+        np.savez(tmp_path / "a.npz", x=np.zeros((20, 2), np.float32), y=np.arange(20) % 3)
+        node = {"name": "Arrays", "train": f"{tmp_path}/a.npz:x", "condition": {"y": f"{tmp_path}/a.npz:y"}}
+        data = {"data": node | {"classes": {"y": ["cat", "test", "dog"]}}}
+        made = experiment(**SMALL | data, sampling__condition={"y": ["dog", "cat", 1]})
+        assert sample_conditions(made, 0, 4)["y"].tolist() == [2, 0, 1, 2]
+        assert sample_conditions(experiment(**SMALL | data, sampling__condition__y="dog"), 0, 1)["y"].tolist() == [2]
+        for value, message in (
+            ("'dgo'", r"condition\.y='dgo' is not allowed: .* or one of 'cat', 'test', 'dog'; did you mean 'dog'"),
+            (
+                "'test'",
+                r"condition\.y='test' is not allowed, because a class has this name: give the number of the class, 1",
+            ),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                experiment(**SMALL | data, sampling__condition__y=value)
+        with pytest.raises(
+            ConfigError, match=r"give a class, a whole number in 0 \.\. 9, since these classes have no names"
+        ):
+            experiment(**CHEAP, sampling__condition__label="'cat'")
+
     def test_a_condition_of_data_without_conditions_is_refused(self):
         with pytest.raises(ConfigError, match="the conditions of the data are none"):
             experiment(**SMALL, sampling__condition="{'label': 1}")

@@ -81,6 +81,12 @@ def check_values(spec: Any, data: Splits, dropout: float) -> None:
                 f"condition.{name} is not known: the conditions of the data are {', '.join(kinds) or 'none'}"
                 f"{suggestion(name, kinds)}"
             )
+        names = list(getattr(kinds[name], "names", ()))
+        if isinstance(value, str) and value in (*SPLITS, "balanced") and value in names:
+            raise ValueError(
+                f"condition.{name}={value!r} is not allowed, because a class has this name: give the number of the class, "
+                f"{names.index(value)}"
+            )
         if not (isinstance(value, str) and value in SPLITS):
             _values(data, name, value, torch.arange(1))
     if missing := [name for name in kinds if name not in spec]:
