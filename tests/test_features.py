@@ -210,6 +210,10 @@ def test_refusals():
         network_features(model, X, 0.1, modules=["pair"])
     with pytest.raises(ValueError, match=r"t .*1.5"):
         network_features(model, X, 1.5, modules=["once"])
+    with pytest.raises(ValueError, match=r"x has 6 events and t has shape \(2,\): give a number, or one time for each"):
+        network_features(model, X, torch.tensor([0.1, 0.2]), modules=["once"])
+    with pytest.raises(ValueError, match="x holds non-finite values"):
+        network_features(model, X / 0.0, 0.1, modules=["once"])
     with pytest.raises(ValueError, match=r"indices has shape \(2,\) and dtype torch.int64: give whole numbers \(6,\)"):
         network_features(model, X, 0.1, modules=["once"], indices=torch.arange(2))
     with pytest.raises(ValueError, match=r"modules: 'x' is not a module of SmallUNet: it has .* more within these"):

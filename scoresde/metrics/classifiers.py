@@ -209,6 +209,8 @@ def sample_accuracies(
         raise ValueError(
             f"samples has {len(samples)} rows and train has {len(train)}: give as many, so that only their origin differs"
         )
+    _check_labels("sample_labels", sample_labels, samples)
+    _check_labels("labels", labels, train)
     real, fake = (train, labels), (samples, sample_labels)
     both = (torch.cat([train, samples]), torch.cat([labels, sample_labels]))
     found = [classifier_accuracy(x, y, test, test_labels, classifier=classifier) for x, y in (real, fake, both)]

@@ -25,7 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoresde._arguments import check_constructors, checked_arguments
-from scoresde._validation import check_batch, check_choice, check_counts, check_number, shown, suggestion
+from scoresde._validation import (
+    check_batch,
+    check_choice,
+    check_count,
+    check_counts,
+    check_finite,
+    check_number,
+    shown,
+    suggestion,
+)
 from scoresde.conditions import check_condition
 from scoresde.metrics import Extractor
 from scoresde.metrics.extractors import state_digest
@@ -92,6 +101,7 @@ def network_features(
         (16, 4, 4)
     """
     check_batch("x", x)
+    check_finite("x", x)
     condition = dict(condition or {})
     check_condition(len(x), condition, ())
     names = _chosen(model.network, modules)
@@ -102,7 +112,11 @@ def network_features(
         )
     high = wide(x)
     time = torch.as_tensor(t, dtype=high.dtype, device=x.device)
-    model.sde.check_time(time, len(x))
+    if time.ndim and time.shape != x.shape[:1]:
+        raise ValueError(
+            f"x has {len(x)} events and t has shape {tuple(time.shape)}: give a number, or one time for each event"
+        )
+    model.sde.check_time(time)
     time = time.expand(len(x))
     index = torch.arange(len(x), device=x.device) if indices is None else indices.to(x.device)
     x_t = model.sde.marginal_sample(high, time, NoiseSource(seed, index)).to(x.dtype)
@@ -203,6 +217,7 @@ class ScoreFeatures(Extractor):
         self, model: NoiseConditionalModel, t: float, modules: Sequence[str] | None = None, seed: int = 0
     ) -> None:
         self.modules = _chosen(model.network, modules)
+        check_count("seed", seed, least=0)
         check_number("t", t, least=0.0, most=model.sde.T)
         self.model, self.t, self.seed = model, t, seed
 

@@ -99,5 +99,7 @@ def test_refusals():
         classifier_accuracy(x, y, test, truth, classifier=Short())
     with pytest.raises(ValueError, match="samples has 10 rows and train has 20: give as many"):
         sample_accuracies(test, truth, x, y, test, truth)
+    with pytest.raises(ValueError, match=r"sample_labels has shape \(10,\)"):
+        sample_accuracies(x, truth, x, y, test, truth)
     with pytest.raises(TypeError, match="classifier=3"):
         classifier_accuracy(x, y, test, truth, classifier=3)
