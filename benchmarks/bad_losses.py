@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.losses import DenoisingScoreMatching, Draw, ScheduleVariance, TargetLikelihood
-from scoresde.losses.noisy import NoisyDataObjective
-from scoresde.sde import LinearSDE
+from scoresde.losses import DenoisingScoreMatching, Objective, ScheduleVariance, SlicedScoreMatching, TargetLikelihood
+from scoresde.sde import SDE, LinearSDE
 
 
-class _SometimesBad(NoisyDataObjective):
+class _SometimesBad(Objective[Any]):
     """An objective whose loss is NaN for the examples at positions 2 and 5 of every eight, in the given steps.
 
     The examples are identified by their position, so the fault does not depend on processes and micro-batches.
@@ -23,13 +22,13 @@ class _SometimesBad(NoisyDataObjective):
     steps: frozenset[int] = frozenset()
     _factor: Tensor
 
-    def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None, **given: Any) -> Draw:
+    def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None, **given: Any) -> Any:
         assert indices is not None
         bad = torch.isin(indices % 8, torch.tensor([2, 5])) & (step in self.steps)
         self._factor = torch.where(bad, math.nan, 1.0)
-        return super().draw(x0, step=step, indices=indices, **given)
+        return super().draw(x0, step=step, indices=indices, **given)  # type: ignore[safe-super]
 
-    def evaluate(self, model: Any, draw: Draw, **condition: Any) -> Tensor:
+    def evaluate(self, model: Any, draw: Any, **condition: Any) -> Tensor:
         loss: Tensor = super().evaluate(model, draw, **condition)  # type: ignore[safe-super]
         return loss * self._factor
 
@@ -47,6 +46,14 @@ class BadTargets(_SometimesBad, TargetLikelihood):
 
     def __init__(self, sde: LinearSDE, target: str = "label", seed: int = 0, steps: Sequence[int] = ()) -> None:
         super().__init__(sde, target, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadSliced(_SometimesBad, SlicedScoreMatching):
+    """`SlicedScoreMatching` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: SDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, seed=seed)
         self.steps = frozenset(steps)
 
 

@@ -19,7 +19,7 @@ class Kind:
         name: Its name.
         options: Values of the config, in addition to those of `benchmarks.children.SMALL`.
         modules: Prefixes of the names of the modules that are trained, in a checkpoint.
-        samples: Whether it has samples and likelihoods.
+        samples: Whether it has samples and likelihoods by the samplers and solvers of the faults.
         bad: The class of ``benchmarks.bad_losses`` that has the run's objective with losses that are not finite.
         before: Called in every process before the command. Tests plant errors with it.
     """
@@ -62,6 +62,20 @@ KINDS = {
             },
             samples=False,
             bad="BadTargets",
+        ),
+        Kind(
+            "process without a kernel",
+            {
+                "sde": {
+                    "name": "NonlinearSDE", "f": {"name": "configs.nonlinear.quartic:drift"}, "steps": 30, "T": 3.0,
+                    "g": {"name": "configs.nonlinear.quartic:diffusion"},
+                    "prior": {"name": "configs.nonlinear.quartic:Stationary", "shape": (1, 8, 8)},
+                },
+                "model": "{'prediction': 'score'}", "objective.name": "SlicedScoreMatching",
+                "samplers": "{'reverse': {'name': 'ReverseSDESampler', 'steps': 5, 'denoise': False}}",
+            },
+            samples=False,
+            bad="BadSliced",
         ),
         Kind("energy", {"model": "{'name': 'EnergyModel', 'data_std': 0.75}"}),
         Kind(

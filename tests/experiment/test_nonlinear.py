@@ -1,8 +1,10 @@
-"""A process without a closed-form kernel in a config: training, restart, sampling, likelihood, report, and what is refused."""
+"""A process without a closed-form kernel in a config: training, sampling, likelihood, report, and what is refused.
+
+Restarts, several processes and micro-batches are in tests/faults/test_kinds.py.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.children import together
 from configs.nonlinear.quartic import Stationary
 from scoresde.experiment import ConfigError, Experiment, Workdir, load_config
 from scoresde.experiment import train as train_here
@@ -21,8 +22,7 @@ from scoresde.noise import NoiseSource
 from scoresde.score import LogTimeLabel
 from scoresde.sde import SDE, NonlinearSDE
 from tests.experiment.conftest import ROOT, called
-from tests.experiment.test_training import reload
-from tests.experiment.training import advance, everything, experiment, gradient, same, trainer
+from tests.experiment.training import experiment
 from tests.sde import fokker_planck
 
 HERE = "configs.nonlinear.quartic"
@@ -65,42 +65,6 @@ def test_the_prior_of_the_config_is_a_distribution():
     assert float((drawn**2).mean()) == pytest.approx(float(torch.trapezoid(p * x[:, 0] ** 2, x[:, 0])), rel=0.01)
     assert float((drawn**4).mean()) == pytest.approx(0.5, rel=0.02) and abs(float(drawn.mean())) < 0.01
     assert torch.equal(prior.sample(3, first=2), prior.sample(5)[2:])
-
-
-def test_micro_batches_add_up_to_the_batch():
-    whole, cut = trainer(**QUARTIC), trainer(training__micro_batch=3, **QUARTIC)
-    a, b = advance(whole), advance(cut)
-    assert b.shown.values.tolist() == pytest.approx(a.shown.values.tolist(), rel=1e-4)
-    assert float((gradient(whole) - gradient(cut)).norm() / gradient(whole).norm()) < 1e-5
-
-
-@pytest.mark.parametrize("objective", ["SlicedScoreMatching", "ExplicitScoreMatching"])
-def test_a_resumed_run_is_the_run(tmp_path, objective):
-    made = {**QUARTIC, "objective": {**QUARTIC["objective"], "name": objective}}
-    if objective == "ExplicitScoreMatching":  # 64 products with the Jacobian
-        made |= {"network": {"name": "MLP", "width": 8, "depth": 1}, "network__channels": None, "network__blocks": None}
-    whole, first = trainer(**made), trainer(**made)
-    advance(whole, 3)
-    advance(first, 2)
-    second = reload(first, tmp_path, **made)
-    advance(second)
-    assert same(everything(whole), everything(second))
-
-
-def test_two_processes_train_as_one(tmp_path):
-    """Losses and norms of the gradients. The simulated paths are keyed by the position of the event."""
-    options = {**QUARTIC, "training.steps": 3, "training.log_every": 1, "network.dropout": 0.0}
-    ranks = together(tmp_path / "two", 2, options)
-    assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
-    train_here(experiment(**{k.replace(".", "__"): v for k, v in options.items()}), Workdir(tmp_path / "one"))
-    tables = []
-    for name in ("one", "two"):
-        with open(tmp_path / name / "metrics.csv", newline="") as file:
-            tables.append(list(csv.DictReader(file)))
-    assert len(tables[0]) == len(tables[1]) == 3
-    for one, two in zip(*tables, strict=True):
-        for column in ("loss", "grad_norm"):
-            assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-4)
 
 
 def commands(folder, *verbs, **overrides):
