@@ -87,6 +87,13 @@ def test_every_command_works_on_a_run(tmp_path, monkeypatch):
     assert facts["known biases"] == {} and facts["failed"] == 0 and facts["solver"].startswith("ScipyODE")
     page = (run / "report.html").read_text()
     assert "NonlinearSDE(" in page and "the process has no closed-form kernel" in page
+    assert called("push", tmp_path / "model", "--workdir", run, "--trust", "configs").returncode == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert (
+        f"scoresde sample --workdir model --trust {HERE}\n" in card
+        and "Known biases: not known for this process" in card
+    )
+    assert f"load_config(\"model/config.json\", trust=['{HERE}'])" in card
 
 
 def test_sampling_goes_on_where_it_was_killed(tmp_path, monkeypatch):

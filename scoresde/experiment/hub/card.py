@@ -17,6 +17,7 @@ from typing import Any
 from scoresde._files import bytes_digest, read_plain, read_sealed
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.trust import untrusted
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.likelihood import describe
@@ -94,11 +95,18 @@ def _kind(experiment: Experiment) -> str:
 
 
 def _use(experiment: Experiment, published: Published) -> str:
-    name, commands = "score", "scoresde sample --workdir model\n    scoresde likelihood --workdir model"
+    modules = sorted({module for *_, module in untrusted(experiment.config.to_dict())})
+    flags, given = "".join(f" --trust {module}" for module in modules), f", trust={modules!r}" if modules else ""
+    verbs: tuple[str, ...] = ("sample", "likelihood")
+    name = "score"
     meaning = "`score(x, t)` is the gradient of the log-density at time t"
     if isinstance(experiment.model, TargetModel):
-        name, commands = "model", "scoresde evaluate --workdir model"
+        name, verbs = "model", ("evaluate",)
         meaning = "`model.log_prob(x, t, target)` is log p(target given x_t) in nats"
+    commands = "\n    ".join(f"scoresde {verb} --workdir model{flags}" for verb in verbs)
+    needs = (
+        f" The config names classes or functions of {', '.join(modules)}, which is not part of it." if modules else ""
+    )
     return f"""## Use
 
 With scoresde installed:
@@ -109,10 +117,10 @@ With scoresde installed:
 In Python:
 
     from scoresde.experiment import Experiment, Workdir, load_config
-    experiment = Experiment.from_config(load_config("model/config.json"))
+    experiment = Experiment.from_config(load_config("model/config.json"{given}))
     {name}, checkpoint = Workdir("model").model(experiment, {next(iter(published.digests))!r})
 
-{meaning}. `pull` compares every file with its checksum. It executes nothing.
+{meaning}. `pull` compares every file with its checksum. It executes nothing.{needs}
 """
 
 
