@@ -318,6 +318,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "guidance.composition.ComposedConditions": {"conditions": ({"label": 1},)},
     "guidance.composition.MixtureOfExperts": {"experts": (SCORE,), "log_probs": (SCORE,)},
     "guidance.likelihoods.ClassifierGuidance": {"classifier": CLASSIFIER},
+    "guidance.measurements.IsotropicMoments": {"operator": torch.tanh, "measurement": X},
+    "guidance.measurements.TweedieMoments": {"operator": torch.tanh, "measurement": X},
     "guidance.likelihoods.TaskGuidance": {"log_likelihood": SCORE},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},

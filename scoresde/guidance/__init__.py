@@ -9,14 +9,18 @@ from scoresde.guidance.base import Guidance
 from scoresde.guidance.classifier_free import ClassifierFree
 from scoresde.guidance.composition import ComposedConditions, MixtureOfExperts
 from scoresde.guidance.likelihoods import ClassifierGuidance, TaskGuidance
+from scoresde.guidance.measurements import IsotropicMoments, MeasurementGuidance, TweedieMoments
 
 __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "ComposedConditions",
     "Guidance",
+    "IsotropicMoments",
+    "MeasurementGuidance",
     "MixtureOfExperts",
     "TaskGuidance",
+    "TweedieMoments",
 ]
 
 check_constructors(globals())

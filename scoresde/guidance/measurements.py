@@ -1,0 +1,261 @@
+r"""Guidance by a linear measurement y = A x_0 + noise, with Gaussian noise of standard deviation sigma_y.
+
+The posterior of x_0 given x_t is approximated by a Gaussian with the mean x^(x_t) = E[x_0 | x_t] and a covariance V:
+
+.. math::
+    p(y \mid x_t) \approx N(A \hat x, \; A V A^T + \sigma_y^2 I), \qquad
+    \nabla_{x_t} \log p(y \mid x_t) \approx J^T A^T (A V A^T + \sigma_y^2 I)^{-1} (y - A \hat x), \qquad
+    J = \frac{\partial \hat x}{\partial x_t}
+
+    IsotropicMoments    V = r_t^2 I, r_t^2 = sigma^2 s^2 / (alpha^2 s^2 + sigma^2)      one vector-Jacobian product
+    TweedieMoments      V = (sigma^2 / alpha) J, the true covariance                    one for each step of conjugate gradients
+
+The true posterior covariance of x_0 is (sigma^2 / alpha) J for every distribution of the data (second-order Tweedie formula). The
+dependence of V on x_t is left out of the gradient. So `TweedieMoments` is exact for Gaussian data, where V is constant, and
+`IsotropicMoments` for isotropic Gaussian data N(0, s^2 I). For other data both are approximations, which get worse with the noise
+of x_t, while p(x_0 | x_t) is far from a Gaussian.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number, expand, shown
+from scoresde.conditions import rows_of, select
+from scoresde.guidance.base import Guidance, Weight
+from scoresde.sde import ScalarSDE
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class MeasurementGuidance(Guidance):
+    """Base class of guidance by a linear measurement. Subclasses are frozen dataclasses with these fields.
+
+    Attributes:
+        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd. Its adjoint is found by
+            autograd.
+        measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
+        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        iterations: Largest number of steps of conjugate gradients.
+    """
+
+    operator: Linear
+    measurement: Tensor
+    noise_std: float
+    iterations: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.sde, ScalarSDE):
+            raise TypeError(
+                f"score={shown(self.score)} has the process {self.sde!r}: give the score of a process with scalar alpha and "
+                "sigma, such as VPSDE()"
+            )
+        if not callable(self.operator):
+            raise TypeError(f"operator={shown(self.operator)} cannot be called: give a linear function of x")
+        if not isinstance(self.measurement, Tensor) or self.measurement.ndim == 0:
+            raise TypeError(
+                f"measurement={shown(self.measurement)} is not allowed: give a tensor with one row for each sample"
+            )
+        if not bool(torch.isfinite(self.measurement).all()):
+            raise ValueError("measurement has values that are not finite: give finite numbers")
+        check_number("noise_std", self.noise_std, least=0.0)
+        check_count("iterations", self.iterations)
+
+    def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        score, direction = self._both(x, t)
+        return score + w * direction
+
+    def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._both(x, t)[1]
+
+    def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The score, and the gradient of log p(y | x_t), by one evaluation of the score."""
+        sde = self.sde
+        assert isinstance(sde, ScalarSDE)  # checked at the start
+        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            score = self.score(at, t)
+            mean = (at + sigma**2 * score) / alpha
+            seen = self._measured(mean)
+
+        def jacobian(v: Tensor) -> Tensor:
+            """J^T v."""
+            return torch.autograd.grad(mean, at, v, retain_graph=True)[0]
+
+        def adjoint(v: Tensor) -> Tensor:
+            """A^T v."""
+            return torch.autograd.grad(seen, mean, v, retain_graph=True)[0]
+
+        covariance = self.covariance(alpha, sigma, jacobian)
+        noise = self.noise_std**2
+
+        def system(v: Tensor) -> Tensor:
+            """(A V A^T + sigma_y^2 I) v."""
+            with torch.no_grad():
+                return self.operator(covariance(adjoint(v))) + noise * v
+
+        residual = (self.measurement - seen).detach()
+        return score.detach(), jacobian(adjoint(conjugate_gradients(system, residual, self.iterations)))
+
+    @abstractmethod
+    def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
+        """The product with the covariance V of x_0 given x_t.
+
+        Args:
+            alpha: alpha(t), (B, 1, ...).
+            sigma: sigma(t), (B, 1, ...).
+            jacobian: The function v -> J^T v. J is symmetric for a score that is a gradient.
+
+        Returns:
+            The function v -> V v.
+        """
+
+    def _measured(self, mean: Tensor) -> Tensor:
+        seen = self.operator(mean)
+        wanted = (len(mean), *self.measurement.shape[1:])
+        if not isinstance(seen, Tensor) or seen.shape != wanted or len(self.measurement) not in (1, len(mean)):
+            raise ValueError(
+                f"operator returned shape {tuple(getattr(seen, 'shape', ()))} for x of shape {tuple(mean.shape)}, and "
+                f"measurement has shape {tuple(self.measurement.shape)}: give one row for each sample, or one for all"
+            )
+        if not seen.requires_grad:
+            raise ValueError("operator has no graph to x (torch.no_grad, detach, NumPy?), so its adjoint is not known")
+        return seen
+
+    def select_rows(self, index: Tensor) -> MeasurementGuidance:
+        y = self.measurement if len(self.measurement) == 1 else select({"y": self.measurement}, index)["y"]
+        return self._with(score=rows_of(self.score, index), measurement=y)
+
+
+@dataclass(frozen=True)
+class IsotropicMoments(MeasurementGuidance):
+    r"""Guidance by a linear measurement, with an isotropic covariance of x_0 given x_t (pseudoinverse guidance, PiGDM).
+
+    .. math::
+        V = r_t^2 I, \qquad r_t^2 = \frac{\sigma^2 s^2}{\alpha^2 s^2 + \sigma^2}
+
+    It needs one vector-Jacobian product of the score for each evaluation. It is exact for data N(0, s^2 I) and weight 1.
+
+    Args:
+        score: The score that is guided, of a process with scalar coefficients.
+        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd.
+        measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
+        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        data_std: Standard deviation s of the data.
+        weight: The weight: a number, or a function of t.
+        interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
+        iterations: Largest number of steps of conjugate gradients. They cost no evaluation of the score.
+
+    References:
+        Song, Vahdat, Mardani, Kautz 2023, "Pseudoinverse-guided diffusion models for inverse problems", ICLR.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import GaussianMixture, VPSDE
+        >>> score = GaussianMixture([[0.0, 0.0]], 1.0).score(VPSDE())
+        >>> first = IsotropicMoments(score, lambda x: x[:, :1], torch.tensor([[0.5]]), noise_std=0.1)
+        >>> first(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
+    """
+
+    score: Callable[..., Tensor]
+    operator: Linear
+    measurement: Tensor
+    noise_std: float = 0.0
+    data_std: float = 1.0
+    weight: Weight = 1.0
+    interval: tuple[float, float] | None = None
+    iterations: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("data_std", self.data_std, above=0.0)
+
+    def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
+        variance = (sigma * self.data_std) ** 2 / ((alpha * self.data_std) ** 2 + sigma**2)
+        return lambda v: variance * v
+
+
+@dataclass(frozen=True)
+class TweedieMoments(MeasurementGuidance):
+    r"""Guidance by a linear measurement, with the covariance of x_0 given x_t by the second-order Tweedie formula.
+
+    .. math::
+        V = \frac{\sigma^2}{\alpha} \frac{\partial \hat x}{\partial x_t}
+
+    It needs a vector-Jacobian product of the score for each step of conjugate gradients, and one more. It is exact for Gaussian
+    data of any covariance and weight 1. The score must be a gradient, at least nearly, so that V is symmetric.
+
+    Args:
+        score: The score that is guided, of a process with scalar coefficients.
+        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd.
+        measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
+        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        weight: The weight: a number, or a function of t.
+        interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
+        iterations: Largest number of steps of conjugate gradients.
+
+    References:
+        Boys et al. 2024, "Tweedie moment projected diffusions for inverse problems", arXiv:2310.06721.
+        Rozet et al. 2024, "Learning diffusion priors from observations by expectation maximization", arXiv:2405.13712.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import GaussianMixture, VPSDE
+        >>> score = GaussianMixture([[0.0, 0.0]], 1.0).score(VPSDE())
+        >>> first = TweedieMoments(score, lambda x: x[:, :1], torch.tensor([[0.5]]), noise_std=0.1)
+        >>> first(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
+        torch.Size([4, 2])
+    """
+
+    score: Callable[..., Tensor]
+    operator: Linear
+    measurement: Tensor
+    noise_std: float = 0.0
+    weight: Weight = 1.0
+    interval: tuple[float, float] | None = None
+    iterations: int = 5
+
+    def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
+        return lambda v: sigma**2 / alpha * jacobian(v)
+
+
+def conjugate_gradients(system: Linear, b: Tensor, iterations: int, tolerance: float = 1e-5) -> Tensor:
+    """Solve S v = b for each sample, for a symmetric positive definite S.
+
+    Args:
+        system: The function v -> S v, which acts on each sample.
+        b: Right-hand sides, (B, *measurement).
+        iterations: Largest number of steps. The method ends when all residuals are below ``tolerance`` |b|.
+        tolerance: Relative size of the residual.
+
+    Returns:
+        The solutions, with the shape of b. A sample for which S is not positive definite keeps its last solution.
+    """
+    v, r, p = torch.zeros_like(b), b, b
+    square = _dot(r, r)
+    limit = tolerance**2 * square
+    for _ in range(iterations):
+        if not bool((square > limit).any()):
+            break
+        product = system(p)
+        curvature = _dot(p, product)
+        step = torch.where((curvature > 0) & (square > limit), square / curvature, 0.0)
+        v, r = v + expand(step, b) * p, r - expand(step, b) * product
+        new = torch.where(step > 0, _dot(r, r), square)
+        ratio = torch.where(step > 0, new / square, 0.0)
+        square = torch.where(step > 0, new, 0.0)  # a sample that has ended takes no more steps
+        p = r + expand(ratio, b) * p
+    return v
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b for each sample, (B,)."""
+    return (a * b).reshape(len(a), -1).sum(1)
