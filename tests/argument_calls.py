@@ -118,6 +118,7 @@ ALLOWED = (
     Allowed("metrics.extractors.TorchScript", "sha256", "empty word", "any file"),
     Allowed("networks.*", "attention", "list, empty tuple", "attention at no resolution"),
     Allowed("loggers.*", "tags", "list, empty tuple", "no tags"),
+    Allowed("loggers.*", "project entity space", "word", "a free name"),
     Allowed("networks.*", "input_range kernel", "negative tuple", "(-1, 2) is a range, and a filter with a sum > 0"),
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
     Allowed("samplers.*", "fingerprint", "negative tuple", "any numbers"),

@@ -35,7 +35,7 @@ OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
     "score.features.ScoreFeatures",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
-    *(name for name in CLASSES if name.startswith("interop.processes.")),
+    *(name for name in CLASSES if name.startswith(("interop.processes.", "guidance.measurements."))),
 }  # fmt: skip
 """Made of what has no text: a function without a name, a module or data set of the user, weights, objects of another library."""
 
