@@ -225,8 +225,10 @@ class LikelihoodConfig:
         batch_size: Events at a time. Results depend on it by rounding only.
         seed: Seed of dequantization and probes.
         t_min: Time at which the probability flow starts.
-        solver: A solver, `Multistep` unless given. `RungeKutta`, `ScipyODE` or any object with their method ``solve``.
-        tolerance: Tolerance of the default solver in bits/dim; None for 0.02.
+        solver: A solver: `Multistep`, `RungeKutta`, `ScipyODE` or any object with their method ``solve``. The default is
+            `Multistep`, or `ScipyODE` for a process without a closed-form kernel.
+        tolerance: Tolerance of the default solver: in bits/dim for `Multistep` (None for 0.02), relative and absolute for
+            `ScipyODE` (None for 1e-5).
         grid_events: Number of training events to which the time grid of a `Multistep` without a grid is fitted
             (`fit_grid`), at most ``limit``. 0 uses the standard grid.
         divergence: A `Divergence`.
