@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.trained import check_trainable, with_modules
 from scoresde.experiment.folder.checkpoint import last_checkpoint
 from scoresde.experiment.folder.tensor_file import read_tensors
+from scoresde.experiment.hub.transfer import push
 from scoresde.experiment.reports.report import report as write_report
+from scoresde.experiment.training.dry_run import _kinds_of_step, dry_run
 from scoresde.experiment.training.metrics_log import columns
 from scoresde.losses import DenoisingScoreMatching, ScheduleVariance
 from scoresde.networks import MLP
@@ -161,6 +164,18 @@ class TestRuns:
         assert "loss_schedule" in (write_report(experiment(**RUN), whole)).read_text()
         assert len(list(whole.previews.glob("*.png"))) == 2
 
+    def test_report_and_card_state_what_each_objective_trains(self, whole, tmp_path):
+        made = experiment(**RUN)
+        network = sum(p.numel() for p in made.model.network.parameters())
+        push(made, whole, tmp_path / "hub")
+        text = write_report(made, whole).read_text(), (tmp_path / "hub" / "README.md").read_text().replace("\\", "")
+        for page in text:
+            assert f"SmallUNet with {network:,} parameters" in page
+            assert "train_ends=False) with 27 parameters" in page
+            assert "ScheduleVariance(); trains sde; learning rate 0.1; every 2 steps" in page
+        facts = json.loads(whole.environment_file.read_text())
+        assert facts["parameters"] == network + 27
+
     def test_rows_have_the_losses_of_every_objective(self, whole):
         with open(whole.metrics_file, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -270,6 +285,16 @@ class TestModules:
         critic.trained = lambda model: {"keys": critic.critic}
         with pytest.raises(ValueError, match=r"config.objectives.c trains a module with the name 'keys'"):
             check_trainable(model, {"objective": DenoisingScoreMatching(sde), "c": critic, "s": ScheduleVariance(sde)})
+
+
+def test_a_dry_run_measures_steps_with_and_without_the_second_objective():
+    """Three of four steps update the network alone. A mean over five consecutive steps would depend on where they start."""
+    run = trainer(**LEARNED, training__optimizers={"schedule": {"every": 4}}, training__steps=100)
+    (main, alone), (both, together_) = _kinds_of_step(run, 5)
+    assert (main, both) == (0.75, 0.25) and alone == [1, 2, 3, 5, 6] and together_ == [4, 8, 4, 8, 4]
+    single = trainer(training__steps=100)
+    assert _kinds_of_step(single, 5) == [(1.0, [1, 2, 3, 4, 5])]
+    assert dry_run(run.experiment).seconds > 0
 
 
 @pytest.mark.parametrize(

@@ -391,5 +391,5 @@ def environment(experiment: Experiment, *, data: bool = True) -> dict[str, Any]:
         "device": str(experiment.device),
         "data": experiment.data.train.summary if data else repr(experiment.data),
         "data digest": sets,
-        "parameters": sum(p.numel() for p in experiment.model.parameters()),
+        "parameters": sum(p.numel() for p in experiment.trained().parameters()),
     }

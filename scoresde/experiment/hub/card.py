@@ -17,6 +17,7 @@ from typing import Any
 from scoresde._files import bytes_digest, read_plain, read_sealed
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.config.trust import untrusted
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest
@@ -125,12 +126,13 @@ In Python:
 
 
 def _model(experiment: Experiment, published: Published) -> str:
-    config, network = experiment.training, experiment.model.network
+    config = experiment.training
     rows = [
         ("data", f"{experiment.data.train.name}, {len(experiment.data.train)} training events of shape "
                  f"{tuple(experiment.data.event_shape)}, {len(experiment.data.test)} test events"),
-        ("process", repr(experiment.model.sde)),
-        ("network", f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"),
+        ("process", process_text(experiment)),
+        ("network", network_text(experiment)),
+        *objective_rows(experiment),
         ("training", f"{published.checkpoint.step:,} steps of batch size {config.batch_size}, learning rate "
                      f"{config.learning_rate:g}, {config.schedule}"),
         ("weights in this model", ", ".join(published.digests) + (" and the training state" if published.state else "")),

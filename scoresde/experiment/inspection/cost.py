@@ -86,7 +86,7 @@ def weight_cost(experiment: Experiment) -> Cost:
     if experiment.device.type == "cpu":
         threads = experiment.threads or torch.get_num_threads()
         device += f", {threads} thread{'s' if threads > 1 else ''}"
-    count = sum(p.numel() for p in experiment.model.parameters())
+    count = sum(p.numel() for p in modules.parameters())
     return Cost(device, count, weights, weights + 3 * trained + averages * weights)
 
 

@@ -15,6 +15,7 @@ from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
 from scoresde.data import Columns, Quantized, Transform
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.folder.initial import describe_source, source_of_run
 from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.tensor_file import CheckpointError
@@ -106,15 +107,14 @@ def _head(experiment: Experiment, workdir: Workdir, metrics: Metrics) -> str:
 
 
 def _configuration(experiment: Experiment, workdir: Workdir) -> str:
-    config, network = experiment.training, experiment.model.network
-    parameters = sum(p.numel() for p in experiment.model.parameters())
+    config = experiment.training
     passes = config.steps * config.batch_size / len(experiment.data.train)
     rows = [
         ("data", f"{experiment.data.train.summary}; {len(experiment.data.test)} test events"),
-        ("process", repr(experiment.model.sde)),
-        ("network", f"{type(network).__name__} with {parameters:,} parameters"),
+        ("process", process_text(experiment)),
+        ("network", network_text(experiment)),
         _meaning(experiment),
-        ("objective", _node(experiment, "objective")),
+        *objective_rows(experiment),
         ("training", f"{config.steps:,} steps of batch size {config.batch_size}, {passes:,.1f} epochs; learning rate "
                      f"{config.learning_rate:g}, {config.schedule}, warm-up {config.warmup}; averages at "
                      f"{', '.join(f'{decay:g}' for decay in config.decays)}"),
@@ -149,12 +149,6 @@ def _named(thing: object) -> str:
     """The repr of an object, or its class if the repr has an address."""
     text = repr(thing)
     return type(thing).__name__ if " at 0x" in text else text
-
-
-def _node(experiment: Experiment, section: str) -> str:
-    node = experiment.config.to_dict()[section]
-    rest = ", ".join(f"{key}={value!r}" for key, value in node.items() if key != "name")
-    return f"{node['name']}({rest})"
 
 
 def _facts(file: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     weights, gradients, optimizer, averages     bytes of their tensors
     activations                                 bytes that the first step's forward pass saves for its backward pass
     seconds per step                            median of `STEPS` steps after one that is not counted, without previews,
-                                                checkpoints and logs
+                                                checkpoints and logs; if some objectives are not updated in every step, the
+                                                mean of the medians of each kind of step
 
 No work folder is created: the steps are the first ones of a run with initial weights, or with those of another run. A
 step with a loss that is not finite ends the dry run.
@@ -11,10 +12,12 @@ step with a loss that is not finite ends the dry run.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -114,16 +117,19 @@ def dry_run(
 
 def _measure(experiment: Experiment, group: Group, steps: int) -> DryRunResult:
     trainer, config = Trainer(experiment, group), experiment.training
-    text, seconds = f"dry run, nothing is written: {describe(trainer)}", []
+    text, seconds = f"dry run, nothing is written: {describe(trainer)}", 0.0
     kept = Activations(trainer.parameters)
     with Batches(experiment, group) as batches:
         with kept:
             _step(trainer, batches)
         gradients = _bytes(p.grad for p in trainer.parameters if p.grad is not None)
-        for _ in range(steps):
-            before = trainer.seconds
-            _step(trainer, batches)
-            seconds.append(trainer.seconds - before)
+        for share, numbers in _kinds_of_step(trainer, steps):
+            measured = []
+            for trainer.step in numbers:
+                before = trainer.seconds
+                _step(trainer, batches)
+                measured.append(trainer.seconds - before)
+            seconds += share * statistics.median(measured)
     state = [v for values in trainer.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
     return DryRunResult(
         text=text,
@@ -135,8 +141,20 @@ def _measure(experiment: Experiment, group: Group, steps: int) -> DryRunResult:
         activations=kept.bytes,
         peak_memory=peak_memory(group.device),
         steps=config.steps,
-        seconds=statistics.median(seconds),
+        seconds=seconds,
     )
+
+
+def _kinds_of_step(trainer: Trainer, steps: int) -> list[tuple[float, list[int]]]:
+    """The kinds of steps, by the objectives that are updated: the share of all steps, and numbers of ``steps`` such steps."""
+    every = [part.optimizer.every for part in trainer.parts]
+    found: dict[tuple[bool, ...], list[int]] = {}
+    period = math.lcm(*every)
+    last = period * max(1, -(-steps // period))
+    for number in range(1, 1 + min(last, max(steps, trainer.config.steps))):
+        found.setdefault(tuple(number % n == 0 for n in every), []).append(number)
+    total = sum(map(len, found.values()))
+    return [(len(numbers) / total, list(islice(cycle(numbers), steps))) for numbers in found.values()]
 
 
 def _step(trainer: Trainer, batches: Batches) -> None:
