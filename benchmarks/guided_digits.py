@@ -14,10 +14,10 @@ import argparse
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.conditional_digits import judge
 from scoresde.experiment import Experiment, Workdir, load_config
+from scoresde.guidance import ClassifierGuidance
 from scoresde.samplers import DDIM
 
 
@@ -41,16 +41,12 @@ def main() -> None:
     machine, accuracy = judge(made.data)
     print(f"accuracy of the support vector machine on the test images: {accuracy:.3f}")
 
-    def gradient(x: Tensor, t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            return torch.autograd.grad(classifier.log_prob(x, t, wanted).sum(), x)[0]
-
     for weight in (0.0, 1.0, 3.0, 10.0):
         found = DDIM(options.steps, t_min=1e-3)(
             made.sde,
-            lambda x, t, weight=weight: score(x, t) + weight * gradient(x, t),
+            ClassifierGuidance(score, classifier, weight),
             (options.count, *made.data.event_shape),
+            condition={"label": wanted},
         )
         raw = made.data.transform.decode(found.samples).flatten(1).numpy()
         right = machine.predict(np.clip(raw, 0, 16) / 16.0) == wanted.numpy()
