@@ -1,6 +1,6 @@
 """Guidance: scores that are made of other scores and of what should guide them.
 
-A member takes a score and is a score, so it works with every sampler and likelihood. Its docstring states which distribution it
+A member takes a score and is a score, so it works with every sampler. Its docstring states which distribution it
 samples from: the exact conditional one, or an approximation and in which sense.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_number, expand, shown
-from scoresde.conditions import Conditioned, given, rows_of
-from scoresde.score import ScoreModel
+from scoresde.conditions import DROPPED, Conditioned, check_condition, given, rows_of
+from scoresde.score import NoiseConditionalModel, ScoreModel
 from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
 
@@ -45,6 +46,8 @@ class Guidance(ABC):
     def __post_init__(self) -> None:
         if not callable(self.score):
             raise TypeError(f"score={shown(self.score)} cannot be called: give a score (x, t), such as a ScoreModel")
+        if isinstance(self.score, NoiseConditionalModel) and not isinstance(self.score, ScoreModel):
+            raise TypeError(f"score is a {type(self.score).__name__}, which is no score: give a ScoreModel")
         if not callable(self.weight):
             check_number("weight", self.weight)
         if self.interval is not None:
@@ -157,13 +160,42 @@ def check_processes(sde: SDE | None, *others: object) -> None:
             check_same_process(sde, other)
 
 
-def unbound(score: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """The score as a function (x, t, **condition), and the conditions that are bound to it."""
+def unbound(score: Callable[..., Tensor], x: Tensor) -> tuple[Callable[..., Tensor], dict[str, Any], Tensor]:
+    """A score without the conditions that are bound to it.
+
+    Args:
+        score: The score.
+        x: The states, (B, *event).
+
+    Returns:
+        The score as a function (x, t, **condition); the conditions that are bound to it; and whether they are ignored, a tensor
+        of bool and shape (B,).
+
+    Raises:
+        ValueError: If a condition has another number of rows than x.
+        TypeError: If the score has conditions and no argument ``dropped`` to ignore them.
+    """
+    free, condition = score, {}
     if isinstance(score, ScoreModel):
-        return score, dict(score.condition)  # conditions of a call replace those that are bound
-    if isinstance(score, Conditioned):
-        return score.score, dict(score.condition)
-    return score, {}
+        condition = dict(score.condition)  # conditions of a call replace those that are bound
+    elif isinstance(score, Conditioned):
+        free, condition = score.score, dict(score.condition)
+        if not accepts(free, DROPPED):
+            raise TypeError(
+                f"score={shown(free)} has no argument {DROPPED}, which ignores the conditions of some samples: give a ScoreModel"
+            )
+    check_condition(len(x), condition, ())
+    dropped = condition.pop(DROPPED, None)
+    return free, condition, x.new_zeros(len(x), dtype=torch.bool) if dropped is None else dropped
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name, or any names. True if it does not state its arguments."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled code may have no signature
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def repeated(value: Any, times: int) -> Any:

@@ -36,6 +36,7 @@ class ClassifierFree(Guidance):
             that of a smaller or less trained model (autoguidance, Karras et al. 2024, arXiv:2406.02507).
 
     Raises:
+        TypeError: If ``score`` is a classifier or regressor, or when called, if it cannot ignore its conditions.
         ValueError: When called, if the score has no conditions and there is no ``unconditional``.
 
     References:
@@ -76,13 +77,13 @@ class ClassifierFree(Guidance):
         """The scores under the conditions and without them."""
         if self.unconditional is not None:
             return self.score(x, t), self.unconditional(x, t)
-        free, condition = unbound(self.score)
+        free, condition, dropped = unbound(self.score, x)
         if not condition:
             raise ValueError(
                 f"score={shown(self.score)} has no conditions: bind them by model.given(label=y) or by condition= of a sampler, "
                 "or give unconditional=, the score without them"
             )
-        dropped = torch.arange(2 * len(x), device=x.device) >= len(x)
+        dropped = torch.cat([dropped, torch.ones_like(dropped)])
         twice = {name: repeated(value, 2) for name, value in condition.items()}
         under, without = free(torch.cat([x, x]), torch.cat([t, t]), **twice, **{DROPPED: dropped}).chunk(2)
         return under, without

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_number, expand
-from scoresde.conditions import DROPPED, rows_of, select
+from scoresde.conditions import DROPPED, check_condition, rows_of, select
 from scoresde.guidance.base import Guidance, Weight, check_processes, repeated, unbound
 from scoresde.sde import SDE, Score
 from scoresde.sde.base import process_of
@@ -35,7 +35,8 @@ class ComposedConditions(Guidance):
     of noisy data: samplers draw from an approximation of p(x) prod_i p(c_i | x)^(w w_i).
 
     Args:
-        score: A conditional ``ScoreModel`` that is trained with condition dropout.
+        score: A conditional ``ScoreModel`` that is trained with condition dropout. Other conditions that are bound to it are
+            part of every c_i.
         conditions: The conditions c_i, each a dictionary of values by name. A tensor has one row for each sample, or no
             dimension.
         weights: The weights w_i, 1 by default.
@@ -74,6 +75,10 @@ class ComposedConditions(Guidance):
                     f"{', '.join(names) or 'at least one'}, to all"
                 )
         _check_weights(self.weights, len(self.conditions), "conditions")
+        if both := names & set(getattr(self.score, "condition", ())):
+            raise ValueError(
+                f"the condition {min(both)} is given to the score and in conditions: give it in conditions only"
+            )
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         w = self.weight_at(t)
@@ -85,12 +90,12 @@ class ComposedConditions(Guidance):
 
     def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The score without conditions, and the weighted sum of the differences."""
-        score, bound = unbound(self.score)
-        count, size = len(self.conditions), len(x)
+        score, bound, ignored = unbound(self.score, x)
+        count = len(self.conditions)
         every = (*self.conditions, self.conditions[0])  # the conditions of the last part are dropped
         rows = {name: repeated(value, count + 1) for name, value in bound.items()}
-        rows |= {name: torch.cat([_rows(one[name], x) for one in every]) for name in every[0]}
-        dropped = torch.arange((count + 1) * size, device=x.device) >= count * size
+        rows |= {name: torch.cat(_rows(name, [one[name] for one in every], x)) for name in every[0]}
+        dropped = torch.cat([*[ignored] * count, torch.ones_like(ignored)])
         found = score(torch.cat([x] * (count + 1)), torch.cat([t] * (count + 1)), **rows, **{DROPPED: dropped})
         *under, free = found.chunk(count + 1)
         weights = self.weights or [1.0] * count
@@ -173,7 +178,10 @@ def _check_weights(weights: Sequence[float] | None, count: int, what: str, above
         check_number("weights", weight, above=above)
 
 
-def _rows(value: Any, x: Tensor) -> Tensor:
-    """A condition with one row for each sample."""
-    rows = torch.as_tensor(value, device=x.device)
-    return rows if rows.ndim else rows.expand(len(x))
+def _rows(name: str, values: Sequence[Any], x: Tensor) -> list[Tensor]:
+    """Values of a condition with one row for each sample. A number is for all samples."""
+    tensors = [torch.as_tensor(value, device=x.device) for value in values]
+    shape = next((tensor.shape[1:] for tensor in tensors if tensor.ndim), ())
+    for tensor in tensors:
+        check_condition(len(x), {name: tensor}, ())
+    return [tensor if tensor.ndim else tensor.expand(len(x), *shape) for tensor in tensors]

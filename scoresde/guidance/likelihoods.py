@@ -189,6 +189,9 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
                 f"log_likelihood returned {shown(found)} for a batch of {len(x)}: return a tensor ({len(x)},)"
             )
         if not found.requires_grad:
-            raise ValueError("log_likelihood has no graph to x (torch.no_grad, detach, NumPy?), so it has no gradient")
+            raise ValueError(
+                "log_likelihood has no graph to x, so it has no gradient: call it without torch.inference_mode "
+                "(torch.no_grad is allowed), and compute it without detach and NumPy"
+            )
         (slope,) = torch.autograd.grad(found.sum(), at, create_graph=graph)
     return slope

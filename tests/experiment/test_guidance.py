@@ -15,7 +15,7 @@ from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.reports.report import report as write_report
-from scoresde.guidance import ClassifierFree, ClassifierGuidance
+from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions
 from tests.experiment.conftest import TINY as SMALL
 from tests.experiment.training import experiment
 
@@ -24,6 +24,10 @@ RUN = SMALL | {
     "samplers": "{'unipc': {'name': 'UniPC', 'steps': 3}}",
 }  # fmt: skip
 TARGET = RUN | {"model": {"name": "Classifier"}, "objective": {"name": "TargetLikelihood", "target": "label"}}
+ONE_NOT_TWO = {
+    "guidance": {"name": "ComposedConditions", "conditions": [{"label": 1}, {"label": 2}], "weights": [1.0, -0.5]},
+    "sampling__condition": "ignore",
+}
 FREE = {"guidance": {"name": "ClassifierFree", "weight": 2.0}}
 
 
@@ -81,6 +85,13 @@ class TestSamples:
         facts = json.loads((workdir.samples / "unipc.json").read_text())
         assert facts["classifier digest"] == checkpoint.digest
 
+    def test_composed_conditions(self, workdir):
+        found = drawn(workdir, **ONE_NOT_TWO)
+        made = experiment(**RUN, **ONE_NOT_TWO)
+        model, _ = workdir.model(made)
+        score = ComposedConditions(model, ({"label": 1}, {"label": 2}), (1.0, -0.5))
+        assert np.abs(found - expected(workdir, score, made, {})).max() < 1e-4
+
     def test_a_stopped_command_and_two_processes_give_the_same(self, workdir, tmp_path):
         whole = drawn(workdir, **FREE)
         shards = sorted((workdir.samples / "unipc").glob("shards-*/*.npz"))
@@ -100,6 +111,14 @@ class TestSamples:
         assert not torch.equal(torch.from_numpy(drawn(workdir)), torch.from_numpy(second))
 
 
+def by_classifier(**options):
+    return {"guidance": {"name": "ClassifierGuidance", "classifier": "runs/classifier", **options}}
+
+
+def composed(*conditions):
+    return ONE_NOT_TWO | {"guidance": {"name": "ComposedConditions", "conditions": list(conditions)}}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -115,6 +134,12 @@ class TestSamples:
         ({"data__labels": False, **FREE}, "config.guidance: ClassifierFree needs conditions, and the data has none"),
         ({"sampling__condition": "ignore", **FREE}, "config.guidance: ClassifierFree needs conditions, and sampling.condition='"),
         ({"training__condition_dropout": 0.0, **FREE}, "config.guidance: ClassifierFree needs the score without conditions"),
+        (ONE_NOT_TWO | {"sampling__condition": {"label": 3}}, "config.guidance: .*give sampling.condition='ignore'"),
+        (by_classifier(target=3), "target=3 and sampling.condition='test' both give 'label'"),
+        (by_classifier() | {"sampling__condition": "ignore"}, "config.guidance: target is missing"),
+        (composed({"lable": 1}), "config.guidance: conditions.lable is not known.*did you mean 'label'"),
+        (composed({"label": 12}), "config.guidance: .*label=12 is not allowed"),
+        (composed(3), "config.guidance.conditions=.*give a list"),
     ],
 )  # fmt: skip
 def test_what_a_config_may_not_say(options, message):

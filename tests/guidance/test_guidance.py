@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import VPSDE, GaussianMixture, ScoreModel
-from scoresde.conditions import DROPPED, Classes, given
+from scoresde.conditions import DROPPED, Classes, Vector, given
 from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, MixtureOfExperts, TaskGuidance
 from scoresde.networks import MLP
 from scoresde.samplers import AdaptiveSDE, Langevin, PredictorCorrector, ReverseDiffusion, UniPC
@@ -227,6 +227,34 @@ class TestComposition:
         assert torch.allclose(score.select_rows(torch.tensor([1]))(x[:1], t[:1]), whole(x[:1], t[:1]), atol=1e-4)
 
 
+def conditional(**kinds):
+    torch.manual_seed(0)
+    model = ScoreModel(MLP((2,), width=8, depth=1, conditions={"label": Classes(3), **kinds}), SDE)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def classifier():
+    return Classifier(MLP((2,), width=8, depth=1, outputs=3), SDE, classes=3)
+
+
+def test_samples_whose_conditions_are_ignored():
+    """``dropped`` of the model stays: the guided score of these samples is that without conditions."""
+    model, (x, t) = conditional(), points()
+    label, dropped = torch.zeros(len(x), dtype=torch.long), torch.arange(len(x)) == 0
+    score = ClassifierFree(model.given(label=label, dropped=dropped), 2.0)(x, t)
+    expected = torch.cat([model(x, t)[:1], ClassifierFree(model.given(label=label), 2.0)(x, t)[1:]])
+    assert torch.allclose(score, expected, atol=1e-5)
+
+
+def test_numbers_and_rows_are_composed():
+    model, (x, t) = conditional(size=Vector(1)), points()
+    rows = ({"label": 1, "size": torch.full((len(x), 1), 2.0)}, {"label": 2, "size": 0.5})
+    numbers = ({"label": 1, "size": 2.0}, {"label": 2, "size": 0.5})
+    assert torch.allclose(ComposedConditions(model, rows)(x, t), ComposedConditions(model, numbers)(x, t), atol=1e-6)
+
+
 def plain(x, t):
     return -x
 
@@ -251,6 +279,10 @@ def plain(x, t):
         (lambda: ComposedConditions(Known(), ()), ValueError, "conditions is empty"),
         (lambda: ComposedConditions(Known(), ({"label": 1}, {"size": 1})), ValueError, r"conditions\[1\] has the names size"),
         (lambda: ComposedConditions(Known(), ({"label": 1},), (1.0, 2.0)), ValueError, "weights has 2 entries for 1"),
+        (lambda: ComposedConditions(Known(), ({"label": 1},)).given(label=2), ValueError, "given to the score and in conditions"),
+        (lambda: ClassifierFree(classifier()), TypeError, "score is a Classifier, which is no score"),
+        (lambda: ClassifierFree(given(plain, {"label": 1}))(*points()), TypeError, "has no argument dropped"),
+        (lambda: ClassifierFree(conditional().given(label=torch.tensor([0])))(*points()), ValueError, "label has shape"),
         (lambda: MixtureOfExperts([plain], []), ValueError, "log_probs has 0 entries"),
         (lambda: MixtureOfExperts([plain], [plain], (0.0,)), ValueError, "weights=0.0"),
     ],

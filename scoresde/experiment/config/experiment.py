@@ -138,7 +138,9 @@ class Experiment:
             )
         guidance = section(content, "guidance")
         with config_errors("guidance"):
-            check_guidance(build_guidance(guidance, model), data.kinds, sampling.condition, training.condition_dropout)
+            check_guidance(
+                build_guidance(guidance, model, data), data.kinds, sampling.condition, training.condition_dropout
+            )
         return cls(
             config=config,
             seed=seed,

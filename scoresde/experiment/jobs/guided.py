@@ -52,4 +52,4 @@ def guided(
         other = replace(Experiment.from_config(load_config(workdir.config_file)), device=device)
         classifier, checkpoint = workdir.model(other)
         facts["classifier digest"] = checkpoint.digest
-    return build_guidance(node, model, classifier), facts
+    return build_guidance(node, model, experiment.data, classifier), facts
