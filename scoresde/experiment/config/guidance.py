@@ -123,8 +123,7 @@ def check_guidance(guided: object, kinds: Mapping[str, Any], condition: Any, dro
     if not dropout:
         raise ValueError(
             f"{type(guided).__name__} needs the score without conditions, but the model is trained with "
-            "training.condition_dropout=0: "
-            "train with a number above 0"
+            "training.condition_dropout=0: train with a number above 0"
         )
 
 
