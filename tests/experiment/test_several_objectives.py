@@ -209,8 +209,15 @@ class TestRuns:
 
     def test_initial_weights_of_both(self, whole, tmp_path):
         train_here(experiment(**RUN), Workdir(tmp_path / "on"), init_from=whole.path, init_weights="model")
-        with pytest.raises(CheckpointError, match="belongs to another network"):
+        with pytest.raises(
+            CheckpointError, match="it has the weights of network, sde, but this run trains network only"
+        ):
             train_here(experiment(), Workdir(tmp_path / "other"), init_from=whole.path)
+        train_here(experiment(training__steps=1), Workdir(tmp_path / "one"))
+        with pytest.raises(
+            CheckpointError, match="it has the weights of network only, but this run trains network, sde"
+        ):
+            train_here(experiment(**RUN), Workdir(tmp_path / "more"), init_from=tmp_path / "one")
 
 
 TWO = {k: v for k, v in RUN.items() if not k.startswith(("sampl", "likelihood"))} | {

@@ -240,10 +240,26 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, which: str) -> None
     found = {k.removeprefix(f"{which}."): v for k, v in checkpoint.tensors.items() if k.startswith(f"{which}.")}
     own = network.state_dict()
     if problems := _differences(found, own):
+        if modules := _other_modules(found, network):
+            raise CheckpointError(f"{checkpoint.path} belongs to another network: {modules}")
         more = f"; and {len(problems) - SHOWN} more differences" if problems[SHOWN:] else ""
         raise CheckpointError(f"{checkpoint.path} belongs to another network: {'; '.join(problems[:SHOWN])}{more}")
     check_finite({f"{which}.{k}": v for k, v in found.items()}, checkpoint.step, f"{checkpoint.path} cannot be used")
     network.load_state_dict({k: shard_like(v, own[k]) for k, v in found.items()}, strict=True)
+
+
+def _other_modules(found: Mapping[str, Tensor], network: nn.Module) -> str:
+    """How the trained modules differ, if the weights are those of one of several modules, or of several in place of one."""
+    ours = list(network) if isinstance(network, nn.ModuleDict) else []
+    for name in ours:
+        if not _differences(found, network[name].state_dict()):  # type: ignore[index]
+            return f"it has the weights of {name} only, but this run trains {', '.join(ours)}"
+    theirs = list(dict.fromkeys(name.partition(".")[0] for name in found))
+    for one in [] if ours else theirs:
+        part = {name.removeprefix(f"{one}."): v for name, v in found.items() if name.startswith(f"{one}.")}
+        if not _differences(part, network.state_dict()):
+            return f"it has the weights of {', '.join(theirs)}, but this run trains {one} only"
+    return ""
 
 
 def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
