@@ -188,10 +188,12 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             raise ValueError(
                 f"log_likelihood returned {shown(found)} for a batch of {len(x)}: return a tensor ({len(x)},)"
             )
-        if not found.requires_grad:
-            raise ValueError(
-                "log_likelihood has no graph to x, so it has no gradient: call it without torch.inference_mode "
-                "(torch.no_grad is allowed), and compute it without detach and NumPy"
-            )
-        (slope,) = torch.autograd.grad(found.sum(), at, create_graph=graph)
+        slope = None
+        if found.requires_grad:
+            (slope,) = torch.autograd.grad(found.sum(), at, create_graph=graph, allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            "log_likelihood has no graph to x, so it has no gradient: call it without torch.inference_mode "
+            "(torch.no_grad is allowed), and compute it without detach and NumPy"
+        )
     return slope

@@ -275,6 +275,7 @@ def plain(x, t):
         (lambda: TaskGuidance(plain, 3), TypeError, "log_likelihood=3"),
         (lambda: TaskGuidance(plain, lambda x, t: x)(*points()), ValueError, "log_likelihood returned"),
         (lambda: TaskGuidance(plain, lambda x, t: t)(*points()), ValueError, "has no graph to x"),
+        (lambda: TaskGuidance(plain, lambda x, t: t * torch.ones(1, requires_grad=True))(*points()), ValueError, "no graph to x"),
         (lambda: TaskGuidance(plain, lambda x: x[:, 0], denoised=True), TypeError, "denoised=True needs"),
         (lambda: ComposedConditions(Known(), ()), ValueError, "conditions is empty"),
         (lambda: ComposedConditions(Known(), ({"label": 1}, {"size": 1})), ValueError, r"conditions\[1\] has the names size"),
