@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -162,6 +162,10 @@ class Divergence(ABC):
 
         if len(v) == 1:
             return pull(v[0], False)[None]
+        if _has_second_derivatives(
+            y
+        ):  # group normalization, for one, cannot be differentiated twice for many rows at once
+            return torch.stack([pull(one, False) for one in v])
         rows = max(1, (_CPU_CHUNK if x.device.type == "cpu" else _CHUNK) // x.numel())
         return torch.cat([pull(v[i : i + rows], True) for i in range(0, len(v), rows)])
 
@@ -354,3 +358,18 @@ def _flat(v: Tensor) -> Tensor:
 def _differentiable_attention(needed: bool) -> AbstractContextManager[None]:
     """Attention by plain matrix products, because fused kernels have no forward-mode and no second derivative."""
     return sdpa_kernel(SDPBackend.MATH) if needed else nullcontext()
+
+
+def _has_second_derivatives(y: Tensor) -> bool:
+    """Whether y is a function of a gradient, such as the score of an energy: its graph has nodes of double backward passes."""
+    seen: set[Any] = set()
+    left: list[Any] = [y.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if "BackwardBackward" in node.name():
+            return True
+        seen.add(node)
+        left += [one for one, _ in node.next_functions]
+    return False

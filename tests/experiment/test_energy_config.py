@@ -11,6 +11,7 @@ from benchmarks.children import together
 from scoresde.experiment import ConfigError, Workdir
 from scoresde.experiment import train as train_here
 from scoresde.experiment.folder.checkpoint import last_checkpoint, save_checkpoint
+from scoresde.likelihood import Hadamard
 from scoresde.samplers import DDIM, PredictorCorrector
 from scoresde.samplers.predictor_corrector import MALA
 from scoresde.score import EnergyModel
@@ -105,3 +106,17 @@ def test_two_processes_train_as_one(tmp_path):
     for one, two in zip(*tables, strict=True):
         for column in ("loss", "grad_norm"):
             assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-5)
+
+
+def test_several_probes_of_an_energy():
+    """Probes one by one: group normalization cannot be differentiated twice for many rows at once."""
+    model = experiment(**ENERGY).model.eval()
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.5)
+    probes = torch.randn(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    field = lambda y: model(y, t)  # noqa: E731
+    _, product = Hadamard()._linearise(field, x, False)
+    found = product(probes)
+    at = x.clone().requires_grad_(True)
+    for one, wanted in zip(probes, found, strict=True):
+        (alone,) = torch.autograd.grad(field(at), at, one)
+        assert torch.allclose(alone, wanted, rtol=1e-4, atol=1e-5)
