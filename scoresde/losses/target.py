@@ -81,7 +81,7 @@ class TargetLikelihood(NoisyDataObjective):
         if target is None:
             names = [name for name in condition if name != DROPPED]
             raise TypeError(
-                f"the target {self.target} is missing, only {', '.join(names) or 'no condition'} is given: call "
+                f"the target {self.target} is missing; the given conditions are {', '.join(names) or 'none'}: call "
                 f"loss(model, x0, {self.target}=...)"
             )
         loss: Tensor = -log_prob(draw.x_t, draw.t, target, **given)

@@ -200,7 +200,7 @@ def test_other_conditions_reach_the_network_and_the_target_does_not():
 def test_wrong_calls_are_rejected():
     y, x0 = classes_and_data(4, seed=1)
     loss, model = TargetLikelihood(SDE), classifier()
-    with pytest.raises(TypeError, match="the target label is missing, only size is given"):
+    with pytest.raises(TypeError, match="the target label is missing; the given conditions are size: call"):
         loss(model, x0, size=y)
     with pytest.raises(TypeError, match=r"has no log_prob\(x, t, target\): give a Classifier or a Regressor"):
         loss(ScoreModel(MLP((2,)), SDE), x0.float(), label=y)
