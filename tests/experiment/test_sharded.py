@@ -140,7 +140,7 @@ class TestFolder:
         """(folder of checkpoints, the whole tensors): a file at step 1, a folder of two shards at step 2."""
         made = trainer()
         advance(made)
-        path = save_checkpoint(tmp_path, made.network, made.averages, made.optimizer, 1, "", 3)
+        path = save_checkpoint(tmp_path, made.trained, made.averages, made.optimizer, 1, "", 3)
         whole, header = read_tensors(path)
         folded(tmp_path, whole, {**header, "step": 2})
         return tmp_path, whole
@@ -194,7 +194,7 @@ class TestFolder:
         folded(folder, whole, {"format": 2, "step": 2, "ema_updates": 1, "config": ""})
         assert last_checkpoint(folder).step == 2
         made = trainer()
-        save_checkpoint(folder, made.network, made.averages, made.optimizer, 3, "", 1)
+        save_checkpoint(folder, made.trained, made.averages, made.optimizer, 3, "", 1)
         assert [p.name for p in folder.iterdir()] == ["step-000000003.safetensors"]
 
     def test_what_a_kill_left_is_swept(self, tmp_path):
