@@ -10,6 +10,7 @@ samplers draw from an approximation of p(x) p(y | x)^w.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,11 +70,27 @@ class TaskGuidance(Guidance):
             raise TypeError(
                 f"log_likelihood={shown(self.log_likelihood)} cannot be called: give a function (x, t) -> (B,)"
             )
+        self._check_signature()
         check_processes(self.sde, self.log_likelihood)
         if self.denoised and not isinstance(self.sde, LinearSDE):
             raise TypeError(
                 f"denoised=True needs E[x_0 | x_t], which the process {self.sde!r} does not define: give denoised=False"
             )
+
+    def _check_signature(self) -> None:
+        """Raise TypeError unless ``log_likelihood`` can be called with its arguments."""
+        try:
+            signature = inspect.signature(self.log_likelihood)
+        except (TypeError, ValueError):  # compiled code may have no signature
+            return
+        arguments = ("x_0",) if self.denoised else ("x", "t")
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            raise TypeError(
+                f"log_likelihood={shown(self.log_likelihood)} cannot be called with ({', '.join(arguments)}), as "
+                f"denoised={self.denoised} requires: give a function of {' and '.join(arguments)}"
+            ) from None
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         if not self.denoised:

@@ -277,6 +277,8 @@ def plain(x, t):
         (lambda: TaskGuidance(plain, lambda x, t: t)(*points()), ValueError, "has no graph to x"),
         (lambda: TaskGuidance(plain, lambda x, t: t * torch.ones(1, requires_grad=True))(*points()), ValueError, "no graph to x"),
         (lambda: TaskGuidance(plain, lambda x: x[:, 0], denoised=True), TypeError, "denoised=True needs"),
+        (lambda: TaskGuidance(Known(), lambda x, t: x[:, 0], denoised=True), TypeError, "be called with .x_0., as denoised=True"),
+        (lambda: TaskGuidance(Known(), lambda x: x[:, 0]), TypeError, "cannot be called with .x, t., as denoised=False"),
         (lambda: ComposedConditions(Known(), ()), ValueError, "conditions is empty"),
         (lambda: ComposedConditions(Known(), ({"label": 1}, {"size": 1})), ValueError, r"conditions\[1\] has the names size"),
         (lambda: ComposedConditions(Known(), ({"label": 1},), (1.0, 2.0)), ValueError, "weights has 2 entries for 1"),
