@@ -185,7 +185,7 @@ class TestComposition:
         for weights, mode in (((1.0, -1.0), 0), ((1.0, 1.0), 1)):
             score = ComposedConditions(Sides(), ({"label": 0}, {"label": 1}), weights)
             sampler = PredictorCorrector(ReverseDiffusion(), Langevin(steps=2), steps=200)
-            x = sampler(SDE, score, (500, 2), seed=0).samples
+            x = sampler(SDE, score, (300, 2), seed=0).samples
             nearest = (x[:, None] - torch.tensor(FOUR)).square().sum(2).argmin(1)
             assert float((nearest == mode).float().mean()) > 0.9, weights
 
@@ -213,7 +213,7 @@ class TestComposition:
         mean = 1.0 / (1.0 + 4.0 - 0.25) * (-1.0 + 4.0)
         errors = []
         for corrector in (None, Langevin(snr=0.3, steps=10)):
-            x = PredictorCorrector(ReverseDiffusion(), corrector, steps=200)(SDE, score, (4000, 1), seed=0).samples
+            x = PredictorCorrector(ReverseDiffusion(), corrector, steps=100)(SDE, score, (2000, 1), seed=0).samples
             errors.append(abs(float(x.mean()) - mean))
         assert errors[0] > 0.1 and errors[1] < errors[0] / 4
 
