@@ -65,7 +65,7 @@ SUB_PACKAGES = {
         {"base", "discretization"},
         {"grid_sampler"},
         {"exponential"},
-        {"predictor_corrector", "adaptive"},
+        {"predictor_corrector", "adaptive", "editing"},
         {"fitted"},
         {"checks"},
     ],

@@ -17,6 +17,7 @@ from scoresde.samplers.adaptive import AdaptiveSDE, ProbabilityFlowODE, ReverseS
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.checks import check
 from scoresde.samplers.discretization import ReferenceDiscretization
+from scoresde.samplers.editing import edit
 from scoresde.samplers.exponential import DEIS, EDM, DPMSolverPlusPlus, UniPC
 from scoresde.samplers.fitted import Fast, fit
 from scoresde.samplers.predictor_corrector import (
@@ -48,6 +49,7 @@ __all__ = [
     "Sampler",
     "UniPC",
     "check",
+    "edit",
     "fit",
     "grids",
 ]

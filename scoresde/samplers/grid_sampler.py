@@ -85,7 +85,7 @@ def as_model(score: object, process: ScalarSDE | None) -> ScoreModel | None:
 
     Subclasses that override ``forward``, models with hooks and compiled models are evaluated as a score.
     """
-    if not isinstance(score, ScoreModel) or score.sde != process:
+    if not isinstance(score, ScoreModel) or process is None or score.sde != process.whole:
         return None
     own = type(score).forward is ScoreModel.forward and "forward" not in vars(score)
     hooks = score._forward_hooks or score._forward_pre_hooks or score._compiled_call_impl

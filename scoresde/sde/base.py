@@ -15,9 +15,10 @@ the dtype of t.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class SDE(ABC):
     """
 
     T: float = 1.0
+    _whole: ClassVar[SDE | None] = None  # set on restricted objects
 
     def __init__(self, T: float | None = None) -> None:
         if T is not None:
@@ -261,6 +263,46 @@ class SDE(ABC):
         """The process in continuous time. It is the process itself, unless the process is a chain."""
         return self
 
+    @property
+    def whole(self) -> SDE:
+        """The process that ``until`` restricted, or the process itself."""
+        return self if self._whole is None else self._whole
+
+    def until(self, t: float) -> SDE:
+        """The same process on [0, t], for samplers that start at t. It has no prior: give samplers a ``start``.
+
+        Args:
+            t: Its last time, in (0, T].
+
+        Returns:
+            The process with T = t. Scores of this process belong to it too.
+
+        Raises:
+            ValueError: If t is not in (0, T].
+            TypeError: For a chain, whose instants are fixed.
+
+        Example:
+            >>> from scoresde import VPSDE
+            >>> VPSDE().until(0.5).T
+            0.5
+        """
+        check_number("t", t, above=0.0, most=self.T)
+        if self.continuous is not self:
+            raise TypeError(f"{self!r} has fixed instants and cannot end at t={t:g}: give the continuous process")
+
+        def refuse(sde: SDE, *given: Any, **options: Any) -> Tensor:
+            raise ValueError(
+                f"{sde!r} ends at t={t:g}, where the state is noisy data and has no prior: give a start at t={t:g}"
+            )
+
+        kind = type(self.whole)
+        changes = {"T": float(t), "_whole": self.whole, "prior_sample": refuse, "prior_log_prob": refuse}
+        made = copy.copy(self.whole)
+        vars(made).pop("T", None)
+        # T may be a field, an attribute or a property of the class; an attribute of a subclass replaces all of them
+        object.__setattr__(made, "__class__", type(kind.__name__, (kind,), {**changes, "__module__": kind.__module__}))
+        return made
+
     def discretize(self, steps: int) -> Chain:
         """Discrete-time Markov chain of this process. Only processes with scalar coefficients have one.
 
@@ -342,5 +384,5 @@ def check_same_process(sde: SDE, score: object) -> None:
     other = process_of(score)
     if other is None:
         return
-    if not sde.continuous.same_as(other.continuous):
+    if not sde.continuous.whole.same_as(other.continuous.whole):
         raise ValueError(f"the score was made for {other!r}, and sde={sde!r} is not the same process: give score.sde")

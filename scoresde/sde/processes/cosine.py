@@ -123,7 +123,7 @@ class CosineVPSDE(ScalarSDE):
         # for t < t_c, 1 / alpha^2 = 1 + exp(2 u) gives tan^2(theta) = tan^2(theta_0) + exp(2 u) / cos^2(theta_0);
         # for t > t_c, ln alpha decreases with the rate beta_max / 2
         u = u.to(torch.float64).clamp(-350.0, 350.0)  # exp(2 u) neither 0 nor infinite
-        start, edge = self._speed * self.s, torch.tensor(self.clipped_from, dtype=torch.float64)
+        start, edge = self._speed * self.s, torch.tensor(min(self.clipped_from, self.T), dtype=torch.float64)
         gained = (2.0 * u).exp() / math.cos(start) ** 2
         tangent = (math.tan(start) ** 2 + gained).sqrt()
         # arctan of tan(theta - theta_0), without the difference of the two angles
