@@ -380,7 +380,38 @@ def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> 
         raise TypeError(f"condition={shown(condition)} is not allowed: give a dictionary, e.g. {{'label': y}}")
     bind = getattr(score, "given", None)
     compiled = hasattr(score, "_orig_mod")  # its method is that of the model that is not compiled
-    return bind(**condition) if callable(bind) and not compiled else Conditioned(score, dict(condition))
+    if callable(bind) and not compiled:
+        bound: Callable[..., Tensor] = bind(**condition)
+        return bound
+    _check_takes(score, condition)
+    return Conditioned(score, dict(condition))
+
+
+def _check_takes(score: Callable[..., Tensor], condition: Mapping[str, Any]) -> None:
+    """Raise TypeError for a condition that a function cannot get."""
+    for name in condition:
+        if not accepts(score, name):
+            raise TypeError(
+                f"condition has a value for {name!r}, which score={shown(score)} does not take: give a conditional score, or no "
+                "condition"
+            )
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be called with an argument of this name.
+
+    Args:
+        function: The function.
+        name: Name of the argument.
+
+    Returns:
+        True if it has an argument of this name or takes any names, or if its arguments are not known.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled code may have no signature
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 @checked_arguments

@@ -321,7 +321,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "guidance.measurements.IsotropicMoments": {"operator": torch.tanh, "measurement": X},
     "guidance.measurements.TweedieMoments": {"operator": torch.tanh, "measurement": X},
     "guidance.likelihoods.TaskGuidance": {"log_likelihood": SCORE},
-    "samplers.editing.edit": {"sampler": samplers.UniPC(3), "guide": X, "t": 0.5},
+    "samplers.editing.edit": {"sampler": samplers.UniPC(3), "score": lambda x, t: -x, "guide": X, "t": 0.5},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_number, expand, shown
-from scoresde.conditions import DROPPED, Conditioned, check_condition, given, rows_of
+from scoresde.conditions import DROPPED, Conditioned, accepts, check_condition, given, rows_of
 from scoresde.score import NoiseConditionalModel, ScoreModel
 from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
@@ -187,15 +186,6 @@ def unbound(score: Callable[..., Tensor], x: Tensor) -> tuple[Callable[..., Tens
     check_condition(len(x), condition, ())
     dropped = condition.pop(DROPPED, None)
     return free, condition, x.new_zeros(len(x), dtype=torch.bool) if dropped is None else dropped
-
-
-def accepts(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has an argument of this name, or any names. True if it does not state its arguments."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # compiled code may have no signature
-        return True
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def repeated(value: Any, times: int) -> Any:

@@ -164,6 +164,9 @@ class ClassifierGuidance(Guidance):
             raise TypeError(
                 f"classifier={shown(self.classifier)} has no log_prob(x, t, target): give a Classifier or a Regressor of x_t"
             )
+        y = self.target
+        if isinstance(y, Tensor) and (y.numel() == 0 or (y.is_floating_point() and not bool(torch.isfinite(y).all()))):
+            raise ValueError(f"target={shown(y)} is not allowed: give finite numbers, one row for each sample")
         if isinstance(self.classifier, ScoreModel):
             raise TypeError("classifier is a ScoreModel: give a Classifier or a Regressor of x_t")
         check_processes(self.sde, self.classifier)

@@ -58,7 +58,7 @@ class MeasurementGuidance(Guidance):
             )
         if not callable(self.operator):
             raise TypeError(f"operator={shown(self.operator)} cannot be called: give a linear function of x")
-        if not isinstance(self.measurement, Tensor) or self.measurement.ndim == 0:
+        if not isinstance(self.measurement, Tensor) or self.measurement.ndim == 0 or self.measurement.numel() == 0:
             raise TypeError(
                 f"measurement={shown(self.measurement)} is not allowed: give a tensor with one row for each sample"
             )

@@ -9,6 +9,7 @@ Every class uses the same dequantization, noise and probes, so that common error
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, shown
+from scoresde.conditions import given
 from scoresde.likelihood.bounds import BoundResult
 from scoresde.likelihood.flow import LikelihoodResult, log_likelihood
 from scoresde.sde import SDE
@@ -97,6 +99,16 @@ def classify(
     weights = torch.ones(len(values)) if prior is None else torch.as_tensor(prior, dtype=torch.float64)
     if weights.shape != (len(values),) or not bool((weights >= 0).all()) or not float(weights.sum()) > 0:
         raise ValueError(f"prior={shown(prior)} is not allowed: give {len(values)} numbers >= 0, not all 0")
+    try:
+        given(score, {name: None})
+    except TypeError as problem:
+        raise TypeError(f"name={name!r} is not allowed: {problem}") from None
+    try:
+        inspect.signature(likelihood).bind(sde, score, x, condition={}, **options)
+    except TypeError as problem:
+        raise TypeError(
+            f"likelihood={shown(likelihood)} cannot be called as likelihood(sde, score, x, condition=...): {problem}"
+        ) from None
     found = []
     for value in values:
         row = torch.as_tensor(value, device=x.device)

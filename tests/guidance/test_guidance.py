@@ -284,7 +284,7 @@ def plain(x, t):
         (lambda: ComposedConditions(Known(), ({"label": 1},), (1.0, 2.0)), ValueError, "weights has 2 entries for 1"),
         (lambda: ComposedConditions(Known(), ({"label": 1},)).given(label=2), ValueError, "given to the score and in conditions"),
         (lambda: ClassifierFree(classifier()), TypeError, "score is a Classifier, which is no score"),
-        (lambda: ClassifierFree(given(plain, {"label": 1}))(*points()), TypeError, "has no argument dropped"),
+        (lambda: ClassifierFree(given(lambda x, t, label: -x, {"label": 1}))(*points()), TypeError, "argument dropped"),
         (lambda: ClassifierFree(conditional().given(label=torch.tensor([0])))(*points()), ValueError, "label has shape"),
         (lambda: MixtureOfExperts([plain], []), ValueError, "log_probs has 0 entries"),
         (lambda: MixtureOfExperts([plain], [plain], (0.0,)), ValueError, "weights=0.0"),
