@@ -160,21 +160,8 @@ class Classifier(TargetModel):
         assert isinstance(kind, Classes)
         return {"classes": kind.count, "outputs": kind.count}
 
-    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """Computes the logits.
-
-        Args:
-            x: The states, (B, *event).
-            t: The times, (B,).
-            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
-
-        Returns:
-            The logits, (B, classes).
-        """
-        return self._pooled(x, t, condition)
-
     def logits(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """Computes the logits, like ``model(x, t)``.
+        """Computes the logits, as ``model(x, t)`` does.
 
         Args:
             x: The states, (B, *event).
@@ -185,6 +172,8 @@ class Classifier(TargetModel):
             The logits, (B, classes).
         """
         return self._pooled(x, t, condition)
+
+    forward = logits
 
     def probabilities(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """Computes the probabilities of the classes.

@@ -13,7 +13,7 @@ from benchmarks.children import together
 from scoresde.experiment import CheckpointError, Workdir, likelihood, sample
 from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
-from scoresde.experiment.config.trained import check_trainable, with_modules
+from scoresde.experiment.config.trained import as_one, check_trainable, trained_modules, with_modules
 from scoresde.experiment.folder.checkpoint import last_checkpoint
 from scoresde.experiment.folder.tensor_file import read_tensors
 from scoresde.experiment.hub.transfer import push
@@ -255,7 +255,10 @@ class Critic(DenoisingScoreMatching):
 class TestModules:
     def test_an_objective_may_train_its_own(self):
         model = ScoreModel(MLP((2,), width=4, depth=1), VPSDE())
-        check_trainable(model, {"objective": DenoisingScoreMatching(model.sde), "critic": Critic(model.sde)})
+        objectives = {"objective": DenoisingScoreMatching(model.sde), "critic": Critic(model.sde)}
+        check_trainable(model, objectives)
+        every = as_one(trained_modules(model, objectives))
+        assert dict(every.items()) == {"network": model.network, "critic": objectives["critic"].critic}
 
     def test_a_model_with_other_modules(self):
         model, sde = learned()

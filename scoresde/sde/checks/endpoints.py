@@ -8,7 +8,7 @@ and variance of each coordinate are compared by the divergence of the Gaussians 
 
 where m, v are those of x_T, and m', v' are those of the prior. With n samples of each, the estimate is about 1 / n too large.
 The same estimate for two sets of samples of the prior is subtracted. Distributions that differ only in other properties than
-these moments are not told apart.
+these moments are not distinguished.
 """
 
 from __future__ import annotations
