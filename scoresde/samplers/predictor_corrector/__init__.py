@@ -7,6 +7,7 @@ from scoresde.samplers.predictor_corrector.correctors import (
     Corrector,
     Langevin,
     LangevinCorrector,
+    LangevinDynamics,
 )
 from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
 from scoresde.samplers.predictor_corrector.mala import MALA
@@ -25,6 +26,7 @@ __all__ = [
     "EulerMaruyama",
     "Langevin",
     "LangevinCorrector",
+    "LangevinDynamics",
     "MALA",
     "Predictor",
     "PredictorCorrector",

@@ -42,25 +42,20 @@ PRIOR_DIMENSIONS = 8
 """Number of coordinates that the bound 1 / sigma^2 counts for in the pooled squared score."""
 
 
-@dataclass(frozen=True)
 class Corrector(ABC):
     """Base class of correctors, which take steps at time t.
 
-    Args:
-        snr: Size r of a step relative to the noise level, in (0, 1000]. For Langevin steps it is the ratio of the
-            contributions of noise and score. The paper uses 0.16 (VE) and 0.01 to 0.16 (VP).
+    Attributes:
         steps: Number of steps at each time.
     """
 
-    snr: float = 0.16
-    steps: int = 1
+    steps: int
 
     draws_per_step = 1  # without an annotation, so that it is not a field
     """Number of standard normals that a step uses. More than one are stacked, of shape ``(draws, *x.shape)``."""
 
-    def __post_init__(self) -> None:
-        check_number("snr", self.snr, above=0.0, most=1e3)
-        check_count("steps", self.steps)
+    needs_transition = False
+    """Whether a step uses the transition of ``interval``, which only processes with scalar coefficients have."""
 
     @abstractmethod
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
@@ -69,7 +64,8 @@ class Corrector(ABC):
         Args:
             model: Evaluates the score, or the energy and the score.
             x: State, of shape ``(B, *state)``.
-            interval: Step of the grid. Its ``index``, ``at.time``, ``a`` and ``level`` can be used.
+            interval: Step of the grid. Its ``index``, ``at.time``, ``a`` and ``level`` can be used, and all others if
+                :attr:`needs_transition` is True.
             z: Standard normals of the shape of ``x``. Stacked if :attr:`draws_per_step` is more than one.
             past: The third value that the previous step returned, at the same or at the previous level. None for the
                 first step.
@@ -80,7 +76,25 @@ class Corrector(ABC):
 
 
 @dataclass(frozen=True)
-class LangevinCorrector(Corrector):
+class LangevinDynamics(Corrector):
+    """Base class of correctors by Langevin dynamics, with or without a momentum or a Metropolis step.
+
+    Args:
+        snr: Size r of a step relative to the noise level, in (0, 1000]. For overdamped Langevin steps it is the ratio of
+            the contributions of noise and score. The paper uses 0.16 (VE) and 0.01 to 0.16 (VP).
+        steps: Number of steps at each time.
+    """
+
+    snr: float = 0.16
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("snr", self.snr, above=0.0, most=1e3)
+        check_count("steps", self.steps)
+
+
+@dataclass(frozen=True)
+class LangevinCorrector(LangevinDynamics):
     """Base class of overdamped Langevin dynamics. A subclass defines the size of a step.
 
     Args:

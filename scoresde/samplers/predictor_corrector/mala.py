@@ -28,11 +28,11 @@ from torch import Tensor
 from scoresde._validation import expand
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Interval
-from scoresde.samplers.predictor_corrector.correctors import Corrector
+from scoresde.samplers.predictor_corrector.correctors import LangevinDynamics
 
 
 @dataclass(frozen=True)
-class MALA(Corrector):
+class MALA(LangevinDynamics):
     """The Metropolis-adjusted Langevin algorithm: Langevin steps that are accepted or rejected, so that p_t is exact.
 
     The step size is e = 2 a (snr sigma(t))^2, that of :class:`AnnealedLangevin`. The score must have a method ``energy(x, t)``
@@ -43,7 +43,7 @@ class MALA(Corrector):
     The steps do not separate a mean from its noise. So ``PredictorCorrector(None, MALA())`` returns the last state.
 
     Args:
-        snr, steps: See :class:`Corrector`.
+        snr, steps: See :class:`LangevinDynamics`.
 
     References:
         Roberts & Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete approximations".

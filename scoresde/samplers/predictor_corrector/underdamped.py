@@ -35,11 +35,11 @@ from torch import Tensor
 from scoresde._validation import check_number
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Interval
-from scoresde.samplers.predictor_corrector.correctors import Corrector
+from scoresde.samplers.predictor_corrector.correctors import LangevinDynamics
 
 
 @dataclass(frozen=True)
-class UnderdampedLangevin(Corrector):
+class UnderdampedLangevin(LangevinDynamics):
     """Langevin dynamics with a momentum, by the splitting BAOAB with exact friction.
 
     A step has the length h = 2 A snr sigma(t), where A is the contraction of the forward step, and keeps the part
@@ -50,7 +50,7 @@ class UnderdampedLangevin(Corrector):
     last state.
 
     Args:
-        snr, steps: See :class:`Corrector`. The snr is comparable with that of ``AnnealedLangevin``.
+        snr, steps: See :class:`LangevinDynamics`. The snr is comparable with that of ``AnnealedLangevin``.
         friction: Rate at which the momentum is forgotten, for the noise level as the unit of length. For Gaussian p_t with
             standard deviation k sigma(t) in its widest direction, 2 / k is the critical damping of this direction.
 
