@@ -21,7 +21,7 @@ FLOORS = [
     {"_kinds"},
     {"_arguments"},
     {"conditions"},
-    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "loggers"},
+    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "loggers", "operators"},
     {"sde"},
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
@@ -36,6 +36,8 @@ STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metric
 NEIGHBORS = {
     ("solvers", "noise"),
     ("data", "noise"),
+    ("data", "operators"),
+    ("operators", "noise"),
     ("noise_distributions", "noise"),
     ("metrics", "noise"),
     ("distributions", "score"),
@@ -59,7 +61,7 @@ SUB_PACKAGES = {
         {"model", "quantized", "subspace", "classifier"},
         {"energy", "features"},
     ],
-    "distributions": [{"mixture"}, {"empirical"}],
+    "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
     "samplers": [
         {"arguments", "grids", "instants"},
         {"base", "discretization"},

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import Numbers, as_numbers, check_batch, check_count
+from scoresde.distributions.linear_gaussian import LinearMeasurement
 from scoresde.noise import NoiseSource
+from scoresde.operators.measurement_noise import MeasurementNoise
 from scoresde.sde.linalg.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
 
@@ -93,6 +95,9 @@ class GaussianMixture:
             self._rotation = self.rotations.transpose(0, 1).reshape(d, count * d)
             self._rotated_means = torch.einsum("kij,ki->kj", self.rotations, self.means)
             floor = -1e-10 * float(self.variances.abs().max())
+            # an eigenvalue that is as small as the rounding error of the largest is 0
+            rounding = d * torch.finfo(torch.float64).eps * self.variances.amax(1, keepdim=True)
+            self.variances = torch.where(self.variances.abs() <= rounding, 0.0, self.variances)
         elif stds is not None:
             std = as_numbers("stds", stds, means.device)
             if std.shape not in ((), (count,), means.shape):
@@ -187,6 +192,108 @@ class GaussianMixture:
             is the process, and its method ``energy(x, t)`` returns -log p_t(x), ``(B,)``.
         """
         return _MixtureScore(self, sde)
+
+    def posterior(
+        self,
+        operator: Callable[[Tensor], Tensor],
+        measurement: Tensor,
+        noise_std: float | Tensor = 0.0,
+        *,
+        noise_covariance: Tensor | None = None,
+    ) -> GaussianMixture:
+        r"""The distribution of x given a linear measurement y = A x + e with Gaussian noise e ~ N(0, N), exactly.
+
+        .. math::
+            p(x \mid y) = \sum_k w_k' N(x; \mu_k + G_k (y - A \mu_k), C_k - G_k A C_k), \qquad
+            w_k' \propto w_k N(y; A \mu_k, A C_k A^T + N)
+
+        with :math:`G_k = C_k A^T (A C_k A^T + N)^{-1}`. Components whose weight is 0 in float64 are left out. It is computed with
+        dense matrices, so events must be small.
+
+        Args:
+            operator: The linear function A, ``(B, *event) -> (B, *measurement)``, such as a ``LinearOperator``.
+            measurement: The measurement y, ``(1, *measurement)``.
+            noise_std: Standard deviation of the noise: a number, or a tensor ``(*measurement)``; >= 0.
+            noise_covariance: Covariance of the flattened noise in place of ``noise_std``, ``(m, m)``.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            ValueError: If shapes do not fit, the operator is not linear, or y has no density, such as a measurement without noise
+                of a variance 0.
+
+        Example:
+            >>> import torch
+            >>> from scoresde import GaussianMixture
+            >>> prior = GaussianMixture([[0.0, 0.0]], covariances=[[[1.0, 0.9], [0.9, 1.0]]])
+            >>> given = prior.posterior(lambda x: x[:, :1], torch.ones(1, 1))
+            >>> [round(float(mean), 6) for mean in given.means[0]]
+            [1.0, 0.9]
+        """
+        if isinstance(measurement, Tensor) and len(measurement.shape) and len(measurement) != 1:
+            raise ValueError(f"measurement has shape {tuple(measurement.shape)}: give a single row, (1, *measurement)")
+        seen, log_weights, gains = self._measured(operator, measurement, MeasurementNoise(noise_std, noise_covariance))
+        weights = log_weights[0].softmax(0)
+        kept = weights > 0
+        covariances, gains = (one[kept] if len(one) > 1 else one for one in (self._covariances(), gains))
+        means, covariances = seen.given(self.means[kept].cpu(), covariances, gains)
+        means, covariances, weights = (one.to(self.means) for one in (means, covariances, weights[kept]))
+        return GaussianMixture(means.reshape(-1, *self.event_shape), weights=weights, covariances=covariances)
+
+    def log_evidence(
+        self,
+        operator: Callable[[Tensor], Tensor],
+        measurement: Tensor,
+        noise_std: float | Tensor = 0.0,
+        *,
+        noise_covariance: Tensor | None = None,
+    ) -> Tensor:
+        r"""The log-density of linear measurements y = A x + e with Gaussian noise e ~ N(0, N), exactly.
+
+        .. math::
+            p(y) = \sum_k w_k N(y; A \mu_k, A C_k A^T + N)
+
+        Entries that are 0 for every x, such as masked ones without noise, do not count.
+
+        Args:
+            operator: The linear function A, ``(B, *event) -> (B, *measurement)``, such as a ``LinearOperator``.
+            measurement: The measurements y, ``(B, *measurement)``.
+            noise_std: Standard deviation of the noise: a number, or a tensor ``(*measurement)``; >= 0.
+            noise_covariance: Covariance of the flattened noise in place of ``noise_std``, ``(m, m)``.
+
+        Returns:
+            log p(y) in nats, ``(B,)``, in float64.
+
+        Raises:
+            ValueError: As for ``posterior``.
+
+        Example:
+            >>> import torch
+            >>> from scoresde import GaussianMixture
+            >>> prior = GaussianMixture([[0.0, 0.0]], 1.0)
+            >>> round(float(prior.log_evidence(lambda x: x[:, :1], torch.zeros(1, 1))), 4)
+            -0.9189
+        """
+        noise = MeasurementNoise(noise_std, noise_covariance)
+        return self._measured(operator, measurement, noise)[1].logsumexp(-1).to(measurement.device)
+
+    def _measured(
+        self, operator: Callable[[Tensor], Tensor], measurement: Tensor, noise: MeasurementNoise
+    ) -> tuple[LinearMeasurement, Tensor, Tensor]:
+        """The measurement; log of w_k N(y; ...), ``(B, K)``; and the regressions of x on y, ``(K or 1, d, m)``."""
+        seen = LinearMeasurement(operator, self.event_shape, measurement, noise)
+        factors, gains = seen.joint(self._covariances())
+        return seen, seen.log_densities(self.means.cpu(), factors) + self.weights.cpu().log(), gains
+
+    def _covariances(self) -> Tensor:
+        """The covariances of the components on the CPU, ``(K, d, d)``, or ``(1, d, d)`` where all share one number."""
+        if self.rotations is not None:
+            full: Tensor = self.rotations * self.variances[:, None] @ self.rotations.mT
+            return full.cpu()
+        shared = len(self._distinct_variances) == 1 and self.variances.shape[1] == 1
+        variances = self.variances[:1] if shared else self.variances
+        return torch.diag_embed(variances.expand(-1, self.means.shape[1])).cpu()
 
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *state)`` of x_t at the state x."""

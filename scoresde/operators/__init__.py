@@ -1,0 +1,1 @@
+"""Measurements y = A(x) of events, and their noise."""
