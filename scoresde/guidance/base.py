@@ -29,7 +29,8 @@ class Guidance(ABC):
         \tilde s(x, t) = s(x, t) + w(t) \, g(x, t)
 
     A subclass is a frozen dataclass with these three fields and its own. It implements ``direction``, the term g. With weight 0
-    the result is the score itself, and g is not evaluated.
+    the result is the score itself, and g is not evaluated. A subclass whose g is the gradient of a log-likelihood also implements
+    ``log_potential``. Then ``ParticleSampler`` can weight samples, and it is exact in the limit of many particles.
 
     Attributes:
         score: The score that is guided.
@@ -100,6 +101,58 @@ class Guidance(ABC):
         Returns:
             The term, with the shape of x.
         """
+
+    def log_potential(self, x: Tensor, t: Tensor) -> Tensor:
+        """Computes log p(y | x_t), or an approximation of it, up to a number that depends on t alone.
+
+        A particle method weights its states with it. The factors of t alone cancel in its weights, and an approximation changes
+        its efficiency but not its limit.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+
+        Returns:
+            The logarithm in nats, (B,).
+
+        Raises:
+            TypeError: If the guidance does not define it.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no log_potential(x, t), which gives log p(y | x_t) and which particles need: use "
+            "ClassifierGuidance, TaskGuidance or guidance by a measurement, or a subclass of Guidance that defines it"
+        )
+
+    def terms(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes all parts of the guidance together. Subclasses that can share evaluations of the score override it.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+
+        Returns:
+            The score s and the term g, with the shape of x, and ``log_potential``, (B,).
+
+        Raises:
+            TypeError: If the guidance has no ``log_potential``.
+        """
+        log_potential = self.log_potential(x, t)
+        return self.score(x, t), self.direction(x, t), log_potential
+
+    def data_log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        """Computes log p(y | x_0) of samples, which defines the posterior that a particle method samples from.
+
+        Args:
+            x: Samples of the data, (B, *event).
+            t: The last time of the sampler, (B,).
+
+        Returns:
+            The logarithm in nats, (B,). By default ``log_potential`` at t.
+
+        Raises:
+            TypeError: If the guidance has no ``log_potential``.
+        """
+        return self.log_potential(x, t)
 
     def weight_at(self, t: Tensor) -> Tensor:
         """Computes the weight.

@@ -95,16 +95,39 @@ class TaskGuidance(Guidance):
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         if not self.denoised:
             return self.score(x, t) + w * self.direction(x, t)
-        score, direction = self._of_denoised(x, t)
+        score, direction, _ = self._of_denoised(x, t)
         return score + w * direction
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
         if self.denoised:
             return self._of_denoised(x, t)[1]
-        return gradient(lambda at: self.log_likelihood(at, t), x)
+        return gradient(lambda at: self.log_likelihood(at, t), x)[1]
 
-    def _of_denoised(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The score, and the gradient of the log-likelihood of E[x_0 | x_t], by one evaluation of the score."""
+    def log_potential(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._of_denoised(x, t)[2] if self.denoised else self.data_log_likelihood(x, t)
+
+    def terms(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.denoised:
+            return self._of_denoised(x, t)
+        log_potential, direction = gradient(lambda at: self.log_likelihood(at, t), x)
+        return self.score(x, t), direction, log_potential
+
+    def data_log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        """Computes ``log_likelihood`` of samples: of the data if ``denoised``, else of the state at the last time t.
+
+        Args:
+            x: Samples of the data, (B, *event).
+            t: The last time of the sampler, (B,).
+
+        Returns:
+            The logarithm in nats, (B,).
+        """
+        found: Tensor = self.log_likelihood(x) if self.denoised else self.log_likelihood(x, t)
+        check_log_likelihood(found, x)
+        return found
+
+    def _of_denoised(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The score, and the log-likelihood of E[x_0 | x_t] after its gradient, by one evaluation of the score."""
         sde, found = self.sde, []
         assert isinstance(sde, LinearSDE)  # checked at the start
 
@@ -112,8 +135,8 @@ class TaskGuidance(Guidance):
             found.append(self.score(at, t))
             return self.log_likelihood(sde.extract_data(sde.data_from_score(at, t, found[0])))
 
-        direction = gradient(value, x)
-        return found[0].detach(), direction
+        log_likelihood, direction = gradient(value, x)
+        return found[0].detach(), direction, log_likelihood
 
     def select_rows(self, index: Tensor) -> TaskGuidance:
         return self._with(score=rows_of(self.score, index), log_likelihood=rows_of(self.log_likelihood, index))
@@ -172,6 +195,17 @@ class ClassifierGuidance(Guidance):
         check_processes(self.sde, self.classifier)
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._value_and_gradient(x, t)[1]
+
+    def log_potential(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._value_and_gradient(x, t)[0]
+
+    def terms(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_potential, direction = self._value_and_gradient(x, t)
+        return self.score(x, t), direction, log_potential
+
+    def _value_and_gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(y | x_t) and its gradient, by one evaluation of the classifier."""
         if self.target is None:
             raise ValueError(
                 f"target is missing: give target=, or the condition {self.name!r} to the sampler, condition={{{self.name!r}: y}}"
@@ -187,15 +221,16 @@ class ClassifierGuidance(Guidance):
         return self._with(score=rows_of(self.score, index), classifier=rows_of(self.classifier, index), target=target)
 
 
-def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of a log-likelihood.
+def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """A log-likelihood and its gradient.
 
     Args:
         value: A function of x (B, *event) -> (B,) that is differentiable by autograd.
         x: The states, (B, *event).
 
     Returns:
-        The gradient for each sample, with the shape of x. It has a graph if gradients are enabled.
+        The value, (B,), without a graph, and the gradient for each sample, with the shape of x. The gradient has a graph if
+        gradients are enabled.
 
     Raises:
         ValueError: If the value does not have the shape (B,), or has no graph to x.
@@ -204,10 +239,7 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.enable_grad():
         at = x if graph and x.requires_grad else x.detach().requires_grad_(True)
         found = value(at)
-        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-            raise ValueError(
-                f"log_likelihood returned {shown(found)} for a batch of {len(x)}: return a tensor ({len(x)},)"
-            )
+        check_log_likelihood(found, x)
         slope = None
         if found.requires_grad:
             (slope,) = torch.autograd.grad(found.sum(), at, create_graph=graph, allow_unused=True)
@@ -216,4 +248,10 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             "log_likelihood has no graph to x, so it has no gradient: call it without torch.inference_mode "
             "(torch.no_grad is allowed), and compute it without detach and NumPy"
         )
-    return slope
+    return found.detach(), slope
+
+
+def check_log_likelihood(value: object, x: Tensor) -> None:
+    """Raise ValueError unless a log-likelihood has one number for each of the samples x."""
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        raise ValueError(f"log_likelihood returned {shown(value)} for a batch of {len(x)}: return a tensor ({len(x)},)")

@@ -13,11 +13,15 @@ The posterior of x_0 given x_t is approximated by a Gaussian with the mean x^(x_
 The true posterior covariance of x_0 is (sigma^2 / alpha) J for every distribution of the data (second-order Tweedie formula). The
 dependence of V on x_t is left out of the gradient. So `TweedieMoments` is exact for Gaussian data, where V is constant, and
 `IsotropicMoments` for isotropic Gaussian data N(0, s^2 I). For other data both are approximations, which get worse with the noise
-of x_t, while p(x_0 | x_t) is far from a Gaussian.
+of x_t, while p(x_0 | x_t) is far from a Gaussian. ``log_potential`` is the exponent of p(y | x_t), without the determinant of the
+covariance. Where this depends on t alone, it cancels in the weights of particles. For `TweedieMoments` and data that is
+not Gaussian it depends on x_t too, and would need a vector-Jacobian product for each number of y. Particles are exact with any
+potential.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,14 +72,40 @@ class MeasurementGuidance(Guidance):
         check_count("iterations", self.iterations)
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
-        score, direction = self._both(x, t)
+        score, direction, _ = self.terms(x, t)
         return score + w * direction
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._both(x, t)[1]
+        return self.terms(x, t)[1]
 
-    def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The score, and the gradient of log p(y | x_t), by one evaluation of the score."""
+    def log_potential(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.terms(x, t)[2]
+
+    def data_log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        """Computes log N(y; A x, sigma_y^2 I) of samples, with its normalization.
+
+        Args:
+            x: Samples of the data, (B, *event).
+            t: The last time of the sampler, (B,). Not used.
+
+        Returns:
+            The logarithm in nats, (B,).
+
+        Raises:
+            ValueError: If the measurement has no noise, so that the density does not exist.
+        """
+        if not self.noise_std > 0:
+            raise ValueError(
+                f"noise_std={self.noise_std!r} is not allowed here: a measurement without noise has no density p(y | x_0); give "
+                "a small number > 0, or log_likelihood= to the sampler"
+            )
+        with torch.enable_grad():
+            seen = self._measured(x.detach().requires_grad_(True)).detach()
+        residual = ((self.measurement - seen).double() / self.noise_std).reshape(len(x), -1)
+        constant = residual.shape[1] * math.log(self.noise_std * math.sqrt(2.0 * math.pi))
+        return -0.5 * residual.square().sum(1) - constant
+
+    def terms(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sde = self.sde
         assert isinstance(sde, ScalarSDE)  # checked at the start
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -102,7 +132,8 @@ class MeasurementGuidance(Guidance):
                 return self.operator(covariance(adjoint(v))) + noise * v
 
         residual = (self.measurement - seen).detach()
-        return score.detach(), jacobian(adjoint(conjugate_gradients(system, residual, self.iterations)))
+        solved = conjugate_gradients(system, residual, self.iterations)
+        return score.detach(), jacobian(adjoint(solved)), -0.5 * dot(residual, solved)
 
     @abstractmethod
     def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
@@ -240,22 +271,22 @@ def conjugate_gradients(system: Linear, b: Tensor, iterations: int, tolerance: f
         The solutions, with the shape of b. A sample for which S is not positive definite keeps its last solution.
     """
     v, r, p = torch.zeros_like(b), b, b
-    square = _dot(r, r)
+    square = dot(r, r)
     limit = tolerance**2 * square
     for _ in range(iterations):
         if not bool((square > limit).any()):
             break
         product = system(p)
-        curvature = _dot(p, product)
+        curvature = dot(p, product)
         step = torch.where((curvature > 0) & (square > limit), square / curvature, 0.0)
         v, r = v + expand(step, b) * p, r - expand(step, b) * product
-        new = torch.where(step > 0, _dot(r, r), square)
+        new = torch.where(step > 0, dot(r, r), square)
         ratio = torch.where(step > 0, new / square, 0.0)
         square = torch.where(step > 0, new, 0.0)  # a sample that has ended takes no more steps
         p = r + expand(ratio, b) * p
     return v
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for each sample, (B,)."""
     return (a * b).reshape(len(a), -1).sum(1)
