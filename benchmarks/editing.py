@@ -16,7 +16,8 @@ import torch.nn.functional as nnf
 
 from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.metrics import kernel_distance
-from scoresde.samplers import PredictorCorrector, ReverseDiffusion, edit
+from scoresde.samplers import PredictorCorrector, ReverseDiffusion
+from scoresde.tasks import edit
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ ALLOWED = (
     Allowed("score.features.*", "t", "0, scalar tensor", "clean data, and one time for all samples"),
     Allowed("networks.*", "input_range kernel", "negative tuple", "(-1, 2) is a range, and a filter with a sum > 0"),
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
-    Allowed("samplers.editing.edit", "guide", "strange shape", "events of any shape; the score says which"),
+    Allowed("tasks.editing.*", "guide x", "strange shape", "events of any shape; the score says which"),
     Allowed("samplers.*", "fingerprint", "negative tuple", "any numbers"),
     Allowed("samplers.fitted.sampler.FittedMultistep", "mean", "scalar tensor, strange shape", "of an event of any shape"),
     Allowed("samplers.fitted.pilot.Pilot", "ends", "nan tensor", "a path may fail, and has an infinite distance then"),

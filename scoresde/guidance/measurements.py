@@ -162,7 +162,7 @@ class MeasurementGuidance(Guidance):
 
     def select_rows(self, index: Tensor) -> MeasurementGuidance:
         y = self.measurement if len(self.measurement) == 1 else select({"y": self.measurement}, index)["y"]
-        return self._with(score=rows_of(self.score, index), measurement=y)
+        return self._with(score=rows_of(self.score, index), operator=rows_of(self.operator, index), measurement=y)
 
 
 @dataclass(frozen=True)

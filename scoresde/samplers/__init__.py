@@ -17,7 +17,6 @@ from scoresde.samplers.adaptive import AdaptiveSDE, ProbabilityFlowODE, ReverseS
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.checks import check
 from scoresde.samplers.discretization import ReferenceDiscretization
-from scoresde.samplers.editing import edit
 from scoresde.samplers.exponential import DEIS, EDM, DPMSolverPlusPlus, UniPC
 from scoresde.samplers.fitted import Fast, fit
 from scoresde.samplers.predictor_corrector import (
@@ -49,7 +48,6 @@ __all__ = [
     "Sampler",
     "UniPC",
     "check",
-    "edit",
     "fit",
     "grids",
 ]

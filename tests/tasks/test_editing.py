@@ -21,7 +21,6 @@ from scoresde.samplers import (
     ProbabilityFlowODE,
     ReverseSDESampler,
     UniPC,
-    edit,
 )
 from scoresde.sde import (
     EDMSDE,
@@ -36,6 +35,7 @@ from scoresde.sde import (
     Shifted,
     SubVPSDE,
 )
+from scoresde.tasks import edit
 
 STD, GUIDE = 0.5, 1.2
 STOCHASTIC = [
