@@ -18,9 +18,10 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
-from scoresde.data import Affine, Dataset, RealColumn, Splits, SuperResolution
+from scoresde.data import Affine, Dataset, RealColumn, Splits
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
+from scoresde.operators import SuperResolution
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
 from scoresde.score import Classifier
 from scoresde.score.subspace import Subspace, SubspaceScore
@@ -31,8 +32,7 @@ PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
-    "guidance",
-    "tasks",
+    "guidance", "operators", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
     "interop",
@@ -198,7 +198,6 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
-    "data.operators.SuperResolution": {"factor": 2},
     "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
     "data.table.measure_columns": lambda: {"file": _table()},
@@ -321,6 +320,12 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "guidance.likelihoods.ClassifierGuidance": {"classifier": CLASSIFIER},
     "guidance.measurements.IsotropicMoments": {"operator": torch.tanh, "measurement": X},
     "guidance.measurements.TweedieMoments": {"operator": torch.tanh, "measurement": X},
+    "operators.blur.Blur": {"std": 1.0},
+    "operators.fourier.FourierMask": {"known": [[1, 0], [1, 1]]},
+    "operators.functions.LinearFunction": {"function": torch.neg, "event_shape": (2,)},
+    "operators.functions.MatrixOperator": {"matrix": X, "event_shape": (1, 2)},
+    "operators.masks.Mask": {"known": torch.tensor([True, False])},
+    "operators.pixels.SuperResolution": {"factor": 2},
     "guidance.likelihoods.TaskGuidance": {"log_likelihood": SCORE},
     "tasks.editing.edit": {"sampler": samplers.UniPC(3), "score": lambda x, t: -x, "guide": X, "t": 0.5},
     "tasks.editing.purify": {"sampler": samplers.UniPC(3), "score": lambda x, t: -x, "t": 0.5},

@@ -8,29 +8,43 @@ from PIL import Image as Image_
 
 from scoresde.conditions import Classes, Image
 from scoresde.data import (
-    JPEG,
     Affine,
     Arrays,
-    BoxInpainting,
     Dataset,
     Degraded,
     Digits,
-    Grayscale,
     ImageFolder,
-    PixelInpainting,
     Quantized,
     RealColumn,
     Splits,
-    SuperResolution,
     Table,
     TorchDataset,
 )
 from scoresde.data.stored import ImageFiles
 from scoresde.noise import NoiseSource
+from scoresde.operators import (
+    JPEG,
+    Blur,
+    BoxInpainting,
+    FourierMask,
+    Grayscale,
+    Mask,
+    PixelInpainting,
+    SuperResolution,
+)
 
 COLORS = NoiseSource.of(0, 30).integers(256, (3, 4, 6), step=0, purpose="colors").to(torch.uint8)
 PHOTOS = Splits(Dataset(COLORS[:20], Quantized(256)), Dataset(COLORS[20:], Quantized(256)))
-OPERATORS = [SuperResolution(2), BoxInpainting(), PixelInpainting(), Grayscale(), JPEG(20)]
+OPERATORS = [
+    SuperResolution(2),
+    BoxInpainting(),
+    PixelInpainting(),
+    Grayscale(),
+    JPEG(20),
+    Blur(0.8),
+    Mask(torch.eye(4, 6)),
+    FourierMask(torch.eye(4, 6)),
+]
 
 
 def measured(split, operator, index, seed=0, number=0):

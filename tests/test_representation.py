@@ -33,7 +33,7 @@ CLASSES = {
 }
 OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
-    "score.features.ScoreFeatures",
+    "score.features.ScoreFeatures", "operators.functions.LinearFunction",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
     *(name for name in CLASSES if name.startswith(("interop.processes.", "guidance.measurements."))),
 }  # fmt: skip

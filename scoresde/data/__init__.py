@@ -5,15 +5,6 @@ from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColu
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.degraded import Degraded
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
-from scoresde.data.operators import (
-    JPEG,
-    BoxInpainting,
-    Grayscale,
-    LinearOperator,
-    Operator,
-    PixelInpainting,
-    SuperResolution,
-)
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
@@ -23,29 +14,22 @@ from scoresde.data.transforms import Affine, Quantized, Transform
 
 __all__ = [
     "CIFAR10",
-    "JPEG",
     "MNIST",
     "Affine",
     "Arrays",
-    "BoxInpainting",
     "CategoryColumn",
     "Columns",
     "Dataset",
     "Degraded",
     "Digits",
-    "Grayscale",
     "ImageFolder",
     "LazySplits",
-    "LinearOperator",
     "MlxtendMNIST",
-    "Operator",
     "PhotoPatches",
-    "PixelInpainting",
     "RealColumn",
     "Quantized",
     "Splits",
     "Stored",
-    "SuperResolution",
     "Table",
     "TorchDataset",
     "Transform",

@@ -15,12 +15,12 @@ from scoresde.conditions import Image, check_name
 from scoresde.data.columns import Columns
 from scoresde.data.dataset import Dataset
 from scoresde.data.items import Items
-from scoresde.data.operators import JPEG, Operator
 from scoresde.data.rows import Rows
 from scoresde.data.sources import LazySplits, Splits
 from scoresde.data.stored import Stored
 from scoresde.data.transforms import Quantized
 from scoresde.noise import NoiseSource
+from scoresde.operators import JPEG, Operator
 
 
 class Degraded(LazySplits):
@@ -42,7 +42,8 @@ class Degraded(LazySplits):
         ValueError: If the operator does not fit the images, or ``data`` has a condition of this name.
 
     Example:
-        >>> from scoresde.data import Degraded, Digits, SuperResolution
+        >>> from scoresde.data import Degraded, Digits
+        >>> from scoresde.operators import SuperResolution
         >>> Degraded(Digits(), SuperResolution(2)).kinds
         {'measurement': Image(channels=1)}
     """
@@ -110,7 +111,7 @@ class Measurements(Stored):
         return self[torch.tensor([index])][0]
 
     def digest(self) -> str:
-        text = f"{self.data.digest()} {self.operator!r} {self.seed} {self.split}"
+        text = f"{self.data.digest()} {self.operator.digest()} {self.seed} {self.split}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

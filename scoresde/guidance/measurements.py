@@ -32,6 +32,7 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number, expand, shown
 from scoresde.conditions import rows_of, select
 from scoresde.guidance.base import Guidance, Weight
+from scoresde.operators.linear_systems import conjugate_gradients, dot
 from scoresde.sde import ScalarSDE
 
 Linear = Callable[[Tensor], Tensor]
@@ -256,37 +257,3 @@ class TweedieMoments(MeasurementGuidance):
 
     def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
         return lambda v: sigma**2 / alpha * jacobian(v)
-
-
-def conjugate_gradients(system: Linear, b: Tensor, iterations: int, tolerance: float = 1e-5) -> Tensor:
-    """Solve S v = b for each sample, for a symmetric positive definite S.
-
-    Args:
-        system: The function v -> S v, which acts on each sample.
-        b: Right-hand sides, (B, *measurement).
-        iterations: Largest number of steps. The method ends when all residuals are below ``tolerance`` |b|.
-        tolerance: Relative size of the residual.
-
-    Returns:
-        The solutions, with the shape of b. A sample for which S is not positive definite keeps its last solution.
-    """
-    v, r, p = torch.zeros_like(b), b, b
-    square = dot(r, r)
-    limit = tolerance**2 * square
-    for _ in range(iterations):
-        if not bool((square > limit).any()):
-            break
-        product = system(p)
-        curvature = dot(p, product)
-        step = torch.where((curvature > 0) & (square > limit), square / curvature, 0.0)
-        v, r = v + expand(step, b) * p, r - expand(step, b) * product
-        new = torch.where(step > 0, dot(r, r), square)
-        ratio = torch.where(step > 0, new / square, 0.0)
-        square = torch.where(step > 0, new, 0.0)  # a sample that has ended takes no more steps
-        p = r + expand(ratio, b) * p
-    return v
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """a^T b for each sample, (B,)."""
-    return (a * b).reshape(len(a), -1).sum(1)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_finite, check_number, shown
-from scoresde.data import Grayscale, SuperResolution
 from scoresde.guidance import Guidance, TweedieMoments
+from scoresde.operators import Grayscale, SuperResolution
 from scoresde.samplers.base import Sampler, SampleResult
 from scoresde.sde import SDE
 

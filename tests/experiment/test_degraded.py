@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from scoresde.conditions import Image
-from scoresde.data import SuperResolution
 from scoresde.experiment import Experiment, Workdir, apply_overrides, likelihood, load_config, report, sample, train
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import sample_conditions
+from scoresde.operators import SuperResolution
 from tests.experiment.conftest import ROOT, TINY, called
 from tests.experiment.test_training import reload
 from tests.experiment.training import advance, everything, same, trainer
@@ -139,7 +139,7 @@ def test_a_value_on_the_command_line(trained):
         ({"operator": {"name": "SuperResolution", "factor": 3}}, "factor=3 does not divide the side 8"),
         (
             {"operator": {"name": "SuperRes"}},
-            r"config\.data\.operator\.name='SuperRes' is not known: allowed are BoxInpainting,",
+            r"config\.data\.operator\.name='SuperRes' is not known: allowed are Blur, BoxInpainting,",
         ),
         ({"operator": {"name": "Grayscale"}}, "give a number for each of 1 channels"),
         ({"operator": 3}, r"config\.data\.operator=3 is not allowed"),

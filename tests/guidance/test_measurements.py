@@ -9,8 +9,8 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture
 from scoresde.guidance import IsotropicMoments, TaskGuidance, TweedieMoments
-from scoresde.guidance.measurements import conjugate_gradients
 from scoresde.metrics import sliced_wasserstein
+from scoresde.operators.linear_systems import conjugate_gradients
 from scoresde.samplers import AdaptiveSDE, UniPC
 from scoresde.sde import VESDE, CriticallyDampedLangevin, SubVPSDE
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scoresde import VPSDE, GaussianMixture
-from scoresde.data import Grayscale, SuperResolution
 from scoresde.guidance import IsotropicMoments
+from scoresde.operators import Grayscale, SuperResolution
 from scoresde.samplers import AdaptiveSDE, UniPC
 from scoresde.sde import VESDE, CriticallyDampedLangevin
 from scoresde.tasks import colorize, inpaint, super_resolve

@@ -34,6 +34,7 @@ import scoresde.loggers
 import scoresde.losses
 import scoresde.metrics
 import scoresde.networks
+import scoresde.operators
 import scoresde.samplers
 import scoresde.samplers.adaptive
 import scoresde.samplers.discretization
@@ -58,6 +59,7 @@ _PACKAGES = (
     scoresde.losses,
     scoresde.networks,
     scoresde.data,
+    scoresde.operators,
     scoresde.samplers,
     scoresde.samplers.adaptive,
     scoresde.samplers.discretization,

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde.data import JPEG, BoxInpainting, Grayscale, LinearOperator, PixelInpainting, Quantized, SuperResolution
+from scoresde.data import Quantized
 from scoresde.noise import NoiseSource
+from scoresde.operators import JPEG, BoxInpainting, Grayscale, LinearOperator, PixelInpainting, SuperResolution
 
 F64 = torch.float64
 LINEAR = [
