@@ -123,6 +123,7 @@ ALLOWED = (
     Allowed("data.packaged.PhotoPatches", "stride", "0", "the side of a patch"),
     Allowed("guidance.*", "weight", "0, -1", "any number"),
     Allowed("guidance.*", "noise_std", "0", "no noise"),
+    Allowed("guidance.*", "noise_std", "scalar tensor", "one number for all entries"),
     Allowed("guidance.*", "score unconditional", "no arguments", "only whether it can be called is checked"),
     Allowed("guidance.*", "target", "scalar tensor, strange shape, whole tensor, 0, -1", "checked at the call"),
     Allowed("guidance.*", "measurement", "strange shape, whole tensor", "compared with the operator, at the call"),

@@ -1,10 +1,10 @@
-r"""Guidance by a linear measurement y = A x_0 + noise, with Gaussian noise of standard deviation sigma_y.
+r"""Guidance by a linear measurement y = A x_0 + noise, with Gaussian noise N(0, N).
 
 The posterior of x_0 given x_t is approximated by a Gaussian with the mean x^(x_t) = E[x_0 | x_t] and a covariance V:
 
 .. math::
-    p(y \mid x_t) \approx N(A \hat x, \; A V A^T + \sigma_y^2 I), \qquad
-    \nabla_{x_t} \log p(y \mid x_t) \approx J^T A^T (A V A^T + \sigma_y^2 I)^{-1} (y - A \hat x), \qquad
+    p(y \mid x_t) \approx N(A \hat x, \; A V A^T + N), \qquad
+    \nabla_{x_t} \log p(y \mid x_t) \approx J^T A^T (A V A^T + N)^{-1} (y - A \hat x), \qquad
     J = \frac{\partial \hat x}{\partial x_t}
 
     IsotropicMoments    V = r_t^2 I, r_t^2 = sigma^2 s^2 / (alpha^2 s^2 + sigma^2)      one vector-Jacobian product
@@ -21,10 +21,10 @@ potential.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number, expand, shown
 from scoresde.conditions import rows_of, select
 from scoresde.guidance.base import Guidance, Weight
+from scoresde.operators import LinearOperator, Operator
 from scoresde.operators.linear_systems import conjugate_gradients, dot
+from scoresde.operators.measurement_noise import MeasurementNoise
 from scoresde.sde import ScalarSDE
 
 Linear = Callable[[Tensor], Tensor]
@@ -42,16 +44,18 @@ class MeasurementGuidance(Guidance):
     """Base class of guidance by a linear measurement. Subclasses are frozen dataclasses with these fields.
 
     Attributes:
-        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd. Its adjoint is found by
-            autograd.
+        operator: The measurement A: a ``LinearOperator``, or a linear function (B, *event) -> (B, *measurement) that is
+            differentiable by autograd.
         measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
-        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
+        noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m), or None.
         iterations: Largest number of steps of conjugate gradients.
     """
 
     operator: Linear
     measurement: Tensor
-    noise_std: float
+    noise_std: float | Tensor
+    noise_covariance: Tensor | None
     iterations: int
 
     def __post_init__(self) -> None:
@@ -61,16 +65,23 @@ class MeasurementGuidance(Guidance):
                 f"score={shown(self.score)} has the process {self.sde!r}: give the score of a process with scalar alpha and "
                 "sigma, such as VPSDE()"
             )
-        if not callable(self.operator):
-            raise TypeError(f"operator={shown(self.operator)} cannot be called: give a linear function of x")
+        _check_operator(self.operator)
         if not isinstance(self.measurement, Tensor) or self.measurement.ndim == 0 or self.measurement.numel() == 0:
             raise TypeError(
                 f"measurement={shown(self.measurement)} is not allowed: give a tensor with one row for each sample"
             )
         if not bool(torch.isfinite(self.measurement).all()):
             raise ValueError("measurement has values that are not finite: give finite numbers")
-        check_number("noise_std", self.noise_std, least=0.0)
+        self.noise.check(self.measurement.shape[1:])
+        if (event_shape := getattr(self.operator, "event_shape", None)) is not None:
+            with torch.no_grad():
+                self._check_shape(self.operator(self.measurement.new_zeros(1, *event_shape)), 1)
         check_count("iterations", self.iterations)
+
+    @cached_property
+    def noise(self) -> MeasurementNoise:
+        """The noise of the measurement."""
+        return MeasurementNoise(self.noise_std, self.noise_covariance)
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         score, direction, _ = self.terms(x, t)
@@ -83,7 +94,7 @@ class MeasurementGuidance(Guidance):
         return self.terms(x, t)[2]
 
     def data_log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """Computes log N(y; A x, sigma_y^2 I) of samples, with its normalization.
+        """Computes log N(y; A x, N) of samples, with its normalization.
 
         Args:
             x: Samples of the data, (B, *event).
@@ -95,16 +106,14 @@ class MeasurementGuidance(Guidance):
         Raises:
             ValueError: If the measurement has no noise, so that the density does not exist.
         """
-        if not self.noise_std > 0:
+        if not self.noise.is_positive:
             raise ValueError(
-                f"noise_std={self.noise_std!r} is not allowed here: a measurement without noise has no density p(y | x_0); give "
-                "a small number > 0, or log_likelihood= to the sampler"
+                f"noise_std={shown(self.noise_std)} is not allowed here: a measurement without noise has no density p(y | x_0); "
+                "give a small number > 0, or log_likelihood= to the sampler"
             )
         with torch.enable_grad():
             seen = self._measured(x.detach().requires_grad_(True)).detach()
-        residual = ((self.measurement - seen).double() / self.noise_std).reshape(len(x), -1)
-        constant = residual.shape[1] * math.log(self.noise_std * math.sqrt(2.0 * math.pi))
-        return -0.5 * residual.square().sum(1) - constant
+        return self.noise.log_density(self.measurement - seen)
 
     def terms(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sde = self.sde
@@ -122,15 +131,16 @@ class MeasurementGuidance(Guidance):
 
         def adjoint(v: Tensor) -> Tensor:
             """A^T v."""
+            if isinstance(self.operator, LinearOperator):
+                return self.operator.adjoint(v)
             return torch.autograd.grad(seen, mean, v, retain_graph=True)[0]
 
         covariance = self.covariance(alpha, sigma, jacobian)
-        noise = self.noise_std**2
 
         def system(v: Tensor) -> Tensor:
-            """(A V A^T + sigma_y^2 I) v."""
+            """(A V A^T + N) v."""
             with torch.no_grad():
-                return self.operator(covariance(adjoint(v))) + noise * v
+                return self.operator(covariance(adjoint(v))) + self.noise.multiply(v)
 
         residual = (self.measurement - seen).detach()
         solved = conjugate_gradients(system, residual, self.iterations)
@@ -151,15 +161,23 @@ class MeasurementGuidance(Guidance):
 
     def _measured(self, mean: Tensor) -> Tensor:
         seen = self.operator(mean)
-        wanted = (len(mean), *self.measurement.shape[1:])
-        if not isinstance(seen, Tensor) or seen.shape != wanted or len(self.measurement) not in (1, len(mean)):
+        self._check_shape(seen, len(mean))
+        if len(self.measurement) not in (1, len(mean)):
             raise ValueError(
-                f"operator returned shape {tuple(getattr(seen, 'shape', ()))} for x of shape {tuple(mean.shape)}, and "
-                f"measurement has shape {tuple(self.measurement.shape)}: give one row for each sample, or one for all"
+                f"measurement has shape {tuple(self.measurement.shape)} for x of shape {tuple(mean.shape)}: give one row for "
+                "each sample, or one for all"
             )
         if not seen.requires_grad:
             raise ValueError("operator has no graph to x (torch.no_grad, detach, NumPy?), so its adjoint is not known")
         return seen
+
+    def _check_shape(self, seen: Tensor, count: int) -> None:
+        """Raise ValueError unless the operator returned ``count`` rows of the shape of a row of the measurement."""
+        if not isinstance(seen, Tensor) or seen.shape != (count, *self.measurement.shape[1:]):
+            raise ValueError(
+                f"operator returned shape {tuple(getattr(seen, 'shape', ()))} for {count} events, and measurement has shape "
+                f"{tuple(self.measurement.shape)}: give a measurement with rows of the shape that the operator returns"
+            )
 
     def select_rows(self, index: Tensor) -> MeasurementGuidance:
         y = self.measurement if len(self.measurement) == 1 else select({"y": self.measurement}, index)["y"]
@@ -177,13 +195,15 @@ class IsotropicMoments(MeasurementGuidance):
 
     Args:
         score: The score that is guided, of a process with scalar coefficients.
-        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd.
+        operator: The measurement A: a ``LinearOperator``, or a linear function (B, *event) -> (B, *measurement) that is
+            differentiable by autograd.
         measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
-        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
         data_std: Standard deviation s of the data.
         weight: The weight: a number, or a function of t.
         interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
         iterations: Largest number of steps of conjugate gradients. They cost no evaluation of the score.
+        noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m).
 
     References:
         Song, Vahdat, Mardani, Kautz 2023, "Pseudoinverse-guided diffusion models for inverse problems", ICLR.
@@ -200,11 +220,12 @@ class IsotropicMoments(MeasurementGuidance):
     score: Callable[..., Tensor]
     operator: Linear
     measurement: Tensor
-    noise_std: float = 0.0
+    noise_std: float | Tensor = 0.0
     data_std: float = 1.0
     weight: Weight = 1.0
     interval: tuple[float, float] | None = None
     iterations: int = 50
+    noise_covariance: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,12 +248,14 @@ class TweedieMoments(MeasurementGuidance):
 
     Args:
         score: The score that is guided, of a process with scalar coefficients.
-        operator: The linear function A, (B, *event) -> (B, *measurement), differentiable by autograd.
+        operator: The measurement A: a ``LinearOperator``, or a linear function (B, *event) -> (B, *measurement) that is
+            differentiable by autograd.
         measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
-        noise_std: Standard deviation sigma_y of its noise, >= 0.
+        noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
         weight: The weight: a number, or a function of t.
         interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
         iterations: Largest number of steps of conjugate gradients.
+        noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m).
 
     References:
         Boys et al. 2024, "Tweedie moment projected diffusions for inverse problems", arXiv:2310.06721.
@@ -250,10 +273,25 @@ class TweedieMoments(MeasurementGuidance):
     score: Callable[..., Tensor]
     operator: Linear
     measurement: Tensor
-    noise_std: float = 0.0
+    noise_std: float | Tensor = 0.0
     weight: Weight = 1.0
     interval: tuple[float, float] | None = None
     iterations: int = 5
+    noise_covariance: Tensor | None = field(default=None, kw_only=True)
 
     def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
         return lambda v: sigma**2 / alpha * jacobian(v)
+
+
+def _check_operator(operator: object) -> None:
+    """Raise unless a measurement is a function that may be linear, without random parts."""
+    if not callable(operator):
+        raise TypeError(
+            f"operator={shown(operator)} cannot be called: give a LinearOperator, or a linear function of x"
+        )
+    if isinstance(operator, Operator) and not isinstance(operator, LinearOperator):
+        raise TypeError(f"operator={operator!r} is not linear: give a LinearOperator, or TaskGuidance for a likelihood")
+    if isinstance(operator, LinearOperator) and operator.random:
+        raise ValueError(
+            f"operator={operator!r} is random: give one mask, e.g. Mask(operator.mask(sides, NoiseSource.of(seed, 1))[0])"
+        )

@@ -61,6 +61,33 @@ class MeasurementNoise:
                 f"({m}, {m})"
             )
 
+    @property
+    def is_positive(self) -> bool:
+        """Whether the covariance is positive definite, so that p(y | x) has a density."""
+        if self.covariance is not None:
+            return not int(torch.linalg.cholesky_ex(self.covariance.double())[1])
+        return bool((self.std > 0).all()) if isinstance(self.std, Tensor) else self.std > 0
+
+    def log_density(self, v: Tensor) -> Tensor:
+        """The log-density of the noise, which must be positive definite.
+
+        Args:
+            v: Values of the noise, (B, *measurement).
+
+        Returns:
+            The log-densities in nats, (B,), in float64.
+        """
+        flat = v.flatten(1).double()
+        if self.covariance is not None:
+            factor: Tensor = torch.linalg.cholesky(self.covariance.to(flat))
+            white = torch.linalg.solve_triangular(factor, flat.mT, upper=False).mT
+            log_det = factor.diagonal().log().sum()
+        else:
+            std = torch.as_tensor(self.std, dtype=flat.dtype, device=flat.device).expand(v.shape[1:]).reshape(-1)
+            white, log_det = flat / std, std.log().sum()
+        found: Tensor = -0.5 * white.square().sum(1) - log_det - 0.5 * flat.shape[1] * math.log(2.0 * math.pi)
+        return found
+
     def multiply(self, v: Tensor) -> Tensor:
         """The product with the covariance of the noise.
 

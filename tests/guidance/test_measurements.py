@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
 from scoresde import VPSDE, GaussianMixture
 from scoresde.guidance import IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.metrics import sliced_wasserstein
+from scoresde.operators import JPEG, Blur, BoxInpainting, FourierMask, Mask, MatrixOperator, SuperResolution
 from scoresde.operators.linear_systems import conjugate_gradients
 from scoresde.samplers import AdaptiveSDE, UniPC
 from scoresde.sde import VESDE, CriticallyDampedLangevin, SubVPSDE
@@ -44,6 +46,41 @@ class TestGaussianData:
         assert float(apart.max()) < 1e-4  # conjugate gradients end at a relative residual of 1e-5
         plain = IsotropicMoments(prior, lambda x: x @ a.T, y[None], 0.3)
         assert float(((plain(x, t) - wanted(x, t)).norm(dim=1) / wanted(x, t).norm(dim=1)).max()) > 0.02
+
+    @pytest.mark.parametrize("noise", ["entries", "covariance"])
+    @pytest.mark.parametrize(
+        "operator",
+        [
+            Mask([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 0], [0, 1, 0, 1]]),
+            Blur(0.6),
+            SuperResolution(2),
+            FourierMask(torch.eye(4)),
+            MatrixOperator(normal(3, 16, seed=7), (1, 4, 4)),
+        ],
+        ids=lambda operator: type(operator).__name__,
+    )
+    def test_operators_and_noise(self, operator, noise):
+        """Images of 4 x 4 pixels. The noise has a standard deviation for each entry, or a covariance."""
+        sde, root = VPSDE(), normal(16, 16) / 4
+        prior = GaussianMixture(normal(1, 1, 4, 4, seed=2), covariances=(root @ root.T + 0.1 * torch.eye(16))[None])
+        y = operator(prior.sample(1, dtype=F64))
+        spread, m = normal(*y.shape, seed=4)[0].abs() + 0.2, y.numel()
+        named = {"noise_std": spread}
+        if noise == "covariance":
+            other = normal(m, m, seed=5) / m**0.5
+            named = {"noise_covariance": spread.flatten().diag() ** 2 + other @ other.T}
+        wanted = prior.posterior(operator, y, **named).score(sde)
+        guided = TweedieMoments(prior.score(sde), operator, y, iterations=40, **named)
+        x, t = normal(3, 1, 4, 4, seed=6), torch.tensor([0.1, 0.4, 0.9], dtype=F64)
+        assert torch.allclose(guided(x, t), wanted(x, t), rtol=2e-3, atol=2e-3)
+        plain = TweedieMoments(prior.score(sde), lambda x: operator(x), y, iterations=40, **named)
+        assert torch.allclose(plain(x, t), guided(x, t), rtol=1e-6, atol=1e-6)
+        wrong = TweedieMoments(prior.score(sde), operator, y, 0.1, iterations=40)
+        assert not torch.allclose(wrong(x, t), wanted(x, t), rtol=1e-2, atol=1e-2)
+        known = operator.apply(x)
+        covariance = named.get("noise_covariance", spread.flatten().diag() ** 2)
+        density = MultivariateNormal(known.flatten(1), covariance).log_prob(y.flatten(1))
+        assert torch.allclose(guided.data_log_likelihood(x, t), density)
 
     def test_isotropic_moments_are_exact_for_isotropic_data(self):
         sde, a, y = VPSDE(), normal(3, 5), normal(3, seed=1)
@@ -141,6 +178,14 @@ Y = torch.zeros(1, 1)
         ((SCORE, lambda x: x, torch.full((1, 1), math.nan)), ValueError, "measurement has values that are not finite"),
         ((SCORE, lambda x: x[:, :1], Y, -1.0), ValueError, "noise_std=-1.0"),
         ((SCORE, lambda x: x[:, :1], Y, math.nan), ValueError, "noise_std=nan"),
+        (
+            (SCORE, lambda x: x[:, :1], Y, torch.ones(2)),
+            ValueError,
+            r"noise_std has shape \(2,\), and a row of measurement",
+        ),
+        ((SCORE, JPEG(), Y), TypeError, r"operator=JPEG\(.*\) is not linear: give a LinearOperator"),
+        ((SCORE, BoxInpainting(), Y), ValueError, r"operator=BoxInpainting\(.*\) is random: give one mask, e.g. Mask"),
+        ((SCORE, MatrixOperator(torch.eye(2)), Y), ValueError, r"operator returned shape \(1, 2\) for 1 events"),
     ],
 )
 @pytest.mark.parametrize("kind", [IsotropicMoments, TweedieMoments])
@@ -153,7 +198,11 @@ def test_refused(kind, arguments, error, message):
     ("operator", "y", "message"),
     [
         (lambda x: x, Y, r"operator returned shape \(4, 2\) .* measurement has shape \(1, 1\)"),
-        (lambda x: x[:, :1], torch.zeros(3, 1), r"measurement has shape \(3, 1\): give one row for each sample"),
+        (
+            lambda x: x[:, :1],
+            torch.zeros(3, 1),
+            r"measurement has shape \(3, 1\) for x of shape \(4, 2\): give one row",
+        ),
         (lambda x: x[:, :1].detach(), Y, "operator has no graph to x"),
     ],
 )
