@@ -115,6 +115,9 @@ class NoiseSource:
     seed: int
     indices: Tensor
 
+    standard_normals = True  # without an annotation, so that it is not a field
+    """Whether the normal draws are independent and standard normal."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", _whole_seed(self.seed))
         if not isinstance(self.indices, Tensor):

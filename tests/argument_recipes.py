@@ -19,6 +19,7 @@ import torch
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
 from scoresde.data import Affine, Dataset, RealColumn, Splits
+from scoresde.filters import MatrixFilter
 from scoresde.networks import MLP
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
@@ -32,7 +33,7 @@ PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
     "samplers.predictor_corrector", "likelihood", "metrics", "data",
-    "guidance", "operators", "tasks",
+    "guidance", "filters", "operators", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
     "interop",
@@ -274,6 +275,12 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "networks.refinenet.NCSN": {**IMAGES, "multipliers": (1, 1, 1)},
     "networks.refinenet.NCSNv2": {**IMAGES, "multipliers": (1, 1, 1)},
     "networks.unet.SmallUNet": {"event_shape": EIGHT, "channels": 8, "blocks": 1},
+    "filters.FilteredNoise": {"indices": torch.arange(4), "filter": MatrixFilter(torch.eye(2))},
+    "samplers.predictor_corrector.preconditioned.Preconditioned": {
+        "corrector": samplers.Langevin(), "filter": MatrixFilter(torch.eye(2)),
+    },
+    "filters.MatrixFilter": {"matrix": torch.tensor([[2.0, 1.0], [0.0, 1.0]])},
+    "filters.SpectralFilter": {"space": torch.tensor([1.0, 0.5])},
     "noise.NoiseSource": {"indices": torch.arange(4)},
     "noise.philox": {"counter": (torch.arange(4),) * 4, "key": (1, 2)},
     "samplers.fitted.sampler.FittedMultistep": {

@@ -21,7 +21,18 @@ FLOORS = [
     {"_kinds"},
     {"_arguments"},
     {"conditions"},
-    {"noise", "noise_distributions", "solvers", "networks", "data", "metrics", "ema", "loggers", "operators"},
+    {
+        "noise",
+        "filters",
+        "noise_distributions",
+        "solvers",
+        "networks",
+        "data",
+        "metrics",
+        "ema",
+        "loggers",
+        "operators",
+    },
     {"sde"},
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
@@ -36,6 +47,7 @@ STRANGERS = {"losses", "samplers", "likelihood", "guidance", "networks", "metric
 # the transform of quantized data and the keyed noise lie at the bottom of their floor
 NEIGHBORS = {
     ("solvers", "noise"),
+    ("filters", "noise"),
     ("data", "noise"),
     ("data", "operators"),
     ("operators", "noise"),

@@ -101,7 +101,7 @@ class Multistep(Engine):
             part = replace(
                 problem,
                 score=rows_of(problem.score, coarse),
-                noise=NoiseSource(problem.noise.seed, problem.noise.indices[coarse]),
+                noise=replace(problem.noise, indices=problem.noise.indices[coarse]),
             )
             again, when = _solve_once(part, sde, grid, x[coarse], nodes)
             answer, first_failure = _replace_rows(answer, coarse, again), first_failure.index_copy(0, coarse, when)

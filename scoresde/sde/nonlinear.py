@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -325,4 +325,4 @@ def _paths(noise: NoiseSource, step: int) -> NoiseSource:
     paths.
     """
     low, high = NoiseSource.of(noise.seed, 1, step).integers(2**32, (2,), step=0, purpose="forward paths")[0].tolist()
-    return NoiseSource(low | high << 32, noise.indices)
+    return replace(noise, seed=low | high << 32)

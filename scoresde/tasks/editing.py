@@ -31,6 +31,7 @@ def edit(
     *,
     seed: int = 0,
     first: int = 0,
+    noise: NoiseSource | None = None,
     **options: Any,
 ) -> SampleResult:
     """Draw samples that resemble given data: noise of time t is added, and the sampler removes it.
@@ -44,6 +45,7 @@ def edit(
         t: Time of the start, in (0, T).
         seed: Key of the draws.
         first: Index of the first sample. Sample i depends only on its guide and on ``(seed, first + i)``.
+        noise: A source of noise that replaces ``(seed, first)``, for the start and for the sampler.
         **options: Other arguments of the sampler's call, such as ``condition``.
 
     Returns:
@@ -65,7 +67,7 @@ def edit(
     """
     check_batch("guide", guide)
     check_finite("guide", guide)
-    noise = NoiseSource.of(seed, len(guide), first=first, device=guide.device)
+    noise = NoiseSource.for_batch(noise, len(guide), seed, first, guide.device)
     return noised_and_denoised(sampler, sde, score, guide, t, noise, **options)
 
 
@@ -79,6 +81,7 @@ def purify(
     *,
     seed: int = 0,
     first: int = 0,
+    noise: NoiseSource | None = None,
     **options: Any,
 ) -> Tensor:
     """Remove small perturbations of data, such as those of an attack on a classifier.
@@ -95,6 +98,7 @@ def purify(
         t: Time of the noise, in (0, T).
         seed: Key of the draws.
         first: Index of the first event. Result i depends only on its event and on ``(seed, first + i)``.
+        noise: A source of noise that replaces ``(seed, first)``, for the start and for the sampler.
         **options: Other arguments of the sampler's call, such as ``condition``.
 
     Returns:
@@ -115,7 +119,7 @@ def purify(
     """
     check_batch("x", x)
     check_finite("x", x)
-    noise = NoiseSource.of(seed, len(x), first=first, device=x.device)
+    noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     return noised_and_denoised(sampler, sde, score, x, t, noise, **options).samples
 
 

@@ -11,6 +11,7 @@ from scoresde.samplers.predictor_corrector.correctors import (
 )
 from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
 from scoresde.samplers.predictor_corrector.mala import MALA
+from scoresde.samplers.predictor_corrector.preconditioned import Preconditioned
 from scoresde.samplers.predictor_corrector.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
 from scoresde.samplers.predictor_corrector.sampler import PredictorCorrector
 from scoresde.samplers.predictor_corrector.splitting import SymmetricSplitting
@@ -28,6 +29,7 @@ __all__ = [
     "LangevinCorrector",
     "LangevinDynamics",
     "MALA",
+    "Preconditioned",
     "Predictor",
     "PredictorCorrector",
     "ReverseDiffusion",

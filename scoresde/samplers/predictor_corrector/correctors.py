@@ -57,6 +57,9 @@ class Corrector(ABC):
     needs_transition = False
     """Whether a step uses the transition of ``interval``, which only processes with scalar coefficients have."""
 
+    needs_standard_normals = False
+    """Whether a step would be wrong with noise of another distribution, such as ``FilteredNoise``."""
+
     @abstractmethod
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
         """One step at the start of ``interval``.
@@ -179,8 +182,14 @@ def step_normals(
     """The standard normals of each step: those of the predictor, and a list for the steps of the corrector. If a step
     uses more than one, they are stacked.
 
-    Draw k of step i has the key i * (draws of a step) + k, with the purpose "predictor" or "corrector".
+    Draw k of step i has the key i * (draws of a step) + k, with the purpose "predictor" or "corrector". Raises ValueError if the
+    corrector needs standard normals and the noise has others.
     """
+    if corrector is not None and corrector.needs_standard_normals and not noise.standard_normals:
+        raise ValueError(
+            f"noise is a {type(noise).__name__}, and {type(corrector).__name__} needs standard normals: give a NoiseSource, and "
+            "Preconditioned(corrector, filter) to filter the steps"
+        )
     corrector_draws = 0 if corrector is None else corrector.steps * corrector.draws_per_step
     counts = {"corrector": corrector_draws, "predictor": predictor_draws}
     keys = [(i * n + k, purpose) for i in range(steps) for purpose, n in counts.items() for k in range(n)]

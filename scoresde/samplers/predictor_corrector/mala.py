@@ -51,6 +51,7 @@ class MALA(LangevinDynamics):
     """
 
     draws_per_step = 2  # the proposal, and one number for the acceptance
+    needs_standard_normals = True
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
         """A proposal y = x + e score(x) + sqrt(2 e) z, and the decision between x and y."""
