@@ -1,11 +1,13 @@
 """The command line.
 
-    scoresde train | sample | likelihood | evaluate | report [--config FILE] --workdir DIR [--config.KEY=VALUE ...]
+    scoresde train | sample | likelihood | evaluate | edit | report [--config FILE] --workdir DIR [--config.KEY=VALUE ...]
     scoresde train ... [--init-from RUN [--init-weights NAME]] [--fit-time TIME]
     scoresde train --dry-run --config FILE [--config.KEY=VALUE ...]
     scoresde sample ... [--weights NAME] [--processes N]
     scoresde likelihood ... [--split NAME] [--draws N] [--tolerance BITS] [--weights NAME] [--processes N]
     scoresde evaluate ... [--samples PATH] [--weights NAME] [--processes N]
+    scoresde edit ... --task NAME --input FILE [FILE ...] [--output DIR] [--mask FILE] [--factor N] [--t TIME] [--noise-std STD]
+                  [--guidance NAME] [--sampler NAME] [--samples N] [--condition NAME=VALUE] [--weights NAME] [--processes N]
     scoresde report RUN RUN ... [--output FILE]
     scoresde push PLACE --workdir DIR [--weights NAME ...] [--with-state] [--license ID] [--tag TAG ...] [--public] [--overwrite]
     scoresde pull PLACE --workdir DIR [--overwrite]
@@ -15,7 +17,7 @@
     scoresde convert --from score_sde_pytorch CHECKPOINT --workdir DIR [--source-config FILE] [--source.KEY=VALUE ...]
                      [--config FILE] [--config.KEY=VALUE ...] [--expected FILE]
 
-Without --config, the first five commands and push use the config.json of the work folder. `scoresde COMMAND --help` shows the
+Without --config, the first six commands and push use the config.json of the work folder. `scoresde COMMAND --help` shows the
 flags of a command.
 
 Exit codes: 0 success; 1 a check failed; 2 the command cannot be carried out, with the reason in one line on standard
@@ -96,7 +98,12 @@ def _work(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     workdir = experiment.Workdir(options.workdir)
     if options.fit_time is not None:
         made = _fitted(made, config, workdir, options.fit_time)
-    shared = {"sample": experiment.sample, "likelihood": experiment.likelihood, "evaluate": experiment.evaluate}
+    shared = {
+        "sample": experiment.sample,
+        "likelihood": experiment.likelihood,
+        "evaluate": experiment.evaluate,
+        "edit": experiment.edit_files,
+    }
     if options.command == "train":
         experiment.train(made, workdir, **start)
     elif options.command == "report":

@@ -26,7 +26,7 @@ class Command:
     section: str = ""
 
 
-RUNS = ("train", "sample", "likelihood", "evaluate", "report", "push")
+RUNS = ("train", "sample", "likelihood", "evaluate", "edit", "report", "push")
 """Commands that work in a folder. Without --config they use the config of the folder."""
 _RUN = "--workdir DIR [--config FILE] [--config.KEY=VALUE ...]"
 
@@ -49,6 +49,13 @@ COMMANDS = {
         "compare samples with data: Frechet and kernel distance, precision, recall. Classifiers and regressors: their accuracy",
         f"{_RUN} [--samples PATH] [--weights NAME] [--processes N]",
         section="evaluation",
+    ),
+    "edit": Command(
+        "edit or restore pictures and other files: fill in, sharpen, color, vary, or find what is not normal",
+        f"{_RUN} --task NAME --input FILE [FILE ...] [--output DIR]\n"
+        "                     [--mask FILE] [--factor N] [--t TIME] [--noise-std STD] [--guidance NAME] [--sampler NAME]\n"
+        "                     [--samples N] [--condition NAME=VALUE] [--weights NAME] [--processes N]",
+        section="editing",
     ),
     "report": Command(
         "write report.html with everything in the work folder, or compare runs",
@@ -131,6 +138,7 @@ class Flag:
         kind: Type of its value.
         setting: Whether it sets the key of its name in the command's section of the config. A path is set as text.
         repeated: Whether it can be given several times.
+        several: Whether it takes one value or more.
     """
 
     name: str
@@ -140,6 +148,7 @@ class Flag:
     kind: Callable[[str], Any] = str
     setting: bool = False
     repeated: bool = False
+    several: bool = False
 
     @property
     def attribute(self) -> str:
@@ -150,6 +159,8 @@ class Flag:
         """Add the flag to a parser."""
         if not self.values:
             parser.add_argument(f"--{self.name}", action="store_true", default=None, help=self.text)
+        elif self.several:
+            parser.add_argument(f"--{self.name}", metavar=self.values[0], nargs="+", action="extend", help=self.text)
         elif self.repeated:
             parser.add_argument(f"--{self.name}", metavar=self.values[0], action="append", help=self.text)
         elif len(self.values) == 1:
@@ -183,16 +194,55 @@ FLAGS = (
         "average", ("NAME",),
     ),
     Flag(
-        "processes", ("sample", "likelihood", "evaluate"), "number of local processes that share the work", ("N",), whole_number,
+        "processes", ("sample", "likelihood", "evaluate", "edit"), "number of local processes that share the work", ("N",),
+        whole_number,
     ),
     Flag(
-        "weights", ("sample", "likelihood", "evaluate"), "the weights to use: model, ema, ema1, ..., or the width of a post-hoc "
-        "average; the same as --config.sampling.weights, --config.likelihood.weights or --config.evaluation.weights. evaluate: "
-        "for classifiers and regressors only", ("NAME",), setting=True,
+        "weights", ("sample", "likelihood", "evaluate", "edit"), "the weights to use: model, ema, ema1, ..., or the width of a "
+        "post-hoc average; the same as --config.SECTION.weights with the section sampling, likelihood, evaluation or editing. "
+        "evaluate: for classifiers and regressors only", ("NAME",), setting=True,
     ),
     Flag(
-        "condition", ("sample",), "a condition of all samples, e.g. label=3; can be repeated for other conditions; the same as "
-        "--config.sampling.condition", ("NAME=VALUE",), repeated=True,
+        "condition", ("sample", "edit"), "a condition of all samples, e.g. label=3; can be repeated for other conditions; the "
+        "same as --config.sampling.condition or --config.editing.condition", ("NAME=VALUE",), repeated=True,
+    ),
+    Flag(
+        "task", ("edit",), "edit and purify: add the noise of the time --t and remove it; anomaly_map: the distance between the "
+        "input and such edits; inpaint: draw missing pixels or values; super_resolve: draw pictures of a higher resolution; "
+        "colorize: color gray pictures", ("NAME",), setting=True,
+    ),
+    Flag(
+        "input", ("edit",), "pictures, arrays (.npy) or tables (.csv, .parquet), folders of them, or patterns in quotes; sizes "
+        "are those of the model, or smaller by a factor for super_resolve", ("FILE",), setting=True, several=True,
+    ),
+    Flag(
+        "mask", ("edit",), "inpaint: a picture that is white where pixels are known and black where they are missing, or a "
+        "folder with such a picture for each input; without it, transparent pixels, NaN and empty cells are missing", ("FILE",),
+        Path, setting=True,
+    ),
+    Flag(
+        "output", ("edit",), "a new folder for the results; edits/TASK-... in the work folder unless given", ("DIR",), Path,
+        setting=True,
+    ),
+    Flag(
+        "samples", ("edit",), "number of samples for each input, 4 unless given", ("N",), setting=True,
+    ),
+    Flag("sampler", ("edit",), "one of the samplers of the config; needed if there are several", ("NAME",), setting=True),
+    Flag(
+        "t", ("edit",), "edit, purify, anomaly_map: the time of the noise that is added, above 0 and below T: the larger, the "
+        "less the results resemble the input", ("TIME",), setting=True,
+    ),
+    Flag(
+        "factor", ("edit",), "super_resolve: lower the resolution of whole pictures by this factor first; smaller pictures need "
+        "none", ("N",), setting=True,
+    ),
+    Flag(
+        "noise-std", ("edit",), "inpaint, super_resolve, colorize: standard deviation of the noise in the input, in units of the "
+        "data: levels for pictures, of which 8 bits have 256", ("STD",), setting=True,
+    ),
+    Flag(
+        "guidance", ("edit",), "inpaint, super_resolve, colorize: TweedieMoments (the default), or IsotropicMoments, which is "
+        "cheaper and less exact; --config.editing.guidance.KEY=VALUE sets its arguments", ("NAME",),
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(

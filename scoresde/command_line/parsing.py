@@ -136,13 +136,14 @@ def _split(parser: Parser, arguments: Sequence[str]) -> tuple[list[str], dict[st
 def _command(arguments: Sequence[str]) -> str | None:
     """The first argument that is neither a flag nor the value of a flag. Flags may precede the command."""
     counts = {f"--{flag.name}": len(flag.values) for flag in FLAGS}
-    passed = 0
+    several = {f"--{flag.name}" for flag in FLAGS if flag.several}
+    passed, open_ended = 0, False
     for argument in arguments:
-        if passed:
+        if argument.startswith("-") and not passed:
+            passed, open_ended = counts.get(argument, 0), argument in several
+        elif passed:
             passed -= 1
-        elif argument.startswith("-"):
-            passed = counts.get(argument, 0)
-        else:
+        elif not open_ended or argument in COMMANDS:
             return argument
     return None
 
@@ -238,17 +239,22 @@ def _set_overrides(parser: Parser, options: argparse.Namespace, overrides: dict[
     for flag in flags_of(command):
         value = getattr(options, flag.attribute)
         if value is not None and flag.setting:
-            key = f"{COMMANDS[command].section}.{flag.name}"
+            key = f"{COMMANDS[command].section}.{flag.attribute}"
             if key in overrides:
                 parser.error(f"--{flag.name} and --config.{key} set the same value: give one of them")
-            overrides[key] = repr(str(value)) if flag.kind is Path else value
+            overrides[key] = repr(value if flag.several else str(value)) if flag.several or flag.kind is Path else value
+    if options.guidance is not None:
+        if any(key in overrides for key in ("editing.guidance", "editing.guidance.name")):
+            parser.error("--guidance and --config.editing.guidance.name set the same value: give one of them")
+        overrides["editing.guidance.name"] = options.guidance
     if getattr(options, "condition", None):
-        if any(key.startswith("sampling.condition") for key in overrides):
-            parser.error("--condition and --config.sampling.condition set the same value: give one of them")
+        where = f"{COMMANDS[command].section}.condition"
+        if any(key.startswith(where) for key in overrides):
+            parser.error(f"--condition and --config.{where} set the same value: give one of them")
         named = [_named(parser, text) for text in options.condition]
         if twice := [name for k, (name, _) in enumerate(named) if name in dict(named[:k])]:
             parser.error(f"--condition gives {twice[0]} two values: give one, or a list for samples that differ")
-        overrides["sampling.condition"] = repr(dict(named))
+        overrides[where] = repr(dict(named))
     if overrides and options.runs:
         parser.error(f"{OVERRIDE}{next(iter(overrides))} is for the report of one run")
     if overrides and options.process is not None:

@@ -91,7 +91,7 @@ class ImageRules:
         Raises:
             ValueError: If the image is smaller than the event, or its values or its kind do not fit the rules.
         """
-        pixels = self._values(image)
+        pixels = self.values(image)
         if int(pixels.max()) >= self.levels or int(pixels.min()) < 0:
             raise ValueError(
                 f"it holds values from {int(pixels.min())} to {int(pixels.max())}: levels={self.levels} allows "
@@ -104,8 +104,18 @@ class ImageRules:
             .astype(np.uint8 if self.levels <= BYTE else np.int32)
         )
 
-    def _values(self, image: Image.Image) -> np.ndarray:
-        """The values of an upright image, (height, width) or (height, width, 3)."""
+    def values(self, image: Image.Image) -> np.ndarray:
+        """The values of an image of any size, as the rules read them.
+
+        Args:
+            image: An image of Pillow.
+
+        Returns:
+            The values of the upright image, (height, width) or (height, width, 3).
+
+        Raises:
+            ValueError: If its kind does not fit the rules.
+        """
         labels = self.palette == "indices"
         if self.levels == BYTE and not labels:
             return np.asarray(eight_bits(image).convert("RGB" if self.channels == 3 else "L"))

@@ -38,11 +38,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         ValueError: For more than 8 bits per channel, transparent pixels, several frames, and modes that Pillow cannot convert.
     """
     check_frames(image)
-    if image.mode in DEEP_GRAY or _cut(image):
-        raise ValueError(
-            f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as "
-            "an array; for gray images, ImageFolder also has levels=65536"
-        )
+    check_depth(image)
     image = upright(image)
     if image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
@@ -95,6 +91,15 @@ def check_frames(image: Image.Image) -> None:
     """Raise ValueError for an image of several frames, unless it is a camera's multi-picture file."""
     if getattr(image, "is_animated", False) and image.format != "MPO" and image.tell() == 0:
         raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames: save each frame as a separate image")
+
+
+def check_depth(image: Image.Image) -> None:
+    """Raise ValueError for an image with more than 8 bits per channel."""
+    if image.mode in DEEP_GRAY or _cut(image):
+        raise ValueError(
+            f"its pixels have mode {image.mode!r}, with more than 8 bits per channel: save it with 8 bits, or as "
+            "an array; for gray images, ImageFolder also has levels=65536"
+        )
 
 
 def _cut(image: Image.Image) -> bool:

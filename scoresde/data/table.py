@@ -93,6 +93,29 @@ class Table(LazySplits):
         """All rows of ``file`` without the columns that are conditions, of shape (number of rows, number of columns)."""
         return self._rows(self.file)[0]
 
+    def incomplete_rows(self, file: str) -> tuple[Tensor, Tensor]:
+        """The rows of another file, in which values may be missing.
+
+        Args:
+            file: A table with the columns of the events. Columns that are conditions are not read.
+
+        Returns:
+            The rows, of shape (number of rows, number of columns), with a value that the column allows where one is missing; and
+            which values are known, a tensor of bool of the same shape.
+
+        Raises:
+            FileNotFoundError: If the file or pyarrow is missing.
+            ValueError: For columns that are missing, and values that a column does not allow.
+        """
+        found = read_table(file, self.columns.names)
+        known = np.stack([~found[name].missing for name in self.columns.names], 1)
+        rows = np.zeros(known.shape)
+        for k, column in enumerate(self.columns.columns):
+            rows[:, k] = min(max(round(column.shift), column.ends[0]), column.ends[1])
+            if known[:, k].any():
+                rows[known[:, k], k] = _numbers(file, column, found[column.column], known[:, k])
+        return self.columns.check(torch.from_numpy(rows), file), torch.from_numpy(known)
+
     def condition_row(self, name: str, value: Any) -> Tensor:
         return condition_value(f"condition.{name}", self.given[name], value)
 

@@ -14,6 +14,7 @@ from scoresde.experiment.folder.workdir import Workdir, WorkdirError
 from scoresde.experiment.hub.manifest import TransferError
 from scoresde.experiment.hub.transfer import pull, push
 from scoresde.experiment.inspection.inspection import Inspection, inspect
+from scoresde.experiment.jobs.editing import edit_files
 from scoresde.experiment.jobs.evaluation import evaluate
 from scoresde.experiment.jobs.likelihood import likelihood
 from scoresde.experiment.jobs.sampling import sample
@@ -46,6 +47,7 @@ __all__ = [
     "check",
     "compare_runs",
     "dry_run",
+    "edit_files",
     "inspect",
     "likelihood",
     "load_config",

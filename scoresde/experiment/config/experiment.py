@@ -21,6 +21,7 @@ from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors, find_class
 from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
+from scoresde.experiment.config.editing import EditingConfig, build_editing
 from scoresde.experiment.config.guidance import build_guidance, check_guidance
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
@@ -65,6 +66,7 @@ class Experiment:
         guidance: The section ``guidance``, see ``guidance.py``.
         likelihood: The section ``likelihood``.
         evaluation: The section ``evaluation``.
+        editing: The section ``editing``.
         loggers: Loggers by name: those of the section ``loggers``, or TensorBoard if there is no such section and the package
             is installed.
     """
@@ -84,6 +86,7 @@ class Experiment:
     guidance: Mapping[str, Any]
     likelihood: LikelihoodConfig
     evaluation: EvaluationConfig
+    editing: EditingConfig
     loggers: dict[str, Logger] = field(default_factory=dict)
 
     @classmethod
@@ -157,6 +160,7 @@ class Experiment:
             guidance=guidance,
             likelihood=likelihood,
             evaluation=build_section(EvaluationConfig, content.get("evaluation", {}), "evaluation", **_gray(data)),
+            editing=build_editing(section(content, "editing")),
             loggers=_loggers(content),
         )
 

@@ -29,7 +29,7 @@ from scoresde.experiment.config.trust import untrusted
 
 SECTIONS = (
     "seed", "device", "threads", "data", "sde", "network", "model", "objective", "objectives", "training", "sampling", "samplers",
-    "guidance", "likelihood", "evaluation", "loggers",
+    "guidance", "likelihood", "evaluation", "editing", "loggers",
 )  # fmt: skip
 """The keys at the top level of a config."""
 OPTIONAL = (
@@ -41,11 +41,13 @@ OPTIONAL = (
     "guidance",
     "likelihood",
     "evaluation",
+    "editing",
     "loggers",
 )
 """The sections that a config may leave out."""
-BY_NAME = ("sampling.condition",)
-"""Values that may be a text or values by name. An override of one name, ``sampling.condition.label``, makes the latter."""
+BY_NAME = ("sampling.condition", "editing.condition", "editing.guidance")
+"""Values that may be a text or missing, or values by name. An override of one name, ``sampling.condition.label``, makes the
+latter."""
 LARGEST_FILE = 2**24
 """Largest size of a config.json in bytes."""
 LONGEST = 100_000

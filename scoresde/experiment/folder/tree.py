@@ -17,7 +17,8 @@ from scoresde._files import kind_of
 
 FILES = ("config.json", "environment.json", "initial.safetensors", "log.txt", "metrics.csv", "report.html")
 FOLDERS = (
-    "checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "tensorboard", "loggers",
+    "checkpoints", "averages", "previews", "bad_batches", "samples", "likelihood", "evaluation", "edits", "tensorboard",
+    "loggers",
 )  # fmt: skip
 UNCHECKED = ("checkpoints", "averages")
 """Folders whose entries are checked by the checkpoint reader, which skips other files."""
@@ -27,6 +28,7 @@ LEFTOVERS = {
     "sample": ("samples/**/.*.tmp",),
     "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),
     "evaluate": ("evaluation/**/.*.tmp",),
+    "edit": ("edits/**/.*.tmp",),
     "report": (".report.html.*.tmp",),
 }  # fmt: skip
 """Patterns of temporary files by the lock under which they are written. The only holder of the lock may remove them."""

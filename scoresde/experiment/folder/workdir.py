@@ -14,6 +14,7 @@
     samples/NAME.*            .npz, .png and .json; shards in samples/NAME/shards-*/
     likelihood/SPLIT.*        .csv and .json; the rows as they are computed in likelihood/rows-*/
     evaluation/NAME.json      samples compared with data; features in evaluation/*/
+    edits/NAME/               results of scoresde edit, unless --output names another folder
     report.html               the report
 
 Results of other weights than the first average have names such as samples/NAME@WEIGHTS.npz, see ``weight_names.py``.
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "numpy", "scipy", "torchsde", "scikit-learn", "ml-collections", "safetensors")
 """Packages whose versions are written to environment.json."""
-EVALUATION = ("device", "threads", "sampling", "samplers", "guidance", "likelihood", "evaluation", "loggers")
+EVALUATION = ("device", "threads", "sampling", "samplers", "guidance", "likelihood", "evaluation", "editing", "loggers")
 """Sections that may change after training, because the weights do not depend on them. For ``training`` see
 `TrainingConfig.changeable`.
 """
@@ -90,6 +91,7 @@ class Workdir:
         self.samples, self.likelihood = self.path / "samples", self.path / "likelihood"
         self.previews, self.bad_batches = self.path / "previews", self.path / "bad_batches"
         self.averages, self.evaluation = self.path / "averages", self.path / "evaluation"
+        self.edits = self.path / "edits"
         self.config_file, self.metrics_file = self.path / "config.json", self.path / "metrics.csv"
         self.log_file, self.report_file = self.path / "log.txt", self.path / "report.html"
         self.environment_file, self.initial_file = self.path / "environment.json", self.path / "initial.safetensors"
