@@ -112,7 +112,7 @@ class TestMissing:
         assert found[1].known.tolist() == [True, False, False] and found[1].raw[0] == 1.5
         assert found[2].known is None and found[2].raw.tolist() == [2.5, 8.0, 0.0]
         (tmp_path / "bad.csv").write_text("a,b,kind\n1.5,9,x\n")
-        with pytest.raises(ValueError, match="'b' holds 9 .*allowed are whole numbers from 0 to 8"):
+        with pytest.raises(ValueError, match=r"'b' holds 9 .*allowed are whole numbers from 0 to 8"):
             read_inputs([str(tmp_path / "bad.csv")], table)
         (tmp_path / "less.csv").write_text("a,b\n1.5,9\n")
         with pytest.raises(ValueError, match="no column 'kind'"):

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scoresde.tasks.editing import noised_and_denoised
 
 from scoresde._files import read_sealed
-from scoresde.data import Grayscale, SuperResolution
 from scoresde.data.pictures import picture_format
 from scoresde.experiment import Workdir, WorkdirError, edit_files, load_config
 from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.noise import NoiseSource
+from scoresde.operators import Grayscale, SuperResolution
+from scoresde.tasks.editing import noised_and_denoised
 from tests.experiment.conftest import TINY as SMALL
 from tests.experiment.conftest import called
 from tests.experiment.training import experiment
@@ -312,7 +312,7 @@ def test_colors_have_the_given_grays(tmp_path):
         (SUPER | {"editing__guidance": {"name": "ClassifierFree"}}, ConfigError, "ClassifierFree is not allowed here"),
         (SUPER | {"editing__guidance": {"name": "TweedieMoments", "iterations": 0}}, ConfigError, "guidance.iterations=0"),
         (SUPER | {"editing__guidance": {"weight": 1.0}}, ConfigError, "config.editing.guidance=.* is not allowed: give a node"),
-        (EDIT | {"samplers": "{'a': {'name': 'DDIM'}, 'b': {'name': 'UniPC'}}"}, ConfigError, "has a, b; give one, e.g. --sampler a"),
+        (EDIT | {"samplers": "{'a': {'name': 'DDIM'}, 'b': {'name': 'UniPC'}}"}, ConfigError, "a, b; give one, e.g. --sampler a"),
         (EDIT | {"samplers": "{'a': {'name': 'Fast', 'steps': 4}}"}, ConfigError, "a Fast sampler is fitted to one score"),
         (EDIT | {"editing__weights": "ema7"}, Exception, "weights='ema7' are not in"),
     ],
@@ -338,7 +338,7 @@ def test_pictures_of_another_size(place):
 class TestCommand:
     def test_flags(self, place):
         done = called(
-            "edit", "--workdir", place / "run", "--task", "super_resolve", "--factor=2", "--input", str(place / "pictures" / "*.png"),
+            "edit", "--workdir", place / "run", "--task", "super_resolve", "--factor=2", "--input", place / "pictures" / "*.png",
             "--samples", 2, "--guidance", "IsotropicMoments", "--config.editing.guidance.iterations=7", "--noise-std=0.5",
             "--output", place / "out", "--sampler", "unipc",
         )  # fmt: skip

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import suggestion
-from scoresde.data import Columns, Grayscale, Quantized, Splits, SuperResolution
+from scoresde.data import Columns, Quantized, Splits
 from scoresde.data.images import SUFFIXES as PICTURES
 from scoresde.data.input_files import InputEvent, find_inputs, read_inputs
 from scoresde.data.pictures import picture_format, read_mask
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.editing import MEASURED, MOST, TASKS, EditingConfig
+from scoresde.operators import Grayscale, SuperResolution
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class EditResult:
     map: Tensor | None
 
     @property
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Any]:
         """The arrays of samples.npz."""
         found = {"x": self.x, "raw": self.raw, "mean": self.mean, "std": self.std, "map": self.map}
         return {name: value.numpy() for name, value in found.items() if value is not None}
@@ -172,7 +172,8 @@ def _write_gathered(job: EditingJob, results: Sequence[EditResult]) -> bytes:
     data, output = job.experiment.data, job.output
     file = io.BytesIO()
     arrays = [result.arrays for result in results]
-    np.savez_compressed(file, **{name: np.stack([one[name] for one in arrays]) for name in arrays[0]})
+    stacked: dict[str, Any] = {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
+    np.savez_compressed(file, **stacked)
     write_atomic(output / "samples.npz", file.getvalue())
     rows = torch.cat([result.raw for result in results])
     conditions = {
