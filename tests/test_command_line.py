@@ -45,7 +45,7 @@ REFUSED = {
     "sample --weigths ema": "scoresde sample: --weigths is not known; did you mean '--weights'",
     "sample --drawz=2": "scoresde sample: --drawz=2 is not known (?!.*did you mean)",
     "sample --draws=2": "--draws is a flag of likelihood, not of sample",
-    "train --weights=ema": "--weights is a flag of sample, likelihood and evaluate, not of train",
+    "train --weights=ema": "--weights is a flag of sample, likelihood, evaluate and edit, not of train",
     "sample --training.steps=3": "--training.steps=3 is not known; did you mean '--config.training.steps'",
     "sample --confg.seed=1": "--confg.seed=1 is not known; did you mean '--config.seed'",
     "convert --sorce.a=1": "--sorce.a=1 is not known; did you mean '--source.a'",
@@ -111,6 +111,24 @@ def test_options_that_a_command_does_not_have_are_none():
 
 def test_settings_of_a_path_are_text():
     assert parse(["evaluate", "--config=c", "--workdir=w", "--samples", "1"])[1] == {"evaluation.samples": "'1'"}
+
+
+def test_a_flag_takes_several_values_until_the_next_flag_or_command():
+    for line in (
+        "edit --config c --workdir w --input a.png b.png --task edit",
+        "--input a.png b.png edit --config c --workdir w --task edit",
+        "edit --config c --workdir w --input a.png --task edit --input b.png",
+    ):
+        options, overrides = parse(line.split())
+        assert options.command == "edit" and options.workdir == "w"
+        assert overrides == {"editing.input": "['a.png', 'b.png']", "editing.task": "edit"}
+
+
+def test_conditions_and_guidance_belong_to_the_section_of_the_command():
+    line = "edit --config c --workdir w --condition label=3 --guidance IsotropicMoments --noise-std 2"
+    assert parse(line.split())[1] == {
+        "editing.condition": "{'label': 3}", "editing.guidance.name": "IsotropicMoments", "editing.noise_std": "2",
+    }  # fmt: skip
 
 
 def test_every_flag_has_owners_and_every_command_its_usage():

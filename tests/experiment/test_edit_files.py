@@ -228,11 +228,11 @@ class TestRestart:
 
     def test_other_settings_and_other_inputs_have_their_own_folder(self, place, whole):
         folders = {whole.folder}
-        for options in ({"editing__seed": 1}, {"editing__noise_std": 0.5}, {"editing__factor": 4}):
+        for options in ({"editing__seed": 1}, {"editing__noise_std": 0.5}):
             folders.add(edited(place, **{**SUPER, **options}).folder)
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(place / "pictures" / "digit1.png")
         folders.add(edited(place, **SUPER).folder)
-        assert len(folders) == 5 and whole.contents() == Edited(whole.folder).contents()
+        assert len(folders) == 4 and whole.contents() == Edited(whole.folder).contents()
 
 
 class TestOutput:
@@ -251,6 +251,11 @@ class TestOutput:
         with pytest.raises(WorkdirError, match="is a file: give a folder"):
             edited(place, **EDIT, editing__output=str(place / "mask.png"))
         assert sorted(path.name for path in (place / "pictures").iterdir()) == [f"digit{k}.png" for k in range(3)]
+
+    def test_links_in_the_work_folder_are_not_followed(self, place):
+        (place / "run" / "edits").symlink_to(place / "pictures")
+        with pytest.raises(WorkdirError, match="edits is a symbolic link"):
+            edited(place, **EDIT)
 
 
 COLOR = """
