@@ -32,7 +32,7 @@ from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Sched
 PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
-    "samplers.predictor_corrector", "likelihood", "metrics", "data",
+    "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
     "guidance", "filters", "operators", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions",
@@ -143,6 +143,9 @@ RECORD = {
     **dict.fromkeys(("nfe", "vjps", "calls", "accepted", "first", "starts", "evaluations", "index"), 1),
     **dict.fromkeys(("error", "limit", "bits_per_dim", "value", "precision", "recall", "plain_error"), 0.5),
     **dict.fromkeys(("times", "spent", "widths", "sigmas", "t", "s"), T),
+    **dict.fromkeys(
+        ("log_weights", "log_evidence", "log_evidence_error", "effective_sizes", "resampled", "ancestors"), T
+    ),
     **dict.fromkeys(("kernels", "posteriors", "posterior", "marginals", "kernel"), KERNEL),
     "failed": torch.zeros(4, dtype=torch.bool),
     "settings": {},
@@ -162,7 +165,7 @@ RECORDS = {
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
-    "samplers.discretization.Transitions",
+    "samplers.discretization.Transitions", "samplers.populations.Particles",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
@@ -349,6 +352,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "sampler": samplers.UniPC(3), "score": GaussianMixture(torch.zeros(1, 3, 4, 4), 1.0).score(SDE),
         "y": torch.zeros(1, 1, 4, 4),
     },
+    "samplers.particles.ParticleSampler": {"particles": 4, "steps": 3},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},

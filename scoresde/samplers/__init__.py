@@ -6,6 +6,7 @@ The names of this package are those that most programs need. The sub-packages ha
 - ``scoresde.samplers.exponential``: multistep and single-step exponential integrators.
 - ``scoresde.samplers.adaptive``: solvers with adaptive steps, and torchsde's solvers.
 - ``scoresde.samplers.fitted``: samplers fitted to a model.
+- ``scoresde.samplers.particles`` and ``scoresde.samplers.populations``: particles and the record of their weights.
 - ``scoresde.samplers.checks``: checks for samplers that you write.
 - ``scoresde.samplers.grids`` and ``scoresde.samplers.discretization``: time grids and the transitions between their times.
 - ``scoresde.samplers.base`` and ``scoresde.samplers.grid_sampler``: base classes and results.
@@ -19,6 +20,7 @@ from scoresde.samplers.checks import check
 from scoresde.samplers.discretization import ReferenceDiscretization
 from scoresde.samplers.exponential import DEIS, EDM, DPMSolverPlusPlus, UniPC
 from scoresde.samplers.fitted import Fast, fit
+from scoresde.samplers.particles import ParticleSampler
 from scoresde.samplers.predictor_corrector import (
     DDIM,
     Ancestral,
@@ -40,6 +42,7 @@ __all__ = [
     "EulerMaruyama",
     "Fast",
     "Langevin",
+    "ParticleSampler",
     "PredictorCorrector",
     "ProbabilityFlowODE",
     "ReferenceDiscretization",

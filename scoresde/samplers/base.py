@@ -27,6 +27,7 @@ from scoresde._validation import check_kind
 from scoresde.conditions import given
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import check_options, check_prior, check_samples, check_start, whole_shape
+from scoresde.samplers.populations import Particles
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
 
@@ -77,6 +78,7 @@ class SampleResult:
         trajectory: A ``Trajectory`` if ``keep_every`` was set, else None.
         acceptance: Probability with which a Metropolis corrector accepts each of its K proposals, of shape ``(K, B)``,
             from the first level to the last. None for other samplers.
+        particles: The ``Particles`` of ``ParticleSampler``, with weights and log-evidence. None for other samplers.
     """
 
     samples: Tensor
@@ -90,6 +92,7 @@ class SampleResult:
     interrupted: bool = False
     trajectory: Trajectory | None = None
     acceptance: Tensor | None = None
+    particles: Particles | None = None
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
@@ -121,6 +124,7 @@ class CountedScore(CheckedScore):
     Attributes:
         spent: Evaluations of each sample. Set by samplers whose samples have their own steps.
         acceptance: Probabilities, (B,), with which Metropolis steps accepted their proposals. Filled by these steps.
+        particles: Set by ``ParticleSampler``.
     """
 
     def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
@@ -128,6 +132,7 @@ class CountedScore(CheckedScore):
         self.calls = 0
         self.spent: Tensor | None = None
         self.acceptance: list[Tensor] = []
+        self.particles: Particles | None = None
         self.first: Call | None = None
         self.last: Call | None = None
 
@@ -315,6 +320,7 @@ class Sampler(ABC):
             interrupted,
             trajectory,
             torch.stack(counted.acceptance) if counted.acceptance else None,
+            counted.particles,
         )
 
     def check_process(self, sde: SDE) -> None:  # noqa: B027  (some samplers take any process)

@@ -28,7 +28,7 @@ from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Instant, Interval
 from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
-from scoresde.sde import SDE, LinearSDE
+from scoresde.sde import SDE, GaussianKernel, LinearSDE
 
 
 class ReverseSteps(GridSampler):
@@ -170,6 +170,22 @@ class Predictor(ReverseSteps):
         """
         raise TypeError(f"{self!r} does not fit {sde!r}: it supports only processes with scalar coefficients")
 
+    def noise_kernel(self, step: Step) -> GaussianKernel:
+        """The kernel whose noise L z is that of :meth:`map_step`.
+
+        Args:
+            step: The step.
+
+        Returns:
+            The kernel.
+
+        Raises:
+            TypeError: If the predictor does not have one.
+        """
+        raise TypeError(
+            f"the noise of {self!r} is not that of an invertible kernel: give Ancestral() or ReverseDiffusion()"
+        )
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class EulerMaruyama(Predictor):
@@ -237,6 +253,9 @@ class ReverseDiffusion(Predictor):
         mean = back + kernel.covariance(score)
         return mean + kernel.scale(z), mean
 
+    def noise_kernel(self, step: Step) -> GaussianKernel:
+        return step.kernel
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Ancestral(Predictor):
@@ -265,7 +284,8 @@ class Ancestral(Predictor):
 
     def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
         assert z is not None
-        kernel = step.kernel
-        mean = kernel.solve(x + kernel.covariance(score))
-        spread = kernel if self.variance == "upper" else step.posterior
-        return mean + spread.scale(z), mean
+        mean = step.kernel.solve(x + step.kernel.covariance(score))
+        return mean + self.noise_kernel(step).scale(z), mean
+
+    def noise_kernel(self, step: Step) -> GaussianKernel:
+        return step.kernel if self.variance == "upper" else step.posterior
