@@ -307,6 +307,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
     "samplers.discretization.Transitions": RECORD,
+    "score.denoising.DenoisingErrors": {"times": TIMES.flip(0), "data_error": T, "noise_square": T},
+    "score.denoising.denoising_errors": {"times": TIMES.flip(0)},
     "score.classifier.Classifier": {"classes": 3},
     "score.energy.ProductOfExperts": {"experts": (SCORE, SCORE)},
     "score.features.ScoreFeatures": {"model": MODEL, "t": 0.5},

@@ -72,7 +72,7 @@ SUB_PACKAGES = {
         {"kernels"},
         {"base"},
         {"model", "quantized", "subspace", "classifier"},
-        {"energy", "features"},
+        {"energy", "features", "denoising"},
     ],
     "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
     "samplers": [

@@ -2,6 +2,7 @@
 
 from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.classifier import Classifier, Regressor, TargetModel
+from scoresde.score.denoising import DenoisingErrors, denoising_errors
 from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.features import ScoreFeatures, network_features, pixel_features, pooled_features
 from scoresde.score.labels import Label, LogNoiseLabel, LogTimeLabel, SigmaLabel, TimeLabel
@@ -26,6 +27,7 @@ __all__ = [
     "Classifier",
     "DataPosterior",
     "DataPrediction",
+    "DenoisingErrors",
     "EnergyModel",
     "Label",
     "Levels",
@@ -46,6 +48,7 @@ __all__ = [
     "TargetModel",
     "TimeLabel",
     "VelocityPrediction",
+    "denoising_errors",
     "like",
     "network_features",
     "pixel_features",
