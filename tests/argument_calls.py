@@ -146,6 +146,7 @@ ALLOWED = (
     Allowed("conditions.*", "condition", "dict", "conditions of any name"),
     Allowed("conditions.rows_of", "index", TENSORS, "a score without conditions has no rows"),
     Allowed("data.degraded.Degraded", "measurement", "word", "a free name"),
+    Allowed("samplers.hooks.KeepKnown", "known", "scalar tensor, whole tensor", "one value for all entries; 0 and 1"),
     Allowed("operators.pixels.Grayscale", "weights", "negative tuple", "any numbers"),
     Allowed("data.table.* data.torch_data.TorchDataset", "condition columns categories", "list, empty tuple", "none, or all"),
     Allowed("data.torch_data.TorchDataset", "event", "word, empty word", "a key of dictionaries; these items are none"),

@@ -21,6 +21,7 @@ from scoresde import sde as processes
 from scoresde.data import Affine, Dataset, RealColumn, Splits
 from scoresde.filters import MatrixFilter
 from scoresde.networks import MLP
+from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
@@ -31,7 +32,7 @@ from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Sched
 
 PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
-    "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids",
+    "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids", "samplers.hooks",
     "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
     "guidance", "filters", "operators", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
@@ -165,7 +166,7 @@ RECORDS = {
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
-    "samplers.discretization.Transitions", "samplers.populations.Particles",
+    "samplers.discretization.Transitions", "samplers.hooks.Moment", "samplers.populations.Particles",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
@@ -355,6 +356,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "y": torch.zeros(1, 1, 4, 4),
     },
     "samplers.particles.ParticleSampler": {"particles": 4, "steps": 3},
+    "samplers.hooks.KeepKnown": {"y": X, "known": torch.ones(2)},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
@@ -374,6 +376,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
 for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
+RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1, "biased": 0.5}

@@ -76,7 +76,7 @@ SUB_PACKAGES = {
     ],
     "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
     "samplers": [
-        {"arguments", "grids", "instants", "populations"},
+        {"arguments", "grids", "hooks", "instants", "populations"},
         {"base", "discretization"},
         {"grid_sampler"},
         {"exponential"},

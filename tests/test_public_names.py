@@ -28,7 +28,7 @@ def test_every_name_is_a_sub_package_or_documented_class_or_function():
 
 def test_samplers_has_the_names_that_a_user_wants():
     names = dir(scoresde.samplers)
-    assert set(names) == set(scoresde.samplers.__all__) and len(names) == 21
+    assert set(names) == set(scoresde.samplers.__all__) and len(names) == 23
     assert [name for name in names if isinstance(getattr(scoresde.samplers, name), ModuleType)] == ["grids"]
 
 

@@ -8,6 +8,7 @@ The names of this package are those that most programs need. The sub-packages ha
 - ``scoresde.samplers.fitted``: samplers fitted to a model.
 - ``scoresde.samplers.particles`` and ``scoresde.samplers.populations``: particles and the record of their weights.
 - ``scoresde.samplers.checks``: checks for samplers that you write.
+- ``scoresde.samplers.hooks``: functions that change the state after each step.
 - ``scoresde.samplers.grids`` and ``scoresde.samplers.discretization``: time grids and the transitions between their times.
 - ``scoresde.samplers.base`` and ``scoresde.samplers.grid_sampler``: base classes and results.
 """
@@ -20,6 +21,7 @@ from scoresde.samplers.checks import check
 from scoresde.samplers.discretization import ReferenceDiscretization
 from scoresde.samplers.exponential import DEIS, EDM, DPMSolverPlusPlus, UniPC
 from scoresde.samplers.fitted import Fast, fit
+from scoresde.samplers.hooks import KeepKnown, ZeroMean
 from scoresde.samplers.particles import ParticleSampler
 from scoresde.samplers.predictor_corrector import (
     DDIM,
@@ -41,6 +43,7 @@ __all__ = [
     "EDM",
     "EulerMaruyama",
     "Fast",
+    "KeepKnown",
     "Langevin",
     "ParticleSampler",
     "PredictorCorrector",
@@ -50,6 +53,7 @@ __all__ = [
     "ReverseSDESampler",
     "Sampler",
     "UniPC",
+    "ZeroMean",
     "check",
     "fit",
     "grids",

@@ -27,6 +27,7 @@ from scoresde._validation import check_kind
 from scoresde.conditions import given
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import check_options, check_prior, check_samples, check_start, whole_shape
+from scoresde.samplers.hooks import Hook, Hooks, check_hooks
 from scoresde.samplers.populations import Particles
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
@@ -125,6 +126,7 @@ class CountedScore(CheckedScore):
         spent: Evaluations of each sample. Set by samplers whose samples have their own steps.
         acceptance: Probabilities, (B,), with which Metropolis steps accepted their proposals. Filled by these steps.
         particles: Set by ``ParticleSampler``.
+        hooks: The hooks of the run, or None.
     """
 
     def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
@@ -135,6 +137,7 @@ class CountedScore(CheckedScore):
         self.particles: Particles | None = None
         self.first: Call | None = None
         self.last: Call | None = None
+        self.hooks: Hooks | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.evaluate(self.score, x, t, "score")
@@ -152,6 +155,14 @@ class CountedScore(CheckedScore):
     def mark(self) -> None:
         """Make the next call the first one."""
         self.first = None
+
+    def hooked(self, step: int, t: Tensor, x: Tensor) -> Tensor:
+        """The state x (B, *state) after the hooks of the run, at the time t, () or (B,)."""
+        if self.hooks is None:
+            return x
+        sde, call = self.hooks.sde, self.last
+        known = call is not None and isinstance(sde, LinearSDE) and call.x.shape == x.shape
+        return self.hooks(step, t, x, sde.extract_data(call.data(sde)) if known else None)  # type: ignore[union-attr,arg-type]
 
 
 class Record:
@@ -213,7 +224,14 @@ class Sampler(ABC):
     """Base class of samplers, which simulate the reverse process.
 
     A subclass implements ``run``. It overrides ``start_time`` if it can start below T.
+
+    Attributes:
+        takes_hooks: Whether ``run`` calls ``score.hooked`` after every step.
+        denoise: Whether ``run`` returns an estimate of x_0 instead of the state at the last time.
     """
+
+    takes_hooks = False  # without an annotation, so that it is not a field
+    denoise = False
 
     @torch.no_grad()
     @in_evaluation_mode("score")
@@ -230,6 +248,7 @@ class Sampler(ABC):
         start: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        hooks: Sequence[Hook] = (),
         callback: Callback | None = None,
         keep_every: int = 0,
         allow_failed: bool = False,
@@ -256,6 +275,8 @@ class Sampler(ABC):
             dtype: Dtype of the samples and of the ``x`` that the score gets. With float16 and bfloat16 the states,
                 times and coefficients are float32.
             device: Device of the samples.
+            hooks: Functions that change the state after every step, see :mod:`scoresde.samplers.hooks`. They are called in
+                turn.
             callback: A function ``(k, t, state)``, called with the start (k = 0) and after every step k.
             keep_every: Store the state and E[x_0 | x] every ``keep_every`` steps in ``result.trajectory``. 0 stores
                 nothing.
@@ -268,11 +289,16 @@ class Sampler(ABC):
         Raises:
             ValueError: If the shape or the device does not fit, if the sampler does not fit the process, or if the grid
                 starts below T and ``start`` is not given.
-            TypeError: If ``dtype`` is not a floating-point dtype, or if the sampler does not fit the process.
+            TypeError: If ``dtype`` is not a floating-point dtype, or if the sampler does not fit the process, or has no steps for
+                ``hooks``.
             FloatingPointError: If a sample is not finite and ``allow_failed`` is False.
         """
         check_options(keep_every, callback, allow_failed=allow_failed, progress=progress)
         check_kind(dtype, device)
+        if (hooks := check_hooks(hooks)) and not self.takes_hooks:
+            raise TypeError(
+                f"{self!r} does not take hooks: use a sampler with a grid of times, such as UniPC(), or AdaptiveSDE()"
+            )
         shape = whole_shape(shape)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
@@ -290,11 +316,16 @@ class Sampler(ABC):
             start = sde.prior_sample(shape, noise=noise, dtype=kind, device=device)
             check_start(sde, start, shape, "the start drawn by prior_sample")
         start, counted = wide(start), CountedScore(score, shape[0], dtype)
+        counted.hooks = Hooks(hooks, sde, noise) if hooks else None
         record = Record(sde, counted, keep_every, progress, callback)
         interrupted = False
         try:
-            record(0, torch.tensor(at, dtype=start.dtype), start)
+            clock = torch.tensor(at, dtype=start.dtype)
+            start = counted.hooked(0, clock, start)
+            record(0, clock, start)
             state, times = self.run(sde, counted, start, noise, record)  # type: ignore[arg-type]  # checked above
+            if self.denoise:
+                state = counted.hooked(record.step, torch.zeros_like(clock), state)
             samples = sde.extract_data(state)
         except KeyboardInterrupt:
             if counted.last is None:

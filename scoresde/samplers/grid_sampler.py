@@ -112,6 +112,7 @@ class GridSampler(Sampler):
     t_min: float | None
     denoise: bool
 
+    takes_hooks = True
     purpose = "step"
     """Key of the noise."""
 
@@ -197,6 +198,7 @@ class GridSampler(Sampler):
             model, mean, past = Model(score, process), x, None
             for interval in intervals:
                 x, mean, past = self.step(model, x, interval, next(draws), past)
+                x = score.hooked(interval.index + 1, interval.to.clock, x)
                 callback(interval.index + 1, interval.to.clock, x)
             return (self.denoised(model, x, mean, intervals[-1].to) if self.denoise else x), times
 

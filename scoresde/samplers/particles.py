@@ -118,6 +118,8 @@ class ParticleSampler(ReverseSteps):
         self.log_likelihood = log_likelihood
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
+    takes_hooks = False  # a hook would change the distribution that the weights correct
+
     @property
     def parts(self) -> tuple[Predictor, None]:
         """The predictor, and no corrector."""

@@ -60,7 +60,7 @@ def underdamped_map(corrector, variance):
     """The map of (x, v), (d, 2, 2), and its factor of the noise, (d, 2), for each coordinate with its own variance."""
     d = len(variance)
     x, v, z = (torch.eye(3, dtype=F64)[:, k : k + 1].expand(3, d) for k in range(3))
-    moved, _, past = corrector.step(model_of(Normal(variance)), x, level(3, 1), z, Momentum(0, v, x))
+    moved, _, past = corrector.step(model_of(Normal(variance)), x, level(3, 1), z, Momentum(0, x, v, x))
     out = torch.stack((moved, past.v), 2).permute(1, 2, 0)  # (d, out, in)
     return out[..., :2], out[..., 2]
 
@@ -128,7 +128,7 @@ def test_for_large_friction_a_step_is_langevin_s_with_the_mean_of_two_noises():
     corrector, x, z = UnderdampedLangevin(0.3, friction=1e3), normal((5, 2)), normal((5, 2), "z")
     e, before = 2.0 * 0.3**2, normal((5, 2), "before")
     model = model_of(lambda x, t: -x.tanh())
-    past = Momentum(0, before - 0.5 * math.sqrt(2.0 * e) * x.tanh(), -x.tanh())
+    past = Momentum(0, x, before - 0.5 * math.sqrt(2.0 * e) * x.tanh(), -x.tanh())
     moved, mean, _ = corrector.step(model, x, level(5), z, past)
     assert torch.allclose(moved, x - e * x.tanh() + math.sqrt(2.0 * e) * (z + before) / 2.0, rtol=1e-12)
     assert mean is moved

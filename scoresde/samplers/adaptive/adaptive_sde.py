@@ -72,6 +72,8 @@ class AdaptiveSDE(SolverSampler):
         self.max_steps = max_steps
         self.set_end(t_min, denoise=denoise)
 
+    takes_hooks = True
+
     def check_process(self, sde: SDE) -> None:
         if not sde.additive:
             raise ValueError(
@@ -106,6 +108,9 @@ class AdaptiveSDE(SolverSampler):
             before[rows] = torch.where(expand(good, low), low, before[rows])
             left = torch.where(good, t[rows] - width, t[rows])
             t[rows] = torch.where(lost | (left < t_min * (1.0 + 1e-9)), t_min, left)
+            if score.hooks is not None:
+                kept = score.hooked(k + 1, t, x)[rows]
+                x[rows] = torch.where(expand(good, kept), kept, x[rows])
             change = _SAFETY * width * error.clamp(1e-6, 1e6) ** -_POWER
             # a step that the stack cut short does not show that longer steps would be accepted
             change = torch.where(width < wanted, change.minimum(wanted), change)

@@ -191,6 +191,10 @@ class Evaluation:
         """The state m + y."""
         return y if self.center is None else y + self.center
 
+    def centered(self, x: Tensor) -> Tensor:
+        """y = x - m of the state x."""
+        return x if self.center is None else x - self.center
+
 
 def evaluations(sde: LinearSDE, parameterization: Parameterization, times: Tensor, like: Tensor) -> list[Evaluation]:
     """An `Evaluation` for each of the times (n,), for states like ``like`` (B, *state)."""

@@ -171,18 +171,23 @@ class ExponentialMultistep(GridSampler):
         if self.first_step_order > 1:
             first = Stages.of(sde, self.parameterization, TABLEAUS[self.first_step_order], grid[:1], grid[1:2], x)
         past: deque[Tensor] = deque(maxlen=self.order + self.corrector)
-        clocks, added, draws = times.to(x).unbind(), None, step_normals(noise, x, grid.u, self.cell)
-        y = before = x if places[0].center is None else x - places[0].center
+        clocks, draws = times.to(x).unbind(), step_normals(noise, x, grid.u, self.cell)
+        added = shift = None
+        y = before = places[0].centered(x)
         for i in range(len(times) - 1):
             past.appendleft(places[i](score, y))
             if correct is not None and i > 0:
                 y = correct(i - 1, before, past)
                 y = y if added is None else y.add_(added)
+                y = y if shift is None else y.add_(shift)
             before = y
             y = predict(i, y, past) if first is None or i > 0 else first(score, 0, y, past[0])
             if predict.noise_scale is not None:
                 added = combine(((predict.noise_scale[i], next(draws)),))
                 y.add_(added)
+            if score.hooks is not None:  # the corrector keeps the change
+                changed = places[i + 1].centered(score.hooked(i + 1, clocks[i + 1], places[i + 1].state(y)))
+                y, shift = changed, changed - y
             callback(i + 1, clocks[i + 1], places[i + 1].state(y))
         return finish(sde, score, places[-1].state(y), clocks[-1], self.denoise), times
 

@@ -184,5 +184,7 @@ class ExponentialRungeKutta(GridSampler):
             if churned is not None:
                 y = combine(((churned[0][i], y), (churned[1][i], next(draws))))
             y = stages(score, i, y, first[i](score, y))
+            if score.hooks is not None:
+                y = ends[i].centered(score.hooked(i + 1, clocks[i + 1], ends[i].state(y)))
             callback(i + 1, clocks[i + 1], ends[i].state(y))
         return finish(sde, score, ends[-1].state(y), clocks[-1], self.denoise), times

@@ -13,6 +13,7 @@ from scoresde.samplers.predictor_corrector.ddim import DDIM, ConsistentAnnealed
 from scoresde.samplers.predictor_corrector.mala import MALA
 from scoresde.samplers.predictor_corrector.preconditioned import Preconditioned
 from scoresde.samplers.predictor_corrector.predictors import Ancestral, EulerMaruyama, Predictor, ReverseDiffusion
+from scoresde.samplers.predictor_corrector.resampling import Resampling
 from scoresde.samplers.predictor_corrector.sampler import PredictorCorrector
 from scoresde.samplers.predictor_corrector.splitting import SymmetricSplitting
 from scoresde.samplers.predictor_corrector.underdamped import UnderdampedLangevin
@@ -32,6 +33,7 @@ __all__ = [
     "Preconditioned",
     "Predictor",
     "PredictorCorrector",
+    "Resampling",
     "ReverseDiffusion",
     "SymmetricSplitting",
     "UnderdampedLangevin",

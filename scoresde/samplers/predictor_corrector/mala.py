@@ -56,8 +56,8 @@ class MALA(LangevinDynamics):
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
         """A proposal y = x + e score(x) + sqrt(2 e) z, and the decision between x and y."""
         at, e = interval.at, 2.0 * (self.snr * interval.a * interval.level) ** 2
-        same_level = past is not None and past.index == interval.index
-        energy, score = (past.energy, past.score) if same_level else model.energy_and_score(x, at)
+        known = past is not None and past.index == interval.index and past.x is x
+        energy, score = (past.energy, past.score) if known else model.energy_and_score(x, at)
         z, uniform = z[0], torch.special.ndtr(z[1].reshape(len(x), -1)[:, 0])
         y = x + e * score + (2.0 * e) ** 0.5 * z
         energy_y, score_y = model.energy_and_score(y, at)
@@ -68,14 +68,15 @@ class MALA(LangevinDynamics):
         accepted = uniform < probability
         x = torch.where(expand(accepted, x), y, x.masked_fill(expand(probability.isnan(), x), math.nan))
         score = torch.where(expand(accepted, x), score_y, score)
-        return x, x, Point(interval.index, torch.where(accepted, energy_y, energy), score)
+        return x, x, Point(interval.index, x, torch.where(accepted, energy_y, energy), score)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Energy and score at the current state, at the level ``index``."""
+    """Energy and score at the state x, at the level ``index``."""
 
     index: int
+    x: Tensor
     energy: Tensor
     score: Tensor
 

@@ -61,8 +61,21 @@ class Preconditioned(Corrector):
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Tensor, past: Any) -> tuple[Tensor, Tensor, Any]:
         """The corrector's step for u."""
-        u, mean, past = self.corrector.step(_Filtered(model, self.filter), self.filter.inverse(x), interval, z, past)
-        return self.filter(u), self.filter(mean), past
+        u = past.u if past is not None and past.x is x else self.filter.inverse(x)
+        u, mean, inner = self.corrector.step(
+            _Filtered(model, self.filter), u, interval, z, None if past is None else past.inner
+        )
+        x = self.filter(u)
+        return x, self.filter(mean), _Past(x, u, inner)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The state x, the same in the coordinates u, and the value of the corrector."""
+
+    x: Tensor
+    u: Tensor
+    inner: Any
 
 
 class _Filtered(Model):

@@ -64,9 +64,11 @@ class ReverseSteps(GridSampler):
             for each in z[1]:
                 assert corrector is not None
                 x, mean, past = corrector.step(model, x, interval, each, past)
+                x = score.hooked(step.index, step.t, x)
             if predictor is not None:
                 x = predictor.before_score(sde, step, x, z[0])
                 x, mean = predictor.map_step(sde, step, x, score(x, interval.at.time), z[0])
+            x = score.hooked(step.index + 1, step.s, x)
             callback(step.index + 1, step.s, x)
         return (mean if self.denoise else x), plan.times
 

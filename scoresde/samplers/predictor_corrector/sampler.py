@@ -25,7 +25,7 @@ from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Interval
 from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
 from scoresde.samplers.predictor_corrector.predictors import Predictor, ReverseDiffusion, ReverseSteps, predictor_draws
-from scoresde.sde import LinearSDE, ScalarSDE
+from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 
 class PredictorCorrector(ReverseSteps):
@@ -70,6 +70,16 @@ class PredictorCorrector(ReverseSteps):
         """The predictor and the corrector."""
         return self.predictor, self.corrector
 
+    def process(self, sde: SDE) -> LinearSDE:
+        """Return ``sde``. Raise TypeError unless it is linear and the corrector supports it."""
+        linear = super().process(sde)
+        if self.corrector is not None and self.corrector.needs_transition and not self.has_step(linear):
+            raise TypeError(
+                f"{self.corrector!r} does not fit {sde!r} with {self.predictor!r}: it needs a process with scalar "
+                "coefficients and a predictor with a scalar step"
+            )
+        return linear
+
     def has_step(self, process: LinearSDE) -> bool:
         """Whether the predictor has a :meth:`step` for the process."""
         return super().has_step(process) and (self.predictor is None or self.predictor.has_step(process))
@@ -90,6 +100,7 @@ class PredictorCorrector(ReverseSteps):
         for each in corrector_z:
             assert self.corrector is not None
             x, mean, corrector_past = self.corrector.step(model, x, interval, each, corrector_past)
+            x = model.counted.hooked(interval.index, interval.at.clock, x)
         if self.predictor is not None:
             x, mean, predictor_past = self.predictor.step(model, x, interval, predictor_z, predictor_past)
         return x, mean, (predictor_past, corrector_past)

@@ -71,19 +71,21 @@ class UnderdampedLangevin(LangevinDynamics):
             v = z
         else:
             c = math.exp(-2.0 * self.snr * self.friction)
-            score = past.score if past.index == interval.index else model.score(x, at)
+            known = past.index == interval.index and past.x is x  # a hook may have changed x
+            score = past.score if known else model.score(x, at)
             v = past.v + 0.5 * h * score
             x = x + 0.5 * h * v
             v = c * v + math.sqrt(1.0 - c**2) * z
         x = x + 0.5 * h * v
         score = model.score(x, at)
-        return x, x, Momentum(interval.index, v + 0.5 * h * score, score)
+        return x, x, Momentum(interval.index, x, v + 0.5 * h * score, score)
 
 
 @dataclass(frozen=True)
 class Momentum:
-    """The momentum, and the score at the current state, at the level ``index``."""
+    """The momentum, and the score at the state x, at the level ``index``."""
 
     index: int
+    x: Tensor
     v: Tensor
     score: Tensor
