@@ -44,9 +44,8 @@ def main() -> None:
     for weight in (0.0, 1.0, 3.0, 10.0):
         found = DDIM(options.steps, t_min=1e-3)(
             made.sde,
-            ClassifierGuidance(score, classifier, weight),
+            ClassifierGuidance(score, classifier, weight, target=wanted),
             (options.count, *made.data.event_shape),
-            condition={"label": wanted},
         )
         raw = made.data.transform.decode(found.samples).flatten(1).numpy()
         right = machine.predict(np.clip(raw, 0, 16) / 16.0) == wanted.numpy()

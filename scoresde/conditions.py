@@ -337,6 +337,17 @@ class Conditioned:
         check_condition(len(x), self.condition, ())
         return self.score(x, t, **self.condition)
 
+    def takes(self, name: str) -> bool:
+        """Whether a condition of this name would reach the score. One that is bound already does not count.
+
+        Args:
+            name: Name of the condition.
+
+        Returns:
+            Whether the score takes it.
+        """
+        return name not in self.condition and takes(self.score, name)
+
     def given(self, **condition: Any) -> Conditioned:
         """Bind more conditions, or others of the same names.
 
@@ -412,6 +423,20 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):  # compiled code may have no signature
         return True
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def takes(score: Callable[..., Tensor], name: str) -> bool:
+    """Whether a score takes a condition of this name that is not bound to it.
+
+    Args:
+        score: A score, with a method ``takes(name)`` or without.
+        name: Name of the condition.
+
+    Returns:
+        What the method returns, or whether the score accepts an argument of this name.
+    """
+    own = getattr(score, "takes", None)
+    return bool(own(name)) if callable(own) else accepts(score, name)
 
 
 @checked_arguments

@@ -339,6 +339,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "operators.functions.MatrixOperator": {"matrix": X, "event_shape": (1, 2)},
     "operators.masks.Mask": {"known": torch.tensor([True, False])},
     "operators.pixels.SuperResolution": {"factor": 2},
+    "guidance.thresholds.DynamicThreshold": {"quantile": 0.9, "low": -1.0, "high": 1.0},
+    "guidance.thresholds.StaticThreshold": {"low": -1.0, "high": 1.0},
     "guidance.likelihoods.TaskGuidance": {"log_likelihood": SCORE},
     "tasks.editing.edit": {"sampler": samplers.UniPC(3), "score": lambda x, t: -x, "guide": X, "t": 0.5},
     "tasks.editing.purify": {"sampler": samplers.UniPC(3), "score": lambda x, t: -x, "t": 0.5},

@@ -10,16 +10,20 @@ from scoresde.guidance.classifier_free import ClassifierFree
 from scoresde.guidance.composition import ComposedConditions, MixtureOfExperts
 from scoresde.guidance.likelihoods import ClassifierGuidance, TaskGuidance
 from scoresde.guidance.measurements import IsotropicMoments, MeasurementGuidance, TweedieMoments
+from scoresde.guidance.thresholds import DynamicThreshold, StaticThreshold, Threshold
 
 __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "ComposedConditions",
+    "DynamicThreshold",
     "Guidance",
     "IsotropicMoments",
     "MeasurementGuidance",
     "MixtureOfExperts",
+    "StaticThreshold",
     "TaskGuidance",
+    "Threshold",
     "TweedieMoments",
 ]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import check_number, expand, shown
-from scoresde.conditions import DROPPED, Conditioned, accepts, check_condition, given, rows_of
+from scoresde.conditions import DROPPED, Conditioned, ConditionKind, accepts, check_condition, given, rows_of, takes
 from scoresde.score import NoiseConditionalModel, ScoreModel
 from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
@@ -177,6 +177,34 @@ class Guidance(ABC):
             w = torch.where((level >= low) & (level <= high), w, 0.0)
         return w
 
+    def check_conditions(self, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
+        """Checks that the samples of a run have the conditions that the guidance needs. A config calls it.
+
+        A subclass that needs conditions, or gives them, overrides it. By default, the score is checked if it is guided itself.
+
+        Args:
+            kinds: Kinds of the conditions of the run's data by name.
+            condition: The setting ``sampling.condition`` of the run. "ignore" if the samples have no conditions.
+            dropout: The setting ``training.condition_dropout`` of the run. With 0 its model does not know the score without
+                conditions.
+
+        Raises:
+            ValueError: If a condition is missing or given twice, or if the model lacks the score without conditions.
+        """
+        if isinstance(self.score, Guidance):
+            self.score.check_conditions(kinds, condition, dropout)
+
+    def takes(self, name: str) -> bool:
+        """Whether a condition of this name would reach the score or the guidance. One that is bound already does not count.
+
+        Args:
+            name: Name of the condition.
+
+        Returns:
+            Whether it is taken. By default, whether the score takes it.
+        """
+        return takes(self.score, name)
+
     def given(self: G, **condition: Any) -> G:
         """Binds conditions of the score.
 
@@ -203,6 +231,15 @@ class Guidance(ABC):
         """The same guidance with other values of some fields."""
         made: G = dataclasses.replace(self, **changes)  # type: ignore[type-var]
         return made
+
+
+def check_dropout(guidance: Guidance, dropout: float) -> None:
+    """Raise ValueError if the model of a run was never trained without conditions."""
+    if not dropout:
+        raise ValueError(
+            f"{type(guidance).__name__} needs the score without conditions, but the model is trained with "
+            "training.condition_dropout=0: train with a number above 0"
+        )
 
 
 def check_processes(sde: SDE | None, *others: object) -> None:

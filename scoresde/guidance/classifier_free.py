@@ -10,15 +10,16 @@ p(x | c)^(1 + w) / p(x)^w.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde._validation import shown
-from scoresde.conditions import DROPPED, rows_of
-from scoresde.guidance.base import Guidance, Weight, check_processes, repeated, unbound
+from scoresde.conditions import DROPPED, ConditionKind, rows_of
+from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, repeated, unbound
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,20 @@ class ClassifierFree(Guidance):
         twice = {name: repeated(value, 2) for name, value in condition.items()}
         under, without = free(torch.cat([x, x]), torch.cat([t, t]), **twice, **{DROPPED: dropped}).chunk(2)
         return under, without
+
+    def check_conditions(self, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
+        super().check_conditions(kinds, condition, dropout)
+        if self.unconditional is not None:
+            return
+        if not kinds:
+            raise ValueError(
+                "ClassifierFree needs conditions, and the data has none: give data with conditions, e.g. data.labels=True"
+            )
+        if condition == "ignore":
+            raise ValueError(
+                "ClassifierFree needs conditions, and sampling.condition='ignore': give values, e.g. --condition label=3"
+            )
+        check_dropout(self, dropout)
 
     def select_rows(self, index: Tensor) -> ClassifierFree:
         other = None if self.unconditional is None else rows_of(self.unconditional, index)

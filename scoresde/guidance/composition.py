@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number, expand
-from scoresde.conditions import DROPPED, check_condition, rows_of, select
-from scoresde.guidance.base import Guidance, Weight, check_processes, repeated, unbound
+from scoresde._validation import check_number, expand, shown
+from scoresde.conditions import DROPPED, ConditionKind, check_condition, rows_of, select
+from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, repeated, unbound
 from scoresde.sde import SDE, Score
 from scoresde.sde.base import process_of
 
@@ -101,6 +101,15 @@ class ComposedConditions(Guidance):
         weights = self.weights or [1.0] * count
         direction: Tensor = torch.stack([w * (s - free) for w, s in zip(weights, under, strict=True)]).sum(0)
         return free, direction
+
+    def check_conditions(self, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
+        super().check_conditions(kinds, condition, dropout)
+        if condition != "ignore":
+            raise ValueError(
+                f"ComposedConditions gives the conditions, and so does sampling.condition={shown(condition)}: give "
+                "sampling.condition='ignore'"
+            )
+        check_dropout(self, dropout)
 
     def select_rows(self, index: Tensor) -> ComposedConditions:
         conditions = [select(condition, index) for condition in self.conditions]

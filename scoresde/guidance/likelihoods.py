@@ -11,7 +11,7 @@ samplers draw from an approximation of p(x) p(y | x)^w.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import shown
-from scoresde.conditions import given, rows_of, select
+from scoresde.conditions import ConditionKind, given, rows_of, select, takes
 from scoresde.guidance.base import Guidance, Weight, check_processes
-from scoresde.score import ScoreModel
+from scoresde.score import ScoreModel, TargetModel
 from scoresde.sde import LinearSDE
 
 
@@ -146,6 +146,10 @@ class TaskGuidance(Guidance):
 class ClassifierGuidance(Guidance):
     """Guidance by a classifier or regressor of x_t: the score of p(x | y), if both models are exact and the weight is 1.
 
+    A condition ``name`` that both the score and the classifier take is an error. If the classifier alone gets it, the result is
+    p(x | y). If both do, it is proportional to p(x | y) p(y | x)^w, as for the conditional models of Dhariwal & Nichol. Both are
+    in use, so the caller chooses: ``target=y`` for the classifier, and ``score.given(label=y)`` for the score.
+
     Args:
         score: The score that is guided.
         classifier: A ``Classifier`` or ``Regressor`` of the same process, or any object with a method
@@ -157,7 +161,8 @@ class ClassifierGuidance(Guidance):
         name: Name of the condition that is the target. Other conditions are those of the score.
 
     Raises:
-        ValueError: When called, if there is no target.
+        ValueError: If the target is not of the classifier's kind, or if the condition ``name`` is given besides a target, or to a
+            score that takes it too. When called, if there is no target.
 
     References:
         Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233.
@@ -193,6 +198,9 @@ class ClassifierGuidance(Guidance):
         if isinstance(self.classifier, ScoreModel):
             raise TypeError("classifier is a ScoreModel: give a Classifier or a Regressor of x_t")
         check_processes(self.sde, self.classifier)
+        if y is not None and isinstance(self.classifier, TargetModel):
+            rows = y if isinstance(y, Tensor) and y.ndim else self.classifier.kind.parse("target", y)[None]
+            self.classifier.kind.check("target", rows, len(rows))
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
         return self._value_and_gradient(x, t)[1]
@@ -213,8 +221,40 @@ class ClassifierGuidance(Guidance):
         return gradient(lambda at: self.classifier.log_prob(at, t, self.target), x)
 
     def given(self, **condition: Any) -> ClassifierGuidance:
-        target = condition.pop(self.name, self.target)
+        if self.name not in condition:
+            return self._with(score=given(self.score, condition))
+        if self.target is not None:
+            raise ValueError(
+                f"target={shown(self.target)} and the condition {self.name!r} are both given: give one of them, or bind the "
+                f"condition to the score, score.given({self.name}=y)"
+            )
+        self._check_unique()
+        target = condition.pop(self.name)
         return self._with(score=given(self.score, condition), target=target)
+
+    def _check_unique(self) -> None:
+        """Raise ValueError if the condition of the target is one of the score too."""
+        if takes(self.score, self.name):
+            raise ValueError(
+                f"the condition {self.name!r} is ambiguous, because the score and the classifier take it: give target=y in its "
+                f"place for the classifier alone, and score.given({self.name}=y) as the score for both"
+            )
+
+    def takes(self, name: str) -> bool:
+        return (name == self.name and self.target is None) or takes(self.score, name)
+
+    def check_conditions(self, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
+        super().check_conditions(kinds, condition, dropout)
+        given = condition != "ignore" and self.name in kinds
+        if given and self.target is not None:
+            raise ValueError(
+                f"target={shown(self.target)} and sampling.condition={shown(condition)} both give {self.name!r}: give "
+                "sampling.condition='ignore', or no target"
+            )
+        if given:
+            self._check_unique()
+        elif self.target is None:
+            raise ValueError(f"target is missing, and the samples have no condition {self.name!r}: give one of them")
 
     def select_rows(self, index: Tensor) -> ClassifierGuidance:
         target = select({"target": self.target}, index)["target"]

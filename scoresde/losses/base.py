@@ -122,6 +122,22 @@ class Objective(ABC, Generic[Process]):
             The loss of each example, (B,).
         """
 
+    def check_model(self, model: Callable[..., Tensor]) -> None:
+        """Checks that the objective trains models of this class. Functions and other modules pass.
+
+        Args:
+            model: The model.
+
+        Raises:
+            TypeError: If it is a model of another kind, such as a ``Classifier`` for an objective of scores.
+        """
+        if isinstance(model, NoiseConditionalModel) and not isinstance(model, self.model_class):
+            wanted = self.model_class.__name__
+            raise TypeError(
+                f"model is a {type(model).__name__}, and {type(self).__name__} trains a {wanted}: give a {wanted}, or another "
+                "objective (TargetLikelihood trains a Classifier or a Regressor)"
+            )
+
     def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
         """The noise source of a batch and its step. Given times are checked."""
         check_batch("x0", x0)
@@ -147,6 +163,7 @@ class Objective(ABC, Generic[Process]):
     def _score(self, model: Callable[..., Tensor], x: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         """The model's score. Raises ValueError for another process or another shape, to prevent silent broadcasting."""
         check_same_process(self.sde, model)
+        self.check_model(model)
         score = model(x, t, **condition)
         check_output("model", score, x)
         return score

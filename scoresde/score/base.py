@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_batch, check_number, shown, times_checked
-from scoresde.conditions import check_condition, required_conditions, select
+from scoresde.conditions import accepts, check_condition, required_conditions, select
 from scoresde.score.kernels import check_label, default_label, kernel_at
 from scoresde.score.labels import Label
 from scoresde.sde.base import SDE
@@ -106,6 +106,21 @@ class NoiseConditionalModel(nn.Module, ABC):
         made = copy.copy(self)
         made.condition = {**self.condition, **condition}
         return made
+
+    def takes(self, name: str) -> bool:
+        """Whether the network takes a condition that is not bound.
+
+        Args:
+            name: Name of the condition.
+
+        Returns:
+            True if the network takes it, or any names.
+        """
+        if name in self.condition:
+            return False
+        if hasattr(self.network, "conditioning"):  # networks of this library say which conditions they have
+            return name in getattr(self.network.conditioning, "kinds", ())
+        return accepts(self.network.forward, name)
 
     def select_rows(self: Model, index: Tensor) -> Model:
         """The model for some of the samples of a batch.

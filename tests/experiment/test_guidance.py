@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.reports.report import report as write_report
-from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions
+from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, DynamicThreshold, Guidance
 from tests.experiment.conftest import TINY as SMALL
 from tests.experiment.training import experiment
 
@@ -115,6 +117,63 @@ def by_classifier(**options):
     return {"guidance": {"name": "ClassifierGuidance", "classifier": "runs/classifier", **options}}
 
 
+def threshold(score, **options):
+    return {"guidance": {"name": "DynamicThreshold", "score": score, **options}}
+
+
+@dataclass(frozen=True)
+class Needy(Guidance):
+    """A guidance of a user that needs a condition."""
+
+    score: Callable
+    weight: float = 1.0
+    interval: tuple | None = None
+
+    def direction(self, x, t):
+        return -x
+
+    def check_conditions(self, kinds, condition, dropout):
+        super().check_conditions(kinds, condition, dropout)
+        if condition == "ignore":
+            raise ValueError("Needy needs a condition")
+
+
+class TestGuidanceOfGuidance:
+    def test_a_threshold_of_guided_scores(self, workdir):
+        options = threshold({"name": "ClassifierFree", "weight": 5.0}, quantile=0.5)
+        found = drawn(workdir, **options)
+        made = experiment(**RUN, **options)
+        model, _ = workdir.model(made)
+        condition = sample_conditions(made, 0, 7)
+        score = DynamicThreshold(ClassifierFree(model, 5.0), 0.5)
+        wanted, free = (expected(workdir, s, made, condition) for s in (score, score.score))
+        assert np.abs(found - wanted).max() < 1e-4 and np.abs(found - free).max() > 1e-4
+        facts = json.loads((workdir.samples / "unipc.json").read_text())
+        assert json.loads(facts["guidance"]) == options["guidance"]
+
+    def test_a_classifier_inside(self, workdir, trained):
+        node = {"name": "ClassifierGuidance", "classifier": str(trained / "classifier"), "target": 3}
+        inside = drawn(workdir, guidance={"name": "StaticThreshold", "score": node}, sampling__condition="ignore")
+        assert "classifier digest" in json.loads((workdir.samples / "unipc.json").read_text())
+        assert np.isfinite(inside).all()
+
+    def test_a_class_of_a_user_takes_part_in_the_check(self):
+        node = {"name": f"{__name__}:Needy"}
+        experiment(**RUN, guidance=node)
+        for options in (node, {"name": "StaticThreshold", "score": node}):
+            with pytest.raises(ConfigError, match="Needy needs a condition"):
+                experiment(**{**RUN, "sampling__condition": "ignore"}, guidance=options)
+
+
+def test_a_target_that_the_classifier_does_not_have(workdir, trained, capsys):
+    """Refused before the first sample."""
+    node = {"name": "ClassifierGuidance", "classifier": str(trained / "classifier"), "target": 13}
+    for target, message in ((13, r"condition.label=13 is not allowed"), ("three", "these classes have no names")):
+        with pytest.raises(ConfigError, match=f"config.guidance: .*{message}"):
+            drawn(workdir, guidance=node | {"target": target}, sampling__condition="ignore")
+    assert "drawing" not in capsys.readouterr().out
+
+
 def composed(*conditions):
     return ONE_NOT_TWO | {"guidance": {"name": "ComposedConditions", "conditions": list(conditions)}}
 
@@ -128,7 +187,14 @@ def composed(*conditions):
         ({"guidance": {"name": "ClassifierFree", "weight": "big"}}, "config.guidance.weight='big' is not allowed"),
         ({"guidance": {"name": "ClassifierFree", "wight": 2.0}}, "config.guidance.wight is not known.*did you mean 'weight'"),
         ({"guidance": {"name": "ClassifierFree", "interval": [2.0, 1.0]}}, "config.guidance.interval=1.0"),
-        ({"guidance": {"name": "ClassifierFree", "score": {"name": "MLP"}}}, "config.guidance.score is not allowed"),
+        ({"guidance": {"name": "ClassifierFree", "score": {"name": "MLP"}}}, "config.guidance.score: MLP is not allowed here"),
+        ({"guidance": {"name": "StaticThreshold", "score": 3}}, "config.guidance.score=3 is not allowed: give a node of another"),
+        (threshold({"name": "ClassifierFree", "wight": 2.0}), "config.guidance.score.wight is not known"),
+        (threshold({"name": "ClassifierGuidance", "classifier": 3}), "config.guidance.score.classifier=3 is not allowed"),
+        ({"training__condition_dropout": 0.0, **threshold(FREE["guidance"])}, "needs the score without conditions"),
+        (threshold(FREE["guidance"], quantile=2.0), "config.guidance.quantile=2.0 is not allowed"),
+        (by_classifier(score={"name": "ClassifierGuidance", "classifier": "b"}), "'runs/classifier' and 'b' are two classifiers"),
+        (by_classifier(), "config.guidance: the condition 'label' is ambiguous"),
         ({"guidance": {"name": "ClassifierGuidance"}}, "config.guidance: ClassifierGuidance needs classifier"),
         ({"guidance": {"name": "ClassifierGuidance", "classifier": 3}}, "config.guidance.classifier=3 is not allowed: give the"),
         ({"data__labels": False, **FREE}, "config.guidance: ClassifierFree needs conditions, and the data has none"),

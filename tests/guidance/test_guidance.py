@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from scoresde import VPSDE, GaussianMixture, ScoreModel
 from scoresde.conditions import DROPPED, Classes, Vector, given
-from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, MixtureOfExperts, TaskGuidance
+from scoresde.guidance import (
+    ClassifierFree,
+    ClassifierGuidance,
+    ComposedConditions,
+    MixtureOfExperts,
+    StaticThreshold,
+    TaskGuidance,
+)
 from scoresde.networks import MLP
 from scoresde.samplers import AdaptiveSDE, Langevin, PredictorCorrector, ReverseDiffusion, UniPC
 from scoresde.score import Classifier, ProductOfExperts
@@ -80,7 +87,8 @@ class TestExactPosteriors:
             score = ClassifierGuidance(known, known, target=k)
             assert torch.allclose(score(x, t), known.parts[k].score(SDE)(x, t), atol=1e-3)
         y = torch.tensor([0, 3]).repeat(1000)
-        result = UniPC(20)(SDE, ClassifierGuidance(known, known), (2000, 2), condition={"label": y}, seed=0)
+        free = ClassifierGuidance(lambda x, t: known(x, t), known)  # the score without conditions
+        result = UniPC(20)(SDE, free, (2000, 2), condition={"label": y}, seed=0)
         for k in (0, 3):
             mine = result.samples[y == k]
             assert torch.allclose(mine.mean(0), torch.tensor(FOUR[k]), atol=0.03) and float(mine.std(0).max()) < 0.25
@@ -151,7 +159,7 @@ class TestClassifierFree:
     def test_conditions_follow_the_samples(self):
         """An adaptive sampler evaluates some of the samples; each keeps its class."""
         known, y = Known(0.1), torch.tensor([0, 1, 2, 3] * 8)
-        for score in (ClassifierFree(known, 1.0), ClassifierGuidance(known, known, 1.0)):
+        for score in (ClassifierFree(known, 1.0), ClassifierGuidance(lambda x, t: known(x, t), known, 1.0)):
             x = AdaptiveSDE(0.1)(SDE, score, (32, 2), condition={"label": y}, seed=0).samples
             assert torch.equal((x[:, None] - torch.tensor(FOUR)).square().sum(2).argmin(1), y)
         rows = torch.tensor([2, 0])
@@ -319,3 +327,58 @@ class Score:
 
     def __call__(self, x, t):
         return -x
+
+
+class TestConditionsOfTheTarget:
+    """A condition that could go to the score, to the classifier or to both."""
+
+    classifier = Classifier(MLP((2,), width=8, depth=1, outputs=3), SDE, 3)
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+
+    def test_a_condition_that_both_take_is_an_error(self):
+        model, known = conditional(), Known()
+        for score in (
+            model,
+            ClassifierFree(model),
+            known,
+            given(known, {DROPPED: None}),
+            StaticThreshold(ClassifierFree(model)),
+        ):
+            with pytest.raises(
+                ValueError, match=r"the condition 'label' is ambiguous.*give target=y.*score\.given\(label=y\)"
+            ):
+                ClassifierGuidance(score, self.classifier).given(label=self.y)
+
+    def test_the_advice_works(self):
+        model, (x, t) = conditional(), points()
+        y = self.y[: len(x)]
+        slope = ClassifierGuidance(model, self.classifier, target=y).direction(x, t)
+        alone = ClassifierGuidance(model, self.classifier, target=y)(x, t)
+        assert torch.allclose(alone, model(x, t) + slope, atol=1e-5)
+        both = ClassifierGuidance(ClassifierFree(model.given(label=y)), self.classifier, target=y)(x, t)
+        assert torch.allclose(both, ClassifierFree(model.given(label=y))(x, t) + slope, atol=1e-5)
+        bound = ClassifierGuidance(model.given(label=y), self.classifier).given(label=y)
+        assert torch.allclose(bound(x, t), model.given(label=y)(x, t) + slope, atol=1e-5)
+
+    def test_scores_without_the_condition_give_it_to_the_classifier(self):
+        free = ScoreModel(MLP((2,), width=8, depth=1), SDE)
+        sized = ScoreModel(MLP((2,), width=8, depth=1, conditions={"size": Vector(1)}), SDE)
+        for score in (free, sized, GaussianMixture([[0.0, 0.0]], 1.0).score(SDE), lambda x, t: -x):
+            guided = ClassifierGuidance(score, self.classifier).given(label=self.y)
+            assert torch.equal(guided.target, self.y)
+
+    def test_a_target_and_the_condition_are_an_error(self):
+        guided = ClassifierGuidance(GaussianMixture([[0.0, 0.0]], 1.0).score(SDE), self.classifier, target=2)
+        with pytest.raises(ValueError, match="target=2 and the condition 'label' are both given"):
+            UniPC(3)(SDE, guided, (8, 2), condition={"label": self.y})
+
+    @pytest.mark.parametrize("target", [3, -1, 1.5, torch.tensor([0, 7]), torch.tensor([0.5])])
+    def test_a_target_that_is_no_class_is_an_error_at_the_start(self, target):
+        with pytest.raises(ValueError, match=r"target.* not allowed: give a class, a whole number in 0 \.\. 2"):
+            ClassifierGuidance(lambda x, t: -x, self.classifier, target=target)
+
+    def test_a_guidance_says_what_it_takes(self):
+        model = conditional()
+        guided = ClassifierGuidance(GaussianMixture([[0.0, 0.0]], 1.0).score(SDE), self.classifier)
+        assert guided.takes("label") and not guided.given(label=self.y).takes("label") and not guided.takes("other")
+        assert ClassifierFree(model).takes("label") and not ClassifierFree(model.given(label=self.y)).takes("label")

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from scoresde import GaussianMixture
-from scoresde.losses import ChainTimes, TargetLikelihood, UniformLogNoise, UniformTime
+from scoresde.losses import (
+    ChainTimes,
+    DenoisingScoreMatching,
+    ExplicitScoreMatching,
+    SlicedScoreMatching,
+    TargetLikelihood,
+    UniformLogNoise,
+    UniformTime,
+)
 from scoresde.networks import MLP
 from scoresde.score import Classifier, Regressor, ScoreModel
 from scoresde.sde import VESDE, VPSDE
@@ -213,3 +221,16 @@ def test_wrong_calls_are_rejected():
         loss(model, x0, label=y + 3)
     with pytest.raises(ValueError, match=r"target.* is not allowed as a name"):
         TargetLikelihood(SDE, "draw")
+
+
+@pytest.mark.parametrize("objective", [DenoisingScoreMatching, ExplicitScoreMatching, SlicedScoreMatching])
+def test_objectives_of_scores_refuse_a_classifier(objective):
+    """The message names the objective, the model and what is allowed."""
+    x0 = torch.zeros(4, 2)
+    for model in (Classifier(MLP((2,), width=8, outputs=3), SDE, 3), Regressor(MLP((2,), width=8, outputs=2), SDE, 1)):
+        name = type(model).__name__
+        with pytest.raises(
+            TypeError, match=f"model is a {name}, and {objective.__name__} trains a ScoreModel: give a ScoreModel"
+        ):
+            objective(SDE)(model, x0)
+    assert objective(SDE)(ScoreModel(MLP((2,), width=8), SDE), x0).shape == (4,)

@@ -4,30 +4,82 @@
     config.guidance = {"name": "ClassifierGuidance", "classifier": "runs/classifier", "target": 3, "weight": 3.0}
     config.guidance = {"name": "ComposedConditions", "conditions": [{"label": 1}, {"label": 2}], "weights": [1.0, -0.5]}
 
-The model of the run is the argument ``score``. ``classifier`` is the work folder of another run, whose model is loaded when
-samples are drawn. ``conditions`` has the values that ``sampling.condition`` has for all samples: classes by number or name,
-numbers in the units of the data.
+The model of the run is the argument ``score``, or another guidance of it:
+
+    config.guidance = {"name": "DynamicThreshold", "score": {"name": "ClassifierFree", "weight": 5.0}}
+
+``classifier`` is the work folder of another run, whose model is loaded when samples are drawn. ``target`` is a value of the
+condition that it predicts: a class by number or name, numbers in the units of its data. ``conditions`` has the values that
+``sampling.condition`` has for all samples, in the same form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from scoresde._validation import shown, suggestion
+from scoresde.conditions import ConditionKind
 from scoresde.data import Splits
-from scoresde.experiment.config.builder import ConfigError, build
-from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, Guidance
+from scoresde.experiment.config.builder import ConfigError, build, config_errors
+from scoresde.guidance import Guidance
 from scoresde.score import NoiseConditionalModel
 
+SCORE = "score"
 CLASSIFIER = "classifier"
+TARGET = "target"
 CONDITIONS = "conditions"
 
 
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """The classifier or regressor of another run.
+
+    Attributes:
+        model: The trained model.
+        data: The data of its run.
+        target: The condition that it predicts. None if the model of the run predicts none.
+    """
+
+    model: object
+    data: Splits
+    target: str | None
+
+
+def classifier_folder(node: Mapping[str, Any], where: str = "guidance") -> str | None:
+    """The work folder of the classifier of a section or of one inside it, or None.
+
+    Args:
+        node: The section.
+        where: Its key, for messages.
+
+    Raises:
+        ConfigError: If it is not a path, or if there are several.
+    """
+    found = []
+    if CLASSIFIER in node:
+        if not isinstance(node[CLASSIFIER], str) or not node[CLASSIFIER]:
+            raise ConfigError(
+                f"config.{where}.{CLASSIFIER}={shown(node[CLASSIFIER])} is not allowed: give the work folder of a run"
+            )
+        found.append(node[CLASSIFIER])
+    if isinstance(node.get(SCORE), Mapping):
+        found.append(classifier_folder(node[SCORE], f"{where}.{SCORE}"))
+    named = [folder for folder in found if folder is not None]
+    if len(set(named)) > 1:
+        raise ConfigError(f"config.{where}: {' and '.join(map(repr, named))} are two classifiers: give one")
+    return named[0] if named else None
+
+
 def build_guidance(
-    node: Mapping[str, Any], model: NoiseConditionalModel, data: Splits, classifier: object | None = None
+    node: Mapping[str, Any],
+    model: NoiseConditionalModel,
+    data: Splits,
+    classifier: LoadedClassifier | None = None,
+    where: str = "guidance",
 ) -> Callable[..., Tensor]:
     """The guided score.
 
@@ -35,7 +87,8 @@ def build_guidance(
         node: The section. Empty for no guidance.
         model: The model of the run.
         data: The data, whose conditions ``conditions`` names.
-        classifier: The model of the run that ``classifier`` names. None while the experiment is checked and it is not loaded.
+        classifier: The classifier that the section names. None while the experiment is checked and it is not loaded.
+        where: The key of the section, for messages.
 
     Returns:
         The guidance, or the model without a section.
@@ -46,19 +99,28 @@ def build_guidance(
     if not node:
         return model
     given = dict(node)
-    context: dict[str, Any] = {"score": model}
-    if "score" in given:
-        raise ConfigError("config.guidance.score is not allowed: it is the model of the run")
-    if CLASSIFIER in given:
-        place = given.pop(CLASSIFIER)
-        if not isinstance(place, str) or not place:
+    context: dict[str, Any] = {SCORE: model}
+    if SCORE in given:
+        inner = given.pop(SCORE)
+        if not isinstance(inner, Mapping) or not inner:
             raise ConfigError(
-                f"config.guidance.{CLASSIFIER}={shown(place)} is not allowed: give the work folder of a run"
+                f"config.{where}.{SCORE}={shown(inner)} is not allowed: give a node of another guidance, or nothing for "
+                "the model of the run"
             )
-        context[CLASSIFIER] = _NotLoaded() if classifier is None else classifier
+        context[SCORE] = build_guidance(inner, model, data, classifier, f"{where}.{SCORE}")
+    classifier_folder(node, where)
+    if given.pop(CLASSIFIER, None) is not None:
+        context[CLASSIFIER] = _NotLoaded() if classifier is None else classifier.model
+        if TARGET in given and classifier is not None and classifier.target is not None:
+            with config_errors(where):
+                context[TARGET] = classifier.data.condition_row(classifier.target, given.pop(TARGET))
+        elif isinstance(
+            given.get(TARGET), str
+        ):  # the name of a class, which is looked up when the classifier is loaded
+            given[TARGET] = 0
     if CONDITIONS in given:
         context[CONDITIONS] = _parsed(given.pop(CONDITIONS), data)
-    return build(given, "guidance", Guidance, **context)
+    return build(given, where, Guidance, **context)
 
 
 def _parsed(conditions: Any, data: Splits) -> list[dict[str, Tensor]]:
@@ -85,46 +147,17 @@ def _number(data: Splits, name: str, value: Any) -> Tensor:
     return row.reshape(())
 
 
-def check_guidance(guided: object, kinds: Mapping[str, Any], condition: Any, dropout: float) -> None:
+def check_guidance(guided: object, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
     """Raise ValueError if a run has no conditions to be guided by, was never trained without them, or gives them twice.
 
     Args:
-        guided: The guidance.
+        guided: The guidance, or a score without.
         kinds: Kinds of the conditions of the data.
         condition: ``sampling.condition``.
         dropout: ``training.condition_dropout``.
     """
-    if isinstance(guided, ComposedConditions):
-        if condition != "ignore":
-            raise ValueError(
-                f"ComposedConditions gives the conditions, and so does sampling.condition={shown(condition)}: give "
-                "sampling.condition='ignore'"
-            )
-    elif isinstance(guided, ClassifierGuidance):
-        given = condition != "ignore" and guided.name in kinds
-        if given and guided.target is not None:
-            raise ValueError(
-                f"target={shown(guided.target)} and sampling.condition={shown(condition)} both give {guided.name!r}: give "
-                "sampling.condition='ignore', or no target"
-            )
-        if not given and guided.target is None:
-            raise ValueError(f"target is missing, and the samples have no condition {guided.name!r}: give one of them")
-        return
-    elif not isinstance(guided, ClassifierFree) or guided.unconditional is not None:
-        return
-    elif not kinds:
-        raise ValueError(
-            "ClassifierFree needs conditions, and the data has none: give data with conditions, e.g. data.labels=True"
-        )
-    elif condition == "ignore":
-        raise ValueError(
-            "ClassifierFree needs conditions, and sampling.condition='ignore': give values, e.g. --condition label=3"
-        )
-    if not dropout:
-        raise ValueError(
-            f"{type(guided).__name__} needs the score without conditions, but the model is trained with "
-            "training.condition_dropout=0: train with a number above 0"
-        )
+    if isinstance(guided, Guidance):
+        guided.check_conditions(kinds, condition, dropout)
 
 
 class _NotLoaded:

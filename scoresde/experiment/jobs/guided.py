@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.guidance import CLASSIFIER, build_guidance
+from scoresde.experiment.config.guidance import CLASSIFIER, LoadedClassifier, build_guidance, classifier_folder
 from scoresde.experiment.config.loader import load_config
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.score import NoiseConditionalModel
@@ -43,13 +43,15 @@ def guided(
         return model, {}
     facts: dict[str, Any] = {"guidance": json.dumps(dict(node), sort_keys=True, default=str)}
     classifier = None
-    if CLASSIFIER in node:
-        workdir = Workdir(node[CLASSIFIER])
+    if (folder := classifier_folder(node)) is not None:
+        workdir = Workdir(folder)
         if not workdir.config_file.is_file():
             raise ConfigError(
-                f"config.guidance.{CLASSIFIER}={node[CLASSIFIER]!r} contains no run (no config.json): train it first"
+                f"config.guidance.{CLASSIFIER}={folder!r} contains no run (no config.json): train it first"
             )
         other = replace(Experiment.from_config(load_config(workdir.config_file)), device=device)
-        classifier, checkpoint = workdir.model(other)
+        loaded, checkpoint = workdir.model(other)
+        classifier = LoadedClassifier(loaded, other.data, next(iter(other.objective.targets), None))
         facts["classifier digest"] = checkpoint.digest
-    return build_guidance(node, model, experiment.data, classifier), facts
+    score = build_guidance(node, model, experiment.data, classifier)
+    return score, facts
