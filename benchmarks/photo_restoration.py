@@ -2,7 +2,8 @@
 
     pip install scikit-image
     scoresde train --config configs/vp/photo_restoration.py --workdir RUN
-    python benchmarks/photo_restoration.py RUN [--patches 12] [--samples 19] [--steps 20] [--tasks sr2 box ...] [--sheet FILE]
+    python benchmarks/photo_restoration.py RUN [--patches 8] [--samples 19] [--steps 15] [--tasks sr2 box ...]
+        [--methods TweedieMoments DPS ...] [--sheet FILE]
 
 The patches are held-out ones, (3, 32, 32) with values in [-1, 1]. Measurements have Gaussian noise of standard deviation .05, in
 the same units. In both inpainting tasks, PSNR and coverage are of the missing pixels only. The columns are
@@ -38,10 +39,12 @@ from torch import Tensor
 
 from benchmarks.restoration import NOISE, SIDE, Linear, Task, classical, coverage, moments, psnr, ssim, tasks
 from scoresde.experiment import Experiment, Workdir, load_config
-from scoresde.guidance import IsotropicMoments, TweedieMoments
+from scoresde.guidance import Guidance, IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.samplers import UniPC
 
 DATA_STD = 0.65
+METHODS = ("TweedieMoments", "IsotropicMoments", "DPS")
+Linearly = Callable[[Tensor], Tensor]
 LEVELS = {50: 0.6745, 80: 1.2816, 90: 1.6449}
 """Nominal coverages in percent, and the half width of a Gaussian's interval in standard deviations."""
 
@@ -91,29 +94,44 @@ def by_linear(linear: Linear, task: Task, y: Tensor, truth: Tensor) -> Row:
 
 
 def by_guidance(
-    name: str, guided: Callable[..., object], task: Task, y: Tensor, truth: Tensor, options: argparse.Namespace
+    name: str, model: Callable[..., Tensor], task: Task, y: Tensor, truth: Tensor, options: argparse.Namespace
 ) -> Row:
     """Posterior samples of a guided model: the samples of one patch are one batch, with the number of the patch as seed."""
     found, start = [], time.process_time()
     for i, row in enumerate(y):
-        score = guided(task.operator, row[None], NOISE)
+        score = guided(name, model, task.operator, row[None])
+        assert score.sde is not None
         found.append(UniPC(options.steps)(score.sde, score, (options.samples, 3, SIDE, SIDE), seed=i).samples)
     samples = torch.stack(found, dim=1)
     seconds = time.process_time() - start
     seen = slice(None) if task.known is None else task.known == 0
     shares = [coverage(samples[..., seen], truth[..., seen], nominal) for nominal in LEVELS]
     single = float(torch.stack([psnr(one, truth, task) for one in samples]).mean())
-    return Row(name, samples.mean(0), single, shares, samples, seconds)
+    return Row(f"`{name}`", samples.mean(0), single, shares, samples, seconds)
+
+
+def guided(name: str, model: Callable[..., Tensor], operator: Linearly, y: Tensor) -> Guidance:
+    """The guided score of a method, for one measurement (1, *measurement)."""
+    if name == "TweedieMoments":
+        return TweedieMoments(model, operator, y, NOISE, iterations=2)
+    if name == "IsotropicMoments":
+        return IsotropicMoments(model, operator, y, NOISE, DATA_STD)
+
+    def log_likelihood(x0: Tensor) -> Tensor:
+        return -0.5 * (y - operator(x0)).square().flatten(1).sum(1) / NOISE**2
+
+    return TaskGuidance(model, log_likelihood, denoised=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdir")
-    parser.add_argument("--patches", type=int, default=12)
+    parser.add_argument("--patches", type=int, default=8)
     parser.add_argument("--samples", type=int, default=19)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--tasks", nargs="+", choices=list(tasks()), default=list(tasks()))
-    parser.add_argument("--sheet", help="also write a picture of the first task's patches to this file")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
+    parser.add_argument("--sheet", help="also write a picture of two patches of each task to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     workdir = Workdir(options.workdir)
@@ -129,10 +147,6 @@ def main() -> None:
         f"{options.steps} steps"
     )
     print("| task | method | PSNR | gain | single | SSIM | 50 80 90 | time |\n|---|---|---:|---:|---:|---:|---:|---:|")
-    methods: dict[str, Callable[..., object]] = {
-        "`TweedieMoments`": lambda A, y, noise: TweedieMoments(model, A, y, noise, iterations=3),
-        "`IsotropicMoments`": lambda A, y, noise: IsotropicMoments(model, A, y, noise, DATA_STD),
-    }
     sheets = []
     for task in (tasks()[name] for name in options.tasks):
         y = task.measure(truth, seed=0)
@@ -140,12 +154,12 @@ def main() -> None:
         rows.append(by_linear(Linear(*of_train, task), task, y, truth))
         ridge = rows[-1].mean
         print(*(row.line(truth, task, ridge) for row in rows), sep="\n", flush=True)
-        for name, guided in methods.items():
-            rows.append(by_guidance(name, guided, task, y, truth, options))
+        for name in options.methods:
+            rows.append(by_guidance(name, model, task, y, truth, options))
             print(rows[-1].line(truth, task, ridge), flush=True)
         sheets.append((task, y, rows))
-    if options.sheet:
-        sheet(sheets, truth).savefig(options.sheet, dpi=90)
+        if options.sheet:
+            sheet(sheets, truth).savefig(options.sheet, dpi=90)
 
 
 def sheet(results: list[tuple[Task, Tensor, list[Row]]], truth: Tensor) -> Figure:

@@ -66,7 +66,7 @@ class Linear:
         self.task, self.mean, event = task, mean, mean.shape
 
         def measured(rows: Tensor) -> Tensor:
-            """A applied to each row, in parts that need little memory."""
+            """A applied to each row, in pieces that need little memory."""
             return torch.cat([task.operator(part.reshape(-1, *event)).flatten(1) for part in rows.split(256)])
 
         cross = measured(covariance)  # C A^T

@@ -65,6 +65,7 @@ COPIED = {
     "notebooks/quickstart.ipynb": "notebooks/quickstart.ipynb",
     "notebooks/processes.ipynb": "notebooks/processes.ipynb",
     "notebooks/conditions.ipynb": "notebooks/conditions.ipynb",
+    "notebooks/guidance.ipynb": "notebooks/guidance.ipynb",
 }
 """Files outside of docs that are pages of the site: their path in the repository, and the path of the page."""
 

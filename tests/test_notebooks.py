@@ -46,7 +46,8 @@ def named(stem):
 
 
 def test_the_notebooks_are_there():
-    assert {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb"} <= {path.name for path in NOTEBOOKS}
+    wanted = {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb", "guidance.ipynb"}
+    assert wanted <= {path.name for path in NOTEBOOKS}
 
 
 @pytest.mark.long
@@ -106,3 +107,21 @@ def test_stored_conditions_reports_the_accuracy_of_the_exact_densities():
     (model, binomial), (exact, _) = figures("accuracy of the model"), figures("accuracy of the exact densities")
     assert exact - 2.0 * binomial < model < exact + 2.0 * binomial
     assert all(figures(f"{count} tokens: the mean")[0] < 0.1 for count in range(1, 5))
+
+
+def test_stored_guidance_reports_what_the_methods_sample_from():
+    """What is stored comes from a full run: closed forms where a method is exact, and evidence within its error."""
+    text = printed(nbformat.read(named("guidance"), as_version=4))
+    found = {
+        name.strip(): (float(m), float(v)) for name, m, v in re.findall(r"(.+?) x_2: mean (\S+), variance (\S+)", text)
+    }
+    mean, variance = found["closed form"]
+    for name in ("exact posterior", "TweedieMoments"):  # 1000 samples: four standard errors
+        assert abs(found[name][0] - mean) < 4.0 * (variance / 1000) ** 0.5
+        assert abs(found[name][1] - variance) < 4.0 * variance * (2 / 1000) ** 0.5
+    assert abs(found["plain guidance (DPS)"][0] - mean) > 0.2
+    evidence = re.findall(r"log p\(y\): particles (\S+) \+- (\S+) nats, exact (\S+) nats", text)
+    assert len(evidence) == 2
+    assert all(abs(float(estimate) - float(exact)) < 4.0 * float(error) for estimate, error, exact in evidence)
+    of_class = re.findall(r"w = +(\S+): (\S+) of the wanted class", text)
+    assert [float(share) for _, share in of_class] == sorted(float(share) for _, share in of_class)
