@@ -104,6 +104,8 @@ ALLOWED = (
             "any real numbers, of any event shape"),
     Allowed("data.*", "levels", "0", "data of real numbers"),
     Allowed("data.dataset.permutation", "n", "0", "of nothing"),
+    Allowed("data.distances.largest_distance", "x", "strange shape", "events of any shape"),
+    Allowed("score.denoising.DenoisingErrors", "samples", "0", "exact values"),
     Allowed("distributions.*", "std stds", "0", "a point mass: a density for t > 0 only, see log_prob"),
     Allowed("ema.gathered", "value", TENSORS, "any tensor"),
     Allowed("ema.EMA", "decay", "0", "the last weights"),

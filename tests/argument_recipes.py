@@ -25,7 +25,7 @@ from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
-from scoresde.score import Classifier
+from scoresde.score import Classifier, DenoisingErrors
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
 from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Scheduler, straight
@@ -73,6 +73,7 @@ BASIS = Axes([torch.eye(2)])
 SUBSPACE = Subspace(BASIS, torch.tensor([True, False]))
 SPLIT = Dataset(X, Affine())
 EIGHT = (1, 8, 8)
+ERRORS = DenoisingErrors(TIMES.flip(0), T, T)
 
 
 @cache
@@ -168,6 +169,7 @@ RECORDS = {
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
     "samplers.discretization.Transitions", "samplers.hooks.Moment", "samplers.populations.Particles",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
+    "schedules.dynamic_programming.OptimalGrids",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -310,6 +312,16 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "samplers.discretization.Transitions": RECORD,
     "score.denoising.DenoisingErrors": {"times": TIMES.flip(0), "data_error": T, "noise_square": T},
     "score.denoising.denoising_errors": {"times": TIMES.flip(0)},
+    "data.distances.largest_distance": {},
+    "schedules.costs.analytic_costs": {"errors": ERRORS},
+    "schedules.costs.analytic_grids": {"errors": ERRORS, "steps": 2},
+    "schedules.costs.bound_costs": {"errors": ERRORS},
+    "schedules.costs.decoder_costs": {"errors": ERRORS},
+    "schedules.dynamic_programming.grid_cost": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "grid": TIMES[::3]},
+    "schedules.dynamic_programming.optimal_grids": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "steps": 2},
+    "schedules.levels.langevin_step_size": {"ratio": 1.1},
+    "schedules.levels.level_ratio": {"dimension": 12},
+    "schedules.levels.noise_levels": {"largest": 10.0, "smallest": 0.1, "dimension": 12},
     "score.classifier.Classifier": {"classes": 3},
     "score.energy.ProductOfExperts": {"experts": (SCORE, SCORE)},
     "score.features.ScoreFeatures": {"model": MODEL, "t": 0.5},
@@ -377,6 +389,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
 }  # fmt: skip
 for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
+RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals": T}
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}

@@ -36,7 +36,7 @@ FLOORS = [
     {"sde"},
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
-    {"tasks"},
+    {"tasks", "schedules"},
     {"interop", "experiment"},
     {"command_line"},
     {"cli"},
@@ -75,6 +75,7 @@ SUB_PACKAGES = {
         {"energy", "features", "denoising"},
     ],
     "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
+    "schedules": [{"dynamic_programming", "levels"}, {"costs"}],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},
         {"base", "discretization"},

@@ -4,6 +4,7 @@ from scoresde._arguments import check_constructors
 from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.degraded import Degraded
+from scoresde.data.distances import largest_distance
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
@@ -34,6 +35,7 @@ __all__ = [
     "TorchDataset",
     "Transform",
     "WholeColumn",
+    "largest_distance",
     "measure_columns",
     "permutation",
 ]

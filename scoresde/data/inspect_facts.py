@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde.data.dataset import permutation
+from scoresde.data.distances import largest_distance
 from scoresde.data.inspect_columns import MOST_COLUMNS, Column, ColumnValues, Grid
 from scoresde.data.inspect_outliers import (
     FAR,
@@ -148,7 +149,7 @@ def farthest(source: Source, transform: Transform) -> tuple[float, int]:
         return 0.0, len(chosen)
     raw = source.events[chosen]
     x = transform.encode(raw, NoiseSource(0, chosen), dtype=torch.float32).flatten(1)
-    return max(float(torch.cdist(part, x).max()) for part in x.split(256)), len(chosen)
+    return largest_distance(x, most=len(x)), len(chosen)
 
 
 def _chunks(

@@ -8,7 +8,7 @@ Two averages over data of d coordinates and noise contain all that variational b
 search for time grids use::
 
     data_error:    E ||x_0 - x_hat||^2 / d = (sigma_t / alpha_t)^2 E ||z - z_hat||^2 / d
-    noise_square:  E ||z_hat||^2 / d                               Gamma_t of Bao et al.
+    noise_square:  E ||z_hat||^2 / d                               sigma_t^2 Gamma_t of Bao et al.
 
 For the exact score data_error = (sigma_t / alpha_t)^2 (1 - noise_square), and both are properties of the data alone. The
 first is then the mean variance of x_0 given x_t. For any other score data_error is larger than this variance.
@@ -143,7 +143,7 @@ def denoising_errors(
         ValueError: An argument is not allowed, or the score is not finite.
 
     References:
-        Bao et al. 2022, arXiv:2201.06503, eq. 8.
+        Bao et al. 2022, arXiv:2201.06503.
 
     Example:
         >>> import torch
