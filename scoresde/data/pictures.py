@@ -97,6 +97,19 @@ class PictureFormat:
         deep = self.rules is not None and self.levels > BYTE
         return png_bytes(values.round().numpy().astype(np.uint16 if deep else np.uint8))
 
+    def shown(self, values: Tensor) -> np.ndarray:
+        """Values as a picture to look at, from black for level 0 to white for the highest level.
+
+        Args:
+            values: Numbers in units of the data, (channels, height, width) or (height, width). They need not be whole.
+
+        Returns:
+            Bytes, (channels, height, width).
+        """
+        picture = values[None] if values.ndim == 2 else values
+        scaled = picture.double() / (self.levels - 1) * (BYTE - 1)
+        return scaled.round().clamp(0, BYTE - 1).to(torch.uint8).numpy()
+
 
 def picture_format(data: Splits) -> PictureFormat | None:
     """How pictures stand for the events of data.

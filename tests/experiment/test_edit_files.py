@@ -16,6 +16,7 @@ from scoresde.experiment import Workdir, WorkdirError, edit_files, load_config
 from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.reports.report import report
 from scoresde.noise import NoiseSource
 from scoresde.operators import Grayscale, SuperResolution
 from scoresde.tasks.editing import noised_and_denoised
@@ -24,7 +25,8 @@ from tests.experiment.conftest import called
 from tests.experiment.training import experiment
 
 RUN = SMALL | {
-    "training__steps": 2, "training__preview_every": 0, "samplers": "{'unipc': {'name': 'UniPC', 'steps': 3}}",
+    "training__steps": 2, "training__schedule": "constant", "training__preview_every": 0,
+    "samplers": "{'unipc': {'name': 'UniPC', 'steps': 3}}",
     "editing__samples": 3, "editing__batch_size": 4,
 }  # fmt: skip
 EDIT = {"editing__task": "edit", "editing__t": 0.3}
@@ -370,3 +372,27 @@ class TestCommand:
     def test_wrong_flags(self, trained, flags, message):
         done = called("edit", "--workdir", trained / "run", *flags)
         assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+class TestReport:
+    def page(self, place, **options):
+        return report(experiment(**RUN, **options), Workdir(place / "run")).read_text()
+
+    def test_results_in_the_work_folder_are_shown(self, place):
+        assert "<h2>Edits</h2>" not in self.page(place)
+        found = edited(place, **SUPER)
+        page = self.page(place)
+        assert f"{found.folder.name}: super_resolve, 3 samples for each of 3 inputs, by UniPC(" in page
+        rows = [one["rmse of the mean"] for one in found.facts["inputs"]]
+        assert f"root mean square error of the mean {np.mean(rows):.3g} over 3 whole inputs" in page
+        (found.folder / "overview.png").write_bytes(b"another")
+        assert "overview.png is not the picture of these results. Run the same scoresde edit again" in self.page(place)
+        (found.folder / "edit.json").unlink()
+        assert "3 batches are drawn, not finished. Run the same scoresde edit again" in self.page(place)
+
+    def test_results_of_an_earlier_checkpoint_say_so(self, place):
+        edited(place, **EDIT)
+        more = {**RUN, "training__steps": 4}
+        train_here(experiment(**more), Workdir(place / "run"))
+        page = report(experiment(**more), Workdir(place / "run")).read_text()
+        assert "drawn with checkpoint step-000000002.safetensors, the last is step-000000004.safetensors" in page

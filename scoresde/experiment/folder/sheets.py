@@ -16,7 +16,7 @@ from scoresde.experiment.folder.plots import LEAST_SIDE, png
 LARGEST_SIDE = 160
 """Longest side of a picture in a sheet, in screen pixels: larger pictures are shrunk."""
 GAP, TEXT, LABEL = 6, 18, 120
-"""Width of the lines between pictures, height of a line of text and width of the labels of the rows, in pixels."""
+"""Width of the lines between pictures, height of a line of text and largest width of the labels of the rows, in pixels."""
 PAPER, INK, MISSING = (255, 255, 255), (40, 44, 52), (74, 118, 186)
 """Colors of the sheet, its text, and missing pixels."""
 
@@ -34,22 +34,25 @@ class SheetRow:
     cells: Sequence[np.ndarray | None]
 
 
-def contact_sheet(heads: Sequence[str], rows: Sequence[SheetRow], sides: tuple[int, int]) -> bytes:
+def contact_sheet(
+    heads: Sequence[str], rows: Sequence[SheetRow], sides: tuple[int, int], least: int = LEAST_SIDE
+) -> bytes:
     """A table of pictures.
 
     Args:
         heads: Titles of the columns.
         rows: The rows.
-        sides: (height, width) of the samples in pixels. Samples below `LEAST_SIDE` are enlarged by a whole number, without
-            interpolation, and those above `LARGEST_SIDE` are shrunk.
+        sides: (height, width) of the samples in pixels. Those above `LARGEST_SIDE` are shrunk.
+        least: Smallest longest side of a picture, in screen pixels: smaller samples are enlarged by a whole number, without
+            interpolation.
 
     Returns:
         A PNG file.
     """
-    scale = max(1, math.ceil(LEAST_SIDE / max(sides)))
+    scale = max(1, math.ceil(least / max(sides)))
     shrink = min(1.0, LARGEST_SIDE / max(sides))
     height, width = (max(1, round(side * scale * shrink)) for side in sides)
-    left = LABEL if len(rows) > 1 else GAP
+    left = min(LABEL, GAP * 3 + max(7 * len(row.label) for row in rows)) if len(rows) > 1 else GAP
     lines = [_wrapped(head, width) for head in heads]
     top = GAP + TEXT * max(len(line) for line in lines)
     canvas = Image.new("RGB", (left + len(heads) * (width + GAP), top + len(rows) * (height + GAP)), PAPER)
@@ -60,7 +63,7 @@ def contact_sheet(heads: Sequence[str], rows: Sequence[SheetRow], sides: tuple[i
     for j, row in enumerate(rows):
         y = top + j * (height + GAP)
         if len(rows) > 1:
-            for number, text in enumerate(_wrapped(row.label, LABEL - GAP)[: max(1, height // TEXT)]):
+            for number, text in enumerate(_wrapped(row.label, left - GAP)[: max(1, height // TEXT)]):
                 draw.text((GAP, y + number * TEXT), text, INK, font)
         for k, cell in enumerate(row.cells):
             if cell is not None:

@@ -211,7 +211,7 @@ class _Row:
         """Write the pictures and numbers of the input."""
         for k, raw in enumerate(self.result.raw):
             write_atomic(folder / f"sample-{k}.png", self.form.png(_as_picture(raw)))
-        pictures = {"input": self.input, "mean": self.shown(self.result.mean)}
+        pictures = {"input": self.input, "mean": self.form.shown(self.result.mean)}
         for name, value in self.spreads.items():
             pictures[name] = _gray(value, _top(value))
         for name, picture in pictures.items():
@@ -221,15 +221,10 @@ class _Row:
         write_atomic(folder / "samples.npz", file.getvalue())
         write_atomic(folder / "sheet.png", sheet([self], SHEET_SAMPLES))
 
-    def shown(self, values: Tensor) -> np.ndarray:
-        """Values in units of the data as a picture (channels, height, width) of bytes."""
-        scaled = _as_picture(values.double()) / (self.form.levels - 1) * 255.0
-        return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
-
     @property
     def input(self) -> np.ndarray:
         """What the task gets. Missing pixels have a color."""
-        picture = self.shown(in_units(self.one.y[None], self.transform)[0])
+        picture = self.form.shown(in_units(self.one.y[None], self.transform)[0])
         if self.one.known is None:
             return picture
         known = _as_picture(self.one.known).numpy()
@@ -255,8 +250,8 @@ def sheet(rows: Sequence[_Row], samples: int) -> bytes:
     for row in rows:
         cells: list[np.ndarray | None] = [row.input]
         if whole:
-            cells.append(None if row.one.whole is None else row.shown(row.one.whole))
-        cells += [row.shown(raw) for raw in row.result.raw[:drawn]] + [row.shown(row.result.mean)]
+            cells.append(None if row.one.whole is None else row.form.shown(row.one.whole))
+        cells += [row.form.shown(raw) for raw in row.result.raw[:drawn]] + [row.form.shown(row.result.mean)]
         cells += [_gray(row.spreads[name], top) for name, top in tops.items()]
         found.append(SheetRow(row.one.name, cells))
     height, width = rows[0].result.raw.shape[-2:]

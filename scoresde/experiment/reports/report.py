@@ -20,7 +20,8 @@ from scoresde.experiment.folder.initial import describe_source, source_of_run
 from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, config_digest
-from scoresde.experiment.reports.conditions import condition_figures
+from scoresde.experiment.reports.conditions import class_figure, condition_figures
+from scoresde.experiment.reports.edits import edits_section
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.predictions import prediction_section
@@ -60,7 +61,8 @@ def report(experiment: Experiment, workdir: Workdir) -> Path:
     if isinstance(experiment.model, TargetModel):
         results = [prediction_section(experiment, workdir)]
     else:
-        results = [_likelihood(experiment, workdir), _samples(experiment, workdir), evaluation_section(workdir)]
+        results = [_likelihood(experiment, workdir), _samples(experiment, workdir), edits_section(workdir)]
+        results.append(evaluation_section(workdir))
     sections = [
         _head(experiment, workdir, metrics),
         _configuration(experiment, workdir),
@@ -303,6 +305,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
     shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "half")
+    shown += class_figure(experiment, workdir.samples / f"{name}.json")
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 
