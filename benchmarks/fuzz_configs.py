@@ -46,6 +46,7 @@ from scoresde.cli import main
 from scoresde.data import Splits
 from scoresde.experiment.config.annotations import accepts_class, hints, union_members
 from scoresde.experiment.config.builder import known_names
+from scoresde.experiment.config.editing import EditingConfig
 from scoresde.experiment.config.sections import EvaluationConfig, LikelihoodConfig, SamplingConfig, TrainingConfig
 from scoresde.losses import DenoisingScoreMatching
 from scoresde.samplers import Sampler
@@ -102,7 +103,7 @@ NODES = (
 """Keys of nodes, and a command that uses what they make."""
 SETTINGS = {
     "training": TrainingConfig, "sampling": SamplingConfig, "likelihood": LikelihoodConfig,
-    "evaluation": EvaluationConfig, "model": ScoreModel,
+    "evaluation": EvaluationConfig, "editing": EditingConfig, "model": ScoreModel,
 }  # fmt: skip
 """Classes of the sections that are not nodes."""
 HUGE: tuple[Any, ...] = (2**63, 10**400, float("inf"), float("-inf"), float("nan"), -(2**80))
@@ -121,6 +122,7 @@ BASE = {
     "samplers": {"heun": {"name": "EDM", "steps": 2}},
     "likelihood": {"limit": 2, "batch_size": 2, "grid_events": 2},
     "evaluation": {},
+    "editing": {},
 }
 SECONDS = 120
 """Seconds after which a case counts as hanging, unless it shows a progress bar."""

@@ -241,8 +241,9 @@ FLAGS = (
         "data: levels for pictures, of which 8 bits have 256", ("STD",), setting=True,
     ),
     Flag(
-        "guidance", ("edit",), "inpaint, super_resolve, colorize: TweedieMoments (the default), or IsotropicMoments, which is "
-        "cheaper and less exact; --config.editing.guidance.KEY=VALUE sets its arguments", ("NAME",),
+        "guidance", ("edit",), "inpaint, super_resolve, colorize: IsotropicMoments, or TweedieMoments, which costs more; "
+        "--config.editing.guidance.KEY=VALUE sets its arguments. The default is IsotropicMoments with interval=(0, 10)",
+        ("NAME",),
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -20,8 +22,8 @@ from scoresde.experiment.reports.report import report
 from scoresde.noise import NoiseSource
 from scoresde.operators import Grayscale, SuperResolution
 from scoresde.tasks.editing import noised_and_denoised
+from tests.experiment.conftest import ROOT, called
 from tests.experiment.conftest import TINY as SMALL
-from tests.experiment.conftest import called
 from tests.experiment.training import experiment
 
 RUN = SMALL | {
@@ -396,3 +398,20 @@ class TestReport:
         train_here(experiment(**more), Workdir(place / "run"))
         page = report(experiment(**more), Workdir(place / "run")).read_text()
         assert "drawn with checkpoint step-000000002.safetensors, the last is step-000000004.safetensors" in page
+
+
+def test_the_commands_of_the_page(place, monkeypatch):
+    """Every command of docs/editing.md that edits, with models that are hardly trained."""
+    page = (ROOT / "docs" / "editing.md").read_text()
+    commands = re.findall(r"^    scoresde (edit --workdir runs/.*)$", page, re.M)
+    assert len(commands) == 5
+    monkeypatch.chdir(place)
+    (place / "runs").mkdir()
+    (place / "run").rename(place / "runs" / "digits")
+    train_here(experiment(**RUN, data__labels=True), Workdir(place / "runs" / "classes"))
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], {})
+    for command in commands:
+        done = called(*shlex.split(command))
+        assert done.returncode == 0, (command, done.stderr)
+    assert (place / "restored" / "overview.png").exists()
+    assert len(list((place / "runs" / "digits" / "edits").iterdir())) == 3

@@ -16,8 +16,9 @@ STARTED = ("edit", "purify", "anomaly_map")
 MEASURED = ("inpaint", "super_resolve", "colorize")
 """Tasks whose inputs are measurements."""
 TASKS = (*STARTED, *MEASURED)
-GUIDANCE = "TweedieMoments"
-"""The guidance of measurements unless another is named."""
+GUIDANCE: Mapping[str, Any] = {"name": "IsotropicMoments", "interval": [0.0, 10.0]}
+"""The guidance of measurements unless another is named. Above the noise level sigma / alpha = 10, a network that predicts noise
+says little about x_0: its error there is multiplied by sigma / alpha, and guidance by it may diverge."""
 MOST = 2**16
 """Largest number of inputs, and of samples of an input: together they fit into the 32 bits of the key of a draw."""
 
@@ -99,6 +100,6 @@ def build_editing(node: Mapping[str, Any]) -> EditingConfig:
     guidance = given.pop("guidance", {})
     if not isinstance(guidance, Mapping) or (guidance and "name" not in guidance):
         raise ConfigError(
-            f"config.editing.guidance={shown(guidance)} is not allowed: give a node, {{'name': {GUIDANCE!r}, arguments}}"
+            f"config.editing.guidance={shown(guidance)} is not allowed: give a node, {{'name': {GUIDANCE['name']!r}, arguments}}"
         )
     return build_section(EditingConfig, given, "editing", guidance=guidance)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RECORD = "edit.json"
 """Name of the record."""
+FAR = 10.0
+"""Standard deviations of the data beyond which a sample counts as strayed."""
 SHEET_SAMPLES, OVERVIEW_SAMPLES, OVERVIEW_INPUTS = 8, 4, 12
 """Largest numbers of samples in a sheet, and of samples and inputs in the overview."""
 
@@ -45,6 +47,8 @@ class EditResult:
         mean: Their mean, (*event), float64.
         std: Their standard deviation, (*event), float64. None for one sample.
         map: For anomaly_map: the mean distance to the input, (*event), float64.
+        strayed: Number of samples with a value far outside of the data: a range of the levels beyond their ends, or `FAR`
+            standard deviations of the data.
     """
 
     x: Tensor
@@ -52,6 +56,7 @@ class EditResult:
     mean: Tensor
     std: Tensor | None
     map: Tensor | None
+    strayed: int = 0
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -60,7 +65,7 @@ class EditResult:
         return {name: value.numpy() for name, value in found.items() if value is not None}
 
 
-def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str) -> EditResult:
+def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str, data_std: float = 1.0) -> EditResult:
     """The result of an input.
 
     Args:
@@ -68,6 +73,7 @@ def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str) 
         one: The input.
         transform: The transform of the data.
         task: The task.
+        data_std: The standard deviation of the data in the units of the model.
 
     Returns:
         The result.
@@ -78,7 +84,11 @@ def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str) 
     distance = None
     if task == "anomaly_map":
         distance = (in_units(one.y[None], transform) - in_units(drawn, transform)).abs().mean(0)
-    return EditResult(drawn, raw, values.mean(0), values.std(0) if len(x) > 1 else None, distance)
+    center, bound = 0.0, FAR * data_std
+    if isinstance(transform, Quantized):
+        center, bound = (transform.low + transform.high) / 2.0, 1.5 * (transform.high - transform.low)
+    strayed = int(((drawn - center).abs() > bound).flatten(1).any(1).sum())
+    return EditResult(drawn, raw, values.mean(0), values.std(0) if len(x) > 1 else None, distance, strayed)
 
 
 def in_units(x: Tensor, transform: Transform) -> Tensor:
@@ -110,9 +120,8 @@ def write_results(job: EditingJob, processes: int) -> Path:
     form = picture_format(data)
     rows, gathered, facts = [], [], []
     for k, one in enumerate(job.inputs):
-        result = edit_result(
-            _samples(store, entries, k * config.samples, config.samples), one, data.transform, config.task
-        )
+        x = _samples(store, entries, k * config.samples, config.samples)
+        result = edit_result(x, one, data.transform, config.task, job.model.data_std or 1.0)
         facts.append(
             {"name": one.name, "file": one.file, "digest": one.digest, **_figures(result, one, data.transform)}
         )
@@ -143,7 +152,30 @@ def write_results(job: EditingJob, processes: int) -> Path:
         f"{job.workdir.path}: {config.task}: {job.count} samples of {len(job.inputs)} inputs in {output}, {record['nfe']} "
         f"evaluations, {record['seconds']:.1f} s"
     )
+    if text := strayed_text(facts, config.samples):
+        job.workdir.log(f"{job.workdir.path}: WARNING: {config.task}: {text}")
     return output
+
+
+def strayed_text(inputs: Sequence[Mapping[str, Any]], samples: int) -> str:
+    """A sentence about samples that are far outside of the data. Empty if there are none.
+
+    Args:
+        inputs: The facts about the inputs.
+        samples: Number of samples of each.
+
+    Returns:
+        The text.
+    """
+    count = sum(one["strayed"] for one in inputs)
+    if not count:
+        return ""
+    names = [one["name"] for one in inputs if one["strayed"]]
+    return (
+        f"{count} of {samples * len(inputs)} samples are far outside of the data, of {', '.join(names[:5])}"
+        f"{' and others' * bool(names[5:])}: the sampler or its guidance was not stable. Try a stochastic sampler such as "
+        "PredictorCorrector, more steps, another --guidance, or a smaller --config.editing.guidance.interval"
+    )
 
 
 def _samples(store: SampleStore, entries: Sequence[Entry], first: int, count: int) -> np.ndarray:
@@ -158,7 +190,7 @@ def _samples(store: SampleStore, entries: Sequence[Entry], first: int, count: in
 
 def _figures(result: EditResult, one: EditInput, transform: Transform) -> dict[str, Any]:
     """Figures of an input: distances to the whole event, where it is known, and the mean of the map."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"strayed": result.strayed}
     if one.whole is not None and not isinstance(transform, Columns):
         for name, value in (("mean", result.mean), ("samples", result.raw.double())):
             found[f"rmse of the {name}"] = float((value - one.whole.double()).square().mean().sqrt())

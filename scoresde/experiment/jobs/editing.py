@@ -195,7 +195,7 @@ class EditingJob(Job):
         self, score: Callable[..., Tensor], operator: Callable[[Tensor], Tensor], y: Tensor, std: float
     ) -> Guidance:
         """The guidance by a measurement that the config names."""
-        node = self.experiment.editing.guidance or {"name": GUIDANCE}
+        node = self.experiment.editing.guidance or GUIDANCE
         made: Guidance = build(
             node, "editing.guidance", MeasurementGuidance, score=score, operator=operator, measurement=y, noise_std=std,
         )  # fmt: skip
@@ -254,7 +254,7 @@ def _task_settings(experiment: Experiment) -> dict[str, Any]:
     config = experiment.editing
     if config.task in STARTED:
         return {"t": config.t}
-    return {"noise_std": config.noise_std, "task guidance": _text(config.guidance or {"name": GUIDANCE})}
+    return {"noise_std": config.noise_std, "task guidance": _text(config.guidance or GUIDANCE)}
 
 
 def check_output(store: SampleStore) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from scoresde._files import bytes_digest, read_plain, read_sealed
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.experiment.jobs.edit_results import RECORD
+from scoresde.experiment.jobs.edit_results import RECORD, strayed_text
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, problem_note
 
 MOST = 8
@@ -48,6 +48,8 @@ def _one(workdir: Workdir, folder: Path) -> str:
             raise ValueError("overview.png is not the picture of these results")
         before = workdir.outdated(facts)
         shown = figure(picture, _caption(folder.name, facts), "full")
+        if text := strayed_text(facts["inputs"], facts["samples"]):
+            shown += problem_note(f"{folder.name}: {text}.")
     except FileNotFoundError:
         there = len(list(folder.glob("shards-*/*.npz")))
         return problem_note(
