@@ -3,7 +3,7 @@
     scoresde train --config configs/vp/digits_classes.py --workdir DIR
     python benchmarks/colored_noise.py DIR [--count 500]
 
-The score is that without conditions. The sampler is `ReverseDiffusion`, and the filters are `SpectralFilter.of_data` of the
+The score is that without conditions. The sampler is `ReverseDiffusion`, and the filters are `fit_spectral_filter` of the
 training digits.
 """
 
@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from scoresde.experiment import Experiment, Workdir, load_config
-from scoresde.filters import FilteredNoise, SpectralFilter
+from scoresde.filters import FilteredNoise, fit_spectral_filter
 from scoresde.metrics import kernel_distance
 from scoresde.noise import NoiseSource
 from scoresde.samplers import ReverseDiffusion
@@ -38,7 +38,7 @@ def main() -> None:
         ("alpha = 10", 10.0, False),
         ("alpha = 5, inverted", 5.0, True),
     ):
-        filter = SpectralFilter.of_data(x0, alpha, inverted=inverted)
+        filter = fit_spectral_filter(x0, alpha, inverted=inverted)
         sources[title] = FilteredNoise.of(0, options.count, filter=filter)
     print(f"{checkpoint.path.name}, {options.count} digits")
     print(f"| steps | {' | '.join(sources)} |\n|---:|{'---:|' * len(sources)}", flush=True)

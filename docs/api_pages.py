@@ -10,7 +10,8 @@ from types import ModuleType
 PACKAGES = (
     "sde", "score", "losses", "samplers", "samplers.predictor_corrector", "samplers.exponential", "samplers.fitted",
     "samplers.base", "samplers.grid_sampler", "samplers.instants", "samplers.discretization", "likelihood", "guidance",
-    "networks", "data", "operators", "distributions", "metrics", "experiment", "loggers", "noise_distributions", "solvers",
+    "networks", "filters", "data", "operators", "distributions", "metrics", "experiment", "loggers", "noise_distributions",
+    "solvers",
 )  # fmt: skip
 MODULES = ("noise", "ema", "conditions", "interop")
 """Without ``__all__``: what they define themselves is public where its name has no underscore."""

@@ -24,11 +24,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._arguments import check_constructors
+from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_batch, check_finite, check_number, shown
 from scoresde.noise import NoiseSource
 
-__all__ = ["Filter", "FilteredNoise", "MatrixFilter", "SpectralFilter"]
+__all__ = [
+    "Filter",
+    "FilteredNoise",
+    "MatrixFilter",
+    "SpectralFilter",
+    "fit_covariance_filter",
+    "fit_spectral_filter",
+]
 
 
 class Filter(ABC):
@@ -138,37 +145,6 @@ class SpectralFilter(Filter):
             object.__setattr__(self, "frequency", _even(self.frequency, self._dims))
             _check_mask("frequency", self.frequency)
 
-    @classmethod
-    def of_data(cls, x: Tensor, alpha: float = 5.0, *, inverted: bool = False) -> SpectralFilter:
-        r"""The filter of Ma et al. 2022 from statistics of data.
-
-        .. math::
-            m = \frac{\ell / \max \ell + \alpha - 1}{\alpha}, \qquad
-            \ell_{\text{freq}} = \log(1 + E |F x|^2), \quad \ell_{\text{space}} = \log(1 + E x^2)
-
-        The masks lie between (alpha - 1) / alpha and 1. They are largest where the data has most power: for images, at low
-        frequencies.
-
-        Args:
-            x: Data, (N, *event). The Fourier transform is orthonormal.
-            alpha: Number > 1. The larger it is, the closer the filter is to the identity.
-            inverted: Whether the masks are 1 / m, which damps what the data has most of.
-
-        Returns:
-            The filter.
-
-        Raises:
-            ValueError: If alpha is not above 1, or if the data has values that are not finite.
-        """
-        check_batch("x", x)
-        check_finite("x", x)
-        check_number("alpha", alpha, above=1.0)
-        x = x.to(torch.float64)
-        power = torch.fft.fftn(x, dim=_sides(x[0]), norm="ortho").abs().square().mean(0)
-        logs = (power.log1p(), x.square().mean(0).log1p())
-        masks = [(log / log.max().clamp(min=1e-300) + alpha - 1.0) / alpha for log in logs]
-        return cls(*(1.0 / mask if inverted else mask for mask in masks))
-
     @property
     def event_shape(self) -> tuple[int, ...]:
         mask = self.space if self.frequency is None else self.frequency
@@ -267,22 +243,6 @@ class MatrixFilter(Filter):
         values = (values / values.mean()).clamp(min=floor)
         return cls((vectors * (values / values.mean()).sqrt()) @ vectors.mT, shape)
 
-    @classmethod
-    def of_data(cls, x: Tensor, *, floor: float = 1e-3) -> MatrixFilter:
-        """The symmetric filter with M M^T proportional to the covariance of data.
-
-        Args:
-            x: Data, (N, *event).
-            floor: Smallest variance of a direction, relative to the mean variance, in (0, 1].
-
-        Returns:
-            The filter.
-        """
-        check_batch("x", x)
-        check_finite("x", x)
-        flat = x.reshape(len(x), -1).to(torch.float64)
-        return cls.of_covariance(torch.atleast_2d(flat.T.cov(correction=0)), tuple(x.shape[1:]), floor=floor)
-
     @property
     def event_shape(self) -> tuple[int, ...]:
         return (len(self.matrix),) if self.shape is None else tuple(self.shape)
@@ -300,6 +260,74 @@ class MatrixFilter(Filter):
         """The flattened events times a matrix."""
         front = x.shape[: x.ndim - len(self.event_shape)]
         return (x.reshape(*front, -1) @ right.to(x)).reshape(x.shape)
+
+
+@checked_arguments
+def fit_spectral_filter(x: Tensor, alpha: float = 5.0, *, inverted: bool = False) -> SpectralFilter:
+    r"""The filter of Ma et al. 2022 from statistics of data.
+
+    .. math::
+        m = \frac{\ell / \max \ell + \alpha - 1}{\alpha}, \qquad
+        \ell_{\text{freq}} = \log(1 + E |F x|^2), \quad \ell_{\text{space}} = \log(1 + E x^2)
+
+    The masks lie between (alpha - 1) / alpha and 1. They are largest where the data has most power: for images, at low
+    frequencies.
+
+    Args:
+        x: Data, (N, *event). The Fourier transform is orthonormal.
+        alpha: Number > 1. The larger it is, the closer the filter is to the identity.
+        inverted: Whether the masks are 1 / m, which damps what the data has most of.
+
+    Returns:
+        The filter.
+
+    Raises:
+        ValueError: If alpha is not above 1, or if the data has values that are not finite.
+
+    References:
+        Ma, Zhang, Zhu, Zhang, Feng 2022, "Accelerating score-based generative models for high-resolution image synthesis",
+        arXiv:2206.04029.
+
+    Example:
+        >>> import torch
+        >>> filter = fit_spectral_filter(torch.ones(10, 1, 4, 4))
+        >>> filter.frequency.max().item(), filter.frequency.min().item()  # all power is at zero frequency
+        (1.0, 0.8)
+    """
+    check_batch("x", x)
+    check_finite("x", x)
+    check_number("alpha", alpha, above=1.0)
+    x = x.to(torch.float64)
+    power = torch.fft.fftn(x, dim=_sides(x[0]), norm="ortho").abs().square().mean(0)
+    logs = (power.log1p(), x.square().mean(0).log1p())
+    masks = [(log / log.max().clamp(min=1e-300) + alpha - 1.0) / alpha for log in logs]
+    return SpectralFilter(*(1.0 / mask if inverted else mask for mask in masks))
+
+
+@checked_arguments
+def fit_covariance_filter(x: Tensor, *, floor: float = 1e-3) -> MatrixFilter:
+    """The symmetric filter with M M^T proportional to the covariance of data, for few dimensions.
+
+    Args:
+        x: Data, (N, *event).
+        floor: Smallest variance of a direction, relative to the mean variance, in (0, 1].
+
+    Returns:
+        The filter.
+
+    Raises:
+        ValueError: If the floor is not in (0, 1], or if the data is constant or has values that are not finite.
+
+    Example:
+        >>> import torch
+        >>> filter = fit_covariance_filter(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+        >>> (filter.matrix @ filter.matrix.T).diagonal().tolist()
+        [1.6, 0.4]
+    """
+    check_batch("x", x)
+    check_finite("x", x)
+    flat = x.reshape(len(x), -1).to(torch.float64)
+    return MatrixFilter.of_covariance(torch.atleast_2d(flat.T.cov(correction=0)), tuple(x.shape[1:]), floor=floor)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoresde import VPSDE, GaussianMixture, NoiseSource
-from scoresde.filters import FilteredNoise, MatrixFilter, SpectralFilter
+from scoresde.filters import FilteredNoise, MatrixFilter, SpectralFilter, fit_covariance_filter, fit_spectral_filter
 from scoresde.samplers import AdaptiveSDE, EulerMaruyama, PredictorCorrector
 from scoresde.samplers.predictor_corrector import MALA
 from scoresde.sde import BlurringSDE, CriticallyDampedLangevin, NonlinearSDE
@@ -62,18 +62,18 @@ def test_a_spectral_filter_is_its_formula():
 
 def test_the_masks_of_data():
     x = normal((50, 1, 4, 4)) * torch.tensor([3.0, 1.0, 0.5, 0.2], dtype=F64)
-    found, inverted = SpectralFilter.of_data(x, 5.0), SpectralFilter.of_data(x, 5.0, inverted=True)
+    found, inverted = fit_spectral_filter(x, 5.0), fit_spectral_filter(x, 5.0, inverted=True)
     log = (torch.fft.fft2(x, norm="ortho").abs() ** 2).mean(0).log1p()
     assert torch.allclose(found.frequency, (log / log.max() + 4.0) / 5.0)
     assert float(found.space.max()) == 1.0 and float(found.space.min()) > 0.8
     assert torch.allclose(found.space * inverted.space, torch.ones(1, 4, 4, dtype=F64))
-    near = SpectralFilter.of_data(x, 1000.0)
+    near = fit_spectral_filter(x, 1000.0)
     assert torch.allclose(near(x), x, atol=0.01 * float(x.abs().max()))
 
 
 def test_a_filter_of_a_covariance_has_this_covariance():
     x = normal((500, 2, 3)) @ torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.1]], dtype=F64)
-    m, wanted = dense(MatrixFilter.of_data(x)), x.flatten(1).T.cov(correction=0)
+    m, wanted = dense(fit_covariance_filter(x)), x.flatten(1).T.cov(correction=0)
     assert torch.allclose(m @ m.T, 6 * wanted / wanted.trace(), atol=1e-10) and torch.allclose(m, m.T)
     flat = MatrixFilter.of_covariance(torch.diag(torch.tensor([1.0, 0.0])), floor=0.01)
     assert torch.allclose((flat.matrix @ flat.matrix.T).diagonal(), torch.tensor([2.0, 0.01], dtype=F64) / 1.005)
@@ -189,4 +189,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="give a positive semi-definite matrix"):
         MatrixFilter.of_covariance(-torch.eye(2))
     with pytest.raises(ValueError, match=r"alpha=1\.0"):
-        SpectralFilter.of_data(torch.ones(3, 2), 1.0)
+        fit_spectral_filter(torch.ones(3, 2), 1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoresde import VESDE, VPSDE, GaussianMixture
-from scoresde.filters import FilteredNoise, MatrixFilter, SpectralFilter
+from scoresde.filters import FilteredNoise, MatrixFilter, SpectralFilter, fit_spectral_filter
 from scoresde.samplers import AnnealedLangevin, Langevin, PredictorCorrector
 from scoresde.samplers.predictor_corrector import MALA, BatchLangevin, Preconditioned, UnderdampedLangevin
 from tests.samplers.test_correctors import MODES, SNR, Normal, level, model_of, normal
@@ -136,7 +136,7 @@ def test_a_corrector_with_the_identity_is_the_corrector():
 def test_images():
     """A spectral filter of the data in a sampler, for a process with scalar coefficients."""
     data = GaussianMixture(torch.zeros(1, 1, 4, 4), 1.0)
-    filter = SpectralFilter.of_data(data.sample(100, seed=0), inverted=True)
+    filter = fit_spectral_filter(data.sample(100, seed=0), inverted=True)
     sampler = PredictorCorrector(corrector=Preconditioned(Langevin(0.2), filter), steps=50)
     x = sampler(VESDE(0.01, 5.0), data.score(VESDE(0.01, 5.0)), (500, 1, 4, 4)).samples
     assert torch.allclose(x.var(0), torch.ones(1, 4, 4), atol=0.3)

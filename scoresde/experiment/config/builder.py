@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 import scoresde.data
+import scoresde.filters
 import scoresde.guidance
 import scoresde.likelihood
 import scoresde.loggers
@@ -69,6 +70,7 @@ _PACKAGES = (
     scoresde.samplers.predictor_corrector,
     scoresde.solvers,
     scoresde.guidance,
+    scoresde.filters,
     scoresde.likelihood,
     scoresde.metrics,
     scoresde.loggers,

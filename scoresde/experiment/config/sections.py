@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from scoresde._validation import check_choice, check_count, check_number
 from scoresde.ema import power_exponent
 from scoresde.experiment.config.limits import AVERAGES, BATCHES, DRAWS, check_size
 from scoresde.experiment.config.weight_names import DEFAULT, average_name, weights_name
+from scoresde.filters import Filter
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.metrics import Coordinates, Extractor
 from scoresde.metrics.classifiers import CLASSIFIERS, Classifier
@@ -195,6 +198,8 @@ class SamplingConfig:
         weights: "ema", "ema1", ..., "model" or the width of a post-hoc average, see ``weight_names.py``.
         condition: Conditions of the samples, if the data has conditions: "test" or "train" (those of the events of a split),
             "ignore", or values by name, see ``condition_values.py``.
+        noise_filter: A function of training events (N, *event) that returns a ``SpectralFilter`` or a ``MatrixFilter``, such as
+            ``fit_spectral_filter``. The filter colors the noise of the samples. None filters nothing.
     """
 
     count: int = 64
@@ -202,6 +207,7 @@ class SamplingConfig:
     seed: int = 0
     weights: str | float = DEFAULT
     condition: str | Mapping[str, Any] = "test"
+    noise_filter: Callable[[Tensor], Filter] | None = None
 
     def __post_init__(self) -> None:
         check_count("count", self.count)

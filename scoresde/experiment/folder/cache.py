@@ -54,8 +54,9 @@ def _digest(content: bytes) -> str:
 
 
 def changes(before: dict[str, Any], settings: dict[str, Any]) -> str:
-    """A text ``key: before -> value`` for every key of ``settings`` that differs."""
-    found = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
+    """A text ``key: before -> value`` for every key of either mapping that differs."""
+    keys = [*settings, *(key for key in before if key not in settings)]
+    found = [f"{key}: {before.get(key)} -> {settings.get(key)}" for key in keys if before.get(key) != settings.get(key)]
     return "; ".join(found)
 
 

@@ -48,8 +48,12 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest, provenanc
 from scoresde.experiment.jobs.guided import FACTS as GUIDANCE_FACTS
 from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
+from scoresde.experiment.jobs.noise_filter import FACTS as FILTER_FACTS
+from scoresde.experiment.jobs.noise_filter import noise_filter
 from scoresde.experiment.results.sample_index import acceptance_facts, describe_acceptance
 from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
+from scoresde.filters import Filter, FilteredNoise
+from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
@@ -99,6 +103,7 @@ class SamplingJob(Job):
     score: Callable[..., torch.Tensor]
     checkpoint: Checkpoint
     stores: dict[str, SampleStore]
+    filter: Filter | None = None
     fitted: dict[str, FittedSampler] = field(default_factory=dict)
 
     @classmethod
@@ -107,11 +112,12 @@ class SamplingJob(Job):
         weights = weights_name(experiment.sampling.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         score, guidance = guided(experiment, model, device)
+        filter, filtering = noise_filter(experiment, workdir)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest":
             checkpoint.digest, "weights": weights, "event shape": list(experiment.data.event_shape),
-            "seed": experiment.sampling.seed, **condition_facts(experiment), **guidance,
+            "seed": experiment.sampling.seed, **condition_facts(experiment), **guidance, **filtering,
         }  # fmt: skip
         stores = {
             name: SampleStore(
@@ -120,7 +126,7 @@ class SamplingJob(Job):
             )
             for name, node in nodes.items()
         }
-        return cls(experiment, workdir, device, as_score(model), score, checkpoint, stores)
+        return cls(experiment, workdir, device, as_score(model), score, checkpoint, stores, filter)
 
     @property
     def fingerprint(self) -> str:
@@ -153,8 +159,11 @@ class SamplingJob(Job):
         def where(step: int, t: torch.Tensor, x: torch.Tensor) -> None:
             progress.show(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
 
+        noise = NoiseSource.of(config.seed, part.size, part.first, self.device)
+        if self.filter is not None:
+            noise = FilteredNoise(noise.seed, noise.indices, self.filter)
         result = self.sampler(part.name)(
-            self.model.sde, self.score, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
+            self.model.sde, self.score, (part.size, *data.event_shape), noise=noise, device=self.device,
             callback=where, condition=self.conditions(part.first, part.size),
         )  # fmt: skip
         if result.interrupted:
@@ -247,7 +256,7 @@ class SamplingJob(Job):
             "devices": sorted({entry.device for entry in entries}),
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
             "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
-            **{key: store.settings[key] for key in GUIDANCE_FACTS if key in store.settings}, **provenance(),
+            **{key: store.settings[key] for key in (*GUIDANCE_FACTS, *FILTER_FACTS) if key in store.settings}, **provenance(),
             **acceptance_facts(acceptance),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip

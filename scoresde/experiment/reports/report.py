@@ -26,7 +26,7 @@ from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.predictions import prediction_section
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
-from scoresde.experiment.results.sample_index import SampleIndex, describe_acceptance
+from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, SampleIndex, describe_acceptance
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.score import ScoreModel, TargetModel
 
@@ -294,7 +294,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         if facts.get("sampler") == repr(experiment.samplers.get(name.partition("@")[0]))
         else f", by {facts.get('sampler')}"
     )
-    given = "".join(f", {key} {short(facts[key])}" for key in ("condition", "guidance") if key in facts)
+    given = "".join(f", {key} {short(facts[key])}" for key in CONDITIONS_OF_SAMPLES if key in facts)
     if accepted := describe_acceptance(facts):
         given += f", {accepted}"
     text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data

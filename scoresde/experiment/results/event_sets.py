@@ -30,7 +30,7 @@ from scoresde.experiment.config.condition_values import SPLITS, short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.cache import file_digest
 from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
-from scoresde.experiment.results.sample_index import SampleIndex
+from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, SampleIndex
 from scoresde.experiment.results.shards import compact
 
 PART = 256
@@ -148,7 +148,7 @@ class SampleEvents(EventSet):
         origin = {
             key: self.index.facts.get(key) for key in ("sampler", "count", "seed", "nfe", "checkpoint", "weights")
         }
-        origin |= {key: self.index.facts[key] for key in ("condition", "guidance") if key in self.index.facts}
+        origin |= {key: self.index.facts[key] for key in CONDITIONS_OF_SAMPLES if key in self.index.facts}
         return {"index": self.index.path.name, **origin, "settings": self.index.store.settings}
 
     @property

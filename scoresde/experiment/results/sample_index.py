@@ -12,6 +12,9 @@ import numpy as np
 from scoresde._files import parse_json, read_plain, read_sealed
 from scoresde.experiment.results.shards import Entry, Samples, SampleStore
 
+CONDITIONS_OF_SAMPLES = ("condition", "guidance", "noise filter")
+"""Names of the facts that reports state, if a set of samples has them."""
+
 
 @dataclass(frozen=True)
 class SampleIndex:
