@@ -344,6 +344,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "guidance.composition.MixtureOfExperts": {"experts": (SCORE,), "log_probs": (SCORE,)},
     "guidance.likelihoods.ClassifierGuidance": {"classifier": CLASSIFIER},
     "guidance.measurements.IsotropicMoments": {"operator": torch.tanh, "measurement": X},
+    "guidance.posterior_sampling.DiffusionPosteriorSampling": {"operator": torch.tanh, "measurement": X},
     "guidance.measurements.TweedieMoments": {"operator": torch.tanh, "measurement": X},
     "operators.blur.Blur": {"std": 1.0},
     "operators.fourier.FourierMask": {"known": [[1, 0], [1, 1]]},

@@ -35,7 +35,7 @@ OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
     "score.features.ScoreFeatures", "operators.functions.LinearFunction",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
-    *(name for name in CLASSES if name.startswith(("interop.processes.", "guidance.measurements."))),
+    *(name for name in CLASSES if name.startswith(("interop.processes.", "guidance.measurements.", "guidance.posterior"))),
 }  # fmt: skip
 """Made of what has no text: a function without a name, a module or data set of the user, weights, objects of another library."""
 

@@ -10,12 +10,14 @@ from scoresde.guidance.classifier_free import ClassifierFree
 from scoresde.guidance.composition import ComposedConditions, MixtureOfExperts
 from scoresde.guidance.likelihoods import ClassifierGuidance, TaskGuidance
 from scoresde.guidance.measurements import IsotropicMoments, MeasurementGuidance, TweedieMoments
+from scoresde.guidance.posterior_sampling import DiffusionPosteriorSampling
 from scoresde.guidance.thresholds import DynamicThreshold, StaticThreshold, Threshold
 
 __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "ComposedConditions",
+    "DiffusionPosteriorSampling",
     "DynamicThreshold",
     "Guidance",
     "IsotropicMoments",
