@@ -149,6 +149,8 @@ ALLOWED = (
     Allowed("conditions.rows_of", "index", TENSORS, "a score without conditions has no rows"),
     Allowed("data.degraded.Degraded", "measurement", "word", "a free name"),
     Allowed("samplers.hooks.KeepKnown", "known", "scalar tensor, whole tensor", "one value for all entries; 0 and 1"),
+    Allowed("operators.compression.JPEG", "low high", "1e40, 1e-40", "in units of the data"),
+    Allowed("operators.*", "known matrix", "array, strange shape, whole tensor", "numbers of any kind; events say which shape"),
     Allowed("operators.pixels.Grayscale", "weights", "negative tuple", "any numbers"),
     Allowed("data.table.* data.torch_data.TorchDataset", "condition columns categories", "list, empty tuple", "none, or all"),
     Allowed("data.torch_data.TorchDataset", "event", "word, empty word", "a key of dictionaries; these items are none"),

@@ -21,7 +21,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from scoresde._validation import Numbers, as_numbers, check_number
+from scoresde._validation import Numbers, as_numbers, check_number, shown
 from scoresde.noise import NoiseSource
 from scoresde.operators.base import LinearOperator, check_image
 
@@ -54,7 +54,7 @@ class Blur(LinearOperator):
 
     def __post_init__(self) -> None:
         if (self.std is None) == (self.kernel is None):
-            raise ValueError(f"std={self.std!r} and kernel={self.kernel!r}: give one of std and kernel")
+            raise ValueError(f"std={self.std!r} and kernel={shown(self.kernel)}: give one of std and kernel")
         if self.std is not None:
             check_number("std", self.std, above=0.0)
             return

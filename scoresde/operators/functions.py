@@ -43,8 +43,8 @@ class MatrixOperator(LinearOperator):
         check_counts("event_shape", shape)
         if math.prod(shape) != matrix.shape[1]:
             raise ValueError(
-                f"matrix has shape {tuple(matrix.shape)}, and events {tuple(shape)} have {math.prod(shape)} numbers: give one "
-                "column for each"
+                f"matrix has shape {tuple(matrix.shape)}, and event_shape={tuple(shape)!r} has {math.prod(shape)} numbers: give "
+                "one column for each"
             )
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "event_shape", tuple(shape))

@@ -224,7 +224,7 @@ def test_digests_differ_where_operators_do():
         (lambda: Blur(kernel=[[1.0]])(torch.zeros(1, 1, 3)), "kernel has 2 dimensions, and events .* have 1 sides"),
         (lambda: Blur(1.0)(torch.zeros(1, 3)), "Blur does not take events"),
         (lambda: MatrixOperator([1.0]), r"matrix has shape \(1,\): give \(m, d\)"),
-        (lambda: MatrixOperator([[1.0, 2.0]], (3,)), r"events \(3,\) have 3 numbers: give one column for each"),
+        (lambda: MatrixOperator([[1.0, 2.0]], (3,)), r"event_shape=\(3,\) has 3 numbers: give one column for each"),
         (
             lambda: MatrixOperator([[1.0, 2.0]])(torch.zeros(1, 3)),
             r"is for events \(2,\) \(event_shape\), and not for \(3,\)",
