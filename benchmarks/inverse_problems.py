@@ -1,6 +1,6 @@
 """Guidance by measurements compared with exact posteriors: the tables of docs/inverse_problems.md.
 
-    python benchmarks/inverse_problems.py [--file results.jsonl] [--problems ...] [--methods ...]
+    python benchmarks/inverse_problems.py [--file results.jsonl] [--problems ...] [--methods ...] [--steps ...]
     python benchmarks/inverse_problems_deepinv.py [--file results.jsonl]           (optional, see there)
     python benchmarks/inverse_problems.py --write                                  tables in docs/inverse_problems.md
 
@@ -27,7 +27,9 @@ from benchmarks.posterior_problems import COUNT, Problem, problems
 from scoresde import VESDE, VPSDE, GaussianMixture
 from scoresde.guidance import DiffusionPosteriorSampling, IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.noise import NoiseSource
+from scoresde.operators import Mask
 from scoresde.samplers import DDIM, ParticleSampler, Sampler, UniPC
+from scoresde.samplers.hooks import KeepKnown
 from scoresde.samplers.populations import systematic
 from scoresde.sde import ScalarSDE
 
@@ -85,7 +87,9 @@ def guidance(name: str, problem: Problem, score: Counted, y: Tensor, scale: floa
 
 
 PARTICLES = ("particles, TweedieMoments", "particles, IsotropicMoments")
-METHODS = ("exact posterior", "TweedieMoments", "IsotropicMoments", "denoised likelihood", "DPS, best step", *PARTICLES)
+METHODS = (
+    "exact posterior", "TweedieMoments", "IsotropicMoments", "denoised likelihood", "DPS, best step", "KeepKnown", *PARTICLES,
+)  # fmt: skip
 
 
 def particles(problem: Problem, counted: Counted, steps: int, method: str) -> tuple[Tensor, float]:
@@ -115,6 +119,9 @@ def run(problem: Problem, process: str, sampler: str, steps: int, method: str, s
             counted = Counted(likely(posterior).score(sde), sde)
             parts.append(make(sde, counted, (each, *shape[1:]), seed=7, first=k * each).samples)
         samples = torch.cat(parts)
+    elif method == "KeepKnown":
+        hook = KeepKnown(problem.rows, problem.operator.known)
+        samples = make(sde, counted, shape, seed=7, hooks=[hook]).samples
     else:
         samples = make(sde, guidance(method, problem, counted, problem.rows, scale), shape, seed=7).samples
     seconds = time.process_time() - begin
@@ -179,9 +186,13 @@ def best_scale(problem: Problem, process: str, results: Results) -> float:
 def cases(options: argparse.Namespace) -> Iterator[tuple[Problem, str, str, str, int]]:
     """All combinations, short runs first."""
     chosen = [p for p in problems() if not options.problems or p.name in options.problems]
-    for steps in STEPS:
+    for steps in options.steps:
         for problem in chosen:
             for method in options.methods:
+                if method == "KeepKnown" and not isinstance(problem.operator, Mask):
+                    continue
+                if method == "exact posterior" and steps > 20 and problem.name.startswith("digits"):
+                    continue  # up to a minute of CPU time each
                 for process in PROCESSES:
                     for sampler in ("ancestral",) if method in PARTICLES else SAMPLERS:
                         yield problem, method, process, sampler, steps
@@ -192,6 +203,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=Path("inverse_problems.jsonl"))
     parser.add_argument("--problems", nargs="*")
     parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

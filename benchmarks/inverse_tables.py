@@ -85,7 +85,12 @@ def everything(rows: list[Row]) -> str:
     samplers = ("UniPC", "DDIM", "ancestral")
     for problem in PROBLEMS:
         heads = [f"{sampler} {steps}" for sampler in samplers for steps in STEPS]
-        lines = [f"### {problem}", "", f"| method | process | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+        lines = [
+            f"### {problem}",
+            "",
+            f"| method | process | {' | '.join(heads)} |",
+            f"|---|---|{'---:|' * len(heads)}",
+        ]
         for method, label in METHODS.items():
             for process in ("VP", "VE"):
                 key = {"problem": problem, "method": method, "process": process}
