@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_kind
@@ -129,8 +130,15 @@ class CountedScore(CheckedScore):
         hooks: The hooks of the run, or None.
     """
 
-    def __init__(self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(score, batch, dtype)
+    def __init__(
+        self,
+        score: Score,
+        batch: int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(score, batch, dtype, every_call=differentiable)
         self.calls = 0
         self.spent: Tensor | None = None
         self.acceptance: list[Tensor] = []
@@ -146,10 +154,20 @@ class CountedScore(CheckedScore):
         """``function(x, t)``, which is the model's score, noise or data, as ``kind`` says."""
         self.calls += 1
         # the dtype of the samples does not depend on the precision of the score
-        value = self.checked(function, x, t).to(x.dtype)
+        value = (self._recomputed if self.every_call else self.checked)(function, x, t).to(x.dtype)
         self.last = Call(x, t, value, kind)
         if self.first is None:
             self.first = self.last
+        return value
+
+    def _recomputed(self, function: Score, x: Tensor, t: Tensor) -> Tensor:
+        """The value with a graph whose inner part is computed again in the backward pass."""
+        value: Tensor = checkpoint(self.checked, function, x, t, use_reentrant=False, preserve_rng_state=False)
+        if x.requires_grad and not value.requires_grad:
+            raise ValueError(
+                "score has no graph to x (torch.no_grad, detach, NumPy, guidance by a measurement, a Metropolis step?): "
+                "differentiable=True needs a score that autograd can differentiate"
+            )
         return value
 
     def mark(self) -> None:
@@ -228,10 +246,12 @@ class Sampler(ABC):
     Attributes:
         takes_hooks: Whether ``run`` calls ``score.hooked`` after every step.
         denoise: Whether ``run`` returns an estimate of x_0 instead of the state at the last time.
+        differentiable: Whether the samples can have a graph to the start.
     """
 
     takes_hooks = False  # without an annotation, so that it is not a field
     denoise = False
+    differentiable = False
 
     @torch.no_grad()
     @in_evaluation_mode("score")
@@ -253,6 +273,7 @@ class Sampler(ABC):
         keep_every: int = 0,
         allow_failed: bool = False,
         progress: bool = False,
+        differentiable: bool = False,
     ) -> SampleResult:
         """Draw samples.
 
@@ -282,6 +303,9 @@ class Sampler(ABC):
                 nothing.
             allow_failed: Mark samples that are not finite in ``result.failed`` instead of raising an error.
             progress: Print the step and the time to stderr, five times per second.
+            differentiable: Keep a graph from ``start`` and the parameters of the score to the samples. The score is evaluated
+                again in the backward pass, so that the memory holds the states of the steps and one evaluation. Only
+                samplers with a grid of times support it.
 
         Returns:
             The samples, the final state and statistics of the run.
@@ -293,7 +317,11 @@ class Sampler(ABC):
                 ``hooks``.
             FloatingPointError: If a sample is not finite and ``allow_failed`` is False.
         """
-        check_options(keep_every, callback, allow_failed=allow_failed, progress=progress)
+        check_options(keep_every, callback, allow_failed=allow_failed, progress=progress, differentiable=differentiable)
+        if differentiable and not self.differentiable:
+            raise TypeError(
+                f"differentiable=True is not allowed for {self!r}: use a sampler with a grid of times, such as UniPC()"
+            )
         check_kind(dtype, device)
         if (hooks := check_hooks(hooks)) and not self.takes_hooks:
             raise TypeError(
@@ -315,7 +343,8 @@ class Sampler(ABC):
             kind = torch.float32 if dtype in HALF else dtype
             start = sde.prior_sample(shape, noise=noise, dtype=kind, device=device)
             check_start(sde, start, shape, "the start drawn by prior_sample")
-        start, counted = wide(start), CountedScore(score, shape[0], dtype)
+        torch.set_grad_enabled(differentiable)  # until the end of this call, where no_grad restores the mode
+        start, counted = wide(start), CountedScore(score, shape[0], dtype, differentiable=differentiable)
         counted.hooks = Hooks(hooks, sde, noise) if hooks else None
         record = Record(sde, counted, keep_every, progress, callback)
         interrupted = False

@@ -113,6 +113,7 @@ class GridSampler(Sampler):
     denoise: bool
 
     takes_hooks = True
+    differentiable = True
     purpose = "step"
     """Key of the noise."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
@@ -89,6 +90,10 @@ def purify(
     Noise of time t covers the perturbation, and the sampler removes both, as in ``edit``. A small t leaves the perturbation,
     and a large t changes the class. The result goes to the classifier in place of x.
 
+    If x requires gradients, so does the result: an attack that knows the purification differentiates through all steps of the
+    sampler. The score is evaluated again in the backward pass, so that the memory holds the states of the steps and one
+    evaluation.
+
     Args:
         sampler: A sampler that takes its times from the process. A stochastic one, such as
             ``PredictorCorrector(EulerMaruyama(), None, steps=50)``, follows the paper.
@@ -106,6 +111,7 @@ def purify(
 
     Raises:
         ValueError: If t is not in (0, T), x is not finite, or the sampler has times above t.
+        TypeError: If x requires gradients and the sampler has no grid of times.
 
     References:
         Nie et al. 2022, "Diffusion models for adversarial purification", arXiv:2205.07460.
@@ -120,7 +126,8 @@ def purify(
     check_batch("x", x)
     check_finite("x", x)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
-    return noised_and_denoised(sampler, sde, score, x, t, noise, **options).samples
+    graph = torch.is_grad_enabled() and x.requires_grad
+    return noised_and_denoised(sampler, sde, score, x, t, noise, differentiable=graph, **options).samples
 
 
 def noised_and_denoised(

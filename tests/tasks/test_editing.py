@@ -35,7 +35,7 @@ from scoresde.sde import (
     Shifted,
     SubVPSDE,
 )
-from scoresde.tasks import edit
+from scoresde.tasks import edit, purify
 
 STD, GUIDE = 0.5, 1.2
 STOCHASTIC = [
@@ -202,3 +202,38 @@ def test_edm_starts_at_the_noise_of_t():
     a, sigma, _, _ = law(sde, 1.0)
     ratio = STD / math.sqrt(a**2 * STD**2 + sigma**2)
     assert float(x.samples.mean()) == pytest.approx(ratio * GUIDE, abs=0.05)
+
+
+class TestPurify:
+    def test_it_is_the_edit_of_the_data(self):
+        x = torch.linspace(-1, 1, 6)[:, None]
+        assert torch.equal(
+            purify(UniPC(5), VPSDE(), SCORE, x, 0.3, seed=2), edit(UniPC(5), VPSDE(), SCORE, x, 0.3, seed=2).samples
+        )
+
+    @pytest.mark.parametrize("t", [0.1, 0.3])
+    def test_its_gradient_is_the_share_of_the_data_that_remains(self, t):
+        """For Gaussian data, the result is gain a x and noise that does not depend on x."""
+        sde = VPSDE()
+        a, _, gain, _ = law(sde, t)
+        x = torch.linspace(-1, 1, 4)[:, None].requires_grad_(True)
+        sampler = PredictorCorrector(EulerMaruyama(), None, steps=200)
+        (slope,) = torch.autograd.grad(purify(sampler, sde, SCORE, x, t).sum(), x)
+        assert torch.allclose(slope, torch.full_like(slope, gain * a), rtol=0.02)
+
+    def test_there_is_a_graph_only_where_one_is_wanted(self):
+        x = torch.zeros(2, 1, requires_grad=True)
+        assert not purify(UniPC(3), VPSDE(), SCORE, x.detach(), 0.5).requires_grad
+        assert not purify(AdaptiveSDE(), VPSDE(), SCORE, x.detach(), 0.5).requires_grad
+        with torch.no_grad():
+            assert not purify(UniPC(3), VPSDE(), SCORE, x, 0.5).requires_grad
+        assert purify(UniPC(3), VPSDE(), SCORE, x, 0.5).requires_grad
+        with pytest.raises(TypeError, match="differentiable=True is not allowed for AdaptiveSDE"):
+            purify(AdaptiveSDE(), VPSDE(), SCORE, x, 0.5)
+
+    @pytest.mark.parametrize(
+        ("x", "t", "message"), [(ZERO, 0.0, "t=0.0"), (ZERO, 1.0, "t=1.0"), (ZERO * math.nan, 0.5, "x holds")]
+    )
+    def test_refused(self, x, t, message):
+        with pytest.raises(ValueError, match=message):
+            purify(UniPC(3), VPSDE(), SCORE, x, t)
