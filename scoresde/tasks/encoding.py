@@ -39,15 +39,16 @@ def anomaly_map(
     repeats: int = 1,
     seed: int = 0,
     first: int = 0,
+    noise: NoiseSource | None = None,
     **options: Any,
 ) -> Tensor:
     r"""Distances between data and what a model of normal data makes of it.
 
     .. math::
-        m = \frac{1}{R} \sum_{r=1}^R | x - \hat x_0^{(r)} |
+        m = \Big| x - \frac{1}{R} \sum_{r=1}^R \hat x_0^{(r)} \Big|
 
-    x is encoded to the time t and decoded. A decoder that knows normal data only cannot restore what is abnormal. A small t
-    leaves an anomaly as it is, and a large t changes normal parts too.
+    x is encoded to the time t and decoded, R times. A decoder that knows normal data only cannot restore what is abnormal. A
+    small t leaves an anomaly as it is, and a large t changes normal parts too.
 
     Args:
         sampler: The sampler that decodes.
@@ -57,9 +58,10 @@ def anomaly_map(
         t: Time of the encoding, in (0, T).
         encoder: Encodes by the probability flow with ``score``. By default noise of time t is added instead.
         guided: The score that decodes, such as a ``ClassifierGuidance`` toward the class of normal data. By default ``score``.
-        repeats: Number R of encodings and decodings.
+        repeats: Number R of encodings and decodings. With noise, more of them leave less of the draws in the map.
         seed: Key of the draws.
         first: Index of the first event. Repeat r of event i depends only on the event and on ``(seed, R (first + i) + r)``.
+        noise: A source of noise that replaces ``(seed, first)``.
         **options: Other arguments of the sampler's call, such as ``condition``, which holds for both scores.
 
     Returns:
@@ -86,17 +88,17 @@ def anomaly_map(
     check_number("t", t, above=0.0, below=sde.T)
     condition = options.pop("condition", None)
     score, decoding = given(score, condition), given(score if guided is None else guided, condition)
-    own = NoiseSource.of(seed, len(x), first=first, device=x.device)
-    total = torch.zeros_like(x)
+    own = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
+    mean = torch.zeros_like(x)
     for r in range(repeats):
-        noise = NoiseSource(own.seed, own.indices * repeats + r)
+        each = NoiseSource(own.seed, own.indices * repeats + r)
         if encoder is None:
-            result = noised_and_denoised(sampler, sde, decoding, x, t, noise, **options)
+            result = noised_and_denoised(sampler, sde, decoding, x, t, each, **options)
         else:
-            start = _encoded(encoder, sde.until(t), score, x, noise)
-            result = sampler(sde.until(t), decoding, tuple(x.shape), noise=noise, start=start, **options)
-        total += (x - result.samples).abs()
-    return total / repeats
+            start = _encoded(encoder, sde.until(t), score, x, each)
+            result = sampler(sde.until(t), decoding, tuple(x.shape), noise=each, start=start, **options)
+        mean += result.samples / repeats
+    return (x - mean).abs()
 
 
 @checked_arguments
@@ -112,6 +114,7 @@ def interpolate(
     encoder: ProbabilityFlowODE = ProbabilityFlowODE(RungeKutta()),  # noqa: B008  (not changed)
     seed: int = 0,
     first: int = 0,
+    noise: NoiseSource | None = None,
     **options: Any,
 ) -> Tensor:
     r"""Events between two events: spherical interpolation of their encodings by the probability flow.
@@ -136,6 +139,7 @@ def interpolate(
         encoder: The probability flow that encodes. Its last time should be that of the sampler.
         seed: Key of the draws of stochastic samplers.
         first: Index of the first pair. The results of pair i depend only on the pair and on ``(seed, first + i)``.
+        noise: A source of noise that replaces ``(seed, first)``.
         **options: Other arguments of the sampler's call, such as ``condition``.
 
     Returns:
@@ -170,7 +174,7 @@ def interpolate(
         raise TypeError(f"sde={sde!r} has no closed-form kernel: give a linear process, such as VPSDE()")
     part = sde if t is None else sde.until(t)
     score = given(score, options.pop("condition", None))
-    noise = NoiseSource.of(seed, len(begin), first=first, device=begin.device)
+    noise = NoiseSource.for_batch(noise, len(begin), seed, first, begin.device)
     codes = [_encoded(encoder, part, score, x, noise) for x in (begin, end)]
     kernel = sde.kernel(torch.tensor(part.T, dtype=torch.float64, device=begin.device)).to(begin)
     center = sde.prior_mean().to(begin).expand_as(codes[0])

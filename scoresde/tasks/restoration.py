@@ -5,7 +5,7 @@ guidance approximates (``scoresde.guidance.measurements``). Without noise in y, 
 x with A x = y:
 
 .. math::
-    x \leftarrow x + A^T (A A^T)^{-1} (y - A x)
+    x \leftarrow x + A^+ (y - A x)
 
 For missing pixels this puts the known values in place, bit for bit. For the means of blocks and gray levels, A x equals y up to
 rounding.
@@ -23,7 +23,7 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_finite, check_number, shown
 from scoresde.guidance import Guidance, TweedieMoments
-from scoresde.operators import Grayscale, SuperResolution
+from scoresde.operators import Grayscale, LinearOperator, SuperResolution
 from scoresde.samplers.base import Sampler, SampleResult
 from scoresde.sde import SDE
 
@@ -140,8 +140,8 @@ def super_resolve(
     if y.ndim < 3:
         raise ValueError(f"y has shape {tuple(y.shape)}: give images (B, C, *sides)")
     shape = (*y.shape[:2], *(side * factor for side in y.shape[2:]))
-    result = _restored(sampler, sde, score, operator.apply, y, shape, noise_std, guidance, seed, first, options)
-    return result if noise_std else _moved(result, result.samples + operator.image(y - operator.apply(result.samples)))
+    result = _restored(sampler, sde, score, operator, y, shape, noise_std, guidance, seed, first, options)
+    return result if noise_std else _moved(result, _nearest(operator, result.samples, y))
 
 
 @checked_arguments
@@ -191,19 +191,15 @@ def colorize(
         torch.Size([1, 3, 4, 4])
     """
     operator = Grayscale(weights)
-    square = sum(weight**2 for weight in operator.weights)
-    if not square:
+    if not any(operator.weights):
         raise ValueError(f"weights={weights!r} is not allowed: give a weight that is not 0")
     check_batch("y", y)
     check_finite("y", y)
     if y.ndim < 3 or y.shape[1] != 1:
         raise ValueError(f"y has shape {tuple(y.shape)}: give gray images (B, 1, *sides)")
     shape = (len(y), len(operator.weights), *y.shape[2:])
-    result = _restored(sampler, sde, score, operator.apply, y, shape, noise_std, guidance, seed, first, options)
-    if noise_std:
-        return result
-    missing = y - operator.apply(result.samples)
-    return _moved(result, result.samples + operator.adjoint(missing) / square)
+    result = _restored(sampler, sde, score, operator, y, shape, noise_std, guidance, seed, first, options)
+    return result if noise_std else _moved(result, _nearest(operator, result.samples, y))
 
 
 @dataclass(frozen=True)
@@ -241,6 +237,11 @@ def _restored(
             f"guidance returned {shown(guided)}: return a Guidance, such as TweedieMoments(score, operator, y)"
         )
     return sampler(sde, guided, shape, seed=seed, first=first, dtype=y.dtype, device=y.device, **options)
+
+
+def _nearest(operator: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
+    """The nearest point to x with A x = y."""
+    return x + operator.pseudo_inverse(y - operator(x))
 
 
 def _moved(result: SampleResult, samples: Tensor) -> SampleResult:

@@ -1,7 +1,7 @@
 """The files that ``scoresde edit`` writes from its samples: pictures, numbers, contact sheets, and the record of the command.
 
     mean, std     of the samples of an input at each pixel, in units of the data
-    map           for anomaly_map: the mean distance |x - sample| at each pixel, in units of the data
+    map           for anomaly_map: the distance |x - mean| at each pixel, in units of the data
 
 Standard deviations are those of the samples, with the denominator S - 1; one sample has none.
 """
@@ -46,7 +46,7 @@ class EditResult:
         raw: Samples in units of the data, (S, *event).
         mean: Their mean, (*event), float64.
         std: Their standard deviation, (*event), float64. None for one sample.
-        map: For anomaly_map: the mean distance to the input, (*event), float64.
+        map: For anomaly_map: the distance of the mean to the input, (*event), float64.
         strayed: Number of samples with a value far outside of the data: a range of the levels beyond their ends, or `FAR`
             standard deviations of the data.
     """
@@ -83,7 +83,7 @@ def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str, 
     values = raw.double()
     distance = None
     if task == "anomaly_map":
-        distance = (in_units(one.y[None], transform) - in_units(drawn, transform)).abs().mean(0)
+        distance = (in_units(one.y[None], transform)[0] - in_units(drawn, transform).mean(0)).abs()
     center, bound = 0.0, FAR * data_std
     if isinstance(transform, Quantized):
         center, bound = (transform.low + transform.high) / 2.0, 1.5 * (transform.high - transform.low)
