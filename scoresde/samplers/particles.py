@@ -118,6 +118,7 @@ class ParticleSampler(ReverseSteps):
         self.log_likelihood = log_likelihood
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
+    differentiable = False  # resampling has no derivative
     takes_hooks = False  # a hook would change the distribution that the weights correct
 
     @property

@@ -150,7 +150,7 @@ class CheckedScore:
     def __init__(
         self, score: Score, batch: int | None = None, dtype: torch.dtype | None = None, *, every_call: bool = False
     ) -> None:
-        _check_signature(score)
+        check_signature(score)
         self.score, self.batch, self.every_call = score, batch, every_call
         self.dtype = dtype if dtype in HALF else None
 
@@ -184,8 +184,8 @@ class CheckedScore:
             return function(x, t)
 
 
-def _check_signature(score: Score) -> None:
-    """Raise TypeError if ``score`` cannot be called with x and t."""
+def check_signature(score: Score, name: str = "score") -> None:
+    """Raise TypeError if ``score``, the argument ``name``, cannot be called with x and t."""
     try:
         signature = inspect.signature(score.forward if isinstance(score, nn.Module) else score)
     except (TypeError, ValueError):  # compiled code may have no signature
@@ -193,7 +193,7 @@ def _check_signature(score: Score) -> None:
     try:
         signature.bind(None, None)
     except TypeError as problem:
-        raise TypeError(f"score={shown(score)} cannot be called as score(x, t): {problem}") from None
+        raise TypeError(f"{name}={shown(score)} cannot be called as {name}(x, t): {problem}") from None
 
 
 def wide(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import ProbabilityFlowODE
 from scoresde.samplers.base import Sampler
 from scoresde.sde import SDE, LinearSDE
+from scoresde.sde.scores import check_signature
 from scoresde.solvers import RungeKutta
 from scoresde.tasks.editing import noised_and_denoised
 
@@ -86,6 +87,8 @@ def anomaly_map(
     check_finite("x", x)
     check_count("repeats", repeats)
     check_number("t", t, above=0.0, below=sde.T)
+    if guided is not None:
+        check_signature(guided, "guided")
     condition = options.pop("condition", None)
     score, decoding = given(score, condition), given(score if guided is None else guided, condition)
     own = NoiseSource.for_batch(noise, len(x), seed, first, x.device)

@@ -19,6 +19,7 @@ from scoresde.samplers import (
     DPMSolverPlusPlus,
     EulerMaruyama,
     Langevin,
+    ParticleSampler,
     PredictorCorrector,
     ProbabilityFlowODE,
     ReverseDiffusion,
@@ -129,6 +130,7 @@ def blind(x, t):
     [
         (ProbabilityFlowODE(), SCORE, TypeError, "is not allowed for ProbabilityFlowODE.*: use a sampler with a grid"),
         (AdaptiveSDE(), SCORE, TypeError, "differentiable=True is not allowed for AdaptiveSDE"),
+        (ParticleSampler(steps=3), SCORE, TypeError, "differentiable=True is not allowed for ParticleSampler"),
         (UniPC(3), blind, ValueError, "score has no graph to x"),
         (UniPC(3), TweedieMoments(SCORE, lambda x: x[:, :1], torch.ones(1, 1)), ValueError, "score has no graph to x"),
         (PredictorCorrector(EulerMaruyama(), MALA(), steps=3), SCORE, ValueError, "score has no graph to x"),
