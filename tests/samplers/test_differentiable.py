@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoresde import VPSDE, GaussianMixture, ScoreModel
-from scoresde.guidance import ClassifierGuidance, TweedieMoments
+from scoresde.guidance import ClassifierGuidance, TaskGuidance, TweedieMoments
 from scoresde.networks import MLP
 from scoresde.samplers import (
     DDIM,
@@ -121,6 +121,9 @@ def test_half_precision():
     assert slope.dtype == torch.bfloat16 and bool(slope.isfinite().all()) and float(slope.abs().max()) > 0
 
 
+GUIDED = TaskGuidance(SCORE, lambda x, t: -(x**2).sum(1))
+
+
 def blind(x, t):
     return SCORE(x.detach(), t)
 
@@ -130,7 +133,7 @@ def blind(x, t):
     [
         (ProbabilityFlowODE(), SCORE, TypeError, "is not allowed for ProbabilityFlowODE.*: use a sampler with a grid"),
         (AdaptiveSDE(), SCORE, TypeError, "differentiable=True is not allowed for AdaptiveSDE"),
-        (ParticleSampler(steps=3), SCORE, TypeError, "differentiable=True is not allowed for ParticleSampler"),
+        (ParticleSampler(particles=4, steps=3), GUIDED, TypeError, "differentiable=True is not allowed for ParticleSampler"),
         (UniPC(3), blind, ValueError, "score has no graph to x"),
         (UniPC(3), TweedieMoments(SCORE, lambda x: x[:, :1], torch.ones(1, 1)), ValueError, "score has no graph to x"),
         (PredictorCorrector(EulerMaruyama(), MALA(), steps=3), SCORE, ValueError, "score has no graph to x"),
