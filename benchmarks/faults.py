@@ -278,14 +278,14 @@ FAULTS: tuple[Callable[[Bench, Path], None], ...] = (
     killed_at_random, killed_while_saving, stopped_once, stopped_twice, disk_full, truncated, flipped, hostile, read_only,
     two_runs, data_changed, nan_in_data, nan_in_losses, rank_killed, ranks_stopped, torchrun, preempted, *work_faults.FAULTS,
 )  # fmt: skip
-ABOUT_DATA = (data_changed, nan_in_data)
-"""Faults of data files, which do not depend on the kind of run."""
+FOR_ONE_KIND = (data_changed, nan_in_data, work_faults.killed_editing)
+"""Faults of data files and of edited files, which do not depend on the kind of run."""
 
 
 def faults_of(kind: Kind) -> list[Callable[[Bench, Path], None]]:
     """The faults that are injected into runs of a kind."""
     found = FAULTS if kind.samples else tuple(fault for fault in FAULTS if fault not in work_faults.FAULTS)
-    return [fault for fault in found if kind.name == "score" or fault not in ABOUT_DATA]
+    return [fault for fault in found if kind.name == "score" or fault not in FOR_ONE_KIND]
 
 
 def attempt(

@@ -1,4 +1,4 @@
-"""Faults of `scoresde sample`, `likelihood` and `evaluate` in real processes; benchmarks/faults.py runs the trials.
+"""Faults of `scoresde sample`, `likelihood`, `evaluate` and `edit` in real processes; benchmarks/faults.py runs the trials.
 
 A trial ends with the same command run to its end. Samples, rows and features are compared byte for byte with those of
 an undisturbed run. Every part must exist once, and work that was finished before the fault must not have changed.
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.bench import Bench
 from benchmarks.children import ROOT, Child, flags
 
@@ -29,7 +31,7 @@ class Work:
         command: Its name.
         options: Values of the config.
         kept: Pattern of the files of parts.
-        result: Result files.
+        result: Patterns of result files, each of one file.
         after: The work whose results it needs.
     """
 
@@ -80,9 +82,15 @@ class Work:
             f"{len(after)} parts, {len(theirs)} wanted"
         )
         for name in self.result:
-            assert _facts(folder / name) == _facts(whole / name), f"{name} differs"
+            assert _facts(_only(folder, name)) == _facts(_only(whole, name)), f"{name} differs"
         left = [p.name for p in folder.rglob("*.tmp")]
         assert not left, f"left behind: {left}"
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    """The file of a pattern."""
+    (found,) = folder.glob(pattern)
+    return found
 
 
 def _facts(file: Path) -> object:
@@ -119,6 +127,19 @@ EVALUATING = Work(
 WORK = (SAMPLING, LIKELIHOOD, EVALUATING)
 
 
+def editing(bench: Bench) -> Work:
+    """Three samples for each of 15 arrays of 8x8 levels, three at a time."""
+    inputs = bench.folder / "inputs.npy"
+    if not inputs.exists():
+        np.save(inputs, np.random.default_rng(0).integers(0, 17, (15, 1, 8, 8)))
+    options = {
+        "editing.task": "super_resolve", "editing.factor": 2, "editing.input": repr(str(inputs)), "editing.samples": 3,
+        "editing.batch_size": 3, "samplers": "{'unipc': {'name': 'UniPC', 'steps': 10}}",
+    }  # fmt: skip
+    result = ("edits/*/edit.json", "edits/*/overview.png", "edits/*/inputs-07/samples.npz")
+    return Work("edit", options, "edits/*/shards-*/*.npz", result)
+
+
 def killed(work: Work, bench: Bench, folder: Path, times: int = 3) -> None:
     """Kills, each after at least two more parts."""
     work.begin(bench, folder)
@@ -145,6 +166,11 @@ def killed_likelihood(bench: Bench, folder: Path) -> None:
 def killed_evaluating(bench: Bench, folder: Path) -> None:
     """kill -9 of `evaluate`, three times: no features are lost, counted twice or changed"""
     killed(EVALUATING, bench, folder)
+
+
+def killed_editing(bench: Bench, folder: Path) -> None:
+    """kill -9 of `edit`, three times: no sample is lost, drawn twice or changed"""
+    killed(editing(bench), bench, folder)
 
 
 def stopped(bench: Bench, folder: Path) -> None:
@@ -208,4 +234,13 @@ def damaged(bench: Bench, folder: Path) -> None:
     work.resume(bench, folder, but=2)  # a flipped end of a line joins two of them
 
 
-FAULTS = (killed_sampling, killed_likelihood, killed_evaluating, stopped, worker_killed, no_room, damaged)
+FAULTS = (
+    killed_sampling,
+    killed_likelihood,
+    killed_evaluating,
+    killed_editing,
+    stopped,
+    worker_killed,
+    no_room,
+    damaged,
+)

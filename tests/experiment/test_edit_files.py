@@ -21,7 +21,8 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.reports.report import report
 from scoresde.noise import NoiseSource
 from scoresde.operators import Grayscale, SuperResolution
-from scoresde.tasks.editing import noised_and_denoised
+from scoresde.samplers import Sampler
+from scoresde.tasks import edit
 from tests.experiment.conftest import ROOT, called
 from tests.experiment.conftest import TINY as SMALL
 from tests.experiment.training import experiment
@@ -97,7 +98,7 @@ class TestTasks:
             guide = made.data.transform.encode(made.data.test.raw[i][None], None, dtype=torch.float32)
             for s in range(3):
                 noise = NoiseSource(0, torch.tensor([i * 2**16 + s]))
-                one = noised_and_denoised(made.samplers["unipc"], model.sde, model, guide, 0.3, noise)
+                one = edit(made.samplers["unipc"], model.sde, model, guide, 0.3, noise=noise)
                 assert np.abs(one.samples.numpy()[0] - found["x"][i, s]).max() < 1e-5
         assert not np.array_equal(found["x"][0, 0], found["x"][0, 1])
         raw = found["raw"].astype(float)
@@ -262,25 +263,103 @@ class TestOutput:
             edited(place, **EDIT)
 
 
-COLOR = """
+OTHER = """
 import ml_collections
 
 def get_config():
     return ml_collections.ConfigDict({
-        "data": {"name": "Arrays", "train": "%s", "levels": 256}, "sde": {"name": "VPSDE"},
-        "network": {"name": "MLP", "width": 8, "depth": 1}, "objective": {"name": "DenoisingScoreMatching"},
-        "training": {"steps": 2, "batch_size": 4}, "samplers": {"unipc": {"name": "UniPC", "steps": 3}},
+        "data": %s, "sde": {"name": "VPSDE"}, "network": {"name": "MLP", "width": 8, "depth": 1},
+        "objective": {"name": "DenoisingScoreMatching"}, "training": {"steps": 2, "batch_size": 4},
+        "samplers": {"unipc": {"name": "UniPC", "steps": 3}},
     })
 """
+
+
+def other_run(folder, data):
+    """A run of other data than pictures."""
+    (folder / "config.py").write_text(OTHER % data)
+    made = Experiment.from_config(load_config(folder / "config.py"))
+    train_here(made, Workdir(folder / "run"))
+    return made
+
+
+class TestOtherEvents:
+    def test_gaps_of_series_are_drawn(self, tmp_path):
+        """In units of the data, for all inputs in one file."""
+        x = np.random.default_rng(0).normal(5.0, 2.0, (20, 6))
+        np.save(tmp_path / "train.npy", x)
+        other_run(tmp_path, {"name": "Arrays", "train": str(tmp_path / "train.npy"), "shift": 5.0, "scale": 2.0})
+        gaps = x[:2].copy()
+        gaps[0, 2:4] = gaps[1, 5] = np.nan
+        np.save(tmp_path / "gaps.npy", gaps)
+        call = ["edit", "--workdir", tmp_path / "run", "--task=inpaint", "--samples=3", "--output", tmp_path / "out"]
+        done = called(*call, "--input", tmp_path / "gaps.npy")
+        assert done.returncode == 0, done.stderr
+        with np.load(tmp_path / "out" / "samples.npz") as found:
+            assert found["raw"].shape == (2, 3, 6) and found["mean"].shape == found["std"].shape == (2, 6)
+            known = ~np.isnan(gaps)
+            for k in range(2):
+                assert np.allclose(found["raw"][k][:, known[k]], gaps[k, known[k]], rtol=1e-6)
+                assert (found["std"][k][~known[k]] > 0).all() and (found["std"][k][known[k]] < 1e-6).all()
+            assert np.allclose(found["x"], (found["raw"] - 5.0) / 2.0, atol=1e-5)
+        assert (tmp_path / "out" / "overview.png").read_bytes().startswith(b"\x89PNG")
+        for task, message in (
+            ("super_resolve", "needs events (C, *sides)"),
+            ("colorize", "needs events of three colors"),
+        ):
+            done = called(*call[:3], f"--task={task}", "--input", tmp_path / "gaps.npy")
+            assert done.returncode == 2 and message in done.stderr, done.stderr
+
+    def test_empty_cells_of_a_table_are_drawn(self, tmp_path):
+        """Rows of the table with the samples, in the order of the inputs; what is known does not change."""
+        pytest.importorskip("pyarrow")
+        lines = [f"{k}.5,{k},{'xy'[k % 2]}" for k in range(9)]
+        (tmp_path / "train.csv").write_text("\n".join(["a,b,kind", *lines]) + "\n")
+        columns = [
+            {"name": "RealColumn", "column": "a", "shift": 4.5, "scale": 2.5},
+            {"name": "WholeColumn", "column": "b", "low": 0, "high": 8, "shift": 4.5, "scale": 2.5},
+            {"name": "CategoryColumn", "column": "kind", "values": ["x", "y"], "shift": 1.0, "scale": 0.5},
+        ]
+        other_run(tmp_path, {"name": "Table", "file": str(tmp_path / "train.csv"), "columns": columns})
+        (tmp_path / "in.csv").write_text("kind,b,a\ny,,2.5\n,3,\nx,1,\n")
+        call = ["edit", "--workdir", tmp_path / "run", "--task=inpaint", "--samples=2", "--input", tmp_path / "in.csv"]
+        done = called(*call, "--output", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        rows = [line.split(",") for line in (tmp_path / "out" / "samples.csv").read_text().replace('"', "").split()]
+        assert rows[0] == ["a", "b", "kind"] and len(rows) == 7
+        assert [(float(a), kind) for a, _, kind in rows[1:3]] == [(2.5, "y")] * 2
+        assert [b for _, b, _ in rows[3:5]] == ["3", "3"] and [row[1:] for row in rows[5:]] == [["1", "x"]] * 2
+        assert all(0 <= int(b) <= 8 and kind in ("x", "y") for _, b, kind in rows[1:])
+        done = called(*call, "--noise-std=1")
+        assert done.returncode == 2 and "noise_std=1 is not allowed for a table" in done.stderr, done.stderr
+        (tmp_path / "whole.csv").write_text("kind,b,a\ny,2,2.5\n")
+        done = called(*call[:-1], tmp_path / "whole.csv")
+        assert done.returncode == 2 and "has no missing values: leave missing cells empty" in done.stderr, done.stderr
+
+
+def test_samples_far_outside_of_the_data_are_counted(place, monkeypatch, capsys):
+    """Planted: a sampler whose third sample has one value of 40 in a range from -1 to 1."""
+    whole = Sampler.__call__
+
+    def wild(self, *args, **options):
+        result = whole(self, *args, **options)
+        result.samples[result.samples.abs() > 2.5] = 0.0
+        result.samples[options["noise"].indices == 2**16 + 2, 0, 3, 3] = 40.0
+        return result
+
+    monkeypatch.setattr(Sampler, "__call__", wild)
+    found = edited(place, **EDIT)
+    assert [one["strayed"] for one in found.facts["inputs"]] == [0, 1, 0]
+    text = "1 of 9 samples are far outside of the data, of digit1: the sampler or its guidance was not stable"
+    assert f"WARNING: edit: {text}" in capsys.readouterr().out
+    assert text in report(experiment(**RUN), Workdir(place / "run")).read_text()
 
 
 def test_colors_have_the_given_grays(tmp_path):
     """Of a colored picture, its luminance; a gray picture is the measurement itself."""
     levels = np.random.default_rng(0).integers(0, 256, (12, 3, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "train.npy", levels)
-    (tmp_path / "config.py").write_text(COLOR % (tmp_path / "train.npy"))
-    made = Experiment.from_config(load_config(tmp_path / "config.py"))
-    train_here(made, Workdir(tmp_path / "run"))
+    made = other_run(tmp_path, {"name": "Arrays", "train": str(tmp_path / "train.npy"), "levels": 256})
     Image.fromarray(levels[0].transpose(1, 2, 0)).save(tmp_path / "color.png")
     Image.fromarray(levels[0, 0]).save(tmp_path / "gray.png")
     done = called(

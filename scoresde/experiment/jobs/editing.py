@@ -49,8 +49,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast
 from scoresde.samplers.base import SampleResult
 from scoresde.score import ScoreModel
-from scoresde.tasks import colorize, inpaint, super_resolve
-from scoresde.tasks.editing import noised_and_denoised
+from scoresde.tasks import colorize, edit, inpaint, super_resolve
 from scoresde.version import __version__
 
 
@@ -179,7 +178,7 @@ class EditingJob(Job):
         if config.task in STARTED:
             assert config.t is not None  # checked with the inputs
             with config_errors("editing", arguments=("t",)):
-                return noised_and_denoised(sampler, sde, self.score, y, config.t, **options)
+                return edit(sampler, sde, self.score, y, config.t, **options)
         std = noise_of_x(config, self.experiment.data)
         options |= {"noise_std": std, "guidance": self.guidance}
         if config.task == "inpaint":
