@@ -174,7 +174,7 @@ def killed_editing(bench: Bench, folder: Path) -> None:
 
 
 def stopped(bench: Bench, folder: Path) -> None:
-    """SIGTERM or SIGINT to one of the three: exit code 130, finished work is kept"""
+    """SIGTERM or SIGINT to one of the first three: exit code 130, finished work is kept"""
     work = bench.random.choice(WORK)
     work.begin(bench, folder)
     child = work.start(bench, folder)

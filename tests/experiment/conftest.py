@@ -162,3 +162,20 @@ def finished_run(tmp_path_factory):
     from tests.experiment.hub_common import FEW
 
     return ended(tmp_path_factory, "train", "sample", "likelihood", "evaluate", **FEW).workdir
+
+
+@pytest.fixture(scope="session")
+def edit_folder(tmp_path_factory):
+    """A run that is hardly trained, pictures for `scoresde edit`, and a mask. Tests do not change it."""
+    from tests.experiment.edit_common import make_run
+
+    folder = tmp_path_factory.mktemp("edit")
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def place(edit_folder, tmp_path):
+    """A copy of that folder."""
+    shutil.copytree(edit_folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path

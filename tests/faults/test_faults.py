@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.bench import Bench
+from benchmarks.work_faults import editing, killed
 from scoresde._files import write_atomic
 from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, read_checkpoint
 from scoresde.experiment.folder.tensor_file import CheckpointError
@@ -288,3 +290,10 @@ def test_two_folders_do_not_know_each_other(tmp_path):
         assert process.returncode == 0, err
     a, b = (last_checkpoint(command.workdir / "checkpoints") for command in commands)
     assert same(a, b)
+
+
+@pytest.mark.long
+def test_killed_edits(tmp_path):
+    """A kill of `scoresde edit` after at least two more of 15 batches; benchmarks/faults.py tries three kills, ten times."""
+    bench = Bench(tmp_path, random.Random(0))
+    killed(editing(bench), bench, tmp_path / "run", 1)
