@@ -53,7 +53,6 @@ from scoresde.experiment.jobs.noise_filter import noise_filter
 from scoresde.experiment.results.sample_index import acceptance_facts, describe_acceptance
 from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
 from scoresde.filters import Filter, FilteredNoise
-from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
@@ -159,12 +158,12 @@ class SamplingJob(Job):
         def where(step: int, t: torch.Tensor, x: torch.Tensor) -> None:
             progress.show(lambda: f"{part.name}: step {step}, t = {float(t.max()):.3g}")
 
-        noise = NoiseSource.of(config.seed, part.size, part.first, self.device)
+        noise = None
         if self.filter is not None:
-            noise = FilteredNoise(noise.seed, noise.indices, self.filter)
+            noise = FilteredNoise.of(config.seed, part.size, part.first, self.device, filter=self.filter)
         result = self.sampler(part.name)(
-            self.model.sde, self.score, (part.size, *data.event_shape), noise=noise, device=self.device,
-            callback=where, condition=self.conditions(part.first, part.size),
+            self.model.sde, self.score, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
+            callback=where, condition=self.conditions(part.first, part.size), noise=noise,
         )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
