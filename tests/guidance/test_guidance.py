@@ -184,11 +184,16 @@ class TestComposition:
     def test_not_left_of_the_top_is_right(self):
         """Labels: 0 top, 1 left of the mixture of four. The modes at the top without the left: the first one."""
 
+        halves = [
+            GaussianMixture([FOUR[0], FOUR[1]], 0.2).score(SDE),
+            GaussianMixture([FOUR[1], FOUR[2]], 0.2).score(SDE),
+        ]
+        whole = Known().whole.score(SDE)
+
         class Sides(Known):
             def __call__(self, x, t, label=None, dropped=None):
-                halves = [GaussianMixture([FOUR[0], FOUR[1]], 0.2), GaussianMixture([FOUR[1], FOUR[2]], 0.2)]
-                under = torch.stack([half.score(SDE)(x, t) for half in halves], 1)[torch.arange(len(x)), label]
-                return torch.where(dropped[:, None], self.whole.score(SDE)(x, t), under)
+                under = torch.stack([half(x, t) for half in halves], 1)[torch.arange(len(x)), label]
+                return torch.where(dropped[:, None], whole(x, t), under)
 
         for weights, mode in (((1.0, -1.0), 0), ((1.0, 1.0), 1)):
             score = ComposedConditions(Sides(), ({"label": 0}, {"label": 1}), weights)
