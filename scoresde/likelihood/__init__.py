@@ -16,6 +16,7 @@ from scoresde.likelihood.engine import Engine
 from scoresde.likelihood.flow import KnownBiases, LikelihoodResult, known_biases, log_likelihood
 from scoresde.likelihood.grid import FlowGrid, standard_grid
 from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep, fit_grid
+from scoresde.likelihood.variational import VariationalBound, variational_bound
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -35,6 +36,7 @@ __all__ = [
     "LikelihoodResult",
     "Multistep",
     "UniformDequantizer",
+    "VariationalBound",
     "bits_per_dim",
     "bits_per_dim_error",
     "classify",
@@ -44,6 +46,9 @@ __all__ = [
     "known_biases",
     "log_likelihood",
     "standard_grid",
+    "variational_bound",
 ]
 
-check_constructors(globals(), records=(BoundResult, Classification, DequantizedResult, KnownBiases, LikelihoodResult))
+check_constructors(
+    globals(), records=(BoundResult, Classification, DequantizedResult, KnownBiases, LikelihoodResult, VariationalBound)
+)

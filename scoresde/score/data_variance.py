@@ -1,0 +1,151 @@
+r"""The variance of x_0 given x_t, which a score does not give, as a function of the noise level.
+
+A reverse step is q(x_s | x_t, x_0) averaged over x_0 given x_t. With a Gaussian of mean x_hat and variance V for x_0,
+
+.. math::
+    p(x_s \mid x_t) = N\left(E[x_s \mid x_t, \hat x], \; \lambda^2 + c^2 V\right),
+
+where lambda^2 and c are the variance of q(x_s | x_t, x_0) and its coefficient of x_0. For scalar coefficients the mean of V over
+coordinates and data depends only on the level r = sigma / alpha::
+
+    GaussianVariance(s)     V = r^2 s^2 / (r^2 + s^2)     data of standard deviation s in each direction
+    AnalyticVariance        V = E ||x_0 - x_hat||^2 / d, measured once
+
+DDPM's two fixed variances are those of a `GaussianVariance`: 0 (data at a point) gives the lower one, and 1 the upper one, beta_t
+of a VP process. An infinite s gives the upper one of a VE process.
+
+The optimal V for a given x_hat is its mean squared error, which `AnalyticVariance` uses. For the exact score it equals that of
+Bao et al. 2022 (arXiv:2201.06503), r^2 (1 - Gamma_t).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoresde._arguments import check_constructors
+from scoresde._validation import check_number, shown
+from scoresde.score.denoising import DenoisingErrors, check_scalar
+from scoresde.sde import ScalarSDE
+
+__all__ = ["AnalyticVariance", "DataVariance", "GaussianVariance"]
+
+DataVariance = Callable[[Tensor], Tensor]
+"""A function of noise levels sigma / alpha, of any shape, that returns V >= 0 in units of the data squared, in this shape."""
+
+
+@dataclass(frozen=True)
+class GaussianVariance:
+    """The variance of x_0 given x_t for data with the covariance std^2 I.
+
+    Args:
+        std: Standard deviation s of the data, >= 0, also infinite.
+
+    Example:
+        >>> import torch
+        >>> GaussianVariance(1.0)(torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 0.5000])
+    """
+
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.std != math.inf:
+            check_number("std", self.std, least=0.0)
+
+    def __call__(self, level: Tensor) -> Tensor:
+        """V at noise levels.
+
+        Args:
+            level: The levels sigma / alpha, of any shape.
+
+        Returns:
+            The variance, in the shape of ``level``.
+        """
+        if self.std == math.inf:
+            return level**2
+        return (level * self.std) ** 2 / (level**2 + self.std**2) if self.std else torch.zeros_like(level)
+
+
+@dataclass(frozen=True, eq=False)
+class AnalyticVariance:
+    """The measured variance of x_0 given x_t, optimal for variational bounds.
+
+    V / r^2 is interpolated linearly in ln r between the measured times, and is constant outside of them.
+
+    Args:
+        levels: Ascending noise levels sigma / alpha, (M,), > 0.
+        shares: V / r^2 at each level, (M,), in [0, 1] for an exact score.
+
+    Raises:
+        ValueError: If the levels do not ascend, or a value is not allowed.
+
+    References:
+        Bao, Li, Zhu, Zhang 2022, "Analytic-DPM: an analytic estimate of the optimal reverse variance in diffusion probabilistic
+        models", arXiv:2201.06503.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE
+        >>> from scoresde.score.denoising import DenoisingErrors
+        >>> errors = DenoisingErrors.of_gaussian(VPSDE(), torch.linspace(0.01, 1.0, 100), std=0.5)
+        >>> variance = AnalyticVariance.of(VPSDE(), errors)
+        >>> round(float(variance(torch.tensor(0.5))), 3), float(GaussianVariance(0.5)(torch.tensor(0.5)))
+        (0.125, 0.125)
+    """
+
+    levels: Tensor
+    shares: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "shares"):
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float64))
+        if self.levels.ndim != 1 or len(self.levels) < 2 or self.shares.shape != self.levels.shape:
+            raise ValueError(
+                f"levels has shape {tuple(self.levels.shape)} and shares {tuple(self.shares.shape)}: give (M,) both, M >= 2"
+            )
+        if not bool(self.levels.isfinite().all() and (self.levels > 0).all() and (self.levels.diff() > 0).all()):
+            raise ValueError(f"levels={shown(self.levels)} is not allowed: give positive numbers that ascend")
+        if not bool(self.shares.isfinite().all() and (self.shares >= 0).all()):
+            raise ValueError(f"shares={shown(self.shares)} is not allowed: give finite numbers >= 0")
+
+    @classmethod
+    def of(cls, sde: ScalarSDE, errors: DenoisingErrors) -> AnalyticVariance:
+        """The variance from measured errors of a score.
+
+        Args:
+            sde: The process of the score, or a chain of it.
+            errors: The result of ``denoising_errors`` at two or more times.
+
+        Returns:
+            The variance as a function of the level.
+
+        Raises:
+            TypeError: If the process does not have scalar coefficients.
+            ValueError: If a time is not allowed.
+        """
+        check_scalar(sde)
+        levels = sde.sigma(errors.times) / sde.alpha(errors.times)
+        return cls(levels, errors.data_error / levels**2)
+
+    def __call__(self, level: Tensor) -> Tensor:
+        """V at noise levels.
+
+        Args:
+            level: The levels sigma / alpha, of any shape.
+
+        Returns:
+            The variance, in the shape of ``level``.
+        """
+        x, y = self.levels.log().to(level.device), self.shares.to(level.device)
+        u = level.double().log().clamp(x[0], x[-1])
+        k = torch.searchsorted(x, u).clamp(1, len(x) - 1)
+        share = y[k - 1] + (y[k] - y[k - 1]) * (u - x[k - 1]) / (x[k] - x[k - 1])
+        return (share * level.double() ** 2).to(level.dtype)
+
+
+check_constructors(globals())

@@ -1,0 +1,205 @@
+"""The variational bound of a chain with K steps, against closed forms, quadrature and DDPM's own formulas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scoresde import GaussianMixture, Quantized
+from scoresde.likelihood import variational_bound
+from scoresde.likelihood.variational import log_interval
+from scoresde.noise import NoiseSource
+from scoresde.score.data_variance import AnalyticVariance, GaussianVariance
+from scoresde.score.denoising import DenoisingErrors, denoising_errors
+from scoresde.sde import VESDE, VPSDE, CosineVPSDE, SubVPSDE
+
+F64 = torch.float64
+NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(8))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+STD = 0.5
+DATA = GaussianMixture(torch.zeros(1, 1, dtype=F64), torch.tensor([STD], dtype=F64))
+ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e * STD**2)
+
+
+@dataclass(frozen=True)
+class Nodes(NoiseSource):
+    """Nodes of a quadrature in place of random numbers: every draw is the same."""
+
+    def again(self, number: int) -> Nodes:
+        return self
+
+    def normal(self, event_shape, *, step: int, purpose: str, dtype) -> Tensor:
+        return NODES.repeat(len(NODES))[self.indices].reshape(-1, *event_shape).to(dtype)
+
+
+def mean_bound(sde, times, variance, **options) -> float:
+    """The mean of the bound over Gaussian data and noise, by quadrature, which is exact for squares."""
+    n = len(NODES)
+    x, noise = STD * NODES.repeat_interleave(n)[:, None], Nodes(0, torch.arange(n * n))
+    bound = variational_bound(sde, DATA.score(sde), x, times, variance=variance, noise=noise, replicates=1, **options)
+    return float((bound.log_prob * WEIGHTS.repeat_interleave(n) * WEIGHTS.repeat(n)).sum())
+
+
+def end(sde):
+    """KL(p_T || prior) for this data, which no variance can remove."""
+    t = torch.tensor(sde.T, dtype=F64)
+    ratio = float((sde.alpha(t) * STD) ** 2 + sde.sigma(t) ** 2) / sde.prior_std() ** 2
+    return 0.5 * (ratio - 1.0 - math.log(ratio))
+
+
+@pytest.mark.parametrize("steps", [5, 10, 50, 1000])
+@pytest.mark.parametrize("sde", [VPSDE(), CosineVPSDE(), SubVPSDE(), VESDE(0.01, 20.0)], ids=repr)
+def test_the_bound_is_the_entropy_for_gaussian_data_with_its_own_variance(sde, steps: int) -> None:
+    """The gap is below 1e-6 nats for every number of steps (it is the divergence of p_T from the prior)."""
+    times = torch.linspace(1e-3, 1.0, steps + 1, dtype=F64)
+    gap = -ENTROPY - mean_bound(sde, times, GaussianVariance(STD)) - end(sde)
+    assert abs(gap) < 1e-6
+    measured = AnalyticVariance.of(sde, DenoisingErrors.of_gaussian(sde, times, STD))
+    assert abs(-ENTROPY - mean_bound(sde, times, measured) - end(sde)) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [5, 20, 100])
+def test_chains_and_their_sub_sequences(steps: int) -> None:
+    chain = VPSDE().discretize(100)
+    times = chain.time(torch.linspace(0, 99, steps).round().long())
+    assert abs(-ENTROPY - mean_bound(chain, times, GaussianVariance(STD)) - end(chain)) < 1e-6
+    if steps == 100:
+        assert mean_bound(chain, None, GaussianVariance(STD)) == mean_bound(chain, times, GaussianVariance(STD))
+
+
+def test_other_variances_are_worse_and_more_steps_reduce_the_gap() -> None:
+    """DDPM's upper variance beta_t (s = 1) and lower one (s = 0) for data with standard deviation 1/2."""
+    sde, gaps = VPSDE(), {}
+    for steps in (5, 10, 50, 1000):
+        times = torch.linspace(1e-3, 1.0, steps + 1, dtype=F64)
+        gaps[steps] = [
+            -ENTROPY - mean_bound(sde, times, GaussianVariance(s), decoder=GaussianVariance(STD)) - end(sde)
+            for s in (1.0, 0.0)
+        ]
+    print(gaps)
+    assert all(upper > 0.0 and lower > 0.0 for upper, lower in gaps.values())
+    assert gaps[5][0] > 1.5 * gaps[10][0] > 5 * gaps[50][0] > 0.0 and gaps[1000][0] < 2e-3
+
+
+def test_a_step_is_ddpm_s_kullback_leibler_divergence() -> None:
+    """Against means and variances of q(x_s | x_t, x_0) and p(x_s | x_t), as Ho et al. write them."""
+    sde, x = VPSDE(), torch.tensor([[0.3, -0.8]], dtype=F64)
+    times = torch.tensor([0.2, 0.5, 1.0], dtype=F64)
+    score = lambda x, t: -x * 1.3 / (1.0 + t[:, None])  # noqa: E731
+    noise = NoiseSource.of(3, 1)
+    bound = variational_bound(sde, score, x, times, variance=GaussianVariance(1.0), noise=noise, replicates=1)
+    for k in (1, 2):
+        s, t = times[k - 1 : k], times[k : k + 1]
+        z = noise.normal((2,), step=k, purpose="bound noise", dtype=F64)
+        x_t = sde.alpha(t) * x + sde.sigma(t) * z
+        x_hat = (x_t + sde.sigma(t) ** 2 * score(x_t, t)) / sde.alpha(t)
+        (mean, std), (guess, _) = sde.posterior(x_t, x, s, t), sde.posterior(x_t, x_hat, s, t)
+        beta = 1.0 - (sde.alpha(t) / sde.alpha(s)) ** 2  # the upper variance
+        wanted = 0.5 * ((std**2 + (mean - guess) ** 2) / beta - 1.0 - (std**2 / beta).log()).sum()
+        assert float(bound.steps[k - 1]) == pytest.approx(float(wanted), rel=1e-9)
+
+
+def test_the_first_and_last_intervals_have_no_end() -> None:
+    for levels, std in ((17, 0.05), (256, 0.004), (256, 1.0), (256, 1e-4)):
+        transform = Quantized(levels)
+        middles = transform.edges()[:-1] + 0.5 * transform.width
+        for mean in (-1.3, -0.7, 0.0, 0.31, 1.0):
+            logs = log_interval(middles, middles - mean, torch.tensor(std, dtype=F64), transform)
+            assert float(logs.exp().sum()) == pytest.approx(1.0, abs=1e-6)
+            assert bool((logs <= 0).all())
+    far = log_interval(middles[:1], middles[:1] - 60.0, torch.tensor(1.0, dtype=F64), Quantized(256))
+    assert float(far) == pytest.approx(-0.5 * 60.99**2 - math.log(60.99 * math.sqrt(2 * math.pi)), rel=1e-3)
+
+
+def test_the_bound_of_discrete_data() -> None:
+    """Two levels with probabilities .3 and .7: the bound is below the entropy in bits and close to it for a fine grid."""
+    sde, transform = VPSDE(), Quantized(2)
+    data = GaussianMixture([[-0.5], [0.5]], 1e-4, weights=[0.3, 0.7])
+    x = torch.tensor([[-0.6], [0.4], [0.9]]).repeat(500, 1)
+    times = torch.logspace(-3, 0, 60, dtype=F64)
+    errors = denoising_errors(sde, data.score(sde), data.sample(4000, seed=1), times)
+    bound = variational_bound(
+        sde, data.score(sde), x, times, variance=AnalyticVariance.of(sde, errors), transform=transform
+    )
+    wanted = torch.tensor([0.3, 0.7, 0.7], dtype=F64).log()
+    mean = bound.log_prob.reshape(500, 3).mean(0)
+    error = bound.standard_error.square().reshape(500, 3).sum(0).sqrt() / 500
+    print(mean, wanted, error)
+    assert bool((mean < wanted + 3.0 * error).all()) and bool((mean > wanted - 0.1).all())
+    torch.testing.assert_close(bound.bits_per_dim, -bound.log_prob / math.log(2.0))
+
+
+def test_drawn_steps_give_the_same_mean_with_the_stated_error() -> None:
+    sde, data = VPSDE(), GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.3)
+    x, times = data.sample(64, seed=2), torch.linspace(1e-3, 1.0, 101, dtype=F64)
+    options = {"variance": GaussianVariance(0.3)}
+    full = variational_bound(sde, data.score(sde), x, times, replicates=8, **options)
+    weights = full.steps.square().mean(1).sqrt()
+    drawn = variational_bound(
+        sde, data.score(sde), x, times, replicates=16, draws=8, probabilities=weights, seed=1, **options
+    )
+    equal = variational_bound(sde, data.score(sde), x, times, replicates=16, draws=8, seed=1, **options)
+    assert drawn.nfe == 16 * 9 and full.nfe == 8 * 101
+    for other in (drawn, equal):
+        off = (other.log_prob - full.log_prob).mean()
+        error = (other.standard_error.square() + full.standard_error.square()).sum().sqrt() / len(x)
+        assert abs(float(off / error)) < 3.5
+    assert float(drawn.standard_error.mean()) < 0.7 * float(equal.standard_error.mean())
+
+
+def test_terms_add_up_and_do_not_depend_on_the_batch() -> None:
+    sde, data = CosineVPSDE(), GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.3)
+    x, times = data.sample(6, seed=2), torch.linspace(1e-3, 1.0, 8, dtype=F64)
+    for options in ({}, {"draws": 3}):
+        found = variational_bound(sde, data.score(sde), x, times, **options)
+        torch.testing.assert_close(found.log_prob, found.reconstruction - found.steps.sum(0) - found.prior)
+        part = variational_bound(sde, data.score(sde), x[2:4], times, first=2, **options)
+        torch.testing.assert_close(part.log_prob, found.log_prob[2:4])
+        assert "VariationalBound(mean log_prob>=" in repr(found)
+
+
+def test_measured_errors_are_nearly_as_good_as_exact_ones() -> None:
+    """10,000 samples give a gap below .005 nats with 5 steps."""
+    sde, times = VPSDE(), torch.linspace(1e-3, 1.0, 6, dtype=F64)
+    errors = denoising_errors(sde, DATA.score(sde), DATA.sample(10_000, seed=0), times)
+    gap = -ENTROPY - mean_bound(sde, times, AnalyticVariance.of(sde, errors)) - end(sde)
+    assert 0.0 <= gap + 1e-9 < 0.005
+
+
+def ignored(x: Tensor, t: Tensor) -> Tensor:
+    return -x
+
+
+TIMES = torch.linspace(0.1, 1.0, 4, dtype=F64)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"times": None}, ValueError, "times is missing, and VPSDE.* is not a chain"),
+        ({"times": TIMES[:-1]}, ValueError, r"the last of them T=1"),
+        ({"times": TIMES.flip(0)}, ValueError, "give finite times that ascend"),
+        ({"times": torch.linspace(0.0, 1.0, 4)}, ValueError, "has no noise"),
+        ({"variance": lambda level: -level}, ValueError, "variance returned"),
+        ({"decoder": GaussianVariance(0.0)}, ValueError, "decoder=.* is 0 at the first time"),
+        ({"replicates": 0}, ValueError, "replicates=0"),
+        ({"draws": 0}, ValueError, "draws=0"),
+        ({"probabilities": torch.ones(3)}, ValueError, "probabilities is given without draws"),
+        ({"draws": 2, "probabilities": torch.ones(2)}, ValueError, "give 3 positive numbers"),
+        ({"transform": Quantized(4, 0.0, 1.0)}, ValueError, r"x has values from -1 to -1, and Quantized"),
+        (
+            {"sde": VPSDE().discretize(50), "times": torch.tensor([0.3, 0.301, 0.6, 1.0])},
+            ValueError,
+            "two times of one instant",
+        ),
+    ],
+)
+def test_bad_input(change, error, message: str) -> None:
+    arguments = {"sde": VPSDE(), "score": ignored, "x": -torch.ones(2, 2), "times": TIMES} | change
+    with pytest.raises(error, match=message):
+        variational_bound(**arguments)
