@@ -159,7 +159,7 @@ RECORD = {
 """Fields of the classes that functions return, by name."""
 
 RECORDS = {
-    "likelihood.bounds.BoundResult", "likelihood.classification.Classification",
+    "likelihood.bounds.BoundResult", "likelihood.variational.VariationalBound", "likelihood.classification.Classification",
     "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.noisy.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
@@ -242,6 +242,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "interop.processes.sbi.SbiSDE": {"estimator": Estimator()},
     "interop.processes.torchcfm.TorchCFMSDE": {"matcher": Matcher()},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
+    "likelihood.variational.variational_bound": {"times": torch.tensor([0.1, 0.5, 1.0])},
+    "score.data_variance.AnalyticVariance": {"levels": torch.tensor([0.1, 1.0]), "shares": torch.tensor([0.9, 0.5])},
     "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
     "likelihood.classification.classify": {
         "score": lambda x, t, label=None: SCORE(x, t), "classes": 2, "solver": likelihood.Multistep(nodes=4),
@@ -392,6 +394,7 @@ for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
 RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals": T}
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
+RECIPES["likelihood.variational.VariationalBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_dim": T}
 RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):

@@ -73,6 +73,7 @@ SUB_PACKAGES = {
         {"base"},
         {"model", "quantized", "subspace", "classifier"},
         {"energy", "features", "denoising"},
+        {"data_variance"},
     ],
     "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
     "schedules": [{"dynamic_programming", "levels"}, {"costs"}],

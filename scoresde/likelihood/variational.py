@@ -17,7 +17,9 @@ nats. It is smallest for V = E e_j^2, and then it is ln(1 + Delta V) / 2 for eac
 of Kingma et al., Delta e^2 / 2. For Gaussian data with the covariance s^2 I and its own V, all K give the entropy.
 
 The decoder is the same step to the data, a Gaussian N(x_hat, V). For discrete data it is the probability that it gives to the
-interval of the level of x_0, where the first and the last interval have no end (Ho et al. 2020, eq. 13).
+interval of the level of x_0, where the first and the last interval have no end (Ho et al. 2020, eq. 13). Use it for models that
+were trained on the levels themselves. A model of dequantized data spends nats on the place within an interval where the noise is
+smaller than the interval: bound the density of the dequantized data instead, and convert it by ``bits_per_dim``.
 
 Estimate. Each term is averaged over draws of the noise of x_t. A replicate draws a noise for each step and evaluates all K steps,
 or ``draws`` of them, step i with the given probability p_i and the weight 1 / p_i. The standard error is that of the replicates.
@@ -110,7 +112,8 @@ def variational_bound(
         times: K + 1 ascending times with sigma > 0. The last one is T. None for all instants of a chain.
         variance: The variance V of x_0 given x_t in the steps, a function of sigma / alpha, such as ``AnalyticVariance``.
         decoder: The variance of the decoder. None for ``variance``, or sigma / alpha squared where that is 0.
-        transform: The transform of discrete data. The result is then a log-probability. None for a log-density.
+        transform: The transform of discrete data, for a model of the middles of the intervals. The result is then a
+            log-probability. None for a log-density.
         replicates: Independent repetitions of the whole estimate.
         draws: Number of steps that a replicate evaluates. None for all.
         probabilities: Probability of each step to be drawn, (K,), > 0, up to a factor. Best proportional to the root mean square
@@ -339,4 +342,5 @@ def log_interval(x0: Tensor, error: Tensor, std: Tensor, transform: Quantized) -
     flip = lower + upper > 0  # in the upper tail the mirrored interval is accurate
     lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
     top, bottom = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return top + torch.log1p(-(bottom - top).exp())
+    found: Tensor = top + torch.log1p(-(bottom - top).exp())
+    return found

@@ -2,6 +2,7 @@
 
 from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.classifier import Classifier, Regressor, TargetModel
+from scoresde.score.data_variance import AnalyticVariance, DataVariance, GaussianVariance
 from scoresde.score.denoising import DenoisingErrors, denoising_errors
 from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.features import ScoreFeatures, network_features, pixel_features, pooled_features
@@ -24,11 +25,14 @@ from scoresde.score.quantized import Levels
 
 __all__ = [
     "PREDICTIONS",
+    "AnalyticVariance",
     "Classifier",
     "DataPosterior",
     "DataPrediction",
+    "DataVariance",
     "DenoisingErrors",
     "EnergyModel",
+    "GaussianVariance",
     "Label",
     "Levels",
     "LogNoiseLabel",

@@ -14,10 +14,12 @@ With ``flow=True`` a predictor takes a step of the probability flow: half of the
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice
@@ -28,6 +30,7 @@ from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Instant, Interval
 from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
+from scoresde.score.data_variance import DataVariance
 from scoresde.sde import SDE, GaussianKernel, LinearSDE
 
 
@@ -268,21 +271,41 @@ class Ancestral(Predictor):
     Args:
         variance: Variance of the noise. "upper" is the variance std^2 of the forward step (DDPM's sigma_t^2 = beta_t;
             the reference's choice for VP), which is exact for standard normal data. "lower" is the variance of q(x_s |
-            x_t, x_0) (DDPM's second choice; the reference's choice for VE), which is exact for data at a single point.
+            x_t, x_0) (DDPM's second choice; the reference's choice for VE), which is exact for data at a single point. Or the
+            variance V of x_0 given x_t, a function of sigma / alpha such as ``AnalyticVariance``: the noise then has the
+            variance of q(x_s | x_t, x_0) plus c^2 V, with c its coefficient of x_0 (Bao et al. 2022, arXiv:2201.06503). For
+            processes with scalar coefficients.
         steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
-    variance: str = field(default="upper", kw_only=True)
+    variance: str | DataVariance = field(default="upper", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("variance", self.variance, ("upper", "lower"))
+        if not callable(self.variance):
+            check_choice("variance", self.variance, ("upper", "lower"))
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """x_s = (x + std^2 score) / a + noise."""
         a, std = interval.a, interval.std
         mean = (x + std**2 * model.score(x, interval.at)) / a
-        return mean + (std if self.variance == "upper" else interval.posterior_std) * z, mean, None
+        return mean + self.noise_std(interval) * z, mean, None
+
+    def noise_std(self, interval: Interval) -> float:
+        """Standard deviation of the noise of a step with scalar coefficients.
+
+        Args:
+            interval: The step.
+
+        Returns:
+            The standard deviation.
+        """
+        if not callable(self.variance):
+            return interval.std if self.variance == "upper" else interval.posterior_std
+        at, to = interval.at, interval.to
+        level = torch.tensor(at.sigma / at.alpha, dtype=torch.float64)
+        on_data = to.alpha * (interval.std / at.sigma) ** 2
+        return math.sqrt(interval.posterior_std**2 + on_data**2 * float(self.variance(level)))
 
     def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
         assert z is not None
@@ -290,4 +313,9 @@ class Ancestral(Predictor):
         return mean + self.noise_kernel(step).scale(z), mean
 
     def noise_kernel(self, step: Step) -> GaussianKernel:
+        if callable(self.variance):
+            raise TypeError(
+                f"variance={self.variance!r} needs a process with scalar coefficients, which has one noise level: give 'upper' "
+                "or 'lower'"
+            )
         return step.kernel if self.variance == "upper" else step.posterior
