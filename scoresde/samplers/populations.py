@@ -8,8 +8,9 @@ ancestors of the last particles (Lee & Whiteley 2018, arXiv:1509.00394):
     V = 1 - \Big(\frac{K}{K - 1}\Big)^{r + 1} \Big(1 - \sum_e \Omega_e^2\Big)
 
 where r is the number of resamplings and Omega_e the sum of the weights of all particles that descend from particle e of the
-start. Without resampling this is the variance of importance sampling. The estimate of the variance is too small if few
-ancestors are left. All weights are logarithms in float64.
+start. Without resampling this is the variance of importance sampling. The standard error of the log-evidence is
+(-log(1 - V))^(1/2), which is about V^(1/2), and infinite if one ancestor is left. It is too small if few ancestors are left, or
+if the particles miss a part of the posterior. All weights are logarithms in float64.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Particles:
             NaN if no particle has a positive weight.
         log_evidence: Estimate of log p(y) in nats, ``(B,)``; of the log of the mean of the likelihood, if it is not
             normalized. NaN after an interrupt.
-        log_evidence_error: Its standard error, ``(B,)``.
+        log_evidence_error: Its standard error, ``(B,)``; infinite if all particles descend from one of the start.
         effective_sizes: Effective number of particles before each step and at the end, ``(N + 1, B)``, in [1, K].
         resampled: Whether the particles were resampled there, bool of shape ``(N + 1, B)``.
         ancestors: Number of particles of the start from which the last ones descend, ``(B,)``. If it is small, the error is
-            too.
+            not reliable.
     """
 
     states: Tensor
@@ -133,13 +134,13 @@ class Weights:
         shares = log_weights.new_zeros(batch, count).scatter_add(1, self.start, log_weights.exp())
         times = sum(self.resampled, self.lost.new_zeros(batch, dtype=torch.int64)) + 1
         correction = (count / (count - 1.0)) ** times if count > 1 else math.inf
-        variance = (1.0 - correction * (1.0 - shares.square().sum(1))).clamp(min=0.0)
+        remains = (correction * (1.0 - shares.square().sum(1))).clamp(0.0, 1.0)  # 1 - V
         unknown = math.nan if not complete else 0.0
         return Particles(
             states.reshape(batch, count, *states.shape[1:]),
             torch.where(self.lost[:, None], math.nan, log_weights),
             torch.where(self.lost, math.nan, self.log_evidence + self._log_mean()) + unknown,
-            torch.where(self.lost, math.nan, variance.sqrt()) + unknown,
+            torch.where(self.lost, math.nan, (-remains.log()).sqrt()) + unknown,
             torch.stack(self.sizes) if self.sizes else log_weights.new_zeros(0, batch),
             torch.stack(self.resampled) if self.resampled else self.lost.new_zeros(0, batch),
             torch.zeros_like(shares).scatter(1, self.start, 1.0).sum(1).long(),
