@@ -102,6 +102,11 @@ class Guidance(ABC):
             The term, with the shape of x.
         """
 
+    @property
+    def has_log_potential(self) -> bool:
+        """Whether the class defines ``log_potential``."""
+        return type(self).log_potential is not Guidance.log_potential
+
     def log_potential(self, x: Tensor, t: Tensor) -> Tensor:
         """Computes log p(y | x_t), or an approximation of it, up to a number that depends on t alone.
 

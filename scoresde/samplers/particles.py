@@ -122,6 +122,12 @@ class ParticleSampler(ReverseSteps):
     takes_hooks = False  # a hook would change the distribution that the weights correct
 
     @property
+    def prior(self) -> Predictor:
+        """The predictor with the same steps. Its samples, for the score without guidance, are the prior of the target."""
+        changes = {"steps": self.steps, "grid": self.grid, "t_min": self.t_min, "denoise": self.denoise}
+        return replace(self.predictor, **changes)  # type: ignore[arg-type]
+
+    @property
     def parts(self) -> tuple[Predictor, None]:
         """The predictor, and no corrector."""
         return self.predictor, None
@@ -161,7 +167,7 @@ class ParticleSampler(ReverseSteps):
         places = torch.arange(self.particles, device=noise.indices.device)
         own = replace(noise, indices=(noise.indices[:, None] * self.particles + places).flatten())
         score = given(score, condition)
-        check_target(self, score)
+        self.check_score(score)
         check_rows(process, score, batch, event, noise)
         result = super().__call__(
             sde, rows_of(score, rows), (len(rows), *event), noise=own, start=None if start is None else start[rows],
@@ -179,6 +185,23 @@ class ParticleSampler(ReverseSteps):
             result, samples=result.samples[chosen], state=result.state[chosen], first=int(noise.indices[0]), failed=lost,
             spent=result.spent[:batch],
         )  # fmt: skip
+
+    def check_score(self, score: object) -> None:
+        """Check that there is something to weight particles with.
+
+        Args:
+            score: The score of a call.
+
+        Raises:
+            TypeError: If the score is a guidance without a log potential, or not a guidance, and there is no ``log_likelihood``.
+        """
+        guided = hasattr(score, "terms")
+        if not getattr(score, "has_log_potential", guided) and (guided or self.log_likelihood is None):
+            other = "" if guided else ", or log_likelihood= to ParticleSampler"
+            raise TypeError(
+                f"score={shown(score)} has no log potential to weight particles with: give a guidance that has one, such as "
+                f"ClassifierGuidance, TaskGuidance or TweedieMoments{other}"
+            )
 
     def run(
         self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
@@ -267,15 +290,6 @@ def checked_log(name: str, value: object, x: Tensor) -> Tensor:
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for each row, in float64."""
     return (a.double() * b.double()).reshape(len(a), -1).sum(1)
-
-
-def check_target(sampler: ParticleSampler, score: object) -> None:
-    """Raise TypeError if neither the sampler nor the score has a likelihood."""
-    if sampler.log_likelihood is None and not hasattr(score, "terms"):
-        raise TypeError(
-            f"score={shown(score)} has no log potential, so there is nothing to weight particles with: give a guidance such as "
-            "TaskGuidance, or log_likelihood= to ParticleSampler"
-        )
 
 
 def check_weights(lost: Tensor, noise: NoiseSource) -> None:

@@ -373,9 +373,10 @@ GUIDANCE = TaskGuidance(SCORE, lambda x, t: -(x[:, 0] ** 2))
         (lambda: ParticleSampler(predictor=UniPC(3)), TypeError, "predictor=UniPC"),
         (lambda: ParticleSampler(predictor=PredictorCorrector(Ancestral(), Langevin())), TypeError, "predictor=Pred"),
         (lambda: ParticleSampler(predictor=Ancestral(10)), ValueError, "has a grid of its own: give steps"),
-        (lambda: ParticleSampler(3, 3)(SDE, SCORE, (2, 1)), TypeError, "has no log potential, so there is nothing to weight"),
-        (lambda: ParticleSampler(3, 3)(SDE, ClassifierFree(SCORE), (2, 1)), TypeError, "ClassifierFree has no log_potential"),
+        (lambda: ParticleSampler(3, 3)(SDE, SCORE, (2, 1)), TypeError, "has no log potential.*or log_likelihood= to"),
+        (lambda: ParticleSampler(3, 3)(SDE, ClassifierFree(SCORE), (2, 1)), TypeError, "ClassifierFree.* has no log potential"),
         (lambda: ParticleSampler(3)(NonlinearSDE(lambda x, t: -x, lambda t: t), GUIDANCE, (2, 1)), TypeError, "no closed-form"),
+        (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (2, 1), hooks=[lambda m: m.x]), TypeError, "does not take hooks"),
         (lambda: ParticleSampler(3, 3)(VESDE(), GUIDANCE, (2, 1)), ValueError, "VESDE"),
         (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (0, 1)), ValueError, "shape="),
         (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (2, 1), start=torch.zeros(3, 1)), ValueError, "start has shape"),
@@ -406,3 +407,4 @@ def test_its_representation():
     assert repr(made).startswith("ParticleSampler(particles=8, steps=20, predictor=ReverseDiffusion(")
     again = eval(repr(made), {**names, "uniform": made.grid})
     assert repr(again) == repr(made)
+    assert repr(made.prior) == repr(ReverseDiffusion(20))

@@ -24,7 +24,7 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.likelihood import describe
 from scoresde.experiment.reports.html import UNREADABLE
 from scoresde.experiment.reports.predictions import figure_head, figure_rows
-from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, describe_acceptance
+from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, describe_acceptance, describe_evidence
 from scoresde.score import TargetModel
 
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
@@ -179,7 +179,7 @@ def _samples(experiment: Experiment, workdir: Workdir, published: Published, fil
                 len(parts),
                 f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}"
                 + "".join(f", {key} {plain(short(facts[key]))}" for key in CONDITIONS_OF_SAMPLES if key in facts)
-                + (f", {describe_acceptance(facts)}" if "acceptance" in facts else ""),
+                + "".join(f", {found}" for found in (describe_acceptance(facts), describe_evidence(facts)) if found),
             )
             parts.append(
                 f"![Samples](pictures/samples-{number}.png)\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "

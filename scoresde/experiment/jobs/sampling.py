@@ -10,7 +10,8 @@ within its tolerance.)
     samples/NAME/shards-FINGERPRINT/    the shards; each checkpoint, sampler and seed has its own folder
                                         with sampler.safetensors, the fit of a `Fast` sampler to the model
     samples/NAME.json                   their origin, and the index of the shards
-    samples/NAME.npz                    x and raw of all samples, if they are few, and the acceptance of Metropolis steps
+    samples/NAME.npz                    x and raw of all samples, if they are few, the acceptance of Metropolis steps, and the
+                                        evidence of particles
     samples/NAME.csv or .parquet        the same for tables, with the names of the columns, in the format of the data
     samples/NAME.png                    the first ones
     samples/NAME@WEIGHTS...             the same for other weights than the first average (``weight_names.py``)
@@ -36,7 +37,7 @@ import torch
 
 from scoresde._files import bytes_digest, read_sealed, write_atomic, write_sealed
 from scoresde.conditions import given
-from scoresde.experiment.config.builder import ConfigError
+from scoresde.experiment.config.builder import ConfigError, config_errors
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.targets import as_score
@@ -50,10 +51,16 @@ from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.jobs.noise_filter import FACTS as FILTER_FACTS
 from scoresde.experiment.jobs.noise_filter import noise_filter
-from scoresde.experiment.results.sample_index import acceptance_facts, describe_acceptance
-from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
+from scoresde.experiment.results.sample_index import (
+    acceptance_facts,
+    describe_acceptance,
+    describe_evidence,
+    evidence_columns,
+    evidence_facts,
+)
+from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, evidence_rows, gaps
 from scoresde.filters import Filter, FilteredNoise
-from scoresde.samplers import Fast, Sampler
+from scoresde.samplers import Fast, ParticleSampler, Sampler
 from scoresde.samplers.fitted import FittedSampler
 from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
@@ -111,6 +118,10 @@ class SamplingJob(Job):
         weights = weights_name(experiment.sampling.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         score, guidance = guided(experiment, model, device)
+        for name, sampler in experiment.samplers.items():
+            if isinstance(sampler, ParticleSampler):
+                with config_errors(f"samplers.{name}"):
+                    sampler.check_score(score)
         filter, filtering = noise_filter(experiment, workdir)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
@@ -172,7 +183,7 @@ class SamplingJob(Job):
         seconds = time.perf_counter() - started
         return Samples(
             first=part.first, end=part.end, x=x.numpy(), raw=raw, acceptance=acceptance_parts(result.acceptance),
-            nfe=result.nfe, seconds=seconds, device=str(self.device),
+            evidence=evidence_rows(result.particles), nfe=result.nfe, seconds=seconds, device=str(self.device),
         )  # fmt: skip
 
     def conditions(self, first: int, count: int) -> dict[str, torch.Tensor]:
@@ -227,7 +238,7 @@ class SamplingJob(Job):
         base, (entries, _) = self.workdir.samples, store.entries(config.count)
         weights = weights_name(config.weights)
         title = titled(name, weights)
-        acceptance = store.acceptance(entries, config.count)
+        acceptance, evidence = store.acceptance(entries, config.count), store.evidence(entries, config.count)
         few = config.count * prod(data.event_shape) <= GATHERED_UP_TO
         if few:
             x = torch.from_numpy(store.front(entries, config.count))
@@ -237,6 +248,7 @@ class SamplingJob(Job):
             arrays: dict[str, Any] = {f"condition_{key}": value.numpy() for key, value in conditions.items()}
             if acceptance.size:
                 arrays["acceptance"] = acceptance
+            arrays |= evidence_columns(evidence)
             np.savez_compressed(file, **{"x": x.numpy(), "raw": raw.numpy()} | arrays)
             write_atomic(base / f"{title}.npz", file.getvalue())
             if table := data.sample_file(raw, conditions) if conditions else data.sample_file(raw):
@@ -256,7 +268,7 @@ class SamplingJob(Job):
             "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
             "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
             **{key: store.settings[key] for key in (*GUIDANCE_FACTS, *FILTER_FACTS) if key in store.settings}, **provenance(),
-            **acceptance_facts(acceptance),
+            **acceptance_facts(acceptance), **evidence_facts(evidence),
             "shards in": f"{title}/{store.path.name}", "shards": [asdict(entry) for entry in entries],
         }  # fmt: skip
         write_sealed(base / f"{title}.json", facts)
@@ -264,7 +276,9 @@ class SamplingJob(Job):
         where = " and ".join(files) if few else f"{len(entries)} shards named in {title}.json"
         self.workdir.log(
             f"{self.workdir.path}: {config.count} samples by {name} in {where}, {facts['nfe']} evaluations, "
-            f"{facts['seconds']:.1f} s{', ' * bool(facts.get('acceptance'))}{describe_acceptance(facts)}"
+            + ", ".join(
+                filter(None, (f"{facts['seconds']:.1f} s", describe_acceptance(facts), describe_evidence(facts)))
+            )
         )
         return base / f"{title}.png"
 

@@ -26,7 +26,12 @@ from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.predictions import prediction_section
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
-from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, SampleIndex, describe_acceptance
+from scoresde.experiment.results.sample_index import (
+    CONDITIONS_OF_SAMPLES,
+    SampleIndex,
+    describe_acceptance,
+    describe_evidence,
+)
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.score import ScoreModel, TargetModel
 
@@ -295,8 +300,8 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         else f", by {facts.get('sampler')}"
     )
     given = "".join(f", {key} {short(facts[key])}" for key in CONDITIONS_OF_SAMPLES if key in facts)
-    if accepted := describe_acceptance(facts):
-        given += f", {accepted}"
+    for found in filter(None, (describe_acceptance(facts), describe_evidence(facts))):
+        given += f", {found}"
     text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data
     if isinstance(data.transform, Columns):
         index = SampleIndex.open(workdir.samples / f"{name}.json")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scoresde._files import parse_json, read_plain, read_sealed
-from scoresde.experiment.results.shards import Entry, Samples, SampleStore
+from scoresde.experiment.results.shards import EVIDENCE, Entry, Samples, SampleStore
 
 CONDITIONS_OF_SAMPLES = ("condition", "guidance", "noise filter")
 """Names of the facts that reports state, if a set of samples has them."""
@@ -80,6 +80,7 @@ def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
     Yields:
         Dictionaries with ``x`` and ``raw`` (the decoded samples), both ``(B, *event)``, in order. For a sampler with
         Metropolis steps they have ``acceptance``, ``(B, P)``, the mean probabilities over P consecutive parts of the proposals.
+        For `ParticleSampler` they have the columns `EVIDENCE`, each ``(B,)``.
 
     Raises:
         ValueError: For a shard that has changed.
@@ -88,7 +89,31 @@ def read_samples(index: str | Path) -> Iterator[dict[str, np.ndarray]]:
     for entry in found.entries:
         shard, kept = found.read(entry), found.count - entry.first
         more = {"acceptance": shard.acceptance[:kept]} if shard.acceptance.size else {}
+        more |= evidence_columns(shard.evidence[:kept])
         yield {"x": shard.x[:kept], "raw": shard.raw[:kept], **more}
+
+
+def evidence_columns(evidence: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of the evidence of samples by name, if there is any."""
+    return dict(zip(EVIDENCE, evidence.T, strict=True)) if evidence.size else {}
+
+
+def evidence_facts(evidence: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """The mean log-evidence of the samples and of its error (None if infinite), and the least of the other columns."""
+    if not evidence.size:
+        return {}
+    means, least = evidence.mean(0), evidence.min(0)
+    values = (*means[:2], *least[2:])
+    found = {name: round(float(v), 4) if np.isfinite(v) else None for name, v in zip(EVIDENCE, values, strict=True)}
+    return {"particles": found}
+
+
+def describe_evidence(facts: Mapping[str, Any]) -> str:
+    """The evidence in the facts of samples as a phrase. An empty string if there is none."""
+    if not (found := facts.get("particles")):
+        return ""
+    error = "unknown" if found["log_evidence_error"] is None else f"{found['log_evidence_error']:.2f}"
+    return f"log-evidence {found['log_evidence']:.2f} +- {error}, smallest effective size {found['smallest_effective_size']:.1f}"
 
 
 def acceptance_facts(acceptance: np.ndarray) -> dict[str, list[float]]:

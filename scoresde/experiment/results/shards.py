@@ -2,7 +2,7 @@
 
     KIND-FINGERPRINT/FIRST-END.npz    arrays of the elements FIRST .. END - 1, along their first dimension, and their digest
 
-    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, raw, the decoded samples, and acceptance, if there is one
+    `Samples` in `SampleStore`      shards-*: x (B, *event) float32, raw, the decoded samples, and acceptance or evidence
     `Features` in `FeatureStore`    features-*: feature vectors (B, d), and the digest of their source
 
 A shard is written under a temporary name and renamed, so it is complete or missing. A shard is nevertheless checked
@@ -26,6 +26,7 @@ import torch
 from scoresde._files import NO_ARRAY, check_zip, write_atomic
 from scoresde.data import Transform
 from scoresde.experiment.folder.cache import Cache
+from scoresde.samplers.populations import Particles
 
 _NAME = re.compile(r"(\d{10})-(\d{10})\.npz")
 PARTS = 16
@@ -76,6 +77,14 @@ def _nothing() -> np.ndarray:
     return np.zeros((0, 0), np.float32)
 
 
+EVIDENCE = ("log_evidence", "log_evidence_error", "smallest_effective_size", "ancestors")
+"""The columns of `Samples.evidence`."""
+
+
+def _no_evidence() -> np.ndarray:
+    return np.zeros((0, len(EVIDENCE)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Samples(Shard):
     """Samples: x ``(B, *event)`` float32, and raw, the decoded samples, as bytes if they have at most 256 levels.
@@ -84,15 +93,18 @@ class Samples(Shard):
         acceptance: Probabilities with which a Metropolis step accepted its proposals, ``(B, P)`` float32: the means over
             P consecutive parts of the proposals, from the first level to the last (``acceptance_parts``). Empty for
             samplers without such steps.
+        evidence: What ``ParticleSampler`` finds about each sample, ``(B, 4)`` float64, with the columns `EVIDENCE`. Empty
+            for other samplers.
     """
 
     x: np.ndarray
     raw: np.ndarray
     acceptance: np.ndarray = field(default_factory=_nothing)
+    evidence: np.ndarray = field(default_factory=_no_evidence)
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return (self.x, self.raw, self.acceptance) if self.acceptance.size else (self.x, self.raw)
+        return (self.x, self.raw, *(array for array in (self.acceptance, self.evidence) if array.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +210,8 @@ class SampleStore(ShardStore[Samples]):
             return (
                 f"has acceptance {shard.acceptance.shape}, {shard.acceptance.dtype}; expected two dimensions, float32"
             )
+        if shard.evidence.ndim != 2 or shard.evidence.shape[1] != len(EVIDENCE) or shard.evidence.dtype != np.float64:
+            return f"has evidence {shard.evidence.shape}, {shard.evidence.dtype}; expected {len(EVIDENCE)} columns, float64"
         return ""
 
     def entries(self, count: int) -> tuple[list[Entry], list[str]]:
@@ -226,9 +240,17 @@ class SampleStore(ShardStore[Samples]):
 
     def acceptance(self, entries: list[Entry], count: int) -> np.ndarray:
         """Acceptance of the first ``count`` samples, (count, P); empty if the sampler has none. The entries must contain all."""
-        if not entries or not self.read(entries[0].file).acceptance.size:
-            return _nothing()
-        parts = [self.read(entry.file).acceptance for entry in entries if entry.first < count]
+        return self._gathered("acceptance", entries, count)
+
+    def evidence(self, entries: list[Entry], count: int) -> np.ndarray:
+        """Evidence of the first ``count`` samples, (count, 4); empty if the sampler has none. The entries must contain all."""
+        return self._gathered("evidence", entries, count)
+
+    def _gathered(self, name: str, entries: list[Entry], count: int) -> np.ndarray:
+        first: np.ndarray = getattr(self.read(entries[0].file), name) if entries else _nothing()
+        if not first.size:
+            return first
+        parts = [getattr(self.read(entry.file), name) for entry in entries if entry.first < count]
         return np.concatenate(parts)[:count]
 
 
@@ -264,6 +286,19 @@ def acceptance_parts(acceptance: torch.Tensor | None) -> np.ndarray:
         return _nothing()
     means = [part.double().mean(0) for part in torch.tensor_split(acceptance.cpu(), min(PARTS, len(acceptance)))]
     return torch.stack(means, 1).float().numpy()
+
+
+def evidence_rows(particles: Particles | None) -> np.ndarray:
+    """The ``particles`` of a sampler as they are saved: the columns `EVIDENCE`, (B, 4) float64."""
+    if particles is None:
+        return _no_evidence()
+    columns = (
+        particles.log_evidence,
+        particles.log_evidence_error,
+        particles.effective_sizes.min(0).values,
+        particles.ancestors.double(),
+    )
+    return torch.stack(columns, 1).cpu().numpy()
 
 
 def gaps(entries: list[Entry], first: int, end: int) -> Iterator[tuple[int, int]]:

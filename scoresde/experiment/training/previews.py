@@ -25,7 +25,7 @@ from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
-from scoresde.samplers import Fast, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers import Fast, ParticleSampler, ReferenceDiscretization, Sampler, UniPC
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
@@ -99,10 +99,12 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, modules: n
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The sampler with at most ``steps`` steps, if it has a number of steps.
 
-    A sampler that would be fitted first is replaced by UniPC.
+    A sampler that would be fitted first is replaced by UniPC, and one of particles by its predictor: previews are not guided.
     """
     if isinstance(sampler, Fast):
         return UniPC(steps, t_min=sampler.t_min)
+    if isinstance(sampler, ParticleSampler):
+        return with_steps(sampler.prior, steps)
     own = sampler.steps if isinstance(sampler, GridSampler) else ()
     fewer: int | ReferenceDiscretization = steps
     if isinstance(own, ReferenceDiscretization) and own.steps > steps:
