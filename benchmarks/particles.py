@@ -1,7 +1,8 @@
 """Particles against exact posteriors: error by number of particles, plain guidance, and the coverage of the log-evidence.
 
-    python benchmarks/particles.py error [--most 1024]      # the table, and docs/_static/particles.png
-    python benchmarks/particles.py evidence [--cases 50]    # the coverage of the error of the log-evidence
+    python benchmarks/particles.py error [--most 1024]      # the table, and docs/pictures/particles.png
+    python benchmarks/particles.py evidence --steps 200     # the coverage of the error of the log-evidence
+    python benchmarks/particles.py bias                     # the error that remains with many particles, by steps and grid
 
 Mixtures of three Gaussians, whose posterior and evidence are known, with exact scores. The error is the root mean square over
 populations and coordinates of the weighted mean minus that of the posterior, in standard deviations of the posterior, for x and
@@ -24,11 +25,11 @@ from torch import Tensor
 from scoresde import VPSDE, GaussianMixture
 from scoresde.guidance import IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.samplers import Ancestral, ParticleSampler, UniPC
-from scoresde.samplers.grids import quadratic
+from scoresde.samplers.grids import quadratic, uniform
 
 F64, SDE = torch.float64, VPSDE()
 POPULATIONS = {4: 200, 16: 200, 64: 100, 256: 40, 1024: 16, 4096: 8}
-FIGURE = Path(__file__).resolve().parents[1] / "docs" / "_static" / "particles.png"
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "particles.png"
 
 
 @dataclass(frozen=True)
@@ -197,16 +198,38 @@ def evidence(options: argparse.Namespace) -> None:
                 )
 
 
+def bias(options: argparse.Namespace) -> None:
+    """Print the error that is left with 4 x 16384 particles: that of the steps."""
+    one, y = problem(2, 0.3), torch.tensor([[0.4]])
+    draws = functions(one.prior.posterior(one.operator, y.double(), one.std).sample(2**20, seed=1, dtype=F64))
+    exact = one.prior.log_evidence(one.operator, y.double(), one.std)
+    score, log_likelihood = one.guidance(y)["no guidance"]
+    print("| grid | steps | error of posterior means | error of the log-evidence |\n|---|---:|---:|---:|")
+    for grid in (uniform, quadratic):
+        for steps in (25, 50, 100, 200):
+            run = ParticleSampler(2**14, steps, Ancestral(), log_likelihood=log_likelihood, grid=grid)
+            particles = run(SDE, score, (4, 2), seed=1).particles
+            assert particles is not None
+            means = (particles.log_weights.exp()[..., None] * functions(particles.states)).sum(1)
+            off, noise = (means.mean(0) - draws.mean(0)) / draws.std(0), means.std(0) / draws.std(0) / 2.0
+            log_off = particles.log_evidence - exact
+            print(
+                f"| {grid.__name__} | {steps} | {rms(off):.3f} +- {rms(noise):.3f} | {float(log_off.mean()):.3f} +- "
+                f"{float(log_off.std()) / 2.0:.3f} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("error", "evidence"))
+    parser.add_argument("what", choices=("error", "evidence", "bias"))
     parser.add_argument("--most", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--particles", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    {"error": error, "evidence": evidence}[options.what](options)
+    {"error": error, "evidence": evidence, "bias": bias}[options.what](options)
 
 
 if __name__ == "__main__":

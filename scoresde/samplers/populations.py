@@ -5,10 +5,11 @@ evidence is estimated by the product of the mean weights between resamplings. It
 ancestors of the last particles (Lee & Whiteley 2018, arXiv:1509.00394):
 
 .. math::
-    V = 1 - \Big(\frac{K}{K - 1}\Big)^{r + 1} \Big(1 - \sum_e \Omega_e^2\Big)
+    V = 1 - \frac{K}{K - 1} \Big(1 - \sum_e \Omega_e^2\Big)
 
-where r is the number of resamplings and Omega_e the sum of the weights of all particles that descend from particle e of the
-start. Without resampling this is the variance of importance sampling. The standard error of the log-evidence is
+where Omega_e is the sum of the weights of all particles that descend from particle e of the start. Without resampling this is the
+variance of importance sampling. With multinomial resampling, the factor K / (K - 1) would appear once more for each resampling.
+Systematic resampling adds less noise, and the estimate would be too small. The standard error of the log-evidence is
 (-log(1 - V))^(1/2), which is about V^(1/2), and infinite if one ancestor is left. It is too small if few ancestors are left, or
 if the particles miss a part of the posterior. All weights are logarithms in float64.
 """
@@ -132,8 +133,7 @@ class Weights:
         batch, count = self.log.shape
         log_weights = self.log - self.log.logsumexp(1, keepdim=True)
         shares = log_weights.new_zeros(batch, count).scatter_add(1, self.start, log_weights.exp())
-        times = sum(self.resampled, self.lost.new_zeros(batch, dtype=torch.int64)) + 1
-        correction = (count / (count - 1.0)) ** times if count > 1 else math.inf
+        correction = count / (count - 1.0) if count > 1 else math.nan
         remains = (correction * (1.0 - shares.square().sum(1))).clamp(0.0, 1.0)  # 1 - V
         unknown = math.nan if not complete else 0.0
         return Particles(
