@@ -120,6 +120,7 @@ class ParticleSampler(ReverseSteps):
 
     differentiable = False  # resampling has no derivative
     takes_hooks = False  # a hook would change the distribution that the weights correct
+    needs_standard_normals = True  # the weights have their density
 
     @property
     def prior(self) -> Predictor:
@@ -163,6 +164,10 @@ class ParticleSampler(ReverseSteps):
             check_start(sde, start, shape)
         device = device if start is None else start.device
         noise = NoiseSource.for_batch(noise, batch, seed, first, device)
+        if not noise.standard_normals:
+            raise ValueError(
+                f"noise is a {type(noise).__name__}, and the weights of particles need standard normals: give a NoiseSource"
+            )
         rows = torch.arange(batch, device=device).repeat_interleave(self.particles)
         places = torch.arange(self.particles, device=noise.indices.device)
         own = replace(noise, indices=(noise.indices[:, None] * self.particles + places).flatten())

@@ -10,6 +10,7 @@ import torch
 import scoresde.samplers.particles as module
 from scoresde import VPSDE, GaussianMixture, ScoreModel
 from scoresde.conditions import Classes
+from scoresde.filters import FilteredNoise, SpectralFilter
 from scoresde.guidance import ClassifierFree, ClassifierGuidance, IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.networks import MLP
 from scoresde.samplers import (
@@ -359,6 +360,7 @@ class TestResult:
 
 SCORE = PRIOR.score(SDE)
 GUIDANCE = TaskGuidance(SCORE, lambda x, t: -(x[:, 0] ** 2))
+FILTER = SpectralFilter(space=torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize(
@@ -377,6 +379,8 @@ GUIDANCE = TaskGuidance(SCORE, lambda x, t: -(x[:, 0] ** 2))
         (lambda: ParticleSampler(3, 3)(SDE, ClassifierFree(SCORE), (2, 1)), TypeError, "ClassifierFree.* has no log potential"),
         (lambda: ParticleSampler(3)(NonlinearSDE(lambda x, t: -x, lambda t: t), GUIDANCE, (2, 1)), TypeError, "no closed-form"),
         (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (2, 1), hooks=[lambda m: m.x]), TypeError, "does not take hooks"),
+        (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (2, 1), noise=FilteredNoise.of(0, 2, filter=FILTER)), ValueError,
+            "noise is a FilteredNoise, and the weights"),
         (lambda: ParticleSampler(3, 3)(VESDE(), GUIDANCE, (2, 1)), ValueError, "VESDE"),
         (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (0, 1)), ValueError, "shape="),
         (lambda: ParticleSampler(3, 3)(SDE, GUIDANCE, (2, 1), start=torch.zeros(3, 1)), ValueError, "start has shape"),

@@ -43,12 +43,12 @@ def noise_filter(experiment: Experiment, workdir: Workdir) -> tuple[Filter | Non
     if fit is None:
         return None, {}
     for name, sampler in experiment.samplers.items():
-        corrector = getattr(sampler, "corrector", None)
-        if getattr(corrector, "needs_standard_normals", False):
-            raise ConfigError(
-                f"config.samplers.{name}: {type(corrector).__name__} needs standard normals, and config.sampling.noise_filter "
-                "filters them: give another corrector, or noise_filter=None"
-            )
+        for part in (sampler, getattr(sampler, "corrector", None)):
+            if getattr(part, "needs_standard_normals", False):
+                raise ConfigError(
+                    f"config.samplers.{name}: {type(part).__name__} needs standard normals, and config.sampling.noise_filter "
+                    "filters them: give another one, or noise_filter=None"
+                )
     node = json.dumps(experiment.config.to_dict()["sampling"]["noise_filter"], sort_keys=True, default=str)
     file = workdir.path / "noise_filters" / f"{bytes_digest(node.encode())[:16]}.safetensors"
     with workdir.lock("noise-filter", wait=True):
