@@ -208,8 +208,8 @@ FLAGS = (
     ),
     Flag(
         "task", ("edit",), "edit and purify: add the noise of the time --t and remove it; anomaly_map: the distance between the "
-        "input and such edits; inpaint: draw missing pixels or values; super_resolve: draw pictures of a higher resolution; "
-        "colorize: color gray pictures", ("NAME",), setting=True,
+        "input and the mean of such edits; inpaint: draw missing pixels or values; super_resolve: draw pictures of a higher "
+        "resolution; colorize: color gray pictures", ("NAME",), setting=True,
     ),
     Flag(
         "input", ("edit",), "pictures, arrays (.npy) or tables (.csv, .parquet), folders of them, or patterns in quotes; sizes "
@@ -241,9 +241,9 @@ FLAGS = (
         "data: levels for pictures, of which 8 bits have 256", ("STD",), setting=True,
     ),
     Flag(
-        "guidance", ("edit",), "inpaint, super_resolve, colorize: IsotropicMoments, or TweedieMoments, which costs more; "
-        "--config.editing.guidance.KEY=VALUE sets its arguments. The default is IsotropicMoments with interval=(0, 10)",
-        ("NAME",),
+        "guidance", ("edit",), "inpaint, super_resolve, colorize: IsotropicMoments, TweedieMoments, which costs more, or "
+        "DiffusionPosteriorSampling; --config.editing.guidance.KEY=VALUE sets its arguments. The default is IsotropicMoments "
+        "with interval=(0, 10)", ("NAME",),
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from scoresde.data.pictures import picture_format
 from scoresde.experiment import Workdir, WorkdirError, edit_files
+from scoresde.experiment import train as train_here
 from scoresde.noise import NoiseSource
 from scoresde.operators import Grayscale, SuperResolution
 from scoresde.tasks import edit
@@ -88,6 +89,17 @@ class TestTasks:
         drawn = torch.from_numpy(found["x"])
         means = SuperResolution(2).apply(drawn.flatten(0, 1)).unflatten(0, (3, 3))
         assert (means - wanted).abs().max() < ROUNDING * drawn.abs().max()
+
+    def test_predictions_stay_in_the_range_of_the_levels(self, place, monkeypatch):
+        """Without the threshold, guidance enlarges the errors of this model until its samples are far outside."""
+        options = {**INPAINT, "editing__mask": str(place / "mask.png"), "model": "{'prediction': 'noise'}"}
+        shutil.rmtree(place / "run")
+        made = experiment(**{**RUN, **options})
+        train_here(made, Workdir(place / "run"))
+        found = edited(place, **options)
+        assert [one["strayed"] for one in found.facts["inputs"]] == [0, 0, 0]
+        monkeypatch.setattr("scoresde.experiment.jobs.editing.StaticThreshold", lambda score, low, high: score)
+        assert sum(one["strayed"] for one in edited(place, **options, editing__seed=1).facts["inputs"]) > 0
 
     def test_low_resolutions_are_measurements_by_their_size(self, place):
         """Arrays of levels, of two sizes: the factor of each follows from its size."""

@@ -39,7 +39,7 @@ class EditingConfig:
         factor: For "super_resolve": the sides of the samples divided by those of the measurement. 0 if the inputs have the size
             of the measurement, which determines it.
         noise_std: For measurements: standard deviation of their noise, in units of the data (levels for pictures).
-        guidance: For measurements: the node of a guidance by a linear measurement, without its score, operator and measurement.
+        guidance: For measurements: the node of a guidance by a measurement, without its score, operator and measurement.
             Empty for `GUIDANCE`.
         condition: Conditions of the samples, as in `SamplingConfig`, with the index of the input in place of the sample's.
         seed: Seed of the samples.

@@ -173,8 +173,8 @@ def strayed_text(inputs: Sequence[Mapping[str, Any]], samples: int) -> str:
     names = [one["name"] for one in inputs if one["strayed"]]
     return (
         f"{count} of {samples * len(inputs)} samples are far outside of the data, of {', '.join(names[:5])}"
-        f"{' and others' * bool(names[5:])}: the sampler or its guidance was not stable. Try a stochastic sampler such as "
-        "PredictorCorrector, more steps, another --guidance, or a smaller --config.editing.guidance.interval"
+        f"{' and others' * bool(names[5:])}: the sampler or its guidance was not stable. Try a threshold of the predicted data "
+        "(--config.guidance.name=StaticThreshold), a stochastic sampler such as PredictorCorrector, or more steps"
     )
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import suggestion
+from scoresde.data import Quantized
 from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.experiment.config.condition_values import check_values, condition_facts, sample_conditions
 from scoresde.experiment.config.editing import GUIDANCE, MEASURED, MOST, STARTED
@@ -44,7 +45,7 @@ from scoresde.experiment.jobs.edit_results import write_results
 from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
-from scoresde.guidance import Guidance, MeasurementGuidance
+from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementGuidance, StaticThreshold
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast
 from scoresde.samplers.base import SampleResult
@@ -193,11 +194,18 @@ class EditingJob(Job):
     def guidance(
         self, score: Callable[..., Tensor], operator: Callable[[Tensor], Tensor], y: Tensor, std: float
     ) -> Guidance:
-        """The guidance by a measurement that the config names."""
-        node = self.experiment.editing.guidance or GUIDANCE
+        """The guidance by a measurement that the config names.
+
+        The predicted data stays in the range of the levels, if there are levels: a prediction outside of it is an error of the
+        network, which guidance would enlarge.
+        """
+        node, transform = self.experiment.editing.guidance or GUIDANCE, self.experiment.data.transform
+        if isinstance(transform, Quantized):
+            score = StaticThreshold(score, transform.low, transform.high)
+        kinds: Any = MeasurementGuidance | DiffusionPosteriorSampling
         made: Guidance = build(
-            node, "editing.guidance", MeasurementGuidance, score=score, operator=operator, measurement=y, noise_std=std,
-        )  # fmt: skip
+            node, "editing.guidance", kinds, score=score, operator=operator, measurement=y, noise_std=std
+        )
         return made
 
     def conditions(self) -> dict[str, Tensor]:
