@@ -211,6 +211,9 @@ def main() -> None:
     if options.write:
         write(results.rows)
         return
+    for problem in problems():
+        if results.find(problem=problem.name, method="exact samples") is None:
+            results.add({"problem": problem.name, "method": "exact samples"} | problem.errors(problem.exact(100)))
     for problem, method, process, sampler, steps in cases(options):
         key = {"problem": problem.name, "process": process, "sampler": sampler, "steps": steps, "method": method}
         if results.find(**key) is None:

@@ -9,6 +9,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "inverse_problems.md"
 PROBLEMS = ("mixture, d = 2", "mixture, d = 16", "mixture, d = 64", "digits, half", "digits, 4 x 4")
 STEPS = (20, 50, 200)
 METHODS = {
+    "exact samples": "exact samples of the posterior",
     "exact posterior": "the score of the posterior itself",
     "TweedieMoments": "`TweedieMoments`",
     "IsotropicMoments": "`IsotropicMoments`",
@@ -69,12 +70,15 @@ def summary(rows: list[Row]) -> str:
         cells = ["fails" if "fails" in cell else cell for cell in cells]
         products = [row["products"] / row["evaluations"] for row in known if "products" in row]
         cost = f"{sum(products) / len(products):.1f}" if products else "-"
-        seconds = f"{sum(row.get('seconds', 0.0) for row in known):.1f}" if len(known) == len(PROBLEMS) else "-"
+        complete = len(known) == len(PROBLEMS) and all("seconds" in row for row in known)
+        seconds = f"{sum(row['seconds'] for row in known):.1f}" if complete else "-"
         lines.append(f"| {label} | {' | '.join(cells)} | {cost} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
 def _summary_row(rows: list[Row], problem: str, method: str) -> Row | None:
+    if method == "exact samples":
+        return find(rows, problem=problem, method=method)
     key = {"problem": problem, "method": method, "steps": 50}
     return find(rows, process="VP", sampler="ancestral", **key) or find(rows, sampler="own", **key)
 
