@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.conditions import given
+from scoresde import VPSDE, ScoreModel
+from scoresde.conditions import Classes, given
 from scoresde.experiment import Workdir, sample
 from scoresde.experiment import train as train_here
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.condition_values import sample_conditions
+from scoresde.experiment.config.guidance import LoadedClassifier, build_guidance
 from scoresde.experiment.reports.report import report as write_report
 from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, DynamicThreshold, Guidance
+from scoresde.networks import MLP
+from scoresde.score import Classifier
 from tests.experiment.conftest import TINY as SMALL
 from tests.experiment.training import experiment
 
@@ -172,6 +176,22 @@ def test_a_target_that_the_classifier_does_not_have(workdir, trained, capsys):
         with pytest.raises(ConfigError, match=f"config.guidance: .*{message}"):
             drawn(workdir, guidance=node | {"target": target}, sampling__condition="ignore")
     assert "drawing" not in capsys.readouterr().out
+
+
+def test_a_target_by_the_name_of_its_class():
+    class Named:
+        """Data with names of classes."""
+
+        def condition_row(self, name, value):
+            return Classes(3, ("cat", "dog", "cow")).parse(name, value)
+
+    model = ScoreModel(MLP((2,), width=8, depth=1), VPSDE())
+    loaded = LoadedClassifier(Classifier(MLP((2,), width=8, depth=1, outputs=3), VPSDE(), 3), Named(), "label")
+    node = {"name": "ClassifierGuidance", "classifier": "runs/classifier", "target": "dog"}
+    assert int(build_guidance(node, model, Named(), loaded).target) == 1
+    with pytest.raises(ConfigError, match=r"config\.guidance: label='horse' is not allowed.*'cat', 'dog', 'cow'"):
+        build_guidance(node | {"target": "horse"}, model, Named(), loaded)
+    build_guidance(node, model, Named())  # the name is looked up when the classifier is loaded
 
 
 def composed(*conditions):
