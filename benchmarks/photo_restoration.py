@@ -3,7 +3,7 @@
     pip install scikit-image
     scoresde train --config configs/vp/photo_restoration.py --workdir RUN
     python benchmarks/photo_restoration.py RUN [--patches 8] [--samples 19] [--steps 15] [--tasks sr2 box ...]
-        [--methods TweedieMoments DPS ...] [--sheet FILE]
+        [--methods TweedieMoments ...] [--sheet FILE]
 
 The patches are held-out ones, (3, 32, 32) with values in [-1, 1]. Measurements have Gaussian noise of standard deviation .05, in
 the same units. In both inpainting tasks, PSNR and coverage are of the missing pixels only. The columns are
@@ -39,11 +39,11 @@ from torch import Tensor
 
 from benchmarks.restoration import NOISE, SIDE, Linear, Task, classical, coverage, moments, psnr, ssim, tasks
 from scoresde.experiment import Experiment, Workdir, load_config
-from scoresde.guidance import Guidance, IsotropicMoments, TaskGuidance, TweedieMoments
+from scoresde.guidance import DiffusionPosteriorSampling, Guidance, IsotropicMoments, TweedieMoments
 from scoresde.samplers import UniPC
 
-DATA_STD = 0.65
-METHODS = ("TweedieMoments", "IsotropicMoments", "DPS")
+DATA_STD, WEIGHT = 0.65, 3.0
+METHODS = ("TweedieMoments", "IsotropicMoments", "DiffusionPosteriorSampling")
 Linearly = Callable[[Tensor], Tensor]
 LEVELS = {50: 0.6745, 80: 1.2816, 90: 1.6449}
 """Nominal coverages in percent, and the half width of a Gaussian's interval in standard deviations."""
@@ -113,14 +113,10 @@ def by_guidance(
 def guided(name: str, model: Callable[..., Tensor], operator: Linearly, y: Tensor) -> Guidance:
     """The guided score of a method, for one measurement (1, *measurement)."""
     if name == "TweedieMoments":
-        return TweedieMoments(model, operator, y, NOISE, iterations=2)
+        return TweedieMoments(model, operator, y, NOISE, iterations=1)
     if name == "IsotropicMoments":
         return IsotropicMoments(model, operator, y, NOISE, DATA_STD)
-
-    def log_likelihood(x0: Tensor) -> Tensor:
-        return -0.5 * (y - operator(x0)).square().flatten(1).sum(1) / NOISE**2
-
-    return TaskGuidance(model, log_likelihood, denoised=True)
+    return DiffusionPosteriorSampling(model, operator, y, WEIGHT)
 
 
 def main() -> None:
@@ -133,6 +129,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
     parser.add_argument("--sheet", help="also write a picture of two patches of each task to this file")
     options = parser.parse_args()
+    if options.sheet and "TweedieMoments" not in options.methods:
+        parser.error("--sheet shows samples of TweedieMoments: name it in --methods")
     torch.set_num_threads(1)
     workdir = Workdir(options.workdir)
     made = Experiment.from_config(load_config(workdir.config_file))
@@ -163,8 +161,8 @@ def main() -> None:
 
 
 def sheet(results: list[tuple[Task, Tensor, list[Row]]], truth: Tensor) -> Figure:
-    """Two patches of each task: truth, measurement, a classical method, ridge, two samples, mean and standard deviation."""
-    picked = [len(truth) // 6, len(truth) - 1 - len(truth) // 6]
+    """The two patches of the highest contrast: truth, measurement, without a model, ridge, samples, their mean and deviation."""
+    picked = truth.flatten(1).std(1).topk(2).indices.sort().values.tolist()
     titles = ("original", "measurement", "no model", "ridge", "sample", "sample", "mean", "std")
     figure = Figure(figsize=(8.0, 1.02 * len(picked) * len(results)), layout="constrained")
     axes = figure.subplots(len(picked) * len(results), len(titles), squeeze=False)

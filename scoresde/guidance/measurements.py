@@ -254,7 +254,8 @@ class TweedieMoments(MeasurementGuidance):
         noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
         weight: The weight: a number, or a function of t.
         interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
-        iterations: Largest number of steps of conjugate gradients.
+        iterations: Largest number of steps of conjugate gradients. The Jacobian of a network is not quite symmetric, which
+            makes many steps unstable: begin with 1 for a trained network.
         noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m).
 
     References:
