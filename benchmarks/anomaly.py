@@ -65,6 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdir")
     parser.add_argument("--count", type=int, default=200, help="number of test digits")
+    parser.add_argument(
+        "--ways", nargs="+", default=["flow errors", "mean", "steps", "flow"], help="parts of the tables"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     workdir = Workdir(options.workdir)
@@ -72,7 +75,8 @@ def main() -> None:
     model, _ = workdir.model(made)
     index = torch.arange(options.count)
     x, label = made.data.test.encode(index, seed=0), made.data.test.conditions(index)["label"]
-    round_trips(model, x[:100])
+    if "flow errors" in options.ways:
+        round_trips(model, x[:100])
     mask = blocks(x)
     bad = torch.where(mask, -x, x)
     of_class = model.given(label=label)
@@ -90,11 +94,15 @@ def main() -> None:
             maps = [anomaly_map(sampler, model.sde, score, v, t, **given) for v in (x, bad)]  # type: ignore[arg-type]
             print(f"| {encoding} | {decoding} | {t:g} | {row(*maps, mask)} |", flush=True)
 
-    show("noise, 16 repeats", "E[x_0 given x_t]", (0.05, 0.1, 0.2, 0.3, 0.5), once, model, repeats=16)
-    show("noise, 16 repeats", "E[x_0 given x_t] of the true class", (0.1, 0.2, 0.3, 0.5), once, of_class, repeats=16)
-    show("noise", "20 steps", (0.1, 0.2, 0.3), steps, model)
-    show("noise, 4 repeats", "20 steps", (0.2,), steps, model, repeats=4)
-    show("flow", "UniPC(15) of the true class, w = 1", (0.2, 0.3, 0.5), UniPC(15), model, encoder=flow, guided=toward)
+    if "mean" in options.ways:
+        show("noise, 16 repeats", "E[x_0 given x_t]", (0.05, 0.1, 0.2, 0.3, 0.5), once, model, repeats=16)
+        show("noise, 16 repeats", "E[x_0 given x_t], true class", (0.1, 0.2, 0.3, 0.5), once, of_class, repeats=16)
+    if "steps" in options.ways:
+        show("noise", "reverse diffusion, 20 steps", (0.1, 0.2, 0.3), steps, model)
+    if "flow" in options.ways:
+        show(
+            "flow", "UniPC, 15 steps, true class, w = 1", (0.2, 0.3, 0.5), UniPC(15), model, encoder=flow, guided=toward
+        )
 
 
 if __name__ == "__main__":
