@@ -96,13 +96,11 @@ def main() -> None:
 
     if "mean" in options.ways:
         show("noise, 16 repeats", "E[x_0 given x_t]", (0.05, 0.1, 0.2, 0.3, 0.5), once, model, repeats=16)
-        show("noise, 16 repeats", "E[x_0 given x_t], true class", (0.1, 0.2, 0.3, 0.5), once, of_class, repeats=16)
+        show("noise, 16 repeats", "E[x_0 given x_t], true class", (0.1, 0.2), once, of_class, repeats=16)
     if "steps" in options.ways:
         show("noise", "reverse diffusion, 20 steps", (0.1, 0.2, 0.3), steps, model)
     if "flow" in options.ways:
-        show(
-            "flow", "UniPC, 15 steps, true class, w = 1", (0.2, 0.3, 0.5), UniPC(15), model, encoder=flow, guided=toward
-        )
+        show("flow", "UniPC, 15 steps, true class, w = 1", (0.2, 0.3), UniPC(15), model, encoder=flow, guided=toward)
 
 
 if __name__ == "__main__":

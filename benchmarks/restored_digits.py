@@ -93,8 +93,8 @@ def cut(samples: Tensor) -> tuple[Tensor, Tensor]:
 def draw(model: ScoreModel, x: Tensor, file: str) -> None:
     """Draw five tasks for five digits each."""
     sde, x = model.sde, x[:6]
-    sampler, flow = UniPC(25), ProbabilityFlowODE(RungeKutta(1e-4, 1e-4), denoise=False)
-    noisy = PredictorCorrector(ReverseDiffusion(), None, steps=50)
+    sampler, flow = UniPC(25), ProbabilityFlowODE(RungeKutta(1e-3, 1e-3, per_sample=False), denoise=False)
+    noisy = PredictorCorrector(ReverseDiffusion(), None, steps=25)
     hidden, means = torch.where(KNOWN, x, torch.nan), SuperResolution(2)(x)
     coarse = SuperResolution(2).image(means)
     bad = torch.where(blocks(x), -x, x)
@@ -112,15 +112,18 @@ def draw(model: ScoreModel, x: Tensor, file: str) -> None:
             bad, anomaly_map(DDIM(1, denoise=False), sde, model, bad, 0.2, repeats=16) - 1.0]),
         ("interpolate", ["w = 0, ..., 1"], [line]),
     ]  # fmt: skip
-    figure, axes = plt.subplots(len(panels), 1, figsize=(5.2, 11.0), height_ratios=[len(p[1]) for p in panels])
-    for axis, (title, names, rows) in zip(axes, panels, strict=True):
+    figure = plt.figure(figsize=(9.0, 6.4))
+    grid = figure.add_gridspec(3, 2, height_ratios=[4, 4, 1])
+    places = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1], grid[2, :]]
+    for place, (title, names, rows) in zip(places, panels, strict=True):
+        axis = figure.add_subplot(place)
         tiles = [
             torch.cat(tuple(torch.nn.functional.pad(row[:, 0], (0, 1, 0, 1), value=torch.nan)), -1) for row in rows
         ]
         picture = torch.cat(tiles).numpy()
         axis.imshow(np.ma.masked_invalid(picture), cmap="gray_r", vmin=-1.0, vmax=1.0)
         axis.set_title(title, fontsize=10, loc="left")
-        axis.set_yticks([10 * k + 4.5 for k in range(len(names))], names, fontsize=8)
+        axis.set_yticks([9 * k + 3.5 for k in range(len(names))], names, fontsize=8)
         axis.set_xticks([])
         axis.tick_params(length=0)
         axis.set_facecolor("#d9c8e8")
