@@ -32,7 +32,7 @@ def deviation(found, wanted):
     return float(data.max()), float(noise.max())
 
 
-@pytest.mark.parametrize("sde", [VPSDE(), VESDE(), VPSDE().discretize(100)], ids=repr)
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE(), VPSDE().discretize(100)], ids=lambda sde: type(sde).__name__)
 def test_gaussian_data_has_the_closed_form(sde):
     wanted = DenoisingErrors.of_gaussian(sde, TIMES, std=STD)
     assert max(deviation(measure(sde), wanted)) < LIMIT
