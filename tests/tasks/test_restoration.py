@@ -38,6 +38,12 @@ class TestInpaint:
         x = inpaint(UniPC(40), SDE, PAIR, y, torch.tensor([True, False]), guidance=TweedieMoments).samples
         assert bool((x[:, 0] == 1.0).all()) and close(x[:, 1:], 0.9, torch.tensor([0.19]))
 
+    def test_the_comparison_finds_a_wrong_covariance(self):
+        """`IsotropicMoments` is not exact for correlated data."""
+        y = torch.tensor([[1.0, 0.0]]).repeat(COUNT, 1)
+        x = inpaint(UniPC(40), SDE, PAIR, y, torch.tensor([True, False]), guidance=IsotropicMoments).samples
+        assert not close(x[:, 1:], 0.9, torch.tensor([0.19]))
+
     def test_noise_of_the_measurement(self):
         """y_1 = 1 with noise of variance 1: x_1 has mean 1/2 and variance 1/2, x_2 mean .45 and variance 1 - .81/2."""
         y = torch.tensor([[1.0, 0.0]]).repeat(COUNT, 1)
