@@ -155,7 +155,7 @@ class ZeroMean:
         dims: Dimensions of the event, counted from its end: -2 for positions ``(atoms, 3)``.
 
     Raises:
-        ValueError: If a dimension is not negative.
+        ValueError: If a dimension is not negative, or is given twice.
 
     Example:
         >>> from scoresde import GaussianMixture, UniPC, VPSDE
@@ -171,6 +171,8 @@ class ZeroMean:
         object.__setattr__(self, "dims", tuple(self.dims))
         if not self.dims or any(isinstance(d, bool) or not isinstance(d, int) or d >= 0 for d in self.dims):
             raise ValueError(f"dims={self.dims!r} is not allowed: give negative numbers, such as (-2,)")
+        if len(set(self.dims)) < len(self.dims):
+            raise ValueError(f"dims={self.dims!r} is not allowed: give each dimension once")
 
     def __call__(self, moment: Moment) -> Tensor:
         """The state without its mean.
@@ -211,12 +213,18 @@ class Hooks:
 
         Raises:
             TypeError: If a hook does not return a tensor.
-            ValueError: If it returns another shape or dtype.
+            ValueError: If it returns another shape or dtype, or changes ``moment.x`` or ``moment.data`` in place.
         """
         for hook in self.hooks:
             self.calls += 1
             noise = self.noise.again(self.calls)
+            versions = _version(x), _version(data)
             found = hook(Moment(step, t.to(x).expand(len(x)), x, data, self.sde, noise))
+            if (_version(x), _version(data)) != versions:
+                raise ValueError(
+                    f"hook {shown(hook)} changed moment.x or moment.data in place, which the sampler still needs: return a new "
+                    "tensor, such as moment.x.clamp(...), or change moment.x.clone()"
+                )
             if not isinstance(found, Tensor):
                 raise TypeError(
                     f"hook {shown(hook)} returned {shown(found)}: return the state, a tensor of shape {tuple(x.shape)}"
@@ -228,6 +236,11 @@ class Hooks:
                 )
             x = found
         return x
+
+
+def _version(x: Tensor | None) -> int:
+    """A number that rises when x is changed in place. 0 for None and for tensors of the inference mode, which have none."""
+    return 0 if x is None or x.is_inference() else x._version
 
 
 def check_hooks(hooks: object) -> tuple[Hook, ...]:

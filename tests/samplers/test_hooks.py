@@ -221,6 +221,8 @@ def test_half_precision() -> None:
         ),
         ([KeepKnown(torch.zeros(1, 2), lambda t: t)], ValueError, r"known has shape \(3,\)"),
         ([ZeroMean()], ValueError, r"dims=\(-2,\) is not allowed for events \(2,\)"),
+        ([lambda m: m.x.clamp_(-1.0, 1.0)], ValueError, r"hook .* changed moment.x or moment.data in place"),
+        ([lambda m: m.x if m.data is None else m.x + m.data.zero_()], ValueError, r"moment.data in place"),
     ],
 )
 def test_wrong_hooks(hooks, error, message: str) -> None:
@@ -245,6 +247,7 @@ def test_wrong_hooks(hooks, error, message: str) -> None:
         (lambda: KeepKnown(torch.zeros(1, 2), 1.0), TypeError, r"known=1.0 is not allowed: give a torch.Tensor"),
         (lambda: ZeroMean((0,)), ValueError, r"dims=\(0,\) is not allowed"),
         (lambda: ZeroMean(()), ValueError, r"dims=\(\) is not allowed"),
+        (lambda: ZeroMean((-1, -1)), ValueError, r"dims=\(-1, -1\) is not allowed: give each dimension once"),
     ],
 )
 def test_wrong_arguments(call, error, message: str) -> None:
