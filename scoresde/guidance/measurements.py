@@ -70,6 +70,10 @@ class MeasurementGuidance(Guidance):
             raise TypeError(
                 f"measurement={shown(self.measurement)} is not allowed: give a tensor with one row for each sample"
             )
+        if not self.measurement.is_floating_point():
+            raise TypeError(
+                f"measurement has dtype {self.measurement.dtype}: give a floating-point tensor, e.g. measurement.float()"
+            )
         if not bool(torch.isfinite(self.measurement).all()):
             raise ValueError("measurement has values that are not finite: give finite numbers")
         self.noise.check(self.measurement.shape[1:])

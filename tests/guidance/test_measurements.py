@@ -175,6 +175,7 @@ Y = torch.zeros(1, 1)
         ((lambda x, t: x, lambda x: x, Y), TypeError, "process None: give the score of a process with scalar"),
         ((SCORE, 3, Y), TypeError, "operator=3"),
         ((SCORE, lambda x: x, 3.0), TypeError, "measurement=3.0"),
+        ((SCORE, lambda x: x, torch.ones(1, 2, dtype=torch.int64)), TypeError, "measurement has dtype torch.int64"),
         ((SCORE, lambda x: x, torch.full((1, 1), math.nan)), ValueError, "measurement has values that are not finite"),
         ((SCORE, lambda x: x[:, :1], Y, -1.0), ValueError, "noise_std=-1.0"),
         ((SCORE, lambda x: x[:, :1], Y, math.nan), ValueError, "noise_std=nan"),
