@@ -128,12 +128,22 @@ def test_what_is_refused(edit_folder, options, error, message):
     assert not list((edit_folder / "run").rglob("edits/*"))
 
 
+def test_a_wrong_time_is_an_error_before_the_first_message(edit_folder, capsys):
+    with pytest.raises(ConfigError, match=r"config\.editing\.t=1\.5"):
+        edited(edit_folder, **EDIT | {"editing__t": 1.5})
+    assert "drawing" not in capsys.readouterr().out
+
+
 def test_pictures_of_another_size(place):
     Image.fromarray(np.zeros((9, 12), np.uint8)).save(place / "pictures" / "wide.png")
     for options, needed in (
         (EDIT, "the task 'edit' of this model needs 8 x 8 pixels"),
         (INPAINT | {"editing__mask": str(place / "mask.png")}, "the task 'inpaint' of this model needs 8 x 8 pixels"),
         (SUPER, "give pictures of 8 x 8 pixels, or of a size that is smaller by the factor 2"),
+        (
+            SUPER | {"editing__factor": 0, "editing__input": [str(place / "pictures" / "wide.png")]},
+            "give pictures of 8 x 8 pixels, or of a size that is smaller by a whole factor",
+        ),
     ):
         with pytest.raises(ValueError, match=f"wide.png has 12 x 9 pixels: {needed}"):
             edited(place, **options)

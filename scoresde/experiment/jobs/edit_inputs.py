@@ -183,10 +183,10 @@ def _to_super_resolve(event: InputEvent, config: EditingConfig, data: Splits) ->
     fits = given[0] == shape[0] and len(given) == len(shape) and factor >= 2
     fits = fits and all(small * factor == side for small, side in zip(given[1:], shape[1:], strict=True))
     if not fits or config.factor not in (0, factor):
-        n = config.factor or "a whole number N"
+        n = f"the factor {config.factor}" if config.factor else "a whole factor"
         wanted = _pixels(shape) if len(shape) == 3 else str(shape)
         raise ValueError(
-            f"{event.file} has {event.size}: give pictures of {wanted}, or of a size that is smaller by the factor {n}"
+            f"{event.file} has {event.size}: give pictures of {wanted}, or of a size that is smaller by {n}"
         )
     return EditInput(event.name, event.file, x)
 

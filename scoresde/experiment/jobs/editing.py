@@ -28,11 +28,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scoresde._validation import suggestion
+from scoresde._validation import check_number, suggestion
 from scoresde.data import Quantized
 from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.experiment.config.condition_values import check_values, condition_facts, sample_conditions
-from scoresde.experiment.config.editing import GUIDANCE, MEASURED, MOST, STARTED
+from scoresde.experiment.config.editing import GUIDANCE, MEASURED, MOST, STARTED, EditingConfig
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.guidance import build_guidance, check_guidance
 from scoresde.experiment.config.targets import as_score
@@ -50,6 +50,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast
 from scoresde.samplers.base import SampleResult
 from scoresde.score import ScoreModel
+from scoresde.sde import SDE
 from scoresde.tasks import colorize, edit, inpaint, super_resolve
 from scoresde.version import __version__
 
@@ -100,6 +101,8 @@ class EditingJob(Job):
         device = local_device(experiment, local)
         weights = weights_name(config.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
+        if config.task in STARTED:
+            _check_time(config, model.sde)
         score, guidance = guided(experiment, model, device)
         shape = list(data.event_shape)
         settings = {
@@ -245,6 +248,14 @@ def _sampler(experiment: Experiment) -> str:
             "give another sampler"
         )
     return name
+
+
+def _check_time(config: EditingConfig, sde: SDE) -> None:
+    """Raise ConfigError unless the process has the time ``t``, before anything is drawn or written."""
+    assert config.t is not None  # checked with the inputs
+    with config_errors("editing", arguments=("t",)):
+        check_number("t", config.t, above=0.0, below=sde.T)
+        sde.until(config.t)
 
 
 def _check_condition(asked: Experiment) -> None:
