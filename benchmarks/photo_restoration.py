@@ -113,7 +113,7 @@ def by_guidance(
 def guided(name: str, model: Callable[..., Tensor], operator: Linearly, y: Tensor) -> Guidance:
     """The guided score of a method, for one measurement (1, *measurement)."""
     if name == "TweedieMoments":
-        return TweedieMoments(model, operator, y, NOISE, iterations=1)
+        return TweedieMoments(model, operator, y, NOISE, iterations=3)
     if name == "IsotropicMoments":
         return IsotropicMoments(model, operator, y, NOISE, DATA_STD)
     return DiffusionPosteriorSampling(model, operator, y, WEIGHT)

@@ -8,7 +8,7 @@ The posterior of x_0 given x_t is approximated by a Gaussian with the mean x^(x_
     J = \frac{\partial \hat x}{\partial x_t}
 
     IsotropicMoments    V = r_t^2 I, r_t^2 = sigma^2 s^2 / (alpha^2 s^2 + sigma^2)      one vector-Jacobian product
-    TweedieMoments      V = (sigma^2 / alpha) J, the true covariance                    one for each step of conjugate gradients
+    TweedieMoments      V = (sigma^2 / alpha) J, the true covariance                    one for each step of GMRES
 
 The true posterior covariance of x_0 is (sigma^2 / alpha) J for every distribution of the data (second-order Tweedie formula). The
 dependence of V on x_t is left out of the gradient. So `TweedieMoments` is exact for Gaussian data, where V is constant, and
@@ -33,7 +33,7 @@ from scoresde._validation import check_count, check_number, expand, shown
 from scoresde.conditions import rows_of, select
 from scoresde.guidance.base import Guidance, Weight
 from scoresde.operators import LinearOperator, Operator
-from scoresde.operators.linear_systems import conjugate_gradients, dot
+from scoresde.operators.linear_systems import conjugate_gradients, dot, gmres
 from scoresde.operators.measurement_noise import MeasurementNoise
 from scoresde.sde import ScalarSDE
 
@@ -49,7 +49,7 @@ class MeasurementGuidance(Guidance):
         measurement: The measurement y, with one row for each sample, or a single row for all, (1, *measurement).
         noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
         noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m), or None.
-        iterations: Largest number of steps of conjugate gradients.
+        iterations: Largest number of steps of the method that solves the linear system.
     """
 
     operator: Linear
@@ -147,8 +147,20 @@ class MeasurementGuidance(Guidance):
                 return self.operator(covariance(adjoint(v))) + self.noise.multiply(v)
 
         residual = (self.measurement - seen).detach()
-        solved = conjugate_gradients(system, residual, self.iterations)
+        solved = self.solve(system, residual)
         return score.detach(), jacobian(adjoint(solved)), -0.5 * dot(residual, solved)
+
+    def solve(self, system: Linear, residual: Tensor) -> Tensor:
+        """Solves (A V A^T + N) v = y - A x_hat.
+
+        Args:
+            system: The function v -> (A V A^T + N) v.
+            residual: y - A x_hat, (B, *measurement).
+
+        Returns:
+            The solution v, (B, *measurement), by conjugate gradients.
+        """
+        return conjugate_gradients(system, residual, self.iterations)
 
     @abstractmethod
     def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
@@ -247,8 +259,8 @@ class TweedieMoments(MeasurementGuidance):
     .. math::
         V = \frac{\sigma^2}{\alpha} \frac{\partial \hat x}{\partial x_t}
 
-    It needs a vector-Jacobian product of the score for each step of conjugate gradients, and one more. It is exact for Gaussian
-    data of any covariance and weight 1. The score must be a gradient, at least nearly, so that V is symmetric.
+    It needs a vector-Jacobian product of the score for each step of GMRES, and one more. It is exact for Gaussian data of any
+    covariance and weight 1. The Jacobian of a trained network is not symmetric, so conjugate gradients would be unstable there.
 
     Args:
         score: The score that is guided, of a process with scalar coefficients.
@@ -258,8 +270,7 @@ class TweedieMoments(MeasurementGuidance):
         noise_std: Standard deviation of its noise: a number, or a tensor (*measurement); >= 0.
         weight: The weight: a number, or a function of t.
         interval: Lowest and highest noise level sigma / alpha with guidance, or None for all.
-        iterations: Largest number of steps of conjugate gradients. The Jacobian of a network is not quite symmetric, which
-            makes many steps unstable: begin with 1 for a trained network.
+        iterations: Largest number of steps of GMRES.
         noise_covariance: Covariance of the noise of a flattened row in place of ``noise_std``, (m, m).
 
     References:
@@ -286,6 +297,9 @@ class TweedieMoments(MeasurementGuidance):
 
     def covariance(self, alpha: Tensor, sigma: Tensor, jacobian: Linear) -> Linear:
         return lambda v: sigma**2 / alpha * jacobian(v)
+
+    def solve(self, system: Linear, residual: Tensor) -> Tensor:
+        return gmres(system, residual, self.iterations)
 
 
 def _check_operator(operator: object) -> None:

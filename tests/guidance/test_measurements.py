@@ -12,7 +12,7 @@ from scoresde import VPSDE, GaussianMixture
 from scoresde.guidance import IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.metrics import sliced_wasserstein
 from scoresde.operators import JPEG, Blur, BoxInpainting, FourierMask, Mask, MatrixOperator, SuperResolution
-from scoresde.operators.linear_systems import conjugate_gradients
+from scoresde.operators.linear_systems import conjugate_gradients, gmres
 from scoresde.samplers import AdaptiveSDE, UniPC
 from scoresde.sde import VESDE, CriticallyDampedLangevin, SubVPSDE
 
@@ -150,6 +150,22 @@ class TestSystem:
         few = conjugate_gradients(lambda v: (matrices @ v[..., None])[..., 0], b, 1)
         assert torch.allclose(few[0], b[0] / 2.0) and not torch.allclose(few[1], found[1], atol=1e-2)
         assert torch.equal(conjugate_gradients(lambda v: v, torch.zeros(2, 3), 5), torch.zeros(2, 3))
+
+    def test_gmres(self):
+        """Systems that are not symmetric, where conjugate gradients fail. Samples that end early keep their solutions."""
+        skew, b = normal(4, 6, 6), normal(4, 6, seed=1)
+        matrices = torch.eye(6, dtype=F64) + 2.0 * (skew - skew.mT)
+        matrices[0] = 2.0 * torch.eye(6, dtype=F64)
+        b[3] = 0.0
+        system = lambda v: (matrices @ v[..., None])[..., 0]  # noqa: E731
+        wanted = torch.linalg.solve(matrices, b)
+        assert torch.allclose(gmres(system, b, 6), wanted, atol=1e-10)
+        assert torch.allclose(gmres(system, b, 20), wanted, atol=1e-10)
+        assert not torch.allclose(conjugate_gradients(system, b, 6), wanted, atol=1.0)
+        residuals = torch.stack([(system(gmres(system, b, k)) - b).norm(dim=1) for k in range(1, 7)])
+        assert bool((residuals.diff(dim=0) < 1e-9).all()) and bool((residuals[:, 0] < 1e-9).all())
+        single = gmres(lambda v: (matrices.float() @ v[..., None])[..., 0], b.float(), 6)
+        assert single.dtype == torch.float32 and torch.allclose(single, wanted.float(), atol=1e-4)
 
     def test_images_and_rows(self):
         """Averages of 2 x 2 pixels. Each sample keeps its measurement in an adaptive sampler."""
