@@ -151,7 +151,7 @@ def _command(arguments: Sequence[str]) -> str | None:
 def _refuse_unknown(parser: Parser, command: str, argument: str) -> NoReturn:
     """Exit with a message about an argument that the command does not have."""
     name = argument.split("=")[0]
-    owners = next((flag.owners for flag in FLAGS if f"--{flag.name}" == name), ())
+    owners = [each for each in COMMANDS for flag in flags_of(each) if f"--{flag.name}" == name]
     if owners:
         parser.error(f"{name} is a flag of {_listed(owners)}, not of {command}")
     if not argument.startswith("-") and command == "report":

@@ -170,7 +170,7 @@ class TestRefusals:
         done = here("train", **{"samplers__predictor-corrector__corrector__name": "Langevn"})
         self.assert_refused(
             done,
-            "allowed are AnnealedLangevin, BatchLangevin, Langevin, MALA, UnderdampedLangevin, or",
+            "allowed are AnnealedLangevin, BatchLangevin, Langevin, MALA, Preconditioned, Resampling, UnderdampedLangevin, or",
             "did you mean 'Langevin'",
         )
 

@@ -401,7 +401,7 @@ def test_what_cannot_be_evaluated_is_said(run, tmp_path):
     assert "is not an Extractor" in run(code=2, evaluation__extractor="3").stderr
     with Workdir(run.command.workdir).lock("evaluate"):
         assert "another process is running this command" in run(code=2).stderr
-    assert "--samples is a flag of evaluate, not of sample" in run("--samples=x", verb="sample", code=2).stderr
+    assert "--samples is a flag of evaluate and edit, not of sample" in run("--samples=x", verb="sample", code=2).stderr
 
 
 def test_samples_of_before_are_said(run):

@@ -113,7 +113,7 @@ def test_what_is_not_there_is_refused_with_what_is(run):
     assert "no snapshots for other widths (training.posthoc_widths)" in run("likelihood", "--weights", "ema4", code=2)
     assert "no snapshots in" in run("likelihood", "--weights", "0.1", code=2)
     assert "weights='raw' is not known: give 'model'" in run("sample", "--weights", "raw", code=2)
-    assert "--weights is a flag of sample, likelihood and evaluate, not of report" in run(
+    assert "--weights is a flag of sample, likelihood, evaluate, edit and push, not of report" in run(
         "report", "--weights", "ema", code=2
     )
     said = run("sample", "--weights", "ema1", "--config.sampling.weights=ema1", code=2)
