@@ -45,7 +45,7 @@ REFUSED = {
     "sample --weigths ema": "scoresde sample: --weigths is not known; did you mean '--weights'",
     "sample --drawz=2": "scoresde sample: --drawz=2 is not known (?!.*did you mean)",
     "sample --draws=2": "--draws is a flag of likelihood, not of sample",
-    "train --weights=ema": "--weights is a flag of sample, likelihood, evaluate and edit, not of train",
+    "train --weights=ema": "--weights is a flag of sample, likelihood, evaluate, edit and push, not of train",
     "sample --training.steps=3": "--training.steps=3 is not known; did you mean '--config.training.steps'",
     "sample --confg.seed=1": "--confg.seed=1 is not known; did you mean '--config.seed'",
     "convert --sorce.a=1": "--sorce.a=1 is not known; did you mean '--source.a'",
