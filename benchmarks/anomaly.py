@@ -17,8 +17,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from benchmarks.runs import load
 from scoresde import ProbabilityFlowODE, ScoreModel
-from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.guidance import ClassifierFree
 from scoresde.samplers import DDIM, PredictorCorrector, ReverseDiffusion, Sampler, UniPC
 from scoresde.solvers import RungeKutta
@@ -70,9 +70,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, _ = workdir.model(made)
+    made, model, _ = load(options.workdir)
     index = torch.arange(options.count)
     x, label = made.data.test.encode(index, seed=0), made.data.test.conditions(index)["label"]
     if "flow errors" in options.ways:

@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.filters import FilteredNoise, fit_spectral_filter
 from scoresde.metrics import kernel_distance
 from scoresde.noise import NoiseSource
@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     x0, decode = made.data.train.encode(slice(None), seed=0), made.data.transform.decode
     data = made.data.train.events(slice(None)).flatten(1).double() / 16.0
     shape = (options.count, *x0.shape[1:])
@@ -40,7 +38,7 @@ def main() -> None:
     ):
         filter = fit_spectral_filter(x0, alpha, inverted=inverted)
         sources[title] = FilteredNoise.of(0, options.count, filter=filter)
-    print(f"{checkpoint.path.name}, {options.count} digits")
+    print(f"{checkpoint}, {options.count} digits")
     print(f"| steps | {' | '.join(sources)} |\n|---:|{'---:|' * len(sources)}", flush=True)
     for steps in (10, 20, 50):
         found = []

@@ -14,7 +14,7 @@ import argparse
 import torch
 import torch.nn.functional as nnf
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.metrics import kernel_distance
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion
 from scoresde.tasks import edit
@@ -27,16 +27,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     x0 = made.data.test.encode(slice(options.count), seed=0)
     guide = nnf.interpolate(nnf.avg_pool2d(x0, 2), scale_factor=2.0)
     decode = made.data.transform.decode
     data = made.data.train.events(slice(None)).flatten(1).double() / 16.0
     of_guide = decode(guide).clamp(0, 16).flatten(1).double() / 16.0
     start = kernel_distance(of_guide, data)
-    print(f"{checkpoint.path.name}, {len(guide)} guides")
+    print(f"{checkpoint}, {len(guide)} guides")
     print("| start | distance to the guide | MMD^2 |\n|---:|---:|---:|")
     print(f"| 0 (the guide) | 0 | {start.value:.4f} +- {start.standard_error:.4f} |")
     for t in (0.1, 0.3, 0.5, 0.7):

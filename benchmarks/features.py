@@ -30,8 +30,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.runs import load
 from scoresde.data import Dataset, Digits
-from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.score import ScoreModel, network_features, pixel_features, pooled_features
 
 
@@ -114,9 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.path / "config.json"))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     train, test = made.data.train, made.data.test
     x, y = encoded(train), encoded(test)
     n, levels = len(x), torch.cat([x, y])[:, 0].numpy()
@@ -128,9 +126,7 @@ def main() -> None:
         [split.conditions(slice(None))["label"].numpy() for split in (labelled.train, labelled.test)]
     )
     share = [float((pixel_truth == k).mean()) for k in range(3)]
-    print(
-        f"{checkpoint.path.name}; background {share[0]:.3f}, stroke {share[1]:.3f}, hole {share[2]:.3f} of all pixels"
-    )
+    print(f"{checkpoint}; background {share[0]:.3f}, stroke {share[1]:.3f}, hole {share[2]:.3f} of all pixels")
 
     position = np.broadcast_to(np.stack(np.mgrid[:8, :8])[None] / 3.5 - 1.0, (len(levels), 2, 8, 8))
     segmentation = {

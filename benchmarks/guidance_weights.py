@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from benchmarks.conditional_digits import judge
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.guidance import ClassifierFree
 from scoresde.metrics import kernel_distance
 from scoresde.samplers import UniPC
@@ -28,13 +28,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     machine, accuracy = judge(made.data)
     test = made.data.test.events(slice(None)).flatten(1).double() / 16.0
     labels = made.data.test.conditions(slice(None))["label"]
-    print(f"{checkpoint.path.name}; accuracy of the support vector machine on the test images: {accuracy:.3f}")
+    print(f"{checkpoint}; accuracy of the support vector machine on the test images: {accuracy:.3f}")
     print(f"test images: spread {spread(test, labels):.4f}")
     y = torch.arange(options.count) % 10
     for weight in options.weights:

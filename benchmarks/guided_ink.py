@@ -15,7 +15,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.guidance import Guidance, IsotropicMoments, TaskGuidance, TweedieMoments
 from scoresde.metrics import kernel_distance
 from scoresde.samplers import UniPC
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation of the ink, in levels of 0 to 16")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, _ = workdir.model(made)
+    made, model, _ = load(options.workdir)
     train = made.data.train.events(slice(None)).double()
     low, high = train.flatten(1).mean(1).quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     wanted = torch.linspace(low, high, options.count)

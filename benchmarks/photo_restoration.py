@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.restoration import NOISE, SIDE, Linear, Task, classical, coverage, moments, psnr, ssim, tasks
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.guidance import DiffusionPosteriorSampling, Guidance, IsotropicMoments, TweedieMoments
 from scoresde.samplers import UniPC
 
@@ -132,16 +132,14 @@ def main() -> None:
     if options.sheet and "TweedieMoments" not in options.methods:
         parser.error("--sheet shows samples of TweedieMoments: name it in --methods")
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     model.eval().requires_grad_(False)
     train = made.data.train.encode(slice(None), seed=0)
     of_train = moments(train)
     held_out = made.data.test.encode(slice(None), seed=0)
     truth = held_out[torch.linspace(0, len(held_out) - 1, options.patches).round().long()]
     print(
-        f"{checkpoint.path.name}, {len(truth)} of {len(held_out)} test patches, {options.samples} samples each, "
+        f"{checkpoint}, {len(truth)} of {len(held_out)} test patches, {options.samples} samples each, "
         f"{options.steps} steps"
     )
     print("| task | method | PSNR | gain | single | SSIM | 50 80 90 | time |\n|---|---|---:|---:|---:|---:|---:|---:|")

@@ -19,7 +19,7 @@ import torch.nn.functional as nnf
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.samplers import PredictorCorrector, ReverseDiffusion
 from scoresde.tasks import purify
 
@@ -68,9 +68,7 @@ def main() -> None:
     parser.add_argument("--votes", type=int, default=10, help="purifications whose probabilities are averaged")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, _ = workdir.model(made)
+    made, model, _ = load(options.workdir)
     train, index = made.data.train, torch.arange(options.count)
     digits, labels = middle(made.data.test.events(index)), made.data.test.conditions(index)["label"]
     net = classifier(middle(train.events(torch.arange(len(train)))), train.conditions(slice(None))["label"])

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from benchmarks.anomaly import blocks
 from benchmarks.conditional_digits import judge
+from benchmarks.runs import load
 from scoresde import ProbabilityFlowODE, ScoreModel
-from scoresde.experiment import Experiment, Workdir, load_config
 from scoresde.guidance import IsotropicMoments, TweedieMoments
 from scoresde.operators import SuperResolution
 from scoresde.samplers import DDIM, PredictorCorrector, ReverseDiffusion, UniPC
@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("--picture", help="file of the picture, instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, _ = workdir.model(made)
+    made, model, _ = load(options.workdir)
     index = torch.arange(options.count)
     x, label = made.data.test.encode(index, seed=0), made.data.test.conditions(index)["label"]
     if options.picture:

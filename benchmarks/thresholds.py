@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from benchmarks.conditional_digits import judge
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.guidance import ClassifierFree, DynamicThreshold, StaticThreshold
 from scoresde.metrics import kernel_distance
 from scoresde.samplers import UniPC
@@ -28,13 +28,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, checkpoint = workdir.model(made)
+    made, model, checkpoint = load(options.workdir)
     machine, _ = judge(made.data)
     test = made.data.test.events(slice(None)).flatten(1).double() / 16.0
     y, shape = torch.arange(options.count) % 10, (options.count, *made.data.event_shape)
-    print(f"{checkpoint.path.name}, {options.count} digits, UniPC({options.steps})")
+    print(f"{checkpoint}, {options.count} digits, UniPC({options.steps})")
     print("| w | threshold | black or white | of the wanted class | MMD^2 |\n|---:|---|---:|---:|---:|")
     for weight in options.weights:
         guided = ClassifierFree(model, weight)

@@ -14,7 +14,7 @@ import argparse
 
 import torch
 
-from scoresde.experiment import Experiment, Workdir, load_config
+from benchmarks.runs import load
 from scoresde.likelihood import bits_per_dim, bits_per_dim_error, variational_bound
 from scoresde.samplers import grids
 from scoresde.schedules import bound_costs, decoder_costs, optimal_grids
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workdir = Workdir(options.workdir)
-    made = Experiment.from_config(load_config(workdir.config_file))
-    model, _ = workdir.model(made)
+    made, model, _ = load(options.workdir)
     sde, transform = model.sde, made.data.transform
     x = made.data.test.encode(torch.arange(options.events), seed=0)
     times = grids.log_noise(sde, 60, options.t_min).flip(0)
