@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand, shown
-from scoresde.conditions import rows_of, select
+from scoresde.conditions import rows_of
 from scoresde.guidance.base import Guidance, Weight
-from scoresde.operators import LinearOperator, Operator
+from scoresde.guidance.measured import check_fits, check_operator, check_seen, rows_of_measurement
+from scoresde.operators import LinearOperator
 from scoresde.operators.linear_systems import conjugate_gradients, dot, gmres
 from scoresde.operators.measurement_noise import MeasurementNoise
 from scoresde.sde import ScalarSDE
@@ -65,7 +66,7 @@ class MeasurementGuidance(Guidance):
                 f"score={shown(self.score)} has the process {self.sde!r}: give the score of a process with scalar alpha and "
                 "sigma, such as VPSDE()"
             )
-        _check_operator(self.operator)
+        check_operator(self.operator, linear=True)
         if not isinstance(self.measurement, Tensor) or self.measurement.ndim == 0 or self.measurement.numel() == 0:
             raise TypeError(
                 f"measurement={shown(self.measurement)} is not allowed: give a tensor with one row for each sample"
@@ -79,7 +80,7 @@ class MeasurementGuidance(Guidance):
         self.noise.check(self.measurement.shape[1:])
         if (event_shape := getattr(self.operator, "event_shape", None)) is not None:
             with torch.no_grad():
-                self._check_shape(self.operator(self.measurement.new_zeros(1, *event_shape)), 1)
+                check_seen(self.operator(self.measurement.new_zeros(1, *event_shape)), self.measurement, 1)
         check_count("iterations", self.iterations)
 
     @cached_property
@@ -177,26 +178,13 @@ class MeasurementGuidance(Guidance):
 
     def _measured(self, mean: Tensor) -> Tensor:
         seen = self.operator(mean)
-        self._check_shape(seen, len(mean))
-        if len(self.measurement) not in (1, len(mean)):
-            raise ValueError(
-                f"measurement has shape {tuple(self.measurement.shape)} for x of shape {tuple(mean.shape)}: give one row for "
-                "each sample, or one for all"
-            )
+        check_fits(seen, self.measurement, mean)
         if not seen.requires_grad:
             raise ValueError("operator has no graph to x (torch.no_grad, detach, NumPy?), so its adjoint is not known")
         return seen
 
-    def _check_shape(self, seen: Tensor, count: int) -> None:
-        """Raise ValueError unless the operator returned ``count`` rows of the shape of a row of the measurement."""
-        if not isinstance(seen, Tensor) or seen.shape != (count, *self.measurement.shape[1:]):
-            raise ValueError(
-                f"operator returned shape {tuple(getattr(seen, 'shape', ()))} for {count} events, and measurement has shape "
-                f"{tuple(self.measurement.shape)}: give a measurement with rows of the shape that the operator returns"
-            )
-
     def select_rows(self, index: Tensor) -> MeasurementGuidance:
-        y = self.measurement if len(self.measurement) == 1 else select({"y": self.measurement}, index)["y"]
+        y = rows_of_measurement(self.measurement, index)
         return self._with(score=rows_of(self.score, index), operator=rows_of(self.operator, index), measurement=y)
 
 
@@ -300,17 +288,3 @@ class TweedieMoments(MeasurementGuidance):
 
     def solve(self, system: Linear, residual: Tensor) -> Tensor:
         return gmres(system, residual, self.iterations)
-
-
-def _check_operator(operator: object) -> None:
-    """Raise unless a measurement is a function that may be linear, without random parts."""
-    if not callable(operator):
-        raise TypeError(
-            f"operator={shown(operator)} cannot be called: give a LinearOperator, or a linear function of x"
-        )
-    if isinstance(operator, Operator) and not isinstance(operator, LinearOperator):
-        raise TypeError(f"operator={operator!r} is not linear: give a LinearOperator, or TaskGuidance for a likelihood")
-    if isinstance(operator, LinearOperator) and operator.random:
-        raise ValueError(
-            f"operator={operator!r} is random: give one mask, e.g. Mask(operator.mask(sides, NoiseSource.of(seed, 1))[0])"
-        )

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_batch, check_finite, shown
-from scoresde.conditions import rows_of, select
+from scoresde.conditions import rows_of
 from scoresde.guidance.base import Guidance, Weight
 from scoresde.guidance.likelihoods import gradient
-from scoresde.operators import LinearOperator
+from scoresde.guidance.measured import check_fits, check_operator, rows_of_measurement
 from scoresde.sde import LinearSDE
 
 
@@ -72,13 +72,7 @@ class DiffusionPosteriorSampling(Guidance):
                 f"score={shown(self.score)} has the process {self.sde!r}, which does not define E[x_0 | x_t]: give the score "
                 "of a LinearSDE"
             )
-        if not callable(self.operator):
-            raise TypeError(f"operator={shown(self.operator)} cannot be called: give an operator, or a function of x")
-        if isinstance(self.operator, LinearOperator) and self.operator.random:
-            raise ValueError(
-                f"operator={self.operator!r} is random: give one mask, e.g. Mask(operator.mask(sides, "
-                "NoiseSource.of(seed, 1))[0])"
-            )
+        check_operator(self.operator, linear=False)
         check_batch("measurement", self.measurement)
         check_finite("measurement", self.measurement)
 
@@ -103,15 +97,11 @@ class DiffusionPosteriorSampling(Guidance):
 
     def _distance(self, data: Tensor) -> Tensor:
         """|y - A x_0| of each sample."""
-        y, seen = self.measurement, self.operator(data)
-        if not isinstance(seen, Tensor) or seen.shape != (len(data), *y.shape[1:]) or len(y) not in (1, len(data)):
-            raise ValueError(
-                f"operator returned shape {tuple(getattr(seen, 'shape', ()))} for x of shape {tuple(data.shape)}, and "
-                f"measurement has shape {tuple(y.shape)}: give one row for each sample, or one for all"
-            )
-        distance: Tensor = torch.linalg.vector_norm((y - seen).flatten(1), dim=1)
+        seen = self.operator(data)
+        check_fits(seen, self.measurement, data)
+        distance: Tensor = torch.linalg.vector_norm((self.measurement - seen).flatten(1), dim=1)
         return distance
 
     def select_rows(self, index: Tensor) -> DiffusionPosteriorSampling:
-        y = self.measurement if len(self.measurement) == 1 else select({"y": self.measurement}, index)["y"]
+        y = rows_of_measurement(self.measurement, index)
         return self._with(score=rows_of(self.score, index), measurement=y)

@@ -318,7 +318,7 @@ def _middles(x: Tensor, transform: Quantized) -> Tensor:
         raise ValueError(
             f"x has values from {low:g} to {high:g}, and {transform!r} has values in [{transform.low:g}, {transform.high:g}]"
         )
-    return transform.low + transform.width * (place.floor().clamp(0, transform.levels - 1) + 0.5)
+    return transform.encode(transform.decode(x.double()), None, dtype=torch.float64)
 
 
 def log_interval(x0: Tensor, error: Tensor, std: Tensor, transform: Quantized) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number, expand, shown
 from scoresde.conditions import given, rows_of
 from scoresde.noise import NoiseSource
+from scoresde.operators.linear_systems import dot
 from scoresde.samplers.arguments import check_start, whole_shape
 from scoresde.samplers.base import Callback, CountedScore, SampleResult
 from scoresde.samplers.discretization import Grid, Steps
@@ -60,8 +61,8 @@ class ParticleSampler(ReverseSteps):
     up to rounding: where a difference of rounding decides which particle is drawn, another one may be returned.
 
     The score is a guidance with a log potential: ``ClassifierGuidance``, ``TaskGuidance``, a guidance by a measurement, or a
-    subclass of yours. With its weight w and interval the target stays p(x_0) p(y | x_0): they change the proposal only. With
-    any other score, ``log_likelihood`` is needed. Then all weights are equal until the last step, and many more particles
+    subclass of yours. With its weight w and interval the target stays p(x_0) p(y | x_0): they change the proposal only. A
+    score that is not guided needs ``log_likelihood``. Then all weights are equal until the last step, and many more particles
     are needed.
 
     Args:
@@ -294,7 +295,7 @@ def checked_log(name: str, value: object, x: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for each row, in float64."""
-    return (a.double() * b.double()).reshape(len(a), -1).sum(1)
+    return dot(a.double(), b.double())
 
 
 def check_weights(lost: Tensor, noise: NoiseSource) -> None:

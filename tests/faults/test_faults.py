@@ -296,4 +296,7 @@ def test_two_folders_do_not_know_each_other(tmp_path):
 def test_killed_edits(tmp_path):
     """A kill of `scoresde edit` after at least two more of 15 batches; benchmarks/faults.py tries three kills, ten times."""
     bench = Bench(tmp_path, random.Random(0))
-    killed(editing(bench), bench, tmp_path / "run", 1)
+    work = editing(bench)
+    killed(work, bench, tmp_path / "run", 1)
+    found, wanted = ([name for name, _ in work.parts(place)] for place in (tmp_path / "run", work.whole(bench)))
+    assert len(found) == 15 and found == wanted

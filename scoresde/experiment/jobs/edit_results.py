@@ -140,7 +140,7 @@ def write_results(job: EditingJob, processes: int) -> Path:
     store.write_settings()
     record = {
         **{key: value for key, value in store.settings.items() if key not in ("inputs", "event shape")},
-        "sampler": repr(experiment.samplers[config.sampler or next(iter(experiment.samplers))]),
+        "sampler": repr(job.sampler),
         "inputs digest": store.settings["inputs"], "inputs": facts, "nfe": max(entry.nfe for entry in entries),
         "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
         "devices": sorted({entry.device for entry in entries}), "checkpoint": job.checkpoint.path.name,

@@ -44,10 +44,10 @@ from scoresde.experiment.jobs.edit_inputs import EditInput, noise_of_x, read_edi
 from scoresde.experiment.jobs.edit_results import write_results
 from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
-from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, gaps
+from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementGuidance, StaticThreshold
 from scoresde.noise import NoiseSource
-from scoresde.samplers import Fast
+from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.base import SampleResult
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE
@@ -132,6 +132,11 @@ class EditingJob(Job):
         return self.store.folder
 
     @property
+    def sampler(self) -> Sampler:
+        """The sampler that the section ``editing`` names."""
+        return self.experiment.samplers[_sampler(self.experiment)]
+
+    @property
     def count(self) -> int:
         """Number of samples of all inputs."""
         return len(self.inputs) * self.experiment.editing.samples
@@ -167,17 +172,13 @@ class EditingJob(Job):
         result = self.task([self.inputs[k] for k in rows.tolist()], noise=noise, condition=given, callback=where)
         if result.interrupted:
             raise KeyboardInterrupt
-        x = result.samples.float().cpu()
-        raw = compact(data.transform.decode(x), data.transform)
-        return Samples(
-            first=part.first, end=part.end, x=x.numpy(), raw=raw, acceptance=acceptance_parts(result.acceptance),
-            nfe=result.nfe, seconds=time.perf_counter() - started, device=str(self.device),
-        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        return Samples.of(part.first, part.end, result, data.transform, seconds=seconds, device=self.device)
 
     def task(self, inputs: Sequence[EditInput], **options: Any) -> SampleResult:
         """One sample for each of the inputs. ``options`` are those of the sampler's call."""
         config = self.experiment.editing
-        sampler, sde = self.experiment.samplers[_sampler(self.experiment)], self.model.sde
+        sampler, sde = self.sampler, self.model.sde
         y = torch.stack([one.y for one in inputs]).to(self.device)
         if config.task in STARTED:
             assert config.t is not None  # checked with the inputs

@@ -58,7 +58,7 @@ from scoresde.experiment.results.sample_index import (
     evidence_columns,
     evidence_facts,
 )
-from scoresde.experiment.results.shards import Samples, SampleStore, acceptance_parts, compact, evidence_rows, gaps
+from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.filters import Filter, FilteredNoise
 from scoresde.samplers import Fast, ParticleSampler, Sampler
 from scoresde.samplers.fitted import FittedSampler
@@ -178,13 +178,8 @@ class SamplingJob(Job):
         )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
-        x = result.samples.float().cpu()
-        raw = compact(data.transform.decode(x), data.transform)
         seconds = time.perf_counter() - started
-        return Samples(
-            first=part.first, end=part.end, x=x.numpy(), raw=raw, acceptance=acceptance_parts(result.acceptance),
-            evidence=evidence_rows(result.particles), nfe=result.nfe, seconds=seconds, device=str(self.device),
-        )  # fmt: skip
+        return Samples.of(part.first, part.end, result, data.transform, seconds=seconds, device=self.device)
 
     def conditions(self, first: int, count: int) -> dict[str, torch.Tensor]:
         """The conditions of samples, on the device of this process."""

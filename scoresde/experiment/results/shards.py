@@ -26,6 +26,7 @@ import torch
 from scoresde._files import NO_ARRAY, check_zip, write_atomic
 from scoresde.data import Transform
 from scoresde.experiment.folder.cache import Cache
+from scoresde.samplers.base import SampleResult
 from scoresde.samplers.populations import Particles
 
 _NAME = re.compile(r"(\d{10})-(\d{10})\.npz")
@@ -101,6 +102,18 @@ class Samples(Shard):
     raw: np.ndarray
     acceptance: np.ndarray = field(default_factory=_nothing)
     evidence: np.ndarray = field(default_factory=_no_evidence)
+
+    @classmethod
+    def of(
+        cls, first: int, end: int, result: SampleResult, transform: Transform, *, seconds: float, device: object
+    ) -> Samples:
+        """The samples ``first`` .. ``end`` - 1 that a sampler drew."""
+        x = result.samples.float().cpu()
+        return cls(
+            first=first, end=end, x=x.numpy(), raw=compact(transform.decode(x), transform),
+            acceptance=acceptance_parts(result.acceptance), evidence=evidence_rows(result.particles), nfe=result.nfe,
+            seconds=seconds, device=str(device),
+        )  # fmt: skip
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
