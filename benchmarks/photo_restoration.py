@@ -99,7 +99,7 @@ def by_guidance(
     """Posterior samples of a guided model: the samples of one patch are one batch, with the number of the patch as seed."""
     found, start = [], time.process_time()
     for i, row in enumerate(y):
-        score = guided(name, model, task.operator, row[None])
+        score = guided(name, model, task.operator, row[None], options.weight)
         assert score.sde is not None
         found.append(UniPC(options.steps)(score.sde, score, (options.samples, 3, SIDE, SIDE), seed=i).samples)
     samples = torch.stack(found, dim=1)
@@ -110,13 +110,13 @@ def by_guidance(
     return Row(f"`{name}`", samples.mean(0), single, shares, samples, seconds)
 
 
-def guided(name: str, model: Callable[..., Tensor], operator: Linearly, y: Tensor) -> Guidance:
+def guided(name: str, model: Callable[..., Tensor], operator: Linearly, y: Tensor, weight: float) -> Guidance:
     """The guided score of a method, for one measurement (1, *measurement)."""
     if name == "TweedieMoments":
         return TweedieMoments(model, operator, y, NOISE, iterations=3)
     if name == "IsotropicMoments":
         return IsotropicMoments(model, operator, y, NOISE, DATA_STD)
-    return DiffusionPosteriorSampling(model, operator, y, WEIGHT)
+    return DiffusionPosteriorSampling(model, operator, y, weight)
 
 
 def main() -> None:
@@ -127,7 +127,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--tasks", nargs="+", choices=list(tasks()), default=list(tasks()))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
-    parser.add_argument("--sheet", help="also write a picture of two patches of each task to this file")
+    parser.add_argument("--weight", type=float, default=WEIGHT, help="weight of DiffusionPosteriorSampling")
+    parser.add_argument(
+        "--sheet",
+        help="also write a picture of two patches of each task to this file, and print the PSNR of their means",
+    )
     options = parser.parse_args()
     if options.sheet and "TweedieMoments" not in options.methods:
         parser.error("--sheet shows samples of TweedieMoments: name it in --methods")
@@ -140,7 +144,8 @@ def main() -> None:
     truth = held_out[torch.linspace(0, len(held_out) - 1, options.patches).round().long()]
     print(
         f"{checkpoint}, {len(truth)} of {len(held_out)} test patches, {options.samples} samples each, "
-        f"{options.steps} steps"
+        f"{options.steps} steps; the brightness of a patch has {brightness(train):.0f} times the variance that it would have if "
+        "pixels were independent"
     )
     print("| task | method | PSNR | gain | single | SSIM | 50 80 90 | time |\n|---|---|---:|---:|---:|---:|---:|---:|")
     sheets = []
@@ -156,14 +161,32 @@ def main() -> None:
         sheets.append((task, y, rows))
         if options.sheet:
             sheet(sheets, truth).savefig(options.sheet, dpi=90)
+            for row in rows:
+                if row.name in ("ridge", "`TweedieMoments`"):
+                    shown = psnr(row.mean, truth, task)[picked(truth)].tolist()
+                    print(
+                        f"    in the picture, {row.name}: {', '.join(f'{value:.2f}' for value in shown)} dB", flush=True
+                    )
+
+
+def brightness(x: Tensor) -> float:
+    """The variance of the mean of a patch, divided by that of the mean of independent values."""
+    values = x.flatten(1).double()
+    return float(values.mean(1).var() * values.shape[1] / values.var())
+
+
+def picked(truth: Tensor) -> list[int]:
+    """The two patches of the highest contrast."""
+    found: list[int] = truth.flatten(1).std(1).topk(2).indices.sort().values.tolist()
+    return found
 
 
 def sheet(results: list[tuple[Task, Tensor, list[Row]]], truth: Tensor) -> Figure:
     """The two patches of the highest contrast: truth, measurement, without a model, ridge, samples, their mean and deviation."""
-    picked = truth.flatten(1).std(1).topk(2).indices.sort().values.tolist()
+    patches = picked(truth)
     titles = ("original", "measurement", "no model", "ridge", "sample", "sample", "mean", "std")
-    figure = Figure(figsize=(8.0, 1.02 * len(picked) * len(results)), layout="constrained")
-    axes = figure.subplots(len(picked) * len(results), len(titles), squeeze=False)
+    figure = Figure(figsize=(8.0, 1.02 * len(patches) * len(results)), layout="constrained")
+    axes = figure.subplots(len(patches) * len(results), len(titles), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for ax, title in zip(axes[0], titles, strict=True):
@@ -172,8 +195,8 @@ def sheet(results: list[tuple[Task, Tensor, list[Row]]], truth: Tensor) -> Figur
         by_name = {row.name: row for row in rows}
         samples = by_name["`TweedieMoments`"].samples
         assert samples is not None
-        for j, patch in enumerate(picked):
-            line = axes[len(picked) * i + j]
+        for j, patch in enumerate(patches):
+            line = axes[len(patches) * i + j]
             pictures = [
                 one[patch] for one in (truth, y, rows[0].mean, by_name["ridge"].mean, *samples[:2], samples.mean(0))
             ]
@@ -181,7 +204,7 @@ def sheet(results: list[tuple[Task, Tensor, list[Row]]], truth: Tensor) -> Figur
                 ax.imshow((0.5 * (x + 1.0)).clamp(0.0, 1.0).movedim(0, -1), interpolation="nearest")
             ax = line[-1]
             ax.imshow(samples[:, patch].std(0).mean(0), vmin=0.0, vmax=0.4, cmap="magma", interpolation="nearest")
-        axes[len(picked) * i][0].set_ylabel(task.name.replace(" ", "\n", 1), fontsize=7, rotation=90)
+        axes[len(patches) * i][0].set_ylabel(task.name.replace(" ", "\n", 1), fontsize=7, rotation=90)
     return figure
 
 

@@ -111,6 +111,8 @@ class TestRefusals:
     def test_unknown_key(self, here):
         self.assert_refused(here("train", training__stepz=3), "config.training.stepz", "did you mean 'steps'")
         self.assert_refused(here("train", trainin__steps=3), "config.trainin ", "did you mean 'training'")
+        # also a section that the config does not have
+        self.assert_refused(here("train", guidence__name="x"), "config.guidence ", "did you mean 'guidance'")
         self.assert_refused(
             here("train", sde__beta_mx=3), "config.sde.beta_mx is not known: VPSDE", "did you mean 'beta_max'"
         )

@@ -225,6 +225,8 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> None:
 
 def _refuse(key: str, node: Any, part: str) -> None:
     there = list(node) if isinstance(node, ConfigDict) else []
+    if key == part:  # a section that the config does not have yet is allowed too
+        there = sorted({*there, *SECTIONS})
     raise ConfigError(
         f"--config.{key} is not known: the keys are {', '.join(there) or 'none'}{suggestion(part, there)}"
     )
