@@ -244,6 +244,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.variational.variational_bound": {"times": torch.tensor([0.1, 0.5, 1.0])},
     "score.data_variance.AnalyticVariance": {"levels": torch.tensor([0.1, 1.0]), "shares": torch.tensor([0.9, 0.5])},
+    "score.learned_variance.LearnedVarianceModel": {"network": MLP((2,), 4, 1, outputs=2)},
     "likelihood.bounds.elbo": {"draws": 1, "replicates": 2},
     "likelihood.classification.classify": {
         "score": lambda x, t, label=None: SCORE(x, t), "classes": 2, "solver": likelihood.Multistep(nodes=4),

@@ -74,6 +74,7 @@ SUB_PACKAGES = {
         {"model", "quantized", "subspace", "classifier"},
         {"energy", "features", "denoising"},
         {"data_variance"},
+        {"learned_variance"},
     ],
     "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
     "schedules": [{"dynamic_programming", "levels"}, {"costs"}],

@@ -7,6 +7,12 @@ from scoresde.score.denoising import DenoisingErrors, denoising_errors
 from scoresde.score.energy import EnergyModel, ProductOfExperts
 from scoresde.score.features import ScoreFeatures, network_features, pixel_features, pooled_features
 from scoresde.score.labels import Label, LogNoiseLabel, LogTimeLabel, SigmaLabel, TimeLabel
+from scoresde.score.learned_variance import (
+    FreeVariance,
+    InterpolatedVariance,
+    LearnedVariance,
+    LearnedVarianceModel,
+)
 from scoresde.score.model import ScoreModel
 from scoresde.score.predictions import (
     PREDICTIONS,
@@ -32,8 +38,12 @@ __all__ = [
     "DataVariance",
     "DenoisingErrors",
     "EnergyModel",
+    "FreeVariance",
     "GaussianVariance",
+    "InterpolatedVariance",
     "Label",
+    "LearnedVariance",
+    "LearnedVarianceModel",
     "Levels",
     "LogNoiseLabel",
     "LogTimeLabel",

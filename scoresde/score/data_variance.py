@@ -12,7 +12,7 @@ coordinates and data depends only on the level r = sigma / alpha::
     AnalyticVariance        V = E ||x_0 - x_hat||^2 / d, measured once
 
 DDPM's two fixed variances are those of a `GaussianVariance`: 0 (data at a point) gives the lower one, and 1 the upper one, beta_t
-of a VP process. An infinite s gives the upper one of a VE process.
+of a VP process. The upper one of a VE process is the limit of large s.
 
 The optimal V for a given x_hat is its mean squared error, which `AnalyticVariance` uses. For the exact score it equals that of
 Bao et al. 2022 (arXiv:2201.06503), r^2 (1 - Gamma_t).
@@ -20,7 +20,6 @@ Bao et al. 2022 (arXiv:2201.06503), r^2 (1 - Gamma_t).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +42,7 @@ class GaussianVariance:
     """The variance of x_0 given x_t for data with the covariance std^2 I.
 
     Args:
-        std: Standard deviation s of the data, >= 0, also infinite.
+        std: Standard deviation s of the data, >= 0.
 
     Example:
         >>> import torch
@@ -54,8 +53,7 @@ class GaussianVariance:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.std != math.inf:
-            check_number("std", self.std, least=0.0)
+        check_number("std", self.std, least=0.0)
 
     def __call__(self, level: Tensor) -> Tensor:
         """V at noise levels.
@@ -66,9 +64,7 @@ class GaussianVariance:
         Returns:
             The variance, in the shape of ``level``.
         """
-        if self.std == math.inf:
-            return level**2
-        return (level * self.std) ** 2 / (level**2 + self.std**2) if self.std else torch.zeros_like(level)
+        return level**2 / (1.0 + (level / self.std) ** 2) if self.std else torch.zeros_like(level)
 
 
 @dataclass(frozen=True, eq=False)

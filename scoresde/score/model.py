@@ -23,7 +23,7 @@ x / data_std. The model then has a score only: ``noise``, ``denoised`` and ``vel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,9 @@ class ScoreModel(NoiseConditionalModel):
         >>> model(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
         torch.Size([4, 2])
     """
+
+    outputs_per_coordinate: ClassVar[int] = 1
+    """Numbers that the network predicts for each coordinate, for predictions of one number."""
 
     def __init__(
         self,

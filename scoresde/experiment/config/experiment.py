@@ -224,9 +224,8 @@ def build_model(
     options = dict(section(config, "model"))
     sde = discretized(config, sde)
     options.pop("steps", None)
-    sizes: dict[str, int] = {}
-    if "name" in options:
-        sizes = model_sizes(find_class(options, "model", NoiseConditionalModel), options, targets)
+    kind = find_class(options, "model", NoiseConditionalModel) if "name" in options else ScoreModel
+    sizes = model_sizes(kind, options, targets)
     for name in ("prediction", "label"):
         if isinstance(options.get(name), Mapping):
             options[name] = build(options[name], f"model.{name}", hints(ScoreModel)[name], transform=data.transform)
@@ -239,7 +238,7 @@ def build_model(
             "network",
             nn.Module,
             event_shape=sde.state_shape(data.event_shape),
-            outputs=sizes.get("outputs", levels),
+            outputs=sizes.get("outputs", levels * getattr(kind, "outputs_per_coordinate", 1)),
             conditions=without_targets(data.kinds, targets) or None,
         )
     if "name" not in options:
