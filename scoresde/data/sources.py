@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -207,14 +209,20 @@ class Digits(Splits):
         *,
         labels: bool = False,
     ) -> None:
-        from sklearn.datasets import load_digits  # takes as long to import as all the rest of scoresde
-
         check_choice("labels", labels, (False, True))
-        digits = load_digits()
-        raw = torch.from_numpy(digits.images).long()[:, None]
-        condition, kinds = ({"label": digits.target}, {"label": Classes(10)}) if labels else (None, None)
+        raw, target = _digits()
+        condition, kinds = ({"label": target}, {"label": Classes(10)}) if labels else (None, None)
         transform = Quantized(17, low, high)
         super().__init__(*split(raw, transform, test_fraction, split_seed, "digits", condition=condition, kinds=kinds))
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, np.ndarray]:
+    """The images (1797, 1, 8, 8) and their classes (1797,), read once in a process: their file is text."""
+    from sklearn.datasets import load_digits  # takes as long to import as all the rest of scoresde
+
+    digits = load_digits()
+    return torch.from_numpy(digits.images).long()[:, None], digits.target
 
 
 class Arrays(Splits):

@@ -10,6 +10,7 @@ An annotation without information (``Any``, or none at all) accepts any value, a
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import math
 import os
@@ -29,12 +30,19 @@ _SEQUENCES = (tuple, list, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)
 
 
-def hints(target: Any) -> dict[str, Any]:
+@functools.lru_cache(maxsize=1024)
+def hints(target: Any) -> Mapping[str, Any]:
     """The annotation of each parameter of a class or function. Empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+@functools.lru_cache(maxsize=1024)
+def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a class or function, by name. Raises TypeError or ValueError if there is no signature."""
+    return inspect.signature(target).parameters
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:

@@ -49,7 +49,14 @@ import scoresde.score.quantized
 import scoresde.sde
 import scoresde.solvers
 from scoresde._validation import shown, suggestion
-from scoresde.experiment.config.annotations import accepts_class, accepts_value, describe, hints, union_members
+from scoresde.experiment.config.annotations import (
+    accepts_class,
+    accepts_value,
+    describe,
+    hints,
+    parameters_of,
+    union_members,
+)
 from scoresde.experiment.config.limits import check_count_size, is_out_of_memory
 
 _PACKAGES = (
@@ -171,7 +178,7 @@ def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
 
 def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any]) -> Any:
     """Call a class with the arguments of its node."""
-    parameters, annotated = inspect.signature(target).parameters, hints(target)
+    parameters, annotated = parameters_of(target), hints(target)
     arguments = _arguments(node, where, target, title, context)
     wrong = next((key for key, value in arguments.items() if not accepts_value(value, annotated.get(key))), None)
     if inspect.isfunction(target):
@@ -263,7 +270,7 @@ def _is_nodes(value: Any) -> bool:
 def _check_names(node: Mapping[str, Any], where: str, target: Any, title: str) -> None:
     """Raise ConfigError for an argument that the target does not have."""
     allowed = [
-        name for name, p in inspect.signature(target).parameters.items()
+        name for name, p in parameters_of(target).items()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]  # fmt: skip
     for key in node:
