@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -32,6 +32,10 @@ from scoresde._validation import check_count
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.launcher import WorkerError, launched
 from scoresde.experiment.folder.workdir import Workdir
+
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_PRELOADED = ["scoresde.experiment", "scoresde.tasks", "sklearn.datasets"]
+"""What the fork server imports. A module that is missing is left out."""
 
 
 class Part(Protocol):
@@ -197,7 +201,7 @@ def _distribute(job: Job, parts: Sequence[Part], processes: int) -> None:
     Raises WorkerError if one died, after the others have finished.
     """
     job.announce(parts)
-    workers: dict[Connection, tuple[int, SpawnProcess]] = {}
+    workers: dict[Connection, tuple[int, BaseProcess]] = {}
     died: list[str] = []
     try:
         for rank in range(processes):
@@ -224,11 +228,18 @@ def _distribute(job: Job, parts: Sequence[Part], processes: int) -> None:
         )
 
 
-def _start(job: Job, parts: Sequence[Part], rank: int, processes: int) -> tuple[Connection, SpawnProcess]:
-    """Start a process that does parts. Returns the receiving end of its pipe and the process."""
-    context, config = multiprocessing.get_context("spawn"), job.experiment.config.to_dict()
+def _start(job: Job, parts: Sequence[Part], rank: int, processes: int) -> tuple[Connection, BaseProcess]:
+    """Start a process that does parts. Returns the receiving end of its pipe and the process.
+
+    Where there is a fork server, all processes are forked from one that has imported torch and this package, and has not used
+    a device. The environment is passed, as that of the server is older.
+    """
+    context: Any = multiprocessing.get_context(_START)
+    if _START == "forkserver":
+        context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
-    arguments = (type(job), config, str(job.workdir.path), job.fingerprint, parts, rank, processes, theirs)
+    config, environment = job.experiment.config.to_dict(), dict(os.environ)
+    arguments = (type(job), config, str(job.workdir.path), job.fingerprint, parts, rank, processes, environment, theirs)
     worker = context.Process(target=_worker, args=arguments, daemon=True)
     worker.start()
     theirs.close()
@@ -243,9 +254,12 @@ def _worker(
     parts: Sequence[Part],
     rank: int,
     processes: int,
+    environment: Mapping[str, str],
     pipe: Connection,
 ) -> None:
     """The main function of a local process: do its parts and report each of them."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     experiment = Experiment.from_config(ConfigDict(config))
