@@ -72,11 +72,11 @@ SUB_PACKAGES = {
         {"kernels"},
         {"base"},
         {"model", "quantized", "subspace", "classifier"},
-        {"energy", "features", "denoising"},
+        {"energy", "features", "denoising", "step_terms"},
         {"data_variance"},
         {"learned_variance"},
     ],
-    "distributions": [{"linear_gaussian"}, {"mixture"}, {"empirical"}],
+    "distributions": [{"linear_gaussian", "data_variance"}, {"mixture"}, {"empirical"}],
     "schedules": [{"dynamic_programming", "levels"}, {"costs"}],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import Numbers, as_numbers, check_batch, check_count
+from scoresde.distributions.data_variance import data_variance
 from scoresde.distributions.linear_gaussian import LinearMeasurement
 from scoresde.noise import NoiseSource
 from scoresde.operators.measurement_noise import MeasurementNoise
@@ -189,7 +190,9 @@ class GaussianMixture:
 
         Returns:
             The function (x, t) -> grad log p_t(x), for states ``(B, *state)`` and times ``(B,)``. Its attribute ``sde``
-            is the process, and its method ``energy(x, t)`` returns -log p_t(x), ``(B,)``.
+            is the process, its method ``energy(x, t)`` returns -log p_t(x), ``(B,)``, and ``score_and_variance(x, t, delta)``
+            the score and the variance of each coordinate of x_0 given x_t, ``(B, *event)``. The variance needs a process with
+            scalar coefficients and does not depend on ``delta``.
         """
         return _MixtureScore(self, sde)
 
@@ -356,6 +359,23 @@ class GaussianMixture:
         log_prob, score = (torch.cat(part).to(x.dtype) for part in zip(*parts, strict=True))
         return log_prob, score.reshape(x.shape)
 
+    def _data_variance(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+        """The variance of each coordinate of x_0 given x_t, ``(B, *event)``. Raises TypeError without scalar coefficients."""
+        kernel = sde.kernel(t.to(torch.float64))
+        if not isinstance(kernel.centered, ScalarKernel):
+            raise TypeError(f"the variance of x_0 given x_t needs scalar coefficients, which {sde!r} does not have")
+        flat = (x.to(torch.float64) - kernel.mean(torch.zeros_like(x, dtype=torch.float64))).flatten(1)
+        alpha, sigma = (c.expand(len(x))[:, None] for c in (kernel.centered.a, kernel.centered.std))
+        rows = max(1, _CHUNK // self.means.numel())
+        parts = [
+            data_variance(
+                flat[i : i + rows], alpha[i : i + rows], sigma[i : i + rows],
+                means=self.means, variances=self.variances, rotations=self.rotations, weights=self.weights,
+            )
+            for i in range(0, len(x), rows)
+        ]  # fmt: skip
+        return torch.cat(parts).to(x.dtype).reshape(x.shape)
+
     def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """One variance per component. Distances are computed by a matrix product, without a tensor of size B K d."""
         variance = alpha**2 * self._distinct_variances + sigma**2  # (B, 1) where all components share it, else (B, K)
@@ -422,6 +442,10 @@ class _MixtureScore:
     def energy(self, x: Tensor, t: Tensor) -> Tensor:
         """-log p_t(x), ``(B,)``."""
         return -self.mixture._at(self.sde, x, t)[0]
+
+    def score_and_variance(self, x: Tensor, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The score and the variance of each coordinate of x_0 given x_t, ``(B, *event)`` each."""
+        return self(x, t), self.mixture._data_variance(self.sde, x, t)
 
 
 check_constructors(globals())

@@ -45,8 +45,17 @@ from scoresde._validation import check_batch, check_count, check_finite, expand,
 from scoresde.conditions import given
 from scoresde.data import Quantized
 from scoresde.noise import NoiseSource
-from scoresde.score.data_variance import DataVariance, GaussianVariance
+from scoresde.score.data_variance import (
+    MODEL,
+    DataVariance,
+    GaussianVariance,
+    OwnVariance,
+    check_variance,
+    variance_method,
+    with_variance,
+)
 from scoresde.score.denoising import check_scalar, noisy_times
+from scoresde.score.step_terms import decoder_log_prob, step_divergence
 from scoresde.sde import ScalarSDE, check_same_process
 from scoresde.sde.scalar import Chain
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
@@ -92,7 +101,7 @@ def variational_bound(
     x: Tensor,
     times: Tensor | None = None,
     *,
-    variance: DataVariance = GaussianVariance(1.0),  # noqa: B008  (frozen)
+    variance: DataVariance | str = GaussianVariance(1.0),  # noqa: B008  (frozen)
     decoder: DataVariance | None = None,
     transform: Quantized | None = None,
     replicates: int = 2,
@@ -110,8 +119,11 @@ def variational_bound(
         score: The score, (x, t) -> a tensor with the shape of x.
         x: Finite data, (B, *event). With ``transform`` each value is moved to the middle of the interval of its level.
         times: K + 1 ascending times with sigma > 0. The last one is T. None for all instants of a chain.
-        variance: The variance V of x_0 given x_t in the steps, a function of sigma / alpha, such as ``AnalyticVariance``.
-        decoder: The variance of the decoder. None for ``variance``, or sigma / alpha squared where that is 0.
+        variance: The variance V of x_0 given x_t in the steps: a function of sigma / alpha, such as ``AnalyticVariance``, or
+            "model" for the variance of each coordinate that the score itself has, as a ``LearnedVarianceModel`` and the score of
+            a ``GaussianMixture``.
+        decoder: The variance of the decoder, a function of sigma / alpha. None for ``variance``, or sigma / alpha squared where
+            that is 0.
         transform: The transform of discrete data, for a model of the middles of the intervals. The result is then a
             log-probability. None for a log-density.
         replicates: Independent repetitions of the whole estimate.
@@ -128,8 +140,8 @@ def variational_bound(
         (draws + 1).
 
     Raises:
-        TypeError: The process does not have scalar coefficients.
-        ValueError: An argument is not allowed, or the score is not finite.
+        TypeError: The process does not have scalar coefficients, or ``variance`` is "model" for a score without a variance.
+        ValueError: An argument is not allowed, or the score or a variance is not finite.
 
     References:
         Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5 to 13. Kingma et al. 2021, arXiv:2107.00630.
@@ -145,6 +157,8 @@ def variational_bound(
         (torch.Size([4]), torch.Size([10, 4]))
     """
     score = given(score, condition)
+    check_variance("variance", variance)
+    own = variance_method(score) if variance == MODEL else None
     times = _checked_times(sde, times)
     check_batch("x", x)
     check_finite("x", x)
@@ -156,14 +170,14 @@ def variational_bound(
     x0 = x.to(torch.float64) if transform is None else _middles(x, transform)
     steps = _Steps.of(sde, times.to(x.device), variance, decoder)
     evaluations = 1 + (draws or len(times) - 1)
-    chain = _Terms(checked, x, x0, steps, transform)
+    chain = _Terms(checked, x, x0, steps, transform, own, decoder is None)
     rows, parts = [], []
     for r in range(replicates):
-        own = noise.again(r)
-        normals = own.normals(x.shape[1:], steps=range(evaluations), purpose="bound noise", dtype=torch.float64)
+        repeated = noise.again(r)
+        normals = repeated.normals(x.shape[1:], steps=range(evaluations), purpose="bound noise", dtype=torch.float64)
         reconstruction = chain.reconstruction(next(normals))
         costs = torch.zeros(len(times) - 1, len(x), dtype=torch.float64, device=x.device)
-        for index, weight in weights.draw(own, len(x)):
+        for index, weight in weights.draw(repeated, len(x)):
             costs.scatter_add_(0, index[None], (weight * chain.step(index, next(normals)))[None])
         rows.append(torch.cat((reconstruction[None], costs)))
         parts.append(reconstruction - costs.sum(0))
@@ -193,7 +207,10 @@ def _checked_times(sde: ScalarSDE, times: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Coefficients at the K + 1 times, each (K + 1,) float64. V and delta of step i are at i; at 0 they are the decoder's."""
+    """Coefficients at the K + 1 times, each (K + 1,) float64. V and delta of step i are at i; at 0 they are the decoder's.
+
+    V is NaN where the score has it.
+    """
 
     times: Tensor
     alpha: Tensor
@@ -202,17 +219,21 @@ class _Steps:
     delta: Tensor
 
     @classmethod
-    def of(cls, sde: ScalarSDE, times: Tensor, variance: DataVariance, decoder: DataVariance | None) -> _Steps:
+    def of(cls, sde: ScalarSDE, times: Tensor, variance: DataVariance | str, decoder: DataVariance | None) -> _Steps:
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         level = sigma / alpha
-        found = _variance("variance", variance, level)
+        found = (
+            torch.full_like(level, math.nan) if isinstance(variance, str) else _variance("variance", variance, level)
+        )
         at = found[:1] if decoder is None else _variance("decoder", decoder, level[:1])
-        if decoder is None and not bool(at > 0):
+        if decoder is None and bool(at == 0):
             at = level[:1] ** 2
-        if not bool(at > 0):
+        if bool(at == 0):
             raise ValueError(f"decoder={shown(decoder)} is 0 at the first time: give a variance above 0")
         snr = level**-2
-        return cls(times, alpha, sigma, torch.cat((at, found[1:])), torch.cat((torch.zeros_like(at), -snr.diff())))
+        return cls(
+            times, alpha, sigma, torch.cat((at, found[1:])), torch.cat((torch.full_like(at, math.inf), -snr.diff()))
+        )
 
 
 def _variance(name: str, function: DataVariance, level: Tensor) -> Tensor:
@@ -271,30 +292,36 @@ class _Terms:
     x0: Tensor
     steps: _Steps
     transform: Quantized | None
+    own: OwnVariance | None
+    own_decoder: bool
 
     def step(self, index: Tensor, z: Tensor) -> Tensor:
         """KL of the steps with the numbers ``index`` (B,), from time index + 1 to time index."""
-        square = self._error(index + 1, z).square().reshape(len(self.x), -1).sum(1)
-        v, delta, d = self.steps.variance[index + 1], self.steps.delta[index + 1], self.x[0].numel()
-        return 0.5 * (d * (delta * v).log1p() + delta * (square - d * v) / (1.0 + delta * v))
+        return step_divergence(*self._evaluated(index + 1, z, self.own), self.steps.delta[index + 1])
 
     def reconstruction(self, z: Tensor) -> Tensor:
         """log p(x_0 | x) at the first time."""
-        error = self._error(torch.zeros(len(self.x), dtype=torch.long, device=self.x.device), z)
-        std = self.steps.variance[0].sqrt()
-        if self.transform is None:
-            each = -0.5 * (error / std) ** 2 - std.log() - 0.5 * math.log(2.0 * math.pi)
-        else:
-            each = log_interval(self.x0, error, std, self.transform)
-        return each.reshape(len(each), -1).sum(1)
+        first = torch.zeros(len(self.x), dtype=torch.long, device=self.x.device)
+        error, variance = self._evaluated(first, z, self.own if self.own_decoder else None)
+        return decoder_log_prob(self.x0, error, variance, self.transform)
 
-    def _error(self, place: Tensor, z: Tensor) -> Tensor:
-        """x_0 - x_hat at the times with the numbers ``place`` (B,), in float64."""
+    def _evaluated(self, place: Tensor, z: Tensor, own: OwnVariance | None) -> tuple[Tensor, Tensor]:
+        """x_0 - x_hat at the times with the numbers ``place`` (B,), and V, (B,) or (B, *event), in float64.
+
+        V is that of ``own``, the score's own method, unless it is None."""
         alpha, sigma = expand(self.steps.alpha[place], z), expand(self.steps.sigma[place], z)
-        x_t, t = alpha * self.x0 + sigma * z, self.steps.times[place]
-        value = self.score(x_t.to(self.x.dtype), t.to(self.x.dtype))
-        check_finite("score", value, f" for times from {float(t.min()):g} to {float(t.max()):g}")
-        return -(sigma * z + sigma**2 * value.to(torch.float64)) / alpha
+        x_t, t = (alpha * self.x0 + sigma * z).to(self.x.dtype), self.steps.times[place]
+        variance, where = self.steps.variance[place], f" for times from {float(t.min()):g} to {float(t.max()):g}"
+        if own is None:
+            value = self.score(x_t, t.to(self.x.dtype))
+        else:
+            value, variance = with_variance(
+                lambda score: self.score.checked(score, x_t, t.to(self.x.dtype)), own, self.steps.delta[place]
+            )
+            variance = variance.to(torch.float64)
+            check_finite("variance", variance, where)
+        check_finite("score", value, where)
+        return -(sigma * z + sigma**2 * value.to(torch.float64)) / alpha, variance
 
 
 def _prior(sde: ScalarSDE, x0: Tensor) -> Tensor:
@@ -319,28 +346,3 @@ def _middles(x: Tensor, transform: Quantized) -> Tensor:
             f"x has values from {low:g} to {high:g}, and {transform!r} has values in [{transform.low:g}, {transform.high:g}]"
         )
     return transform.encode(transform.decode(x.double()), None, dtype=torch.float64)
-
-
-def log_interval(x0: Tensor, error: Tensor, std: Tensor, transform: Quantized) -> Tensor:
-    """log of the probability that N(x_0 - error, std^2) gives to the interval of x_0.
-
-    The first interval begins at minus infinity, and the last one ends at infinity.
-
-    Args:
-        x0: Middles of intervals, (B, *event) float64.
-        error: x_0 minus the mean, (B, *event).
-        std: Standard deviation, ().
-        transform: The transform, whose intervals these are.
-
-    Returns:
-        The logarithms, (B, *event).
-    """
-    half = 0.5 * transform.width
-    lower, upper = (error - half) / std, (error + half) / std
-    lower = torch.where(x0 < transform.low + transform.width, -math.inf, lower)
-    upper = torch.where(x0 > transform.high - transform.width, math.inf, upper)
-    flip = lower + upper > 0  # in the upper tail the mirrored interval is accurate
-    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    top, bottom = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    found: Tensor = top + torch.log1p(-(bottom - top).exp())
-    return found

@@ -16,6 +16,7 @@ from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.discretization import Discretization, Grid, Steps, discretization, plain_steps
 from scoresde.samplers.instants import Instant, Interval
 from scoresde.score import ScoreModel
+from scoresde.score.data_variance import DataVariance, variance_method, with_variance
 from scoresde.score.energy import energy_and_gradient
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
@@ -66,6 +67,27 @@ class Model:
 
         found = self.counted.evaluate(score, x, at.time, "score")
         return values[0], found
+
+    def score_and_variance(
+        self, x: Tensor, interval: Interval, variance: DataVariance | str
+    ) -> tuple[Tensor, Tensor | float]:
+        """The score at the start of a step, the shape of x, and the variance of x_0 given x, by one evaluation.
+
+        Args:
+            x: State at ``interval.at``, of shape ``(B, *state)``.
+            interval: The step.
+            variance: A function of sigma / alpha, or "model" for the variance that the score has.
+
+        Raises:
+            TypeError: If the variance is "model" and the score has none.
+        """
+        at = interval.at
+        if not isinstance(variance, str):
+            return self.counted(x, at.time), float(variance(torch.tensor(at.sigma / at.alpha, dtype=torch.float64)))
+        delta = torch.tensor(interval.snr_gain, dtype=x.dtype, device=x.device)
+        return with_variance(
+            lambda score: self.counted.evaluate(score, x, at.time, "score"), variance_method(self.counted.score), delta
+        )
 
     def noise(self, x: Tensor, at: Instant) -> Tensor:
         """E[z | x_t], the shape of x."""

@@ -72,6 +72,11 @@ class Interval:
         """Standard deviation of q(x_s | x_t, x_0)."""
         return self.std * self.to.sigma / self.at.sigma
 
+    @property
+    def snr_gain(self) -> float:
+        """Difference of the signal-to-noise ratios (alpha / sigma)^2 at s and at t. Infinite if x_s has no noise."""
+        return (self.to.alpha * self.std / (self.to.sigma * self.at.sigma)) ** 2 if self.to.sigma else math.inf
+
 
 def instants(sde: ScalarSDE, times: Tensor, like: Tensor) -> list[Instant]:
     """The instants at the times (n,) float64, for states like ``like`` (B, *state)."""

@@ -16,6 +16,7 @@ from scoresde.samplers.discretization import Discretization, Step
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Interval
 from scoresde.samplers.predictor_corrector.predictors import Predictor
+from scoresde.score.data_variance import MODEL
 from scoresde.sde import LinearSDE, ScalarSDE
 
 Map = Callable[[Tensor], Tensor]
@@ -49,6 +50,10 @@ def check_predictor(predictor: object) -> None:
         raise TypeError(
             f"predictor={predictor!r} has no steps that add Gaussian noise to a function of x_t: give Ancestral() or "
             "ReverseDiffusion()"
+        )
+    if getattr(predictor, "variance", None) == MODEL:
+        raise TypeError(
+            f"predictor={predictor!r} has noise that depends on the state: give a variance that is a function of the noise level"
         )
     if not predictor.has_default_grid:
         raise ValueError(

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import check_constructors
-from scoresde._validation import check_number, shown
+from scoresde._validation import check_number, check_output, shown
 from scoresde.score.denoising import DenoisingErrors, check_scalar
 from scoresde.sde import ScalarSDE
 
@@ -35,6 +35,10 @@ __all__ = ["AnalyticVariance", "DataVariance", "GaussianVariance"]
 
 DataVariance = Callable[[Tensor], Tensor]
 """A function of noise levels sigma / alpha, of any shape, that returns V >= 0 in units of the data squared, in this shape."""
+OwnVariance = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The method score_and_variance(x, t, delta) of a score, as of a ``LearnedVarianceModel``."""
+MODEL = "model"
+"""In place of a ``DataVariance``: the variance that the score itself has."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,59 @@ class AnalyticVariance:
         k = torch.searchsorted(x, u).clamp(1, len(x) - 1)
         share = y[k - 1] + (y[k] - y[k - 1]) * (u - x[k - 1]) / (x[k] - x[k - 1])
         return (share * level.double() ** 2).to(level.dtype)
+
+
+def check_variance(name: str, variance: object) -> None:
+    """Raise ValueError unless ``variance``, the argument ``name``, is a function of the noise level or "model"."""
+    if not callable(variance) and variance != MODEL:
+        raise ValueError(
+            f"{name}={shown(variance)} is not allowed: give {MODEL!r}, or a function of sigma / alpha, such as "
+            "GaussianVariance(1.0)"
+        )
+
+
+def variance_method(score: object) -> OwnVariance:
+    """The method ``score_and_variance`` of a score.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    found = getattr(score, "score_and_variance", None)
+    if not callable(found):
+        raise TypeError(
+            f"variance={MODEL!r} needs a score with a variance, and score={shown(score)} has no method score_and_variance: give "
+            "a LearnedVarianceModel or the score of a GaussianMixture, or a variance that is a function of the noise level"
+        )
+    method: OwnVariance = found
+    return method
+
+
+def with_variance(
+    evaluate: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor], method: OwnVariance, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The score and the variance of x_0 given x_t, by one evaluation.
+
+    Args:
+        evaluate: A function that calls the score it is given, (x, t) -> score, once, and returns the result.
+        method: The method ``score_and_variance`` of the score.
+        delta: The difference of (alpha / sigma)^2 in the step, () or (B,).
+
+    Returns:
+        The result of ``evaluate``, and V of the same shape and dtype.
+
+    Raises:
+        ValueError: If V has another shape than the score.
+    """
+    found: list[Tensor] = []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        value, variance = method(x, t, delta)
+        check_output("the variance of score_and_variance", variance, value)
+        found.append(variance)
+        return value
+
+    value = evaluate(score)
+    return value, found[0].to(value.dtype)
 
 
 check_constructors(globals())

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from scoresde import GaussianMixture, Quantized
 from scoresde.likelihood import variational_bound
-from scoresde.likelihood.variational import log_interval
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Ancestral
 from scoresde.score.data_variance import AnalyticVariance, GaussianVariance
 from scoresde.score.denoising import DenoisingErrors, denoising_errors
+from scoresde.score.step_terms import log_interval
 from scoresde.sde import VESDE, VPSDE, CosineVPSDE, CriticallyDampedLangevin, SubVPSDE
 
 F64 = torch.float64

@@ -75,6 +75,13 @@ class GaussianScore:
             score[here] = self.dense.score(x[here].to(torch.float64), float(time))
         return score.to(x.dtype)
 
+    def score_and_variance(self, x: Tensor, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The score and the variance of each coordinate of x_0 given x_t, for a process with scalar coefficients."""
+        assert isinstance(self.sde, ScalarSDE)
+        times = t.to(torch.float64)
+        a, v = expand(self.sde.alpha(times), x), expand(self.sde.sigma(times), x) ** 2
+        return self(x, t), (self.variance * v / (a**2 * self.variance + v)).to(x.dtype)
+
     def energy(self, x: Tensor, t: Tensor) -> Tensor:
         """-log p_t(x) up to a constant for each t, (B,), with one call of the score."""
         data = self.mean.to(x.device).expand(len(x), *self.mean.shape)

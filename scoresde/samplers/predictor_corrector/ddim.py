@@ -11,6 +11,9 @@ a step retains noise of standard deviation rho and adds the noise that q(x_s | x
 where sigma_(s|t) is the standard deviation of q(x_s | x_t, x_0) (Song et al. 2020, arXiv:2010.02502;
 Jolicoeur-Martineau et al. 2020, arXiv:2009.05475).
 
+With the variance V of x_0 given x_t a step adds c z'' V^(1/2) as well, c = alpha_s - rho alpha_t / sigma_t. For Gaussian data and
+its own V the samples are then exact for any number of steps.
+
 For any linear process, let A be the map of the forward step and C its covariance, S_t = L L^T the covariance of x_t
 given x_0, S_s = A^-1 (S_t - C) A^-T, and P = rho / sigma_t a map. Then::
 
@@ -36,13 +39,24 @@ from scoresde.samplers.discretization import Grid, Step, Steps, Transitions  # n
 from scoresde.samplers.exponential.coefficients import Factor, combine, factors
 from scoresde.samplers.grid_sampler import Model
 from scoresde.samplers.instants import Interval
-from scoresde.samplers.predictor_corrector.predictors import Predictor
+from scoresde.samplers.predictor_corrector.predictors import Predictor, noise_std_of
+from scoresde.score.data_variance import DataVariance, check_variance
 from scoresde.sde import LinearMap, LinearSDE, ScalarSDE
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MarginalPreserving(Predictor):
-    """A step that keeps the marginal q(x_s | x_0). A subclass defines the part of the noise that the step retains."""
+    """A step that keeps the marginal q(x_s | x_0). A subclass defines the part of the noise that the step retains.
+
+    Args:
+        variance: The variance V of x_0 given x_t, for processes with scalar coefficients: a function of sigma / alpha such as
+            ``AnalyticVariance``, or "model" for that of each coordinate which the score itself has, as a
+            ``LearnedVarianceModel``. The step then adds c^2 V to the variance of its noise, with c = alpha_s - rho alpha_t /
+            sigma_t its coefficient of x_0 (Bao et al. 2022, arXiv:2201.06503). None for 0.
+        steps, grid, t_min, denoise: See :class:`Predictor`.
+    """
+
+    variance: DataVariance | str | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def retained_std(self, interval: Interval) -> float:
@@ -68,13 +82,27 @@ class MarginalPreserving(Predictor):
             P for all steps.
         """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance is not None:
+            check_variance("variance", self.variance)
+
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """x_s = alpha_s x_0 + rho noise + sqrt(sigma_s^2 - rho^2) z."""
         at, to, rho = interval.at, interval.to, self.retained_std(interval)
-        noise = model.noise(x, at)
+        noise, noise_std = self._noise_and_std(model, x, interval, rho)
         x_0 = (x - at.sigma * noise) / at.alpha
         mean = to.alpha * x_0 + rho * noise
-        return (mean if z is None else mean + max(to.sigma**2 - rho**2, 0.0) ** 0.5 * z), mean, None
+        return (mean if z is None else mean + noise_std * z), mean, None
+
+    def _noise_and_std(self, model: Model, x: Tensor, interval: Interval, rho: float) -> tuple[Tensor, Tensor | float]:
+        """E[z | x_t], and the standard deviation of the noise that the step adds."""
+        at, to = interval.at, interval.to
+        fresh = max(to.sigma**2 - rho**2, 0.0) ** 0.5
+        if self.variance is None:
+            return model.noise(x, at), fresh
+        score, variance = model.score_and_variance(x, interval, self.variance)
+        return -at.sigma * score, noise_std_of(fresh, to.alpha - rho * at.alpha / at.sigma, variance)
 
     def prepared_intervals(self, sde: ScalarSDE, intervals: list[Interval]) -> list[Interval]:
         """Return the steps. Raise ValueError if a step would retain more noise than x_s has."""
@@ -87,6 +115,13 @@ class MarginalPreserving(Predictor):
         if bad:
             raise ValueError(self._too_much(bad, len(intervals)))
         return intervals
+
+    def check(self, sde: LinearSDE) -> None:
+        """Raise TypeError if a variance is given, which needs scalar coefficients."""
+        if self.variance is not None:
+            raise TypeError(
+                f"variance={self.variance!r} needs a process with scalar coefficients, which has one noise level: give None"
+            )
 
     def _too_much(self, bad: int, steps: int) -> str:
         return (
@@ -144,6 +179,7 @@ class DDIM(MarginalPreserving):
 
     Args:
         eta: Scale of the noise, in [0, 1]: 0 for none, 1 for the noise of DDPM's posterior q(x_s | x_t, x_0).
+        variance: The variance of x_0 given x_t, see :class:`MarginalPreserving`. With it a step adds noise for eta = 0 too.
         steps, grid, t_min, denoise: See :class:`Predictor`.
 
     References:
@@ -159,7 +195,7 @@ class DDIM(MarginalPreserving):
     @property
     def stochastic(self) -> bool:
         """Whether a step adds noise."""
-        return self.eta > 0.0
+        return self.eta > 0.0 or self.variance is not None
 
     def retained_std(self, interval: Interval) -> float:
         """sqrt(sigma_s^2 - eta^2 sigma_(s|t)^2)."""
@@ -185,6 +221,7 @@ class ConsistentAnnealed(MarginalPreserving):
         eta: Part of the noise in x_t that the score removes. It must be in [1 - gamma, 1 + gamma], where gamma is the
             ratio of two successive values of sigma / alpha. It is a step size: the distribution has a bias of order eta
             for any number of steps.
+        variance: The variance of x_0 given x_t, see :class:`MarginalPreserving`.
         steps, grid, t_min, denoise: See :class:`Predictor`.
 
     References:

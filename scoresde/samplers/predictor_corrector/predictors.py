@@ -19,7 +19,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice
@@ -30,7 +29,7 @@ from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Instant, Interval
 from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
-from scoresde.score.data_variance import DataVariance
+from scoresde.score.data_variance import MODEL, DataVariance
 from scoresde.sde import SDE, GaussianKernel, LinearSDE
 
 
@@ -272,9 +271,11 @@ class Ancestral(Predictor):
         variance: Variance of the noise. "upper" is the variance std^2 of the forward step (DDPM's sigma_t^2 = beta_t;
             the reference's choice for VP), which is exact for standard normal data. "lower" is the variance of q(x_s |
             x_t, x_0) (DDPM's second choice; the reference's choice for VE), which is exact for data at a single point. Or the
-            variance V of x_0 given x_t, a function of sigma / alpha such as ``AnalyticVariance``: the noise then has the
-            variance of q(x_s | x_t, x_0) plus c^2 V, with c its coefficient of x_0 (Bao et al. 2022, arXiv:2201.06503). For
-            processes with scalar coefficients.
+            variance V of x_0 given x_t, for processes with scalar coefficients: a function of sigma / alpha such as
+            ``AnalyticVariance``, or "model" for that of each coordinate which the score itself has, as a
+            ``LearnedVarianceModel`` and the score of a ``GaussianMixture``. The noise then has the variance of q(x_s | x_t, x_0)
+            plus c^2 V, with c its coefficient of x_0 (Bao et al. 2022, arXiv:2201.06503; Nichol & Dhariwal 2021,
+            arXiv:2102.09672).
         steps, grid, t_min, denoise: See :class:`Predictor`.
     """
 
@@ -283,29 +284,23 @@ class Ancestral(Predictor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.variance):
-            check_choice("variance", self.variance, ("upper", "lower"))
+            check_choice("variance", self.variance, ("upper", "lower", MODEL))
 
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """x_s = (x + std^2 score) / a + noise."""
         a, std = interval.a, interval.std
-        mean = (x + std**2 * model.score(x, interval.at)) / a
-        return mean + self.noise_std(interval) * z, mean, None
+        score, noise_std = self._score_and_noise(model, x, interval)
+        mean = (x + std**2 * score) / a
+        return mean + noise_std * z, mean, None
 
-    def noise_std(self, interval: Interval) -> float:
-        """Standard deviation of the noise of a step with scalar coefficients.
-
-        Args:
-            interval: The step.
-
-        Returns:
-            The standard deviation.
-        """
-        if not callable(self.variance):
-            return interval.std if self.variance == "upper" else interval.posterior_std
-        at, to = interval.at, interval.to
-        level = torch.tensor(at.sigma / at.alpha, dtype=torch.float64)
-        on_data = to.alpha * (interval.std / at.sigma) ** 2
-        return math.sqrt(interval.posterior_std**2 + on_data**2 * float(self.variance(level)))
+    def _score_and_noise(self, model: Model, x: Tensor, interval: Interval) -> tuple[Tensor, Tensor | float]:
+        """The score, and the standard deviation of the noise of the step."""
+        if self.variance in ("upper", "lower"):
+            noise_std = interval.std if self.variance == "upper" else interval.posterior_std
+            return model.score(x, interval.at), noise_std
+        score, variance = model.score_and_variance(x, interval, self.variance)
+        on_data = interval.to.alpha * (interval.std / interval.at.sigma) ** 2
+        return score, noise_std_of(interval.posterior_std, on_data, variance)
 
     def map_step(self, sde: LinearSDE, step: Step, x: Tensor, score: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
         assert z is not None
@@ -313,9 +308,25 @@ class Ancestral(Predictor):
         return mean + self.noise_kernel(step).scale(z), mean
 
     def noise_kernel(self, step: Step) -> GaussianKernel:
-        if callable(self.variance):
+        return step.kernel if self.variance == "upper" else step.posterior
+
+    def check(self, sde: LinearSDE) -> None:
+        """Raise TypeError if the variance needs scalar coefficients."""
+        if self.variance not in ("upper", "lower"):
             raise TypeError(
                 f"variance={self.variance!r} needs a process with scalar coefficients, which has one noise level: give 'upper' "
                 "or 'lower'"
             )
-        return step.kernel if self.variance == "upper" else step.posterior
+
+
+def noise_std_of(posterior_std: float, on_data: float, variance: Tensor | float) -> Tensor | float:
+    """Standard deviation of the noise of a reverse step: the root of its part without x_0's variance squared, plus c^2 V.
+
+    Args:
+        posterior_std: Standard deviation of x_s given x_t and x_0.
+        on_data: The coefficient c of x_0 in the mean of x_s.
+        variance: The variance V of x_0 given x_t, a number or (B, *event). 0 replaces a negative sum.
+    """
+    if isinstance(variance, Tensor):
+        return (posterior_std**2 + on_data**2 * variance).clamp(min=0.0).sqrt()
+    return math.sqrt(posterior_std**2 + on_data**2 * variance)
