@@ -82,6 +82,17 @@ def test_parts_of_the_data_give_the_same_as_the_whole():
     torch.testing.assert_close(alone.data_error, whole.data_error[2:3], rtol=1e-6, atol=0.0)
 
 
+def test_the_spread_of_the_error_for_gaussian_data():
+    """e^2 - (V / r)^2 (z^2 - 1) has the variance 2 (1-k)^4 s^4 + 4 k^2 (1-k)^2 r^2 s^2 for each coordinate, k = V / r^2."""
+    sde, std, d = VPSDE(), 0.5, 4
+    data = GaussianMixture(torch.zeros(1, d, dtype=torch.float64), std)
+    found = denoising_errors(sde, data.score(sde), data.sample(4000, seed=3), TIMES)
+    r = sde.sigma(found.times) / sde.alpha(found.times)
+    k = std**2 / (std**2 + r**2)
+    wanted = ((2 * (1 - k) ** 4 * std**4 + 4 * (k * (1 - k) * r * std) ** 2) / d).sqrt()
+    torch.testing.assert_close(found.data_spread, wanted, rtol=0.1, atol=1e-5)
+
+
 def test_conditions_go_with_their_samples():
     sde = VPSDE()
     model = ScoreModel(MLP((2,), width=8, depth=1, conditions={"c": Vector(1)}), sde)

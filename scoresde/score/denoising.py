@@ -56,6 +56,8 @@ class DenoisingErrors:
         data_standard_error: Standard error of ``data_error``, (M,). None if the values are exact.
         noise_standard_error: Standard error of ``noise_square``, (M,). None if the values are exact.
         samples: Number of samples that were averaged; 0 if the values are exact.
+        data_spread: Standard deviation over samples of ||x_0 - x_hat||^2 / d, less its part from the length of the noise, (M,).
+            It says which steps of a variational bound need many draws. None if it is not known.
 
     Raises:
         ValueError: The times do not ascend, or a value is negative, infinite or NaN.
@@ -73,11 +75,12 @@ class DenoisingErrors:
     data_standard_error: Tensor | None = None
     noise_standard_error: Tensor | None = None
     samples: int = 0
+    data_spread: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples, least=0)
         object.__setattr__(self, "times", ascending_times("times", self.times))
-        for name in ("data_error", "noise_square", "data_standard_error", "noise_standard_error"):
+        for name in ("data_error", "noise_square", "data_standard_error", "noise_standard_error", "data_spread"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -177,10 +180,12 @@ def denoising_errors(
         some = NoiseSource(source.seed, source.indices[part])
         checked = CheckedScore(rows_of(score, part), len(part), x.dtype)
         parts.append(_squares(sde, checked, wide(x[part]), times, some, center))
-    squares = torch.cat(parts, dim=2).cpu()  # (2, M, B)
+    squares = torch.cat(parts, dim=2).cpu()  # (3, M, B)
     scale = torch.stack(((sde.sigma(times) / sde.alpha(times)) ** 2, torch.ones_like(times)))
-    means, spreads = scale * squares.mean(2), scale * squares.std(2) / len(x) ** 0.5
-    return DenoisingErrors(times, means[0], means[1].clamp(min=0.0), spreads[0], spreads[1], len(x))
+    means, spreads = scale * squares[:2].mean(2), scale * squares[:2].std(2) / len(x) ** 0.5
+    own = squares[0] - (means[0] / scale[0]).clamp(max=1.0)[:, None] ** 2 * squares[2]
+    spread = scale[0] * own.std(1)
+    return DenoisingErrors(times, means[0], means[1].clamp(min=0.0), spreads[0], spreads[1], len(x), spread)
 
 
 @dataclass(frozen=True)
@@ -206,10 +211,11 @@ class _Center:
 def _squares(
     sde: ScalarSDE, score: CheckedScore, x: Tensor, times: Tensor, noise: NoiseSource, center: _Center
 ) -> Tensor:
-    """||z - z_hat||^2 / d, and ||z_hat||^2 / d less its control variate, of each sample at each time, (2, M, B) float64."""
+    """For each sample at each time, (3, M, B) float64: ||z - z_hat||^2 / d; ||z_hat||^2 / d less its control variate; and
+    ||z||^2 / d - 1, the same at all times."""
     x0 = x.to(torch.float64)
     z = noise.normal(x.shape[1:], step=0, purpose="denoising errors", dtype=torch.float64)
-    found = []
+    length, found = z.square().reshape(len(x), -1).mean(1) - 1.0, []
     for t in times.tolist():
         t_of_score = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
         at = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
@@ -218,7 +224,7 @@ def _squares(
         check_finite("score", value, f" at t={t:g}")
         z_hat = -sigma * value.to(torch.float64)
         error, square = (v.square().reshape(len(x), -1).mean(1) for v in (z - z_hat, z_hat))
-        found.append(torch.stack((error, square - center.control(x0, z, alpha, sigma))))
+        found.append(torch.stack((error, square - center.control(x0, z, alpha, sigma), length)))
     return torch.stack(found, dim=1)
 
 

@@ -27,6 +27,9 @@ DATA = GaussianMixture(torch.zeros(1, 1, dtype=F64), torch.tensor([STD], dtype=F
 ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e * STD**2)
 
 
+TIMES_FROM_0 = torch.tensor([1e-4, 1e-3, 0.01, 0.1, 1.0], dtype=F64)
+
+
 @dataclass(frozen=True)
 class Nodes(NoiseSource):
     """Nodes of a quadrature in place of random numbers: every draw is the same."""
@@ -87,12 +90,20 @@ def test_other_variances_are_worse_and_more_steps_reduce_the_gap() -> None:
     assert gaps[5][0] > 1.5 * gaps[10][0] > 5 * gaps[50][0] > 0.0 and gaps[200][0] < 8e-3
 
 
+@dataclass(frozen=True)
+class Signs(NoiseSource):
+    """Noise whose squares have their mean, so that the control variate is 0."""
+
+    def normal(self, event_shape, *, step: int, purpose: str, dtype) -> Tensor:
+        return super().normal(event_shape, step=step, purpose=purpose, dtype=dtype).sign()
+
+
 def test_a_step_is_ddpm_s_kullback_leibler_divergence() -> None:
     """Against means and variances of q(x_s | x_t, x_0) and p(x_s | x_t), as Ho et al. write them."""
     sde, x = VPSDE(), torch.tensor([[0.3, -0.8]], dtype=F64)
     times = torch.tensor([0.2, 0.5, 1.0], dtype=F64)
     score = lambda x, t: -x * 1.3 / (1.0 + t[:, None])  # noqa: E731
-    noise = NoiseSource.of(3, 1)
+    noise = Signs.of(3, 1)
     bound = variational_bound(sde, score, x, times, variance=GaussianVariance(1.0), noise=noise, replicates=1)
     for k in (1, 2):
         s, t = times[k - 1 : k], times[k : k + 1]
@@ -151,6 +162,30 @@ def test_drawn_steps_give_the_same_mean_with_the_stated_error() -> None:
         error = (other.standard_error.square() + full.standard_error.square()).sum().sqrt() / len(x)
         assert abs(float(off / error)) < 3.5
     assert float(drawn.standard_error.mean()) < 0.7 * float(equal.standard_error.mean())
+
+
+def test_the_length_of_the_noise_has_no_effect_where_the_noise_is_small() -> None:
+    """64 coordinates would otherwise give the decoder a standard deviation of 5.7 nats. The mean does not change."""
+    sde, data = VPSDE(), GaussianMixture(torch.zeros(1, 64, dtype=F64), STD)
+    x = data.sample(8, seed=0)
+    found = [
+        variational_bound(sde, data.score(sde), x, TIMES_FROM_0, variance=GaussianVariance(STD), seed=s) for s in (0, 1)
+    ]
+    assert float((found[0].reconstruction - found[1].reconstruction).abs().max()) < 0.5
+    steps = torch.stack([one.steps[0] for one in found])  # the first step is from r = .0032 to r = .010
+    assert float((steps[0] - steps[1]).abs().max()) < 0.5
+
+
+def test_drawn_steps_leave_out_no_part_of_the_cost() -> None:
+    """With one of 100 steps, the error is that of the rest, not that of the whole sum: its spread is far below its mean."""
+    sde, data = VPSDE(), GaussianMixture(torch.zeros(1, 16, dtype=F64), STD)
+    x, times = data.sample(200, seed=0), torch.logspace(-4, 0, 101, dtype=F64)
+    variance = GaussianVariance(STD)
+    found = variational_bound(sde, data.score(sde), x, times, variance=variance, draws=1, replicates=1)
+    level = sde.sigma(times) / sde.alpha(times)
+    total = 8.0 * (-(level**-2).diff() * variance(level)[1:]).log1p().sum()
+    assert found.nfe == 2 and float(found.steps.sum(0).mean()) == pytest.approx(float(total), rel=0.05)
+    assert float(found.steps.sum(0).std()) < 0.5 * float(total)
 
 
 def test_terms_add_up_and_do_not_depend_on_the_batch() -> None:
