@@ -241,9 +241,8 @@ FLAGS = (
         "data: levels for pictures, of which 8 bits have 256", ("STD",), setting=True,
     ),
     Flag(
-        "guidance", ("edit",), "inpaint, super_resolve, colorize: IsotropicMoments, TweedieMoments, which costs more, or "
-        "DiffusionPosteriorSampling; --config.editing.guidance.KEY=VALUE sets its arguments. The default is IsotropicMoments "
-        "with interval=(0, 10)", ("NAME",),
+        "guidance", ("edit",), "inpaint, super_resolve, colorize: TweedieMoments (the default), IsotropicMoments, which costs "
+        "less, or DiffusionPosteriorSampling; --config.editing.guidance.KEY=VALUE sets its arguments", ("NAME",),
     ),
     Flag("split", ("likelihood",), "test or train; the same as --config.likelihood.split", ("NAME",), setting=True),
     Flag(

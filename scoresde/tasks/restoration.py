@@ -243,8 +243,10 @@ def _restored(
 
 
 def _nearest(operator: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
-    """The nearest point to x with A x = y."""
-    return x + operator.pseudo_inverse(y - operator(x))
+    """The nearest point to x with A x = y. The second step removes the rounding of the first, which has the size of x."""
+    for _ in range(2):
+        x = x + operator.pseudo_inverse(y - operator(x))
+    return x
 
 
 def _moved(result: SampleResult, samples: Tensor) -> SampleResult:

@@ -20,7 +20,8 @@ RUN = SMALL | {
 }  # fmt: skip
 EDIT = {"editing__task": "edit", "editing__t": 0.3}
 INPAINT = {"editing__task": "inpaint"}
-SUPER = {"editing__task": "super_resolve", "editing__factor": 2}
+SUPER = {"editing__task": "super_resolve", "editing__factor": 2, "editing__guidance": {"name": "IsotropicMoments"}}
+"""The guidance is one that is stable for a network that has hardly been trained."""
 OTHER = """
 import ml_collections
 

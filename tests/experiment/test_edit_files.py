@@ -82,7 +82,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("guidance", ["TweedieMoments", "IsotropicMoments"])
     def test_higher_resolution_has_the_given_means(self, place, guidance):
-        found = edited(place, **SUPER, editing__guidance={"name": guidance})
+        found = edited(place, **{**SUPER, "editing__guidance": {"name": guidance}})
         raw = experiment(**RUN).data.test.raw[:3]
         x = experiment(**RUN).data.transform.encode(raw, None, dtype=torch.float32)
         wanted = SuperResolution(2).apply(x)[:, None]

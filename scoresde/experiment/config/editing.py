@@ -16,9 +16,8 @@ STARTED = ("edit", "purify", "anomaly_map")
 MEASURED = ("inpaint", "super_resolve", "colorize")
 """Tasks whose inputs are measurements."""
 TASKS = (*STARTED, *MEASURED)
-GUIDANCE: Mapping[str, Any] = {"name": "IsotropicMoments", "interval": [0.0, 10.0]}
-"""The guidance of measurements unless another is named. Above the noise level sigma / alpha = 10, a network that predicts noise
-says little about x_0: its error there is multiplied by sigma / alpha, and guidance by it may diverge."""
+GUIDANCE: Mapping[str, Any] = {"name": "TweedieMoments"}
+"""The guidance of measurements unless another is named, as in ``scoresde.tasks``."""
 MOST = 2**16
 """Largest number of inputs, and of samples of an input: together they fit into the 32 bits of the key of a draw."""
 
