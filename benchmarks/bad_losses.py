@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.losses import DenoisingScoreMatching, Objective, ScheduleVariance, SlicedScoreMatching, TargetLikelihood
+from scoresde.data import Transform
+from scoresde.losses import (
+    DenoisingScoreMatching,
+    HybridLoss,
+    Objective,
+    ScheduleVariance,
+    SlicedScoreMatching,
+    TargetLikelihood,
+    TimeDistribution,
+)
 from scoresde.sde import SDE, LinearSDE
 
 
@@ -54,6 +63,22 @@ class BadSliced(_SometimesBad, SlicedScoreMatching):
 
     def __init__(self, sde: SDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
         super().__init__(sde, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadHybrid(_SometimesBad, HybridLoss):
+    """`HybridLoss` with losses that are not finite in ``steps``."""
+
+    def __init__(
+        self,
+        sde: SDE,
+        transform: Transform | None = None,
+        *,
+        times: TimeDistribution | None = None,
+        seed: int = 0,
+        steps: Sequence[int] = (),
+    ) -> None:
+        super().__init__(sde, transform, times=times, seed=seed)
         self.steps = frozenset(steps)
 
 

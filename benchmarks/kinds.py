@@ -88,6 +88,15 @@ KINDS = {
             },
             modules=("network.", "sde."),
         ),
+        Kind(
+            "learned variance",
+            {
+                "sde": "{'name': 'CosineVPSDE'}",
+                "model": "{'name': 'LearnedVarianceModel', 'prediction': 'noise', 'data_std': 0.75, 'steps': 4}",
+                "objective.name": "HybridLoss", "objective.times": "{'name': 'ImportanceTimes', 'history': 2}",
+            },
+            bad="BadHybrid",
+        ),
     )
 }  # fmt: skip
 """The kinds by name. "score" is the network of an unconditional score."""

@@ -375,6 +375,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "samplers.particles.ParticleSampler": {"particles": 4, "steps": 3},
     "samplers.hooks.KeepKnown": {"y": X, "known": torch.ones(2)},
+    "losses.reverse_steps.VariationalLoss": {"sde": SDE.discretize(30), "transform": BYTES},
+    "losses.reverse_steps.HybridLoss": {"sde": SDE.discretize(30), "transform": BYTES},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},

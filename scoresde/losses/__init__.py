@@ -4,7 +4,9 @@ from scoresde._arguments import check_constructors
 from scoresde.losses.base import Objective
 from scoresde.losses.denoising import DenoisingScoreMatching
 from scoresde.losses.explicit import ExplicitScoreMatching
+from scoresde.losses.importance import ImportanceTimes
 from scoresde.losses.noisy import Draw, NoisyDataObjective
+from scoresde.losses.reverse_steps import HybridLoss, VariationalLoss
 from scoresde.losses.schedule import ScheduleVariance
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.target import TargetLikelihood
@@ -15,6 +17,8 @@ __all__ = [
     "DenoisingScoreMatching",
     "Draw",
     "ExplicitScoreMatching",
+    "HybridLoss",
+    "ImportanceTimes",
     "NoisyDataObjective",
     "Objective",
     "ScheduleVariance",
@@ -24,6 +28,7 @@ __all__ = [
     "TimeDistribution",
     "UniformLogNoise",
     "UniformTime",
+    "VariationalLoss",
 ]
 
 check_constructors(globals(), records=(Draw, SlicedDraw))

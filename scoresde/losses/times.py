@@ -6,12 +6,15 @@ unchanged and changes only the variance of its estimate.
 - ``UniformTime``: p = 1 / (T - t_min), as in the paper.
 - ``UniformLogNoise``: uniform in u = ln(sigma / alpha) over a range, p(t) = (du / dt) / (u_max - u_min).
 - ``ChainTimes``: the N instants of a chain with equal probability (DDPM, SMLD).
+- ``ImportanceTimes`` (``importance.py``): the instants with probabilities that follow their losses (improved DDPM).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +27,13 @@ class TimeDistribution(ABC):
     """A distribution of t.
 
     It maps one uniform number per example to a time, so that the draws depend only on the key of the sample.
+
+    A distribution that ``learns`` has a state that the losses change. Training calls ``observe`` after every step, and saves
+    ``state`` in checkpoints.
     """
+
+    learns: ClassVar[bool] = False
+    """Whether ``observe`` changes the distribution."""
 
     @abstractmethod
     def times(self, sde: SDE, u: Tensor) -> Tensor:
@@ -48,6 +57,30 @@ class TimeDistribution(ABC):
 
         Returns:
             The density, (B,).
+        """
+
+    def observe(self, sde: SDE, t: Tensor, losses: Tensor) -> None:  # noqa: B027  (most distributions do not learn)
+        """Learns from the losses of a step, if the distribution ``learns``.
+
+        Args:
+            sde: The process.
+            t: The times of all examples of the step, (B,).
+            losses: Their losses before the division by the density, (B,).
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the distribution has learned.
+
+        Returns:
+            Tensors by name, empty if it does not learn.
+        """
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restores what the distribution had learned.
+
+        Args:
+            state: The result of ``state``.
         """
 
 

@@ -208,11 +208,36 @@ class LearnedVarianceModel(ScoreModel):
         Returns:
             The score, with the shape of x, and V in units of the data squared, (B, *event).
         """
-        sde, kernel, output, state = super()._evaluated(x, t, condition)
-        mean, spread = self._parts(output, state)
-        score = self.prediction.score(sde, kernel, mean, state)
-        variance = self.variance(spread, kernel.level() / kernel.signal(), delta)
+        arguments, variance = self._with_variance(x, t, delta, condition, None)
+        score = self.prediction.score(*arguments)
         return (score if x.dtype not in HALF else score.to(torch.promote_types(x.dtype, t.dtype))), variance
+
+    def noise_and_variance(
+        self, x: Tensor, t: Tensor, delta: Tensor, *, kernel: GaussianKernel | None = None, **condition: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the expected noise E[z | x_t] and the variance V, as ``score_and_variance``.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times t, (B,).
+            delta: Difference (alpha_s / sigma_s)^2 - (alpha_t / sigma_t)^2 >= 0 of the signal-to-noise ratios, () or (B,),
+                infinite for a step to the data.
+            kernel: ``sde.kernel(t)``, if it is already known.
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The noise, with the shape of x, and V in units of the data squared, (B, *event).
+        """
+        arguments, variance = self._with_variance(x, t, delta, condition, kernel)
+        return self.prediction.noise(*arguments), variance
+
+    def _with_variance(
+        self, x: Tensor, t: Tensor, delta: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None
+    ) -> tuple[tuple[SDE, GaussianKernel, Tensor, Tensor], Tensor]:
+        """The arguments of the prediction, and V, by one evaluation of the network."""
+        sde, kernel, output, state = super()._evaluated(x, t, condition, kernel)
+        mean, spread = self._parts(output, state)
+        return (sde, kernel, mean, state), self.variance(spread, kernel.level() / kernel.signal(), delta)
 
     def _evaluated(
         self, x: Tensor, t: Tensor, condition: dict[str, Any], kernel: GaussianKernel | None = None

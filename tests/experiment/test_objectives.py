@@ -72,6 +72,7 @@ def test_second_derivatives_are_not_compiled_or_sharded(tmp_path, option):
 
 def test_an_unknown_objective_is_answered_with_all(tmp_path):
     with pytest.raises(
-        ConfigError, match="allowed are DenoisingScoreMatching, ExplicitScoreMatching, ScheduleVariance, Sliced"
+        ConfigError,
+        match="allowed are DenoisingScoreMatching, ExplicitScoreMatching, HybridLoss, ScheduleVariance, Sliced",
     ):
         experiment(**options(tmp_path, "ScoreMatching"))

@@ -28,7 +28,9 @@ BAD = {"objective__name": "benchmarks.bad_losses:Bad"}
 
 def reload(run, folder, **overrides):
     """Save, and resume in a new object."""
-    path = save_checkpoint(folder, run.trained, run.averages, run.optimizer, run.step, "", 3, facts=run.facts())
+    path = save_checkpoint(
+        folder, run.trained, run.averages, run.optimizer, run.step, "", 3, facts=run.facts(), learned=run.learned()
+    )
     made = trainer(**overrides)
     made.load(last_checkpoint(path.parent))
     return made

@@ -47,7 +47,7 @@ def everything(run):
         found |= {f"average {number}.{k}": v for k, v in average.module.state_dict().items()}
     for number, parameter in enumerate(run.parameters):
         found |= {f"moment {number}.{k}": v for k, v in run.optimizer.state.get(parameter, {}).items()}
-    return {k: v.clone() for k, v in found.items()}
+    return {k: v.clone() for k, v in (found | run.learned()).items()}
 
 
 def same(a, b):

@@ -80,7 +80,12 @@ def two_as_one(kind: Kind, bench: Bench) -> None:
     assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
     start = {f"model.{k}": v.clone() for k, v in run_of(kind, **STEADY).trained.state_dict().items()}
     one = bench.whole(1)
-    a, b = (tensors_of(last_checkpoint(place / "checkpoints").tensors, kind) for place in (one, two))
+    both = [last_checkpoint(place / "checkpoints").tensors for place in (one, two)]
+    counts = [
+        {n: v for n, v in found.items() if n.startswith("times.") and not v.is_floating_point()} for found in both
+    ]
+    assert same(*counts), "the history is another"
+    a, b = (tensors_of(found, kind) for found in both)
     for module, at in tensors_of(start, kind).items():
         far = float((a[module] - b[module]).norm() / (a[module] - at).norm())
         assert far < 5e-3, f"{module or 'network'}: {far:.1e} of the way apart"

@@ -81,6 +81,24 @@ def drops_conditions_in_order():
     trainer_module.NoiseSource = InOrder
 
 
+def forgets_the_history():
+    """A checkpoint from which the history of the losses is not read."""
+    trainer_module.load_times = lambda *_: None
+
+
+def learns_alone():
+    """A history of the losses of one process."""
+    observe = Trainer._observe
+
+    def alone(self, part, losses, t):
+        group, config = self.group, self.config
+        self.group, self.config = replace(group, rank=0, world=1), replace(config, batch_size=len(losses))
+        observe(self, part, losses, t)
+        self.group, self.config = group, config
+
+    Trainer._observe = alone
+
+
 def exchanges_one_module():
     """Gradients of the schedule that stay in their process."""
     wrap = Replicated.wrap
@@ -98,6 +116,8 @@ class TestPlantedErrors:
             (SCHEDULE, forgets_the_schedule, "killed_and_resumed", "tensors differ"),
             (KINDS["energy"], draws_dropout_in_order, "killed_and_resumed", "tensors differ"),
             (KINDS["conditional model"], drops_conditions_in_order, "killed_and_resumed", "tensors differ"),
+            (KINDS["learned variance"], forgets_the_history, "killed_and_resumed", "tensors differ"),
+            (KINDS["learned variance"], learns_alone, "two_as_one", "the history is another"),
             (SCHEDULE, exchanges_one_module, "two_as_one", r"sde\.: .* of the way apart"),
         ],
     )

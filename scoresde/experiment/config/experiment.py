@@ -16,7 +16,7 @@ from torch import nn
 
 from scoresde._validation import check_count, shown, suggestion
 from scoresde.conditions import ConditionKind
-from scoresde.data import Splits
+from scoresde.data import Splits, Transform
 from scoresde.experiment.config.annotations import hints
 from scoresde.experiment.config.builder import ConfigError, build, build_section, config_errors, find_class
 from scoresde.experiment.config.condition_values import check_ignored, check_network
@@ -116,7 +116,7 @@ class Experiment:
         data = build(content["data"], "data", Splits)
         sde = build(content["sde"], "sde", SDE)
         process = discretized(content, sde)
-        objectives = _objectives(content, process, seed)
+        objectives = _objectives(content, process, seed, data.transform)
         targets = target_kinds(objectives, data.kinds)
         model = build_model(content, data, process, seed, targets)
         check_objectives(objectives, model)
@@ -248,7 +248,7 @@ def build_model(
     return build(options, "model", NoiseConditionalModel, network=network, sde=sde, **sizes)
 
 
-def _objectives(config: Mapping[str, Any], sde: SDE, seed: int) -> dict[str, Objective[Any]]:
+def _objectives(config: Mapping[str, Any], sde: SDE, seed: int, transform: Transform) -> dict[str, Objective[Any]]:
     """Build the objectives, and check that their times suit the process."""
     others = _named(config, "objectives")
     if MAIN in others:
@@ -256,7 +256,7 @@ def _objectives(config: Mapping[str, Any], sde: SDE, seed: int) -> dict[str, Obj
     nodes = {MAIN: config[MAIN], **{f"objectives.{name}": node for name, node in others.items()}}
     found = {}
     for where, node in nodes.items():
-        objective = build(node, where, Objective, sde=sde, seed=seed)
+        objective = build(node, where, Objective, sde=sde, seed=seed, transform=transform)
         with config_errors(f"{where}.times"), torch.no_grad():
             objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
         found[where.removeprefix("objectives.")] = objective

@@ -11,7 +11,7 @@ from typing import Any
 
 from scoresde._validation import suggestion
 from scoresde.conditions import ConditionKind
-from scoresde.experiment.config.builder import ConfigError
+from scoresde.experiment.config.builder import ConfigError, config_errors
 from scoresde.experiment.config.trained import key_of
 from scoresde.losses import Objective
 from scoresde.score import NoiseConditionalModel, ScoreModel, TargetModel
@@ -89,6 +89,8 @@ def check_objectives(objectives: Mapping[str, Objective[Any]], model: NoiseCondi
                 f"config.{key_of(where)}: {name} does not train a {type(model).__name__}: give config.model.name={example}, or "
                 "another objective"
             )
+        with config_errors(key_of(where)):
+            objective.check_model(model)
 
 
 def as_score(model: NoiseConditionalModel) -> ScoreModel:

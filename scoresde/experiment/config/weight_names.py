@@ -24,6 +24,11 @@ def average_name(number: int) -> str:
     return f"ema{number}" if number else DEFAULT
 
 
+def times_name(objective: str) -> str:
+    """The prefix in a checkpoint of what the distribution of t of an objective has learned."""
+    return f"times.{objective}"
+
+
 def weights_name(which: str | float) -> str:
     """The canonical name of weights, such as ``"0.07"`` for 0.07 and ``"0.070"``.
 

@@ -4,8 +4,9 @@
     step-000001000/                 a sharded run: rank-00000.safetensors, ... and index.json
 
 Names of the tensors: ``model.*`` (weights and buffers of the network), ``ema.*``, ``ema1.*``, ... (averages, in the
-order of the config) and ``optimizer.<parameter>.<state>``. The header contains the step, the number of EMA updates, the
-digest of the config and facts about the run. ``tensor_file.py`` describes the files themselves.
+order of the config), ``optimizer.<parameter>.<state>`` and ``times.<objective>.*`` (what a distribution of t has learned).
+The header contains the step, the number of EMA updates, the digest of the config and facts about the run.
+``tensor_file.py`` describes the files themselves.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def save_checkpoint(
     keep: int,
     *,
     keep_every: int = 0,
+    learned: Mapping[str, Tensor] | None = None,
     facts: Mapping[str, Any] | None = None,
     files: Files | None = None,
 ) -> Path:
@@ -136,6 +138,7 @@ def save_checkpoint(
         digest: Digest of the config.
         keep: Number of last checkpoints that are kept.
         keep_every: Checkpoints at multiples of this number of steps are kept too; 0 keeps none of them.
+        learned: More tensors by name, such as the history of a distribution of t.
         facts: Plain JSON for the header.
         files: How the processes write; this process alone unless given.
 
@@ -147,7 +150,7 @@ def save_checkpoint(
         OSError: If the file cannot be written. Earlier checkpoints are kept.
     """
     averages, files = [averages] if isinstance(averages, EMA) else list(averages), files or OneFile()
-    tensors = _state(network, averages, optimizer)
+    tensors = _state(network, averages, optimizer) | dict(learned or {})
     files.on_all(lambda: check_finite(tensors, step))
     header = {
         "format": FORMAT, "step": step, "ema_updates": averages[0].updates, "ema_decay": averages[0].decay, "config": digest,

@@ -210,7 +210,8 @@ class _Run:
             facts["initial"] = self.source
         return save_checkpoint(
             self.workdir.checkpoints, self.trainer.trained, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
-            self.digest, self.config.keep, keep_every=self.config.keep_every, facts=facts, files=self.trainer.layout,
+            self.digest, self.config.keep, keep_every=self.config.keep_every, learned=self.trainer.learned(), facts=facts,
+            files=self.trainer.layout,
         )  # fmt: skip
 
     def _has_updated(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.header import shortened
 from scoresde.experiment.folder.tensor_file import CheckpointError, shard_like
+from scoresde.losses import TimeDistribution
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -31,6 +32,21 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpo
                 k: v if k == "step" else shard_like(v, parameter).to(parameter.device, parameter.dtype)
                 for k, v in state.items()
             }
+
+
+def load_times(times: TimeDistribution, name: str, checkpoint: Checkpoint) -> None:
+    """Restore what a distribution of t has learned. Raises CheckpointError if it is missing or does not fit."""
+    if not times.learns:
+        return
+    prefix = f"{name}."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+    try:
+        times.load(state)
+    except ValueError as problem:
+        raise CheckpointError(
+            f"{checkpoint.path}: the history of {times!r} cannot be restored, {problem}; remove the checkpoint to resume from "
+            "the one before"
+        ) from problem
 
 
 def _state(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:

@@ -30,11 +30,11 @@ from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import OptimizerConfig, learning_rate
 from scoresde.experiment.config.trained import MAIN, as_one, check_trainable, trained_modules
-from scoresde.experiment.config.weight_names import average_name
+from scoresde.experiment.config.weight_names import average_name, times_name
 from scoresde.experiment.folder.checkpoint import Checkpoint, load_weights
 from scoresde.experiment.training.distributed import Group, choose_layout
 from scoresde.experiment.training.precision import prepare_model, to_channels_last
-from scoresde.experiment.training.restore import load_optimizer
+from scoresde.experiment.training.restore import load_optimizer, load_times
 from scoresde.losses import Objective
 from scoresde.noise import NoiseSource
 
@@ -217,6 +217,8 @@ class Trainer:
             self.skipped += 1
         else:
             self._apply()
+            for part, (values, t) in zip(due, found, strict=True):
+                self._observe(part, values, t)
         self.step += 1
         self.seconds += time.perf_counter() - started
         return Step(number, position, losses, skipped, problem, bool(numbers[len(due) * size]))
@@ -281,12 +283,30 @@ class Trainer:
         sought = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
         return "" if math.isfinite(norm) or sought else f"the gradient{of} is not finite"
 
+    def _observe(self, part: _Part, losses: Tensor, t: Tensor) -> None:
+        """Give the losses of the whole batch to a distribution of t that learns. All processes then have the same one."""
+        times, sde = part.objective.times, part.objective.sde
+        if times.learns:
+            plain = losses * times.density(sde, t).to(losses.dtype)
+            rows = self.group.gather(
+                torch.stack((t.to(torch.float64), plain.to(torch.float64)), 1), self.config.batch_size
+            )
+            times.observe(sde, *rows.unbind(1))
+
     def _apply(self) -> None:
         for group, part in zip(self.optimizer.param_groups, self.parts, strict=True):
             group["lr"] = learning_rate(self.config, self.step, part.optimizer.learning_rate)
         self.optimizer.step()
         for average in self.averages:
             average.update(self.trained)
+
+    def learned(self) -> dict[str, Tensor]:
+        """What the distributions of t have learned, by the names of a checkpoint."""
+        return {
+            f"{times_name(part.name)}.{key}": value
+            for part in self.parts
+            for key, value in part.objective.times.state().items()
+        }
 
     def facts(self) -> dict[str, Any]:
         """Facts for the header of a checkpoint."""
@@ -300,6 +320,8 @@ class Trainer:
             load_weights(average.module, checkpoint, average_name(number))
             average.updates = checkpoint.ema_updates
         load_optimizer(self.trained, self.optimizer, checkpoint)
+        for part in self.parts:
+            load_times(part.objective.times, times_name(part.name), checkpoint)
         facts = checkpoint.facts
         self.step, self.skipped, self.bad = checkpoint.step, int(facts.get("skipped", 0)), int(facts.get("bad", 0))
         self.seconds = float(facts.get("seconds", 0.0))
