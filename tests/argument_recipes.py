@@ -167,6 +167,7 @@ RECORDS = {
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
     "samplers.base.Trajectory", "samplers.fitted.expectation.Expectation", "samplers.discretization.Step",
+    "samplers.fitted.expectation.KernelExpectation",
     "samplers.discretization.Transitions", "samplers.hooks.Moment", "samplers.populations.Particles",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "schedules.dynamic_programming.OptimalGrids",
@@ -309,6 +310,11 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
         "fingerprint": (0.5, 0.1),
     },
     "samplers.fitted.grid.adaptive_grid": {"fine": 40},
+    "samplers.fitted.ggdm.GGDM": {
+        "times": torch.linspace(1.0, 0.1, 4), "c": torch.ones(3), "d": torch.eye(3), "s": torch.zeros(3),
+    },
+    "samplers.fitted.kernel_fit.fit_ggdm": {"steps": 2, "updates": 1, "batch_size": 2},
+    "samplers.fitted.ddss.DDSS": {"batch_size": 2, "events": 4},
     "samplers.checks.report.check": {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
@@ -399,6 +405,9 @@ RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals"
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["likelihood.variational.VariationalBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_dim": T}
 RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}
+RECIPES["samplers.fitted.expectation.KernelExpectation"] = {
+    "distance": 0.1, "standard_error": 0.1, "plain_distance": 0.2, "samples": 4, "updates": 1,
+}  # fmt: skip
 RECIPES["solvers.ode.ODESolution"] = {**RECORD, "evaluations": T}
 for _name in ("metrics.baselines.Baseline", "metrics.kernel.KernelDistance", "samplers.fitted.expectation.Expectation"):
     RECIPES[_name] = {**RECORD, "standard_error": 0.1, "biased": 0.5}

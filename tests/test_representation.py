@@ -22,6 +22,7 @@ FITTED = {
     "samplers.fitted.pilot.Pilot",
     "samplers.fitted.sampler.FittedMultistep",
     "samplers.fitted.sampler.FittedSampler",
+    "samplers.fitted.ggdm.GGDM",
     "samplers.fitted.grid.AdaptiveGrid",
 }
 """Made by a fit, and kept in files; their reprs say how good they are."""
@@ -48,6 +49,7 @@ def names():
         name: getattr(samplers.exponential, name)
         for name in ("diffusion_time", "noise_to_signal", "log_noise_to_signal")
     }
+    found |= {name: getattr(samplers.fitted, name) for name in ("distance_kernel", "cubic_kernel")}
     return found | vars(scoresde.sde.linalg.basis) | {"torch": torch, "numpy": numpy}
 
 

@@ -301,12 +301,16 @@ def test_killed_at_random_it_ends_with_the_bytes_of_an_unbroken_run(tmp_path, tr
 FAST = "{'pc': {'name': 'Fast', 'steps': 2, 'pilot': 16, 'search': 0}}"
 
 
-def test_a_sampler_that_fits_itself_does_so_once(tmp_path_factory, tmp_path):
+DDSS = "{'pc': {'name': 'DDSS', 'steps': 2, 'updates': 2, 'batch_size': 8, 'events': 40, 'kernel': {'name': 'cubic_kernel'}}}"
+
+
+@pytest.mark.parametrize("sampler", [FAST, DDSS], ids=["Fast", "DDSS"])
+def test_a_sampler_that_fits_itself_does_so_once(sampler, tmp_path_factory, tmp_path):
     """The fit is saved with the shards, and lost shards are drawn again with the same fit.
 
     The network predicts noise: the probabilities of 17 levels would make the fit ten times as long.
     """
-    settings = {**FEW, "model": "{'prediction': 'noise'}", "samplers": FAST}
+    settings = {**FEW, "model": "{'prediction': 'noise'}", "samplers": sampler}
     draw = in_copy(ended(tmp_path_factory, "train", "sample", **settings)[0], tmp_path, **settings)
     kept = next((draw.folder / "pc").glob("shards-*/sampler.safetensors"))
     before, x = kept.stat().st_mtime_ns, x_of(draw.folder)

@@ -49,6 +49,7 @@ from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementG
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Fast, Sampler
 from scoresde.samplers.base import SampleResult
+from scoresde.samplers.fitted import DDSS
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE
 from scoresde.tasks import colorize, edit, inpaint, super_resolve
@@ -243,10 +244,10 @@ def _sampler(experiment: Experiment) -> str:
         raise ConfigError(
             f"config.editing.sampler={name!r} is not known: the config has {', '.join(sorted(there))}{suggestion(name, there)}"
         )
-    if isinstance(there[name], Fast):
+    if isinstance(there[name], Fast | DDSS):
         raise ConfigError(
-            f"config.editing.sampler={name!r} is not allowed: a Fast sampler is fitted to one score, and each input has its own; "
-            "give another sampler"
+            f"config.editing.sampler={name!r} is not allowed: a {type(there[name]).__name__} sampler is fitted to one score, and "
+            "each input has its own; give another sampler"
         )
     return name
 

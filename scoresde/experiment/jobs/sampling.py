@@ -8,7 +8,7 @@ command that was killed continues, and ends with the same bytes as an uninterrup
 within its tolerance.)
 
     samples/NAME/shards-FINGERPRINT/    the shards; each checkpoint, sampler and seed has its own folder
-                                        with sampler.safetensors, the fit of a `Fast` sampler to the model
+                                        with sampler.safetensors, the fit of a `Fast` or `DDSS` sampler to the model
     samples/NAME.json                   their origin, and the index of the shards
     samples/NAME.npz                    x and raw of all samples, if they are few, the acceptance of Metropolis steps, and the
                                         evidence of particles
@@ -61,7 +61,7 @@ from scoresde.experiment.results.sample_index import (
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.filters import Filter, FilteredNoise
 from scoresde.samplers import Fast, ParticleSampler, Sampler
-from scoresde.samplers.fitted import FittedSampler
+from scoresde.samplers.fitted import DDSS, FittedSampler
 from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
 from scoresde.version import __version__
@@ -192,23 +192,30 @@ class SamplingJob(Job):
         A sampler that is fitted to the model is fitted once, for all processes and later runs.
         """
         chosen = self.experiment.samplers[name]
-        if not isinstance(chosen, Fast):
+        if not isinstance(chosen, Fast | DDSS):
             return chosen
         if name not in self.fitted:
             file = self.stores[name].path / "sampler.safetensors"
             with self.workdir.lock(f"sampler-{name}", wait=True):
                 if not _is_whole(file):
-                    event = self.experiment.data.event_shape
                     self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
-                    score = given(self.score, self.conditions(0, chosen.pilot))
-                    sde = self.model.sde
-                    assert isinstance(sde, LinearSDE)  # checked when the experiment was built
-                    made = chosen.prepared(sde, score, event, device=self.device)
+                    made = self.fit(chosen)
                     made.save(file)
                     write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
             self.fitted[name] = FittedSampler.load(file)
         return self.fitted[name]
+
+    def fit(self, chosen: Fast | DDSS) -> FittedSampler:
+        """A sampler of the config, fitted to the model."""
+        sde, data = self.model.sde, self.experiment.data
+        assert isinstance(sde, LinearSDE)  # checked when the experiment was built
+        if isinstance(chosen, Fast):
+            score = given(self.score, self.conditions(0, chosen.pilot))
+            return chosen.prepared(sde, score, data.event_shape, device=self.device)
+        score = given(self.score, self.conditions(0, chosen.batch_size))
+        events = data.train.encode(slice(chosen.events), seed=chosen.seed)
+        return chosen.prepared(sde, score, data.event_shape, data=events, device=self.device)
 
     def announce(self, parts: Sequence[Range]) -> None:
         config = self.experiment.sampling

@@ -26,6 +26,7 @@ from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
 from scoresde.samplers import Fast, ParticleSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers.fitted import DDSS
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
@@ -101,7 +102,7 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
 
     A sampler that would be fitted first is replaced by UniPC, and one of particles by its predictor: previews are not guided.
     """
-    if isinstance(sampler, Fast):
+    if isinstance(sampler, Fast | DDSS):
         return UniPC(steps, t_min=sampler.t_min)
     if isinstance(sampler, ParticleSampler):
         return with_steps(sampler.prior, steps)

@@ -1,28 +1,37 @@
 """Samplers of few steps, fitted to a model."""
 
 from scoresde._arguments import check_constructors
-from scoresde.samplers.fitted.expectation import Expectation
+from scoresde.samplers.fitted.ddss import DDSS
+from scoresde.samplers.fitted.expectation import Expectation, KernelExpectation
 from scoresde.samplers.fitted.fast import Fast
 from scoresde.samplers.fitted.fit_method import fit
+from scoresde.samplers.fitted.ggdm import GGDM
 from scoresde.samplers.fitted.grid import AdaptiveGrid, adaptive_grid
+from scoresde.samplers.fitted.kernel_fit import cubic_kernel, distance_kernel, fit_ggdm
 from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
 
 __all__ = [
+    "DDSS",
     "Expectation",
     "Fast",
     "FittedMultistep",
     "FittedSampler",
+    "GGDM",
+    "KernelExpectation",
     "Pilot",
     "AdaptiveGrid",
-    "fit",
     "adaptive_grid",
+    "cubic_kernel",
+    "distance_kernel",
+    "fit",
+    "fit_ggdm",
 ]
 
 check_constructors(
     globals(),
-    records=(Expectation,),
-    own_repr=(FittedMultistep, FittedSampler, Pilot, AdaptiveGrid),  # a fit returns them
+    records=(Expectation, KernelExpectation),
+    own_repr=(FittedMultistep, FittedSampler, GGDM, Pilot, AdaptiveGrid),  # a fit returns them
 )
 
 

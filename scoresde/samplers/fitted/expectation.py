@@ -124,3 +124,28 @@ def farthest(ends: Tensor) -> float:
     flat = ends.double().flatten(1)
     flat = flat[torch.isfinite(flat).all(1)]
     return float((flat - flat.mean(0)).square().mean(1).sqrt().max()) if len(flat) else 0.0
+
+
+@dataclass(frozen=True)
+class KernelExpectation:
+    """Distance between the samples of a fitted sampler and data, on noise and data that the fit did not use.
+
+    Attributes:
+        distance: Squared maximum mean discrepancy. Its estimate has no bias, so it can be negative.
+        standard_error: Standard error over batches of samples.
+        plain_distance: The distance of DDIM with as many evaluations.
+        samples: Number of samples.
+        updates: Number of updates of the fit.
+        better: Whether the fit is better than DDIM. If not, the sampler has the coefficients of DDIM.
+    """
+
+    distance: float
+    standard_error: float
+    plain_distance: float
+    samples: int
+    updates: int
+    better: bool = True
+
+    def __str__(self) -> str:
+        end = "" if self.better else "; no fit was better"
+        return f"MMD^2 {self.distance:.3g} +- {self.standard_error:.1g}, DDIM {self.plain_distance:.3g}{end}"

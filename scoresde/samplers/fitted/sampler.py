@@ -35,8 +35,9 @@ from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.exponential.coefficients import Factor, combine, linear_process
 from scoresde.samplers.exponential.multistep import ExponentialMultistep
 from scoresde.samplers.exponential.parameterization import DataParameterization, Parameterization, Whitened
-from scoresde.samplers.fitted.expectation import Expectation
+from scoresde.samplers.fitted.expectation import Expectation, KernelExpectation
 from scoresde.samplers.fitted.fingerprint import check_fingerprint
+from scoresde.samplers.fitted.ggdm import GGDM
 from scoresde.sde import SDE, LinearMap, LinearSDE, ScalarMap, Score
 from scoresde.sde.gaussian_flow import WhitePoint, white_points
 
@@ -167,10 +168,10 @@ class FittedMultistep(Sampler):
 
 
 class FittedSampler(Sampler):
-    """A sampler for one model, with its measured error. :func:`fit` returns it.
+    """A sampler for one model, with its measured error. :func:`fit` and :func:`fit_ggdm` return it.
 
     Args:
-        sampler: A ``FittedMultistep``. If the fit was not better, the best method without a fit.
+        sampler: A ``FittedMultistep``, or the best method without a fit if that was not better. Or a ``GGDM``.
         expected: The measured error.
         process: ``repr`` of the process.
         fingerprint: The process's ``fingerprint``. The sampler raises a ValueError for another process or event shape.
@@ -178,8 +179,8 @@ class FittedSampler(Sampler):
 
     def __init__(
         self,
-        sampler: FittedMultistep | ExponentialMultistep,
-        expected: Expectation,
+        sampler: FittedMultistep | ExponentialMultistep | GGDM,
+        expected: Expectation | KernelExpectation,
         process: str,
         fingerprint: list[float],
     ) -> None:
@@ -188,7 +189,7 @@ class FittedSampler(Sampler):
         self.sampler, self.expected, self.process, self.fingerprint = sampler, expected, process, fingerprint
 
     def __repr__(self) -> str:
-        note = "" if isinstance(self.sampler, FittedMultistep) else "; no fit was better"
+        note = "" if isinstance(self.sampler, FittedMultistep | GGDM) else "; no fit was better"
         return f"FittedSampler({self.sampler!r}: {self.expected}{note})"
 
     def run(
@@ -237,14 +238,17 @@ class FittedSampler(Sampler):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']}, this version reads {_FORMAT}")
-            expected = Expectation(**header["expected"])
+            record = KernelExpectation if "d" in tensors else Expectation
+            expected = record(**header["expected"])
             return cls(_sampler(tensors, header), expected, header["process"], header["fingerprint"])
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"{path} is incomplete or not a fitted sampler of scoresde: {problem}") from problem
 
 
-def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _tensors(sampler: FittedMultistep | ExponentialMultistep | GGDM) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The tensors of a file, and the entries of its header that depend on the kind of sampler."""
+    if isinstance(sampler, GGDM):
+        return {"times": sampler.times, "c": sampler.c, "d": sampler.d, "s": sampler.s}, {}
     if isinstance(sampler, FittedMultistep):
         tensors = {"times": sampler.times, "a": sampler.a, "b": sampler.b, "mean": sampler.mean}
         return tensors, {"t_min": sampler.t_min, "data_std": sampler.data_std}
@@ -254,8 +258,10 @@ def _tensors(sampler: FittedMultistep | ExponentialMultistep) -> tuple[dict[str,
     }  # fmt: skip
 
 
-def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMultistep | ExponentialMultistep:
+def _sampler(tensors: dict[str, Tensor], header: dict[str, object]) -> FittedMultistep | ExponentialMultistep | GGDM:
     """The sampler of a file."""
+    if "d" in tensors:
+        return GGDM(**tensors)
     if "a" in tensors:
         return FittedMultistep(**tensors, t_min=header["t_min"], data_std=header["data_std"])  # type: ignore[arg-type]
     whitened = header["whitened"]
