@@ -25,7 +25,8 @@ from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
-from scoresde.score import Classifier, DenoisingErrors
+from scoresde.schedules import ChainBound
+from scoresde.score import Classifier, DenoisingErrors, GaussianVariance
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
 from tests.interop.stand_ins import Cosine, Diffusion, Estimator, Matcher, Scheduler, straight
@@ -322,6 +323,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "score.denoising.DenoisingErrors": {"times": TIMES.flip(0), "data_error": T, "noise_square": T},
     "score.denoising.denoising_errors": {"times": TIMES.flip(0)},
     "data.distances.largest_distance": {},
+    "schedules.chain_bound.ChainBound": {},
+    "schedules.chain_bound.FittedBound": {
+        "method": ChainBound((1.0, 0.5, 0.1)), "times": torch.tensor([0.1, 0.5, 1.0]), "variance": GaussianVariance(0.5),
+    },
     "schedules.costs.analytic_costs": {"errors": ERRORS},
     "schedules.costs.analytic_grids": {"errors": ERRORS, "steps": 2},
     "schedules.costs.bound_costs": {"errors": ERRORS},

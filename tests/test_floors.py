@@ -77,7 +77,7 @@ SUB_PACKAGES = {
         {"learned_variance"},
     ],
     "distributions": [{"linear_gaussian", "data_variance"}, {"mixture"}, {"empirical"}],
-    "schedules": [{"dynamic_programming", "levels"}, {"costs"}],
+    "schedules": [{"dynamic_programming", "levels"}, {"costs"}, {"chain_bound"}],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},
         {"base", "discretization"},

@@ -4,6 +4,7 @@
 - :func:`bound_costs`, :func:`decoder_costs`: the terms of the variational bound, from the errors of a model
   (:func:`~scoresde.score.denoising_errors`).
 - :func:`analytic_costs`, :func:`analytic_grids`: the cost and the grids of Analytic-DPM.
+- :class:`ChainBound`: the variational bound of a model by a chain that is fitted to it.
 - :func:`level_ratio`, :func:`noise_levels`, :func:`langevin_step_size`: the techniques of NCSNv2.
 
 A grid is a tensor of descending times, which every sampler takes as its ``steps``. ``scoresde.samplers.grids`` has the grids
@@ -11,11 +12,14 @@ that need no model.
 """
 
 from scoresde._arguments import check_constructors
+from scoresde.schedules.chain_bound import ChainBound, FittedBound
 from scoresde.schedules.costs import analytic_costs, analytic_grids, bound_costs, decoder_costs
 from scoresde.schedules.dynamic_programming import OptimalGrids, grid_cost, optimal_grids
 from scoresde.schedules.levels import langevin_step_size, level_ratio, noise_levels
 
 __all__ = [
+    "ChainBound",
+    "FittedBound",
     "OptimalGrids",
     "analytic_costs",
     "analytic_grids",

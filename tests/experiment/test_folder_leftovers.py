@@ -62,7 +62,10 @@ def test_temporary_files_of_every_command_are_removed_by_its_next_start(run):
     places = {
         "train": ("checkpoints/.step-000000003.safetensors.7.tmp", "previews/.step-2.png.7.tmp", ".metrics.csv.7.tmp"),
         "sample": ("samples/.pc.png.7.tmp", "samples/pc/.x.7.tmp", "samples/pc/shards-0000/.0000000000-0000000003.npz.7.tmp"),
-        "likelihood": ("likelihood/.test.json.7.tmp", "likelihood/rows-0/.settings.json.7.tmp", "checkpoints/.grid-x.json.7.tmp"),
+        "likelihood": (
+            "likelihood/.test.json.7.tmp", "likelihood/rows-0/.settings.json.7.tmp", "checkpoints/.grid-x.json.7.tmp",
+            "checkpoints/.bound-x.json.7.tmp",
+        ),
         "evaluate": ("evaluation/.pc.json.7.tmp", "evaluation/data/test/.x.npz.7.tmp", "evaluation/.reference.npz.7.tmp"),
         "report": (".report.html.7.tmp",),
     }  # fmt: skip

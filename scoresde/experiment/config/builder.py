@@ -43,6 +43,7 @@ import scoresde.samplers.exponential
 import scoresde.samplers.fitted
 import scoresde.samplers.grids
 import scoresde.samplers.predictor_corrector
+import scoresde.schedules
 import scoresde.score
 import scoresde.score.predictions
 import scoresde.score.quantized
@@ -75,6 +76,7 @@ _PACKAGES = (
     scoresde.samplers.fitted,
     scoresde.samplers.grids,
     scoresde.samplers.predictor_corrector,
+    scoresde.schedules,
     scoresde.solvers,
     scoresde.guidance,
     scoresde.filters,

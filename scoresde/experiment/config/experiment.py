@@ -133,6 +133,9 @@ class Experiment:
         if likelihood.solver is not None:
             with config_errors("likelihood.solver"):
                 flow_engine(likelihood.solver).check_process(sde)
+        if likelihood.method is not None:
+            with config_errors("likelihood.method", arguments=("steps", "sde")):
+                likelihood.method.check(model.sde, min(likelihood.t_min, 0.5 * sde.T))
         with config_errors("likelihood", arguments=("condition",)):
             check_ignored(likelihood.condition, kinds, training.condition_dropout)
         if likelihood.t_min >= sde.T:

@@ -17,6 +17,7 @@ from scoresde.filters import Filter
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.metrics import Coordinates, Extractor
 from scoresde.metrics.classifiers import CLASSIFIERS, Classifier
+from scoresde.schedules import ChainBound
 from scoresde.solvers import ODESolver
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -226,11 +227,13 @@ class LikelihoodConfig:
 
     Args:
         split: "test" or "train".
+        method: None for the likelihood of the probability flow. A `ChainBound` for the variational bound of a chain, which has no
+            solver, tolerance or probes.
         draws: Number of dequantizations that are averaged for each event.
         limit: Number of events, from the first one; 0 for all.
         batch_size: Events at a time. Results depend on it by rounding only.
         seed: Seed of dequantization and probes.
-        t_min: Time at which the probability flow starts.
+        t_min: Time at which the probability flow starts, and the first time of a chain with a number of steps.
         solver: A solver: `Multistep`, `RungeKutta`, `ScipyODE` or any object with their method ``solve``. The default is
             `Multistep`, or `ScipyODE` for a process without a closed-form kernel.
         tolerance: Tolerance of the default solver: in bits/dim for `Multistep` (None for 0.02), relative and absolute for
@@ -244,6 +247,7 @@ class LikelihoodConfig:
     """
 
     split: str = "test"
+    method: ChainBound | None = None
     draws: int = 1
     limit: int = 0
     batch_size: int = 128
@@ -266,6 +270,11 @@ class LikelihoodConfig:
         check_size("grid_events", self.grid_events, least=0)
         check_number("t_min", self.t_min, above=0.0)
         weights_name(self.weights)
+        if self.method is not None and (self.solver is not None or self.tolerance is not None):
+            given = "solver" if self.solver is not None else "tolerance"
+            raise ValueError(
+                f"{given}={getattr(self, given)!r} is for the probability flow, not for {self.method!r}: leave it out"
+            )
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, above=0.0)
             if self.solver is not None:

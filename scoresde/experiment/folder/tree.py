@@ -26,7 +26,7 @@ LEFTOVERS = {
     "train": ("checkpoints/.step-*.tmp", "averages/.*.tmp", "bad_batches/.*.tmp", "previews/.*.tmp", "loggers/.*.tmp",
               ".metrics.csv.*.tmp", ".config.json.*.tmp", ".environment.json.*.tmp", ".initial.safetensors.*.tmp"),
     "sample": ("samples/**/.*.tmp",),
-    "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp"),
+    "likelihood": ("likelihood/**/.*.tmp", "checkpoints/.grid-*.tmp", "checkpoints/.bound-*.tmp"),
     "evaluate": ("evaluation/**/.*.tmp",),
     "edit": ("edits/**/.*.tmp",),
     "report": (".report.html.*.tmp",),

@@ -6,13 +6,13 @@
     log.txt                   printed lines
     metrics.csv               one row for each logged step
     checkpoints/              step-000001000.safetensors, the last few; in a sharded run each is a folder, step-000001000/
-    checkpoints/grid-*.json   time grids of likelihoods
+    checkpoints/grid-*.json   time grids of likelihoods; bound-*.json: chains of variational bounds
     averages/                 snapshots for post-hoc averages
     previews/                 pictures of samples during training
     loggers/NAME.json         the id and the last step of a logged run; tensorboard/ and wandb/ have the files of these loggers
     bad_batches/              batches whose loss or gradient was not finite
     samples/NAME.*            .npz, .png and .json; shards in samples/NAME/shards-*/
-    likelihood/SPLIT.*        .csv and .json; the rows as they are computed in likelihood/rows-*/
+    likelihood/SPLIT.*        .csv and .json, SPLIT-bound.* for bounds; the rows as they are computed in likelihood/rows-*/
     evaluation/NAME.json      samples compared with data; features in evaluation/*/
     edits/NAME/               results of scoresde edit, unless --output names another folder
     report.html               the report

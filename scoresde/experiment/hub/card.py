@@ -153,8 +153,12 @@ def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, 
             parts = _listed(facts["parts of the error"])
             notes.append(
                 f"{plain(file.stem)}: {plain(facts['solver'])}, {plain(facts['divergence'])}, t_min {facts['t_min']}, "
-                f"{facts['failed']} of {facts['rows']} rows failed. Parts of the error: {parts}. Known biases: "
-                f"{_listed(facts['known biases']) or 'not known for this process'}."
+                f"{facts['failed']} of {facts['rows']} rows failed. Parts of the error: {parts}. "
+                + (
+                    "A bound of a reverse chain."
+                    if "method" in facts
+                    else f"Known biases: {_listed(facts['known biases']) or 'not known for this process'}."
+                )
             )
         except UNREADABLE:
             continue
@@ -162,7 +166,8 @@ def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, 
     if not rows:
         return ""
     head = ("mean +- standard error", "weights", "draws per event", "date", "version", "command")
-    about = "Likelihoods of the probability flow. The standard error includes the differences between events.\n"
+    about = "Likelihoods of the probability flow, or bounds where steps of a chain are named. "
+    about += "The standard error includes the differences between events.\n"
     return "\n".join(["## Likelihood", "", about, table(head, rows), *(f"- {note}" for note in notes), ""])
 
 

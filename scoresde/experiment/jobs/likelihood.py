@@ -17,14 +17,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from scoresde._files import bytes_digest, read_sealed, write_sealed
-from scoresde.data import Dataset
-from scoresde.data.dataset import permutation
+from scoresde._files import bytes_digest, write_sealed
+from scoresde.data import Dataset, Quantized
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import Solver
 from scoresde.experiment.config.targets import as_score
@@ -32,22 +31,24 @@ from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
+from scoresde.experiment.jobs.fits import event_conditions, fitted_bound, fitted_grid
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
 from scoresde.likelihood import (
-    FlowGrid,
+    LikelihoodResult,
     Multistep,
+    VariationalBound,
     bits_per_dim,
     bits_per_dim_error,
-    fit_grid,
     log_likelihood,
 )
 from scoresde.likelihood.flow import default_solver
 from scoresde.noise import NoiseSource
+from scoresde.schedules import FittedBound
 from scoresde.score import ScoreModel
-from scoresde.sde import LinearSDE
+from scoresde.sde import ScalarSDE
 from scoresde.solvers import SolverError
 from scoresde.version import __version__
 
@@ -55,6 +56,22 @@ from scoresde.version import __version__
 def _summary(solver: object) -> str:
     """The solver in one line, without the table of its grid."""
     return str(getattr(solver, "summary", None) or repr(solver))
+
+
+def _solver(
+    experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
+) -> tuple[Solver | FittedBound, str]:
+    """What computes the rows, and the digest of what was fitted for it."""
+    config = experiment.likelihood
+    if config.method is not None:
+        bound = fitted_bound(experiment, workdir, model, digest, device)
+        return bound, hashlib.sha256(bound.to_json().encode()).hexdigest()[:16]
+    solver = config.solver or default_solver(model.sde, config.tolerance)
+    if not isinstance(solver, Multistep):
+        return solver, "none"
+    if solver.grid is None and config.grid_events:
+        solver = replace(solver, grid=fitted_grid(experiment, workdir, model, digest, device))
+    return solver, "none" if solver.grid is None else hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
 
 
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
@@ -105,7 +122,7 @@ class LikelihoodJob(Job):
     model: ScoreModel
     checkpoint: Checkpoint
     data: Dataset
-    solver: Solver
+    solver: Solver | FittedBound
     store: RowStore
 
     @classmethod
@@ -115,18 +132,15 @@ class LikelihoodJob(Job):
         weights = weights_name(config.weights)
         loaded, checkpoint = workdir.model(replace(experiment, device=device), weights)
         model, digest = as_score(loaded), checkpoint.digest
-        solver, grid = config.solver or default_solver(model.sde, config.tolerance), "none"
-        if isinstance(solver, Multistep):
-            if solver.grid is None and config.grid_events:
-                solver = replace(solver, grid=fitted_grid(experiment, workdir, model, digest, device))
-            if solver.grid is not None:
-                grid = hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
+        solver, grid = _solver(experiment, workdir, model, digest, device)
         settings = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
             "weights": weights, "split": config.split, "data digest": data.digest(), "transform": repr(data.transform),
             "solver": _summary(solver), "grid digest": grid, "divergence": repr(config.divergence),
             "t_min": config.t_min, "seed": config.seed,
         }  # fmt: skip
+        if isinstance(solver, FittedBound):
+            settings |= {"method": repr(config.method), "divergence": "none"}
         if data.kinds:
             settings["condition"] = config.condition
         return cls(experiment, workdir, device, model, checkpoint, data, solver, RowStore(workdir.likelihood, settings))
@@ -176,29 +190,56 @@ class LikelihoodJob(Job):
         # probes are keyed by event and draw, like the dequantization
         noise = NoiseSource(config.seed, index.to(self.device)).again(draw)
         try:
-            found = log_likelihood(
-                self.model.sde, self.model, x, solver=self.solver, divergence=config.divergence, t_min=config.t_min, noise=noise,
-                condition=event_conditions(self.experiment, self.data, index, self.device),
-            )  # fmt: skip
+            found = self.computed(x, noise, event_conditions(self.experiment, self.data, index, self.device))
         except SolverError:
             if len(index) > 1:
                 return [row for one in index.split(1) for row in self.rows(draw, one)]
-            lost = math.nan
-            return [Row(int(index), draw, lost, lost, lost, lost, lost, 0, 0, config.seed, 1)]
+            nothing = math.nan
+            return [Row(int(index), draw, nothing, nothing, nothing, nothing, nothing, 0, 0, config.seed, 1)]
         shape, transform = self.data.event_shape, self.data.transform
         discrete = transform.discrete
-        errors = (found.standard_error, found.trace_error, found.solver_error)
+        lost = torch.full_like(found.log_prob, math.nan)
+        if isinstance(found, VariationalBound):
+            errors, failed, products = (
+                (found.standard_error, found.standard_error, lost),
+                ~torch.isfinite(found.log_prob),
+                0,
+            )
+        else:
+            errors = (found.standard_error, found.trace_error, found.solver_error)
+            failed, products = found.failed | ~torch.isfinite(found.log_prob), found.vjps
         columns = (
             found.log_prob,
-            bits_per_dim(found.log_prob, shape, transform) if discrete else torch.full_like(found.log_prob, math.nan),
+            bits_per_dim(found.log_prob, shape, transform) if discrete else lost,
             *(bits_per_dim_error(error, shape) if discrete else error for error in errors),
         )
-        failed = (found.failed | ~torch.isfinite(found.log_prob)).tolist()
         figures = torch.stack([column.double().cpu() for column in columns], 1).tolist()
         return [
-            Row(i, draw, nats, bits, error, trace, solver, found.nfe, found.vjps, config.seed, int(bad))
-            for i, (nats, bits, error, trace, solver), bad in zip(index.tolist(), figures, failed, strict=True)
+            Row(i, draw, nats, bits, error, trace, solver, found.nfe, products, config.seed, int(bad))
+            for i, (nats, bits, error, trace, solver), bad in zip(index.tolist(), figures, failed.tolist(), strict=True)
         ]
+
+    def computed(
+        self, x: Tensor, noise: NoiseSource, condition: dict[str, Tensor]
+    ) -> LikelihoodResult | VariationalBound:
+        """The log-likelihoods of a batch, or lower bounds of them. Raises SolverError if the solver fails."""
+        config, transform = self.experiment.likelihood, self.data.transform
+        if isinstance(self.solver, FittedBound):
+            assert isinstance(self.model.sde, ScalarSDE)
+            middles = transform if isinstance(transform, Quantized) and not transform.dequantized else None
+            return self.solver(
+                self.model.sde, self.model, x, transform=middles, noise=noise, condition=condition or None
+            )
+        return log_likelihood(
+            self.model.sde, self.model, x, solver=self.solver, divergence=config.divergence, t_min=config.t_min, noise=noise,
+            condition=condition,
+        )  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """The name of the table and the summary."""
+        name = self.experiment.likelihood.split
+        return titled(f"{name}-bound" if isinstance(self.solver, FittedBound) else name, self.store.settings["weights"])
 
     def announce(self, parts: Sequence[Part]) -> None:
         """Log what will be done, and what changed if there are only rows of other settings."""
@@ -215,7 +256,7 @@ class LikelihoodJob(Job):
     def finish(self, processes: int) -> dict[str, Any]:
         """Write the table and the summary. Raises SolverError if all rows failed."""
         config, folder = self.experiment.likelihood, self.workdir.likelihood
-        title, done = titled(config.split, self.store.settings["weights"]), self.store.read()
+        title, done = self.title, self.store.read()
         keys: list[Key] = [(i, part.draw) for part in self.all_parts() for i in part.index]
         rows = [done[key][0] for key in keys]
         batches = {id(batch): batch for _, batch in (done[key] for key in keys)}.values()
@@ -227,17 +268,25 @@ class LikelihoodJob(Job):
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("sampled auxiliary variables of the state")
         volume = self.data.transform.log_volume(prod(self.data.event_shape))
+        facts = statistics(rows, self.data.transform.discrete, volume)
+        chain = isinstance(self.solver, FittedBound)
+        if isinstance(self.solver, FittedBound):
+            bounds.append("a chain")
+            known = cast(dict[str, Any], facts["parts of the error"])
+            facts["parts of the error"] = {
+                {"trace": "noise and steps"}.get(name, name): value for name, value in known.items() if name != "solver"
+            }
         summary = {
-            **statistics(rows, self.data.transform.discrete, volume),
+            **facts,
             "unit": "bits/dim" if self.data.transform.discrete else "nats",
             "bound by": bounds,
             "events": self.count, "draws": config.draws, "rows": len(rows), "failed": failed,
-            "known biases": biases(
+            "known biases": {} if chain else biases(
                 self.model, self.data, count=min(BIAS_EVENTS, self.count), t_min=config.t_min, seed=config.seed,
                 device=self.device, batch_size=config.batch_size, conditional=config.condition == "data",
             ),
             **self.store.settings, **provenance(),
-            "probes": config.divergence.products or "exact",
+            "probes": None if chain else config.divergence.products or "exact",
             "tolerance": getattr(self.solver, "tolerance", getattr(self.solver, "rtol", None)),
             "data": self.data.name, "event shape": list(self.data.event_shape), "process": repr(self.model.sde),
             "mean nfe": sum(row.evaluations for row in rows) / len(rows),
@@ -279,57 +328,5 @@ def describe(summary: dict[str, Any]) -> str:
     given = {"data": " given their conditions", "ignore": " without their conditions"}.get(
         summary.get("condition", ""), ""
     )
-    return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events{given}"
-
-
-def event_conditions(experiment: Experiment, data: Dataset, index: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """The conditions of events, without those that ``likelihood.condition`` ignores."""
-    if experiment.likelihood.condition == "ignore":
-        return {}
-    return {name: rows.to(device) for name, rows in data.conditions(index).items()}
-
-
-def fitted_grid(
-    experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
-) -> FlowGrid:
-    """Fit a time grid to training events and save it with the checkpoint.
-
-    Every process and every restart then uses the same grid.
-
-    At most ``limit`` events are used, so that a test with a few events is fast. A later run with a larger limit uses
-    the same grid and the same rows. A file of other settings, or one that cannot be read, is replaced.
-    """
-    config, train = experiment.likelihood, experiment.data.train
-    count, weights = (
-        min(config.grid_events, config.limit or config.grid_events, len(train)),
-        weights_name(config.weights),
-    )
-    file = workdir.checkpoints / f"grid-{titled(digest, weights)}-{config.t_min:g}.json"
-    head = {
-        "scoresde": __version__, "checkpoint digest": digest, "weights": weights, "t_min": config.t_min,
-        "data digest": train.digest(), "grid_events": config.grid_events,
-    }  # fmt: skip
-    if train.kinds:
-        head["condition"] = config.condition
-    with workdir.lock("grid", wait=True):
-        if file.exists():
-            try:
-                content = read_sealed(file)
-                if content["for"] == head:
-                    return FlowGrid.from_json(content["grid"])
-                problem = "has other settings"
-            except (ValueError, KeyError, TypeError, AttributeError, OSError) as found:
-                problem = f"cannot be read ({type(found).__name__}: {found})"
-            workdir.log(f"{workdir.path}: {file.name} {problem} and is fitted again")
-        workdir.log(f"{workdir.path}: fitting the time grid to {count} training events, once for this checkpoint")
-        started = time.perf_counter()
-        index = permutation(len(train), 0, 0)[:count]
-        x = train.encode(index, seed=0).to(device)
-        score = model.given(**event_conditions(experiment, train, index, device))
-        assert isinstance(model.sde, LinearSDE)  # a Multistep supports no other process
-        grid = fit_grid(model.sde, score, x, t_min=config.t_min)
-        write_sealed(file, {"for": head, "events": count, "grid": grid.to_json()})
-        workdir.log(
-            f"{workdir.path}: time grid fitted to {count} training events, {time.perf_counter() - started:.1f} s"
-        )
-        return grid
+    bound = "" if "method" not in summary else f", a bound by a chain: {summary['solver']}"
+    return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events{given}{bound}"

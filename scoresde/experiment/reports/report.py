@@ -199,7 +199,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     others, left_out = baselines(experiment) if discrete and summary["split"] == "test" else ([], "")
     rows = [
         (
-            f"this run, probability flow, weights {summary['weights']}",
+            f"this run, {_method(summary)}, weights {summary['weights']}",
             f"{value:.3f}",
             "unknown" if error is None else f"{error:.3f}",
         )
@@ -235,12 +235,31 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         figure(histogram_picture(values, f"{unit} per event"), f"{len(values)} events and draws, {meaning}", "wide"),
         problem_note(failed) if summary["failed"] else "",
         note(
-            "The standard error includes the differences between events, the dequantization and the trace estimator. Its parts, "
-            f"and the solver's error estimate, in {unit}: {_listed(summary['parts of the error'])}. The density is that of the "
-            f"probability flow at t_min with the prior at T, without a correction. {_biases(summary['known biases'], unit)} "
-            + _sentence(summary, experiment.data.transform)
+            "The standard error includes the differences between events, the dequantization and "
+            f"{_meant(summary, unit)} " + _sentence(summary, experiment.data.transform)
         ),
     ])  # fmt: skip
+
+
+def _method(summary: dict[str, Any]) -> str:
+    if "method" not in summary:
+        return "probability flow"
+    return f"at {'most' if summary['unit'] == 'bits/dim' else 'least'}, by a chain of {summary['solver']}"
+
+
+def _meant(summary: dict[str, Any], unit: str) -> str:
+    """What the error consists of, and what the density is that of."""
+    parts = _listed(summary["parts of the error"])
+    if "method" in summary:
+        bound = "an upper bound of the bits/dim" if unit == "bits/dim" else "a lower bound of the log-density"
+        return (
+            f"the noise of the states and the drawn steps. Its parts, in {unit}: {parts}. The figure is {bound} of a "
+            "reverse chain with these steps, which is another model than the probability flow."
+        )
+    return (
+        f"the trace estimator. Its parts, and the solver's error estimate, in {unit}: {parts}. The density is that of the "
+        f"probability flow at t_min with the prior at T, without a correction. {_biases(summary['known biases'], unit)}"
+    )
 
 
 def _biases(known: dict[str, Any], unit: str) -> str:
