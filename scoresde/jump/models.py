@@ -1,0 +1,107 @@
+r"""Models of the reverse process of a jump process: a network with an interpretation of its output.
+
+Samplers, bounds and objectives call a model as (x, t) -> logits of p(x_0 | x_t), for each coordinate.
+``CategoricalModel`` is a network that gives them. ``RatioModel`` is a network that gives the ratios ln p_t(y) / p_t(x),
+the discrete counterpart of the score. Both descriptions are equivalent for 0 < t < T, and each model has both.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.jump.base import JumpProcess
+from scoresde.jump.states import check_logits
+
+
+class JumpModel(nn.Module):
+    """Base class of models of a jump process.
+
+    Args:
+        network: A module (x, t, **condition) with x ``(B, *event)`` int64 and t ``(B,)`` float32.
+        process: The process.
+    """
+
+    def __init__(self, network: nn.Module, process: JumpProcess) -> None:
+        super().__init__()
+        self.network, self.process = network, process
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """Logits of p(x_0 | x_t).
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            **condition: Conditions of the network by name.
+
+        Returns:
+            The logits, ``(B, *event, tokens)``.
+        """
+
+    def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """ln p_t(y) / p_t(x) for all y that differ from x in one coordinate.
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times in (0, T), ``()`` or ``(B,)``.
+            **condition: Conditions of the network by name.
+
+        Returns:
+            The logarithms, ``(B, *event, states)``. The entry of x is 0.
+        """
+        return self.process.ratios(x, self(x, t, **condition), t)
+
+    def _output(self, x: Tensor, t: Tensor, condition: dict[str, Any], size: int) -> Tensor:
+        """The output of the network, (B, *event, size)."""
+        value: Tensor = self.network(x, t.to(torch.float32).expand(len(x)), **condition)
+        check_logits("network", value, x, size)
+        return value
+
+
+class CategoricalModel(JumpModel):
+    """A network that gives logits of x_0.
+
+    With a mask, a token that is not masked is x_0 under ``Absorbing``. The model then gives it with probability 1,
+    whatever the network says, so that only masked coordinates are predicted, and the others are carried over exactly.
+
+    Args:
+        network: A module (x, t, **condition) -> logits ``(B, *event, tokens)``, with x ``(B, *event)`` int64 and t
+            ``(B,)`` float32.
+        process: The process.
+
+    References:
+        Austin et al. 2021, arXiv:2107.03006, section 3.3. Sahoo et al. 2024, arXiv:2406.07524, section 3.2.3.
+    """
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        logits = self._output(x, t, condition, self.process.tokens)
+        if not self.process.carries_over:
+            return logits
+        known = (x != self.process.mask)[..., None]
+        same = torch.arange(self.process.tokens, device=x.device) == x[..., None]
+        return torch.where(known, torch.where(same, 0.0, -math.inf).to(logits.dtype), logits)
+
+
+class RatioModel(JumpModel):
+    """A network that gives the ratios ln p_t(y) / p_t(x), called concrete scores.
+
+    Args:
+        network: A module (x, t, **condition) -> logarithms ``(B, *event, states)``, with x ``(B, *event)`` int64 and t
+            ``(B,)`` float32. The entry of x is replaced by 0.
+        process: The process.
+
+    References:
+        Lou, Meng, Ermon 2023, arXiv:2310.16834. Meng et al. 2022, "Concrete score matching", arXiv:2211.00802.
+    """
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        return self.process.logits_from_ratios(x, self.ratios(x, t, **condition), t)
+
+    def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        value = self._output(x, t, condition, self.process.states)
+        return value.scatter(-1, x[..., None], 0.0)

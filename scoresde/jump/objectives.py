@@ -1,0 +1,260 @@
+r"""Objectives of models of jump processes: the bounds of ``bounds.py`` with one random time for each example.
+
+In N steps the loss is N times the term of a random step. In continuous time it is T times the integrand at a random
+time. Both can add the cross-entropy -lambda ln p(x_0 | x_t), summed over the coordinates.
+
+The times of a batch are evenly spread (low discrepancy): with U uniform for each step of the training, and the golden
+ratio phi,
+
+.. math::
+    u_i = (U + i \phi) \bmod 1
+
+for the example with the number i. Each u_i is uniform, so that the loss is unbiased, and depends on (seed, step, i)
+only, not on the size of the batch.
+
+References:
+    Austin et al. 2021, arXiv:2107.03006, eq. 5. Kingma et al. 2021, arXiv:2107.00630, appendix I.1 (low discrepancy).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from scoresde._validation import check_count, check_number, check_seed, expand
+from scoresde.jump.base import JumpProcess
+from scoresde.jump.bounds import rate_divergence, step_divergence
+from scoresde.jump.models import JumpModel
+from scoresde.jump.sampler import check_model
+from scoresde.jump.states import check_logits, check_states
+from scoresde.noise import NoiseSource
+
+_GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
+
+
+@dataclass(frozen=True)
+class JumpDraw:
+    """Random draws of an objective for a batch.
+
+    Attributes:
+        x0: Data, ``(B, *event)``.
+        x: States x_t, ``(B, *event)``.
+        t: Times, ``(B,)`` float64.
+        s: Times of the next states, ``(B,)`` float64. Equal to t in continuous time.
+    """
+
+    x0: Tensor
+    x: Tensor
+    t: Tensor
+    s: Tensor
+
+
+class JumpObjective(ABC):
+    """Base class of the losses of jump processes, with the interface of ``scoresde.losses.Objective``.
+
+    A subclass implements ``times`` and ``divergence``.
+
+    Args:
+        process: The process.
+        auxiliary: Weight of the cross-entropy of x_0, >= 0.
+        seed: Seed of the random draws. Call k without a step uses step k.
+    """
+
+    def __init__(self, process: JumpProcess, auxiliary: float, seed: int) -> None:
+        check_number("auxiliary", auxiliary, least=0.0)
+        check_seed("seed", seed)
+        self.process, self.auxiliary, self.seed = process, auxiliary, seed
+        self._calls = 0
+
+    def trained(self, model: JumpModel) -> Mapping[str, nn.Module]:
+        """The modules that this objective trains.
+
+        Args:
+            model: The model.
+
+        Returns:
+            ``{"network": model.network}``.
+        """
+        return {"network": model.network}
+
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x0: Tensor,
+        *,
+        step: int | None = None,
+        indices: Tensor | None = None,
+        **condition: Any,
+    ) -> Tensor:
+        """Computes the loss of each example: ``evaluate`` for the draws of ``draw``.
+
+        Args:
+            model: The model, (x, t, **condition) -> logits of p(x_0 | x_t).
+            x0: Data, ``(B, *event)``.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each example, ``(B,)``, part of the key. The default is 0 .. B-1.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example in nats, ``(B,)``. Its expectation is minus the bound without the prior's term.
+        """
+        return self.evaluate(model, self.draw(x0, step=step, indices=indices), **condition)
+
+    def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> JumpDraw:
+        """Draws everything that is random for a batch.
+
+        Args:
+            x0: Data, ``(B, *event)``.
+            step: Key of the random draws. The default is the number of the call.
+            indices: Index of each example, ``(B,)``, part of the key. The default is 0 .. B-1.
+
+        Returns:
+            The draws.
+        """
+        check_states("x0", x0, self.process.states, self.process.tokens)
+        if step is None:
+            step, self._calls = self._calls, self._calls + 1
+        if indices is None:
+            indices = torch.arange(len(x0), device=x0.device)
+        noise, x0 = NoiseSource(self.seed, indices), x0.long()
+        first = NoiseSource.of(self.seed, 1, device=x0.device).uniform(
+            (), step=step, purpose="time", dtype=torch.float64
+        )
+        t, s = self.times((first + indices.to(torch.float64) * _GOLDEN) % 1.0)
+        return JumpDraw(x0, self.process.marginal_sample(x0, t, noise, step=step), t, s)
+
+    def evaluate(self, model: Callable[..., Tensor], draw: JumpDraw, **condition: Any) -> Tensor:
+        """Computes the loss of each example for given draws.
+
+        Args:
+            model: The model, (x, t, **condition) -> logits of p(x_0 | x_t).
+            draw: The draws, from ``draw``.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example in nats, ``(B,)``.
+        """
+        check_model(self.process, model)
+        logits = model(draw.x, draw.t, **condition)
+        check_logits("model", logits, draw.x, self.process.tokens)
+        loss = self.divergence(draw, logits)
+        if self.auxiliary > 0.0:
+            loss = loss + self.auxiliary * cross_entropy(logits, draw.x0)
+        return loss.reshape(len(loss), -1).sum(1)
+
+    @abstractmethod
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps uniform numbers to times.
+
+        Args:
+            u: Uniform numbers in [0, 1), ``(B,)`` float64.
+
+        Returns:
+            The times t and s, ``(B,)`` float64.
+        """
+
+    @abstractmethod
+    def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
+        """The unbiased estimate of the bound's terms from one time.
+
+        Args:
+            draw: The draws.
+            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+
+        Returns:
+            The estimate for each coordinate in nats, ``(B, *event)``.
+        """
+
+
+class DiscreteBound(JumpObjective):
+    """The bound in N equal steps, and the cross-entropy of x_0: N KL(q(x_s | x_t, x_0) || p(x_s | x_t)) - lambda ln
+    p(x_0 | x_t).
+
+    Args:
+        process: The process.
+        steps: Number of steps N.
+        auxiliary: Weight lambda of the cross-entropy, >= 0. D3PM uses 0.001 to 0.1.
+        seed: Seed of the random draws.
+
+    References:
+        Austin et al. 2021, arXiv:2107.03006, eq. 5.
+
+    Example:
+        >>> from scoresde.jump import Absorbing, DiscreteBound, MarkovChain
+        >>> process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+        >>> DiscreteBound(process, steps=100)(chain.model(process), chain.sample(4, 8)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, process: JumpProcess, steps: int = 1000, auxiliary: float = 0.0, seed: int = 0) -> None:
+        check_count("steps", steps)
+        super().__init__(process, auxiliary, seed)
+        self.steps = steps
+
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        index = (u * self.steps).floor().clamp(max=self.steps - 1)
+        return self.process.T * (index + 1) / self.steps, self.process.T * index / self.steps
+
+    def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
+        return self.steps * step_divergence(self.process, draw.x, draw.x0, logits, draw.s, draw.t)
+
+
+class ContinuousBound(JumpObjective):
+    """The bound in continuous time, and the cross-entropy of x_0.
+
+    Under ``Absorbing`` it is a weighted cross-entropy of the masked coordinates, - beta alpha / (1 - alpha) ln p(x_0 |
+    x_t), with the weight 1 / t for the linear schedule. No tensor of the size of the logits is made except the
+    log-softmax.
+
+    Args:
+        process: The process.
+        auxiliary: Weight lambda of the cross-entropy, >= 0.
+        seed: Seed of the random draws.
+
+    References:
+        Campbell et al. 2022, arXiv:2205.14987, prop. 2. Sahoo et al. 2024, arXiv:2406.07524, eq. 10. Shi et al. 2024,
+        arXiv:2406.04329, eq. 5.
+
+    Example:
+        >>> from scoresde.jump import Absorbing, ContinuousBound, MarkovChain
+        >>> process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+        >>> ContinuousBound(process)(chain.model(process), chain.sample(4, 8)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, process: JumpProcess, auxiliary: float = 0.0, seed: int = 0) -> None:
+        super().__init__(process, auxiliary, seed)
+
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        t = (self.process.T * u).clamp(min=1e-6 * self.process.T, max=self.process.T * (1.0 - 1e-9))
+        return t, t
+
+    def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
+        process, t = self.process, draw.t
+        if not process.carries_over:
+            return process.T * rate_divergence(process, draw.x, draw.x0, logits, t)
+        weight = process.T * process.schedule.rate(t) / torch.expm1(-process.schedule.log_alpha(t))
+        hidden = draw.x == process.mask
+        each = torch.where(hidden, cross_entropy(logits, draw.x0), 0.0)
+        return expand(weight.to(each.dtype), each) * each
+
+
+def cross_entropy(logits: Tensor, x0: Tensor) -> Tensor:
+    """-ln p(x_0) of each coordinate.
+
+    Args:
+        logits: Logits, ``(B, *event, tokens)``.
+        x0: Data, ``(B, *event)``.
+
+    Returns:
+        The cross-entropy in nats, ``(B, *event)``.
+    """
+    flat = nnf.cross_entropy(logits.reshape(-1, logits.shape[-1]), x0.reshape(-1), reduction="none")
+    return flat.reshape(x0.shape)

@@ -1,0 +1,195 @@
+r"""Jump processes that replace a token by a random one, or by a mask: uniform, absorbing, and mask-and-replace.
+
+A jump replaces the token by a uniformly drawn one with the probability r, and by the mask with the probability 1 - r.
+The mask does not jump. With b the integral of beta, a coordinate is
+
+.. math::
+    \text{kept: } a = e^{-b}, \qquad
+    \text{replaced by each of the } K \text{ tokens: } u = e^{-(1 - r) b} \frac{1 - e^{-r b}}{K}, \qquad
+    \text{masked: } m = 1 - e^{-(1 - r) b}
+
+so that exp(b R)[x, y] = a [x = y] + u for tokens x, y, and m for y = mask. No K x K matrix is needed.
+
+References:
+    Sohl-Dickstein et al. 2015, arXiv:1503.03585 (bits). Austin et al. 2021, arXiv:2107.03006. Gu et al. 2021,
+    VQ-Diffusion, arXiv:2111.14822.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, check_number
+from scoresde.jump.base import JumpProcess
+from scoresde.jump.keep import KeepSchedule, PolynomialKeep
+from scoresde.jump.states import LOG_ZERO
+from scoresde.sde import ScalarSDE
+
+
+class _Replacing(JumpProcess):
+    """A process with the coefficients a, u and m. The mask is the state ``tokens``, if the process has one."""
+
+    def __init__(self, tokens: int, replace: float, schedule: KeepSchedule | ScalarSDE) -> None:
+        check_count("tokens", tokens, least=2)
+        super().__init__(tokens, tokens + (replace < 1.0), schedule)
+        self._share = float(replace)
+
+    @property
+    def mask(self) -> int | None:
+        return self.tokens if self.states > self.tokens else None
+
+    @property
+    def carries_over(self) -> bool:
+        return self._share == 0.0
+
+    def coefficients(self, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ln a, ln u and ln m.
+
+        Args:
+            b: Integrals of beta, of any shape.
+
+        Returns:
+            The logarithms, each in the shape of b. The logarithm of 0 is ``LOG_ZERO``.
+        """
+        replaced = self._share * b if self._share > 0.0 else torch.zeros_like(b)
+        masked = (1.0 - self._share) * b if self._share < 1.0 else torch.zeros_like(b)
+        ones = torch.log(-torch.expm1(-replaced)) - masked - math.log(self.tokens)
+        return tuple(v.clamp(min=LOG_ZERO) for v in (-b, ones, torch.log(-torch.expm1(-masked))))  # type: ignore[return-value]
+
+    def rows(self, x: Tensor, b: Tensor) -> Tensor:
+        a, u, m = self.coefficients(b)
+        hidden, zero = x >= self.tokens, torch.full((), LOG_ZERO, dtype=torch.float64, device=x.device)
+        found = torch.where(hidden, zero, u)[..., None].expand(*x.shape, self.states).clone()
+        if self.mask is not None:
+            found[..., self.mask] = torch.where(hidden, 0.0, m)
+        kept = torch.where(hidden, 0.0, torch.logaddexp(a, u))
+        return found.scatter_(-1, x[..., None], kept[..., None])
+
+    def columns(self, x: Tensor, b: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        a, u, m = (v.to(dtype) for v in self.coefficients(b))
+        hidden = x >= self.tokens
+        found = torch.where(hidden, m, u)[..., None].expand(*x.shape, self.states).clone()
+        if self.mask is not None:
+            found[..., self.mask] = LOG_ZERO
+        kept = torch.where(hidden, 0.0, torch.logaddexp(a, u))
+        return found.scatter_(-1, x[..., None], kept[..., None])
+
+    def push(self, log_w: Tensor, b: Tensor) -> Tensor:
+        a, u, m = (v.to(log_w.dtype)[..., None] for v in self.coefficients(b))
+        total = torch.logsumexp(log_w, -1, keepdim=True)
+        kept = log_w + a
+        found = kept if self._share == 0.0 else torch.logaddexp(kept, u + total)
+        return found if self.mask is None else torch.cat((found, m + total), -1)
+
+    def pull(self, log_r: Tensor, b: Tensor) -> Tensor:
+        a, u, _ = (v.to(log_r.dtype)[..., None] for v in self.coefficients(b))
+        tokens = log_r[..., : self.tokens]
+        if self._share == 0.0:
+            return (tokens - a).clamp(min=LOG_ZERO)
+        # the tokens' sum is (a + K u) times the sum of w
+        total = torch.logsumexp(tokens, -1, keepdim=True) - torch.logaddexp(a, u + math.log(self.tokens))
+        left = -torch.expm1((u + total - tokens).clamp(max=0.0))
+        return (tokens + torch.where(left > 0, left, 1.0).log() - a).masked_fill(left <= 0, LOG_ZERO)
+
+    def generator_rows(self, x: Tensor) -> Tensor:
+        hidden = (x >= self.tokens)[..., None]
+        found = torch.full((*x.shape, self.states), self._share / self.tokens, dtype=torch.float64, device=x.device)
+        if self.mask is not None:
+            found[..., self.mask] = 1.0 - self._share
+        found.scatter_add_(-1, x[..., None], torch.full_like(found[..., :1], -1.0))
+        return torch.where(hidden, 0.0, found)
+
+    def generator_columns(self, x: Tensor) -> Tensor:
+        hidden = (x >= self.tokens)[..., None]
+        found = torch.full((*x.shape, self.states), self._share / self.tokens, dtype=torch.float64, device=x.device)
+        found.masked_fill_(hidden, 1.0 - self._share)
+        if self.mask is not None:
+            found[..., self.mask] = 0.0
+        return found.scatter_add_(-1, x[..., None], torch.where(hidden, 0.0, -1.0).to(torch.float64))
+
+
+class Uniform(_Replacing):
+    r"""Uniform process: a jump replaces the token by a uniformly drawn one.
+
+    .. math::
+        q(x_t = y \mid x_0 = x) = \alpha(t)\, [x = y] + \frac{1 - \alpha(t)}{K}
+
+    The prior is uniform. With K = 2 it is the binomial process of bits of Sohl-Dickstein et al.
+
+    Args:
+        tokens: Number of values K, >= 2.
+        schedule: alpha(t), the probability of being kept: a schedule, or an SDE that has it.
+
+    References:
+        Sohl-Dickstein et al. 2015, arXiv:1503.03585. Austin et al. 2021, arXiv:2107.03006, appendix A.2.1.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.jump import Uniform
+        >>> Uniform(2).marginal(torch.tensor([[0, 1]]), torch.tensor(0.5)).exp()
+        tensor([[[0.7500, 0.2500],
+                 [0.2500, 0.7500]]], dtype=torch.float64)
+    """
+
+    def __init__(self, tokens: int, schedule: KeepSchedule | ScalarSDE = PolynomialKeep()) -> None:  # noqa: B008  (frozen)
+        super().__init__(tokens, 1.0, schedule)
+
+
+class Absorbing(_Replacing):
+    r"""Absorbing process: a jump replaces the token by the mask, which is the state K.
+
+    .. math::
+        q(x_t = x_0) = \alpha(t), \qquad q(x_t = \text{mask}) = 1 - \alpha(t)
+
+    In reverse, a masked token is drawn once and kept. The prior is the mask alone if alpha(T) = 0. For a schedule with
+    alpha(T) > 0, such as that of ``VPSDE``, it gives each token the probability alpha(T) / K.
+
+    Args:
+        tokens: Number of values K of the data, >= 2. The mask is not counted.
+        schedule: alpha(t), the probability of being kept: a schedule, or an SDE that has it.
+
+    References:
+        Austin et al. 2021, arXiv:2107.03006, appendix A.2.2. Sahoo et al. 2024, MDLM, arXiv:2406.07524. Shi et al.
+        2024, MD4, arXiv:2406.04329.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.jump import Absorbing
+        >>> process = Absorbing(2)
+        >>> process.mask, process.marginal(torch.tensor([[0, 1]]), torch.tensor(0.25)).exp()
+        (2, tensor([[[0.7500, 0.0000, 0.2500],
+                 [0.0000, 0.7500, 0.2500]]], dtype=torch.float64))
+    """
+
+    def __init__(self, tokens: int, schedule: KeepSchedule | ScalarSDE = PolynomialKeep()) -> None:  # noqa: B008  (frozen)
+        super().__init__(tokens, 0.0, schedule)
+
+
+class MaskAndReplace(_Replacing):
+    r"""Mask-and-replace process: a jump masks the token, or with the probability ``replace`` draws a uniform one.
+
+    .. math::
+        q(x_t = y \mid x_0 = x) = \alpha(t)\, [x = y] + \frac{\alpha(t)^{1 - r} - \alpha(t)}{K}, \qquad
+        q(x_t = \text{mask}) = 1 - \alpha(t)^{1 - r}
+
+    Args:
+        tokens: Number of values K of the data, >= 2. The mask is not counted.
+        replace: The share r of jumps to a uniform token, in (0, 1).
+        schedule: alpha(t), the probability of being kept: a schedule, or an SDE that has it.
+
+    References:
+        Gu et al. 2021, VQ-Diffusion, arXiv:2111.14822, eq. 7 and 8.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        replace: float = 0.1,
+        schedule: KeepSchedule | ScalarSDE = PolynomialKeep(),  # noqa: B008  (frozen)
+    ) -> None:
+        check_number("replace", replace, above=0.0, below=1.0)
+        super().__init__(tokens, replace, schedule)
+        self.replace = float(replace)

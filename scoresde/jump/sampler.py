@@ -1,0 +1,254 @@
+"""The interface of the samplers of jump processes.
+
+They are called like all samplers::
+
+    result = sampler(process, model, shape, seed=0)          # result.samples has the shape (B, *event)
+
+The model is any callable (x, t) that returns logits of p(x_0 | x_t), ``(B, *event, tokens)``, with x ``(B, *event)``
+int64 and t ``(B,)`` float64: a ``CategoricalModel``, a ``RatioModel``, or the exact model of an ``EnumeratedJoint``.
+Sample i depends only on (seed, first + i), up to rounding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde._validation import check_count, shown
+from scoresde.conditions import given
+from scoresde.jump import grids
+from scoresde.jump.base import JumpProcess
+from scoresde.jump.grids import check_grid
+from scoresde.jump.states import check_log_probs, check_logits, check_states
+from scoresde.noise import NoiseSource
+from scoresde.samplers.arguments import whole_shape
+from scoresde.samplers.base import SampleResult
+from scoresde.sde.scores import in_evaluation_mode
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""A function ``(k, t, state)`` that is called with the start (k = 0), then after every step k."""
+
+
+def check_model(process: JumpProcess, model: object) -> None:
+    """Check that a model is callable and belongs to the process.
+
+    Args:
+        process: The process of the caller.
+        model: The model.
+
+    Raises:
+        TypeError: If it is not callable.
+        ValueError: If it has another process.
+    """
+    if not callable(model) or isinstance(model, type):
+        raise TypeError(f"model={shown(model)} cannot be called: give model(x, t), e.g. a CategoricalModel")
+    other = getattr(model, "process", process)
+    if isinstance(other, JumpProcess) and other != process:
+        raise ValueError(
+            f"the model was made for {other!r}, and process={process!r} is another one: give model.process"
+        )
+
+
+class CountedModel:
+    """A model that checks its output and counts its calls.
+
+    Args:
+        model: The model.
+        process: The process.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], process: JumpProcess) -> None:
+        self.model, self.process, self.calls = model, process, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logits of p(x_0 | x_t).
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times, ``()`` or ``(B,)``.
+
+        Returns:
+            The logits, ``(B, *event, tokens)``.
+        """
+        self.calls += 1
+        t = t.to(x.device).expand(len(x))
+        logits = self.model(x, t)
+        check_logits("model", logits, x, self.process.tokens)
+        check_log_probs("model", logits, t)
+        return logits
+
+
+class JumpSampler(ABC):
+    """Base class of samplers of jump processes. A subclass implements ``run``."""
+
+    @torch.no_grad()
+    @in_evaluation_mode("model")
+    def __call__(
+        self,
+        process: JumpProcess,
+        model: Callable[..., Tensor],
+        shape: Sequence[int],
+        *,
+        condition: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        first: int = 0,
+        noise: NoiseSource | None = None,
+        start: Tensor | None = None,
+        device: torch.device | str | None = None,
+        callback: Callback | None = None,
+    ) -> SampleResult:
+        """Draw samples.
+
+        Args:
+            process: The process of the model.
+            model: A callable ``(x, t)`` that returns logits of p(x_0 | x_t). Its networks are in evaluation mode during
+                the run.
+            shape: ``(B, *event)``.
+            condition: Conditions of the model by name. A tensor has one row for each sample, or no dimension.
+            seed: Key of the draws, in [0, 2^64).
+            first: Index of the first sample.
+            noise: A source of noise that replaces ``(seed, first)``.
+            start: States ``(B, *event)`` at ``start_time``, which is T unless the sampler has a grid that begins below
+                T. By default they are drawn from the prior.
+            device: Device of the samples. ``start`` replaces it.
+            callback: A function ``(k, t, state)``, called with the start (k = 0) and after every step k.
+
+        Returns:
+            The samples, tokens int64, and statistics of the run.
+
+        Raises:
+            ValueError: If an argument is not allowed, the model returns a NaN, or the grid begins below T without a
+                start.
+            TypeError: If the sampler does not support the process.
+        """
+        if not isinstance(process, JumpProcess):
+            raise TypeError(f"process={shown(process)} is not a jump process: give e.g. Absorbing(27)")
+        shape = whole_shape(shape)
+        model = given(model, condition)
+        check_model(process, model)
+        self.check_process(process)
+        at = self.start_time(process)
+        if start is not None:
+            check_states("start", start, process.states)
+            if tuple(start.shape) != shape:
+                raise ValueError(f"start has shape {tuple(start.shape)}: give shape={shape}")
+            device = start.device
+        elif at < process.T * (1.0 - 1e-6):
+            raise ValueError(
+                f"the grid begins at t={at:g}, and the prior is the distribution at T={process.T:g}: give start=..., or a grid "
+                "that begins at T"
+            )
+        noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
+        x = process.prior_sample(shape, noise=noise) if start is None else start.long()
+        counted = CountedModel(model, process)
+        report = callback or _ignored
+        report(0, torch.tensor(at, dtype=torch.float64), x)
+        x, times, spent = self.run(process, counted, x, noise, report)
+        spent = torch.full((len(x),), counted.calls) if spent is None else spent
+        failed = torch.zeros(len(x), dtype=torch.bool)
+        return SampleResult(x, x, counted.calls, times, noise.seed, int(noise.indices[0]), failed, spent)
+
+    def check_process(self, process: JumpProcess) -> None:  # noqa: B027  (some samplers take any process)
+        """Check that the sampler supports a process.
+
+        Args:
+            process: The process.
+
+        Raises:
+            TypeError: If it does not.
+        """
+
+    def start_time(self, process: JumpProcess) -> float:
+        """The time of the start.
+
+        Args:
+            process: The process.
+
+        Returns:
+            T, unless a subclass starts at another time.
+        """
+        return process.T
+
+    @abstractmethod
+    def run(
+        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Simulate the reverse process from a start.
+
+        Args:
+            process: The process.
+            model: The model, which counts its calls.
+            x: Start, ``(B, *event)``.
+            noise: Source of the random numbers.
+            callback: Must be called after every step.
+
+        Returns:
+            The samples ``(B, *event)``, the times of the grid (empty without one), and the calls that each sample
+            needed, ``(B,)``, or None if all needed all calls.
+        """
+
+
+def _ignored(step: int, t: Tensor, x: Tensor) -> None:
+    pass
+
+
+class GridJumpSampler(JumpSampler):
+    """Base class of samplers with a grid of times. A subclass implements ``step``.
+
+    Args:
+        steps: Number of steps N, or N + 1 descending times that end at 0.
+        grid: Function of ``scoresde.jump.grids`` that makes the times of N steps.
+    """
+
+    def __init__(self, steps: int | Tensor = 100, grid: Callable[[JumpProcess, int], Tensor] = grids.uniform) -> None:
+        if not isinstance(steps, Tensor):
+            check_count("steps", steps)
+        self.steps, self.grid = steps, grid
+
+    def times(self, process: JumpProcess) -> Tensor:
+        """The descending times.
+
+        Args:
+            process: The process.
+
+        Returns:
+            The times, ``(N + 1,)`` float64.
+        """
+        steps = self.steps
+        return check_grid("steps", process, steps if isinstance(steps, Tensor) else self.grid(process, steps))
+
+    def start_time(self, process: JumpProcess) -> float:
+        return float(self.times(process)[0])
+
+    def run(
+        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        times = self.times(process)
+        for k in range(len(times) - 1):
+            t, s = times[k], times[k + 1]
+            x = self.step(process, model(x, t), x, t, s, noise, k)
+            callback(k + 1, s, x)
+        return x, times, None
+
+    @abstractmethod
+    def step(
+        self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
+    ) -> Tensor:
+        """One step from t to s.
+
+        Args:
+            process: The process.
+            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            x: States at t, ``(B, *event)``.
+            t: Time of the states, ``()``.
+            s: Time of the next states, ``()``, < t.
+            noise: Source of the random numbers.
+            number: Number of the step, from 0.
+
+        Returns:
+            The states at s, ``(B, *event)``.
+        """

@@ -1,0 +1,77 @@
+"""Two coupled variables with 6 values each, their exact expectations, and the processes of the tests."""
+
+from __future__ import annotations
+
+import torch
+
+from scoresde.jump import (
+    Absorbing,
+    DiscretizedGaussian,
+    EnumeratedJoint,
+    MaskAndReplace,
+    NearestNeighbor,
+    RateMatrix,
+    Uniform,
+)
+
+K = 6
+
+
+def coupled(tokens=K):
+    """p(x, y) proportional to exp(-(x - y)^2 / 2) (1 + x)."""
+    levels = torch.arange(tokens, dtype=torch.float64)
+    table = torch.exp(-0.5 * (levels[:, None] - levels) ** 2) * (1.0 + levels[:, None])
+    return EnumeratedJoint(table / table.sum())
+
+
+def processes(tokens=K):
+    rates = torch.rand(tokens, tokens, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rates -= torch.diag(rates.sum(1))
+    return [
+        Absorbing(tokens),
+        Uniform(tokens),
+        MaskAndReplace(tokens, 0.3),
+        NearestNeighbor(tokens),
+        DiscretizedGaussian(tokens, 1.5),
+        RateMatrix(rates),
+    ]
+
+
+def pairs(states):
+    """All states of two variables, (states^2, 2)."""
+    return torch.cartesian_prod(torch.arange(states), torch.arange(states))
+
+
+def kernel(process, step):
+    """The matrix of a step that draws both variables independently, from their log-probabilities (states^2, 2, states)."""
+    p = step(pairs(process.states)).exp()
+    return (p[:, 0, :, None] * p[:, 1, None, :]).reshape(process.states**2, -1)
+
+
+def ancestral_table(process, model, times):
+    """The exact distribution of the samples of ``AncestralSampler`` on a grid, (states, states)."""
+    prior = process.prior_log_probs().exp()
+    p = (prior[:, None] * prior).reshape(-1)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        p = p @ kernel(process, lambda x, s=s, t=t: process.reverse_transition(x, model(x, t), s, t)).nan_to_num(0.0)
+    return p.reshape(process.states, process.states)
+
+
+def total_variation(p, q):
+    return 0.5 * float((p - q).abs().sum())
+
+
+def frequencies(x, tokens=K):
+    counts = torch.bincount(x[:, 0] * tokens + x[:, 1], minlength=tokens**2)
+    return counts.double().reshape(tokens, tokens) / len(x)
+
+
+def expected(process, x0, t, term):
+    """E term(x_t) over q(x_t | x_0) for each x_0 (n, 2), by enumeration of x_t; term(x_t, x_0) is (states^2, 2)."""
+    x_t, means = pairs(process.states), []
+    for row in x0:
+        start = row.expand(len(x_t), -1)
+        log_q = process.marginal(start, t).gather(-1, x_t[..., None])[..., 0].sum(1)
+        seen = log_q.isfinite()
+        means.append((log_q[seen].exp() * term(x_t[seen], start[seen]).sum(1)).sum())
+    return torch.stack(means)

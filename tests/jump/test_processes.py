@@ -1,0 +1,257 @@
+"""Jump processes: closed forms against matrix exponentials, the self-check with planted errors, and refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scoresde import VESDE, VPSDE, CosineVPSDE
+from scoresde.jump import (
+    Absorbing,
+    CosineKeep,
+    DiscretizedGaussian,
+    MaskAndReplace,
+    NearestNeighbor,
+    PolynomialKeep,
+    RateMatrix,
+    SDEKeep,
+    Uniform,
+    check,
+)
+from scoresde.jump.matrix import rate_exponential
+from scoresde.noise import NoiseSource
+from tests.jump.problems import processes
+
+
+def at(t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("process", processes(4), ids=lambda v: type(v).__name__)
+def test_transitions_are_matrix_exponentials(process):
+    x = torch.arange(process.states)[:, None]
+    rates = process.generator_rows(x)[:, 0]
+    for s, t in ((0.0, 0.3), (0.2, 0.9), (0.5, 0.5)):
+        b = math.log((1.0 - s) / (1.0 - t))
+        wanted = torch.linalg.matrix_exp(b * rates)
+        assert torch.allclose(process.transition(x, at(s), at(t)).exp()[:, 0], wanted, rtol=0, atol=1e-12)
+
+
+def test_cumulative_matrices_of_mask_and_replace_are_the_product_of_the_steps():
+    process, x = MaskAndReplace(5, 0.2), torch.arange(6)[:, None]
+    times = torch.linspace(0.0, 0.9, 11, dtype=torch.float64)
+    product = torch.eye(6, dtype=torch.float64)
+    for s, t in zip(times[:-1], times[1:], strict=True):
+        product = product @ process.transition(x, s, t).exp()[:, 0]
+    keep, masked = 0.1, 1.0 - 0.1**0.8
+    wanted = torch.full((6, 6), (1.0 - keep - masked) / 5, dtype=torch.float64) + keep * torch.eye(6, dtype=torch.float64)
+    wanted[:, 5], wanted[5] = masked, torch.eye(6)[5]
+    assert torch.allclose(product, wanted, rtol=0, atol=1e-12)
+
+
+def test_bits_are_replaced_as_in_the_binomial_process():
+    """Entry of Sohl-Dickstein et al.: x is kept with 1 - beta, and else a fair coin."""
+    t, beta = at(0.36), 0.36
+    p = Uniform(2).marginal(torch.tensor([[0, 1]]), t).exp()
+    assert torch.allclose(p[0], torch.tensor([[1 - beta / 2, beta / 2], [beta / 2, 1 - beta / 2]]).double())
+
+
+def test_small_probabilities_are_accurate_relative_to_their_size():
+    rates = NearestNeighbor(40).matrix
+    b = torch.tensor([1e-3], dtype=torch.float64)
+    c = float(rates[0, 1])
+    found = rate_exponential(rates, b)[0, 0, 20]
+    # 20 jumps to the right: (b c)^20 / 20! exp(-2 b c) up to paths with more jumps
+    leading = 20 * math.log(1e-3 * c) - math.lgamma(21.0) - 2e-3 * c
+    assert abs(float(found.log()) - leading) < 0.1 and 0 < float(found) < 1e-20
+
+
+def test_the_slowest_mode_of_ordinal_processes_decays_like_alpha():
+    for process in (NearestNeighbor(9), DiscretizedGaussian(9, 1.5), DiscretizedGaussian(9, 30.0)):
+        q = process.transition(torch.arange(9)[:, None], at(0.0), at(0.4)).exp()[:, 0]
+        assert math.isclose(float(torch.linalg.eigvalsh(q)[-2]), 0.6, rel_tol=1e-9)
+    wide = DiscretizedGaussian(4, 1e3).transition(torch.arange(4)[:, None], at(0.0), at(0.4))
+    assert torch.allclose(wide, Uniform(4).transition(torch.arange(4)[:, None], at(0.0), at(0.4)), atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [PolynomialKeep(2.0, T=3.0), CosineKeep(), CosineVPSDE()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("kind", [Absorbing, Uniform, NearestNeighbor])
+def test_every_process_passes_its_check_under_every_schedule(kind, schedule):
+    report = check(kind(4, schedule))
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("process", processes(5), ids=lambda v: type(v).__name__)
+def test_every_process_passes_its_check(process):
+    report = check(process)
+    assert report.passed, str(report)
+
+
+def test_schedules_of_sdes():
+    t = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
+    schedule = SDEKeep(VPSDE())
+    assert torch.allclose(schedule.alpha(t), VPSDE().alpha(t))
+    assert torch.allclose(schedule.rate(t), -VPSDE().drift_coefficient(t))
+    assert torch.allclose(schedule.time_of_log_alpha(schedule.log_alpha(t)), t, atol=1e-9)
+    assert Uniform(3, VPSDE()) == Uniform(3, VPSDE()) != Uniform(3, CosineVPSDE())
+    with pytest.raises(ValueError, match="alpha from 1 to 1"):
+        Uniform(3, VESDE())
+
+
+# ten planted errors: each class has one wrong method, and the check names it
+
+
+class WrongRate(PolynomialKeep):
+    def rate(self, t):
+        return 1.1 * super().rate(t)
+
+
+class Restored(PolynomialKeep):
+    """alpha increases again after t = 0.6."""
+
+    def log_alpha(self, t):
+        return super().log_alpha(torch.minimum(t, 1.2 - t).clamp(min=0.0))
+
+
+class UnnormalizedRows(Uniform):
+    def rows(self, x, b):
+        return super().rows(x, b) + 0.01
+
+
+class NotMarkov(Absorbing):
+    """The mask returns to a token, but the rates do not."""
+
+    def rows(self, x, b):
+        return super().rows(x, b + 0.1 * b**2)
+
+
+class SwappedColumns(RateMatrix):
+    def columns(self, x, b, dtype=torch.float64):
+        return super().rows(x, b).to(dtype)
+
+
+class WrongGenerator(MaskAndReplace):
+    def generator_rows(self, x):
+        return 2.0 * super().generator_rows(x)
+
+
+class WrongColumnsOfRates(RateMatrix):
+    def generator_columns(self, x):
+        return self.generator_rows(x)
+
+
+class NoBayes(Uniform):
+    """The posterior without the likelihood of x_t."""
+
+    def posterior(self, x_t, x0, s, t):
+        return self.marginal(x0, s)
+
+
+class D3PMParameterization(Uniform):
+    """The sum of q(x_s, x_t | x_0) p(x_0 | x_t), without the division by q(x_t | x_0)."""
+
+    def _weights(self, x, logits, t):
+        return logits.log_softmax(-1)
+
+
+class WrongPrior(RateMatrix):
+    def prior_log_probs(self):
+        return torch.full((self.states,), -math.log(self.states), dtype=torch.float64)
+
+
+class BiasedDraws(Absorbing):
+    def marginal_sample(self, x0, t, noise, *, step=0):
+        return super().marginal_sample(x0, 0.8 * t, noise, step=step)
+
+
+class DrawsOfTheBatch(Uniform):
+    def marginal_sample(self, x0, t, noise, *, step=0):
+        return super().marginal_sample(x0, t, NoiseSource.of(0, len(x0)), step=step)
+
+
+class AnyTime(Uniform):
+    def marginal(self, x0, t):
+        return super().marginal(x0, t.clamp(0.0, 1.0))
+
+
+ASYMMETRIC = [[-1.0, 1.0, 0.0], [0.5, -2.0, 1.5], [2.0, 0.0, -2.0]]
+PLANTED = [
+    (Uniform(4, WrongRate()), "rate of the schedule"),
+    (Uniform(4, Restored()), "alpha does not increase"),
+    (UnnormalizedRows(4), "rows of Q sum to 1"),
+    (NotMarkov(4), "Chapman-Kolmogorov"),
+    (SwappedColumns(ASYMMETRIC), "likelihood"),
+    (WrongGenerator(4), "rates"),
+    (WrongColumnsOfRates(ASYMMETRIC), "columns of rates"),
+    (NoBayes(4), "posterior"),
+    (D3PMParameterization(4), "reverse transition"),
+    (WrongPrior(ASYMMETRIC), "prior, nats per coordinate"),
+    (BiasedDraws(4), "draws, standard errors"),
+    (DrawsOfTheBatch(4), "draws by seed and index"),
+    (AnyTime(4), "wrong input is refused"),
+    (Uniform(4, PolynomialKeep(0.5, T=0.25)), None),
+]
+
+
+@pytest.mark.parametrize(("process", "row"), PLANTED, ids=lambda v: type(v).__name__ if not isinstance(v, str) else v)
+def test_the_check_finds_planted_errors(process, row):
+    report = check(process)
+    failed = [r.name for r in report.rows if not r.passed]
+    assert (failed == []) if row is None else row in failed, str(report)
+
+
+def test_a_schedule_that_ends_early_fails_the_check_of_the_prior():
+    report = check(Uniform(4, VPSDE(beta_max=4.0)))
+    assert [r.name for r in report.rows if not r.passed] == ["prior, nats per coordinate"]
+
+
+def test_draws_depend_on_seed_and_index_only():
+    process, x0 = MaskAndReplace(3000, 0.3), torch.arange(600).reshape(6, 100)  # more states than are drawn at once
+    whole = process.marginal_sample(x0, at(0.5), NoiseSource.of(1, 6))
+    part = process.marginal_sample(x0[2:4], at(0.5), NoiseSource.of(1, 2, first=2))
+    assert torch.equal(whole[2:4], part)
+    kept = (whole == x0).double().mean()
+    assert abs(float(kept) - 0.5) < 4 * 0.5 / 600**0.5
+    assert len(whole[(whole != x0) & (whole != 3000)].unique()) > 30
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        ([[-1.0, 1.0], [1.0, -0.9]], r"matrix has the sum 0.1 in row 1"),
+        ([[1.0, -1.0], [1.0, -1.0]], r"matrix has the rate -1 at \(0, 1\)"),
+        ([[0.0, 0.0], [0.0, 0.0]], "matrix is 0"),
+        ([[-1.0, 1.0]], "square"),
+        ([[-1.0, math.nan], [1.0, -1.0]], "non-finite"),
+    ],
+)
+def test_wrong_rate_matrices_are_refused_with_place_and_value(matrix, words):
+    with pytest.raises(ValueError, match=words):
+        RateMatrix(matrix)
+
+
+def test_wrong_states_are_refused_with_place_and_value():
+    process, t = Absorbing(5), at(0.5)
+    with pytest.raises(ValueError, match=r"x0 has the value 5, which is the mask token in sample 1 at \(2,\)"):
+        process.marginal(torch.tensor([[0, 1, 2], [3, 4, 5]]), t)
+    with pytest.raises(ValueError, match=r"x0 has the value 7 in sample 0 at \(1,\): allowed are the tokens 0 to 4"):
+        process.marginal(torch.tensor([[0, 7]]), t)
+    with pytest.raises(ValueError, match=r"x_t has the value -1 in sample 0 at \(\): allowed are the states 0 to 5"):
+        process.likelihood(torch.tensor([-1]), t)
+    with pytest.raises(TypeError, match="float32"):
+        process.marginal(torch.zeros(2, 3), t)
+    with pytest.raises(ValueError, match="later than"):
+        process.transition(torch.zeros(1, 1, dtype=torch.long), at(0.6), at(0.5))
+    with pytest.raises(ValueError, match=r"logits has shape \(1, 2, 6\)"):
+        process.reverse_transition(torch.tensor([[5, 5]]), torch.zeros(1, 2, 6), at(0.1), at(0.2))
+    with pytest.raises(ValueError, match="at most 64"):
+        check(Uniform(100))
+
+
+def test_no_tensor_has_the_size_of_two_vocabularies():
+    """A vocabulary of 50,000 would need 20 GB for a matrix of float64."""
+    process, x = MaskAndReplace(50_000), torch.tensor([[3, 50_000]])
+    p = process.reverse_transition(x, torch.zeros(1, 2, 50_000), at(0.3), at(0.6))
+    assert p.shape == (1, 2, 50_001) and torch.allclose(p.exp().sum(-1), torch.ones(1, 2), atol=1e-4)
