@@ -20,6 +20,7 @@ from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, 
 from scoresde import sde as processes
 from scoresde.data import Affine, Dataset, RealColumn, Splits
 from scoresde.filters import MatrixFilter
+from scoresde.jump import Absorbing, MarkovChain
 from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
@@ -37,7 +38,7 @@ PACKAGES = (
     "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
     "guidance", "filters", "operators", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
-    "conditions",
+    "conditions", "jump", "jump.grids",
     "interop",
 )  # fmt: skip
 
@@ -74,6 +75,9 @@ BASIS = Axes([torch.eye(2)])
 SUBSPACE = Subspace(BASIS, torch.tensor([True, False]))
 SPLIT = Dataset(X, Affine())
 EIGHT = (1, 8, 8)
+JUMPS = Absorbing(2)
+BITS = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+BIT_ROWS = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]])
 ERRORS = DenoisingErrors(TIMES.flip(0), T, T)
 
 
@@ -172,6 +176,7 @@ RECORDS = {
     "samplers.discretization.Transitions", "samplers.hooks.Moment", "samplers.populations.Particles",
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "schedules.dynamic_programming.OptimalGrids",
+    "jump.bounds.JumpBound", "jump.objectives.JumpDraw",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -243,6 +248,17 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "interop.processes.flow_matching.FlowMatchingSDE": {"scheduler": Cosine()},
     "interop.processes.sbi.SbiSDE": {"estimator": Estimator()},
     "interop.processes.torchcfm.TorchCFMSDE": {"matcher": Matcher()},
+    "jump.bounds.jump_bound": {"process": JUMPS, "model": BITS.model(JUMPS), "x": BIT_ROWS},
+    **{f"jump.replacing.{name}": {"tokens": 3} for name in ("Absorbing", "MaskAndReplace", "Uniform")},
+    **{f"jump.matrix.{name}": {"tokens": 3} for name in ("DiscretizedGaussian", "NearestNeighbor")},
+    "jump.matrix.RateMatrix": {"matrix": ((-1.0, 1.0), (3.0, -3.0))},
+    **{f"jump.models.{name}": {"network": NET, "process": JUMPS} for name in ("CategoricalModel", "RatioModel")},
+    **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
+    **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
+    "jump.checks.check": {"process": JUMPS},
+    "jump.oracles.EnumeratedJoint": {"probabilities": ((0.5, 0.25), (0.25, 0.0))},
+    "jump.oracles.MarkovChain": {"transition": ((0.9, 0.1), (0.2, 0.8))},
+    "jump.oracles.ExactModel": {"data": BITS, "process": JUMPS},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.variational.variational_bound": {"times": torch.tensor([0.1, 0.5, 1.0])},
     "score.data_variance.AnalyticVariance": {"levels": torch.tensor([0.1, 1.0]), "shares": torch.tensor([0.9, 0.5])},
@@ -407,6 +423,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
 for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
 RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals": T}
+RECIPES["jump.bounds.JumpBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_token": T}
+RECIPES["jump.objectives.JumpDraw"] = {"x0": BIT_ROWS, "x": BIT_ROWS, "t": T, "s": T}
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["likelihood.variational.VariationalBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_dim": T}
 RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}
@@ -428,6 +446,7 @@ NOT_CALLED = {
     "solvers.ode.SolverError": "an exception: whatever it says",
     "solvers.ode.ODESolver": "a protocol",
     "samplers.grids.check_t_min": "a check of its own",
+    "jump.grids.check_grid": "a check of its own",
     "sde.nonlinear.Prior": "a protocol",
 } | ({} if find_spec("pyarrow") else {"data.table.measure_columns": "needs the extra 'tables'"})
 

@@ -36,7 +36,7 @@ FLOORS = [
     {"sde"},
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
-    {"tasks", "schedules"},
+    {"tasks", "schedules", "jump"},
     {"interop", "experiment"},
     {"command_line"},
     {"cli"},
@@ -77,6 +77,14 @@ SUB_PACKAGES = {
         {"learned_variance"},
     ],
     "distributions": [{"linear_gaussian", "data_variance"}, {"mixture"}, {"empirical"}],
+    "jump": [
+        {"keep", "states"},
+        {"base"},
+        {"replacing", "matrix", "grids", "models", "oracles"},
+        {"sampler"},
+        {"stepwise", "exact", "bounds"},
+        {"checks", "objectives"},
+    ],
     "schedules": [{"dynamic_programming", "levels"}, {"costs"}, {"chain_bound"}],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},

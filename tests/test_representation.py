@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import scoresde
+import scoresde.jump
 from scoresde import VESDE, VPSDE, data, losses, networks, samplers
 from scoresde._representation import LARGEST, same_value, text_of
 from scoresde.losses import DenoisingScoreMatching
@@ -45,6 +46,7 @@ def names():
     """Names that a repr may contain: the public classes, functions of samplers and bases, torch and numpy."""
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
     found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
+    found |= {name: thing for name, thing in vars(scoresde.jump.grids).items() if inspect.isfunction(thing)}
     found |= {
         name: getattr(samplers.exponential, name)
         for name in ("diffusion_time", "noise_to_signal", "log_noise_to_signal")

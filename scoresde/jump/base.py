@@ -80,6 +80,17 @@ class JumpProcess(ABC):
         """Whether a state that is a token equals x_0 at all times."""
         return False
 
+    def masked(self, x: Tensor) -> Tensor:
+        """Which states are the mask.
+
+        Args:
+            x: States, of any shape.
+
+        Returns:
+            True for the mask, in the shape of x.
+        """
+        return torch.zeros_like(x, dtype=torch.bool) if self.mask is None else torch.eq(x, self.mask)
+
     @abstractmethod
     def rows(self, x: Tensor, b: Tensor) -> Tensor:
         """Rows of ln exp(b R).
@@ -309,6 +320,9 @@ class JumpProcess(ABC):
 
     def logits_from_ratios(self, x: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         """ln p(x_0 | x_t), the inverse of ``ratios``.
+
+        For ordinal processes with many levels it amplifies errors of the ratios, the more the larger t is, because nearly all
+        differences between levels have decayed.
 
         Args:
             x: States at t, ``(B, *event)``.

@@ -128,8 +128,8 @@ def jump_bound(
         (torch.Size([4]), torch.Size([32, 4]), 64)
     """
     check_states("x", x, process.states, process.tokens)
-    model = given(model, condition)
     check_model(process, model)
+    model = given(model, condition)
     check_count("replicates", replicates)
     if draws is not None:
         check_count("draws", draws)

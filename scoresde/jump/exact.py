@@ -67,7 +67,7 @@ class FirstHitting(JumpSampler):
         self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         shape, x = x.shape, x.reshape(len(x), -1)
-        masked = x == process.mask
+        masked = process.masked(x)
         u = noise.uniform(x.shape[1:], step=0, purpose="hitting times", dtype=torch.float64)
         kept = process.schedule.alpha(torch.tensor(process.T, dtype=torch.float64, device=x.device))
         times = process.schedule.time_of_log_alpha(torch.log1p(-u * (1.0 - kept)))

@@ -1,7 +1,7 @@
 """Time grids of jump processes: functions ``(process, steps)`` that return ``steps + 1`` descending times from T to 0,
 in float64.
 
-- :func:`uniform`: equal steps in t.
+- :func:`equal_times`: equal steps in t.
 - :func:`equal_alpha`: equal steps in alpha(t). Under ``Absorbing`` every step unmasks the same number of tokens on
 average.
 """
@@ -17,7 +17,7 @@ from scoresde.jump.base import JumpProcess
 
 
 @checked_arguments
-def uniform(process: JumpProcess, steps: int) -> Tensor:
+def equal_times(process: JumpProcess, steps: int) -> Tensor:
     """Equal steps in t.
 
     Args:

@@ -8,7 +8,7 @@ the discrete counterpart of the score. Both descriptions are equivalent for 0 < 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from scoresde.jump.base import JumpProcess
 from scoresde.jump.states import check_logits
 
 
-class JumpModel(nn.Module):
+class JumpModel(nn.Module, ABC):
     """Base class of models of a jump process.
 
     Args:
@@ -82,7 +82,7 @@ class CategoricalModel(JumpModel):
         logits = self._output(x, t, condition, self.process.tokens)
         if not self.process.carries_over:
             return logits
-        known = (x != self.process.mask)[..., None]
+        known = ~self.process.masked(x)[..., None]
         same = torch.arange(self.process.tokens, device=x.device) == x[..., None]
         return torch.where(known, torch.where(same, 0.0, -math.inf).to(logits.dtype), logits)
 

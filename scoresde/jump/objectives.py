@@ -174,8 +174,9 @@ class JumpObjective(ABC):
 
 
 class DiscreteBound(JumpObjective):
-    """The bound in N equal steps, and the cross-entropy of x_0: N KL(q(x_s | x_t, x_0) || p(x_s | x_t)) - lambda ln
-    p(x_0 | x_t).
+    """The bound in N equal steps, and the cross-entropy of x_0.
+
+    The loss is N KL(q(x_s | x_t, x_0) || p(x_s | x_t)) - lambda ln p(x_0 | x_t), summed over the coordinates.
 
     Args:
         process: The process.
@@ -241,8 +242,7 @@ class ContinuousBound(JumpObjective):
         if not process.carries_over:
             return process.T * rate_divergence(process, draw.x, draw.x0, logits, t)
         weight = process.T * process.schedule.rate(t) / torch.expm1(-process.schedule.log_alpha(t))
-        hidden = draw.x == process.mask
-        each = torch.where(hidden, cross_entropy(logits, draw.x0), 0.0)
+        each = torch.where(process.masked(draw.x), cross_entropy(logits, draw.x0), 0.0)
         return expand(weight.to(each.dtype), each) * each
 
 

@@ -219,7 +219,8 @@ class MarkovChain(DiscreteDistribution):
         target = torch.zeros(self.tokens + 1, dtype=torch.float64)
         target[-1] = 1.0
         found = torch.linalg.lstsq(system, target[:, None]).solution[:, 0].clamp(min=0.0)
-        return found / found.sum()
+        stationary: Tensor = found / found.sum()
+        return stationary
 
     def entropy_rate(self) -> float:
         """The entropy of the next variable given the current one, for the stationary distribution.
@@ -234,7 +235,8 @@ class MarkovChain(DiscreteDistribution):
         self._check("x", x)
         check_states("x", x, self.tokens)
         steps = log_or_zero(self.transition.to(x.device))[x[:, :-1], x[:, 1:]]
-        return log_or_zero(self.initial.to(x.device))[x[:, 0]] + steps.sum(1)
+        total: Tensor = log_or_zero(self.initial.to(x.device))[x[:, 0]] + steps.sum(1)
+        return total
 
     def sample(self, n: int, length: int, seed: int = 0, first: int = 0) -> Tensor:
         """Draw samples.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_count, shown
+from scoresde._validation import shown
 from scoresde.conditions import given
 from scoresde.jump import grids
 from scoresde.jump.base import JumpProcess
@@ -27,7 +27,8 @@ from scoresde.jump.states import check_log_probs, check_logits, check_states
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import whole_shape
 from scoresde.samplers.base import SampleResult
-from scoresde.sde.scores import in_evaluation_mode
+from scoresde.samplers.discretization import plain_steps
+from scoresde.sde.scores import check_signature, in_evaluation_mode
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """A function ``(k, t, state)`` that is called with the start (k = 0), then after every step k."""
@@ -46,6 +47,7 @@ def check_model(process: JumpProcess, model: object) -> None:
     """
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model={shown(model)} cannot be called: give model(x, t), e.g. a CategoricalModel")
+    check_signature(model, "model")
     other = getattr(model, "process", process)
     if isinstance(other, JumpProcess) and other != process:
         raise ValueError(
@@ -128,8 +130,8 @@ class JumpSampler(ABC):
         if not isinstance(process, JumpProcess):
             raise TypeError(f"process={shown(process)} is not a jump process: give e.g. Absorbing(27)")
         shape = whole_shape(shape)
-        model = given(model, condition)
         check_model(process, model)
+        model = given(model, condition)
         self.check_process(process)
         at = self.start_time(process)
         if start is not None:
@@ -204,10 +206,16 @@ class GridJumpSampler(JumpSampler):
         grid: Function of ``scoresde.jump.grids`` that makes the times of N steps.
     """
 
-    def __init__(self, steps: int | Tensor = 100, grid: Callable[[JumpProcess, int], Tensor] = grids.uniform) -> None:
-        if not isinstance(steps, Tensor):
-            check_count("steps", steps)
-        self.steps, self.grid = steps, grid
+    def __init__(
+        self,
+        steps: int | Sequence[float] | Tensor = 100,
+        grid: Callable[[JumpProcess, int], Tensor] = grids.equal_times,
+    ) -> None:
+        plain = plain_steps(steps)
+        assert isinstance(plain, int | tuple)  # the arguments are checked
+        if isinstance(plain, tuple) and plain[-1] != 0.0:
+            raise ValueError(f"steps holds times that end at {plain[-1]:g}: give descending times that end at 0")
+        self.steps, self.grid = plain, grid
 
     def times(self, process: JumpProcess) -> Tensor:
         """The descending times.
@@ -218,8 +226,9 @@ class GridJumpSampler(JumpSampler):
         Returns:
             The times, ``(N + 1,)`` float64.
         """
-        steps = self.steps
-        return check_grid("steps", process, steps if isinstance(steps, Tensor) else self.grid(process, steps))
+        if isinstance(self.steps, tuple):
+            return check_grid("steps", process, torch.tensor(self.steps, dtype=torch.float64))
+        return check_grid("grid", process, self.grid(process, self.steps))
 
     def start_time(self, process: JumpProcess) -> float:
         return float(self.times(process)[0])

@@ -62,7 +62,7 @@ def check_logits(name: str, logits: Tensor, x: Tensor, size: int) -> None:
 def check_log_probs(name: str, log_p: Tensor, t: Tensor) -> None:
     """Raise ValueError if ``log_p`` (B, *event, K), the result of ``name`` at t, has a NaN, or +infinity, or no finite entry."""
     best = log_p.amax(-1)
-    bad = ~(best.isfinite() & ~log_p.isnan().any(-1)).flatten(1).all(1)
+    bad = ~(best.isfinite() & ~log_p.isnan().any(-1)).reshape(len(log_p), -1).all(1)
     if bool(bad.any()):
         rows = bad.nonzero().flatten().tolist()
         raise ValueError(

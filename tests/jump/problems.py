@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from scoresde.jump import (
@@ -52,7 +54,7 @@ def ancestral_table(process, model, times):
     """The exact distribution of the samples of ``AncestralSampler`` on a grid, (states, states)."""
     prior = process.prior_log_probs().exp()
     p = (prior[:, None] * prior).reshape(-1)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         p = p @ kernel(process, lambda x, s=s, t=t: process.reverse_transition(x, model(x, t), s, t)).nan_to_num(0.0)
     return p.reshape(process.states, process.states)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -43,10 +44,12 @@ def test_cumulative_matrices_of_mask_and_replace_are_the_product_of_the_steps():
     process, x = MaskAndReplace(5, 0.2), torch.arange(6)[:, None]
     times = torch.linspace(0.0, 0.9, 11, dtype=torch.float64)
     product = torch.eye(6, dtype=torch.float64)
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in itertools.pairwise(times):
         product = product @ process.transition(x, s, t).exp()[:, 0]
     keep, masked = 0.1, 1.0 - 0.1**0.8
-    wanted = torch.full((6, 6), (1.0 - keep - masked) / 5, dtype=torch.float64) + keep * torch.eye(6, dtype=torch.float64)
+    wanted = torch.full((6, 6), (1.0 - keep - masked) / 5, dtype=torch.float64) + keep * torch.eye(
+        6, dtype=torch.float64
+    )
     wanted[:, 5], wanted[5] = masked, torch.eye(6)[5]
     assert torch.allclose(product, wanted, rtol=0, atol=1e-12)
 
@@ -76,7 +79,9 @@ def test_the_slowest_mode_of_ordinal_processes_decays_like_alpha():
     assert torch.allclose(wide, Uniform(4).transition(torch.arange(4)[:, None], at(0.0), at(0.4)), atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", [PolynomialKeep(2.0, T=3.0), CosineKeep(), CosineVPSDE()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "schedule", [PolynomialKeep(2.0, T=3.0), CosineKeep(), CosineVPSDE()], ids=lambda v: type(v).__name__
+)
 @pytest.mark.parametrize("kind", [Absorbing, Uniform, NearestNeighbor])
 def test_every_process_passes_its_check_under_every_schedule(kind, schedule):
     report = check(kind(4, schedule))

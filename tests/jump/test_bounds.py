@@ -1,0 +1,179 @@
+"""Bounds of jump processes: exact expectations by enumeration, their estimates, and objectives."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde.jump import (
+    Absorbing,
+    ContinuousBound,
+    DiscreteBound,
+    EnumeratedJoint,
+    MarkovChain,
+    MaskAndReplace,
+    NearestNeighbor,
+    Uniform,
+    grids,
+    jump_bound,
+)
+from scoresde.jump.bounds import prior_divergence, rate_divergence, step_divergence
+from tests.jump.problems import coupled, expected, pairs
+
+SMALL = [Absorbing(3), Uniform(3), MaskAndReplace(3, 0.3), NearestNeighbor(3)]
+
+
+def discrete(process, model, x0, steps):
+    """The exact bound in K steps for each x_0."""
+    times = grids.equal_times(process, steps).flip(0)
+    total = -prior_divergence(process, x0)
+    for s, t in itertools.pairwise(times):
+        total -= expected(process, x0, t, lambda x, y, s=s, t=t: step_divergence(process, x, y, model(x, t), s, t))
+    return total
+
+
+def continuous(process, model, x0, points=40):
+    """The exact bound in continuous time, by Gauss-Legendre quadrature in a variable with zero density at both ends."""
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(points))
+    u = 0.5 * (nodes + 1.0)
+    total = -prior_divergence(process, x0)
+    for t, w in zip(u**2 * (3 - 2 * u), 0.5 * weights * 6 * u * (1 - u), strict=True):
+        total -= w * expected(process, x0, t, lambda x, y, t=t: rate_divergence(process, x, y, model(x, t), t))
+    return total
+
+
+@pytest.mark.parametrize("process", SMALL, ids=lambda p: type(p).__name__)
+def test_the_bound_in_steps_is_below_the_log_likelihood_and_gets_tight(process):
+    joint, x0 = coupled(3), pairs(3)
+    p = joint.probabilities.reshape(-1)
+    gaps = [float(p @ discrete(process, joint.model(process), x0, n)) + joint.entropy() for n in (8, 16)]
+    assert gaps[0] < gaps[1] < 0.0 and gaps[1] > 0.6 * gaps[0]
+
+
+@pytest.mark.parametrize("process", SMALL, ids=lambda p: type(p).__name__)
+def test_the_continuous_bound_of_the_exact_model_is_the_log_likelihood(process):
+    joint, x0 = coupled(3), pairs(3)
+    assert torch.allclose(continuous(process, joint.model(process), x0), joint.log_prob(x0), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("process", SMALL, ids=lambda p: type(p).__name__)
+def test_the_continuous_bound_of_a_wrong_model_is_below_the_entropy(process):
+    joint, wrong = coupled(3), EnumeratedJoint(torch.full((3, 3), 1.0 / 9.0))
+    bound = continuous(process, wrong.model(process), pairs(3), 24)
+    found = float(joint.probabilities.reshape(-1) @ bound)
+    assert found < -joint.entropy() - 0.01 and math.isclose(found, -math.log(9.0), abs_tol=1e-4)
+
+
+def test_absorbing_terms_are_the_order_agnostic_autoregressive_likelihood():
+    """For a model that ignores correlations, -sum of cross-entropies of all orders: E over orders of log p(x_i | x_before)."""
+    joint, process = coupled(4), Absorbing(4)
+    model, x0 = joint.model(process), pairs(4)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    first = torch.full_like(x0, 4)
+    marginal = model(first, t).gather(-1, x0[..., None])[..., 0]
+    orders = []
+    for i in range(2):
+        x = x0.clone()
+        x[:, 1 - i] = 4
+        rest = model(x, t).gather(-1, x0[..., None])[..., 0]
+        orders.append(marginal[:, i] + rest[:, 1 - i])
+    assert torch.allclose(continuous(process, model, x0), torch.stack(orders).mean(0), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [Absorbing(3), Uniform(3)], ids=lambda p: type(p).__name__)
+def test_estimates_of_the_bounds(process):
+    joint, x0 = coupled(3), pairs(3).repeat(40, 1)
+    model = joint.model(process)
+    for times, wanted in (
+        (grids.equal_times(process, 6), discrete(process, model, x0[:9], 6)),
+        (None, joint.log_prob(x0[:9])),
+    ):
+        for draws in (3, None):
+            found = jump_bound(process, model, x0, times, draws=draws, replicates=2, seed=7)
+            error = (found.log_prob - wanted.repeat(40)).reshape(40, 9).mean(0)
+            spread = found.log_prob.reshape(40, 9).std(0) / 40**0.5
+            assert bool((error.abs() < 5.0 * spread).all()), (times, draws)
+            stated, seen = (
+                float(found.standard_error.square().mean()),
+                float((found.log_prob - wanted.repeat(40)).square().mean()),
+            )
+            assert 0.7 < stated / seen < 1.4
+            assert torch.allclose(found.log_prob, -found.steps.sum(0) - found.prior)
+
+
+def test_units_and_keys():
+    process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    x = chain.sample(6, 10)
+    whole = jump_bound(process, chain.model(process), x, seed=2)
+    part = jump_bound(process, chain.model(process), x[2:4], seed=2, first=2)
+    assert torch.allclose(whole.log_prob[2:4], part.log_prob) and whole.nfe == 64
+    assert torch.allclose(whole.bits_per_token, -whole.log_prob / (10 * math.log(2.0)))
+    assert math.isclose(whole.perplexity, 2.0 ** whole.mean_bits_per_token[0])
+    assert bool(jump_bound(process, chain.model(process), x, replicates=1).standard_error.isnan().all())
+
+
+def test_the_bound_of_a_long_chain_is_its_entropy():
+    process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    x = chain.sample(60, 64)
+    bound = jump_bound(process, chain.model(process), x, draws=16)
+    error = (bound.log_prob - chain.log_prob(x)).mean() / bound.standard_error.mean() * 60**0.5
+    assert abs(float(error)) < 5.0
+
+
+@pytest.mark.parametrize("process", [*SMALL, MaskAndReplace(3, 0.8)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("kind", [lambda p: DiscreteBound(p, 5), ContinuousBound], ids=["discrete", "continuous"])
+def test_objectives_are_unbiased(process, kind):
+    joint, x0 = coupled(3), pairs(3)
+    model, objective = joint.model(process), kind(process)
+    wanted = discrete(process, model, x0, 5) if isinstance(objective, DiscreteBound) else joint.log_prob(x0)
+    loss = objective(model, x0.repeat(200, 1)).reshape(200, 9)
+    error = loss.mean(0) + wanted + prior_divergence(process, x0)
+    assert bool((error.abs() < 5.0 * loss.std(0) / 200**0.5).all())
+
+
+def test_times_of_a_batch_are_evenly_spread_and_keyed():
+    objective, x0 = ContinuousBound(Absorbing(3), seed=1), torch.zeros(64, 2, dtype=torch.long)
+    draw = objective.draw(x0, step=5)
+    assert (
+        float(draw.t.sort().values.diff().max()) < 2.7 / 64
+    )  # random times have gaps of up to (ln 64) / 64 = 4.2 / 64
+    part = objective.draw(x0[10:20], step=5, indices=torch.arange(10, 20))
+    assert torch.equal(part.t, draw.t[10:20]) and torch.equal(part.x, draw.x[10:20])
+    assert not torch.equal(objective.draw(x0).t, objective.draw(x0).t)
+
+
+def test_the_auxiliary_cross_entropy_and_the_gradient():
+    process, x0 = MaskAndReplace(3, 0.3), torch.tensor([[0, 1], [2, 2]])
+    logits = torch.zeros(2, 2, 3, requires_grad=True)
+    for kind in (DiscreteBound, ContinuousBound):
+        plain, added = (kind(process, auxiliary=a)(lambda x, t: logits, x0, step=0) for a in (0.0, 0.5))
+        assert torch.allclose(added - plain, torch.full((2,), math.log(3.0)))  # 0.5 for each of two tokens
+        added.sum().backward()
+        assert bool(logits.grad.isfinite().all())
+    x0 = torch.tensor([[0, 1, 2]])
+    for process in (Absorbing(3), Uniform(3), NearestNeighbor(3)):
+        for kind in (DiscreteBound, ContinuousBound):
+            logits = torch.randn(1, 3, 3, requires_grad=True)
+            kind(process)(lambda x, t, logits=logits: logits, x0, step=1).sum().backward()
+            assert bool(logits.grad.isfinite().all())
+
+
+def test_refusals():
+    process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    model, x = chain.model(process), torch.tensor([[0, 1, 2]])
+    with pytest.raises(ValueError, match=r"x has the value 2, which is the mask token in sample 0 at \(2,\)"):
+        jump_bound(process, model, x)
+    with pytest.raises(ValueError, match=r"x0 has the value 2, which is the mask token in sample 0 at \(2,\)"):
+        ContinuousBound(process)(model, x)
+    with pytest.raises(ValueError, match=r"begins at 0\.5"):
+        jump_bound(process, model, x[:, :2], torch.tensor([0.5, 0.0]))
+    with pytest.raises(ValueError, match="draws=0"):
+        jump_bound(process, model, x[:, :2], draws=0)
+    with pytest.raises(ValueError, match="auxiliary=-1"):
+        ContinuousBound(process, auxiliary=-1.0)
+    with pytest.raises(ValueError, match="is another one"):
+        DiscreteBound(Uniform(2))(model, x[:, :2])
