@@ -69,11 +69,10 @@ def frequencies(x, tokens=K):
 
 
 def expected(process, x0, t, term):
-    """E term(x_t) over q(x_t | x_0) for each x_0 (n, 2), by enumeration of x_t; term(x_t, x_0) is (states^2, 2)."""
-    x_t, means = pairs(process.states), []
-    for row in x0:
-        start = row.expand(len(x_t), -1)
-        log_q = process.marginal(start, t).gather(-1, x_t[..., None])[..., 0].sum(1)
-        seen = log_q.isfinite()
-        means.append((log_q[seen].exp() * term(x_t[seen], start[seen]).sum(1)).sum())
-    return torch.stack(means)
+    """E term(x_t) over q(x_t | x_0) for each x_0 (n, 2), by enumeration of x_t; term(x_t, x_0) is (n states^2, 2)."""
+    every = pairs(process.states)
+    start, x_t = x0.repeat_interleave(len(every), 0), every.repeat(len(x0), 1)
+    log_q = process.marginal(start, t).gather(-1, x_t[..., None])[..., 0].sum(1)
+    seen, found = log_q.isfinite(), torch.zeros_like(log_q)
+    found[seen] = log_q[seen].exp() * term(x_t[seen], start[seen]).sum(1)
+    return found.reshape(len(x0), -1).sum(1)
