@@ -102,8 +102,8 @@ class InterpolatedVariance(LearnedVariance):
     Example:
         >>> import torch
         >>> beta, beta_tilde = InterpolatedVariance()(torch.tensor([[1.0], [-1.0]]), torch.ones(2), torch.tensor(3.0))
-        >>> float(beta), float(beta_tilde)
-        (0.5, 0.0)
+        >>> beta, beta_tilde
+        (tensor([0.5000]), tensor([0.]))
     """
 
     def __call__(self, output: Tensor, level: Tensor, delta: Tensor) -> Tensor:

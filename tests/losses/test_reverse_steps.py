@@ -226,7 +226,7 @@ def gap(chain, model, std: float, variance) -> float:
 
 
 def test_the_trained_variance_is_the_optimal_one() -> None:
-    """v within .02, and the bound of 50 steps within .002 nats of the entropy, against .02 for beta."""
+    """v within .02, and the bound of 50 steps within .002 nats of the entropy, against .022 for beta."""
     chain, std = VPSDE().discretize(50), 0.5
     model = LearnedVarianceModel(Table(chain, std), chain, label=lambda sde, t: t, data_std=None)
     loss, optimizer = HybridLoss(chain, weight=1.0), torch.optim.Adam(model.parameters(), lr=0.2, eps=1e-20)
@@ -241,7 +241,8 @@ def test_the_trained_variance_is_the_optimal_one() -> None:
         schedule.step()
     v = 0.5 * (model.network.rows.detach() + 1.0)
     assert float((v[1:] - optimal(chain, std)).abs().max()) < 0.02
-    assert abs(gap(chain, model, std, "model")) < 0.002 < 0.015 < gap(chain, model, std, GaussianVariance(1.0)) < 0.03
+    assert abs(gap(chain, model, std, "model")) < 0.002
+    assert gap(chain, model, std, GaussianVariance(1.0)) == pytest.approx(0.022, abs=5e-4)
 
 
 def test_refusals() -> None:
