@@ -68,7 +68,7 @@ SUB_PACKAGES = {
         {"checks"},
     ],
     "score": [
-        {"labels", "predictions"},
+        {"labels", "level_decoder", "predictions"},
         {"kernels"},
         {"base"},
         {"model", "quantized", "subspace", "classifier"},

@@ -6,6 +6,7 @@ from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.degraded import Degraded
 from scoresde.data.distances import largest_distance
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
+from scoresde.data.middles import LevelMiddles, WithoutDequantization
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
@@ -25,6 +26,7 @@ __all__ = [
     "Digits",
     "ImageFolder",
     "LazySplits",
+    "LevelMiddles",
     "MlxtendMNIST",
     "PhotoPatches",
     "RealColumn",
@@ -35,6 +37,7 @@ __all__ = [
     "TorchDataset",
     "Transform",
     "WholeColumn",
+    "WithoutDequantization",
     "largest_distance",
     "measure_columns",
     "permutation",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
+from scoresde._representation import GIVEN
 from scoresde._validation import check_count, check_finite, expand, shown
 from scoresde.conditions import ConditionKind, Image
 from scoresde.data.columns import Columns
@@ -133,6 +134,20 @@ class Dataset:
         made = copy.copy(self)
         kinds = None if kind is None else {name: kind}
         made._rows = self._rows.joined(ConditionRows({name: rows}, kinds, tuple(self.raw.shape), self.name))
+        return made
+
+    def with_transform(self, transform: Transform) -> Dataset:
+        """The same events with another transform.
+
+        Args:
+            transform: A transform that allows the same raw data.
+
+        Returns:
+            The new data set, which shares the events and the conditions.
+        """
+        made = copy.copy(self)
+        made.transform = transform
+        vars(made)[GIVEN] = {**vars(self)[GIVEN], "transform": transform}
         return made
 
     def _check_flip(self) -> None:

@@ -15,6 +15,7 @@ from scoresde.likelihood.divergence import Divergence, Exact, Hadamard, Hutchins
 from scoresde.likelihood.engine import Engine
 from scoresde.likelihood.flow import KnownBiases, LikelihoodResult, known_biases, log_likelihood
 from scoresde.likelihood.grid import FlowGrid, standard_grid
+from scoresde.likelihood.levels import NoisyLevels, noisy_levels
 from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep, fit_grid
 from scoresde.likelihood.variational import VariationalBound, variational_bound
 
@@ -35,6 +36,7 @@ __all__ = [
     "KnownBiases",
     "LikelihoodResult",
     "Multistep",
+    "NoisyLevels",
     "UniformDequantizer",
     "VariationalBound",
     "bits_per_dim",
@@ -45,10 +47,20 @@ __all__ = [
     "importance_weighted_bound",
     "known_biases",
     "log_likelihood",
+    "noisy_levels",
     "standard_grid",
     "variational_bound",
 ]
 
 check_constructors(
-    globals(), records=(BoundResult, Classification, DequantizedResult, KnownBiases, LikelihoodResult, VariationalBound)
+    globals(),
+    records=(
+        BoundResult,
+        Classification,
+        DequantizedResult,
+        KnownBiases,
+        LikelihoodResult,
+        NoisyLevels,
+        VariationalBound,
+    ),
 )

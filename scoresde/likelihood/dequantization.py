@@ -303,7 +303,7 @@ def _weights(
     if value.shape != (len(levels),):
         raise ValueError(f"log_prob returned shape {tuple(value.shape)}: give ({len(levels)},)")
     check_finite("log_prob", value.detach(), f" at draw {step}")
-    return value.to(torch.float64) + transform.log_volume(levels[0].numel()) - log_q
+    return value.to(torch.float64) + levels[0].numel() * math.log(transform.width) - log_q
 
 
 def _discrete(transform: Transform) -> Quantized:

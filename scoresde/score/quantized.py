@@ -14,6 +14,10 @@ fourth line are exact, and the network only has to learn what the other coordina
 evidence alone determines the level, and the density is flat within a box, as it must be. The posterior of such a
 ``ScoreModel`` has logits.
 
+Data at the middles m_k of the intervals (``LevelMiddles``) has ln P(y | k) = -(y - m_k)^2 / (2 s^2) + const, and m_k in the
+place of the box mean. Without the network's part, softmax_k(ln P(y | k)) is the decoder of variational diffusion models
+(Kingma et al. 2021, arXiv:2107.00630, appendix B), whose logarithm is `scoresde.score.level_decoder.level_log_prob`.
+
 All of this is computed in float64: at s = 100 a box is 1e-3 standard deviations wide, and the differences cancel.
 """
 
@@ -27,6 +31,7 @@ from torch import Tensor
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import expand
+from scoresde.data.middles import LevelMiddles
 from scoresde.data.transforms import Quantized
 from scoresde.score.predictions import DataPosterior, Prediction
 from scoresde.sde.base import SDE
@@ -40,7 +45,7 @@ class Levels(Prediction):
     The process must have scalar coefficients.
 
     Args:
-        transform: The ``Quantized`` transform that made the data.
+        transform: The ``Quantized`` or ``LevelMiddles`` transform that made the data.
     """
 
     transform: Quantized
@@ -87,6 +92,9 @@ class Levels(Prediction):
             )
         alpha, sigma = expand(kernel.a, x).double(), expand(kernel.std, x).double()
         y, s = (x.double() / alpha)[..., None], (sigma / alpha)[..., None]
+        if isinstance(self.transform, LevelMiddles):
+            middles = self.transform.middles(torch.float64, x.device)
+            return -0.5 * ((y - middles) / s) ** 2, middles.expand(*x.shape, -1)
         edges = self.transform.edges(torch.float64, x.device)
         z = (edges - y) / s
         low, high = z[..., :-1], z[..., 1:]

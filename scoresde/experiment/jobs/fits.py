@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from scoresde._files import read_sealed, write_sealed
-from scoresde.data import Dataset
+from scoresde.data import Dataset, LevelMiddles, Transform
 from scoresde.data.dataset import permutation
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.likelihood import FlowGrid, fit_grid
+from scoresde.likelihood import FlowGrid, fit_grid, noisy_levels
+from scoresde.noise import NoiseSource
 from scoresde.schedules import FittedBound
 from scoresde.score import ScoreModel
-from scoresde.sde import LinearSDE, ScalarSDE
+from scoresde.sde import SDE, LinearSDE, ScalarSDE
 from scoresde.version import __version__
 
 Fit = TypeVar("Fit")
@@ -34,6 +35,19 @@ def event_conditions(experiment: Experiment, data: Dataset, index: Tensor, devic
     if experiment.likelihood.condition == "ignore":
         return {}
     return {name: rows.to(device) for name, rows in data.conditions(index).items()}
+
+
+def flow_start(
+    sde: SDE, x: Tensor, transform: Transform, t_min: float, noise: NoiseSource
+) -> tuple[Tensor, Tensor | None]:
+    """The states at which the flow starts, and the term that is added to their log-density, if any.
+
+    Data that is not dequantized gets the noise of ``t_min``.
+    """
+    if not isinstance(transform, LevelMiddles):
+        return x, None
+    start = noisy_levels(cast(LinearSDE, sde), x, transform, t=t_min, noise=noise)  # which refuses other processes
+    return start.x, start.log_weight
 
 
 def fitted_grid(
@@ -50,7 +64,9 @@ def fitted_grid(
     def fit(x: Tensor, index: Tensor) -> FlowGrid:
         score = model.given(**event_conditions(experiment, experiment.data.train, index, device))
         assert isinstance(model.sde, LinearSDE)  # a Multistep supports no other process
-        return fit_grid(model.sde, score, x, t_min=config.t_min)
+        noise = NoiseSource(0, index.to(device))
+        start, _ = flow_start(model.sde, x, experiment.data.transform, config.t_min, noise)
+        return fit_grid(model.sde, score, start, t_min=config.t_min)
 
     return _stored(
         experiment, workdir, digest, device, name=f"grid-{{}}-{config.t_min:g}", what="time grid", key="grid", count=count,

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from scoresde._files import bytes_digest, write_sealed
-from scoresde.data import Dataset, Quantized
+from scoresde.data import Dataset, LevelMiddles, Quantized
+from scoresde.experiment.config.builder import config_errors
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.sections import Solver
 from scoresde.experiment.config.targets import as_score
@@ -31,7 +32,7 @@ from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
-from scoresde.experiment.jobs.fits import event_conditions, fitted_bound, fitted_grid
+from scoresde.experiment.jobs.fits import event_conditions, fitted_bound, fitted_grid, flow_start
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, event_means, statistics
@@ -132,6 +133,12 @@ class LikelihoodJob(Job):
         weights = weights_name(config.weights)
         loaded, checkpoint = workdir.model(replace(experiment, device=device), weights)
         model, digest = as_score(loaded), checkpoint.digest
+        if config.method is None:
+            with config_errors("data"):  # data that is not dequantized needs a process with scalar coefficients
+                flow_start(
+                    model.sde, data.encode([0], seed=0).to(device), data.transform, config.t_min,
+                    NoiseSource.of(0, 1, device=device),
+                )  # fmt: skip
         solver, grid = _solver(experiment, workdir, model, digest, device)
         settings = {
             "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
@@ -186,9 +193,11 @@ class LikelihoodJob(Job):
         If the solver fails for the batch, each event is computed alone and may fail.
         """
         config = self.experiment.likelihood
-        x = self.data.encode(index, seed=config.seed, draw=draw).to(self.device)
+        x, log_weight = self.data.encode(index, seed=config.seed, draw=draw).to(self.device), None
         # probes are keyed by event and draw, like the dequantization
         noise = NoiseSource(config.seed, index.to(self.device)).again(draw)
+        if not isinstance(self.solver, FittedBound):
+            x, log_weight = flow_start(self.model.sde, x, self.data.transform, config.t_min, noise)
         try:
             found = self.computed(x, noise, event_conditions(self.experiment, self.data, index, self.device))
         except SolverError:
@@ -208,9 +217,10 @@ class LikelihoodJob(Job):
         else:
             errors = (found.standard_error, found.trace_error, found.solver_error)
             failed, products = found.failed | ~torch.isfinite(found.log_prob), found.vjps
+        log_prob = found.log_prob if log_weight is None else found.log_prob + log_weight
         columns = (
-            found.log_prob,
-            bits_per_dim(found.log_prob, shape, transform) if discrete else lost,
+            log_prob,
+            bits_per_dim(log_prob, shape, transform) if discrete else lost,
             *(bits_per_dim_error(error, shape) if discrete else error for error in errors),
         )
         figures = torch.stack([column.double().cpu() for column in columns], 1).tolist()
@@ -265,6 +275,8 @@ class LikelihoodJob(Job):
         if failed == len(rows):
             raise SolverError(f"all {failed} rows failed, so there is no mean: see {title}.csv in {folder}")
         bounds = ["uniform dequantization"] if self.data.transform.dequantized else []
+        if isinstance(self.data.transform, LevelMiddles) and not isinstance(self.solver, FittedBound):
+            bounds.append("the noise of t_min and the decoder of the levels")
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("sampled auxiliary variables of the state")
         volume = self.data.transform.log_volume(prod(self.data.event_shape))

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from scoresde.data import Dataset
+from scoresde.data import Dataset, LevelMiddles
 from scoresde.experiment.results.likelihood_rows import Row
 from scoresde.likelihood import Exact, Hadamard, known_biases
 from scoresde.noise import NoiseSource
@@ -118,8 +118,8 @@ def biases(
     Positive values mean that the likelihood is reported as too bad.
 
     cut-off: the density at t_min is used in place of that at 0. For quantized data, whose density has steps, it means
-    little. prior: an upper bound on the mean effect of the prior in place of p_T. Empty for a process without a
-    closed-form kernel, whose biases are not known.
+    little, and the bound for data that is not dequantized does not have it. prior: an upper bound on the mean effect of the
+    prior in place of p_T. Empty for a process without a closed-form kernel, whose biases are not known.
     """
     sde = model.sde
     if not isinstance(sde, LinearSDE):
@@ -135,7 +135,8 @@ def biases(
             sde, score, data.encode(index, seed=seed).to(device), t_min=t_min,
             divergence=Exact() if d <= EXACT_SIZE else Hadamard(count=PROBES), noise=NoiseSource(seed, index.to(device)),
         )  # fmt: skip
-        cutoff.append(-found.cutoff.cpu() / unit)
+        exact = isinstance(data.transform, LevelMiddles)
+        cutoff.append((torch.zeros_like(found.cutoff) if exact else -found.cutoff).cpu() / unit)
         prior.append(found.prior.cpu() / unit)
     low, high = torch.cat(cutoff), torch.cat(prior)
     spread = float(low.std() / math.sqrt(count)) if count > 1 else math.nan
