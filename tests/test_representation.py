@@ -137,7 +137,7 @@ def test_modules_print_one_line_and_are_equal_only_to_themselves():
     model = scoresde.ScoreModel(network, VPSDE(), "velocity")
     text = (
         "MLP(event_shape=(2,), width=8, depth=1, outputs=1, embedding=RadialEmbedding(count=48, low=-15.0, high=8.0), "
-        "conditions=None)"
+        "conditions=None, input_features=None)"
     )
     assert repr(network) == text and f"network={text}, sde=VPSDE(" in repr(model) and "'velocity'" in repr(model)
     again = remade(model)

@@ -60,7 +60,8 @@ def layout(network: nn.Module) -> dict[str, Weight]:
     if isinstance(network, NCSNv2) and len(network.stages) in (4, 5):
         return {ours: Weight(_refinenet(ours, len(network.stages))) for ours in network.state_dict()}
     known = (FourierEmbedding, SinusoidalEmbedding)
-    if not isinstance(network, NCSNpp) or network.conditioning or not isinstance(network.embedding, known):
+    more = getattr(network, "conditioning", None) is not None or getattr(network, "input_features", None) is not None
+    if not isinstance(network, NCSNpp) or more or not isinstance(network.embedding, known):
         raise TypeError(f"{type(network).__name__} has no counterpart in the reference implementation")
     found: dict[str, Weight] = {}
     for number, (part, layers) in enumerate(_parts(network)):

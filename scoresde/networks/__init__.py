@@ -3,6 +3,7 @@
 from scoresde._arguments import check_constructors
 from scoresde.networks.block_classes import block_names
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
+from scoresde.networks.fourier_features import FourierFeatures
 from scoresde.networks.mlp import MLP
 from scoresde.networks.multifield import MultifieldUNet
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
@@ -21,6 +22,7 @@ __all__ = [
     "Averaging",
     "Embedding",
     "FourierEmbedding",
+    "FourierFeatures",
     "MultifieldUNet",
     "RadialEmbedding",
     "Resampling",

@@ -14,6 +14,7 @@ from scoresde._validation import check_count, check_counts
 from scoresde.conditions import ConditionKind
 from scoresde.networks.conditioning import check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
+from scoresde.networks.fourier_features import FourierFeatures, feature_channels, with_features
 
 
 class MLP(nn.Module):
@@ -26,6 +27,7 @@ class MLP(nn.Module):
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         embedding: Embedding of the label; ``RadialEmbedding()`` by default.
         conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
+        input_features: Fourier features that are appended to the input; none by default.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class MLP(nn.Module):
         outputs: int = 1,
         embedding: Embedding | None = None,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
@@ -46,7 +49,8 @@ class MLP(nn.Module):
         self.embedding = embedding or RadialEmbedding()
         self.conditioning = make_conditioning(conditions, width, event_shape, concatenated=False)
         labels = self.embedding.features + (width if conditions else 0)
-        self.first = nn.Linear(size + labels, width)
+        self.input_features = input_features
+        self.first = nn.Linear(feature_channels(size, input_features) + labels, width)
         self.blocks = nn.ModuleList(_Block(width, labels) for _ in range(depth))
         self.last = nn.Linear(width, size * outputs)
         nn.init.zeros_(self.last.weight)
@@ -73,7 +77,8 @@ class MLP(nn.Module):
             check_no_conditions(condition)
         else:
             embedded = torch.cat((embedded, self.conditioning(x, condition)), dim=1)
-        h = self.first(torch.cat((x.reshape(len(x), -1), embedded), dim=1))
+        flat = with_features(x.reshape(len(x), -1), self.input_features)
+        h = self.first(torch.cat((flat, embedded), dim=1))
         for block in self.blocks:
             h = block(h, embedded)
         shape = (len(x), *self.event_shape) + ((self.outputs,) if self.outputs > 1 else ())

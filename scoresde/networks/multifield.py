@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scoresde.conditions import ConditionKind
 from scoresde.networks.embeddings import Embedding
+from scoresde.networks.fourier_features import FourierFeatures
 from scoresde.networks.unet import SmallUNet
 
 
@@ -23,6 +24,7 @@ class MultifieldUNet(nn.Module):
         dropout: Probability of dropout inside the blocks, in [0, 1).
         embedding: Embedding of the label; ``RadialEmbedding()`` by default.
         conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``. Images have the size (H, W).
+        input_features: Fourier features that are appended to the input; none by default.
     """
 
     def __init__(
@@ -34,13 +36,16 @@ class MultifieldUNet(nn.Module):
         dropout: float = 0.0,
         embedding: Embedding | None = None,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) != 4:
             raise ValueError(f"event_shape={tuple(event_shape)} is not allowed: MultifieldUNet takes (k, C, H, W)")
         fields, images, *sides = event_shape
         self.event_shape = tuple(event_shape)
-        self.unet = SmallUNet((fields * images, *sides), channels, blocks, outputs, dropout, embedding, conditions)
+        self.unet = SmallUNet(
+            (fields * images, *sides), channels, blocks, outputs, dropout, embedding, conditions, input_features
+        )
 
     def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """Evaluate the network.

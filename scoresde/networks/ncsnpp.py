@@ -29,6 +29,7 @@ from scoresde.conditions import ConditionKind
 from scoresde.networks.blocks import InputRange, activation_of, convolution, initialized, split_outputs
 from scoresde.networks.conditioning import CrossAttention, check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, SinusoidalEmbedding
+from scoresde.networks.fourier_features import FourierFeatures, feature_channels, with_features
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.sides import attended_levels, sides_of_levels
 from scoresde.networks.stages import LayerFactory, decoder, encoder
@@ -67,6 +68,7 @@ class NCSNpp(nn.Module):
         conditional: False for a network that ignores the label. It keeps the embedding and the label layers of the blocks,
             because checkpoints of the reference implementation contain them, but does not train them.
         conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
+        input_features: Fourier features that are appended to the input; none by default.
 
     References:
         Song et al. 2021, Score-based generative modeling through stochastic differential equations, appendix H.
@@ -97,6 +99,7 @@ class NCSNpp(nn.Module):
         activation: str = "silu",
         conditional: bool = True,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         images, dims = _check_event(event_shape, multipliers)
@@ -131,7 +134,8 @@ class NCSNpp(nn.Module):
         ) if conditional else None  # fmt: skip
         self.conditioning = make_conditioning(conditions, embedding_size, event_shape)
         more = 0 if self.conditioning is None else self.conditioning.channels
-        self.first = convolution(dims, images + more, channels)
+        self.input_features = input_features
+        self.first = convolution(dims, feature_channels(images, input_features) + more, channels)
         self.down, skips, width = encoder(
             layers, channels, widths, blocks, attended, images, progressive_input, combine
         )
@@ -160,7 +164,8 @@ class NCSNpp(nn.Module):
         """
         self._check_input(x)
         image, embedded = self.input_range(x), self._embed(x, label, condition)
-        h = self.first(image if self.conditioning is None else self.conditioning.images(image, condition))
+        h = with_features(image, self.input_features)
+        h = self.first(h if self.conditioning is None else self.conditioning.images(h, condition))
         skips = [h]
         for level in self.down:
             h, image = level(h, image, embedded, skips)
@@ -218,13 +223,14 @@ class DDPMpp(NCSNpp):
         activation: str = "silu",
         conditional: bool = True,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         check_count("channels", channels, least=4)
         super().__init__(
             event_shape, channels, multipliers, blocks, attention, dropout, outputs, input_range,
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
             progressive_input="none",
-            activation=activation, conditional=conditional, conditions=conditions,
+            activation=activation, conditional=conditional, conditions=conditions, input_features=input_features,
         )  # fmt: skip
 
 
@@ -255,6 +261,7 @@ class DDPM(NCSNpp):
         activation: str = "silu",
         conditional: bool = True,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         check_count("channels", channels, least=4)
         super().__init__(
@@ -262,7 +269,7 @@ class DDPM(NCSNpp):
             checkpoint=checkpoint, embedding=embedding or SinusoidalEmbedding(channels), resampling=Averaging(),
             block="ddpm", convolve=convolve,
             progressive_input="none", rescale=False, group_width=group_width, groups=groups, activation=activation,
-            conditional=conditional, conditions=conditions,
+            conditional=conditional, conditions=conditions, input_features=input_features,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts, expand
 from scoresde.networks.blocks import InputRange, activation_of, split_outputs
+from scoresde.networks.fourier_features import FourierFeatures, feature_channels, with_features
 from scoresde.networks.sides import with_even_sides
 
 EPSILON = 1e-5
@@ -61,6 +62,7 @@ class RefineNet(nn.Module):
         input_range: Sequence[float],
         levels: int,
         activation: str = "elu",
+        input_features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         self.act = activation_of(activation)
@@ -84,7 +86,9 @@ class RefineNet(nn.Module):
         self.event_shape, self.outputs, self.step = tuple(event_shape), outputs, step
         self.input_range = InputRange(input_range)
         norm = partial(InstanceNormPlus, levels=levels)
-        self.first, self.norm = nn.Conv2d(images, channels, 3, padding=1), norm(channels)
+        self.input_features = input_features
+        self.first = nn.Conv2d(feature_channels(images, input_features), channels, 3, padding=1)
+        self.norm = norm(channels)
         self.last = nn.Conv2d(channels, images * outputs, 3, padding=1)
         self.stages = nn.ModuleList()
         for i, (before, after) in enumerate(zip([channels, *widths], widths, strict=False)):
@@ -105,7 +109,7 @@ class RefineNet(nn.Module):
                 f"and takes sides above {self.step}"
             )
         row = self.row(label)
-        h, results = self.first(self.input_range(x)), []
+        h, results = self.first(with_features(self.input_range(x), self.input_features)), []
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
             for block in stage:
@@ -133,6 +137,7 @@ class NCSN(RefineNet):
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         input_range: Range (low, high) of the data. The network maps it to [-1, 1].
         activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+        input_features: Fourier features that are appended to the input; none by default.
 
     References:
         Song and Ermon 2019, Generative modeling by estimating gradients of the data distribution.
@@ -147,9 +152,10 @@ class NCSN(RefineNet):
         outputs: int = 1,
         input_range: Sequence[float] = (0.0, 1.0),
         activation: str = "elu",
+        input_features: FourierFeatures | None = None,
     ) -> None:
         check_count("levels", levels)
-        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels, activation)
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, levels, activation, input_features)
         self.levels = levels
 
     def row(self, label: Tensor) -> Tensor:
@@ -185,6 +191,7 @@ class NCSNv2(RefineNet):
         outputs: Numbers predicted for each coordinate. More than 1 adds a last dimension of that size.
         input_range: Range (low, high) of the data. The network maps it to [-1, 1].
         activation: "silu", "relu", "elu" or "lrelu" (slope 0.2 below 0).
+        input_features: Fourier features that are appended to the input; none by default.
 
     References:
         Song and Ermon 2020, Improved techniques for training score-based generative models.
@@ -198,8 +205,9 @@ class NCSNv2(RefineNet):
         outputs: int = 1,
         input_range: Sequence[float] = (0.0, 1.0),
         activation: str = "elu",
+        input_features: FourierFeatures | None = None,
     ) -> None:
-        super().__init__(event_shape, channels, multipliers, outputs, input_range, 0, activation)
+        super().__init__(event_shape, channels, multipliers, outputs, input_range, 0, activation, input_features)
 
 
 Norm = partial[InstanceNormPlus]

@@ -24,6 +24,7 @@ from scoresde._validation import check_count, check_counts
 from scoresde.conditions import ConditionKind
 from scoresde.networks.conditioning import CrossAttention, check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
+from scoresde.networks.fourier_features import FourierFeatures, feature_channels, with_features
 from scoresde.networks.sides import cropped
 
 
@@ -38,6 +39,7 @@ class SmallUNet(nn.Module):
         dropout: Probability of dropout inside the blocks, in [0, 1).
         embedding: Embedding of the label; ``RadialEmbedding()`` by default.
         conditions: Kinds of the conditions by name, e.g. ``{"label": Classes(10)}``.
+        input_features: Fourier features that are appended to the input; none by default.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class SmallUNet(nn.Module):
         dropout: float = 0.0,
         embedding: Embedding | None = None,
         conditions: Mapping[str, ConditionKind] | None = None,
+        input_features: FourierFeatures | None = None,
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
@@ -67,7 +70,8 @@ class SmallUNet(nn.Module):
         )
         self.conditioning = make_conditioning(conditions, size, event_shape)
         more = 0 if self.conditioning is None else self.conditioning.channels
-        self.first = nn.Conv2d(images + more, channels, 3, padding=1)
+        self.input_features = input_features
+        self.first = nn.Conv2d(feature_channels(images, input_features) + more, channels, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(channels, height, width))
 
         def stack(*widths: int) -> nn.ModuleList:
@@ -106,10 +110,11 @@ class SmallUNet(nn.Module):
         embedded = self.label(self.embedding(label))
         if self.conditioning is None:
             check_no_conditions(condition)
+            h = with_features(x, self.input_features)
         else:
             embedded = embedded + self.conditioning(x, condition)
-            x = self.conditioning.images(x, condition)
-        h = self.first(x) + self.position
+            h = self.conditioning.images(with_features(x, self.input_features), condition)
+        h = self.first(h) + self.position
         for block in self.down:
             h = block(h, embedded)
         skip, h = h, self.halve(h)
