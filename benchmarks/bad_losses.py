@@ -18,6 +18,8 @@ from scoresde.losses import (
     SlicedScoreMatching,
     TargetLikelihood,
     TimeDistribution,
+    VariationalDiffusionLoss,
+    VariationalSchedule,
 )
 from scoresde.sde import SDE, LinearSDE
 
@@ -87,4 +89,20 @@ class BadSchedule(_SometimesBad, ScheduleVariance):
 
     def __init__(self, sde: LinearSDE, seed: int = 0, steps: Sequence[int] = ()) -> None:
         super().__init__(sde, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadBound(_SometimesBad, VariationalDiffusionLoss):
+    """`VariationalDiffusionLoss` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: LinearSDE, transform: Transform, seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, transform, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadEnds(_SometimesBad, VariationalSchedule):
+    """`VariationalSchedule` with losses that are not finite in ``steps``."""
+
+    def __init__(self, sde: LinearSDE, transform: Transform, seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(sde, transform, seed=seed)
         self.steps = frozenset(steps)

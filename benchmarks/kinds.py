@@ -21,6 +21,7 @@ class Kind:
         modules: Prefixes of the names of the modules that are trained, in a checkpoint.
         samples: Whether it has samples and likelihoods by the samplers and solvers of the faults.
         bad: The class of ``benchmarks.bad_losses`` that has the run's objective with losses that are not finite.
+        bad_schedule: The same for the objective of the schedule, if it has one.
         before: Called in every process before the command. Tests plant errors with it.
     """
 
@@ -29,6 +30,7 @@ class Kind:
     modules: tuple[str, ...] = ("",)
     samples: bool = True
     bad: str = "Bad"
+    bad_schedule: str = "BadSchedule"
     before: Callable[[], None] | None = None
 
     def bad_steps(self, *steps: int) -> dict[str, object]:
@@ -96,6 +98,20 @@ KINDS = {
                 "objective.name": "HybridLoss", "objective.times": "{'name': 'ImportanceTimes', 'history': 2}",
             },
             bad="BadHybrid",
+        ),
+        Kind(
+            "variational diffusion model",
+            {
+                "data": "{'name': 'WithoutDequantization', 'data': {'name': 'Digits'}}",
+                "sde": "{'name': 'LearnedSNRSDE', 'log_snr_max': 6.0, 'log_snr_min': -5.0, 'hidden': 8, 'train_ends': True}",
+                "network.input_features": "{'name': 'FourierFeatures', 'exponents': (3, 4)}",
+                "objective.name": "VariationalDiffusionLoss",
+                "objectives": "{'schedule': {'name': 'VariationalSchedule'}}",
+                "training.optimizers": "{'schedule': {'learning_rate': 0.01, 'every': 2}}",
+            },
+            modules=("network.", "sde."),
+            bad="BadBound",
+            bad_schedule="BadEnds",
         ),
     )
 }  # fmt: skip

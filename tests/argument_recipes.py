@@ -18,7 +18,7 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
-from scoresde.data import Affine, Dataset, RealColumn, Splits
+from scoresde.data import Affine, Dataset, LevelMiddles, RealColumn, Splits
 from scoresde.filters import MatrixFilter
 from scoresde.jump import Absorbing, MarkovChain
 from scoresde.networks import MLP
@@ -142,11 +142,13 @@ CHAIN = {name: torch.linspace(0.9, 0.1, 4, dtype=torch.float64) for name in ("al
 MOMENTS = metrics.Moments.of(X)
 ROW = processes.CheckRow("a row", 0.1, 0.2)
 RECORD = {
-    **dict.fromkeys(("log_prob", "standard_error", "reconstruction", "prior", "diffusion", "single", "jackknife"), T),
+    **dict.fromkeys(
+        ("log_prob", "standard_error", "reconstruction", "prior", "diffusion", "single", "jackknife", "log_weight"), T
+    ),
     **dict.fromkeys(
         ("effective_draws", "trace_error", "solver_error", "prior_log_prob", "cutoff", "sigma", "width"), T
     ),
-    **dict.fromkeys(("latent", "states", "state", "y", "x_t", "directions", "noise", "mean"), X),
+    **dict.fromkeys(("latent", "states", "state", "y", "x_t", "x0", "directions", "noise", "decoder_noise", "mean"), X),
     **dict.fromkeys(("nfe", "vjps", "calls", "accepted", "first", "starts", "evaluations", "index"), 1),
     **dict.fromkeys(("error", "limit", "bits_per_dim", "value", "precision", "recall", "plain_error"), 0.5),
     **dict.fromkeys(("times", "spent", "widths", "sigmas", "t", "s"), T),
@@ -168,6 +170,7 @@ RECORDS = {
     "likelihood.dequantization.DequantizedResult", "likelihood.flow.KnownBiases",
     "loggers.base.RunStart",
     "likelihood.flow.LikelihoodResult", "losses.noisy.Draw", "losses.sliced.SlicedDraw", "metrics.baselines.Baseline",
+    "losses.variational.VariationalDraw", "losses.variational.VariationalTerms", "likelihood.levels.NoisyLevels",
     "metrics.classifiers.Accuracy", "metrics.classifiers.SampleAccuracies",
     "metrics.kernel.KernelDistance", "metrics.precision.PrecisionRecall", "metrics.yardstick.RelativeDistance",
     "samplers.base.SampleResult",
@@ -202,6 +205,7 @@ def _a_file() -> str:
     return str(Path(__file__).parent / "data" / "README.md")
 
 
+MIDDLES = LevelMiddles(4)
 IMAGES = {"event_shape": EIGHT, "channels": 8, "multipliers": (1, 2), "attention": (4,), "blocks": 1}
 RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.columns.CategoryColumn": {"column": "color", "values": ("red", "white")},
@@ -212,6 +216,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
+    "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
     "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
     "data.table.measure_columns": lambda: {"file": _table()},
@@ -405,6 +410,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "losses.reverse_steps.VariationalLoss": {"sde": SDE.discretize(30), "transform": BYTES},
     "losses.reverse_steps.HybridLoss": {"sde": SDE.discretize(30), "transform": BYTES},
     "losses.schedule.ScheduleVariance": {"sde": processes.LearnedSNRSDE(hidden=2)},
+    "losses.schedule.VariationalSchedule": {"sde": processes.LearnedSNRSDE(hidden=2, train_ends=True), "transform": MIDDLES},
+    "losses.variational.VariationalDiffusionLoss": {"transform": MIDDLES},
+    "likelihood.levels.noisy_levels": {"x": MIDDLES.encode([[0, 1]] * 4, None, dtype=torch.float32), "transform": MIDDLES},
     "sde.nonlinear.NonlinearSDE": {"f": lambda x, t: -x, "g": lambda t: t * 0 + 1, "steps": 4},
     "sde.processes.schedule.Schedule": {"alpha": lambda t: (-2 * t).exp(), "sigma": lambda t: (1 - (-4 * t).exp()).sqrt()},
     "sde.checks.run.check": {},

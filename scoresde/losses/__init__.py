@@ -7,10 +7,11 @@ from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.importance import ImportanceTimes
 from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.reverse_steps import HybridLoss, VariationalLoss
-from scoresde.losses.schedule import ScheduleVariance
+from scoresde.losses.schedule import ScheduleVariance, VariationalSchedule
 from scoresde.losses.sliced import SlicedDraw, SlicedScoreMatching
 from scoresde.losses.target import TargetLikelihood
-from scoresde.losses.times import ChainTimes, TimeDistribution, UniformLogNoise, UniformTime
+from scoresde.losses.times import ChainTimes, LowDiscrepancy, TimeDistribution, UniformLogNoise, UniformTime
+from scoresde.losses.variational import VariationalDiffusionLoss, VariationalDraw, VariationalTerms
 
 __all__ = [
     "ChainTimes",
@@ -19,6 +20,7 @@ __all__ = [
     "ExplicitScoreMatching",
     "HybridLoss",
     "ImportanceTimes",
+    "LowDiscrepancy",
     "NoisyDataObjective",
     "Objective",
     "ScheduleVariance",
@@ -29,6 +31,10 @@ __all__ = [
     "UniformLogNoise",
     "UniformTime",
     "VariationalLoss",
+    "VariationalDiffusionLoss",
+    "VariationalDraw",
+    "VariationalSchedule",
+    "VariationalTerms",
 ]
 
-check_constructors(globals(), records=(Draw, SlicedDraw))
+check_constructors(globals(), records=(Draw, SlicedDraw, VariationalDraw, VariationalTerms))

@@ -153,7 +153,8 @@ class Objective(ABC, Generic[Process]):
 
     def _times(self, x0: Tensor, source: NoiseSource, step: int) -> Tensor:
         """Times (B,) from the distribution of t."""
-        return self.times.times(self.sde, source.uniform((), step=step, purpose="time", dtype=self._time_dtype(x0)))
+        u = source.uniform((), step=step, purpose="time", dtype=self._time_dtype(x0))
+        return self.times.times(self.sde, self.times.quantiles(u, source, step))
 
     @staticmethod
     def _time_dtype(x0: Tensor) -> torch.dtype:

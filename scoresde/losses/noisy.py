@@ -94,7 +94,7 @@ class NoisyDataObjective(Objective[LinearSDE]):
             u, noise = source.uniform_and_normal(
                 shape, step=step, purposes=("time", "perturb"), dtypes=(self._time_dtype(x0), x0.dtype)
             )
-            t = self.times.times(self.sde, u)
+            t = self.times.times(self.sde, self.times.quantiles(u, source, step))
         t = self._times(x0, source, step) if t is None else t
         if noise is None:
             noise = source.normal(shape, step=step, purpose="perturb", dtype=x0.dtype)

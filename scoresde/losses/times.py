@@ -7,6 +7,7 @@ unchanged and changes only the variance of its estimate.
 - ``UniformLogNoise``: uniform in u = ln(sigma / alpha) over a range, p(t) = (du / dt) / (u_max - u_min).
 - ``ChainTimes``: the N instants of a chain with equal probability (DDPM, SMLD).
 - ``ImportanceTimes`` (``importance.py``): the instants with probabilities that follow their losses (improved DDPM).
+- ``LowDiscrepancy``: any of these, with times that a batch shares out evenly (VDM).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_number, check_rising
+from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, Chain, LinearSDE
 
 
@@ -82,6 +84,19 @@ class TimeDistribution(ABC):
         Args:
             state: The result of ``state``.
         """
+
+    def quantiles(self, u: Tensor, source: NoiseSource, step: int) -> Tensor:
+        """The numbers that ``times`` maps to the times of a batch.
+
+        Args:
+            u: Independent uniform numbers in (0, 1), (B,).
+            source: The noise source of the batch.
+            step: Key of the random draws.
+
+        Returns:
+            ``u``, unless a subclass returns other numbers of the same distribution.
+        """
+        return u
 
 
 @dataclass(frozen=True)
@@ -171,3 +186,74 @@ class ChainTimes(TimeDistribution):
 
     def density(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class LowDiscrepancy(TimeDistribution):
+    r"""Times of a distribution that a batch shares out evenly, for a smaller variance of the mean over the batch.
+
+    .. math:: u_i = (v + \phi(i)) \bmod 1, \qquad \phi\Big(\sum_k b_k 2^k\Big) = \sum_k b_k 2^{-k-1}
+
+    One random v is drawn for each step. i is the position of an example in the stream of training, and phi its radical
+    inverse (van der Corput). In a batch of :math:`2^m` examples the numbers are exactly equally spaced, as in the paper. In
+    every part of it that a process or a micro-batch computes, they are spread nearly evenly. Each one alone is uniform.
+
+    Args:
+        of: The distribution of each time, ``UniformTime()`` by default.
+
+    References:
+        Kingma et al. 2021, Variational diffusion models, arXiv:2107.00630, appendix I.1.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE
+        >>> from scoresde.losses import DenoisingScoreMatching, LowDiscrepancy
+        >>> t = DenoisingScoreMatching(VPSDE(), times=LowDiscrepancy()).draw(torch.zeros(8, 2)).t
+        >>> t.sort().values.diff().std() < 1e-6
+        tensor(True)
+    """
+
+    of: TimeDistribution = UniformTime()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, TimeDistribution) or isinstance(self.of, LowDiscrepancy):
+            raise TypeError(
+                f"of={self.of!r} is not allowed: give UniformTime(), UniformLogNoise(low, high) or ChainTimes()"
+            )
+
+        object.__setattr__(self, "learns", self.of.learns)
+
+    def times(self, sde: SDE, u: Tensor) -> Tensor:
+        return self.of.times(sde, u)
+
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        return self.of.density(sde, t)
+
+    def observe(self, sde: SDE, t: Tensor, losses: Tensor) -> None:
+        self.of.observe(sde, t, losses)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.of.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.of.load(state)
+
+    def quantiles(self, u: Tensor, source: NoiseSource, step: int) -> Tensor:
+        shared = NoiseSource(source.seed, torch.zeros_like(source.indices[:1]))
+        v = shared.uniform((), step=step, purpose="shared time", dtype=torch.float64)
+        kind = torch.finfo(u.dtype)
+        spread = (v + radical_inverse(source.indices)).remainder(1.0)
+        return spread.to(u.dtype).clamp(kind.tiny, 1.0 - kind.eps / 2)
+
+
+def radical_inverse(index: Tensor) -> Tensor:
+    """The radical inverse of whole numbers in [0, 2^32) in base 2, in float64: the binary digits mirrored at the point."""
+    bits = index.long()
+    for width, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
+        bits = ((bits >> width) & mask) | ((bits & mask) << width)
+    return bits.to(torch.float64) * 2.0**-32
+
+
+def distribution_of(times: TimeDistribution) -> TimeDistribution:
+    """The distribution of each time, without ``LowDiscrepancy``."""
+    return times.of if isinstance(times, LowDiscrepancy) else times

@@ -116,8 +116,8 @@ def bad_steps_change_nothing(kind: Kind, _: Bench) -> None:
     """NaN in the loss of any objective: no weight, average or moment changes, and the next step is taken."""
     planted = [kind.bad_steps(2)]
     if len(kind.modules) > 1:
-        node = "{'schedule': {'name': 'benchmarks.bad_losses:BadSchedule', 'steps': (2,)}}"
-        planted.append({"objectives": node})
+        bad = {"name": f"benchmarks.bad_losses:{kind.bad_schedule}", "steps": (2,)}
+        planted.append({"objectives": str({"schedule": bad})})
     for options in planted:
         run = run_of(kind, **options)
         advance(run, 2)

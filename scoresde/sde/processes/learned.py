@@ -13,7 +13,11 @@ shape in between changes the variance of its estimate, and is trained to minimiz
     ScheduleVariance(sde)                          the objective of the process: the loss squared
 
 ``configs/vp/digits_learned_snr.py`` trains both. The end points are trained by the variational bound, including its prior and
-reconstruction terms.
+reconstruction terms::
+
+    VariationalDiffusionLoss(sde, transform)       the objective of the network: the bound in bits/dim
+    VariationalSchedule(sde, transform)            the objective of the process: the bound for its end points, the
+                                                   variance for its shape
 """
 
 from __future__ import annotations
@@ -79,9 +83,20 @@ class LearnedSNRSDE(nn.Module, LogSNRSDE):
         Returns:
             gamma, in the shape of t.
         """
+        out: Tensor = self.gamma_0.to(t) + self.log_rise.to(t).exp() * self.share(t)
+        return out
+
+    def share(self, t: Tensor) -> Tensor:
+        """Share of the rise of gamma up to t, (n(t) - n(0)) / (n(1) - n(0)), which does not depend on the end points.
+
+        Args:
+            t: Times in [0, 1], ``()`` or ``(B,)``.
+
+        Returns:
+            Values in [0, 1], in the shape of t.
+        """
         start, end = self._network(t.new_tensor([0.0, 1.0]))
-        share = (self._network(t) - start) / (end - start)
-        out: Tensor = self.gamma_0.to(t) + self.log_rise.to(t).exp() * share
+        out: Tensor = (self._network(t) - start) / (end - start)
         return out
 
     forward = gamma
