@@ -39,24 +39,27 @@ def processes(tokens=K):
     ]
 
 
-def pairs(states):
-    """All states of two variables, (states^2, 2)."""
-    return torch.cartesian_prod(torch.arange(states), torch.arange(states))
+def pairs(states, count=2):
+    """All states of two variables, or of ``count``, (states^count, count)."""
+    return torch.cartesian_prod(*[torch.arange(states)] * count)
 
 
-def kernel(process, step):
-    """The matrix of a step that draws both variables independently, from their log-probabilities (states^2, 2, states)."""
-    p = step(pairs(process.states)).exp()
-    return (p[:, 0, :, None] * p[:, 1, None, :]).reshape(process.states**2, -1)
+def kernel(process, step, count=2):
+    """The matrix of a step that draws all variables independently, from log-probabilities (states^count, count, states)."""
+    p = step(pairs(process.states, count)).exp()
+    table = p[:, 0]
+    for i in range(1, count):
+        table = (table[:, :, None] * p[:, i, None, :]).reshape(len(p), -1)
+    return table
 
 
-def ancestral_table(process, model, times):
-    """The exact distribution of the samples of ``AncestralSampler`` on a grid, (states, states)."""
-    prior = process.prior_log_probs().exp()
-    p = (prior[:, None] * prior).reshape(-1)
+def ancestral_table(process, model, times, count=2):
+    """The exact distribution of the samples of ``AncestralSampler`` on a grid, (states, ..., states)."""
+    p = process.prior_log_probs().exp()[pairs(process.states, count)].prod(1)
     for t, s in itertools.pairwise(times):
-        p = p @ kernel(process, lambda x, s=s, t=t: process.reverse_transition(x, model(x, t), s, t)).nan_to_num(0.0)
-    return p.reshape(process.states, process.states)
+        step = kernel(process, lambda x, s=s, t=t: process.reverse_transition(x, model(x, t), s, t), count)
+        p = p @ step.nan_to_num(0.0)
+    return p.reshape([process.states] * count)
 
 
 def total_variation(p, q):
