@@ -158,12 +158,15 @@ def _inspect(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from scoresde.command_line.named import named_process
     from scoresde.experiment import check
+    from scoresde.jump import JumpProcess
+    from scoresde.jump import check as check_jumps
     from scoresde.sde import check as check_process
 
     if options.process is None:
         report = check(_config(options, overrides))
     else:
-        report = check_process(named_process(options.process))
+        process = named_process(options.process)
+        report = check_jumps(process) if isinstance(process, JumpProcess) else check_process(process)
     print(report)
     return 0 if report.passed else 1
 

@@ -7,15 +7,16 @@ import inspect
 from typing import Any
 
 from scoresde._validation import shown
+from scoresde.jump import JumpProcess
 from scoresde.sde import SDE
 
 
-def named_process(name: str) -> SDE:
+def named_process(name: str) -> SDE | JumpProcess:
     """Import a process, or make it.
 
     Args:
         name: ``module:name`` of an object, or of a class or function that is called without arguments. The object is a
-            process of scoresde, or of a library that has an adapter in ``scoresde.interop``.
+            process or a jump process of scoresde, or of a library that has an adapter in ``scoresde.interop``.
 
     Returns:
         The process.
@@ -43,4 +44,4 @@ def named_process(name: str) -> SDE:
                 f"--process {name} needs arguments ({problem}): write a function without arguments that makes it"
             ) from problem
         found = found()
-    return found if isinstance(found, SDE) else from_library(found)
+    return found if isinstance(found, SDE | JumpProcess) else from_library(found)

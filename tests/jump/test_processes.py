@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
 
 from scoresde import VESDE, VPSDE, CosineVPSDE
+from scoresde.cli import main
 from scoresde.jump import (
     Absorbing,
     CosineKeep,
@@ -205,6 +207,21 @@ def test_the_check_finds_planted_errors(process, row):
     report = check(process)
     failed = [r.name for r in report.rows if not r.passed]
     assert (failed == []) if row is None else row in failed, str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "text"), [("right", 0, "Absorbing(tokens=3"), ("wrong", 1, "generator_columns")]
+)
+def test_the_command_checks_a_jump_process(tmp_path, monkeypatch, capsys, name, code, text):
+    source = (
+        "from scoresde.jump import Absorbing\nfrom tests.jump.test_processes import WrongGenerator\n"
+        "right = Absorbing(3)\ndef wrong():\n    return WrongGenerator(4)\n"
+    )
+    (tmp_path / "their_jumps.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--process", f"their_jumps:{name}"]) == code
+    assert text in capsys.readouterr().out
+    sys.modules.pop("their_jumps")
 
 
 def test_a_schedule_that_ends_early_fails_the_check_of_the_prior():
