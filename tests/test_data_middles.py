@@ -64,5 +64,10 @@ def test_a_run_from_training_to_samples(tmp_path):
     assert summary["bound by"] == ["the noise of t_min and the decoder of the levels"]
     assert summary["known biases"]["cut-off"] == 0.0 and 2.0 < summary["bits_per_dim"] < 8.0
     assert summary["bits_per_dim"] == pytest.approx(-summary["nats"] / (64 * math.log(2.0)))
+    assert main(["report", "--workdir", folder]) in (0, None)
+    assert (
+        "by the noise of t_min and the decoder of the levels: t_min does not bias it"
+        in (tmp_path / "run" / "report.html").read_text()
+    )
     samples = np.load(tmp_path / "run" / "samples" / "ddim.npz")
     assert samples["raw"].dtype == np.int64 and samples["raw"].min() >= 0 and samples["raw"].max() <= 16

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from scoresde.conditions import Classes, Image
+from scoresde.experiment import load_config
+from scoresde.experiment.config.builder import build
 from scoresde.networks import DDPM, MLP, NCSN, DDPMpp, FourierFeatures, MultifieldUNet, NCSNpp, NCSNv2, SmallUNet
+from tests.experiment.conftest import ROOT
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "attention": (), "blocks": 1}
 NETWORKS = {
@@ -78,3 +81,25 @@ def test_wrong_exponents(exponents):
 def test_other_features_are_refused():
     with pytest.raises(TypeError, match="input_features"):
         SmallUNet((1, 8, 8), 8, 1, input_features=torch.nn.Identity())
+
+
+def test_the_network_of_the_paper():
+    """The parameters of configs/vp/cifar10_vdm.py, and those of the published code by its layers."""
+    node = load_config(ROOT / "configs" / "vp" / "cifar10_vdm.py").network.to_dict()
+    with torch.device("meta"):
+        network = build(node, "network", torch.nn.Module, event_shape=(3, 32, 32), outputs=1, conditions=None)
+    found = sum(p.numel() for p in network.parameters())
+    c, e = 128, 512
+
+    def convolution(before, after):
+        return 9 * before * after + after
+
+    def block(before):  # norms, convolutions, label layer without bias, shortcut
+        shortcut = before * c + c if before != c else 0
+        return 2 * before + convolution(before, c) + e * c + 2 * c + convolution(c, c) + shortcut
+
+    attention = 2 * c + 4 * (c * c + c)
+    label = (129 * e + e) + (e * e + e)
+    published = label + convolution(15, c) + 34 * block(c) + attention + 33 * block(2 * c) + 2 * c + convolution(c, 3)
+    assert (found, published) == (30_586_243, 30_578_179)
+    assert found - published == 67 * c - e  # biases of the label layers, and the input for the conditioning

@@ -35,7 +35,7 @@ from scoresde.experiment.folder.workdir import Workdir, config_digest, provenanc
 from scoresde.experiment.jobs.fits import event_conditions, fitted_bound, fitted_grid, flow_start
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
-from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, biases, event_means, statistics
+from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, LEVEL_BOUND, biases, event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
 from scoresde.likelihood import (
     LikelihoodResult,
@@ -276,7 +276,7 @@ class LikelihoodJob(Job):
             raise SolverError(f"all {failed} rows failed, so there is no mean: see {title}.csv in {folder}")
         bounds = ["uniform dequantization"] if self.data.transform.dequantized else []
         if isinstance(self.data.transform, LevelMiddles) and not isinstance(self.solver, FittedBound):
-            bounds.append("the noise of t_min and the decoder of the levels")
+            bounds.append(LEVEL_BOUND)
         if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
             bounds.append("sampled auxiliary variables of the state")
         volume = self.data.transform.log_volume(prod(self.data.event_shape))

@@ -26,6 +26,7 @@ from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.predictions import prediction_section
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
+from scoresde.experiment.results.likelihood_summary import LEVEL_BOUND
 from scoresde.experiment.results.sample_index import (
     CONDITIONS_OF_SAMPLES,
     SampleIndex,
@@ -256,9 +257,12 @@ def _meant(summary: dict[str, Any], unit: str) -> str:
             f"the noise of the states and the drawn steps. Its parts, in {unit}: {parts}. The figure is {bound} of a "
             "reverse chain with these steps, which is another model than the probability flow."
         )
+    bound = ""
+    if LEVEL_BOUND in summary.get("bound by", ()):
+        bound = f" The figure is an upper bound of the bits/dim by {LEVEL_BOUND}: t_min does not bias it."
     return (
         f"the trace estimator. Its parts, and the solver's error estimate, in {unit}: {parts}. The density is that of the "
-        f"probability flow at t_min with the prior at T, without a correction. {_biases(summary['known biases'], unit)}"
+        f"probability flow at t_min with the prior at T, without a correction.{bound} {_biases(summary['known biases'], unit)}"
     )
 
 

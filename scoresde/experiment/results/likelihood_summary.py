@@ -41,6 +41,9 @@ EXACT_SIZE = 256
 PROBES = 8
 """Probes of an event for larger data. The stated error of the cut-off, from the spread over events, includes theirs."""
 
+LEVEL_BOUND = "the noise of t_min and the decoder of the levels"
+"""What makes the likelihood of data that is not dequantized a bound, under "bound by" in a summary."""
+
 Number = float | None
 """None if it is not known, because JSON has no NaN."""
 
