@@ -40,7 +40,7 @@ from torch import Tensor
 
 from scoresde._validation import check_count, expand
 from scoresde.jump.keep import KeepSchedule, keep_schedule
-from scoresde.jump.states import LOG_ZERO, check_logits, check_states, draw_states, log_or_zero
+from scoresde.jump.states import LOG_ZERO, check_logits, draw_states, log_or_zero, whole_states
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import whole_shape
 from scoresde.sde import ScalarSDE
@@ -197,7 +197,7 @@ class JumpProcess(ABC):
         Returns:
             The log-probability in nats, ``(B,)`` float64.
         """
-        check_states("x", x, self.states)
+        x = whole_states("x", x, self.states)
         return self.prior_log_probs().to(x.device)[x].reshape(len(x), -1).sum(1)
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class JumpProcess(ABC):
         Returns:
             The logarithms for all values of x_t, ``(B, *event, states)`` float64.
         """
-        check_states("x0", x0, self.states, self.tokens)
+        x0 = whole_states("x0", x0, self.states, self.tokens)
         return _public(self.rows(x0, self._from_start(t, x0)))
 
     def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
@@ -225,7 +225,7 @@ class JumpProcess(ABC):
         Returns:
             The states, ``(B, *event)`` int64.
         """
-        check_states("x0", x0, self.states, self.tokens)
+        x0 = whole_states("x0", x0, self.states, self.tokens)
         return draw_states(self.rows(x0, self._from_start(t, x0)), noise, step=step, purpose="perturb")
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class JumpProcess(ABC):
         Returns:
             The logarithms for all values of x_t, ``(B, *event, states)`` float64.
         """
-        check_states("x_s", x_s, self.states)
+        x_s = whole_states("x_s", x_s, self.states)
         return _public(self.rows(x_s, self._between(s, t, x_s)))
 
     def likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ class JumpProcess(ABC):
         Returns:
             The logarithms for all values of x_0, ``(B, *event, tokens)`` float64.
         """
-        check_states("x_t", x_t, self.states)
+        x_t = whole_states("x_t", x_t, self.states)
         return _public(self.columns(x_t, self._from_start(t, x_t))[..., : self.tokens])
 
     def posterior(self, x_t: Tensor, x0: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -267,8 +267,8 @@ class JumpProcess(ABC):
         Returns:
             The logarithms for all values of x_s, ``(B, *event, states)`` float64.
         """
-        check_states("x0", x0, self.states, self.tokens)
-        check_states("x_t", x_t, self.states)
+        x0 = whole_states("x0", x0, self.states, self.tokens)
+        x_t = whole_states("x_t", x_t, self.states)
         joint = self.columns(x_t, self._between(s, t, x_t)) + self.rows(x0, self._from_start(s, x0))
         return _public(joint - torch.logsumexp(joint, -1, keepdim=True))
 
@@ -283,7 +283,7 @@ class JumpProcess(ABC):
             The rates of the jumps to all y, ``(B, *event, states)`` float64. The entry of x is minus the sum of the
             others.
         """
-        check_states("x", x, self.states)
+        x = whole_states("x", x, self.states)
         return _scaled(self.generator_rows(x), self._beta(t, x))
 
     # the reverse process of a model
@@ -300,6 +300,7 @@ class JumpProcess(ABC):
         Returns:
             The logarithms for all values of x_s, ``(B, *event, states)`` in the dtype of the logits.
         """
+        x_t = whole_states("x_t", x_t, self.states)
         log_w = self._weights(x_t, logits, t)
         joint = self.push(log_w, self._from_start(s, x_t)) + self.columns(x_t, self._between(s, t, x_t), log_w.dtype)
         return _public(joint - torch.logsumexp(joint, -1, keepdim=True))
@@ -316,6 +317,7 @@ class JumpProcess(ABC):
             The logarithms for all values of each coordinate, ``(B, *event, states)`` in the dtype of the logits. The
             entry of x is 0.
         """
+        x = whole_states("x", x, self.states)
         return _public(self.push(self._weights(x, logits, t), self._from_start(t, x)))
 
     def logits_from_ratios(self, x: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
@@ -333,7 +335,7 @@ class JumpProcess(ABC):
             The logarithms, ``(B, *event, tokens)`` in the dtype of the ratios. Probabilities that would be negative are
             0.
         """
-        check_states("x", x, self.states)
+        x = whole_states("x", x, self.states)
         check_logits("ratios", ratios, x, self.states)
         log_w = self.pull(ratios, self._from_start(t, x))
         joint = log_w + self.columns(x, self._from_start(t, x), ratios.dtype)[..., : self.tokens]
@@ -363,6 +365,7 @@ class JumpProcess(ABC):
             The rates of the jumps to all y, ``(B, *event, states)`` in the dtype of the logits. The entry of x is minus
             the sum of the others.
         """
+        x = whole_states("x", x, self.states)
         ratios = self.push(self._weights(x, logits, t), self._from_start(t, x))
         return self.rates_from_ratios(x, ratios, t)
 
@@ -378,13 +381,14 @@ class JumpProcess(ABC):
             The rates of the jumps to all y, ``(B, *event, states)`` in the dtype of the ratios. The entry of x is minus
             the sum of the others.
         """
+        x = whole_states("x", x, self.states)
+        check_logits("ratios", ratios, x, self.states)
         log_rate = log_or_zero(self.generator_columns(x).clamp(min=0.0)) + self._beta(t, x).log()[..., None]
         rates = (ratios + log_rate.to(ratios.dtype)).exp().scatter(-1, x[..., None], 0.0)
         return rates.scatter(-1, x[..., None], -rates.sum(-1, keepdim=True))
 
     def _weights(self, x: Tensor, logits: Tensor, t: Tensor) -> Tensor:
         """ln w(x_0) = ln p(x_0 | x_t) - ln q(x_t | x_0), normalized over the x_0 that can lead to x, (B, *event, tokens)."""
-        check_states("x", x, self.states)
         check_logits("logits", logits, x, self.tokens)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp(min=LOG_ZERO)
         column = self.columns(x, self._from_start(t, x), logits.dtype)[..., : self.tokens]

@@ -41,7 +41,7 @@ from scoresde.conditions import given
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.grids import check_grid
 from scoresde.jump.sampler import CountedModel, check_model
-from scoresde.jump.states import check_states
+from scoresde.jump.states import whole_states
 from scoresde.noise import NoiseSource
 from scoresde.sde.scores import in_evaluation_mode
 
@@ -127,7 +127,7 @@ def jump_bound(
         >>> bound.log_prob.shape, bound.steps.shape, bound.nfe
         (torch.Size([4]), torch.Size([32, 4]), 64)
     """
-    check_states("x", x, process.states, process.tokens)
+    x = whole_states("x", x, process.states, process.tokens)
     check_model(process, model)
     model = given(model, condition)
     check_count("replicates", replicates)
@@ -137,7 +137,7 @@ def jump_bound(
     if grid is not None and abs(float(grid[-1]) - process.T) > 1e-6 * process.T:
         raise ValueError(f"times begins at {float(grid[-1]):g}: give a grid that begins at T={process.T:g}")
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
-    x, counted = x.long(), CountedModel(model, process)
+    counted = CountedModel(model, process)
     parts = []
     for r in range(replicates):
         own = noise.again(r)
@@ -239,6 +239,7 @@ def rate_divergence(process: JumpProcess, x_t: Tensor, x0: Tensor, logits: Tenso
     Returns:
         The integrand in nats, ``(B, *event)``.
     """
+    x_t = whole_states("x_t", x_t, process.states)
     model = process.ratios(x_t, logits, t)
     rows = process.marginal(x0, t)
     data = (rows - rows.gather(-1, x_t[..., None])).to(model.dtype)

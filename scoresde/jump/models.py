@@ -104,4 +104,4 @@ class RatioModel(JumpModel):
 
     def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         value = self._output(x, t, condition, self.process.states)
-        return value.scatter(-1, x[..., None], 0.0)
+        return value.scatter(-1, x.long()[..., None], 0.0)

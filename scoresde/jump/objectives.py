@@ -33,7 +33,7 @@ from scoresde.jump.base import JumpProcess
 from scoresde.jump.bounds import rate_divergence, step_divergence
 from scoresde.jump.models import JumpModel
 from scoresde.jump.sampler import check_model
-from scoresde.jump.states import check_logits, check_states
+from scoresde.jump.states import check_logits, whole_states
 from scoresde.noise import NoiseSource
 
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
@@ -118,12 +118,12 @@ class JumpObjective(ABC):
         Returns:
             The draws.
         """
-        check_states("x0", x0, self.process.states, self.process.tokens)
+        x0 = whole_states("x0", x0, self.process.states, self.process.tokens)
         if step is None:
             step, self._calls = self._calls, self._calls + 1
         if indices is None:
             indices = torch.arange(len(x0), device=x0.device)
-        noise, x0 = NoiseSource(self.seed, indices), x0.long()
+        noise = NoiseSource(self.seed, indices)
         first = NoiseSource.of(self.seed, 1, device=x0.device).uniform(
             (), step=step, purpose="time", dtype=torch.float64
         )

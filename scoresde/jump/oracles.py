@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoresde._validation import Numbers, as_numbers, check_count
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.states import check_log_weights, check_states, draw_states, log_or_zero
+from scoresde.jump.states import check_log_weights, draw_states, log_or_zero, whole_states
 from scoresde.noise import NoiseSource
 
 _LARGEST = 2**20
@@ -137,7 +137,7 @@ class EnumeratedJoint(DiscreteDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         self._check("x", x)
-        check_states("x", x, self.tokens)
+        x = whole_states("x", x, self.tokens)
         return log_or_zero(self.probabilities.to(x.device))[tuple(x.unbind(1))]
 
     def sample(self, n: int, seed: int = 0, first: int = 0) -> Tensor:
@@ -233,7 +233,7 @@ class MarkovChain(DiscreteDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         self._check("x", x)
-        check_states("x", x, self.tokens)
+        x = whole_states("x", x, self.tokens)
         steps = log_or_zero(self.transition.to(x.device))[x[:, :-1], x[:, 1:]]
         total: Tensor = log_or_zero(self.initial.to(x.device))[x[:, 0]] + steps.sum(1)
         return total

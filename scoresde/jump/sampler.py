@@ -23,7 +23,7 @@ from scoresde.conditions import given
 from scoresde.jump import grids
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.grids import check_grid
-from scoresde.jump.states import check_log_probs, check_logits, check_states
+from scoresde.jump.states import check_log_probs, check_logits, whole_states
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import whole_shape
 from scoresde.samplers.base import SampleResult
@@ -135,7 +135,7 @@ class JumpSampler(ABC):
         self.check_process(process)
         at = self.start_time(process)
         if start is not None:
-            check_states("start", start, process.states)
+            start = whole_states("start", start, process.states)
             if tuple(start.shape) != shape:
                 raise ValueError(f"start has shape {tuple(start.shape)}: give shape={shape}")
             device = start.device
@@ -145,7 +145,7 @@ class JumpSampler(ABC):
                 "that begins at T"
             )
         noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
-        x = process.prior_sample(shape, noise=noise) if start is None else start.long()
+        x = process.prior_sample(shape, noise=noise) if start is None else start
         counted = CountedModel(model, process)
         report = callback or _ignored
         report(0, torch.tensor(at, dtype=torch.float64), x)

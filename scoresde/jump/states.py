@@ -17,7 +17,7 @@ _AT_ONCE = 2**16
 """Numbers that a draw makes at once for a sample. The draws of one position have the same key for every batch."""
 
 
-def check_states(name: str, x: Tensor, states: int, tokens: int | None = None) -> None:
+def whole_states(name: str, x: Tensor, states: int, tokens: int | None = None) -> Tensor:
     """Check a batch of states. The values are checked on the CPU only.
 
     Args:
@@ -25,6 +25,9 @@ def check_states(name: str, x: Tensor, states: int, tokens: int | None = None) -
         x: The states, (B, *event).
         states: Number of states.
         tokens: Number of the first states that are allowed. None for all.
+
+    Returns:
+        The states, int64.
 
     Raises:
         TypeError: If x is not a tensor of integers.
@@ -35,12 +38,13 @@ def check_states(name: str, x: Tensor, states: int, tokens: int | None = None) -
         raise TypeError(f"{name} has {kind}: give a tensor of integers (B, *event), e.g. {name}.long()")
     if x.ndim < 1 or x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: give at least one event (B, *event)")
+    x = x.long()
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return
+        return x
     allowed = states if tokens is None else tokens
     low, high = (int(v) for v in torch.aminmax(x))
     if low >= 0 and high < allowed:
-        return
+        return x
     place = [int(k) for k in ((x < 0) | (x >= allowed)).nonzero()[0]]
     value = int(x[tuple(place)])
     mask = ", which is the mask token" if tokens is not None and tokens <= value < states else ""

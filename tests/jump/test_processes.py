@@ -277,3 +277,18 @@ def test_no_tensor_has_the_size_of_two_vocabularies():
     process, x = MaskAndReplace(50_000), torch.tensor([[3, 50_000]])
     p = process.reverse_transition(x, torch.zeros(1, 2, 50_000), at(0.3), at(0.6))
     assert p.shape == (1, 2, 50_001) and torch.allclose(p.exp().sum(-1), torch.ones(1, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_tokens_of_any_integer_type(dtype):
+    x, t, s = torch.tensor([[0, 2, 1]]), at(0.5), at(0.2)
+    for process in processes(3):
+        small, logits = x.to(dtype), torch.zeros(1, 3, 3)
+        assert torch.equal(process.marginal(small, t), process.marginal(x, t))
+        assert torch.equal(process.posterior(small, small, s, t), process.posterior(x, x, s, t))
+        assert torch.equal(process.reverse_rates(small, logits, t), process.reverse_rates(x, logits, t))
+        back = process.logits_from_ratios(small, process.ratios(small, logits, t), t)
+        assert torch.equal(back, process.logits_from_ratios(x, process.ratios(x, logits, t), t))
+        assert torch.equal(process.rates(small, t), process.rates(x, t))
+        assert torch.equal(process.prior_log_prob(small), process.prior_log_prob(x))
+        assert torch.equal(process.reverse_transition(small, logits, s, t), process.reverse_transition(x, logits, s, t))
