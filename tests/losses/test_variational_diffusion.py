@@ -174,11 +174,12 @@ def test_with_fixed_ends_the_gradient_is_that_of_the_variance(digits):
     assert not VariationalSchedule(sde, digits.transform)(model, x0.detach(), step=0).isnan().any()
 
 
+@pytest.mark.long
 def test_training_moves_the_end_points_to_a_smaller_bound():
     """From SNR_max = 1 the noise hides the levels; the bound of the exact score decreases while the end point moves."""
-    sde, count = LearnedSNRSDE(0.0, -10.0, train_ends=True, hidden=4), 100
+    sde, count = LearnedSNRSDE(0.0, -10.0, train_ends=True, hidden=4), 40
     loss = VariationalSchedule(sde, FOUR)
-    optimizer = torch.optim.Adam([p for p in sde.parameters() if p.requires_grad], lr=0.1)
+    optimizer = torch.optim.Adam([p for p in sde.parameters() if p.requires_grad], lr=0.2)
     k = torch.multinomial(PROBABILITIES, 64 * count, replacement=True, generator=torch.Generator().manual_seed(0))
     x0 = FOUR.encode(k[:, None], None, dtype=torch.float32).reshape(count, 64, 1)
     for step, batch in enumerate(x0):
@@ -202,9 +203,9 @@ class TestTimes:
 
     def test_each_time_is_uniform(self):
         loss = DenoisingScoreMatching(VPSDE(), times=LowDiscrepancy())
-        t = torch.stack([loss.draw(torch.zeros(1, 1), step=k, indices=torch.tensor([7])).t for k in range(1000)])[:, 0]
-        far = (t.sort().values - (torch.arange(1000) + 0.5) / 1000).abs().max()
-        assert far < 1.95 / 1000**0.5  # Kolmogorov-Smirnov, false alarms below 0.1 %
+        t = torch.stack([loss.draw(torch.zeros(1, 1), step=k, indices=torch.tensor([7])).t for k in range(300)])[:, 0]
+        far = (t.sort().values - (torch.arange(300) + 0.5) / 300).abs().max()
+        assert far < 1.95 / 300**0.5  # Kolmogorov-Smirnov, false alarms below 0.1 %
 
     def test_radical_inverse(self):
         found = radical_inverse(torch.tensor([0, 1, 2, 3, 6, 2**32 - 1]))
