@@ -1,64 +1,59 @@
-"""The variational bound of a trained model in K steps: reverse variances, grids, and importance over steps.
+"""How many of the 1000 steps of a chain a variational bound must evaluate: the error of an event for drawn steps.
 
     scoresde train --config configs/vp/digits_classes.py --workdir runs/classes
     python benchmarks/variational_bound.py runs/classes
 
-For dequantized test events, the script prints the bound in bits/dim with K steps: for DDPM's upper variance; for the variance
-measured on training events, on a grid of equal steps in the log noise; and the same on the best grid of the measured costs. Then
-it prints the standard error of an event for all of 500 steps, and for steps drawn with equal probabilities or those of the costs.
+For dequantized test events and a chain of 1000 equal steps of ln(sigma / alpha) with the measured variance, the script prints the
+root mean square over events of the standard error of one replicate given the event, in bits/dim, and this error divided by the
+root of the number of test events: for all steps, and for steps that are drawn with the probabilities of `ChainBound`, or in
+proportion to the costs ln(1 + Delta V). It measures the variance and the probabilities on 128 training events.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 
 import torch
 
 from benchmarks.runs import load
 from scoresde.likelihood import bits_per_dim, bits_per_dim_error, variational_bound
-from scoresde.samplers import grids
-from scoresde.schedules import bound_costs, decoder_costs, optimal_grids
-from scoresde.score import AnalyticVariance, GaussianVariance, denoising_errors
+from scoresde.schedules import ChainBound
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdir")
     parser.add_argument("--events", type=int, default=24)
-    parser.add_argument("--t-min", type=float, default=1e-4)
-    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     made, model, _ = load(options.workdir)
-    sde, transform = model.sde, made.data.transform
-    x = made.data.test.encode(torch.arange(options.events), seed=0)
-    times = grids.log_noise(sde, 60, options.t_min).flip(0)
-    train = made.data.train.encode(torch.arange(64), seed=0)
-    errors = denoising_errors(sde, model, train, times)
-    measured = AnalyticVariance.of(sde, errors)
-    best = optimal_grids(times, bound_costs(sde, errors), max(options.steps), decoder=decoder_costs(sde, errors))
-
-    def bound(times: torch.Tensor, variance: object, **more: object) -> str:
-        found = variational_bound(sde, model, x, times, variance=variance, **more)
-        bits = bits_per_dim(found.log_prob, x.shape[1:], transform)  # of dequantized data, as the model was trained
-        error = bits_per_dim_error(found.standard_error.square().mean().sqrt(), x.shape[1:])
-        return f"{float(bits.mean()):.3f} (error of an event {float(error):.3f})"
-
-    print("| steps | upper variance | measured variance | measured variance, best grid |\n|---:|---:|---:|---:|")
-    for steps in options.steps:
-        plain, chosen = grids.log_noise(sde, steps, options.t_min).flip(0), best.grid(steps).flip(0)
-        cells = (bound(plain, GaussianVariance(1.0)), bound(plain, measured), bound(chosen, measured))
-        print(f"| {steps} | {' | '.join(cells)} |", flush=True)
-    fine = grids.log_noise(sde, 500, options.t_min).flip(0)
-    levels = sde.sigma(fine) / sde.alpha(fine)
-    costs = 0.5 * (-(levels**-2).diff() * measured(levels)[1:]).log1p()
-    print("\n| 500 steps, measured variance | evaluations | bits/dim |\n|---|---:|---:|")
-    rows = {"all": {}, "50 drawn equally": {"draws": 50}, "50 drawn by cost": {"draws": 50, "probabilities": costs}}
-    rows |= {"20 drawn by cost": {"draws": 20, "probabilities": costs}}
-    for name, more in rows.items():
-        replicates = 2 if name == "all" else 4
-        count = replicates * (1 + more.get("draws", 500))
-        print(f"| {name} | {count} | {bound(fine, measured, replicates=replicates, **more)} |", flush=True)
+    sde, transform, test = model.sde, made.data.transform, made.data.test
+    x = test.encode(torch.arange(options.events), seed=0)
+    train = made.data.train.encode(torch.arange(128), seed=0)
+    fitted = ChainBound(options.steps, draws=1).fit(sde, model, train)
+    level = sde.sigma(fitted.times) / sde.alpha(fitted.times)
+    costs = (-(level**-2).diff() * fitted.variance(level)[1:]).log1p()
+    print(f"| probabilities | steps | evaluations | bits/dim | error of an event | of the mean of {len(test)} |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, p in (("`ChainBound`", fitted.probabilities), ("by cost", costs), ("all", None)):
+        for draws in (5, 10, 20, 50, 100) if p is not None else (None,):
+            replicates = 2 if draws is None else 4
+            found = variational_bound(
+                sde,
+                model,
+                x,
+                fitted.times,
+                variance=fitted.variance,
+                replicates=replicates,
+                draws=draws,
+                probabilities=p,
+            )
+            error = bits_per_dim_error(found.standard_error.square().mean().sqrt(), x.shape[1:]) * math.sqrt(replicates)
+            bits = bits_per_dim(found.log_prob, x.shape[1:], transform).mean()
+            row = (name, draws or options.steps, found.nfe // replicates, f"{float(bits):.4f}", f"{float(error):.4f}")
+            print(f"| {' | '.join(map(str, row))} | {float(error) / math.sqrt(len(test)):.4f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ PACKAGES = (
     "scoresde", "sde", "score", "score.predictions", "losses", "samplers", "samplers.adaptive", "samplers.base",
     "samplers.discretization", "samplers.exponential", "samplers.fitted", "samplers.grids", "samplers.hooks",
     "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
-    "guidance", "filters", "operators", "tasks",
+    "guidance", "filters", "operators", "schedules", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions", "jump", "jump.grids",
     "interop",

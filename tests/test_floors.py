@@ -72,7 +72,7 @@ SUB_PACKAGES = {
         {"kernels"},
         {"base"},
         {"model", "quantized", "subspace", "classifier"},
-        {"energy", "features", "denoising", "step_terms"},
+        {"energy", "features", "origin", "denoising", "step_terms"},
         {"data_variance"},
         {"learned_variance"},
     ],

@@ -60,6 +60,7 @@ from scoresde.score.data_variance import (
     with_variance,
 )
 from scoresde.score.denoising import check_scalar, noisy_times
+from scoresde.score.origin import check_origin
 from scoresde.score.step_terms import decoder_log_prob, step_divergence
 from scoresde.sde import ScalarSDE, check_same_process
 from scoresde.sde.scalar import Chain
@@ -162,6 +163,8 @@ def variational_bound(
         >>> bound.log_prob.shape, bound.steps.shape
         (torch.Size([4]), torch.Size([10, 4]))
     """
+    for name, value in (("variance", variance), ("decoder", decoder)):
+        check_origin(name, value, sde, score)
     score = given(score, condition)
     check_variance("variance", variance)
     own = variance_method(score) if variance == MODEL else None

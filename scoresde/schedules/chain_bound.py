@@ -44,7 +44,7 @@ from scoresde.samplers.grids import log_noise
 from scoresde.schedules.costs import bound_costs, decoder_costs
 from scoresde.schedules.dynamic_programming import optimal_grids
 from scoresde.score.data_variance import MODEL, AnalyticVariance, DataVariance, check_variance
-from scoresde.score.denoising import DenoisingErrors, denoising_errors
+from scoresde.score.denoising import DenoisingErrors, ascending_times, denoising_errors
 from scoresde.sde import SDE, ScalarSDE
 from scoresde.sde.scalar import Chain
 
@@ -254,6 +254,16 @@ class FittedBound:
     variance: DataVariance | str
     probabilities: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", ascending_times("times", self.times))
+        check_variance("variance", self.variance)
+        count = self.method.count
+        if len(self.times) != count + 1:
+            raise ValueError(f"times has {len(self.times)} numbers: give {count + 1}, for {count} steps")
+        p = self.probabilities
+        if p is not None and (p.shape != (count,) or not bool((p.isfinite() & (p > 0)).all())):
+            raise ValueError(f"probabilities={shown(p)} is not allowed: give {count} positive numbers, or None")
+
     def __call__(
         self,
         sde: ScalarSDE,
@@ -318,6 +328,7 @@ class FittedBound:
             found["variance"] = MODEL
         elif isinstance(self.variance, AnalyticVariance) and self.method.variance is None:
             found |= {"levels": self.variance.levels.tolist(), "shares": self.variance.shares.tolist()}
+            found["origin"] = list(self.variance.origin)
         return json.dumps(found)
 
     @classmethod
@@ -340,7 +351,7 @@ class FittedBound:
             variance: Any = method.variance
             if "levels" in found:
                 levels, shares = (torch.tensor(found[name], dtype=torch.float64) for name in ("levels", "shares"))
-                variance = AnalyticVariance(levels, shares)
+                variance = AnalyticVariance(levels, shares, tuple(found["origin"]))
             elif "variance" in found:
                 variance = MODEL
             times = torch.tensor(found["times"], dtype=torch.float64)

@@ -80,6 +80,8 @@ class AnalyticVariance:
     Args:
         levels: Ascending noise levels sigma / alpha, (M,), > 0.
         shares: V / r^2 at each level, (M,), in [0, 1] for an exact score.
+        origin: The process and a digest of the weights of the score that was measured, by which ``variational_bound`` refuses
+            other ones. Empty texts if they are not known.
 
     Raises:
         ValueError: If the levels do not ascend, or a value is not allowed.
@@ -100,6 +102,7 @@ class AnalyticVariance:
 
     levels: Tensor
     shares: Tensor
+    origin: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         for name in ("levels", "shares"):
@@ -130,7 +133,7 @@ class AnalyticVariance:
         """
         check_scalar(sde)
         levels = sde.sigma(errors.times) / sde.alpha(errors.times)
-        return cls(levels, errors.data_error / levels**2)
+        return cls(levels, errors.data_error / levels**2, errors.origin)
 
     def __call__(self, level: Tensor) -> Tensor:
         """V at noise levels.

@@ -39,6 +39,7 @@ from scoresde._arguments import check_constructors, checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, check_number, check_times, expand, shown
 from scoresde.conditions import given, rows_of
 from scoresde.noise import NoiseSource
+from scoresde.score.origin import origin_of
 from scoresde.sde import ScalarSDE, check_same_process
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
@@ -58,6 +59,7 @@ class DenoisingErrors:
         samples: Number of samples that were averaged; 0 if the values are exact.
         data_spread: Standard deviation over samples of ||x_0 - x_hat||^2 / d, less its part from the length of the noise, (M,).
             It says which steps of a variational bound need many draws. None if it is not known.
+        origin: The process, and a digest of the weights of the score, for checks. Empty texts if they are not known.
 
     Raises:
         ValueError: The times do not ascend, or a value is negative, infinite or NaN.
@@ -76,6 +78,7 @@ class DenoisingErrors:
     noise_standard_error: Tensor | None = None
     samples: int = 0
     data_spread: Tensor | None = None
+    origin: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples, least=0)
@@ -173,6 +176,7 @@ def denoising_errors(
     check_count("batch_size", batch_size)
     times = noisy_times(sde, times)
     center = _Center.of(x)
+    origin = origin_of(sde, score)
     score, source = given(score, condition), NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     rows = torch.arange(len(x), device=x.device)
     parts = []
@@ -185,7 +189,7 @@ def denoising_errors(
     means, spreads = scale * squares[:2].mean(2), scale * squares[:2].std(2) / len(x) ** 0.5
     own = squares[0] - (means[0] / scale[0]).clamp(max=1.0)[:, None] ** 2 * squares[2]
     spread = scale[0] * own.std(1)
-    return DenoisingErrors(times, means[0], means[1].clamp(min=0.0), spreads[0], spreads[1], len(x), spread)
+    return DenoisingErrors(times, means[0], means[1].clamp(min=0.0), spreads[0], spreads[1], len(x), spread, origin)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoresde import GaussianMixture, Quantized
+from scoresde import GaussianMixture, Quantized, ScoreModel
 from scoresde.likelihood import variational_bound
+from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Ancestral
 from scoresde.score.data_variance import AnalyticVariance, GaussianVariance
@@ -239,6 +240,26 @@ def test_bad_input(change, error, message: str) -> None:
     arguments = {"sde": VPSDE(), "score": ignored, "x": -torch.ones(2, 2), "times": TIMES} | change
     with pytest.raises(error, match=message):
         variational_bound(**arguments)
+
+
+def test_a_variance_of_another_process_or_other_weights_is_refused() -> None:
+    sde, x = VPSDE(), torch.linspace(-1.0, 1.0, 8)[:, None]
+    models = [ScoreModel(MLP((1,), width=8, depth=1), sde) for _ in range(2)]
+    variance = AnalyticVariance.of(sde, denoising_errors(sde, models[0], x, TIMES))
+    variational_bound(sde, models[0], x, TIMES, variance=variance)
+    for name in ("variance", "decoder"):
+        with pytest.raises(
+            ValueError, match=rf"{name}=AnalyticVariance was measured with weights of digest .*: measure it with"
+        ):
+            variational_bound(sde, models[1], x, TIMES, **{name: variance})
+    with pytest.raises(
+        ValueError, match=r"variance=AnalyticVariance was measured with VPSDE.*, and the process is CosineVPSDE"
+    ):
+        variational_bound(CosineVPSDE(), DATA.score(CosineVPSDE()), x, TIMES, variance=variance)
+    with torch.no_grad():
+        models[0].network.get_parameter(next(iter(dict(models[0].network.named_parameters())))).mul_(1.01)
+    with pytest.raises(ValueError, match="weights of digest"):
+        variational_bound(sde, models[0], x, TIMES, variance=variance)
 
 
 def test_ancestral_sampling_with_the_measured_variance_keeps_gaussian_data() -> None:
