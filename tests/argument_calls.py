@@ -140,6 +140,7 @@ ALLOWED = (
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
     Allowed("tasks.editing.*", "guide x", "strange shape", "events of any shape; the score says which"),
     Allowed("samplers.*", "fingerprint", "negative tuple", "any numbers"),
+    Allowed("schedules.*", "fingerprint", "negative tuple", "any numbers"),
     Allowed("samplers.fitted.sampler.FittedMultistep", "mean", "scalar tensor, strange shape", "of an event of any shape"),
     Allowed("samplers.fitted.pilot.Pilot", "ends", "nan tensor", "a path may fail, and has an infinite distance then"),
     Allowed("samplers.exponential.parameterization.*", "u t", TENSORS, "functions of each element"),

@@ -26,7 +26,7 @@ from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
-from scoresde.schedules import ChainBound
+from scoresde.schedules import ChainBound, StepNetwork, fit_step_network
 from scoresde.score import Classifier, DenoisingErrors, GaussianVariance
 from scoresde.score.subspace import Subspace, SubspaceScore
 from scoresde.sde.linalg.basis import Axes
@@ -39,6 +39,7 @@ PACKAGES = (
     "guidance", "filters", "operators", "schedules", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions", "jump", "jump.grids",
+    "schedules.costs", "schedules.dynamic_programming", "schedules.levels", "schedules.step_network",
     "interop",
 )  # fmt: skip
 
@@ -84,6 +85,11 @@ ERRORS = DenoisingErrors(TIMES.flip(0), T, T)
 @cache
 def _pilot() -> Pilot:
     return Pilot.of(SDE, SCORE, (16, 2), fine=40)
+
+
+@cache
+def _step_network() -> StepNetwork:
+    return fit_step_network(SDE, SCORE, X, MLP((2,), width=8, depth=1), updates=1, batch_size=4)
 
 
 def _grid() -> AdaptiveGrid:
@@ -354,6 +360,14 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "schedules.costs.decoder_costs": {"errors": ERRORS},
     "schedules.dynamic_programming.grid_cost": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "grid": TIMES[::3]},
     "schedules.dynamic_programming.optimal_grids": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "steps": 2},
+    "schedules.step_network.NetworkGrid": {
+        "given": (1.0, 0.1), "process": "VPSDE()", "event_shape": (2,), "fingerprint": (0.5, 0.1),
+    },
+    "schedules.step_network.StepNetwork": {"process": "VPSDE()", "event_shape": (2,), "fingerprint": (0.5,) * 5},
+    "schedules.step_network.fit_step_network": lambda: {
+        "network": MLP((2,), width=8, depth=1), "updates": 1, "batch_size": 4,
+    },
+    "schedules.step_network.network_grid": lambda: {"network": _step_network(), "steps": 2, "batch_size": 4},
     "schedules.levels.langevin_step_size": {"ratio": 1.1},
     "schedules.levels.level_ratio": {"dimension": 12},
     "schedules.levels.noise_levels": {"largest": 10.0, "smallest": 0.1, "dimension": 12},

@@ -85,7 +85,7 @@ SUB_PACKAGES = {
         {"stepwise", "exact", "bounds"},
         {"checks", "objectives"},
     ],
-    "schedules": [{"dynamic_programming", "levels"}, {"costs"}, {"chain_bound"}],
+    "schedules": [{"dynamic_programming", "levels"}, {"costs"}, {"chain_bound", "step_network"}],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},
         {"base", "discretization"},

@@ -24,6 +24,7 @@ FITTED = {
     "samplers.fitted.sampler.FittedMultistep",
     "samplers.fitted.sampler.FittedSampler",
     "samplers.fitted.ggdm.GGDM",
+    "schedules.step_network.StepNetwork",
     "samplers.fitted.grid.AdaptiveGrid",
 }
 """Made by a fit, and kept in files; their reprs say how good they are."""

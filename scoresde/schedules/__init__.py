@@ -5,6 +5,7 @@
   (:func:`~scoresde.score.denoising_errors`).
 - :func:`analytic_costs`, :func:`analytic_grids`: the cost and the grids of Analytic-DPM.
 - :class:`ChainBound`: the variational bound of a model by a chain that is fitted to it.
+- :func:`fit_step_network`, :func:`network_grid`: a network that chooses steps (BDDM), and its grid.
 - :func:`level_ratio`, :func:`noise_levels`, :func:`langevin_step_size`: the techniques of NCSNv2.
 
 A grid is a tensor of descending times, which every sampler takes as its ``steps``. ``scoresde.samplers.grids`` has the grids
@@ -16,20 +17,25 @@ from scoresde.schedules.chain_bound import ChainBound, FittedBound
 from scoresde.schedules.costs import analytic_costs, analytic_grids, bound_costs, decoder_costs
 from scoresde.schedules.dynamic_programming import OptimalGrids, grid_cost, optimal_grids
 from scoresde.schedules.levels import langevin_step_size, level_ratio, noise_levels
+from scoresde.schedules.step_network import NetworkGrid, StepNetwork, fit_step_network, network_grid
 
 __all__ = [
     "ChainBound",
     "FittedBound",
+    "NetworkGrid",
     "OptimalGrids",
+    "StepNetwork",
     "analytic_costs",
     "analytic_grids",
     "bound_costs",
     "decoder_costs",
+    "fit_step_network",
     "grid_cost",
     "langevin_step_size",
     "level_ratio",
+    "network_grid",
     "noise_levels",
     "optimal_grids",
 ]
 
-check_constructors(globals(), records=(OptimalGrids,))
+check_constructors(globals(), records=(OptimalGrids,), own_repr=(StepNetwork,))
