@@ -60,9 +60,3 @@ def moments_pvalue(values, variance, kurtosis):
         (np.mean(x**2) / variance - 1) / math.sqrt((kurtosis + 2) / x.size),
     )
     return min(2 * stats.norm.sf(abs(e)) for e in errors)
-
-
-# the published checks
-
-
-BETAS = torch.linspace(1e-3, 0.1, 100, dtype=F64)

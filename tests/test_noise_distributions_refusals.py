@@ -9,14 +9,12 @@ import torch
 
 from scoresde.noise_distributions import (
     CenteredGamma,
-    GammaSchedule,
     Gaussian,
     GeneralizedNormal,
     NormalMixture,
-    chain_weights,
     overlapping_scales,
 )
-from tests.noise_distributions_common import BETAS, HEAVY, SKEWED, draw
+from tests.noise_distributions_common import HEAVY, SKEWED, draw
 
 # invalid arguments
 
@@ -80,27 +78,6 @@ def test_mixtures_store_python_numbers():
 def test_bad_weights(noise, b):
     with pytest.raises(ValueError, match=r"^b"):
         noise.sum_of_steps(b)
-
-
-@pytest.mark.parametrize(
-    "t", [0, 101, 1.0, True, None, torch.tensor([1, 0]), torch.tensor([1.0]), torch.ones(1, 1).long()]
-)
-def test_bad_steps_of_a_chain(t):
-    schedule = GammaSchedule(BETAS)
-    for take in (schedule.step, schedule.total, lambda t: chain_weights(BETAS, t)):
-        with pytest.raises(ValueError, match="t="):
-            take(t)
-
-
-@pytest.mark.parametrize(
-    "betas", [[0.1], torch.tensor(0.1), torch.zeros(0), torch.tensor([0.1, 1.0]), torch.tensor([0.0])]
-)
-def test_bad_betas(betas):
-    for take in (GammaSchedule, lambda b: chain_weights(b, 1)):
-        with pytest.raises(ValueError, match="betas="):
-            take(betas)
-    with pytest.raises(ValueError, match="theta_0="):
-        GammaSchedule(BETAS, 0.0)
 
 
 @pytest.mark.parametrize("noise", [Gaussian(), GeneralizedNormal(1.0), CenteredGamma(1.0, 1.0), HEAVY])

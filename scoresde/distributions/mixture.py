@@ -30,6 +30,7 @@ from scoresde.distributions.data_variance import data_variance
 from scoresde.distributions.linear_gaussian import LinearMeasurement
 from scoresde.noise import NoiseSource
 from scoresde.operators.measurement_noise import MeasurementNoise
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.linalg.kernel import GaussianKernel, ScalarKernel
 from scoresde.sde.linear import LinearSDE
 
@@ -301,6 +302,7 @@ class GaussianMixture:
     def _at(self, sde: LinearSDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *state)`` of x_t at the state x."""
         check_batch("x", x)
+        check_gaussian(sde, "the exact score of a mixture")
         sde.check_time(t, len(x))
         t = t.to(torch.float64)
         if tuple(x.shape[1:]) != sde.state_shape(self.event_shape):

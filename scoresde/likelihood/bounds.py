@@ -54,6 +54,7 @@ from scoresde._validation import check_batch, check_count, check_finite, check_n
 from scoresde.conditions import given
 from scoresde.noise import NoiseSource
 from scoresde.sde import GaussianKernel, LinearMap, LinearSDE, ScalarMap, Score, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.linalg.maps import BlockMap, DiagonalMap
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
@@ -185,6 +186,7 @@ def _check(sde: LinearSDE, score: Score, x: Tensor, draws: int, replicates: int,
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
+    check_gaussian(sde, "the variational bound")
     check_count("draws", draws)
     check_count("replicates", replicates, least=2)
     check_number("t_min", t_min, above=0.0)

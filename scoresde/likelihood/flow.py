@@ -30,6 +30,7 @@ from scoresde.likelihood.multistep import DEFAULT_TOLERANCE, Multistep
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE, GaussianKernel, LinearSDE, Score, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.linalg.maps import BlockMap
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import ODESolver, ScipyODE
@@ -152,6 +153,7 @@ def log_likelihood(
     check_finite("x", x)
     score = given(score, condition)
     check_same_process(sde, score)
+    check_gaussian(sde, "the probability flow")
     sde = sde.continuous
     check_t_min(sde, t_min)
     check_choice("differentiable", differentiable, (True, False))
@@ -342,6 +344,7 @@ def known_biases(
     check_finite("x", x)
     score = given(score, condition)
     check_same_process(sde, score)
+    check_gaussian(sde, "the probability flow")
     sde = sde.continuous
     check_t_min(sde, t_min)
     _check_noise(sde, score, t_min)

@@ -45,6 +45,7 @@ from scoresde.likelihood.grid import FlowGrid, grid_from, mean_and_spread, stand
 from scoresde.likelihood.path import POINTS, Path, node_times
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE, LinearSDE, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 from scoresde.solvers import SolverError
 from scoresde.solvers.quadrature import Increments
@@ -210,6 +211,7 @@ def fit_grid(
     check_finite("x", x)
     score = given(score, condition)
     check_same_process(sde, score)
+    check_gaussian(sde, "the probability flow")
     check_count("fine", fine, least=40)
     check_number("floor", floor, above=0.0)
     check_t_min(sde, t_min)

@@ -63,6 +63,7 @@ from scoresde.score.denoising import check_scalar, noisy_times
 from scoresde.score.origin import check_origin
 from scoresde.score.step_terms import decoder_log_prob, step_divergence
 from scoresde.sde import ScalarSDE, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.scalar import Chain
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
@@ -172,6 +173,7 @@ def variational_bound(
     check_batch("x", x)
     check_finite("x", x)
     check_same_process(sde, score)
+    check_gaussian(sde, "the variational bound")
     check_count("replicates", replicates)
     weights = _Drawn.of(draws, probabilities, len(times) - 1)
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)

@@ -2,7 +2,7 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.losses.base import Objective
-from scoresde.losses.denoising import DenoisingScoreMatching
+from scoresde.losses.denoising import DenoisingScoreMatching, NoiseRegression
 from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.importance import ImportanceTimes
 from scoresde.losses.noisy import Draw, NoisyDataObjective
@@ -21,6 +21,7 @@ __all__ = [
     "HybridLoss",
     "ImportanceTimes",
     "LowDiscrepancy",
+    "NoiseRegression",
     "NoisyDataObjective",
     "Objective",
     "ScheduleVariance",

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, shown, times_checked
@@ -77,6 +78,13 @@ class DenoisingScoreMatching(NoisyDataObjective):
                 f"weighting={weighting!r} is not allowed for a chain: give 'variance', the only weighting "
                 "that is defined for discrete time"
             )
+        if not sde.gaussian:
+            if weighting != "variance":
+                raise ValueError(
+                    f"weighting={weighting!r} is not allowed for noise that is not Gaussian, which has no bound on log p: "
+                    "give 'variance'"
+                )
+            sde.noise_target(torch.zeros(1, 1), torch.tensor([sde.T]))  # raises if the noise has no density
         super().__init__(sde, times, seed)
         self.weighting, self.reduction = weighting, reduction
 
@@ -92,16 +100,69 @@ class DenoisingScoreMatching(NoisyDataObjective):
             The loss of each example, (B,).
         """
         with times_checked():  # ``draw`` has checked them
-            residual = draw.noise - self._noise(model, draw, condition)
+            residual = self.sde.noise_target(draw.noise, draw.t) - expected_noise(self, model, draw, condition)
             if self.weighting == "likelihood":
                 residual = self.sde.in_diffusion_units(residual, draw.t, draw.kernel)
             square = residual.reshape(len(residual), -1) ** 2
             loss = square.mean(1) if self.reduction == "mean" else 0.5 * square.sum(1)
             return loss / self.times.density(self.sde, draw.t)
 
-    def _noise(self, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]) -> Tensor:
-        """E[z | x_t]: the network's output for a ``ScoreModel`` that predicts noise, else computed from the score."""
-        if not isinstance(model, ScoreModel):
-            return draw.kernel.noise_from_score(self._score(model, draw.x_t, draw.t, condition))
-        check_same_process(self.sde, model)
-        return model.noise(draw.x_t, draw.t, kernel=draw.kernel, **condition)
+
+class NoiseRegression(NoisyDataObjective):
+    r"""Prediction of the noise, for Gaussian noise and any other.
+
+    .. math::
+        \ell(x_0) = E_t \, E_n \, \frac{1}{d} \sum_i |\hat n_i(x_t, t) - n_i|^p, \qquad x_t = \alpha x_0 + \sigma n
+
+    For p = 2 the minimum is E[n | x_t], and the loss is that of ``DenoisingScoreMatching`` if the noise is Gaussian. For p = 1 it
+    is the median of each coordinate. For a ``NonGaussianSDE``, -E[n | x_t] / sigma is not the score:
+    the model is for ``Ancestral``, which needs the expectation.
+
+    Args:
+        sde: A ``LinearSDE``, or a chain of one.
+        p: Exponent, 1 or 2.
+        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        seed: Seed of the random draws. Call k without ``step`` uses step k.
+
+    References:
+        Nachmani, San-Roman, Wolf 2021, "Denoising diffusion gamma models", arXiv:2110.05948, with p = 1.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VPSDE
+        >>> NoiseRegression(VPSDE(), p=1)(lambda x, t: -x, torch.zeros(8, 2)).shape
+        torch.Size([8])
+    """
+
+    def __init__(self, sde: SDE, *, p: int = 2, times: TimeDistribution | None = None, seed: int = 0) -> None:
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(f"sde={shown(sde)} has no closed-form kernel x_t = A x_0 + L z: give a LinearSDE")
+        check_choice("p", p, (1, 2))
+        super().__init__(sde, times, seed)
+        self.p = p
+
+    def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
+        """Computes the loss of each example for given draws.
+
+        Args:
+            model: The model, (x, t, **condition) -> -E[n | x_t] / sigma, a tensor with the shape of x.
+            draw: The draws, from ``draw``.
+            **condition: Conditions of the model by name.
+
+        Returns:
+            The loss of each example, (B,).
+        """
+        with times_checked():
+            residual = draw.noise - expected_noise(self, model, draw, condition)
+            loss = (residual.abs() if self.p == 1 else residual**2).reshape(len(residual), -1).mean(1)
+            return loss / self.times.density(self.sde, draw.t)
+
+
+def expected_noise(
+    objective: NoisyDataObjective, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]
+) -> Tensor:
+    """-L^T times the model: the network's output for a ``ScoreModel`` that predicts noise, else computed from the score."""
+    if not isinstance(model, ScoreModel):
+        return draw.kernel.noise_from_score(objective._score(model, draw.x_t, draw.t, condition))
+    check_same_process(objective.sde, model)
+    return model.noise(draw.x_t, draw.t, kernel=draw.kernel, **condition)

@@ -90,14 +90,14 @@ class NoisyDataObjective(Objective[LinearSDE]):
         """
         source, step = self._keyed(x0, t, step, indices)
         shape = self.sde.state_shape(x0.shape[1:])
-        if t is None and noise is None:
+        if t is None and noise is None and self.sde.gaussian:
             u, noise = source.uniform_and_normal(
                 shape, step=step, purposes=("time", "perturb"), dtypes=(self._time_dtype(x0), x0.dtype)
             )
             t = self.times.times(self.sde, self.times.quantiles(u, source, step))
         t = self._times(x0, source, step) if t is None else t
         if noise is None:
-            noise = source.normal(shape, step=step, purpose="perturb", dtype=x0.dtype)
+            noise = self.sde.sample_noise(source, shape, t, step=step, purpose="perturb", dtype=x0.dtype)
         elif noise.shape != (len(x0), *shape):
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}: give {(len(x0), *shape)}, one state for each event"

@@ -41,6 +41,7 @@ from scoresde.score import LearnedVarianceModel, ScoreModel
 from scoresde.score.data_variance import MODEL, DataVariance, check_variance, variance_method
 from scoresde.score.step_terms import decoder_log_prob, step_divergence
 from scoresde.sde import SDE, Chain, check_same_process
+from scoresde.sde.base import check_gaussian
 
 UNITS = {"bits": math.log(2.0), "nats": 1.0}
 
@@ -92,6 +93,7 @@ class VariationalLoss(NoisyDataObjective):
             raise TypeError(
                 f"sde={shown(sde)} is not a chain, whose steps the bound has: give sde.discretize(1000); in a config, model.steps"
             )
+        check_gaussian(sde, "the bound")
         check_choice("unit", unit, tuple(UNITS))
         check_variance("variance", variance)
         super().__init__(sde, times, seed)

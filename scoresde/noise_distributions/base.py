@@ -25,12 +25,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, expand, shown
 from scoresde.noise import NoiseSource
 
@@ -189,45 +188,6 @@ class NoiseSum(NoiseDistribution):
 def numbered(purpose: str, i: int) -> str:
     """Key of step i. Texts of equal length that differ only within four bytes have different CRC-32 checksums."""
     return f"{purpose}, step {i:04d}"
-
-
-def check_steps(t: int | Tensor, last: int) -> Tensor:
-    """Convert ``t`` to integers ``()`` or ``(B,)`` in 1 .. last, or raise ValueError."""
-    whole = isinstance(t, Integral) and not isinstance(t, bool)
-    if isinstance(t, Tensor):
-        whole = t.ndim <= 1 and t.numel() > 0 and not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
-    steps = torch.as_tensor(t) if whole else torch.zeros(())
-    if not whole or (steps.device.type == "cpu" and not (int(steps.min()) >= 1 and int(steps.max()) <= last)):
-        raise ValueError(f"t={shown(t)} is not allowed: give a whole number from 1 to {last}, or a tensor (B,) of them")
-    return steps
-
-
-def log_alpha_bar(betas: Tensor) -> Tensor:
-    """ln abar_t of steps 1 .. T, ``(T,)`` in float64. Raises ValueError unless betas is ``(T,)`` with 0 < beta_t < 1."""
-    if not isinstance(betas, Tensor) or betas.ndim != 1 or len(betas) == 0 or not betas.is_floating_point():
-        raise ValueError(f"betas={shown(betas)} is not allowed: give a floating-point tensor (T,)")
-    if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ValueError(f"betas={shown(betas)} is not allowed: give 0 < beta < 1 for every step")
-    return torch.log1p(-betas.to(F64)).cumsum(0)
-
-
-@checked_arguments
-def chain_weights(betas: Tensor, t: int | Tensor) -> Tensor:
-    """Weights b_i = sqrt(beta_i abar_t / abar_i) of the first t steps of a chain.
-
-    Args:
-        betas: Noise rates of the steps, ``(T,)``, each in (0, 1).
-        t: Number of steps, in 1 .. T: an integer or a tensor ``(B,)``.
-
-    Returns:
-        The weights in float64: ``(t,)`` for an integer, ``(B, max t)`` for a tensor, with zeros after the last step of
-        each sample.
-    """
-    log_bar = log_alpha_bar(betas)
-    steps = check_steps(t, len(betas)).to(betas.device)
-    i = torch.arange(int(steps.max()), device=betas.device)
-    b = (0.5 * (betas[i].to(F64).log() + log_bar[steps - 1][..., None] - log_bar[i])).exp()
-    return torch.where(i < steps[..., None], b, 0.0)
 
 
 @dataclass(frozen=True)

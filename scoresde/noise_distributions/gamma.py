@@ -28,22 +28,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions.base import (
     F64,
     DensityNoise,
+    NoiseDistribution,
+    NoiseSum,
     Parameter,
     check_parameter,
-    check_steps,
     check_weights,
-    log_alpha_bar,
     meet,
 )
 
@@ -162,29 +161,23 @@ class CenteredGamma(DensityNoise):
     def excess_kurtosis(self) -> Tensor:
         return 6.0 / torch.as_tensor(self.k, dtype=F64)
 
-    def sum_of_steps(self, b: Tensor) -> CenteredGamma:
-        """Distribution of the sum sum_i b_i n_i, of shape t k and scale b theta, if the t nonzero weights of a row equal b.
+    def sum_of_steps(self, b: Tensor) -> NoiseDistribution:
+        """Distribution of the sum sum_i b_i n_i.
 
-        Gamma noise of different scales does not add up to gamma noise. The steps of a ``GammaSchedule`` have shapes and
-        scales for which it does. ``NoiseSum`` samples the sum for any weights.
+        If the t nonzero weights of each row equal b, it is the gamma noise of shape t k and scale b theta. Gamma noise of
+        different scales does not add up to gamma noise. ``scoresde.sde.GammaNoise`` has steps whose shapes and scales do.
 
         Args:
-            b: Weights, ``(t,)`` or ``(B, t)``. The nonzero weights of a row are equal.
+            b: Weights, ``(t,)`` or ``(B, t)``.
 
         Returns:
-            The distribution of the sum.
-
-        Raises:
-            ValueError: If the nonzero weights of a row differ.
+            The distribution of the sum: a ``CenteredGamma`` for equal weights, else a ``NoiseSum``.
         """
         check_weights(b)
         b = b.to(F64)
         largest = b.amax(-1)
         if not bool(((b == 0) | (b == largest[..., None])).all()):
-            raise ValueError(
-                f"b={b} is not allowed: the sum of gamma steps is a gamma distribution only for equal weights (zeros apart); use "
-                "GammaSchedule for a chain, or NoiseSum(noise, b) to draw every step"
-            )
+            return NoiseSum(self, b)
         return CenteredGamma(self.k * (b > 0).sum(-1), self.theta * largest)
 
     def sample(
@@ -210,69 +203,3 @@ class CenteredGamma(DensityNoise):
         k, theta = meet("k", self.k, n), meet("theta", self.theta, n)
         g = n + k * theta
         return torch.where(g > 0, -(n + theta) / (theta * g), math.nan)
-
-
-@dataclass(frozen=True, eq=False)
-class GammaSchedule:
-    r"""Gamma noise of the steps of a chain, and of the chain up to each step.
-
-    .. math::
-        k_t = \frac{\beta_t}{\bar\alpha_t \theta_0^2}, \qquad \theta_t = \sqrt{\bar\alpha_t}\, \theta_0, \qquad
-        \bar k_t = \frac{1 / \bar\alpha_t - 1}{\theta_0^2}
-
-    Args:
-        betas: Noise rates of the steps, ``(T,)``, each in (0, 1).
-        theta_0: Scale at the start, > 0. The smaller it is, the closer the noise is to a Gaussian.
-
-    Attributes:
-        k: Shapes of the steps, ``(T,)`` in float64. Entry t - 1 is that of step t, also below.
-        theta: Scales, ``(T,)``.
-        k_bar: Shapes of the sums of the steps up to each step, ``(T,)``.
-        alpha_bar: abar_t, ``(T,)``.
-    """
-
-    betas: Tensor
-    theta_0: float = 0.001
-    k: Tensor = field(init=False, repr=False)
-    theta: Tensor = field(init=False, repr=False)
-    k_bar: Tensor = field(init=False, repr=False)
-    alpha_bar: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        check_number("theta_0", self.theta_0, above=0.0)
-        log_bar = log_alpha_bar(self.betas)
-        values = {
-            "k": self.betas.to(F64) * (-log_bar).exp() / self.theta_0**2,
-            "theta": self.theta_0 * (0.5 * log_bar).exp(),
-            "k_bar": torch.expm1(-log_bar) / self.theta_0**2,
-            "alpha_bar": log_bar.exp(),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    def step(self, t: int | Tensor) -> CenteredGamma:
-        """Noise n_t of step t, of variance beta_t.
-
-        Args:
-            t: Step in 1 .. T: an integer or a tensor ``(B,)``.
-
-        Returns:
-            The distribution.
-        """
-        i = check_steps(t, len(self.betas)).to(self.k.device) - 1
-        return CenteredGamma(self.k[i], self.theta[i])
-
-    def total(self, t: int | Tensor) -> CenteredGamma:
-        """Noise x_t - sqrt(abar_t) x_0 of all steps up to t, of variance 1 - abar_t.
-
-        ``CenteredGamma.standard(schedule.total(t).k)`` is the same noise scaled to variance 1, which the network
-        predicts.
-
-        Args:
-            t: Step in 1 .. T: an integer or a tensor ``(B,)``.
-
-        Returns:
-            The distribution.
-        """
-        i = check_steps(t, len(self.betas)).to(self.k.device) - 1
-        return CenteredGamma(self.k_bar[i], self.theta[i])

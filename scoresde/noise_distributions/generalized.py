@@ -98,7 +98,7 @@ class GeneralizedNormal(DensityNoise):
 
 @checked_arguments
 def overlapping_scales(
-    beta: float, largest: float, smallest: float, event_shape: Sequence[int], overlap: float = 0.5
+    beta: float, largest: float, smallest: float, event_shape: Sequence[int], overlap: float = 0.9
 ) -> Tensor:
     """Standard deviations for annealed Langevin dynamics with ``GeneralizedNormal`` noise.
 

@@ -31,6 +31,7 @@ from scoresde.samplers.arguments import check_options, check_prior, check_sample
 from scoresde.samplers.hooks import Hook, Hooks, check_hooks
 from scoresde.samplers.populations import Particles
 from scoresde.sde import SDE, LinearSDE, Score, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.scores import HALF, CheckedScore, in_evaluation_mode, wide
 
 __all__ = ["SampleResult", "Sampler", "Trajectory"]
@@ -179,7 +180,7 @@ class CountedScore(CheckedScore):
         if self.hooks is None:
             return x
         sde, call = self.hooks.sde, self.last
-        known = call is not None and isinstance(sde, LinearSDE) and call.x.shape == x.shape
+        known = call is not None and isinstance(sde, LinearSDE) and sde.gaussian and call.x.shape == x.shape
         return self.hooks(step, t, x, sde.extract_data(call.data(sde)) if known else None)  # type: ignore[union-attr,arg-type]
 
 
@@ -235,7 +236,7 @@ class Record:
             self.data.append(self.prediction(call))
 
     def _whole(self, call: Call) -> bool:
-        return isinstance(self.sde, LinearSDE) and call.x.shape == self.x.shape
+        return isinstance(self.sde, LinearSDE) and self.sde.gaussian and call.x.shape == self.x.shape
 
 
 class Sampler(ABC):
@@ -332,6 +333,7 @@ class Sampler(ABC):
             raise TypeError(f"sde is a {type(sde).__name__}: give a process, e.g. VPSDE()")
         score = given(score, condition)
         check_same_process(sde, score)
+        self.check_noise(sde)
         self.check_process(sde)
         at = self.start_time(sde)
         if start is not None:
@@ -382,6 +384,17 @@ class Sampler(ABC):
             torch.stack(counted.acceptance) if counted.acceptance else None,
             counted.particles,
         )
+
+    def check_noise(self, sde: SDE) -> None:
+        """Check that the sampler supports the noise of a process.
+
+        Args:
+            sde: The process.
+
+        Raises:
+            TypeError: If the noise is not Gaussian. A sampler whose steps add the noise of the process overrides this.
+        """
+        check_gaussian(sde, repr(self))
 
     def check_process(self, sde: SDE) -> None:  # noqa: B027  (some samplers take any process)
         """Check that the sampler supports a process. It is called before the first evaluation of the score.

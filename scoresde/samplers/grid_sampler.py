@@ -217,7 +217,7 @@ class GridSampler(Sampler):
         times = plan.times(process)  # of [0, T]
         with times_checked():
             intervals = self.prepared_intervals(process, plan.intervals(process, times, x))
-            draws = self.draws(len(intervals), x, noise, intervals)
+            draws = self.draws(len(intervals), x, process.step_noise(noise, times), intervals)
             model, mean, past = Model(score, process), x, None
             for interval in intervals:
                 x, mean, past = self.step(model, x, interval, next(draws), past)

@@ -41,6 +41,7 @@ from scoresde.conditions import given, rows_of
 from scoresde.noise import NoiseSource
 from scoresde.score.origin import origin_of
 from scoresde.sde import ScalarSDE, check_same_process
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
 
 __all__ = ["DenoisingErrors", "denoising_errors"]
@@ -236,6 +237,7 @@ def check_scalar(sde: ScalarSDE) -> None:
     """Raise TypeError unless the process has scalar coefficients."""
     if not isinstance(sde, ScalarSDE):
         raise TypeError(f"sde={sde!r} does not have scalar coefficients: give a ScalarSDE, such as VPSDE(), or a chain")
+    check_gaussian(sde, "the variance of x_0 given x_t")
 
 
 def ascending_times(name: str, times: Tensor) -> Tensor:

@@ -15,6 +15,14 @@ from scoresde.sde.processes.learned import LearnedSNRSDE
 from scoresde.sde.processes.logsnr import LogSNRLinearSDE, LogSNRSDE
 from scoresde.sde.processes.matrix import MatrixSDE
 from scoresde.sde.processes.modewise import BlurringSDE, ModewiseSDE
+from scoresde.sde.processes.non_gaussian import (
+    GammaNoise,
+    LevelNoise,
+    NonGaussianChain,
+    NonGaussianSDE,
+    ProcessNoise,
+    StepNoise,
+)
 from scoresde.sde.processes.schedule import Schedule, ScheduleSDE
 from scoresde.sde.processes.shifted import Shifted
 from scoresde.sde.processes.subvp import SubVPSDE
@@ -35,8 +43,10 @@ __all__ = [
     "DiagonalMap",
     "EDMSDE",
     "EulerChain",
+    "GammaNoise",
     "GaussianKernel",
     "LearnedSNRSDE",
+    "LevelNoise",
     "LinearInterpolantSDE",
     "LinearMap",
     "LinearSDE",
@@ -45,8 +55,11 @@ __all__ = [
     "MapKernel",
     "MatrixSDE",
     "ModewiseSDE",
+    "NonGaussianChain",
+    "NonGaussianSDE",
     "NonlinearSDE",
     "Prior",
+    "ProcessNoise",
     "ScalarKernel",
     "ScalarMap",
     "ScalarSDE",
@@ -55,6 +68,7 @@ __all__ = [
     "Score",
     "Shifted",
     "ShiftedKernel",
+    "StepNoise",
     "SubVPSDE",
     "TableChain",
     "VESDE",

@@ -120,6 +120,9 @@ class SDE(ABC):
             The log-density in nats, ``(B,)``.
         """
 
+    gaussian: bool = True
+    """Whether the noise is Gaussian. ``NonGaussianSDE`` has another distribution."""
+
     additive: bool = True
     """Whether the noise is additive: g depends on t and not on x."""
 
@@ -359,6 +362,15 @@ def process_of(score: object) -> SDE | None:
         if score is None:
             break
     return None
+
+
+def check_gaussian(sde: SDE, what: str) -> None:
+    """Raise TypeError unless the noise of a process is Gaussian. ``what`` is the subject of the message."""
+    if not sde.gaussian:
+        raise TypeError(
+            f"{what} needs Gaussian noise, and the noise of {sde!r} is not Gaussian: such a process has Ancestral() and Langevin "
+            "dynamics as samplers, and no likelihood"
+        )
 
 
 @checked_arguments

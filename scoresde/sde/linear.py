@@ -284,6 +284,49 @@ class LinearSDE(SDE):
         """
         return 0.5 * self.kernel(t).noise_map().inverse().compose(self.diffusion_map(t)).mean_square()
 
+    def sample_noise(
+        self, source: NoiseSource, shape: Sequence[int], t: Tensor, *, step: int, purpose: str, dtype: torch.dtype
+    ) -> Tensor:
+        """Draw the noise z of x_t = A x_0 + L z.
+
+        Args:
+            source: Source of the random numbers of B samples.
+            shape: Shape of one state.
+            t: Times in [0, T], ``()`` or ``(B,)``. The distribution of Gaussian noise does not depend on them.
+            step: Number of the draw.
+            purpose: Name of the draw.
+            dtype: Data type of the noise.
+
+        Returns:
+            The noise, ``(B, *shape)``, of mean 0 and variance 1.
+        """
+        return source.normal(shape, step=step, purpose=purpose, dtype=dtype)
+
+    def noise_target(self, noise: Tensor, t: Tensor) -> Tensor:
+        """-L^T grad log p(x_t | x_0), the target of denoising score matching, as a function of the noise.
+
+        Args:
+            noise: The noise z, ``(B, *state)``.
+            t: Times in [0, T], ``(B,)``.
+
+        Returns:
+            The target, in the shape of the noise. For Gaussian noise it is the noise.
+        """
+        return noise
+
+    def step_noise(self, source: NoiseSource, times: Tensor) -> NoiseSource:
+        """The source of the noise of a sampler's steps.
+
+        Args:
+            source: Source of the random numbers of B samples.
+            times: Descending times of the sampler, ``(N + 1,)``.
+
+        Returns:
+            A source whose normal draws with the purpose "predictor" are the noise of each step, of mean 0 and variance 1. For
+            Gaussian noise it is ``source``.
+        """
+        return source
+
     def prior_sample(
         self,
         shape: Sequence[int],

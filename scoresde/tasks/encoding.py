@@ -22,6 +22,7 @@ from scoresde.noise import NoiseSource
 from scoresde.samplers import ProbabilityFlowODE
 from scoresde.samplers.base import Sampler
 from scoresde.sde import SDE, LinearSDE
+from scoresde.sde.base import check_gaussian
 from scoresde.sde.scores import check_signature
 from scoresde.solvers import RungeKutta
 from scoresde.tasks.editing import noised_and_denoised
@@ -175,6 +176,7 @@ def interpolate(
         check_number("weights", weight, least=0.0, most=1.0)
     if not isinstance(sde, LinearSDE):
         raise TypeError(f"sde={sde!r} has no closed-form kernel: give a linear process, such as VPSDE()")
+    check_gaussian(sde, "interpolation")
     part = sde if t is None else sde.until(t)
     score = given(score, options.pop("condition", None))
     noise = NoiseSource.for_batch(noise, len(begin), seed, first, begin.device)

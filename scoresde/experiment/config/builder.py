@@ -35,6 +35,7 @@ import scoresde.loggers
 import scoresde.losses
 import scoresde.metrics
 import scoresde.networks
+import scoresde.noise_distributions
 import scoresde.operators
 import scoresde.samplers
 import scoresde.samplers.adaptive
@@ -67,6 +68,7 @@ _PACKAGES = (
     scoresde.score.quantized,
     scoresde.losses,
     scoresde.networks,
+    scoresde.noise_distributions,
     scoresde.data,
     scoresde.operators,
     scoresde.samplers,

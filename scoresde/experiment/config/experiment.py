@@ -296,6 +296,7 @@ def _samplers(config: Mapping[str, Any], sde: SDE) -> dict[str, Sampler]:
     samplers = {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
     for name, sampler in samplers.items():
         with config_errors(f"samplers.{name}", arguments=("denoise", "t_min")):
+            sampler.check_noise(sde)
             sampler.check_process(sde)
     return samplers
 

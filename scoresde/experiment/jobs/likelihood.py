@@ -50,6 +50,7 @@ from scoresde.noise import NoiseSource
 from scoresde.schedules import FittedBound
 from scoresde.score import ScoreModel
 from scoresde.sde import ScalarSDE
+from scoresde.sde.base import check_gaussian
 from scoresde.solvers import SolverError
 from scoresde.version import __version__
 
@@ -90,11 +91,13 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
 
     Raises:
         ConfigError: If the model is not a score.
+        TypeError: If the noise of the process is not Gaussian.
         WorkdirError: If another likelihood job is running in the folder.
         WorkerError: If a local process died.
         SolverError: If all rows failed.
     """
     as_score(experiment.model)
+    check_gaussian(experiment.sde, "the likelihood")
     out: dict[str, Any] | None = run_job(LikelihoodJob, experiment, workdir, processes)
     return out
 

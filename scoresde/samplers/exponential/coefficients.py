@@ -20,6 +20,7 @@ from torch import Tensor
 from scoresde.samplers.base import CountedScore
 from scoresde.samplers.exponential.parameterization import Parameterization
 from scoresde.sde import LinearMap, LinearSDE, ScalarMap, Score
+from scoresde.sde.base import check_gaussian
 from scoresde.solvers.quadrature import gauss_legendre, lagrange
 
 _POINTS = 8
@@ -222,6 +223,7 @@ def linear_process(sde: object, user: str) -> LinearSDE:
             f"sde={sde!r} has no closed-form kernel, which {user} needs: use ProbabilityFlowODE, "
             "ReverseSDESampler or AdaptiveSDE"
         )
+    check_gaussian(sde, user)
     return sde.continuous
 
 

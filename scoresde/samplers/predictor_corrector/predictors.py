@@ -286,6 +286,11 @@ class Ancestral(Predictor):
         if not callable(self.variance):
             check_choice("variance", self.variance, ("upper", "lower", MODEL))
 
+    def check_noise(self, sde: SDE) -> None:
+        """Raise TypeError if the noise is not Gaussian and the variance is that of a Gaussian posterior."""
+        if self.variance not in ("upper", "lower"):
+            super().check_noise(sde)
+
     def step(self, model: Model, x: Tensor, interval: Interval, z: Any, past: Any) -> tuple[Tensor, Tensor, Any]:
         """x_s = (x + std^2 score) / a + noise."""
         a, std = interval.a, interval.std

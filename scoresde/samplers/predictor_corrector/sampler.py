@@ -65,6 +65,11 @@ class PredictorCorrector(ReverseSteps):
         self.predictor, self.corrector = predictor, corrector
         self.set_grid(steps, grid, t_min, denoise=denoise)
 
+    def check_noise(self, sde: SDE) -> None:
+        """Raise TypeError if the noise of the process is not Gaussian and the predictor needs Gaussian noise."""
+        if self.predictor is not None:
+            self.predictor.check_noise(sde)
+
     @property
     def parts(self) -> tuple[Predictor | None, Corrector | None]:
         """The predictor and the corrector."""
