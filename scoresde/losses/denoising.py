@@ -26,8 +26,7 @@ from torch import Tensor
 from scoresde._validation import check_choice, shown, times_checked
 from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.times import TimeDistribution
-from scoresde.score import ScoreModel
-from scoresde.sde import SDE, Chain, LinearSDE, check_same_process
+from scoresde.sde import SDE, Chain, LinearSDE
 
 WEIGHTINGS = ("variance", "likelihood")
 REDUCTIONS = ("mean", "half_sum")
@@ -100,7 +99,7 @@ class DenoisingScoreMatching(NoisyDataObjective):
             The loss of each example, (B,).
         """
         with times_checked():  # ``draw`` has checked them
-            residual = self.sde.noise_target(draw.noise, draw.t) - expected_noise(self, model, draw, condition)
+            residual = self.sde.noise_target(draw.noise, draw.t) - self._noise(model, draw, condition)
             if self.weighting == "likelihood":
                 residual = self.sde.in_diffusion_units(residual, draw.t, draw.kernel)
             square = residual.reshape(len(residual), -1) ** 2
@@ -153,16 +152,6 @@ class NoiseRegression(NoisyDataObjective):
             The loss of each example, (B,).
         """
         with times_checked():
-            residual = draw.noise - expected_noise(self, model, draw, condition)
+            residual = draw.noise - self._noise(model, draw, condition)
             loss = (residual.abs() if self.p == 1 else residual**2).reshape(len(residual), -1).mean(1)
             return loss / self.times.density(self.sde, draw.t)
-
-
-def expected_noise(
-    objective: NoisyDataObjective, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]
-) -> Tensor:
-    """-L^T times the model: the network's output for a ``ScoreModel`` that predicts noise, else computed from the score."""
-    if not isinstance(model, ScoreModel):
-        return draw.kernel.noise_from_score(objective._score(model, draw.x_t, draw.t, condition))
-    check_same_process(objective.sde, model)
-    return model.noise(draw.x_t, draw.t, kernel=draw.kernel, **condition)

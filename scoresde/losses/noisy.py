@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scoresde._validation import times_checked
 from scoresde.losses.base import Objective
-from scoresde.sde import GaussianKernel, LinearSDE
+from scoresde.score import ScoreModel
+from scoresde.sde import GaussianKernel, LinearSDE, check_same_process
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,10 @@ class NoisyDataObjective(Objective[LinearSDE]):
             kernel = self.sde.kernel(t)
             x_t = kernel.mean(self.sde.embed_data(x0)) + kernel.scale(noise)
         return Draw(t, noise, x_t.to(x0.dtype), kernel)
+
+    def _noise(self, model: Callable[..., Tensor], draw: Draw, condition: dict[str, Any]) -> Tensor:
+        """-L^T times the model: the network's output for a ``ScoreModel`` that predicts noise, else computed from the score."""
+        if not isinstance(model, ScoreModel):
+            return draw.kernel.noise_from_score(self._score(model, draw.x_t, draw.t, condition))
+        check_same_process(self.sde, model)
+        return model.noise(draw.x_t, draw.t, kernel=draw.kernel, **condition)
