@@ -27,7 +27,7 @@ from scoresde.operators import Grayscale, LinearOperator, SuperResolution
 from scoresde.samplers.base import Sampler, SampleResult
 from scoresde.sde import SDE
 
-GuidanceMaker = Callable[..., Guidance]
+GuidanceMaker = Callable[[Callable[..., Tensor], Callable[[Tensor], Tensor], Tensor, float], Guidance]
 """A function (score, operator, y, noise_std) -> Guidance, such as the class TweedieMoments."""
 
 
