@@ -311,6 +311,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "networks.ncsnpp.NCSNpp": IMAGES,
     "networks.refinenet.NCSN": {**IMAGES, "multipliers": (1, 1, 1)},
     "networks.refinenet.NCSNv2": {**IMAGES, "multipliers": (1, 1, 1)},
+    "networks.improved_unet.ImprovedUNet": {
+        "event_shape": EIGHT, "channels": 32, "multipliers": (1,), "blocks": 1, "attention": ()
+    },
     "networks.unet.SmallUNet": {"event_shape": EIGHT, "channels": 8, "blocks": 1},
     "filters.FilteredNoise": {"indices": torch.arange(4), "filter": MatrixFilter(torch.eye(2))},
     "samplers.predictor_corrector.preconditioned.Preconditioned": {

@@ -4,6 +4,7 @@ from scoresde._arguments import check_constructors
 from scoresde.networks.block_classes import block_names
 from scoresde.networks.embeddings import Embedding, FourierEmbedding, RadialEmbedding, SinusoidalEmbedding
 from scoresde.networks.fourier_features import FourierFeatures
+from scoresde.networks.improved_unet import ImprovedUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.multifield import MultifieldUNet
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
@@ -23,6 +24,7 @@ __all__ = [
     "Embedding",
     "FourierEmbedding",
     "FourierFeatures",
+    "ImprovedUNet",
     "MultifieldUNet",
     "RadialEmbedding",
     "Resampling",

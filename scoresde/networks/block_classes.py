@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from scoresde._arguments import checked_arguments
-from scoresde.networks import mlp, refinenet, unet
+from scoresde.networks import improved_unet, mlp, refinenet, unet
 from scoresde.networks.blocks import Attention, ResidualBlock
 
-BLOCKS = (ResidualBlock, Attention, unet._Block, unet._Attention, mlp._Block, refinenet._Block, refinenet._Refine)
+BLOCKS = (
+    ResidualBlock, Attention, improved_unet._Block, improved_unet._Attention, unet._Block, unet._Attention, mlp._Block,
+    refinenet._Block, refinenet._Refine,
+)  # fmt: skip
 """Classes of the blocks of this library's networks."""
 
 
