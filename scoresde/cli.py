@@ -174,10 +174,29 @@ def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _convert(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from ml_collections import ConfigDict
 
+    from scoresde._validation import check_choice
     from scoresde.experiment import Experiment, apply_overrides
-    from scoresde.interop.convert import convert, is_source, source_of
+    from scoresde.interop.convert import PROJECT, convert, is_source, source_of
+    from scoresde.interop.flagged import convert_flagged, flagged_config
+    from scoresde.interop.improved_diffusion import RESCALED
 
     project, file = getattr(options, "from")
+    check_choice("--from", project, (PROJECT, *RESCALED))
+    if project in RESCALED:
+        for name in ("source_config", "expected"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is for score_sde_pytorch: {project} has flags, --source.KEY=VALUE"
+                )
+        if options.config is None:
+            config = ConfigDict(flagged_config(project, file, options.source))
+            apply_overrides(config, overrides)
+        elif options.source:
+            raise ValueError("--source.KEY=VALUE and --config exclude each other: give one of them")
+        else:
+            config = _config(options, overrides)
+        print(convert_flagged(file, Experiment.from_config(config), options.workdir))
+        return 0
     source = None if options.source_config is None else source_of(options.source_config, options.source)
     if source is None and is_source(options.config):
         raise ValueError(f"--config {options.config} is a config of {project}: give it as --source-config")

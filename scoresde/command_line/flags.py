@@ -284,10 +284,13 @@ FLAGS = (
         "series of one channel without such an axis; chosen by shape and values unless given", ("WHERE",),
     ),
     Flag("no-measure", ("inspect",), "do not run training steps to measure memory and time"),
-    Flag("from", ("convert",), "the other project (score_sde_pytorch) and its checkpoint", ("PROJECT", "FILE")),
+    Flag(
+        "from", ("convert",), "the other project (score_sde_pytorch, improved_diffusion or guided_diffusion) and its checkpoint",
+        ("PROJECT", "FILE"),
+    ),
     Flag(
         "source-config", ("convert",), "the config of the other project, which is read but not executed; --source.KEY=VALUE "
-        "overrides a value", ("FILE",),
+        "overrides a value, or is a flag of improved_diffusion's scripts", ("FILE",),
     ),
     Flag(
         "expected", ("convert",), "an .npz file with x, labels, and out_raw or out_ema: reference outputs for the network",

@@ -201,7 +201,10 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("the following arguments are required by check: --config or --process")
     if options.config is not None and options.process is not None:
         parser.error("--config and --process exclude each other: give one of them")
-    if command == "convert" and options.config is None and options.source_config is None:
+    flagged = (
+        command == "convert" and bool(getattr(options, "from")) and getattr(options, "from")[0] != "score_sde_pytorch"
+    )
+    if command == "convert" and not flagged and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:
         parser.error("--dry-run and --fit-time exclude each other: give one of them")
@@ -209,7 +212,7 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--no-measure and --fit-time exclude each other: give one of them")
     if options.init_weights is not None and options.init_from is None:
         parser.error("--init-weights requires --init-from")
-    if options.source and options.source_config is None:
+    if options.source and options.source_config is None and not flagged:
         parser.error(f"{SOURCE}{next(iter(options.source))} requires --source-config")
 
 

@@ -10,9 +10,6 @@ file, and then renamed.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,8 +23,7 @@ from scoresde.experiment.config.builder import build
 from scoresde.experiment.config.experiment import Experiment, build_model
 from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.experiment.config.targets import as_score
-from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from scoresde.experiment.folder.workdir import Workdir, WorkdirError, config_digest
+from scoresde.experiment.folder.checkpoint import load_weights, read_checkpoint
 from scoresde.interop.conventions import check_model, check_network, check_sigmas, levels_of
 from scoresde.interop.errors import ConvertError
 from scoresde.interop.reference_file import MOMENTS, ReferenceCheckpoint, read_reference
@@ -35,9 +31,10 @@ from scoresde.interop.score_sde import averages_from_reference, from_reference, 
 from scoresde.interop.source_config import read_settings
 from scoresde.interop.translate import Source, translate
 from scoresde.interop.verification import compare_outputs, compare_scores
+from scoresde.interop.work_folder import digest_of, free_folder, logged, write_folder
 from scoresde.sde import LinearSDE
 
-PROJECTS = ("score_sde_pytorch",)
+PROJECT = "score_sde_pytorch"
 
 
 def source_of(file: str | Path, values: Mapping[str, str] | None = None) -> Source:
@@ -78,7 +75,7 @@ def convert(
     """Make a work folder from a checkpoint, and say what is in it and what was compared.
 
     Args:
-        project: One of ``PROJECTS``.
+        project: ``PROJECT``. For the others see ``flagged``.
         file: The checkpoint.
         experiment: The experiment of the new folder. Its data is not read.
         folder: A new or empty folder.
@@ -95,36 +92,20 @@ def convert(
 
     If an error is raised, no folder is left behind.
     """
-    check_choice("--from", project, PROJECTS)
-    place, digest = Path(folder), config_digest(experiment)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise WorkdirError(f"--workdir {place} is in use: give a new or empty folder")
+    check_choice("--from", project, (PROJECT,))
+    place = free_folder(folder)
     given, network = read_reference(file), experiment.model.network
     _check_averages(given, experiment.training, str(file))
     ema, optimizer = _fill(network, given, str(file))
     verified = _verify(experiment, given, ema, str(file), source, expected)
-    there = next(parent for parent in place.absolute().parents if parent.exists())
-    making = there / f".{place.name}.{os.getpid()}.tmp"
-    try:
-        workdir = Workdir(making)
-        workdir.claim(experiment, data=False)
-        path = save_checkpoint(workdir.checkpoints, network, ema, optimizer, given.step, digest, 1)
-        digests = _compare(path, network, given)
-        if place.exists():
-            place.rmdir()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        making.rename(place)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    digests = write_folder(place, experiment, ema, optimizer, given.step, lambda path: _compare(path, network, given))
     trained = sum(p.numel() for p in network.parameters())
     summary = (
         f"{place}: step {given.step} from {Path(file).name}; {len(given.model)} tensors, {trained:,} trained parameters and "
         f"{len(given.moments)} moments of Adam; read back, all names, shapes and values are the file's.\n{verified}\n"
         f"sha256 of the weights {digests['model']}, averaged {digests['ema']}"
     )
-    with open(Workdir(place).log_file, "a") as log:
-        log.write(summary + "\n")
-    return summary
+    return logged(place, summary)
 
 
 def _check_averages(given: ReferenceCheckpoint, plan: TrainingConfig, file: str) -> None:
@@ -201,15 +182,6 @@ def _check_source(experiment: Experiment, source: Source) -> None:
     except (TypeError, ValueError) as problem:
         raise ConvertError(f"the config's network differs from that of {source.name}: {problem}") from problem
     compare_scores(as_score(experiment.model), model, experiment.data.event_shape, source.name)
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """The first 16 hex digits of the SHA-256 of names, shapes and values, in the order given."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _fill(network: nn.Module, given: ReferenceCheckpoint, file: str) -> tuple[EMA, torch.optim.Optimizer]:

@@ -77,7 +77,7 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
         ConvertError: If the file is damaged or is not such a checkpoint. The message names the file.
         OSError: If the file does not exist.
     """
-    content, checked = _load(file)
+    content, checked = read_content(file)
     try:
         if not isinstance(content, dict):
             raise TypeError("it must be a dictionary")
@@ -85,8 +85,8 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
         model = {_bare(name): tensor for name, tensor in content["model"].items()}
         sigmas = model.pop("sigmas", None)
         return ReferenceCheckpoint(
-            model={name: _tensor(name, tensor) for name, tensor in model.items()},
-            averages=[_tensor(f"average {k}", tensor) for k, tensor in enumerate(averages["shadow_params"])],
+            model={name: weight_of(name, tensor) for name, tensor in model.items()},
+            averages=[weight_of(f"average {k}", tensor) for k, tensor in enumerate(averages["shadow_params"])],
             ema_decay=float(_number(averages["decay"])),
             ema_updates=_count("num_updates", averages["num_updates"]),
             moments={int(k): _moments(k, m) for k, m in state.items()},
@@ -98,8 +98,17 @@ def read_reference(file: str | Path) -> ReferenceCheckpoint:
         raise ConvertError(f"{file} is not a checkpoint of score_sde_pytorch: {_why(content, problem)}") from problem
 
 
-def _load(file: str | Path) -> tuple[Any, bool]:
-    """The content of a file, and whether its checksums were compared."""
+def read_content(file: str | Path, project: str = "score_sde_pytorch") -> tuple[Any, bool]:
+    """The content of a file, and whether its checksums were compared. Nothing in it is executed.
+
+    Args:
+        file: The file.
+        project: The project whose checkpoint is wanted, for messages.
+
+    Raises:
+        ConvertError: If the file is damaged, or asks for anything but tensors, numbers and containers.
+        OSError: If the file does not exist.
+    """
     with open(file, "rb") as stream:
         checked = stream.read(2) == b"PK"
         stream.seek(0)
@@ -110,7 +119,7 @@ def _load(file: str | Path) -> tuple[Any, bool]:
         except Exception as problem:  # a malicious or damaged file can raise any exception
             asked = re.search(r"GLOBAL (\S+)", str(problem))
             why = f"it asks for {asked[1]}, which was not executed" if asked else repr(problem).split("\\n")[0][:200]
-            raise ConvertError(f"{file} is damaged, or not a checkpoint of score_sde_pytorch: {why}") from problem
+            raise ConvertError(f"{file} is damaged, or not a checkpoint of {project}: {why}") from problem
 
 
 def _compared(stream: IO[bytes]) -> IO[bytes]:
@@ -200,7 +209,8 @@ def _bare(name: Any) -> str:
     return name.removeprefix("module.")
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def weight_of(name: str, value: Any) -> Tensor:
+    """The value, if it is a finite float32 tensor. Raises TypeError or ValueError otherwise."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         raise TypeError(f"{name} is {getattr(value, 'dtype', type(value).__name__)}: it must be float32")
     if not bool(torch.isfinite(value).all()):
@@ -211,4 +221,4 @@ def _tensor(name: str, value: Any) -> Tensor:
 def _moments(number: Any, state: Any) -> dict[str, Tensor]:
     """The state of Adam for one weight."""
     step = torch.as_tensor(float(_number(state["step"])))
-    return {"step": step, **{name: _tensor(f"{name} of weight {number}", state[name]) for name in MOMENTS}}
+    return {"step": step, **{name: weight_of(f"{name} of weight {number}", state[name]) for name in MOMENTS}}

@@ -1,8 +1,9 @@
-r"""The UNet of improved-diffusion and guided-diffusion (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021), with its names of weights.
+r"""The UNet of improved-diffusion and guided-diffusion, with its names of weights.
 
     x -> 3x3 -> encoder -> block, attention, block -> decoder with skip connections -> norm, SiLU, 3x3
 
-A residual block is norm, SiLU, 3x3, then norm, SiLU, dropout, 3x3. The embedded label e gives a shift, or a scale and a shift:
+A residual block is norm, SiLU, 3x3, then norm, SiLU, dropout, 3x3 (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021). The
+embedded label e gives a shift, or a scale and a shift:
 
 .. math:: h \to \mathrm{norm}(h + b(e)) \qquad \text{or} \qquad h \to \mathrm{norm}(h)\,(1 + a(e)) + b(e).
 
@@ -140,7 +141,7 @@ class ImprovedUNet(nn.Module):
                     decoder[-1].append(resample(width, "up"))
         self.output_blocks = nn.ModuleList(map(_Stage, decoder))
         last = nn.Conv2d(width, event_shape[0] * outputs, 3, padding=1)
-        self.out = nn.Sequential(nn.GroupNorm(_GROUPS, width), nn.SiLU(), _zeroed(last))
+        self.out: Any = nn.Sequential(nn.GroupNorm(_GROUPS, width), nn.SiLU(), _zeroed(last))
 
     def forward(self, x: Tensor, label: Tensor, /, **condition: Any) -> Tensor:
         """Evaluate the network.
@@ -210,7 +211,8 @@ class _Stage(nn.Sequential):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(*modules)
 
-    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
+    def forward(self, input: Tensor, embedded: Tensor | None = None) -> Tensor:
+        h = input
         for module in self:
             h = module(h, embedded) if isinstance(module, _Block) else module(h)
         return h
@@ -226,9 +228,9 @@ class _Block(nn.Module):
         super().__init__()
         self.scale_shift, self.direction = scale_shift, direction
         convs = nn.Conv2d(before, after, 3, padding=1), _zeroed(nn.Conv2d(after, after, 3, padding=1))
-        self.in_layers = nn.Sequential(nn.GroupNorm(_GROUPS, before), nn.SiLU(), convs[0])
+        self.in_layers: Any = nn.Sequential(nn.GroupNorm(_GROUPS, before), nn.SiLU(), convs[0])
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(size, after * (2 if scale_shift else 1)))
-        self.out_layers = nn.Sequential(nn.GroupNorm(_GROUPS, after), nn.SiLU(), nn.Dropout(dropout), convs[1])
+        self.out_layers: Any = nn.Sequential(nn.GroupNorm(_GROUPS, after), nn.SiLU(), nn.Dropout(dropout), convs[1])
         self.skip_connection = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:

@@ -16,16 +16,33 @@ CASES = {
     "learn_sigma": ((3, 8, 8), {"outputs": 2}, {}),
     "shift only": ((3, 8, 8), {"scale_shift": False}, {}),
     "classes": ((3, 8, 8), {"conditions": {"label": Classes(5)}}, {}),
-    "attention everywhere": ((1, 8, 8), {"attention": (0, 1), "heads": 2, "decoder_heads": 8}, {"heads": 2, "up_heads": 8}),
+    "attention everywhere": (
+        (1, 8, 8),
+        {"attention": (0, 1), "heads": 2, "decoder_heads": 8},
+        {"heads": 2, "up_heads": 8},
+    ),
     "one head": ((3, 8, 16), {"heads": 1}, {"heads": 1}),
-    "head channels, new order": ((3, 8, 8), {"head_channels": 16, "grouped_heads": False},
-                                 {"head_channels": 16, "grouped": False}),  # fmt: skip
+    "head channels, new order": (
+        (3, 8, 8),
+        {"head_channels": 16, "grouped_heads": False},
+        {"head_channels": 16, "grouped": False},
+    ),
     "resampling blocks": ((3, 8, 8), {"resample_blocks": True, "blocks": 2, "outputs": 2}, {"resample_blocks": True}),
     "CIFAR-10": ((3, 32, 32), {"multipliers": (1, 2, 2, 2), "blocks": 3, "attention": (1, 2), "outputs": 2}, {}),
     "ImageNet-64": ((3, 64, 64), {"multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (2, 3), "outputs": 2}, {}),
-    "LSUN": ((3, 64, 64), {"multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (4,), "heads": 1,
-                           "scale_shift": False, "outputs": 2}, {"heads": 1}),
-}  # fmt: skip
+    "LSUN": (
+        (3, 64, 64),
+        {
+            "multipliers": (1, 1, 2, 2, 4, 4),
+            "blocks": 2,
+            "attention": (4,),
+            "heads": 1,
+            "scale_shift": False,
+            "outputs": 2,
+        },
+        {"heads": 1},
+    ),
+}
 
 
 def published(state):
