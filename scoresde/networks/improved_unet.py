@@ -82,6 +82,10 @@ class ImprovedUNet(nn.Module):
         super().__init__()
         check_counts("event_shape", event_shape)
         check_counts("multipliers", multipliers)
+        if not multipliers:
+            raise ValueError(
+                f"multipliers={multipliers!r} is not allowed: give one multiplier for each level, at least one"
+            )
         for name, value, least in (("blocks", blocks, 1), ("outputs", outputs, 1), ("heads", heads, 1),
                                    ("decoder_heads", decoder_heads, 0), ("head_channels", head_channels, 0)):  # fmt: skip
             check_count(name, value, least=least)

@@ -95,6 +95,7 @@ def test_numbers_of_parameters_of_the_published_configurations():
     ("options", "message"),
     [
         ({"event_shape": (3, 9, 8)}, "event_shape=.*multiples of 2"),
+        ({"multipliers": ()}, r"multipliers=\(\) .*at least one"),
         ({"channels": 48}, "channels=48.*multiple of 32"),
         ({"attention": (2,)}, r"attention=\(2,\).*levels 0 ... 1"),
         ({"heads": 5}, "heads=5 .*64 channels"),
