@@ -15,6 +15,8 @@ from scoresde.command_line.flags import COMMANDS, FLAGS, RUNS, flags_of
 from scoresde.version import __version__
 
 OVERRIDE, SOURCE = "--config.", "--source."
+FLAGGED = ("improved_diffusion", "guided_diffusion")
+"""Projects whose checkpoints have flags in place of a config."""
 _EPILOG = """\
 Any value of the config can be overridden: --config.training.steps=500 --config.sde.name=VESDE
 
@@ -201,9 +203,7 @@ def _check_needed(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("the following arguments are required by check: --config or --process")
     if options.config is not None and options.process is not None:
         parser.error("--config and --process exclude each other: give one of them")
-    flagged = (
-        command == "convert" and bool(getattr(options, "from")) and getattr(options, "from")[0] != "score_sde_pytorch"
-    )
+    flagged = command == "convert" and getattr(options, "from")[0] in FLAGGED
     if command == "convert" and not flagged and options.config is None and options.source_config is None:
         parser.error("the following arguments are required by convert: --source-config or --config")
     if options.dry_run and options.fit_time is not None:
