@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -165,3 +166,16 @@ def test_refused_before_anything_is_written(here, method, changes, message):
 def test_other_methods_are_refused(here, method):
     done = here("likelihood", **{**SMALL, "likelihood__method": method})
     assert done.returncode == 2 and "config.likelihood.method" in done.stderr and "ChainBound" in done.stderr
+
+
+def test_data_of_middles_has_the_bound_of_the_levels(here):
+    """Without dequantization the decoder is the probability of each level, and bits/dim follow from the log-probability."""
+    data = "{'name': 'WithoutDequantization', 'data': {'name': 'Digits'}}"
+    settings = {**SMALL, "data": data, "likelihood__draws": 1}
+    for verb in ("train", "likelihood"):
+        done = here(verb, **settings)
+        assert done.returncode == 0, done.stderr
+    summary = read_sealed(here.workdir / "likelihood" / "test-bound.json")
+    assert summary["bound by"] == ["a chain"] and summary["unit"] == "bits/dim"
+    assert summary["bits_per_dim"] == pytest.approx(-summary["nats"] / (64 * math.log(2.0)))
+    assert summary["bits_per_dim"] > 0.0
