@@ -240,8 +240,12 @@ def some(each: int, seed: int = 0) -> list[Case]:
     return [case for group in groups.values() for case in draw.sample(group, min(each, len(group)))]
 
 
-ALIASES = {("data.dataset.Dataset", "raw"): "data set 'data'"}
-"""Parameters that a message calls by another name, which the user gave too."""
+ALIASES = {
+    ("data.dataset.Dataset", "raw"): "data set 'data'",
+    ("tasks.restoration.colorize", "weights"): "x has shape",
+    ("tasks.restoration.super_resolve", "y"): "x has shape",
+}
+"""Parameters that a message calls by another name: one that the user gave too, or the samples x, whose shape they decide."""
 
 
 def named(call: str, parameter: str, message: str) -> bool:

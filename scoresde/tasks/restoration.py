@@ -263,7 +263,8 @@ def _mask(known: Tensor, y: Tensor) -> Tensor:
     fits = known.ndim in (y.ndim, y.ndim - 1) and all(m in (1, n) for m, n in zip(known.shape, sizes, strict=True))
     if not fits:
         raise ValueError(
-            f"known has shape {tuple(known.shape)}: give {tuple(y.shape)} or {tuple(y.shape[1:])}, with the sizes of y or 1"
+            f"known has shape {tuple(known.shape)} for y of shape {tuple(y.shape)}: give the shape of y or of one event, with "
+            "the sizes of y or 1"
         )
     mask = known.to(y.device).expand(y.shape)
     check_finite("y", torch.where(mask, y, 0.0), " where it is known")

@@ -144,7 +144,7 @@ ALL, CLD = torch.ones(4, 2).bool(), CriticallyDampedLangevin()
     [
         (KNOWN.float(), {}, TypeError, "known is a torch.float32: give a tensor of bool"),
         ([True, False], {}, TypeError, "known"),
-        (ALL, {}, ValueError, r"known has shape \(4, 2\): give \(3, 2\)"),
+        (ALL, {}, ValueError, r"known has shape \(4, 2\) for y of shape \(3, 2\)"),
         (ALL[:3, 0], {}, ValueError, r"known has shape \(3,\)"),
         (ALL[0, 0], {}, ValueError, r"known has shape \(\)"),
         (KNOWN, {"y": Y / 0}, ValueError, "y holds non-finite values in 3 of 3 samples where it is known"),
