@@ -39,6 +39,7 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "gaussian-L1": (VP, {"sde": PLAIN}),
     "gamma-0.1": (VP, {}),
     "gamma-0.1-L2": (VP, {"objective.p": "2"}),
+    "gamma-0.5": (VP, {"sde.noise.theta_0": "0.5"}),
     "mixture": (VP, {"sde.noise": f"{{'name': 'StepNoise', 'noise': {MIXTURE}}}", "model.steps": "50"}),
     "gaussian-50": (VP, {"sde": PLAIN, "model.steps": "50"}),
     "levels-gaussian": (VE, {"sde.noise.noise.beta": "2.0"}),
