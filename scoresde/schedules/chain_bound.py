@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,8 @@ class ChainBound:
     """How the variational bound of a model is computed.
 
     Args:
-        steps: Number of steps K, without the decoder, or K + 1 descending times that begin at T.
+        steps: Number of steps K, without the decoder, or K + 1 descending times that begin at T. None for all steps of a chain,
+            and for 1000 of a process in continuous time.
         grid: A function ``(sde, K, t_min)`` of descending times, such as ``log_noise`` or ``uniform``. None finds the times with
             the smallest bound among 100, for K <= 99. For a chain, the instants nearest to the times are used.
         variance: The variance V of x_0 given x_t: a function of sigma / alpha, or "model" for that of the score itself. None for
@@ -82,7 +83,7 @@ class ChainBound:
         11
     """
 
-    steps: int | Sequence[float] | Tensor | np.ndarray = 1000
+    steps: int | Sequence[float] | Tensor | np.ndarray | None = None
     grid: Grid | None = log_noise
     variance: DataVariance | str | None = None
     decoder: DataVariance | None = None
@@ -91,8 +92,8 @@ class ChainBound:
     events: int = 128
 
     def __post_init__(self) -> None:
-        steps = plain_steps(self.steps)
-        if not isinstance(steps, int | tuple):
+        steps = None if self.steps is None else plain_steps(self.steps)
+        if not isinstance(steps, int | tuple | None):
             raise ValueError(f"steps={shown(self.steps)} is not allowed: give a whole number >= 1, or descending times")
         object.__setattr__(self, "steps", steps)
         if self.variance is not None:
@@ -101,10 +102,14 @@ class ChainBound:
         check_count("events", self.events, least=2)
         if self.draws is not None:
             check_count("draws", self.draws)
-            if self.draws >= self.count:
+            if steps is not None and self.draws >= self.count:
                 raise ValueError(
                     f"draws={self.draws!r} is not allowed with {self.count} steps: give fewer, or None for all steps"
                 )
+        if steps is None and self.grid is None:
+            raise ValueError(
+                f"steps=None is not allowed with grid=None: give the number of steps, at most {INSTANTS - 1}"
+            )
         if isinstance(steps, int) and self.grid is None and steps >= INSTANTS:
             raise ValueError(
                 f"steps={steps!r} is not allowed with grid=None, which chooses among {INSTANTS} times: give at most "
@@ -113,8 +118,23 @@ class ChainBound:
 
     @property
     def count(self) -> int:
-        """Number of steps K."""
+        """Number of steps K. Raises ValueError if it depends on the process, see ``of``."""
+        if self.steps is None:
+            raise ValueError("steps=None has no number of steps without a process: call of(sde) first")
         return self.steps if isinstance(self.steps, int) else len(self.steps) - 1
+
+    def of(self, sde: SDE) -> ChainBound:
+        """The same with the number of steps for a process, if ``steps`` is None.
+
+        Args:
+            sde: The process of the score, or a chain of it.
+
+        Returns:
+            The method.
+        """
+        if self.steps is not None:
+            return self
+        return replace(self, steps=len(_noisy_instants(sde)) - 1 if isinstance(sde, Chain) else 1000)
 
     def check(self, sde: SDE, t_min: float = 1e-5) -> None:
         """Check that a process has such a chain.
@@ -132,7 +152,9 @@ class ChainBound:
                 f"sde={sde!r} does not have scalar coefficients, which the bound of a chain needs: give a ScalarSDE, such as "
                 "VPSDE(), or a chain"
             )
-        if isinstance(self.steps, int) and self.grid is None:
+        if self.steps is None:
+            self.of(sde).check(sde, t_min)
+        elif isinstance(self.steps, int) and self.grid is None:
             instants = self._instants(sde, t_min)
             if len(instants) <= self.count:
                 raise ValueError(
@@ -172,6 +194,8 @@ class ChainBound:
             TypeError: The process does not have scalar coefficients.
             ValueError: An argument is not allowed, or the score is not finite.
         """
+        if self.steps is None:
+            return self.of(sde).fit(sde, score, x, t_min=t_min, seed=seed, noise=noise, condition=condition)
         self.check(sde, t_min)
         measured = isinstance(self.steps, int) and self.grid is None
         own = self.variance == MODEL or (self.variance is None and callable(getattr(score, "score_and_variance", None)))
@@ -194,7 +218,10 @@ class ChainBound:
 
     def _given_times(self, sde: ScalarSDE, t_min: float) -> Tensor:
         """The ascending times of the grid, those of instants for a chain."""
+        if isinstance(sde, Chain) and isinstance(self.steps, int) and self.steps == len(_noisy_instants(sde)) - 1:
+            return _noisy_instants(sde)
         if not isinstance(self.steps, int):
+            assert isinstance(self.steps, tuple)  # the constructor has converted them
             times = torch.tensor(self.steps, dtype=torch.float64)
             end, name = float(times[0]), f"steps={shown(list(self.steps))}"
             if abs(end - sde.T) > 1e-6 * sde.T or float(times[-1]) < 0.0:
@@ -210,7 +237,7 @@ class ChainBound:
             if len(index.unique()) < len(index):
                 raise ValueError(
                     f"{name} is not allowed: two of the times are nearest to one of the {sde.steps} instants of the chain; give "
-                    f"fewer steps, at most {sde.steps - 1}, or another grid"
+                    f"fewer steps, None for all {len(_noisy_instants(sde)) - 1} steps of the chain, or another grid"
                 )
             if not isinstance(self.steps, int) and float((sde.time(index) - times).abs().max()) > 1e-4 / sde.steps:
                 off = float(times[(sde.time(index) - times).abs().argmax()])
@@ -355,6 +382,8 @@ class FittedBound:
             elif "variance" in found:
                 variance = MODEL
             times = torch.tensor(found["times"], dtype=torch.float64)
+            if method.steps is None:
+                method = replace(method, steps=len(times) - 1)
             if len(times) != method.count + 1 or variance is None or (p is None) != (method.draws is None):
                 raise ValueError(f"it is not a fit of {method!r}")
             return cls(method, times, variance, p)
@@ -366,8 +395,13 @@ def _first(sde: ScalarSDE) -> float:
     """The first instant of a chain that has noise. 0 for a process in continuous time."""
     if not isinstance(sde, Chain):
         return 0.0
+    return float(_noisy_instants(sde)[0])
+
+
+def _noisy_instants(sde: Chain) -> Tensor:
+    """The ascending instants of a chain that have noise."""
     times = sde.time(torch.arange(sde.steps))
-    return float(times[sde.sigma(times) > 0][0])
+    return times[sde.sigma(times) > 0]
 
 
 def _probabilities(sde: ScalarSDE, errors: DenoisingErrors, times: Tensor, variance: DataVariance | str) -> Tensor:

@@ -148,7 +148,7 @@ MATRICES = {"sde": "{'name': 'CriticallyDampedLangevin'}", "model": "{'predictio
         ("'steps': 0", {}, "config.likelihood.method.steps=0 is not allowed"),
         ("'steps': [1.0, 0.51, 0.0]", CHAIN, "t=0.51 is not one of the 50"),
         ("'steps': [1.4, 0.5]", {}, "has times from 0 to T=1, begin at T"),
-        ("'steps': 60", CHAIN, "at most 49"),
+        ("'steps': 60", CHAIN, "None for all 49 steps"),
         ("'steps': 5, 'draws': 9", {}, "draws=9 is not allowed with 5 steps"),
         ("'probabilities': [1.0, 2.0]", {}, "probabilities is not known: ChainBound takes steps, grid"),
         ("'steps': 5", {"likelihood__tolerance": "0.1"}, "tolerance=0.1 is for the probability flow"),

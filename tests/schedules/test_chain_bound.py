@@ -117,7 +117,8 @@ CHAIN = VPSDE().discretize(50)
         ({"steps": 2.5}, "steps=2.5 is not allowed"),
         ({"steps": (0.1, 1.0)}, "do not decrease"),
         ({"steps": 100, "grid": None}, "steps=100 is not allowed with grid=None.* at most 99"),
-        ({"draws": 1000}, "draws=1000 is not allowed with 1000 steps: give fewer, or None"),
+        ({"steps": 1000, "draws": 1000}, "draws=1000 is not allowed with 1000 steps: give fewer, or None"),
+        ({"grid": None}, "steps=None is not allowed with grid=None"),
         ({"draws": 0}, "draws=0"),
         ({"replicates": 0}, "replicates=0"),
         ({"events": 1}, "events=1"),
@@ -137,7 +138,7 @@ def test_refused_at_once(arguments, message):
             CHAIN,
             ChainBound(60, uniform),
             ValueError,
-            "steps=60 .* one of the 50 instants of the chain; give fewer steps, at most 49",
+            "steps=60 .* one of the 50 instants of the chain; give fewer steps, None for all 49 steps",
         ),
         (
             CHAIN,
@@ -156,3 +157,16 @@ def test_refused_for_a_process(sde, method, error, message):
         method.check(sde)
     with pytest.raises(error, match=message):
         method.fit(sde, lambda x, t: -x, torch.zeros(2, 1))
+
+
+def test_all_steps_of_a_chain():
+    """None is all of them, as is their number with any grid; a process in continuous time has 1000."""
+    score = GaussianMixture(torch.zeros(1, 1), 1.0).score(CHAIN)
+    x = torch.linspace(-1.0, 1.0, 8)[:, None]
+    for steps, grid in ((None, log_noise), (49, log_noise), (49, uniform)):
+        found = ChainBound(steps, grid).fit(CHAIN, score, x)
+        assert torch.equal(found.times, CHAIN.time(torch.arange(50)))
+        assert torch.equal(FittedBound.from_json(found.to_json(), ChainBound(steps, grid)).times, found.times)
+    assert ChainBound().of(VPSDE()).count == 1000
+    with pytest.raises(ValueError, match="draws=49 is not allowed with 49 steps"):
+        ChainBound(draws=49).check(CHAIN)
