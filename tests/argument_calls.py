@@ -139,6 +139,7 @@ ALLOWED = (
     Allowed("networks.*", "input_range kernel", "negative tuple", "(-1, 2) is a range, and a filter with a sum > 0"),
     Allowed("samplers.adaptive.adaptive_sde.AdaptiveSDE", "relative", "0", "the absolute tolerance alone"),
     Allowed("tasks.editing.* tasks.encoding.*", "guide x", "strange shape", "events of any shape; the score says which"),
+    Allowed("networks.improved_unet.ImprovedUNet", "decoder_heads head_channels", "0", "of another argument"),
     Allowed("tasks.restoration.*", "noise_std", "0", "no noise"),
     Allowed("tasks.restoration.*", "y", "strange shape", "events of any shape; the score or known says which"),
     Allowed("tasks.restoration.colorize", "weights", "negative tuple", "numbers for two channels; the score has three"),

@@ -73,6 +73,6 @@ def test_second_derivatives_are_not_compiled_or_sharded(tmp_path, option):
 def test_an_unknown_objective_is_answered_with_all(tmp_path):
     with pytest.raises(
         ConfigError,
-        match="allowed are DenoisingScoreMatching, ExplicitScoreMatching, HybridLoss, ScheduleVariance, Sliced",
+        match=r"allowed are DenoisingScoreMatching, ExplicitScoreMatching, .*SlicedScoreMatching, ",
     ):
         experiment(**options(tmp_path, "ScoreMatching"))
