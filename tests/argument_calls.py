@@ -94,7 +94,7 @@ TENSORS = "scalar tensor, empty tensor, strange shape, nan tensor, whole tensor"
 ALLOWED = (
     Allowed("*", "seed split_seed first epoch", "0", "the first of all seeds, samples and epochs"),
     Allowed("*", "event_shape", "list, empty tuple", "an event may be a single number"),
-    Allowed("*", "low high shift log_snr_max log_snr_min", "0, -1", "any real number"),
+    Allowed("*", "low high lowest highest shift log_snr_max log_snr_min", "0, -1", "any real number"),
     Allowed("data.*", "shift scale low high", "1e40, 1e-40", "the data's own units: checked together with the data"),
     Allowed("*", "eta dropout classes groups search", "0", "none of it"),
     Allowed("*", "name label plain process hint", "word, empty word", "a free name"),

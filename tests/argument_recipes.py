@@ -25,7 +25,7 @@ from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
-from scoresde.samplers.fitted import AdaptiveGrid, Expectation, Pilot
+from scoresde.samplers.fitted import AdaptiveGrid, Expectation, LevelNetwork, Pilot, fit_level_network
 from scoresde.schedules import ChainBound, StepNetwork, fit_step_network
 from scoresde.score import Classifier, DenoisingErrors, GaussianVariance
 from scoresde.score.subspace import Subspace, SubspaceScore
@@ -90,6 +90,11 @@ def _pilot() -> Pilot:
 @cache
 def _step_network() -> StepNetwork:
     return fit_step_network(SDE, SCORE, X, MLP((2,), width=8, depth=1), updates=1, batch_size=4)
+
+
+@cache
+def _level_network() -> LevelNetwork:
+    return fit_level_network(SDE, X, MLP((2,), width=8, depth=1), updates=1, batch_size=4)
 
 
 def _grid() -> AdaptiveGrid:
@@ -342,6 +347,13 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "samplers.fitted.grid.adaptive_grid": {"fine": 40},
     "samplers.fitted.ggdm.GGDM": {
         "times": torch.linspace(1.0, 0.1, 4), "c": torch.ones(3), "d": torch.eye(3), "s": torch.zeros(3),
+    },
+    "samplers.fitted.level_adjusted.LevelAdjustedDDIM": lambda: {"network": _level_network()},
+    "samplers.fitted.level_network.LevelNetwork": {
+        "lowest": -4.0, "highest": 4.0, "process": "VPSDE()", "event_shape": (2,), "fingerprint": (0.5,) * 5,
+    },
+    "samplers.fitted.level_network.fit_level_network": lambda: {
+        "network": MLP((2,), width=8, depth=1), "updates": 1, "batch_size": 4,
     },
     "samplers.fitted.kernel_fit.fit_ggdm": {"steps": 2, "updates": 1, "batch_size": 2},
     "samplers.fitted.ddss.DDSS": {"batch_size": 2, "events": 4},

@@ -24,6 +24,8 @@ FITTED = {
     "samplers.fitted.sampler.FittedMultistep",
     "samplers.fitted.sampler.FittedSampler",
     "samplers.fitted.ggdm.GGDM",
+    "samplers.fitted.level_adjusted.LevelAdjustedDDIM",
+    "samplers.fitted.level_network.LevelNetwork",
     "schedules.step_network.StepNetwork",
     "samplers.fitted.grid.AdaptiveGrid",
 }

@@ -8,6 +8,8 @@ from scoresde.samplers.fitted.fit_method import fit
 from scoresde.samplers.fitted.ggdm import GGDM
 from scoresde.samplers.fitted.grid import AdaptiveGrid, adaptive_grid
 from scoresde.samplers.fitted.kernel_fit import cubic_kernel, distance_kernel, fit_ggdm
+from scoresde.samplers.fitted.level_adjusted import LevelAdjustedDDIM
+from scoresde.samplers.fitted.level_network import LevelNetwork, fit_level_network
 from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
 
@@ -19,6 +21,8 @@ __all__ = [
     "FittedSampler",
     "GGDM",
     "KernelExpectation",
+    "LevelAdjustedDDIM",
+    "LevelNetwork",
     "Pilot",
     "AdaptiveGrid",
     "adaptive_grid",
@@ -26,12 +30,21 @@ __all__ = [
     "distance_kernel",
     "fit",
     "fit_ggdm",
+    "fit_level_network",
 ]
 
 check_constructors(
     globals(),
     records=(Expectation, KernelExpectation),
-    own_repr=(FittedMultistep, FittedSampler, GGDM, Pilot, AdaptiveGrid),  # a fit returns them
+    own_repr=(
+        FittedMultistep,
+        FittedSampler,
+        GGDM,
+        LevelAdjustedDDIM,
+        LevelNetwork,
+        Pilot,
+        AdaptiveGrid,
+    ),  # a fit returns them
 )
 
 
