@@ -66,6 +66,7 @@ COPIED = {
     "notebooks/processes.ipynb": "notebooks/processes.ipynb",
     "notebooks/conditions.ipynb": "notebooks/conditions.ipynb",
     "notebooks/guidance.ipynb": "notebooks/guidance.ipynb",
+    "notebooks/bounds.ipynb": "notebooks/bounds.ipynb",
 }
 """Files outside of docs that are pages of the site: their path in the repository, and the path of the page."""
 

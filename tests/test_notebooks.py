@@ -46,7 +46,7 @@ def named(stem):
 
 
 def test_the_notebooks_are_there():
-    wanted = {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb", "guidance.ipynb"}
+    wanted = {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb", "guidance.ipynb", "bounds.ipynb"}
     assert wanted <= {path.name for path in NOTEBOOKS}
 
 
@@ -125,3 +125,28 @@ def test_stored_guidance_reports_what_the_methods_sample_from():
     assert all(abs(float(estimate) - float(exact)) < 4.0 * float(error) for estimate, error, exact in evidence)
     of_class = re.findall(r"w = +(\S+): (\S+) of the wanted class", text)
     assert [float(share) for _, share in of_class] == sorted(float(share) for _, share in of_class)
+
+
+def test_stored_bounds_reports_what_closes_the_gap():
+    """What is stored comes from a full run: the measured variance, the best times and a learned variance have smaller gaps."""
+    lines = printed(nbformat.read(named("bounds"), as_version=4)).splitlines()
+
+    def figures(start):
+        """The means and errors by the number of steps, (K, 2)."""
+        line = next(line for line in lines if line.startswith(start) and "K=" in line)
+        found = re.findall(r"K=(\d+): (?:gap )?(\S+) \+- (\S+) nats", line)
+        return {int(steps): (float(mean), float(error)) for steps, mean, error in found}
+
+    assert all(abs(gap) < 3.0 * error for gap, error in figures("measured").values())
+    assert [gap for gap, _ in figures("upper").values()] == sorted(
+        (gap for gap, _ in figures("upper").values()), reverse=True
+    )
+    assert figures("upper")[5][0] == pytest.approx(0.162, abs=4.0 * figures("upper")[5][1])
+    assert all(mean > 2.0 * error for steps, (mean, error) in figures("best - uniform").items() if steps < 50)
+    assert all(mean > 3.0 * error for steps, (mean, error) in figures("its own - measured").items() if steps > 10)
+    flow, bound = (
+        float(re.findall(r"minus the flow (\S+)", line)[0])
+        for line in lines
+        if line.startswith(("exact density", "bound, 49"))
+    )
+    assert abs(flow) < 0.1 and abs(bound) < 0.1
