@@ -13,7 +13,6 @@ States are tensors of integers (B, *event). docs/jump.md is the guide.
 """
 
 from scoresde._arguments import check_constructors
-from scoresde.jump import grids
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.bounds import JumpBound, jump_bound
 from scoresde.jump.checks import check
@@ -58,7 +57,6 @@ __all__ = [
     "Uniform",
     "Uniformization",
     "check",
-    "grids",
     "jump_bound",
 ]
 

@@ -2,8 +2,7 @@
 in float64.
 
 - :func:`equal_times`: equal steps in t.
-- :func:`equal_alpha`: equal steps in alpha(t). Under ``Absorbing`` every step unmasks the same number of tokens on
-average.
+- :func:`equal_alpha`: equal steps in alpha(t). Under ``Absorbing`` every step unmasks the same number of tokens on average.
 """
 
 from __future__ import annotations
