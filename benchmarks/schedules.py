@@ -3,10 +3,10 @@
     python benchmarks/schedules.py
     python benchmarks/schedules.py --picture docs/pictures/schedules.png
 
-Each grid has K evaluations of the score: K - 1 steps and the last estimate of x_0. The first table is the gap of the variational
-bound with the optimal reverse variances: the bound minus the entropy, in nats for each coordinate, with errors of the score
-that are measured on other data than those of the search. The others are energy distances between samples and data: for the
-reverse chain of that bound, whose last step adds the noise of the decoder, and for two samplers of the probability flow.
+Each grid has K times: K - 1 steps and the last estimate of x_0, which DDIM does not make. The first table is the gap of the
+variational bound with the optimal reverse variances: the bound minus the entropy, in nats for each coordinate, with errors of
+the score that are measured on other data than those of the search. The others are energy distances between samples and data:
+for the reverse chain of that bound, whose last step adds the noise of the decoder, and for two samplers of the probability flow.
 The picture has the grids of 10 times.
 """
 
