@@ -63,18 +63,25 @@ SAMPLERS = {
 }
 
 
+def report_of(name: str, sde, counts=(10, 20, 40, 80, 160)):
+    kind, options = SAMPLERS[name]
+    order = None if options["variance"] == "model" else 1
+    return check(lambda steps: kind(steps, **options), sde, order=order, samples=1000, counts=counts)
+
+
 @pytest.mark.covering
 @pytest.mark.parametrize("name", some_long(SAMPLERS, [one for one in SAMPLERS if one != "Ancestral, model"]))
 def test_every_check_passes_with_every_variance(name: str) -> None:
-    kind, options = SAMPLERS[name]
-    exact = options["variance"] == "model"
-    report = check(
-        lambda steps: kind(steps, **options),
-        VPSDE(),
-        order=None if exact else 1,
-        samples=1000,
-        counts=(10, 20, 40, 80, 160),
-    )
+    report = report_of(name, VPSDE())
+    assert report.passed, report
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sde", [SubVPSDE(), VESDE(0.01, 10.0), CosineVPSDE()], ids=repr)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_check_passes_with_every_variance_on_other_processes(name: str, sde) -> None:
+    """The error of DDIM with a fixed variance changes its sign below 40 steps of the cosine process."""
+    report = report_of(name, sde, counts=(40, 80, 160, 320, 640))
     assert report.passed, report
 
 
