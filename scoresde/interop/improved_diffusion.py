@@ -7,6 +7,8 @@ instants with ``rescale_timesteps``.
 
     linear    beta from .1 / N to 20 / N, that is, from 1e-4 to .02 for 1000 steps:  VPSDE(0.1, 20)
     cosine    Nichol & Dhariwal's, clipped at .999:                                  CosineVPSDE()
+
+Data are levels k / 127.5 - 1 without dequantization, the middles of intervals of the width 2 / 255.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _IDLE = (
 )  # fmt: skip
 """Flags that do not change the network or its process."""
 _LABELS = "label_emb.weight"
+HALF_LEVEL = 1.0 / 255.0
+"""Half of the distance of two levels: the intervals of the levels -1 and 1 end this far outside of [-1, 1]."""
 
 
 def _boolean(text: str) -> bool:
@@ -211,9 +215,10 @@ def config_of(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     }
     if (side, facts["images"], classes) == (32, 3, 0):
         data = {"name": "CIFAR10"}
+    data |= {"low": -1.0 - HALF_LEVEL, "high": 1.0 + HALF_LEVEL, **({"classes": classes} if classes else {})}
     return {
         "seed": 42, "device": "auto", "threads": 0,
-        "data": {**data, "low": -1.0, "high": 1.0, **({"classes": classes} if classes else {})},
+        "data": {"name": "WithoutDequantization", "data": data},
         "sde": {"name": "CosineVPSDE"} if cosine else {"name": "VPSDE", "beta_min": 0.1, "beta_max": 20.0},
         "network": {
             "name": "ImprovedUNet", "channels": facts["num_channels"], "multipliers": facts["channel_mult"],
@@ -238,7 +243,7 @@ def config_of(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
                 "variance": "model" if learned else "lower" if settings["sigma_small"] else "upper",
             },
         },
-        "likelihood": {"split": "test", "draws": 5, "batch_size": 128},
+        "likelihood": {"split": "test", "draws": 1, "batch_size": 128, "method": {"name": "ChainBound"}},
     }  # fmt: skip
 
 

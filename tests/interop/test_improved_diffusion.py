@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
+from PIL import Image
 
 from scoresde.cli import main
 from scoresde.conditions import Classes
@@ -58,6 +59,26 @@ def test_a_converted_folder_samples(tmp_path):
     with np.load(place / "samples" / "ancestral.npz") as samples:
         found = next(iter(samples.values()))
     assert found.shape[0] == 2 and np.isfinite(found).all()
+
+
+def test_levels_are_those_of_the_project(tmp_path):
+    """Level k is k / 127.5 - 1, and the bound of a converted model has the discrete decoder."""
+    file, _ = checkpoint(tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    raw = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype("u1")
+    for k, image in enumerate(raw):
+        Image.fromarray(image).save(images / f"{k}.png")
+    place, folder = tmp_path / "run", f"--config.data.data.folder={images}"
+    code, _, err = run("convert", "--from", "improved_diffusion", file, "--workdir", place, *flags(FLAGS), folder)
+    assert code == 0, err
+    data = Experiment.from_config(ConfigDict(json.loads((place / "config.json").read_text()))).data.train
+    x = data.encode(torch.arange(2), seed=0)
+    assert torch.allclose(x, data.raw[:2] / 127.5 - 1.0, atol=1e-6)
+    code, out, err = run("likelihood", "--workdir", place, "--config.likelihood.limit=2")
+    assert code == 0 and "a bound by a chain: 19 steps" in out, err
+    summary = json.loads((place / "likelihood" / "test-bound.json").read_text())
+    assert summary["unit"] == "bits/dim" and not summary["bound by"].count("uniform dequantization")
 
 
 @pytest.mark.parametrize("learned", [False, True])
