@@ -62,7 +62,7 @@ class ChainBound:
         steps: Number of steps K, without the decoder, or K + 1 descending times that begin at T. None for all steps of a chain,
             and for 1000 of a process in continuous time.
         grid: A function ``(sde, K, t_min)`` of descending times, such as ``log_noise`` or ``uniform``. None finds the times with
-            the smallest bound among 100, for K <= 99. For a chain, the instants nearest to the times are used.
+            the smallest bound among 100, for K <= 99. For a chain, the instants nearest to the times are used, each once.
         variance: The variance V of x_0 given x_t: a function of sigma / alpha, or "model" for that of the score itself. None for
             "model" if the score has a variance, else for the measured one.
         decoder: The variance of the decoder, as for ``variational_bound``.
@@ -234,6 +234,8 @@ class ChainBound:
         times = times.flip(0)
         if isinstance(sde, Chain):
             index = (times / sde.T * (sde.steps - 1)).round().long()
+            if isinstance(self.steps, int) and len(index) <= len(_noisy_instants(sde)):
+                index = _distinct(index, sde.steps)
             if len(index.unique()) < len(index):
                 raise ValueError(
                     f"{name} is not allowed: two of the times are nearest to one of the {sde.steps} instants of the chain; give "
@@ -396,6 +398,13 @@ def _first(sde: ScalarSDE) -> float:
     if not isinstance(sde, Chain):
         return 0.0
     return float(_noisy_instants(sde)[0])
+
+
+def _distinct(index: Tensor, count: int) -> Tensor:
+    """Ascending instants below ``count``, each once: one that is taken is replaced by the next free one, or by one before."""
+    places = torch.arange(len(index))
+    up = (index - places).cummax(0).values + places
+    return torch.minimum(up, count - len(index) + places)
 
 
 def _noisy_instants(sde: Chain) -> Tensor:

@@ -12,7 +12,7 @@ from scoresde.likelihood import variational_bound
 from scoresde.samplers.grids import log_noise, uniform
 from scoresde.schedules import ChainBound, FittedBound
 from scoresde.score import AnalyticVariance, GaussianVariance
-from scoresde.sde import VESDE, VPSDE, CriticallyDampedLangevin, SubVPSDE
+from scoresde.sde import VESDE, VPSDE, CosineVPSDE, CriticallyDampedLangevin, SubVPSDE
 
 F64 = torch.float64
 STD = 0.5
@@ -170,3 +170,13 @@ def test_all_steps_of_a_chain():
     assert ChainBound().of(VPSDE()).count == 1000
     with pytest.raises(ValueError, match="draws=49 is not allowed with 49 steps"):
         ChainBound(draws=49).check(CHAIN)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 10, 20, 50, 200, 998])
+def test_any_number_of_steps_of_a_chain(steps):
+    """The times of a grid are closer than the instants of a cosine chain at one of its ends."""
+    chain = CosineVPSDE().discretize(1000)
+    times = ChainBound(steps, variance=GaussianVariance(1.0)).fit(chain, lambda x, t: -x, torch.zeros(2, 1)).times
+    index = chain.index(times)
+    assert len(times) == steps + 1 and bool((index.diff() > 0).all()) and int(index[-1]) == 999
+    assert torch.allclose(times, chain.time(index))
