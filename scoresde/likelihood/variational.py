@@ -61,7 +61,7 @@ from scoresde.score.data_variance import (
 )
 from scoresde.score.denoising import check_scalar, noisy_times
 from scoresde.score.origin import check_origin
-from scoresde.score.step_terms import decoder_log_prob, step_divergence
+from scoresde.score.step_terms import decoder_log_prob, middles_of, prior_divergence, step_divergence
 from scoresde.sde import ScalarSDE, check_same_process
 from scoresde.sde.base import check_gaussian
 from scoresde.sde.scalar import Chain
@@ -379,10 +379,8 @@ class _Terms:
 
 def _prior(sde: ScalarSDE, x0: Tensor) -> Tensor:
     """KL(q(x_T | x_0) || N(0, prior_std^2 I)), (B,) nats."""
-    end, std = torch.tensor(sde.T, dtype=torch.float64), sde.prior_std()
-    alpha, ratio = float(sde.alpha(end)), (float(sde.sigma(end)) / std) ** 2
-    square = (alpha / std * x0).square().reshape(len(x0), -1).sum(1)
-    return 0.5 * (square + x0[0].numel() * (ratio - 1.0 - math.log(ratio)))
+    end = torch.tensor(sde.T, dtype=torch.float64)
+    return prior_divergence(x0, float(sde.alpha(end)), float(sde.sigma(end)), sde.prior_std())
 
 
 def _middles(x: Tensor, transform: Quantized) -> Tensor:
@@ -391,11 +389,4 @@ def _middles(x: Tensor, transform: Quantized) -> Tensor:
         raise TypeError(
             f"transform={shown(transform)} is not for discrete data: give a Quantized, or None for a density"
         )
-    place = (x.double() - transform.low) / transform.width
-    slack = 1e-3
-    if not bool(((place >= -slack) & (place <= transform.levels + slack)).all()):
-        low, high = (float(v) for v in torch.aminmax(x))
-        raise ValueError(
-            f"x has values from {low:g} to {high:g}, and {transform!r} has values in [{transform.low:g}, {transform.high:g}]"
-        )
-    return transform.encode(transform.decode(x.double()), None, dtype=torch.float64)
+    return middles_of("x", x.double(), transform)

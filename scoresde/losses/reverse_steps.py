@@ -39,7 +39,7 @@ from scoresde.losses.noisy import Draw, NoisyDataObjective
 from scoresde.losses.times import TimeDistribution
 from scoresde.score import LearnedVarianceModel, ScoreModel
 from scoresde.score.data_variance import MODEL, DataVariance, check_variance, variance_method
-from scoresde.score.step_terms import decoder_log_prob, step_divergence
+from scoresde.score.step_terms import decoder_log_prob, middles_of, step_divergence
 from scoresde.sde import SDE, Chain, check_same_process
 from scoresde.sde.base import check_gaussian
 
@@ -151,8 +151,12 @@ class VariationalLoss(NoisyDataObjective):
 
         Returns:
             The draws. The noisy data is that of the middles, if the data is discrete.
+
+        Raises:
+            ValueError: Discrete data is outside of the levels. It is checked on the CPU only.
         """
-        return super().draw(self._middles(x0), t=t, noise=noise, step=step, indices=indices)
+        middles = x0 if self.quantized is None else middles_of("x0", x0, self.quantized)
+        return super().draw(middles, t=t, noise=noise, step=step, indices=indices)
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         """Computes the loss of each example for given draws.
@@ -194,7 +198,7 @@ class VariationalLoss(NoisyDataObjective):
         at_first = expand(first, noise)
         # the other rows get values whose terms and derivatives are finite
         decoder = -decoder_log_prob(
-            self._middles((draw.x_t - expand(draw.kernel.level(), noise) * draw.noise) / expand(draw.kernel.signal(), noise)),
+            self._data((draw.x_t - expand(draw.kernel.level(), noise) * draw.noise) / expand(draw.kernel.signal(), noise)),
             torch.where(at_first, error, 0.0), torch.where(at_first, variance, 1.0), self.quantized,
         )  # fmt: skip
         step = step_divergence(
@@ -212,8 +216,8 @@ class VariationalLoss(NoisyDataObjective):
         """The entries of a table (N,) at the drawn instants, (B,), in the dtype of the times."""
         return table.to(draw.t.device)[self._index(draw)].to(draw.t.dtype)
 
-    def _middles(self, x: Tensor) -> Tensor:
-        """The middles of the intervals of discrete data, or the data itself."""
+    def _data(self, x: Tensor) -> Tensor:
+        """Discrete data that was computed from x_t, with its rounding removed, or the data itself."""
         transform = self.quantized
         return x if transform is None else transform.encode(transform.decode(x), None, dtype=x.dtype)
 

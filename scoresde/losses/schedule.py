@@ -36,7 +36,8 @@ from scoresde.losses.noisy import Draw
 from scoresde.losses.times import TimeDistribution, UniformTime, distribution_of
 from scoresde.losses.variational import VariationalDiffusionLoss, VariationalDraw
 from scoresde.score import NoiseConditionalModel
-from scoresde.sde import LinearSDE
+from scoresde.score.step_terms import prior_divergence
+from scoresde.sde import LinearSDE, ScalarSDE
 from scoresde.sde.autodiff import value_and_slope
 
 
@@ -181,7 +182,8 @@ class VariationalSchedule(VariationalDiffusionLoss):
         assert isinstance(sde, LearnedRise)
         start, rise = sde.gamma_0.double(), sde.log_rise.double().exp()
         first, last = (start + rise * sde.share(t).detach() for t in self._ends(draw.t.device))
-        prior = self._prior(draw.x0, torch.sigmoid(-last).sqrt(), torch.sigmoid(last).sqrt())
+        assert isinstance(sde, ScalarSDE)
+        prior = prior_divergence(draw.x0, torch.sigmoid(-last).sqrt(), torch.sigmoid(last).sqrt(), sde.prior_std())
         return prior, self._reconstruction(draw, (0.5 * first).exp())
 
 

@@ -29,6 +29,7 @@ from scoresde.losses.denoising import DenoisingScoreMatching
 from scoresde.losses.noisy import Draw
 from scoresde.losses.times import LowDiscrepancy, TimeDistribution, UniformLogNoise, UniformTime, distribution_of
 from scoresde.score.level_decoder import check_middles, level_log_prob
+from scoresde.score.step_terms import prior_divergence
 from scoresde.sde import Chain, GaussianKernel, LinearSDE, ScalarSDE  # noqa: F401  (a field of VariationalDraw)
 
 
@@ -174,7 +175,9 @@ class VariationalDiffusionLoss(DenoisingScoreMatching):
         diffusion = self._span() * super().evaluate(model, draw, **condition)
         start, end = (self.sde.kernel(t) for t in self._ends(draw.t.device))
         alpha, sigma, std = end.signal(), end.level(), start.level() / start.signal()
-        prior, reconstruction = self._prior(draw.x0, alpha, sigma), self._reconstruction(draw, std)
+        assert isinstance(self.sde, ScalarSDE)
+        prior = prior_divergence(draw.x0, alpha, sigma, self.sde.prior_std())
+        reconstruction = self._reconstruction(draw, std)
         bits, kind = self._bits(draw.x0), diffusion.dtype
         return VariationalTerms((prior * bits).to(kind), diffusion * bits, (reconstruction * bits).to(kind))
 
@@ -192,15 +195,6 @@ class VariationalDiffusionLoss(DenoisingScoreMatching):
     def _bits(self, x0: Tensor) -> float:
         """The factor from nats to bits/dim."""
         return 1.0 / (x0[0].numel() * math.log(2.0))
-
-    def _prior(self, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """KL(N(alpha x_0, sigma^2 I) || N(0, prior_std^2 I)), (B,) nats."""
-        sde = self.sde
-        assert isinstance(sde, ScalarSDE)
-        std = sde.prior_std()
-        square = (x0.to(alpha.dtype) * alpha / std).square().reshape(len(x0), -1).sum(1)
-        ratio = (sigma / std).square()
-        return 0.5 * (square + x0[0].numel() * (ratio - 1.0 - ratio.log()))
 
     def _reconstruction(self, draw: VariationalDraw, std: Tensor) -> Tensor:
         """-ln p(k | x) of the decoder for x / alpha = x_0 + std z, (B,) nats."""

@@ -241,13 +241,13 @@ class _Block(nn.Module):
         h = norm_silu(x, self.in_layers[0])
         if self.direction:
             h, x = _resized(h, self.direction), _resized(x, self.direction)
-        h, told = self.in_layers[2](h), expand(self.emb_layers[1](embedded), x)
+        h, label = self.in_layers[2](h), expand(self.emb_layers[1](embedded), x)
         norm, _, dropout, conv = self.out_layers
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = label.chunk(2, dim=1)
             h = F.silu(norm(h) * (1.0 + scale) + shift)
         else:
-            h = norm_silu(h + told, norm)
+            h = norm_silu(h + label, norm)
         out: Tensor = self.skip_connection(x) + conv(dropout(h))
         return out
 

@@ -218,8 +218,6 @@ class ChainBound:
 
     def _given_times(self, sde: ScalarSDE, t_min: float) -> Tensor:
         """The ascending times of the grid, those of instants for a chain."""
-        if isinstance(sde, Chain) and isinstance(self.steps, int) and self.steps == len(_noisy_instants(sde)) - 1:
-            return _noisy_instants(sde)
         if not isinstance(self.steps, int):
             assert isinstance(self.steps, tuple)  # the constructor has converted them
             times = torch.tensor(self.steps, dtype=torch.float64)

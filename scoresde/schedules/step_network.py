@@ -35,14 +35,13 @@ from scoresde._validation import (
     check_batch,
     check_count,
     check_counts,
-    check_finite,
     check_number,
     check_seed,
     expand,
-    shown,
 )
 from scoresde.noise import NoiseSource
 from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
+from scoresde.samplers.fitted.small_network import check_training, minimize, row_means
 from scoresde.samplers.grids import end_time
 from scoresde.schedules.costs import bound_costs
 from scoresde.schedules.dynamic_programming import grid_cost
@@ -152,10 +151,7 @@ class StepNetwork:
         """
         alpha, sigma = sde.alpha(t.double()), sde.sigma(t.double())
         scaled = x / expand((alpha.square() + sigma.square()).sqrt().to(x), x)
-        found = self.network(scaled, (sigma / alpha).log().to(x))
-        if not isinstance(found, Tensor) or found.ndim < 1 or len(found) != len(x):
-            raise ValueError(f"network returned {shown(found)} for {len(x)} states: it must return ({len(x)}, ...)")
-        return found.reshape(len(x), -1).mean(1).sigmoid()
+        return row_means(self.network(scaled, (sigma / alpha).log().to(x)), len(x)).sigmoid()
 
     def check_model(self, sde: ScalarSDE, score: Score) -> None:
         """Check that the network was trained for a model.
@@ -238,20 +234,12 @@ def fit_step_network(
         4
     """
     check_scalar(sde)
-    check_batch("x", x)
-    check_finite("x", x)
-    for name, value in (("updates", updates), ("batch_size", batch_size)):
-        check_count(name, value)
-    check_number("learning_rate", learning_rate, above=0.0)
-    check_seed("seed", seed)
+    check_training(x, updates, batch_size, learning_rate, seed)
     least, event = max(end_time(sde, t_min), 1e-6 * sde.T), tuple(x.shape[1:])
     numbers = [*fingerprint(sde.continuous, event), *_score_numbers(sde, score, event)]
     made = StepNetwork(network, repr(sde.continuous), event, numbers)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-    network.train()
-    for update in range(updates):
-        noise = NoiseSource.of(seed, batch_size, update * batch_size, x.device)
+
+    def loss(noise: NoiseSource) -> Tensor:
         u = noise.uniform((2,), step=0, purpose="step network", dtype=torch.float64)
         t = _times(sde, least, u[:, 0]).to(x)
         z = noise.normal(event, step=0, purpose="step network noise", dtype=x.dtype)
@@ -260,14 +248,11 @@ def fit_step_network(
             guess = -expand(sde.sigma(t), noisy) * score(noisy, t)
         ratio = made.ratio(sde, noisy, t)
         # the weight depends on the network's input alone, so the best ratio stays; it bounds the noise near r = 1
-        loss = ((1.0 - ratio.detach()) * step_loss(ratio, z, guess)).mean()
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss of update {update} is not finite: give a smaller learning_rate")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-    network.eval()
+        return ((1.0 - ratio.detach()) * step_loss(ratio, z, guess)).mean()
+
+    minimize(
+        network, loss, updates=updates, batch_size=batch_size, learning_rate=learning_rate, seed=seed, device=x.device
+    )
     return made
 
 

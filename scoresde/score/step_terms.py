@@ -38,6 +38,49 @@ def step_divergence(error: Tensor, variance: Tensor, delta: Tensor) -> Tensor:
     return 0.5 * each.reshape(len(error), -1).sum(1)
 
 
+def prior_divergence(x0: Tensor, alpha: Tensor | float, sigma: Tensor | float, prior_std: float) -> Tensor:
+    """KL(N(alpha x_0, sigma^2 I) || N(0, prior_std^2 I)), the divergence of x_T from the prior.
+
+    Args:
+        x0: The data, (B, *event).
+        alpha: Coefficient of the data at T, a number or ().
+        sigma: Standard deviation of the noise at T, a number or ().
+        prior_std: Standard deviation of the prior.
+
+    Returns:
+        The divergences, (B,) nats.
+    """
+    ratio = torch.as_tensor(sigma / prior_std, dtype=torch.float64).square()
+    square = (x0.to(torch.float64) * (alpha / prior_std)).square().reshape(len(x0), -1).sum(1)
+    return 0.5 * (square + x0[0].numel() * (ratio - 1.0 - ratio.log()))
+
+
+def middles_of(name: str, x: Tensor, transform: Quantized) -> Tensor:
+    """The middles of the intervals of the levels of x.
+
+    Args:
+        name: Name of x, for the message.
+        x: Discrete data, dequantized or not, (B, *event).
+        transform: The transform, whose intervals these are.
+
+    Returns:
+        The middles, (B, *event) in the dtype of x.
+
+    Raises:
+        ValueError: If a value is outside of all intervals. It is checked on the CPU only.
+    """
+    if x.device.type == "cpu":  # elsewhere the check would synchronize the device
+        place = (x.detach().double() - transform.low) / transform.width
+        slack = 1e-3 if x.dtype == torch.float64 else 1e-2
+        if not bool(((place >= -slack) & (place <= transform.levels + slack)).all()):
+            low, high = (float(v) for v in torch.aminmax(x))
+            raise ValueError(
+                f"{name} has values from {low:g} to {high:g}, and {transform!r} has values in [{transform.low:g}, "
+                f"{transform.high:g}]"
+            )
+    return transform.encode(transform.decode(x), None, dtype=x.dtype)
+
+
 def decoder_log_prob(x0: Tensor, error: Tensor, variance: Tensor, transform: Quantized | None) -> Tensor:
     """log p(x_0 | x_t) of a step to the data.
 

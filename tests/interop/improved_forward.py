@@ -47,13 +47,13 @@ def forward(
     def block(h, name, change=lambda h: h):
         x = change(h)
         h = conv(change(silu(norm(h, f"{name}.in_layers.0"))), f"{name}.in_layers.2", padding=1)
-        told = F.linear(silu(e), state[f"{name}.emb_layers.1.weight"], state[f"{name}.emb_layers.1.bias"])[
+        label = F.linear(silu(e), state[f"{name}.emb_layers.1.weight"], state[f"{name}.emb_layers.1.bias"])[
             :, :, None, None
         ]
-        if told.shape[1] == 2 * h.shape[1]:
-            h = norm(h, f"{name}.out_layers.0") * (1 + told[:, : h.shape[1]]) + told[:, h.shape[1] :]
+        if label.shape[1] == 2 * h.shape[1]:
+            h = norm(h, f"{name}.out_layers.0") * (1 + label[:, : h.shape[1]]) + label[:, h.shape[1] :]
         else:
-            h = norm(h + told, f"{name}.out_layers.0")
+            h = norm(h + label, f"{name}.out_layers.0")
         h = conv(silu(h), f"{name}.out_layers.3", padding=1)
         return (conv(x, f"{name}.skip_connection") if f"{name}.skip_connection.weight" in state else x) + h
 

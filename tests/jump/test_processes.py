@@ -292,3 +292,11 @@ def test_tokens_of_any_integer_type(dtype):
         assert torch.equal(process.rates(small, t), process.rates(x, t))
         assert torch.equal(process.prior_log_prob(small), process.prior_log_prob(x))
         assert torch.equal(process.reverse_transition(small, logits, s, t), process.reverse_transition(x, logits, s, t))
+
+
+def test_rates_in_float32_have_rows_that_sum_to_0_up_to_rounding():
+    rates = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).fill_diagonal_(0.0)
+    process = RateMatrix(rates - torch.diag(rates.sum(1)))
+    assert float(process.matrix.sum(1).abs().max()) < 1e-14 and check(process).passed
+    with pytest.raises(ValueError, match=r"matrix has the sum .* in row 0: give rows that sum to 0"):
+        RateMatrix(rates - torch.diag(rates.sum(1) - 1e-3))

@@ -293,3 +293,10 @@ def test_a_network_learns_mean_and_variance() -> None:
     level = chain.sigma(chain.time(torch.arange(50))) / chain.alpha(chain.time(torch.arange(50)))
     weight = torch.log1p(-level.pow(-2).diff() * GaussianVariance(1.0)(level[1:]))  # log(beta / beta_tilde)
     assert float(((v - optimal(chain, std)) * weight).abs().max()) < 0.02
+
+
+def test_data_outside_of_the_levels_is_refused():
+    loss = VariationalLoss(CosineVPSDE().discretize(50), Quantized(4))
+    with pytest.raises(ValueError, match=r"x0 has values from .* to 255, and Quantized"):
+        loss.draw(torch.tensor([[0.0, 255.0]]))
+    assert loss.draw(torch.tensor([[-1.0, 1.0]])).x_t.shape == (1, 2)

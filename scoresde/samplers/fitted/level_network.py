@@ -26,17 +26,14 @@ from torch import Tensor, nn
 from scoresde._arguments import checked_arguments
 from scoresde._validation import (
     check_batch,
-    check_count,
     check_counts,
-    check_finite,
     check_number,
     check_rising,
-    check_seed,
     expand,
-    shown,
 )
 from scoresde.noise import NoiseSource
 from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
+from scoresde.samplers.fitted.small_network import check_training, minimize, row_means
 from scoresde.samplers.grids import end_time
 from scoresde.score.denoising import check_scalar
 from scoresde.sde import ScalarSDE
@@ -112,11 +109,9 @@ class LevelNetwork:
             ValueError: If the network returns no row for each state.
         """
         size = x.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
-        found = self.network(x / expand(size, x), size.log())
-        if not isinstance(found, Tensor) or found.ndim < 1 or len(found) != len(x):
-            raise ValueError(f"network returned {shown(found)} for {len(x)} states: it must return ({len(x)}, ...)")
+        found = row_means(self.network(x / expand(size, x), size.log()), len(x))
         middle, half = 0.5 * (self.highest + self.lowest), 0.5 * (self.highest - self.lowest)
-        return middle + half * found.reshape(len(x), -1).mean(1)
+        return middle + half * found
 
     def check_process(self, sde: ScalarSDE, event_shape: Sequence[int]) -> None:
         """Check that the network was trained for a process.
@@ -176,31 +171,21 @@ def fit_level_network(
         torch.Size([100])
     """
     check_scalar(sde)
-    check_batch("x", x)
-    check_finite("x", x)
-    for name, value in (("updates", updates), ("batch_size", batch_size)):
-        check_count(name, value)
-    check_number("learning_rate", learning_rate, above=0.0)
-    check_seed("seed", seed)
+    check_training(x, updates, batch_size, learning_rate, seed)
     least, event = end_time(sde, t_min), tuple(x.shape[1:])
     check_number("t_min", least, above=0.0, below=sde.T)
     low, high = sde.log_noise(torch.tensor([least, sde.T], dtype=torch.float64)).tolist()
     made = LevelNetwork(network, low, high, repr(sde.continuous), event, fingerprint(sde.continuous, event))
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-    network.train()
-    for update in range(updates):
-        noise = NoiseSource.of(seed, batch_size, update * batch_size, x.device)
+
+    def loss(noise: NoiseSource) -> Tensor:
         v = noise.uniform((2,), step=0, purpose="level network", dtype=torch.float64)
         u = low + (high - low) * v[:, 0]
         z = noise.normal(event, step=0, purpose="level network noise", dtype=x.dtype)
         noisy = sde.perturb(x[(v[:, 1] * len(x)).long()], sde.time_of_log_noise(u).to(x), z)
-        loss = 2.0 * (made.raw(noisy) - u.to(x)).abs().mean()
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss of update {update} is not finite: give a smaller learning_rate")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-    network.eval()
+        found: Tensor = 2.0 * (made.raw(noisy) - u.to(x)).abs().mean()
+        return found
+
+    minimize(
+        network, loss, updates=updates, batch_size=batch_size, learning_rate=learning_rate, seed=seed, device=x.device
+    )
     return made
