@@ -151,7 +151,7 @@ ALLOWED = (
     Allowed("samplers.checks.report.check", "order", "0", "none is claimed"),
     Allowed("samplers.exponential.churn.Churn", "amount low", "0", "none, and from the start"),
     Allowed("samplers.exponential.churn.Churn", "high", "inf", "to the end"),
-    Allowed("conditions.Classes", "names", "list, empty tuple", "no names"),
+    Allowed("conditions.Classes data.tokens.Tokens", "names", "list, empty tuple", "no names"),
     Allowed("conditions.*", "condition", "dict", "conditions of any name"),
     Allowed("conditions.rows_of", "index", TENSORS, "a score without conditions has no rows"),
     Allowed("data.degraded.Degraded", "measurement", "word", "a free name"),

@@ -228,6 +228,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
     "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
+    "data.as_tokens.AsTokens": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), BYTES)] * 2), "threshold": 2},
+    "data.tokens.Tokens": {"tokens": 2, "names": ("a", "b")},
     "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
     "data.table.measure_columns": lambda: {"file": _table()},

@@ -1,6 +1,7 @@
 """Data sets, and the transforms between raw data and the tensors of a model."""
 
 from scoresde._arguments import check_constructors
+from scoresde.data.as_tokens import AsTokens
 from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.degraded import Degraded
@@ -11,6 +12,7 @@ from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
 from scoresde.data.table import Table, measure_columns
+from scoresde.data.tokens import Tokens
 from scoresde.data.torch_data import TorchDataset
 from scoresde.data.transforms import Affine, Quantized, Transform
 
@@ -19,6 +21,7 @@ __all__ = [
     "MNIST",
     "Affine",
     "Arrays",
+    "AsTokens",
     "CategoryColumn",
     "Columns",
     "Dataset",
@@ -34,6 +37,7 @@ __all__ = [
     "Splits",
     "Stored",
     "Table",
+    "Tokens",
     "TorchDataset",
     "Transform",
     "WholeColumn",

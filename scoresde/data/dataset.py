@@ -26,7 +26,8 @@ from scoresde.data.condition_rows import ConditionRows
 from scoresde.data.limits import check_all
 from scoresde.data.rows import Rows, content_digest
 from scoresde.data.stored import SPOT_CHECKS, Stored
-from scoresde.data.transforms import Quantized, Transform
+from scoresde.data.tokens import Tokens
+from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import as_tensor
 from scoresde.noise import NoiseSource
 
@@ -49,8 +50,9 @@ class Dataset:
     """Raw data together with its transform to x.
 
     Args:
-        raw: Data of shape (n, *event): integers 0 .. levels - 1 for a `Quantized` transform, finite real numbers for an `Affine`
-            transform, rows for `Columns`. A tensor, a numpy array, a list, or a `Stored` that reads events on demand.
+        raw: Data of shape (n, *event): integers 0 .. levels - 1 for a `Quantized` transform, 0 .. tokens - 1 for `Tokens`,
+            finite real numbers for an `Affine` transform, rows for `Columns`. A tensor, a numpy array, a list, or a `Stored` that
+            reads events on demand.
         transform: The transform. It is the only place that defines levels and range.
         name: A name for reports and messages.
         flip: Mirror events at random along their last dimension in training. `encode` never mirrors. Images among the conditions
@@ -77,8 +79,8 @@ class Dataset:
     ) -> None:
         if not isinstance(transform, Transform):
             raise TypeError(
-                f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale) or "
-                "Columns(columns)"
+                f"transform={shown(transform)} is not a transform: give Quantized(levels), Affine(shift, scale), "
+                "Columns(columns) or Tokens(tokens)"
             )
         if not isinstance(raw, Stored):
             raw = as_tensor(f"data set {name!r}", raw).detach().cpu()
@@ -160,7 +162,7 @@ class Dataset:
 
     def _glance(self) -> str:
         """The result of `check_all` for some events of real data. Events that cannot be read raise errors when they are read."""
-        if isinstance(self.transform, Quantized):
+        if isinstance(self.transform, Quantized | Tokens):
             return ""
         index = torch.arange(0, len(self), max(1, len(self) // SPOT_CHECKS))[:SPOT_CHECKS]
         try:
@@ -177,7 +179,7 @@ class Dataset:
         Raises:
             ValueError: If the dtype cannot hold the data, or cannot distinguish its values.
         """
-        if isinstance(self.transform, Quantized | Columns):
+        if not isinstance(self.transform, Affine):
             self.transform.check_dtype(dtype)
         if self._coarse and dtype != torch.float64:
             raise ValueError(self._coarse)
@@ -188,7 +190,7 @@ class Dataset:
     @property
     def summary(self) -> str:
         """One line with name, size and transform, for a report."""
-        transform = self.transform.summary if isinstance(self.transform, Columns) else repr(self.transform)
+        transform = self.transform.summary if isinstance(self.transform, Columns | Tokens) else repr(self.transform)
         given = "".join(f", {name}: {shown(kind)}" for name, kind in self.kinds.items())
         return f"Dataset({self.name!r}, {len(self)} events of shape {self.event_shape}, {transform}{given})"
 
@@ -235,7 +237,7 @@ class Dataset:
             index: Indices of the events, of shape (B,), or a slice.
             seed: The seed of the dequantization noise.
             draw: The number of the draw of this noise.
-            dtype: The dtype of x.
+            dtype: The dtype of x. Tokens are int64 with any.
 
         Returns:
             x of shape (B, *event).
@@ -289,12 +291,14 @@ class Dataset:
         Raises:
             ValueError: For values that the transform does not allow.
         """
-        return self.raw[index] if isinstance(self.raw, Tensor) else self._checked(self.raw[index])
+        return self.raw[index] if isinstance(self.raw, Tensor) else self._checked(self.raw[index], index)
 
-    def _checked(self, raw: Tensor) -> Tensor:
-        """Checked raw events; integers if the transform takes levels."""
+    def _checked(self, raw: Tensor, index: Tensor | None = None) -> Tensor:
+        """Checked raw events with these indices; integers if the transform takes levels or tokens."""
         name = f"data set {self.name!r}"
-        if isinstance(self.transform, Quantized | Columns):
+        if isinstance(self.transform, Tokens):
+            return self.transform.check(raw, name, index)
+        if not isinstance(self.transform, Affine):
             return self.transform.check(raw, name)
         if raw.is_floating_point():
             check_finite(name, raw)

@@ -18,6 +18,7 @@ from scoresde.data.items import Items
 from scoresde.data.rows import Rows
 from scoresde.data.sources import LazySplits, Splits
 from scoresde.data.stored import Stored
+from scoresde.data.tokens import Tokens
 from scoresde.data.transforms import Quantized
 from scoresde.noise import NoiseSource
 from scoresde.operators import JPEG, Operator
@@ -57,6 +58,10 @@ class Degraded(LazySplits):
             )
         if isinstance(data.transform, Columns):
             raise ValueError(f"operator={operator!r} is for images, and the data is a table")
+        if isinstance(data.transform, Tokens):
+            raise ValueError(
+                f"operator={operator!r} is for numbers, and the data has tokens: give AsTokens(Degraded(...))"
+            )
         operator.check(data.event_shape)
         if isinstance(operator, JPEG):
             _check_range(operator, data)

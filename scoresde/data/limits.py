@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scoresde.data.columns import Columns, RealColumn
 from scoresde.data.rows import Rows, chunks
+from scoresde.data.tokens import Tokens
 from scoresde.data.transforms import Affine, Quantized, Transform
 from scoresde.data.values import named
 
@@ -30,12 +31,18 @@ def check_all(name: str, raw: Tensor | Rows, transform: Transform) -> str:
         The reason why float32 cannot represent x, or "".
 
     Raises:
-        ValueError: For NaN and infinities, with the indices of the events, and for values that a `Quantized` transform does
-            not allow.
+        ValueError: For NaN and infinities, with the indices of the events, and for values that a `Quantized` transform or
+            `Tokens` do not allow.
     """
     if isinstance(transform, Quantized):
         for part in _finite(name, raw):
             transform.check(part, name)
+        return ""
+    if isinstance(transform, Tokens):
+        first = 0
+        for part in _finite(name, raw):
+            transform.check(part, name, torch.arange(first, first + len(part)))
+            first += len(part)
         return ""
     if isinstance(transform, Columns):
         real = {

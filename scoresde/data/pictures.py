@@ -23,7 +23,7 @@ from scoresde.data.image_rules import BYTE, ImageRules
 from scoresde.data.pixels import check_depth, check_frames, eight_bits, upright
 from scoresde.data.sources import Splits
 from scoresde.data.stored import unreadable
-from scoresde.data.transforms import Quantized
+from scoresde.data.transforms import level_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,15 +118,15 @@ def picture_format(data: Splits) -> PictureFormat | None:
         data: The data.
 
     Returns:
-        The format. None if the events are not pictures with levels: (1, H, W), (3, H, W) or (H, W).
+        The format. None if the events are not pictures with levels or tokens: (1, H, W), (3, H, W) or (H, W).
     """
     shape, transform = data.event_shape, data.transform
     picture = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
-    if not isinstance(transform, Quantized) or not picture:
+    if not level_count(transform) or not picture:
         return None
     rules = getattr(data, "rules", None)
     own = isinstance(rules, ImageRules) and (rules.levels, rules.palette) != (BYTE, "colors")
-    return PictureFormat(shape[0] if len(shape) == 3 else 1, transform.levels, rules if own else None)
+    return PictureFormat(shape[0] if len(shape) == 3 else 1, level_count(transform), rules if own else None)
 
 
 def read_mask(file: Path, sides: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
     Quantized    integers k in 0 .. K-1  ->  x = low + (high - low) (k + u) / K,   u ~ U(0, 1), the dequantization
     Affine       reals r                 ->  x = (r - shift) / scale
     Columns      rows of a table         ->  each column with its own shift and scale (``columns.py``)
+    Tokens       tokens k in 0 .. K-1    ->  x = k (``tokens.py``)
 
 Both directions compute in float64. x is rounded once, to the requested dtype. Decoded data is not rounded. Both directions accept
 tensors, numpy arrays and lists (`as_tensor`), and raise a ValueError for NaN, infinities, empty batches, and values that
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from scoresde._validation import check_count, check_finite, check_number, check_rising
 from scoresde.data.columns import Columns
+from scoresde.data.tokens import Tokens
 from scoresde.data.values import as_tensor, check_event
 from scoresde.noise import NoiseSource
 
@@ -340,7 +342,14 @@ def _most_levels(largest: float, width: float, dtype: torch.dtype) -> int:
     return max(2, math.floor(width / (4.0 * torch.finfo(dtype).eps * largest)))
 
 
-Transform = Quantized | Affine | Columns
+Transform = Quantized | Affine | Columns | Tokens
+
+
+def level_count(transform: Transform) -> int:
+    """The number of values of a coordinate, levels or tokens. 0 for real numbers and tables."""
+    if isinstance(transform, Tokens):
+        return transform.tokens
+    return transform.levels if isinstance(transform, Quantized) else 0
 
 
 def declared(levels: int, low: float, high: float, shift: float, scale: float) -> Transform:

@@ -16,8 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from scoresde.data import CategoryColumn, Columns, Quantized, RealColumn, Transform
+from scoresde.data import CategoryColumn, Columns, RealColumn, Transform
 from scoresde.data.columns import Column
+from scoresde.data.transforms import level_count
 
 LEAST_SIDE = 96
 """Smallest longest side of an event in a picture, in screen pixels: smaller events are enlarged by a whole number."""
@@ -41,10 +42,10 @@ def event_picture(raw: Tensor, transform: Transform, columns: int = 0) -> bytes:
     """
     if isinstance(transform, Columns):
         return marginals_picture({"": raw}, transform)
-    shape, quantized = tuple(raw.shape[1:]), isinstance(transform, Quantized)
-    if (len(shape) == 2 and quantized) or (len(shape) == 3 and shape[0] in (1, 3)):
-        if isinstance(transform, Quantized):
-            return _image_grid(raw / (transform.levels - 1), columns)
+    levels, shape = level_count(transform), tuple(raw.shape[1:])
+    if (len(shape) == 2 and levels) or (len(shape) == 3 and shape[0] in (1, 3)):
+        if levels:
+            return _image_grid(raw / (levels - 1), columns)
         values = raw.double().flatten()
         low, high = np.nanquantile(values.numpy(), (0.005, 0.995))
         return _image_grid((raw.double() - low) / max(high - low, 1e-30), columns)

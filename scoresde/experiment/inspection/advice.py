@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scoresde.data import Affine, Columns, Quantized, Transform
+from scoresde.data import Affine, Columns, Quantized, Tokens, Transform
 from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_source import Source
 from scoresde.experiment.inspection.plan import Plan, first_plan
@@ -117,7 +117,7 @@ def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = 
 def _largest_noise(facts: Facts, measured: Measured, std: float) -> tuple[float, str]:
     """sigma_max and the reason."""
     transform = measured.transform
-    if isinstance(transform, Columns):
+    if isinstance(transform, Columns | Tokens):
         center = 0.0
     elif isinstance(transform, Quantized):
         center = transform.low + transform.width * (facts.mean + 0.5)

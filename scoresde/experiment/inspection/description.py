@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from scoresde.data import Columns, Quantized, Transform
+from scoresde.data import Columns, Transform
 from scoresde.data.inspect_columns import Column
 from scoresde.data.inspect_facts import MOST_LEVELS, Facts
 from scoresde.data.inspect_outliers import FAR, LEVELS
 from scoresde.data.inspect_source import Source, counted
 from scoresde.data.inspect_sources import channels_are_last
+from scoresde.data.transforms import level_count
 
 SHOWN = 8
 """Number of events that are named if more have the same problem."""
@@ -37,7 +38,7 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
     ``transform`` is that of the data set that the config builds, if there is one.
     """
     distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
-    count = transform.levels if isinstance(transform, Quantized) else facts.levels if transform is None else 0
+    count = facts.levels if transform is None else level_count(transform)
     tabular = isinstance(transform, Columns)
     levels = f"{count} levels" if count else "no levels: real numbers"
     twins = named(f"{b} = {a}" for a, b in facts.duplicates)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from scoresde._files import write_atomic
 from scoresde._validation import check_number
-from scoresde.data import Quantized, Splits, Transform
+from scoresde.data import Splits, Transform
 from scoresde.data.inspect_facts import Facts, farthest, survey
 from scoresde.data.inspect_sources import find
 from scoresde.experiment.config.builder import ConfigError, build
@@ -224,7 +224,7 @@ def _all_sections(sections: list[Section]) -> list[Section]:
 
 def config_source(data: str, facts: Facts, transform: Transform, sections: list[Section]) -> str:
     """The config as Python source, with the reasons as comments."""
-    kind = "discrete" if isinstance(transform, Quantized) else "real"
+    kind = "discrete" if transform.discrete else "real"
     lines = [
         f'"""{facts.count} events of shape {facts.shape}, {kind} data, written by scoresde inspect.',
         "",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import suggestion
-from scoresde.data import Columns, Quantized, Splits
+from scoresde.data import Columns, Quantized, Splits, Tokens
 from scoresde.data.images import SUFFIXES as PICTURES
 from scoresde.data.input_files import InputEvent, find_inputs, read_inputs
 from scoresde.data.pictures import picture_format, read_mask
@@ -95,6 +95,10 @@ def _check_task(config: EditingConfig, data: Splits) -> None:
         raise ConfigError(
             f"config.editing.t is missing: the task {config.task!r} needs the time of the noise that it adds, e.g. --t 0.3"
         )
+    if isinstance(data.transform, Tokens):
+        raise ConfigError(
+            f"config.editing.task={config.task!r} is not allowed for tokens: it adds Gaussian noise to real numbers"
+        )
     if config.noise_std and isinstance(data.transform, Columns):
         raise ConfigError(
             f"config.editing.noise_std={config.noise_std!r} is not allowed for a table, whose columns have their own units"
@@ -104,7 +108,7 @@ def _check_task(config: EditingConfig, data: Splits) -> None:
 def noise_of_x(config: EditingConfig, data: Splits) -> float:
     """The standard deviation of the measurement's noise in the units of the model."""
     transform = data.transform
-    if isinstance(transform, Columns):
+    if isinstance(transform, Columns | Tokens):
         return 0.0
     return config.noise_std * (transform.width if isinstance(transform, Quantized) else 1.0 / transform.scale)
 

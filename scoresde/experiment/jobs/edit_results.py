@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scoresde._files import bytes_digest, write_atomic, write_sealed
-from scoresde.data import Columns, Quantized, Transform
+from scoresde.data import Columns, Quantized, Tokens, Transform
 from scoresde.data.pictures import PictureFormat, picture_format, png_bytes
 from scoresde.experiment.folder.sheets import MISSING, Lines, SheetRow, contact_sheet, lines_sheet
 from scoresde.experiment.folder.workdir import provenance
@@ -99,6 +99,8 @@ def in_units(x: Tensor, transform: Transform) -> Tensor:
         rows = [(column.shift, column.scale) for column in transform.columns]
         shift, scale = torch.tensor(rows, dtype=torch.float64).unbind(1)
         return x.double() * scale + shift
+    if isinstance(transform, Tokens):
+        return x.double()
     return x.double() * transform.scale + transform.shift
 
 
