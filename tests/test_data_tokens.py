@@ -41,7 +41,7 @@ def test_what_is_no_token():
 
 
 def test_the_place_is_that_in_the_data(monkeypatch):
-    """Also where the data is checked in parts, and where events are read on demand."""
+    """Also where the data is checked in pieces, and where events are read on demand."""
     raw = torch.zeros(40, 4, dtype=torch.int64)
     raw[37, 3] = 9
     monkeypatch.setattr("scoresde.data.rows.AT_ONCE", 32)
@@ -93,9 +93,8 @@ def test_two_colors(tmp_path):
 
 def test_two_colors_of_events_that_are_read_on_demand():
     rows = levels((12, 1, 4, 4), 9)
-    data = TorchDataset(
-        [(row.numpy(), 1) for row in rows], [(row.numpy(), 0) for row in rows], levels=9, condition=["y"]
-    )
+    train, test = ([(row.numpy(), y) for row in rows] for y in (1, 0))
+    data = TorchDataset(train, test, levels=9, condition=["y"], classes={"y": 2})
     found, other = AsTokens(data, threshold=4), AsTokens(data, threshold=5)
     assert torch.equal(found.train.encode(slice(None), seed=0), (rows >= 4).long())
     assert found.train.conditions(slice(None))["y"].tolist() == [1] * 12
