@@ -321,6 +321,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "networks.improved_unet.ImprovedUNet": {
         "event_shape": EIGHT, "channels": 32, "multipliers": (1,), "blocks": 1, "attention": ()
     },
+    "networks.token_transformer.TokenTransformer": {
+        "event_shape": (6,), "tokens": 3, "states": 4, "width": 8, "depth": 1, "heads": 2,
+    },
     "networks.unet.SmallUNet": {"event_shape": EIGHT, "channels": 8, "blocks": 1},
     "filters.FilteredNoise": {"indices": torch.arange(4), "filter": MatrixFilter(torch.eye(2))},
     "samplers.predictor_corrector.preconditioned.Preconditioned": {

@@ -10,6 +10,7 @@ from scoresde.networks.multifield import MultifieldUNet
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
 from scoresde.networks.refinenet import NCSN, NCSNv2
 from scoresde.networks.resampling import FIR, Averaging, Resampling
+from scoresde.networks.token_transformer import TokenTransformer
 from scoresde.networks.unet import SmallUNet
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Resampling",
     "SinusoidalEmbedding",
     "SmallUNet",
+    "TokenTransformer",
     "block_names",
 ]
 
