@@ -40,7 +40,7 @@ from torch import Tensor
 
 from scoresde._validation import check_count, expand
 from scoresde.jump.keep import KeepSchedule, keep_schedule
-from scoresde.jump.states import LOG_ZERO, check_logits, draw_states, log_or_zero, whole_states
+from scoresde.jump.states import LOG_ZERO, check_logits, draw_equal, draw_states, log_or_zero, whole_states
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import whole_shape
 from scoresde.sde import ScalarSDE
@@ -185,8 +185,8 @@ class JumpProcess(ABC):
         """
         shape = whole_shape(shape)
         noise = NoiseSource.for_batch(noise, shape[0], seed, 0, device)
-        log_p = self.prior_log_probs().to(noise.indices.device)
-        return draw_states(log_p.expand(*shape, -1), noise, step=0, purpose="prior")
+        u = noise.uniform(shape[1:], step=0, purpose="prior", dtype=torch.float64)
+        return draw_equal(self.prior_log_probs().to(u.device), u)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
         """Log-probability of the prior.
@@ -304,6 +304,65 @@ class JumpProcess(ABC):
         log_w = self._weights(x_t, logits, t)
         joint = self.push(log_w, self._from_start(s, x_t)) + self.columns(x_t, self._between(s, t, x_t), log_w.dtype)
         return _public(joint - torch.logsumexp(joint, -1, keepdim=True))
+
+    def reverse_sample(
+        self,
+        x_t: Tensor,
+        logits: Tensor,
+        s: Tensor,
+        t: Tensor,
+        noise: NoiseSource,
+        *,
+        step: int,
+        purpose: str = "reverse",
+    ) -> Tensor:
+        """Draw x_s from p(x_s | x_t) of each coordinate.
+
+        Args:
+            x_t: States at t, ``(B, *event)``.
+            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            s: Times in [0, T], ``()`` or ``(B,)``.
+            t: Later times in (s, T], ``()`` or ``(B,)``.
+            noise: Source of the random numbers.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+
+        Returns:
+            The states at s, ``(B, *event)`` int64.
+        """
+        return draw_states(self.reverse_transition(x_t, logits, s, t), noise, step=step, purpose=purpose)
+
+    def reverse_leap(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        t: Tensor,
+        duration: Tensor,
+        noise: NoiseSource,
+        *,
+        step: int,
+        purpose: str = "leap",
+    ) -> Tensor:
+        """Draw the states after a duration with constant reverse rates, with at most one jump of each coordinate.
+
+        Args:
+            x: States, ``(B, *event)``.
+            logits: Logits of p(x_0 | x), ``(B, *event, tokens)``.
+            t: Times in (0, T] of the rates, ``()`` or ``(B,)``.
+            duration: The duration, > 0, ``()`` or ``(B,)``.
+            noise: Source of the random numbers.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+
+        Returns:
+            The states, ``(B, *event)`` int64. A coordinate jumps with the probability 1 - exp(-duration rate).
+        """
+        x = whole_states("x", x, self.states)
+        rates = self.reverse_rates(x, logits, t).scatter(-1, x[..., None], 0.0)
+        means = expand(duration.to(x.device), rates) * rates
+        total = means.sum(-1, keepdim=True)
+        jump = log_or_zero(means / torch.where(total > 0, total, 1.0)) + log_or_zero(-torch.expm1(-total))
+        return draw_states(jump.scatter(-1, x[..., None], -total), noise, step=step, purpose=purpose)
 
     def ratios(self, x: Tensor, logits: Tensor, t: Tensor) -> Tensor:
         """ln p_t(y) / p_t(x) for all y that differ from x in one coordinate, the discrete counterpart of the score.

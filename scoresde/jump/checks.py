@@ -15,8 +15,9 @@ All public methods are evaluated for all states, in float64, and made into matri
     ratios              sum_k q(y | k) p(k | x) / q(x | k), and their inverse
     reverse rates       R(t)[y, x] times the ratios, and the derivative of p(x_s | x_t) with respect to s
     prior               E KL(q(x_T | x_0) || prior) in nats, for equal probabilities of x_0; the probabilities sum to 1
-    draws               frequencies of ``marginal_sample`` and ``prior_sample``, in standard errors; samples do not
-    depend on the batch shapes and types    any event shape, float32 logits
+    draws               frequencies of ``marginal_sample``, ``prior_sample``, ``reverse_sample`` and ``reverse_leap``, in
+                        standard errors; samples do not depend on the batch
+    shapes and types    any event shape, float32 logits
     wrong input         times outside of [0, T] and states that do not exist are refused
 """
 
@@ -198,8 +199,19 @@ def _draws(k: _Tables) -> list[CheckRow]:
     drawn = _deviation(x, process.marginal(k.data, k.t).exp()[:, 0])
     prior = process.prior_sample((DRAWS, 4), noise=noise)
     start = _deviation(prior.reshape(-1, 1), process.prior_log_probs().exp()[None])
+    every, logits = k.all[:, 0].expand(DRAWS, -1), k.logits[:, 0].expand(DRAWS, -1, -1)
+    back = process.reverse_sample(every, logits, k.s, k.t, noise, step=1)
+    reverse = _deviation(back, process.reverse_transition(k.all, k.logits, k.s, k.t).exp()[:, 0])
+    rates = process.reverse_rates(k.all, k.logits, k.t)[:, 0].fill_diagonal_(0.0)
+    total = rates.sum(1, keepdim=True)
+    length = 1.0 / total.max()
+    jumps = rates / torch.where(total > 0, total, 1.0) * -torch.expm1(-length * total)
+    leaped = process.reverse_leap(every, logits, k.t, length, noise, step=2)
+    leap = _deviation(leaped, jumps + torch.diag((-length * total[:, 0]).exp()))
     part = process.marginal_sample(x0[7:20], k.t, NoiseSource.of(5, 13, first=7))
     moved = float((part != x[7:20]).double().mean())
+    some = process.reverse_sample(every[7:20], logits[7:20], k.s, k.t, NoiseSource.of(5, 13, first=7), step=1)
+    moved = max(moved, float((some != back[7:20]).double().mean()))
     again = float((process.prior_sample((13, 4), noise=NoiseSource.of(5, 13, first=7)) != prior[7:20]).double().mean())
     hint = "the draws do not have the probabilities of marginal" if drawn > DEVIATIONS else ""
     return [
@@ -207,6 +219,10 @@ def _draws(k: _Tables) -> list[CheckRow]:
         CheckRow(
             "draws of the prior", start, DEVIATIONS, "" if start <= DEVIATIONS else "not those of prior_log_probs"
         ),
+        CheckRow(
+            "reverse draws", reverse, DEVIATIONS, "" if reverse <= DEVIATIONS else "not those of reverse_transition"
+        ),
+        CheckRow("draws of leaps", leap, DEVIATIONS, "" if leap <= DEVIATIONS else "not those of reverse_rates"),
         CheckRow(
             "draws by seed and index",
             max(moved, again),

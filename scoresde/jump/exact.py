@@ -148,8 +148,7 @@ class Uniformization(JumpSampler):
             if b > 0.0
             else torch.zeros_like(t)
         )
-        log_p = process.reverse_transition(x, model(x, t), s, t)
-        return draw_states(log_p, noise, step=int(b > 0.0), purpose="end")
+        return process.reverse_sample(x, model(x, t), s, t, noise, step=int(b > 0.0), purpose="end")
 
     def _jump(
         self,

@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
-from scoresde._validation import check_count, check_number
+from scoresde._validation import check_count, check_number, expand
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.keep import KeepSchedule, PolynomialKeep
-from scoresde.jump.states import LOG_ZERO
+from scoresde.jump.states import LOG_ZERO, check_logits, draw_states, log_odds_of_others, quantiles, whole_states
+from scoresde.noise import NoiseSource
 from scoresde.sde import ScalarSDE
 
 
@@ -93,6 +95,86 @@ class _Replacing(JumpProcess):
         total = torch.logsumexp(tokens, -1, keepdim=True) - torch.logaddexp(a, u + math.log(self.tokens))
         left = -torch.expm1((u + total - tokens).clamp(max=0.0))
         return (tokens + torch.where(left > 0, left, 1.0).log() - a).masked_fill(left <= 0, LOG_ZERO)
+
+    def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
+        x0 = whole_states("x0", x0, self.states, self.tokens)
+        a, _, m = self.coefficients(self._from_start(t, x0))
+        u = noise.uniform(x0.shape[1:], step=step, purpose="perturb", dtype=torch.float64)
+        masked = m.exp()
+        x = x0 if self.mask is None else torch.where(u < masked, self.mask, x0)
+        if self.carries_over:
+            return x
+        other = noise.integers(self.tokens, x0.shape[1:], step=step, purpose="replace")
+        return torch.where((u >= masked) & (u < -torch.expm1(a)), other, x)
+
+    def reverse_sample(
+        self,
+        x_t: Tensor,
+        logits: Tensor,
+        s: Tensor,
+        t: Tensor,
+        noise: NoiseSource,
+        *,
+        step: int,
+        purpose: str = "reverse",
+    ) -> Tensor:
+        """Draw x_s from p(x_s | x_t) of each coordinate: x_0 from p(x_0 | x_t), then x_s from q(x_s | x_t, x_0).
+
+        x_s is x_t, x_0 or a uniform token. x_0 is drawn only where it has an effect. No tensor of the logits' size is made.
+        """
+        x_t = whole_states("x_t", x_t, self.states)
+        check_logits("logits", logits, x_t, self.tokens)
+        a, u, m = self.coefficients(self._from_start(s, x_t))
+        kept, moved, hidden = self.coefficients(self._between(s, t, x_t))
+        masked, event = self.masked(x_t), x_t.shape[1:]
+        v = noise.uniform(event, step=step, purpose=f"{purpose} data", dtype=torch.float64)
+        x0 = x_t if self.carries_over else torch.where(masked, x_t, quantiles(logits, v, at=~masked))
+        arrive = torch.where(masked, hidden, moved)  # ln q(x_t | x_s) for another token x_s
+        stay = torch.where(masked, m, kept + torch.where(x0 == x_t, torch.logaddexp(a, u), u))
+        choices = torch.stack((stay, arrive + a, arrive + u + math.log(self.tokens)), -1)
+        choice = draw_states(choices, noise, step=step, purpose=purpose)
+        x0 = torch.where(masked, quantiles(logits, v, at=masked & (choice == 1)), x0)
+        x_s = torch.where(choice == 1, x0, x_t)
+        if self.carries_over:
+            return x_s
+        other = noise.integers(self.tokens, event, step=step, purpose=f"{purpose} other")
+        return torch.where(choice == 2, other, x_s)
+
+    def reverse_leap(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        t: Tensor,
+        duration: Tensor,
+        noise: NoiseSource,
+        *,
+        step: int,
+        purpose: str = "leap",
+    ) -> Tensor:
+        """Draw the states after a duration with constant reverse rates. No tensor of the logits' size is made.
+
+        A jump goes to another token x_0, drawn from the model, or to a uniformly drawn other one.
+        """
+        x = whole_states("x", x, self.states)
+        check_logits("logits", logits, x, self.tokens)
+        a, u, m = self.coefficients(self._from_start(t, x))
+        masked, count = self.masked(x), self.tokens
+        to_data, to_any, others = a - m, u - m + math.log(count), torch.where(masked, count, count - 1)
+        if not self.carries_over:
+            odds = log_odds_of_others(logits, x, at=~masked)
+            own, rest = -nnf.softplus(odds), -nnf.softplus(-odds)  # ln p(x_0 = x | x) and its complement
+            any_other = torch.logaddexp(rest, own + u - torch.logaddexp(a, u)) + math.log(count - 1)
+            to_data, to_any = torch.where(masked, to_data, rest + a - u), torch.where(masked, to_any, any_other)
+        rate = self._beta(t, x) * torch.where(masked, 1.0 - self._share, self._share / count)
+        total = torch.logaddexp(to_data, to_any)
+        jumps = -torch.expm1(-expand(duration.to(x.device), x) * rate * total.exp())
+        v, w = noise.uniform((2, *x.shape[1:]), step=step, purpose=purpose, dtype=torch.float64).unbind(1)
+        data = v < jumps * (to_data - total).exp()
+        target = (w * others).long()
+        target = torch.where(~masked & (target >= x), target + 1, target)
+        target = torch.where(data & masked, quantiles(logits, w, at=data & masked), target)
+        target = torch.where(data & ~masked, quantiles(logits, w, at=data & ~masked, without=x), target)
+        return torch.where(v < jumps, target, x)
 
     def generator_rows(self, x: Tensor) -> Tensor:
         hidden = (x >= self.tokens)[..., None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import check_output
@@ -13,8 +14,10 @@ from scoresde.noise import NoiseSource
 LOG_ZERO = -1e30
 """The logarithm of probability 0 within computations. The gradients of -infinity would be NaN."""
 
-_AT_ONCE = 2**16
-"""Numbers that a draw makes at once for a sample. The draws of one position have the same key for every batch."""
+_AT_ONCE = 2**18
+"""Probabilities that a draw computes at once. Its memory does not depend on the number of coordinates."""
+_BLOCK = 256
+"""States of a block, whose probabilities are added first."""
 
 
 def whole_states(name: str, x: Tensor, states: int, tokens: int | None = None) -> Tensor:
@@ -76,7 +79,7 @@ def check_log_probs(name: str, log_p: Tensor, t: Tensor) -> None:
 
 
 def draw_states(log_p: Tensor, noise: NoiseSource, *, step: int, purpose: str) -> Tensor:
-    r"""Draws from categorical distributions: argmax of ln p - ln E, with E = -ln U exponential (Gumbel).
+    """Draws from categorical distributions, with one uniform number for each coordinate.
 
     Args:
         log_p: Logarithms of probabilities, up to a constant, (B, *event, K).
@@ -86,19 +89,90 @@ def draw_states(log_p: Tensor, noise: NoiseSource, *, step: int, purpose: str) -
 
     Returns:
         The states, (B, *event) int64.
+    """
+    return quantiles(log_p, noise.uniform(log_p.shape[1:-1], step=step, purpose=purpose, dtype=torch.float64))
 
-    References:
-        Jang, Gu, Poole 2016, arXiv:1611.01144.
+
+def quantiles(log_p: Tensor, u: Tensor, *, at: Tensor | None = None, without: Tensor | None = None) -> Tensor:
+    r"""The inverses of the cumulative distribution functions of categorical distributions.
+
+    The result is the first k with :math:`\sum_{j \le k} p_j > u`, so that a state of probability 0 is never drawn. Sums are
+    float64. The probabilities of ``_AT_ONCE`` states are computed at once, and no tensor has the size of ``log_p``. With the
+    uniform numbers of a ``NoiseSource``, all probabilities are multiples of 2^-32.
+
+    Args:
+        log_p: Logarithms of probabilities, up to a constant, (B, *event, K).
+        u: Numbers in (0, 1), (B, *event) float64.
+        at: The coordinates to compute, (B, *event) bool. None for all.
+        without: A state of each coordinate that gets the probability 0, (B, *event).
+
+    Returns:
+        The states, (B, *event) int64. They are 0 where ``at`` is False.
     """
     size = log_p.shape[-1]
-    flat = log_p.reshape(len(log_p), -1, size)
+    flat, v, out = log_p.reshape(-1, size), u.reshape(-1), None if without is None else without.reshape(-1, 1)
     per = max(1, _AT_ONCE // size)
-    drawn = []
-    for k, rows in enumerate(flat.split(per, dim=1)):
-        name = purpose if k == 0 else f"{purpose} {k}"
-        u = noise.uniform(rows.shape[1:], step=step, purpose=name, dtype=torch.float64)
-        drawn.append((rows - u.log_().neg_().log_()).argmax(-1))
-    return torch.cat(drawn, dim=1).reshape(log_p.shape[:-1])
+    if at is None:
+        parts = [slice(k, k + per) for k in range(0, len(flat), per)]
+        drawn = [_quantiles(flat[part], v[part], None if out is None else out[part]) for part in parts]
+        return torch.cat(drawn).reshape(u.shape)
+    found = torch.zeros_like(v, dtype=torch.int64)
+    for rows in at.reshape(-1).nonzero()[:, 0].split(per):
+        found[rows] = _quantiles(flat[rows], v[rows], None if out is None else out[rows])
+    return found.reshape(u.shape)
+
+
+def _quantiles(log_p: Tensor, u: Tensor, without: Tensor | None) -> Tensor:
+    """``quantiles`` of rows (n, K) at u (n,), without the states ``without`` (n, 1)."""
+    if without is not None:
+        log_p = log_p.scatter(1, without, -math.inf)
+    log_p = log_p.to(torch.promote_types(log_p.dtype, torch.float32))
+    p = (log_p - log_p.amax(1, keepdim=True)).exp_()
+    blocks = nnf.pad(p, (0, -p.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    ends = blocks.sum(2, dtype=torch.float64).cumsum(1)
+    target = u[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].to(torch.float64).cumsum(1)
+    last = torch.nextafter(inner[:, -1:], torch.zeros_like(target))  # the two sums of a block differ by rounding
+    place = torch.searchsorted(inner, torch.minimum(target - before, last), right=True)
+    return (block * _BLOCK + place)[:, 0].clamp_(max=p.shape[1] - 1)
+
+
+def log_odds_of_others(logits: Tensor, x: Tensor, *, at: Tensor) -> Tensor:
+    """ln (1 - p(x)) / p(x), accurate also where p(x) is nearly 1. No tensor of the size of the logits is made.
+
+    Args:
+        logits: Logits of p, (B, *event, K).
+        x: States, (B, *event).
+        at: The coordinates to compute, (B, *event) bool.
+
+    Returns:
+        The logarithms, (B, *event) float64. They are 0 where ``at`` is False.
+    """
+    size = logits.shape[-1]
+    flat, state = logits.reshape(-1, size), x.reshape(-1, 1)
+    found = torch.zeros(len(flat), dtype=torch.float64, device=x.device)
+    for rows in at.reshape(-1).nonzero()[:, 0].split(max(1, _AT_ONCE // size)):
+        part = flat[rows].to(torch.promote_types(logits.dtype, torch.float32))
+        own = part.gather(1, state[rows])
+        rest = torch.logsumexp(part.scatter(1, state[rows], -math.inf) - own, 1)
+        found[rows] = rest.to(torch.float64)
+    return found.reshape(x.shape)
+
+
+def draw_equal(log_p: Tensor, u: Tensor) -> Tensor:
+    """``quantiles`` of one distribution for all coordinates.
+
+    Args:
+        log_p: Logarithms of probabilities, up to a constant, (K,).
+        u: Numbers in (0, 1), (B, *event) float64.
+
+    Returns:
+        The states, (B, *event) int64.
+    """
+    ends = (log_p.to(torch.float64) - log_p.max()).exp().cumsum(0)
+    return torch.searchsorted(ends, u * ends[-1], right=True)
 
 
 def check_log_weights(name: str, value: Tensor, total: float = 1.0) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.sampler import GridJumpSampler
-from scoresde.jump.states import draw_states, log_or_zero
 from scoresde.noise import NoiseSource
 
 _NORMAL = 64.0
@@ -38,7 +37,7 @@ class AncestralSampler(GridJumpSampler):
     def step(
         self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
     ) -> Tensor:
-        return draw_states(process.reverse_transition(x, logits, s, t), noise, step=number, purpose="ancestral")
+        return process.reverse_sample(x, logits, s, t, noise, step=number, purpose="ancestral")
 
 
 class TauLeaping(GridJumpSampler):
@@ -61,14 +60,11 @@ class TauLeaping(GridJumpSampler):
         self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
     ) -> Tensor:
         if float(s) == 0.0:
-            return draw_states(process.reverse_transition(x, logits, s, t), noise, step=number, purpose="last")
+            return process.reverse_sample(x, logits, s, t, noise, step=number, purpose="last")
         middle = 0.5 * (s + t)
-        means = (t - s) * process.reverse_rates(x, logits, middle).scatter(-1, x[..., None], 0.0)
         if not process.ordered:
-            total = means.sum(-1, keepdim=True)
-            share = means / torch.where(total > 0, total, 1.0)
-            jump = log_or_zero(share) + log_or_zero(-torch.expm1(-total))
-            return draw_states(jump.scatter(-1, x[..., None], -total), noise, step=number, purpose="leap")
+            return process.reverse_leap(x, logits, middle, t - s, noise, step=number)
+        means = (t - s) * process.reverse_rates(x, logits, middle).scatter(-1, x[..., None], 0.0)
         u = noise.uniform(means.shape[1:], step=number, purpose="leap", dtype=torch.float64)
         levels = torch.arange(process.states, device=x.device)
         moved = (_poisson(u, means.to(torch.float64)) * (levels - x[..., None])).sum(-1)

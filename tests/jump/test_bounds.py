@@ -130,9 +130,9 @@ def test_objectives_are_unbiased(process, kind):
     joint, x0 = coupled(3), pairs(3)
     model, objective = joint.model(process), kind(process)
     wanted = discrete(process, model, x0, 5) if isinstance(objective, DiscreteBound) else joint.log_prob(x0)
-    loss = objective(model, x0.repeat(200, 1)).reshape(200, 9)
+    loss = objective(model, x0.repeat(1500, 1)).reshape(1500, 9)  # rare jumps at small t have large losses
     error = loss.mean(0) + wanted + prior_divergence(process, x0)
-    assert bool((error.abs() < 5.0 * loss.std(0) / 200**0.5).all())
+    assert bool((error.abs() < 5.0 * loss.std(0) / 1500**0.5).all())
 
 
 def test_times_of_a_batch_are_evenly_spread_and_keyed():

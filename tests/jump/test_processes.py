@@ -24,6 +24,7 @@ from scoresde.jump import (
     check,
 )
 from scoresde.jump.matrix import rate_exponential
+from scoresde.jump.states import draw_states, log_odds_of_others, quantiles
 from scoresde.noise import NoiseSource
 from tests.jump.problems import processes
 
@@ -107,7 +108,7 @@ def test_schedules_of_sdes():
         Uniform(3, VESDE())
 
 
-# ten planted errors: each class has one wrong method, and the check names it
+# planted errors: each class has one wrong method, and the check names it
 
 
 class WrongRate(PolynomialKeep):
@@ -178,6 +179,20 @@ class DrawsOfTheBatch(Uniform):
         return super().marginal_sample(x0, t, NoiseSource.of(0, len(x0)), step=step)
 
 
+class DrawsOfTheData(MaskAndReplace):
+    """x_s is drawn without the condition that x_t follows."""
+
+    def reverse_sample(self, x_t, logits, s, t, noise, *, step, purpose="reverse"):
+        return self.marginal_sample(
+            quantiles(logits, noise.uniform(x_t.shape[1:], step=step, purpose=purpose, dtype=torch.float64)), s, noise
+        )
+
+
+class FastLeaps(Absorbing):
+    def reverse_leap(self, x, logits, t, duration, noise, *, step, purpose="leap"):
+        return super().reverse_leap(x, logits, t, 1.2 * duration, noise, step=step, purpose=purpose)
+
+
 class AnyTime(Uniform):
     def marginal(self, x0, t):
         return super().marginal(x0, t.clamp(0.0, 1.0))
@@ -197,6 +212,8 @@ PLANTED = [
     (WrongPrior(ASYMMETRIC), "prior, nats per coordinate"),
     (BiasedDraws(4), "draws, standard errors"),
     (DrawsOfTheBatch(4), "draws by seed and index"),
+    (DrawsOfTheData(4), "reverse draws"),
+    (FastLeaps(4), "draws of leaps"),
     (AnyTime(4), "wrong input is refused"),
     (Uniform(4, PolynomialKeep(0.5, T=0.25)), None),
 ]
@@ -237,6 +254,43 @@ def test_draws_depend_on_seed_and_index_only():
     kept = (whole == x0).double().mean()
     assert abs(float(kept) - 0.5) < 4 * 0.5 / 600**0.5
     assert len(whole[(whole != x0) & (whole != 3000)].unique()) > 30
+
+
+@pytest.mark.parametrize("size", [2, 255, 256, 257, 3000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_quantiles_are_the_inverse_of_the_cumulative_distribution(size, dtype):
+    made = torch.Generator().manual_seed(size)
+    log_p = (3.0 * torch.randn(50, 7, size, generator=made)).to(dtype)
+    log_p[:, :, ::3] = -torch.inf
+    u = torch.rand(50, 7, generator=made, dtype=torch.float64)
+    u[0], u[1] = 2.0**-33, 1.0 - 2.0**-33
+    ends = log_p.double().softmax(-1).cumsum(-1)
+    found = quantiles(log_p, u)
+    at, rounding = found[..., None], 1e-13 if dtype == torch.float64 else 1e-6
+    assert bool((ends.gather(-1, at)[..., 0] > u - rounding).all())
+    assert bool((torch.where(at > 0, ends.gather(-1, (at - 1).clamp(min=0)), 0.0)[..., 0] <= u + rounding).all())
+    assert bool(log_p.gather(-1, at).isfinite().all())
+    some = torch.arange(350).reshape(50, 7) % 3 == 1
+    assert torch.equal(quantiles(log_p, u, at=some), torch.where(some, found, 0))
+    if size > 2:
+        assert torch.equal(quantiles(log_p, u, without=found), quantiles(log_p.scatter(-1, at, -torch.inf), u))
+
+
+def test_frequencies_of_a_large_vocabulary():
+    log_p = -1.1 * torch.arange(1.0, 50_001.0).log()  # Zipf's law
+    noise = NoiseSource.of(2, 200)
+    x = torch.cat([draw_states(log_p.expand(200, 4, -1), noise, step=k, purpose="test") for k in range(5)], 1)
+    p, edges = log_p.double().softmax(0), [0, 1, 3, 10, 50, 300, 3000, 50_000]
+    for low, high in itertools.pairwise(edges):
+        share = float(p[low:high].sum())
+        found = float(((x >= low) & (x < high)).double().mean())
+        assert abs(found - share) < 4.5 * (share * (1 - share) / x.numel()) ** 0.5
+
+
+def test_odds_of_the_other_states_are_accurate_for_probabilities_close_to_1():
+    logits = torch.tensor([[[30.0, 0.0, 1.0], [0.1, 0.2, 0.3]]])
+    odds = log_odds_of_others(logits, torch.tensor([[0, 1]]), at=torch.tensor([[True, False]]))
+    assert math.isclose(float(odds[0, 0]), math.log(1 + math.e) - 30.0, rel_tol=1e-6) and float(odds[0, 1]) == 0.0
 
 
 @pytest.mark.parametrize(
