@@ -83,8 +83,9 @@ class CategoricalModel(JumpModel):
         if not self.process.carries_over:
             return logits
         known = ~self.process.masked(x)[..., None]
-        same = torch.arange(self.process.tokens, device=x.device) == x[..., None]
-        return torch.where(known, torch.where(same, 0.0, -math.inf).to(logits.dtype), logits)
+        place = torch.where(known, x.long()[..., None], 0)
+        own = torch.where(known, 0.0, logits.gather(-1, place))
+        return logits.masked_fill(known, -math.inf).scatter_(-1, place, own)  # one copy
 
 
 class RatioModel(JumpModel):
