@@ -121,6 +121,7 @@ ALLOWED = (
     Allowed("metrics.extractors.TorchScript", "options", "dict", "any options"),
     Allowed("metrics.extractors.TorchScript", "sha256", "empty word", "any file"),
     Allowed("networks.*", "attention", "list, empty tuple", "attention at no resolution"),
+    Allowed("networks.*", "features", "0", "no learned features"),
     Allowed("loggers.*", "tags", "list, empty tuple", "no tags"),
     Allowed("loggers.*", "project entity space", "word", "a free name"),
     Allowed("data.columns.*", "column", "word", "a free name"),

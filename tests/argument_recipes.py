@@ -8,7 +8,7 @@ import inspect
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -320,6 +320,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "networks.refinenet.NCSNv2": {**IMAGES, "multipliers": (1, 1, 1)},
     "networks.improved_unet.ImprovedUNet": {
         "event_shape": EIGHT, "channels": 32, "multipliers": (1,), "blocks": 1, "attention": ()
+    },
+    "networks.ordinal_network.OrdinalNetwork": {
+        "event_shape": (6,), "tokens": 3, "states": 4, "body": partial(MLP, width=8, depth=1),
     },
     "networks.token_transformer.TokenTransformer": {
         "event_shape": (6,), "tokens": 3, "states": 4, "width": 8, "depth": 1, "heads": 2,

@@ -8,6 +8,7 @@ from scoresde.networks.improved_unet import ImprovedUNet
 from scoresde.networks.mlp import MLP
 from scoresde.networks.multifield import MultifieldUNet
 from scoresde.networks.ncsnpp import DDPM, DDPMpp, NCSNpp
+from scoresde.networks.ordinal_network import OrdinalNetwork
 from scoresde.networks.refinenet import NCSN, NCSNv2
 from scoresde.networks.resampling import FIR, Averaging, Resampling
 from scoresde.networks.token_transformer import TokenTransformer
@@ -27,6 +28,7 @@ __all__ = [
     "FourierFeatures",
     "ImprovedUNet",
     "MultifieldUNet",
+    "OrdinalNetwork",
     "RadialEmbedding",
     "Resampling",
     "SinusoidalEmbedding",

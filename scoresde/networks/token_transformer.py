@@ -30,6 +30,7 @@ from scoresde.conditions import ConditionKind
 from scoresde.networks.conditioning import check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 from scoresde.networks.rotary import RotaryPositions
+from scoresde.networks.token_inputs import check_tokens
 
 
 class TokenTransformer(nn.Module):
@@ -134,14 +135,9 @@ class TokenTransformer(nn.Module):
 
         Raises:
             TypeError: If there is a condition that the network does not have, or if ``x`` is not a tensor of integers.
-            ValueError: If ``x`` has another event shape, or a condition is not of its kind.
+            ValueError: If ``x`` has another event shape or another state, or a condition is not of its kind.
         """
-        if tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(
-                f"x has event shape {tuple(x.shape[1:])}: this TokenTransformer was made for {self.event_shape}"
-            )
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise TypeError(f"x has dtype {x.dtype}: give a tensor of integers")
+        check_tokens("TokenTransformer", x, self.event_shape, self.states)
         h = self.first(x.reshape(len(x), -1))
         if self.channel is not None:
             h = (h.unflatten(1, (len(self.channel), -1)) + self.channel).flatten(1, 2)

@@ -134,7 +134,7 @@ def test_every_parameter_is_trained_from_the_initial_weights():
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
         x, target = tokens_of((7,)), tokens_of((7,), 5)
         losses = []
-        for step in range(60):
+        for step in range(40):
             more = given if how["conditions"] and step % 2 else {}
             losses.append(nnf.cross_entropy(network(x, T, **more).flatten(0, 1), target.flatten()))
             optimizer.zero_grad()
@@ -142,7 +142,7 @@ def test_every_parameter_is_trained_from_the_initial_weights():
             optimizer.step()
         assert not [name for name, p in network.named_parameters() if torch.equal(p, before[name])]
         assert float(losses[0].detach()) == pytest.approx(math.log(5), rel=0.3 if how.get("tied") else 1e-6)
-        assert float(losses[-1].detach()) < 0.5
+        assert float(losses[-1].detach()) < 0.8
 
 
 def test_the_time_enters_or_does_not():
@@ -234,7 +234,7 @@ def test_wrong_tokens_are_refused():
     network = small()
     with pytest.raises(ValueError, match=r"x has event shape \(6,\): this TokenTransformer was made for \(7,\)"):
         network(tokens_of((6,)), T)
-    with pytest.raises(TypeError, match=r"x has dtype torch\.float32: give a tensor of integers"):
+    with pytest.raises(TypeError, match=r"x has dtype torch\.float32: give tokens as int64"):
         network(torch.zeros(4, 7), T)
     with pytest.raises(TypeError, match="label"):
         network(tokens_of((7,)), T, label=torch.zeros(4))

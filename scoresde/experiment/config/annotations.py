@@ -67,12 +67,21 @@ def _accepts_class(target: Any, hint: Any, given: Mapping[str, Any] | None) -> b
     if _is_uninformative(hint):
         return True
     if (typing.get_origin(hint) or hint) is collections.abc.Callable:
-        return _callable(target, hint, given)
+        return makes(target, hint) or _callable(target, hint, given)
     if not inspect.isclass(hint) or not inspect.isclass(target) or hint in _PLAIN:
         return False
     if getattr(hint, "_is_protocol", False):
         return _implements(target, hint, own=1)
     return issubclass(target, hint)
+
+
+def makes(target: Any, hint: Any) -> bool:
+    """Whether a class is itself the function of ``Callable[..., Y]``, because its instances are Y."""
+    made = [
+        typing.get_args(one)[1] for one in union_members(hint) if typing.get_origin(one) is collections.abc.Callable
+    ]
+    plain = [kind for kind in made if inspect.isclass(kind) and typing.get_origin(kind) is None]
+    return inspect.isclass(target) and issubclass(target, tuple(plain))
 
 
 def _callable(target: Any, hint: Any, given: Mapping[str, Any] | None) -> bool:
@@ -211,7 +220,8 @@ def _describe(hint: Any) -> str:
     if origin in _MAPPINGS:
         return "a section, {'key': value, ...}"
     if origin is collections.abc.Callable:
-        return f"a node of a function{_of(kinds)}"
+        made = kinds[1].__name__ if kinds and inspect.isclass(kinds[1]) and issubclass(kinds[1], nn.Module) else ""
+        return f"a node of {made}" if made else f"a node of a function{_of(kinds)}"
     return f"a node of {hint.__name__}" if inspect.isclass(hint) else "another value"
 
 

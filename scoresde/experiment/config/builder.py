@@ -56,6 +56,7 @@ from scoresde.experiment.config.annotations import (
     accepts_value,
     describe,
     hints,
+    makes,
     parameters_of,
     union_members,
 )
@@ -120,6 +121,7 @@ def build(node: Mapping[str, Any], where: str, kind: type[Kind] | None = None, *
 
     Returns:
         The object. If the node names a function, the function itself, or a ``functools.partial`` of it with the arguments.
+        The same for a class where the annotation asks for a function that makes its instances.
 
     Raises:
         ConfigError: If the node cannot be built. A class or function of the wrong kind is not called.
@@ -177,18 +179,21 @@ def find_class(node: Any, where: str, kind: Any) -> Any:
 def _build(node: Any, where: str, hint: Any, context: Mapping[str, Any]) -> Any:
     target = find_class(node, where, hint)
     arguments = {key: value for key, value in node.items() if key != "name"}
-    return _construct(target, arguments, where, f"{node['name']} ", context)
+    called = inspect.isclass(target) and not makes(target, hint)
+    return _construct(target, arguments, where, f"{node['name']} ", context, called=called)
 
 
-def _construct(target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any]) -> Any:
-    """Call a class with the arguments of its node."""
+def _construct(
+    target: Any, node: Mapping[str, Any], where: str, title: str, context: Mapping[str, Any], *, called: bool = True
+) -> Any:
+    """Call a class with the arguments of its node. Without ``called``, the function of the remaining arguments."""
     parameters, annotated = parameters_of(target), hints(target)
     arguments = _arguments(node, where, target, title, context)
     wrong = next((key for key, value in arguments.items() if not accepts_value(value, annotated.get(key))), None)
-    if inspect.isfunction(target):
+    if not called:
         if wrong is not None:
             raise ConfigError(_wrong(where, wrong, node[wrong], annotated[wrong]))
-        return functools.partial(target, **arguments) if arguments else target
+        return functools.partial(target, **arguments) if arguments or inspect.isclass(target) else target
     filled = {key: value for key, value in context.items() if key in parameters and key not in arguments}
     taken = {**arguments, **filled}
     missing = [
@@ -322,7 +327,9 @@ def _find(name: str, where: str, hint: Any) -> Any:
 
 def _fitting(hint: Any) -> list[str]:
     """The known names that are allowed for an annotation. Networks are callable, but are not listed as functions."""
-    network = any(inspect.isclass(one) and issubclass(one, nn.Module) for one in union_members(hint))
+    network = makes(nn.Module, hint) or any(
+        inspect.isclass(one) and issubclass(one, nn.Module) for one in union_members(hint)
+    )
     return sorted(
         name for name, thing in known_names().items()
         if accepts_class(thing, hint)
