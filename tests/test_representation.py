@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 
@@ -55,7 +56,7 @@ def names():
         for name in ("diffusion_time", "noise_to_signal", "log_noise_to_signal")
     }
     found |= {name: getattr(samplers.fitted, name) for name in ("distance_kernel", "cubic_kernel")}
-    return found | vars(scoresde.sde.linalg.basis) | {"torch": torch, "numpy": numpy}
+    return found | vars(scoresde.sde.linalg.basis) | {"torch": torch, "numpy": numpy, "partial": functools.partial}
 
 
 def pull(x, t):
