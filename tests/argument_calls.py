@@ -171,7 +171,7 @@ ALLOWED = (
     Allowed("sde.processes.matrix.MatrixSDE", "data_component", "0", "the first"),
     Allowed("sde.processes.shifted.Shifted", "mean", "scalar tensor, strange shape", "of an event of any shape"),
     Allowed("jump.*", "auxiliary", "0", "the bound alone"),
-    Allowed("jump.*", "x", "whole tensor", "tokens are whole numbers"),
+    Allowed("jump.*", "x y", "whole tensor", "tokens are whole numbers"),
     Allowed("score.subspace.SubspaceScore", "complement_std", "scalar tensor, 0", "one number for all directions, and none"),
 )  # fmt: skip
 

@@ -273,6 +273,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
     "jump.checks.check": {"process": JUMPS},
+    "jump.known.KnownTokens": {"y": BIT_ROWS, "known": torch.tensor(True)},
     "jump.oracles.EnumeratedJoint": {"probabilities": ((0.5, 0.25), (0.25, 0.0))},
     "jump.oracles.MarkovChain": {"transition": ((0.9, 0.1), (0.2, 0.8))},
     "jump.oracles.ExactModel": {"data": BITS, "process": JUMPS},

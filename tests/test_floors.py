@@ -80,7 +80,7 @@ SUB_PACKAGES = {
     "jump": [
         {"keep", "states"},
         {"base"},
-        {"replacing", "matrix", "grids", "models", "oracles"},
+        {"replacing", "matrix", "grids", "models", "oracles", "known", "counted"},
         {"sampler"},
         {"stepwise", "exact", "bounds"},
         {"checks", "objectives"},

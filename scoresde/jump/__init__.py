@@ -18,6 +18,7 @@ from scoresde.jump.bounds import JumpBound, jump_bound
 from scoresde.jump.checks import check
 from scoresde.jump.exact import FirstHitting, Uniformization
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
+from scoresde.jump.known import KnownTokens
 from scoresde.jump.matrix import DiscretizedGaussian, NearestNeighbor, RateMatrix
 from scoresde.jump.models import CategoricalModel, JumpModel, RatioModel
 from scoresde.jump.objectives import ContinuousBound, DiscreteBound, JumpDraw, JumpObjective
@@ -46,6 +47,7 @@ __all__ = [
     "JumpProcess",
     "JumpSampler",
     "KeepSchedule",
+    "KnownTokens",
     "MarkovChain",
     "MaskAndReplace",
     "NearestNeighbor",

@@ -39,8 +39,8 @@ from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count, expand
 from scoresde.conditions import given
 from scoresde.jump.base import JumpProcess
+from scoresde.jump.counted import CountedModel, check_model
 from scoresde.jump.grids import check_grid
-from scoresde.jump.sampler import CountedModel, check_model
 from scoresde.jump.states import whole_states
 from scoresde.noise import NoiseSource
 from scoresde.sde.scores import in_evaluation_mode
@@ -137,7 +137,7 @@ def jump_bound(
     if grid is not None and abs(float(grid[-1]) - process.T) > 1e-6 * process.T:
         raise ValueError(f"times begins at {float(grid[-1]):g}: give a grid that begins at T={process.T:g}")
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
-    counted = CountedModel(model, process)
+    counted = CountedModel(model, process, len(x))
     parts = []
     for r in range(replicates):
         own = noise.again(r)

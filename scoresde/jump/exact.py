@@ -31,9 +31,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde._validation import check_number, expand
+from scoresde._validation import check_number
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.sampler import Callback, CountedModel, JumpSampler
+from scoresde.jump.counted import CountedModel, ancestral_step, noise_of_rows
+from scoresde.jump.known import KnownTokens, following
+from scoresde.jump.sampler import Callback, JumpSampler
 from scoresde.jump.states import draw_states, log_or_zero
 from scoresde.noise import NoiseSource
 
@@ -64,8 +66,14 @@ class FirstHitting(JumpSampler):
             )
 
     def run(
-        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        noise: NoiseSource,
+        callback: Callback,
+        known: KnownTokens | None,
+    ) -> tuple[Tensor, Tensor]:
         shape, x = x.shape, x.reshape(len(x), -1)
         masked = process.masked(x)
         u = noise.uniform(x.shape[1:], step=0, purpose="hitting times", dtype=torch.float64)
@@ -74,14 +82,13 @@ class FirstHitting(JumpSampler):
         times, order = torch.where(masked, times, -1.0).sort(1, descending=True)
         count = masked.sum(1)
         for k in range(int(count.max())):
-            t, place, active = times[:, k].clamp(min=0.0), order[:, k], k < count
-            logits = model(x.reshape(shape), t).reshape(*x.shape, process.tokens)
-            here = logits[torch.arange(len(x), device=x.device), place]
-            drawn = draw_states(here, noise, step=k, purpose="hitting")
-            old = x.gather(1, place[:, None])
-            x = x.scatter(1, place[:, None], torch.where(active[:, None], drawn[:, None], old))
+            rows = (count > k).nonzero().flatten()
+            place, t = order[rows, k], times[:, k].clamp(min=0.0)
+            logits = model(x.reshape(shape), t, rows).reshape(len(rows), -1, process.tokens)
+            here = logits[torch.arange(len(rows), device=x.device), place]
+            x = x.index_put((rows, place), draw_states(here, noise_of_rows(noise, rows), step=k, purpose="hitting"))
             callback(k + 1, t, x.reshape(shape))
-        return x.reshape(shape), torch.empty(0, dtype=torch.float64), count
+        return x.reshape(shape), torch.empty(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -110,28 +117,38 @@ class Uniformization(JumpSampler):
             )
 
     def run(
-        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        schedule, n = process.schedule, 0
-        end = -float(schedule.log_alpha(torch.tensor(process.T, dtype=torch.float64)))
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        noise: NoiseSource,
+        callback: Callback,
+        known: KnownTokens | None,
+    ) -> tuple[Tensor, Tensor]:
+        schedule, n, first = process.schedule, 0, torch.tensor(process.T, dtype=torch.float64)
+        end = -float(schedule.log_alpha(first))
         points = self._points(end)
+        times = schedule.time_of_log_alpha(-torch.tensor(points, dtype=torch.float64))
+        at = first.expand(len(x)).to(x.device)
         if points[0] < end:
-            x = self._ancestral(process, model, x, torch.tensor(process.T, dtype=torch.float64), points[0], noise)
+            new = ancestral_step(process, model, x, first, times[0], noise, step=1, purpose="end")
+            x, at = following(known, process, x, new, first, times[0], noise, 0), times[0].expand(len(x)).to(x.device)
         for j, (high, low) in enumerate(itertools.pairwise(points)):
             bound = x[0].numel() * rate_bound(process, (low, 0.5 * (low + high), high))
             b = torch.full((len(x),), high, dtype=torch.float64, device=x.device)
-            for k in range(_STEPS):
-                u = noise.uniform((), step=j * _STEPS + k, purpose="waiting time", dtype=torch.float64)
-                b = b + u.log() / bound
-                active = b > low
-                if not bool(active.any()):
+            for k in range(j * _STEPS + 1, (j + 1) * _STEPS):
+                b = b + noise.uniform((), step=k, purpose="waiting time", dtype=torch.float64).log() / bound
+                rows = (b > low).nonzero().flatten()
+                if len(rows) == 0:
                     break
-                t = schedule.time_of_log_alpha(-b.clamp(min=low))
-                x = torch.where(expand(active, x), self._jump(process, model, x, t, bound, noise, j * _STEPS + k), x)
-                n += 1
+                t = torch.where(b > low, schedule.time_of_log_alpha(-b.clamp(min=low)), at)
+                new = self._jump(process, model, x, t, rows, bound, noise, k)
+                x, at, n = following(known, process, x, new, at, t, noise, k), t, n + 1
                 callback(n, t, x)
-        last = schedule.time_of_log_alpha(torch.tensor(-points[-1], dtype=torch.float64))
-        return self._ancestral(process, model, x, last, 0.0, noise), torch.empty(0, dtype=torch.float64), None
+        x = following(known, process, x, x, at, times[-1], noise, len(points) * _STEPS)
+        new = ancestral_step(process, model, x, times[-1], torch.zeros_like(first), noise, step=0, purpose="end")
+        x = following(known, process, x, new, times[-1], torch.zeros_like(first), noise, len(points) * _STEPS + 1)
+        return x, torch.empty(0, dtype=torch.float64)
 
     def _points(self, end: float) -> list[float]:
         """The ends of the intervals, descending."""
@@ -139,40 +156,30 @@ class Uniformization(JumpSampler):
         count = max(1, math.ceil(math.log2(first / self.ends)))
         return [first * (self.ends / first) ** (k / count) for k in range(count + 1)]
 
-    def _ancestral(
-        self, process: JumpProcess, model: CountedModel, x: Tensor, t: Tensor, b: float, noise: NoiseSource
-    ) -> Tensor:
-        """An ancestral step from t to the time of b."""
-        s = (
-            process.schedule.time_of_log_alpha(torch.tensor(-b, dtype=torch.float64))
-            if b > 0.0
-            else torch.zeros_like(t)
-        )
-        return process.reverse_sample(x, model(x, t), s, t, noise, step=int(b > 0.0), purpose="end")
-
     def _jump(
         self,
         process: JumpProcess,
         model: CountedModel,
         x: Tensor,
         t: Tensor,
+        rows: Tensor,
         bound: float,
         noise: NoiseSource,
         number: int,
     ) -> Tensor:
-        """The states after a possible jump at t, (B,)."""
-        ratios = process.ratios(x, model(x, t), t).to(torch.float64)
-        rates = (process.generator_columns(x) * ratios.exp()).scatter(-1, x[..., None], 0.0)
-        share = rates.reshape(len(x), -1) / bound
+        """The states after a possible jump of the samples ``rows`` at t, (B,)."""
+        at, flat = x[rows], x.reshape(len(x), -1)
+        ratios = process.ratios(at, model(x, t, rows), t[rows]).to(torch.float64)
+        rates = (process.generator_columns(at) * ratios.exp()).scatter(-1, at[..., None], 0.0)
+        share = rates.reshape(len(rows), -1) / bound
         total = share.sum(1, keepdim=True)
         if bool((total > 1.0 + 1e-6).any()):
             raise RuntimeError(f"the reverse rates exceed their bound {bound:g} by the factor {float(total.max()):g}")
         log_p = log_or_zero(torch.cat((share, (1.0 - total).clamp(min=0.0)), 1))
-        chosen = draw_states(log_p, noise, step=number, purpose="jump")
+        chosen = draw_states(log_p, noise_of_rows(noise, rows), step=number, purpose="jump")
         place, state = chosen.div(process.states, rounding_mode="floor"), chosen % process.states
-        flat, jumps = x.reshape(len(x), -1), chosen < share.shape[1]
-        place, state = torch.where(jumps, place, 0), torch.where(jumps, state, flat[:, 0])
-        return flat.scatter(1, place[:, None], state[:, None]).reshape(x.shape)
+        jumps = chosen < share.shape[1]
+        return flat.index_put((rows[jumps], place[jumps]), state[jumps]).reshape(x.shape)
 
 
 def rate_bound(process: JumpProcess, points: tuple[float, ...]) -> float:

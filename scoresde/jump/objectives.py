@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from scoresde._validation import check_count, check_number, check_seed, expand
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.bounds import rate_divergence, step_divergence
+from scoresde.jump.counted import check_model
 from scoresde.jump.models import JumpModel
-from scoresde.jump.sampler import check_model
 from scoresde.jump.states import check_logits, whole_states
 from scoresde.noise import NoiseSource
 

@@ -98,7 +98,7 @@ class ExactModel:
         self.data, self.process = data, process
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """ln p(x_0^i | x_t).
+        """ln p(x_0^i | x_t). Under ``Absorbing`` it does not depend on t.
 
         Args:
             x: States at t, ``(B, *event)``.
@@ -107,6 +107,8 @@ class ExactModel:
         Returns:
             The logarithms, ``(B, *event, K)`` float64.
         """
+        if self.process.carries_over:  # the same at all t, also where tokens are visible at T
+            t = torch.full_like(t, 0.5 * self.process.T)
         return self.data.posterior(self.process.likelihood(x, t))[0]
 
 

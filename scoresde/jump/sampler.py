@@ -22,66 +22,18 @@ from scoresde._validation import shown
 from scoresde.conditions import given
 from scoresde.jump import grids
 from scoresde.jump.base import JumpProcess
+from scoresde.jump.counted import CountedModel, check_model
 from scoresde.jump.grids import check_grid
-from scoresde.jump.states import check_log_probs, check_logits, whole_states
+from scoresde.jump.known import KnownTokens, following
+from scoresde.jump.states import whole_states
 from scoresde.noise import NoiseSource
 from scoresde.samplers.arguments import whole_shape
 from scoresde.samplers.base import SampleResult
 from scoresde.samplers.discretization import plain_steps
-from scoresde.sde.scores import check_signature, in_evaluation_mode
+from scoresde.sde.scores import in_evaluation_mode
 
 Callback = Callable[[int, Tensor, Tensor], None]
 """A function ``(k, t, state)`` that is called with the start (k = 0), then after every step k."""
-
-
-def check_model(process: JumpProcess, model: object) -> None:
-    """Check that a model is callable and belongs to the process.
-
-    Args:
-        process: The process of the caller.
-        model: The model.
-
-    Raises:
-        TypeError: If it is not callable.
-        ValueError: If it has another process.
-    """
-    if not callable(model) or isinstance(model, type):
-        raise TypeError(f"model={shown(model)} cannot be called: give model(x, t), e.g. a CategoricalModel")
-    other = getattr(model, "process", process)
-    if isinstance(other, JumpProcess) and other != process:
-        raise ValueError(
-            f"the model was made for {other!r}, and process={process!r} is another one: give model.process"
-        )
-
-
-class CountedModel:
-    """A model that checks its output and counts its calls.
-
-    Args:
-        model: The model.
-        process: The process.
-    """
-
-    def __init__(self, model: Callable[..., Tensor], process: JumpProcess) -> None:
-        check_signature(model, "model")
-        self.model, self.process, self.calls = model, process, 0
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Logits of p(x_0 | x_t).
-
-        Args:
-            x: States at t, ``(B, *event)``.
-            t: Times, ``()`` or ``(B,)``.
-
-        Returns:
-            The logits, ``(B, *event, tokens)``.
-        """
-        self.calls += 1
-        t = t.to(x.device).expand(len(x))
-        logits = self.model(x, t)
-        check_logits("model", logits, x, self.process.tokens)
-        check_log_probs("model", logits, t)
-        return logits
 
 
 class JumpSampler(ABC):
@@ -100,6 +52,7 @@ class JumpSampler(ABC):
         first: int = 0,
         noise: NoiseSource | None = None,
         start: Tensor | None = None,
+        known: KnownTokens | None = None,
         device: torch.device | str | None = None,
         callback: Callback | None = None,
     ) -> SampleResult:
@@ -116,6 +69,7 @@ class JumpSampler(ABC):
             noise: A source of noise that replaces ``(seed, first)``.
             start: States ``(B, *event)`` at ``start_time``, which is T unless the sampler has a grid that begins below
                 T. By default they are drawn from the prior.
+            known: Known tokens of the samples. Its docstring says which distribution the others have.
             device: Device of the samples. ``start`` replaces it.
             callback: A function ``(k, t, state)``, called with the start (k = 0) and after every step k.
 
@@ -146,13 +100,14 @@ class JumpSampler(ABC):
             )
         noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
         x = process.prior_sample(shape, noise=noise) if start is None else start
-        counted = CountedModel(model, process)
+        if known is not None:
+            x = known.start(process, x, torch.tensor(at, dtype=torch.float64), noise)
+        counted = CountedModel(model, process, len(x))
         report = callback or _ignored
         report(0, torch.tensor(at, dtype=torch.float64), x)
-        x, times, spent = self.run(process, counted, x, noise, report)
-        spent = torch.full((len(x),), counted.calls) if spent is None else spent
+        x, times = self.run(process, counted, x, noise, report, known)
         failed = torch.zeros(len(x), dtype=torch.bool)
-        return SampleResult(x, x, counted.calls, times, noise.seed, int(noise.indices[0]), failed, spent)
+        return SampleResult(x, x, counted.calls, times, noise.seed, int(noise.indices[0]), failed, counted.spent)
 
     def check_process(self, process: JumpProcess) -> None:  # noqa: B027  (some samplers take any process)
         """Check that the sampler supports a process.
@@ -177,8 +132,14 @@ class JumpSampler(ABC):
 
     @abstractmethod
     def run(
-        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        noise: NoiseSource,
+        callback: Callback,
+        known: KnownTokens | None,
+    ) -> tuple[Tensor, Tensor]:
         """Simulate the reverse process from a start.
 
         Args:
@@ -187,10 +148,11 @@ class JumpSampler(ABC):
             x: Start, ``(B, *event)``.
             noise: Source of the random numbers.
             callback: Must be called after every step.
+            known: Known tokens, which are in x already. ``known.step`` must be called after every step, unless the step
+                keeps all tokens that are not masked.
 
         Returns:
-            The samples ``(B, *event)``, the times of the grid (empty without one), and the calls that each sample
-            needed, ``(B,)``, or None if all needed all calls.
+            The samples ``(B, *event)``, and the times of the grid (empty without one).
         """
 
 
@@ -234,24 +196,38 @@ class GridJumpSampler(JumpSampler):
         return float(self.times(process)[0])
 
     def run(
-        self, process: JumpProcess, model: CountedModel, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        noise: NoiseSource,
+        callback: Callback,
+        known: KnownTokens | None,
+    ) -> tuple[Tensor, Tensor]:
         times = self.times(process)
         for k in range(len(times) - 1):
             t, s = times[k], times[k + 1]
-            x = self.step(process, model(x, t), x, t, s, noise, k)
+            new = self.step(process, model, x, t, s, noise, k)
+            x = following(known, process, x, new, t, s, noise, k)
             callback(k + 1, s, x)
-        return x, times, None
+        return x, times
 
     @abstractmethod
     def step(
-        self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: NoiseSource,
+        number: int,
     ) -> Tensor:
         """One step from t to s.
 
         Args:
             process: The process.
-            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            model: The model.
             x: States at t, ``(B, *event)``.
             t: Time of the states, ``()``.
             s: Time of the next states, ``()``, < t.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scoresde.jump.base import JumpProcess
+from scoresde.jump.counted import CountedModel, ancestral_step
 from scoresde.jump.sampler import GridJumpSampler
 from scoresde.noise import NoiseSource
 
@@ -18,6 +19,10 @@ class AncestralSampler(GridJumpSampler):
 
     p(x_s | x_t) is the posterior q(x_s | x_t, x_0), averaged over p(x_0 | x_t). Coordinates are drawn independently, so
     that the samples of an exact model have an error of order 1 / steps.
+
+    Under ``Absorbing`` a masked coordinate is unmasked with the probability (alpha_s - alpha_t) / (1 - alpha_t), whatever
+    the model says. This is drawn first, and the model evaluates only samples that have a coordinate to unmask. A sample
+    therefore needs at most one evaluation for each token, for any number of steps.
 
     Args:
         steps: Number of steps N, or N + 1 descending times that end at 0.
@@ -35,9 +40,16 @@ class AncestralSampler(GridJumpSampler):
     """
 
     def step(
-        self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: NoiseSource,
+        number: int,
     ) -> Tensor:
-        return process.reverse_sample(x, logits, s, t, noise, step=number, purpose="ancestral")
+        return ancestral_step(process, model, x, t, s, noise, step=number, purpose="ancestral")
 
 
 class TauLeaping(GridJumpSampler):
@@ -57,10 +69,18 @@ class TauLeaping(GridJumpSampler):
     """
 
     def step(
-        self, process: JumpProcess, logits: Tensor, x: Tensor, t: Tensor, s: Tensor, noise: NoiseSource, number: int
+        self,
+        process: JumpProcess,
+        model: CountedModel,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noise: NoiseSource,
+        number: int,
     ) -> Tensor:
         if float(s) == 0.0:
-            return process.reverse_sample(x, logits, s, t, noise, step=number, purpose="last")
+            return ancestral_step(process, model, x, t, s, noise, step=number, purpose="last")
+        logits = model(x, t)
         middle = 0.5 * (s + t)
         if not process.ordered:
             return process.reverse_leap(x, logits, middle, t - s, noise, step=number)

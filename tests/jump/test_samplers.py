@@ -210,3 +210,17 @@ class TestRefusals:
     def test_wrong_calls(self, call, kind, words):
         with pytest.raises(kind, match=words):
             call(self.process, self.model)
+
+
+def test_with_a_mask_the_model_evaluates_only_samples_with_a_token_to_unmask():
+    process, chain, rows = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]]), []
+    exact = chain.model(process)
+
+    def model(x, t):
+        rows.append(len(x))
+        return exact(x, t)
+
+    result = AncestralSampler(300)(process, model, (4, 6))
+    assert sum(rows) == int(result.spent.sum()) <= 24 and result.nfe == len(rows) and int(result.spent.min()) >= 1
+    again = AncestralSampler(3)(process, model, (4, 6), start=result.samples)
+    assert again.nfe == 0 and torch.equal(again.samples, result.samples)
