@@ -72,6 +72,9 @@ class Case:
     exact: GaussianMixture | None
     samples: int
     updates: int
+    batch_size: int
+    pilot: int
+    measured: int
 
     @cached_property
     def errors(self) -> Any:
@@ -106,15 +109,19 @@ class Case:
         if method in PLAIN:
             return PLAIN[method](self.sde, steps, T_MIN)
         if method == "BDDM":
-            chosen = network_grid(self.sde, self.score, self.step_network, self.search[:500], steps, t_min=T_MIN)
+            chosen = network_grid(
+                self.sde, self.score, self.step_network, self.search[: self.measured], steps, t_min=T_MIN
+            )
             return torch.tensor(chosen.given, dtype=torch.float64)
         times: Tensor = self.optimal[method].grid(steps)
         return times
 
     def fitted(self, method: str, k: int) -> Any:
         if method == "GGDM":
-            return fit_ggdm(self.sde, self.score, self.search, k, updates=self.updates, t_min=T_MIN)
-        return fit(self.sde, self.score, k, pilot=(128, *self.search.shape[1:]), held_out=500)
+            return fit_ggdm(
+                self.sde, self.score, self.search, k, updates=self.updates, batch_size=self.batch_size, t_min=T_MIN
+            )
+        return fit(self.sde, self.score, k, pilot=(self.pilot, *self.search.shape[1:]), held_out=self.measured)
 
     def distances(self, x: Tensor, name: str) -> dict[str, float]:
         """Energy and Frechet distance to the data."""
@@ -152,7 +159,10 @@ class Case:
 def mixture_case(name: str, data: GaussianMixture, options: argparse.Namespace) -> Case:
     counts = (4000, options.events, *[options.samples] * 11)
     search, test, real, *others = (data.sample(count, seed=seed) for seed, count in enumerate(counts, start=1))
-    return Case(name, SDE, data.score(SDE), search, test, real, tuple(others), data, options.samples, options.updates)
+    return Case(
+        name, SDE, data.score(SDE), search, test, real, tuple(others), data, options.samples, options.updates,
+        options.batch_size, options.pilot, options.measured,
+    )  # fmt: skip
 
 
 def run_case(folder: str, options: argparse.Namespace) -> Case:
@@ -161,8 +171,11 @@ def run_case(folder: str, options: argparse.Namespace) -> Case:
     train, test = (split.encode(slice(None), seed=0) for split in (made.data.train, made.data.test))
     return Case(
         Path(folder).name, made.sde, model, train[:512], test[: options.events], train.flatten(1), (test.flatten(1),), None,
-        options.samples, options.updates,
+        options.samples, options.updates, options.batch_size, options.pilot, options.measured,
     )  # fmt: skip
+
+
+SETTINGS = ("samples", "events", "updates", "batch_size", "pilot", "measured")
 
 
 def rows_of(file: Path) -> Iterator[dict[str, Any]]:
@@ -175,7 +188,7 @@ def rows_of(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("case", "method", "evaluations", "samples", "events", "updates"))
+    return tuple(row[name] for name in ("case", "method", "evaluations", *SETTINGS))
 
 
 def append(file: Path, row: dict[str, Any]) -> None:
@@ -188,10 +201,8 @@ def compute(case: Case, file: Path, options: argparse.Namespace) -> None:
     """Append the rows of a case that are missing."""
     for k in (0, *options.counts):
         for method in (OTHER,) if k == 0 else options.methods:
-            row = {
-                "case": case.name, "method": method, "evaluations": k,
-                "samples": options.samples, "events": options.events, "updates": options.updates,
-            }  # fmt: skip
+            row = {"case": case.name, "method": method, "evaluations": k}
+            row |= {name: getattr(options, name) for name in SETTINGS}
             if key(row) in {key(one) for one in rows_of(file)}:
                 continue
             start = time.process_time()
@@ -272,6 +283,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--events", type=int, default=4000, help="events of the bound")
     parser.add_argument("--updates", type=int, default=100, help="updates of GGDM; BDDM has three times as many")
+    parser.add_argument("--batch-size", type=int, default=256, help="samples in an update of GGDM")
+    parser.add_argument("--pilot", type=int, default=128, help="starts of FittedMultistep")
+    parser.add_argument("--measured", type=int, default=500, help="events of BDDM, and new starts of FittedMultistep")
     parser.add_argument("--picture", metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -281,8 +295,8 @@ def main() -> None:
     for case in cases:
         compute(case, options.rows, options)
     rows, chosen = list(rows_of(options.rows)), {case.name for case in cases}
-    rows = [row for row in rows if row["case"] in chosen and row["samples"] == options.samples]
-    rows = [row for row in rows if (row["events"], row["updates"]) == (options.events, options.updates)]
+    rows = [row for row in rows if row["case"] in chosen]
+    rows = [row for row in rows if all(row[name] == getattr(options, name) for name in SETTINGS)]
     tables(rows, tuple(options.counts))
     if options.picture:
         picture(rows, options.picture)
