@@ -335,6 +335,7 @@ class Sampler(ABC):
         check_same_process(sde, score)
         self.check_noise(sde)
         self.check_process(sde)
+        self.check_score(sde, score)
         at = self.start_time(sde)
         if start is not None:
             check_start(sde, start, shape)
@@ -405,6 +406,18 @@ class Sampler(ABC):
         Raises:
             TypeError: If the sampler needs something that the process does not have, such as a closed-form kernel.
             ValueError: If an argument of the sampler does not fit the process.
+        """
+
+    def check_score(self, sde: SDE, score: Callable[..., Tensor]) -> None:  # noqa: B027  (most samplers take any score)
+        """Check that the sampler fits a score. It is called once for each call of the sampler, before the first evaluation.
+
+        Args:
+            sde: The process of the score.
+            score: The score.
+
+        Raises:
+            TypeError: If the sampler needs something that the score does not have, such as a variance.
+            ValueError: If something that the sampler uses was measured with another process or other weights.
         """
 
     def start_time(self, sde: SDE) -> float:

@@ -18,6 +18,7 @@ from scoresde.samplers.instants import Instant, Interval
 from scoresde.score import ScoreModel
 from scoresde.score.data_variance import DataVariance, variance_method, with_variance
 from scoresde.score.energy import energy_and_gradient
+from scoresde.score.origin import check_weights
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 
 __all__ = ["GridSampler", "Model"]
@@ -170,6 +171,11 @@ class GridSampler(Sampler):
 
     def check_process(self, sde: SDE) -> None:
         self.process(sde)
+
+    def check_score(self, sde: SDE, score: Callable[..., Tensor]) -> None:
+        """Raise ValueError if the grid was made for another score."""
+        grid = getattr(self.discretization, "grid", None)
+        check_weights("grid", grid, getattr(grid, "weights", ""), score, "make a grid for this score, by network_grid")
 
     def start_time(self, sde: SDE) -> float:
         """The first time of the grid.

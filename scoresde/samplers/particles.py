@@ -173,7 +173,7 @@ class ParticleSampler(ReverseSteps):
         places = torch.arange(self.particles, device=noise.indices.device)
         own = replace(noise, indices=(noise.indices[:, None] * self.particles + places).flatten())
         score = given(score, condition)
-        self.check_score(score)
+        self.check_score(sde, score)
         check_rows(process, score, batch, event, noise)
         result = super().__call__(
             sde, rows_of(score, rows), (len(rows), *event), noise=own, start=None if start is None else start[rows],
@@ -192,15 +192,18 @@ class ParticleSampler(ReverseSteps):
             spent=result.spent[:batch],
         )  # fmt: skip
 
-    def check_score(self, score: object) -> None:
+    def check_score(self, sde: SDE, score: Callable[..., Tensor]) -> None:
         """Check that there is something to weight particles with.
 
         Args:
+            sde: The process of the score.
             score: The score of a call.
 
         Raises:
             TypeError: If the score is a guidance without a log potential, or not a guidance, and there is no ``log_likelihood``.
+            ValueError: If the variance of the predictor was measured with another process or other weights.
         """
+        super().check_score(sde, score)
         guided = hasattr(score, "terms")
         if not getattr(score, "has_log_potential", guided) and (guided or self.log_likelihood is None):
             other = "" if guided else ", or log_likelihood= to ParticleSampler"

@@ -15,7 +15,15 @@ from scoresde.samplers.checks.moments import Case, exact_distribution
 from scoresde.samplers.discretization import ReferenceDiscretization
 from scoresde.samplers.particles import ParticleSampler
 from scoresde.samplers.predictor_corrector import ConsistentAnnealed, Langevin
-from scoresde.score import FreeVariance, GaussianVariance, InterpolatedVariance, LearnedVarianceModel, ScoreModel
+from scoresde.score import (
+    AnalyticVariance,
+    FreeVariance,
+    GaussianVariance,
+    InterpolatedVariance,
+    LearnedVarianceModel,
+    ScoreModel,
+    denoising_errors,
+)
 from scoresde.sde import VESDE, CosineVPSDE, CriticallyDampedLangevin, SubVPSDE
 from tests.params import some_long
 
@@ -265,3 +273,62 @@ def test_a_variance_of_another_shape_is_refused() -> None:
 
     with pytest.raises(ValueError, match="variance"):
         Ancestral(5, variance="model")(VPSDE(), Wrong(), (3, 2))
+
+
+def scored(seed: int) -> ScoreModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ScoreModel(MLP((2,), width=8, depth=1), VPSDE()).eval()
+
+
+class Guided:
+    """A guided score, as far as samplers know it."""
+
+    has_log_potential = True
+
+    def __init__(self, score: ScoreModel) -> None:
+        self.score = score
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.score(x, t)
+
+
+def measured_samplers(variance):
+    yield Ancestral(3, variance=variance)
+    yield DDIM(3, variance=variance)
+    yield ConsistentAnnealed(3, eta=1.0, variance=variance)
+    yield PredictorCorrector(Ancestral(variance=variance), Langevin(), steps=3)
+    yield ParticleSampler(4, 3, Ancestral(variance=variance), log_likelihood=lambda x: x.sum(1))
+
+
+def test_a_variance_that_was_measured_with_other_weights_or_another_process_is_refused() -> None:
+    """Also for a guided score and a function of another network; not for a function without one."""
+    sde, model, other = VPSDE(), scored(0), scored(1)
+    errors = denoising_errors(sde, model, MIXTURE.sample(8).float(), torch.tensor([0.1, 0.5, 1.0]))
+    for sampler in measured_samplers(AnalyticVariance.of(sde, errors)):
+        sampler(sde, model, (2, 2))
+        scores = [other, lambda x, t: other(x, t)] + [Guided(other)] * (type(sampler) is Ancestral)
+        for score in scores:
+            with pytest.raises(
+                ValueError, match=r"variance=AnalyticVariance was measured with weights of digest \w{16}, and score"
+            ):
+                sampler(sde, score, (2, 2))
+        with pytest.raises(
+            ValueError, match=r"variance=AnalyticVariance was measured with VPSDE.*, and the process is CosineVPSDE"
+        ):
+            sampler(CosineVPSDE(), lambda x, t: -x, (2, 2))
+    ancestral = next(measured_samplers(AnalyticVariance.of(sde, errors)))
+    for score in (Guided(model), lambda x, t: 1.1 * model(x, t), lambda x, t: -x):
+        ancestral(sde, score, (2, 2))
+
+
+def test_a_variance_of_the_model_is_needed_before_the_first_evaluation() -> None:
+    calls = []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(t)
+        return -x
+
+    with pytest.raises(TypeError, match="variance='model' needs a score with a variance, and score="):
+        Ancestral(3, variance="model")(VPSDE(), score, (2, 2))
+    assert not calls

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,8 @@ from scoresde.samplers.grid_sampler import GridSampler, Model
 from scoresde.samplers.grids import uniform
 from scoresde.samplers.instants import Instant, Interval
 from scoresde.samplers.predictor_corrector.correctors import Corrector, step_normals
-from scoresde.score.data_variance import MODEL, DataVariance
+from scoresde.score.data_variance import MODEL, DataVariance, variance_method
+from scoresde.score.origin import check_origin
 from scoresde.sde import SDE, GaussianKernel, LinearSDE
 
 
@@ -46,6 +48,14 @@ class ReverseSteps(GridSampler):
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde={sde!r} has no closed-form transition, which predictor-corrector sampling needs")
         return sde
+
+    def check_score(self, sde: SDE, score: Callable[..., Tensor]) -> None:
+        """Raise an error if the variance was measured with another score, or if the score must have one and does not."""
+        super().check_score(sde, score)
+        variance = getattr(self.parts[0], "variance", None)
+        if variance == MODEL:
+            variance_method(score)
+        check_origin("variance", variance, sde, score)
 
     def denoised(self, model: Model, x: Tensor, mean: Tensor, at: Instant) -> Tensor:
         """The mean of the last step. It needs no further evaluation."""
