@@ -39,7 +39,7 @@ PACKAGES = (
     "guidance", "filters", "operators", "schedules", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
     "conditions", "jump", "jump.grids",
-    "schedules.costs", "schedules.dynamic_programming", "schedules.levels", "schedules.step_network",
+    "schedules.costs", "schedules.dynamic_programming", "schedules.levels", "schedules.step_grid", "schedules.step_network",
     "interop",
 )  # fmt: skip
 
@@ -366,6 +366,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "samplers.fitted.kernel_fit.fit_ggdm": {"steps": 2, "updates": 1, "batch_size": 2},
     "samplers.fitted.ddss.DDSS": {"batch_size": 2, "events": 4},
+    "samplers.fitted.noise_estimation.NoiseEstimation": lambda: {"network": MLP((2,), width=8, depth=1), "events": 4},
     "samplers.checks.report.check": {
         "make_sampler": samplers.UniPC, "order": 3.0, "counts": (4, 6, 8, 12, 16), "samples": 64,
     },
@@ -383,14 +384,15 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "schedules.costs.decoder_costs": {"errors": ERRORS},
     "schedules.dynamic_programming.grid_cost": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "grid": TIMES[::3]},
     "schedules.dynamic_programming.optimal_grids": {"times": TIMES.flip(0), "costs": torch.ones(4, 4), "steps": 2},
-    "schedules.step_network.NetworkGrid": {
+    "schedules.step_grid.NetworkGrid": {
         "given": (1.0, 0.1), "process": "VPSDE()", "event_shape": (2,), "fingerprint": (0.5, 0.1),
     },
     "schedules.step_network.StepNetwork": {"process": "VPSDE()", "event_shape": (2,), "fingerprint": (0.5,) * 5},
     "schedules.step_network.fit_step_network": lambda: {
         "network": MLP((2,), width=8, depth=1), "updates": 1, "batch_size": 4,
     },
-    "schedules.step_network.network_grid": lambda: {"network": _step_network(), "steps": 2, "batch_size": 4},
+    "schedules.step_grid.network_grid": lambda: {"network": _step_network(), "steps": 2, "batch_size": 4},
+    "schedules.bddm.BDDM": lambda: {"network": MLP((2,), width=8, depth=1), "events": 4},
     "schedules.levels.langevin_step_size": {"ratio": 1.1},
     "schedules.levels.level_ratio": {"dimension": 12},
     "schedules.levels.noise_levels": {"largest": 10.0, "smallest": 0.1, "dimension": 12},

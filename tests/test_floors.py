@@ -85,7 +85,13 @@ SUB_PACKAGES = {
         {"stepwise", "exact", "bounds"},
         {"checks", "objectives"},
     ],
-    "schedules": [{"dynamic_programming", "levels"}, {"costs"}, {"chain_bound", "step_network"}],
+    "schedules": [
+        {"dynamic_programming", "levels"},
+        {"costs"},
+        {"chain_bound", "step_network"},
+        {"step_grid"},
+        {"bddm"},
+    ],
     "samplers": [
         {"arguments", "grids", "hooks", "instants", "populations"},
         {"base", "discretization"},

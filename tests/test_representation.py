@@ -40,6 +40,7 @@ CLASSES = {
 OUTSIDE = {
     "distributions.empirical.SmoothedEmpirical", "data.torch_data.TorchDataset", "metrics.extractors.Network",
     "score.features.ScoreFeatures", "operators.functions.LinearFunction",
+    "schedules.bddm.BDDM", "samplers.fitted.noise_estimation.NoiseEstimation",
     "sde.nonlinear.NonlinearSDE", "sde.processes.schedule.Schedule",
     *(name for name in CLASSES if name.startswith(("interop.processes.", "guidance.measurements.", "guidance.posterior"))),
 }  # fmt: skip

@@ -6,6 +6,7 @@
 - :func:`analytic_costs`, :func:`analytic_grids`: the cost and the grids of Analytic-DPM.
 - :class:`ChainBound`: the variational bound of a model by a chain that is fitted to it.
 - :func:`fit_step_network`, :func:`network_grid`: a network that chooses steps (BDDM), and its grid.
+- :class:`BDDM`: a sampler for configs that trains this network.
 - :func:`level_ratio`, :func:`noise_levels`, :func:`langevin_step_size`: the techniques of NCSNv2.
 
 A grid is a tensor of descending times, which every sampler takes as its ``steps``. ``scoresde.samplers.grids`` has the grids
@@ -13,13 +14,16 @@ that need no model.
 """
 
 from scoresde._arguments import check_constructors
+from scoresde.schedules.bddm import BDDM
 from scoresde.schedules.chain_bound import ChainBound, FittedBound
 from scoresde.schedules.costs import analytic_costs, analytic_grids, bound_costs, decoder_costs
 from scoresde.schedules.dynamic_programming import OptimalGrids, grid_cost, optimal_grids
 from scoresde.schedules.levels import langevin_step_size, level_ratio, noise_levels
-from scoresde.schedules.step_network import NetworkGrid, StepNetwork, fit_step_network, network_grid
+from scoresde.schedules.step_grid import NetworkGrid, network_grid
+from scoresde.schedules.step_network import StepNetwork, fit_step_network
 
 __all__ = [
+    "BDDM",
     "ChainBound",
     "FittedBound",
     "NetworkGrid",
@@ -38,4 +42,4 @@ __all__ = [
     "optimal_grids",
 ]
 
-check_constructors(globals(), records=(OptimalGrids,), own_repr=(StepNetwork,))
+check_constructors(globals(), records=(OptimalGrids,), own_repr=(BDDM, StepNetwork))

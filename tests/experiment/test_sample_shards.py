@@ -304,17 +304,29 @@ FAST = "{'pc': {'name': 'Fast', 'steps': 2, 'pilot': 16, 'search': 0}}"
 DDSS = "{'pc': {'name': 'DDSS', 'steps': 2, 'updates': 2, 'batch_size': 8, 'events': 40, 'kernel': {'name': 'cubic_kernel'}}}"
 
 
-@pytest.mark.parametrize("sampler", [FAST, DDSS], ids=["Fast", "DDSS"])
-def test_a_sampler_that_fits_itself_does_so_once(sampler, tmp_path_factory, tmp_path):
+SMALL = "'network': {'name': 'MLP', 'width': 8, 'depth': 1}, 'updates': 2, 'batch_size': 8, 'events': 40"
+BDDM = f"{{'pc': {{'name': 'BDDM', {SMALL}, 'steps': 3, 'sampler': {{'name': 'Ancestral'}}}}}}"
+NOISE_ESTIMATION = f"{{'pc': {{'name': 'NoiseEstimation', {SMALL}, 'steps': 2, 'denoise': False}}}}"
+SELF_FITTING = {
+    "FittedSampler(": (FAST, 2),
+    "GGDM": (DDSS, 2),
+    "NetworkGrid": (BDDM, 3),
+    "LevelNetwork": (NOISE_ESTIMATION, 2),
+}
+
+
+@pytest.mark.parametrize("shown", SELF_FITTING)
+def test_a_sampler_that_fits_itself_does_so_once(shown, tmp_path_factory, tmp_path):
     """The fit is saved with the shards, and lost shards are drawn again with the same fit.
 
     The network predicts noise: the probabilities of 17 levels would make the fit ten times as long.
     """
+    sampler, nfe = SELF_FITTING[shown]
     settings = {**FEW, "model": "{'prediction': 'noise'}", "samplers": sampler}
     draw = in_copy(ended(tmp_path_factory, "train", "sample", **settings)[0], tmp_path, **settings)
     kept = next((draw.folder / "pc").glob("shards-*/sampler.safetensors"))
     before, x = kept.stat().st_mtime_ns, x_of(draw.folder)
-    assert "FittedSampler" in draw.facts()["sampler"] and draw.facts()["nfe"] == 2
+    assert shown in draw.facts()["sampler"] and draw.facts()["nfe"] == nfe
     next(kept.parent.glob("*.npz")).unlink()
     assert "expects an error" not in draw().stdout
     assert kept.stat().st_mtime_ns == before

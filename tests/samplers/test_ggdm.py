@@ -177,7 +177,7 @@ def test_coefficients_that_do_not_fit_are_refused(change, message):
 
 
 def test_ddss_needs_data():
-    with pytest.raises(TypeError, match="is not fitted yet: call fit_ggdm"):
+    with pytest.raises(TypeError, match="is not fitted yet: call prepared"):
         DDSS(2)(SDE, SCORE, (3, 2))
     with pytest.raises(TypeError, match="data is missing"):
         DDSS(2).prepared(SDE, SCORE, (2,))

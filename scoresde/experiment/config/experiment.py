@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -128,7 +128,7 @@ class Experiment:
         if not targets:  # a model with targets has no samples
             with config_errors("sampling", arguments=("condition",)):
                 check_conditions(sampling.condition, data, training.condition_dropout)
-        samplers = _samplers(content, model.sde)
+        samplers = _samplers(content, model.sde, data.event_shape, seed)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
         if likelihood.solver is not None:
             with config_errors("likelihood.solver"):
@@ -290,10 +290,16 @@ def _gray(data: Splits) -> dict[str, float]:
     return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
 
-def _samplers(config: Mapping[str, Any], sde: SDE) -> dict[str, Sampler]:
-    """Build the samplers, and check that they support the process."""
-    nodes = _named(config, "samplers")
-    samplers = {name: build(node, f"samplers.{name}", Sampler) for name, node in nodes.items()}
+def _samplers(config: Mapping[str, Any], sde: SDE, event_shape: Sequence[int], seed: int) -> dict[str, Sampler]:
+    """Build the samplers, and check that they support the process.
+
+    Networks of samplers that are fitted have initial weights from ``seed``. The global random state does not change.
+    """
+    nodes, samplers = _named(config, "samplers"), {}
+    for name, node in nodes.items():
+        with torch.random.fork_rng(devices=[]), within_memory():
+            torch.manual_seed(seed)
+            samplers[name] = build(node, f"samplers.{name}", Sampler, event_shape=tuple(event_shape))
     for name, sampler in samplers.items():
         with config_errors(f"samplers.{name}", arguments=("denoise", "t_min")):
             sampler.check_noise(sde)

@@ -47,9 +47,9 @@ from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementGuidance, StaticThreshold
 from scoresde.noise import NoiseSource
-from scoresde.samplers import Fast, Sampler
+from scoresde.samplers import Sampler
 from scoresde.samplers.base import SampleResult
-from scoresde.samplers.fitted import DDSS
+from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE
 from scoresde.tasks import colorize, edit, inpaint, super_resolve
@@ -244,7 +244,7 @@ def _sampler(experiment: Experiment) -> str:
         raise ConfigError(
             f"config.editing.sampler={name!r} is not known: the config has {', '.join(sorted(there))}{suggestion(name, there)}"
         )
-    if isinstance(there[name], Fast | DDSS):
+    if isinstance(there[name], UnfittedSampler):
         raise ConfigError(
             f"config.editing.sampler={name!r} is not allowed: a {type(there[name]).__name__} sampler is fitted to one score, and "
             "each input has its own; give another sampler"

@@ -8,7 +8,7 @@ command that was killed continues, and ends with the same bytes as an uninterrup
 within its tolerance.)
 
     samples/NAME/shards-FINGERPRINT/    the shards; each checkpoint, sampler and seed has its own folder
-                                        with sampler.safetensors, the fit of a `Fast` or `DDSS` sampler to the model
+                                        with sampler.safetensors, the fit of an `UnfittedSampler`
     samples/NAME.json                   their origin, and the index of the shards
     samples/NAME.npz                    x and raw of all samples, if they are few, the acceptance of Metropolis steps, and the
                                         evidence of particles
@@ -60,8 +60,8 @@ from scoresde.experiment.results.sample_index import (
 )
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.filters import Filter, FilteredNoise
-from scoresde.samplers import Fast, ParticleSampler, Sampler
-from scoresde.samplers.fitted import DDSS, FittedSampler
+from scoresde.samplers import Sampler
+from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
 from scoresde.version import __version__
@@ -110,7 +110,7 @@ class SamplingJob(Job):
     checkpoint: Checkpoint
     stores: dict[str, SampleStore]
     filter: Filter | None = None
-    fitted: dict[str, FittedSampler] = field(default_factory=dict)
+    fitted: dict[str, Sampler] = field(default_factory=dict)
 
     @classmethod
     def create(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> SamplingJob:
@@ -119,9 +119,8 @@ class SamplingJob(Job):
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         score, guidance = guided(experiment, model, device)
         for name, sampler in experiment.samplers.items():
-            if isinstance(sampler, ParticleSampler):
-                with config_errors(f"samplers.{name}"):
-                    sampler.check_score(score)
+            with config_errors(f"samplers.{name}"):
+                sampler.check_score(model.sde, score)
         filter, filtering = noise_filter(experiment, workdir)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
@@ -192,7 +191,7 @@ class SamplingJob(Job):
         A sampler that is fitted to the model is fitted once, for all processes and later runs.
         """
         chosen = self.experiment.samplers[name]
-        if not isinstance(chosen, Fast | DDSS):
+        if not isinstance(chosen, UnfittedSampler):
             return chosen
         if name not in self.fitted:
             file = self.stores[name].path / "sampler.safetensors"
@@ -200,21 +199,23 @@ class SamplingJob(Job):
                 if not _is_whole(file):
                     self.workdir.log(f"{self.workdir.path}: {name}: fitting the sampler to the model, once")
                     made = self.fit(chosen)
-                    made.save(file)
+                    chosen.save(made, file)
                     write_sealed(file.with_suffix(".json"), {"digest": file_digest(file)})
                     self.workdir.log(f"{self.workdir.path}: {name}: {made!r}")
-            self.fitted[name] = FittedSampler.load(file)
+            self.fitted[name] = chosen.load(file)
         return self.fitted[name]
 
-    def fit(self, chosen: Fast | DDSS) -> FittedSampler:
+    def fit(self, chosen: UnfittedSampler) -> Sampler:
         """A sampler of the config, fitted to the model."""
         sde, data = self.model.sde, self.experiment.data
         assert isinstance(sde, LinearSDE)  # checked when the experiment was built
-        if isinstance(chosen, Fast):
-            score = given(self.score, self.conditions(0, chosen.pilot))
-            return chosen.prepared(sde, score, data.event_shape, device=self.device)
-        score = given(self.score, self.conditions(0, chosen.batch_size))
-        events = data.train.encode(slice(chosen.events), seed=chosen.seed)
+        index = torch.arange(min(chosen.events, len(data.train)))
+        events = data.train.encode(index, seed=chosen.seed).to(self.device) if chosen.events else None
+        condition = self.conditions(0, max(chosen.fit_rows, 1))
+        if chosen.conditions_of == "events":
+            rows = data.train.conditions(index)
+            condition = {name: rows[name].to(self.device) for name in condition}
+        score = given(self.score, condition)
         return chosen.prepared(sde, score, data.event_shape, data=events, device=self.device)
 
     def announce(self, parts: Sequence[Range]) -> None:

@@ -25,8 +25,8 @@ from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
-from scoresde.samplers import Fast, ParticleSampler, ReferenceDiscretization, Sampler, UniPC
-from scoresde.samplers.fitted import DDSS
+from scoresde.samplers import ParticleSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
@@ -102,7 +102,7 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
 
     A sampler that would be fitted first is replaced by UniPC, and one of particles by its predictor: previews are not guided.
     """
-    if isinstance(sampler, Fast | DDSS):
+    if isinstance(sampler, UnfittedSampler):
         return UniPC(steps, t_min=sampler.t_min)
     if isinstance(sampler, ParticleSampler):
         return with_steps(sampler.prior, steps)

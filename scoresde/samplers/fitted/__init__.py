@@ -10,8 +10,10 @@ from scoresde.samplers.fitted.grid import AdaptiveGrid, adaptive_grid
 from scoresde.samplers.fitted.kernel_fit import cubic_kernel, distance_kernel, fit_ggdm
 from scoresde.samplers.fitted.level_adjusted import LevelAdjustedDDIM
 from scoresde.samplers.fitted.level_network import LevelNetwork, fit_level_network
+from scoresde.samplers.fitted.noise_estimation import NoiseEstimation
 from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedMultistep, FittedSampler
+from scoresde.samplers.fitted.unfitted import UnfittedSampler
 
 __all__ = [
     "DDSS",
@@ -23,7 +25,9 @@ __all__ = [
     "KernelExpectation",
     "LevelAdjustedDDIM",
     "LevelNetwork",
+    "NoiseEstimation",
     "Pilot",
+    "UnfittedSampler",
     "AdaptiveGrid",
     "adaptive_grid",
     "cubic_kernel",
@@ -42,6 +46,7 @@ check_constructors(
         GGDM,
         LevelAdjustedDDIM,
         LevelNetwork,
+        NoiseEstimation,
         Pilot,
         AdaptiveGrid,
     ),  # a fit returns them

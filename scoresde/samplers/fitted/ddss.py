@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, check_seed
-from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
 from scoresde.samplers.fitted.ggdm import scalar_process
 from scoresde.samplers.fitted.kernel_fit import Features, Kernel, distance_kernel, fit_ggdm
 from scoresde.samplers.fitted.sampler import FittedSampler
+from scoresde.samplers.fitted.unfitted import UnfittedSampler
 from scoresde.sde import SDE, LinearSDE, Score
 
 
-class DDSS(Sampler):
+class DDSS(UnfittedSampler):
     """:func:`fit_ggdm` as a sampler for configs (differentiable diffusion sampler search).
 
     ``scoresde sample`` fits it once to a checkpoint and the first events of the training set, and stores the fit with the
@@ -72,6 +71,11 @@ class DDSS(Sampler):
         self.eta, self.fit_times, self.learning_rate = eta, fit_times, learning_rate
         self.kernel, self.features, self.t_min, self.seed = kernel, features, t_min, seed
 
+    @property
+    def fit_rows(self) -> int:
+        """``batch_size``."""
+        return self.batch_size
+
     def check_process(self, sde: SDE) -> None:
         scalar_process(sde, type(self).__name__)
 
@@ -102,21 +106,9 @@ class DDSS(Sampler):
             TypeError: If there are no data.
             ValueError: If the data have another shape.
         """
-        if data is None:
-            raise TypeError(
-                f"data is missing: {self!r} is fitted to data, give prepared(sde, score, event_shape, data=...)"
-            )
-        if tuple(data.shape[1:]) != tuple(event_shape):
-            raise ValueError(f"data has events of shape {tuple(data.shape[1:])}: event_shape is {tuple(event_shape)}")
+        data = self.check_data(data, event_shape)
         return fit_ggdm(
             scalar_process(sde, type(self).__name__), score, data, self.steps, kernel=self.kernel, features=self.features,
             eta=self.eta, fit_times=self.fit_times, updates=self.updates, batch_size=self.batch_size,
             learning_rate=self.learning_rate, t_min=self.t_min, seed=self.seed, dtype=dtype, device=device,
         )  # fmt: skip
-
-    def run(
-        self, sde: LinearSDE, score: CountedScore, x: Tensor, noise: NoiseSource, callback: Callback
-    ) -> tuple[Tensor, Tensor]:
-        raise TypeError(
-            f"{self!r} is not fitted yet: call fit_ggdm(sde, score, x, ...), or prepared(...), and sample with the result"
-        )

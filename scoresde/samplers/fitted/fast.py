@@ -10,16 +10,17 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number
 from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
-from scoresde.samplers.base import Callback, CountedScore, Sampler
+from scoresde.samplers.base import Callback, CountedScore
 from scoresde.samplers.exponential.coefficients import linear_process
 from scoresde.samplers.fitted.fit_method import fit
 from scoresde.samplers.fitted.pilot import Pilot
 from scoresde.samplers.fitted.sampler import FittedSampler
+from scoresde.samplers.fitted.unfitted import UnfittedSampler
 from scoresde.samplers.grids import end_time
 from scoresde.sde import SDE, LinearSDE, Score
 
 
-class Fast(Sampler):
+class Fast(UnfittedSampler):
     """:func:`fit` as a sampler, for example for configs.
 
     Each call fits again, with the same pilot. :meth:`prepared` fits once and returns the fitted sampler. ``nfe`` of the
@@ -58,6 +59,11 @@ class Fast(Sampler):
         self.steps, self.pilot, self.search, self.t_min, self.seed = steps, pilot, search, t_min, seed
         self.held_out = held_out
 
+    @property
+    def fit_rows(self) -> int:
+        """``pilot``."""
+        return self.pilot
+
     def check_process(self, sde: SDE) -> None:
         linear_process(sde, type(self).__name__)
 
@@ -67,6 +73,7 @@ class Fast(Sampler):
         score: Score,
         event_shape: Sequence[int],
         *,
+        data: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> FittedSampler:
@@ -76,6 +83,7 @@ class Fast(Sampler):
             sde: Process of the score.
             score: (x, t) -> score.
             event_shape: Shape of a sample.
+            data: Not used.
             dtype: Dtype of the pilot.
             device: Device of the pilot.
 

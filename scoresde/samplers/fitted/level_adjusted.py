@@ -59,12 +59,10 @@ class LevelAdjustedDDIM(Sampler):
         t_min: float | None = None,
         denoise: bool = True,
     ) -> None:
-        if isinstance(steps, Discretization):
-            raise TypeError(f"steps={steps!r} is not allowed: give a number of steps, or descending times")
         if t_min is not None:
             check_number("t_min", t_min, above=0.0)
         check_choice("denoise", denoise, (True, False))
-        self.network, self.steps, self.grid, self.t_min = network, plain_steps(steps), grid, t_min
+        self.network, self.steps, self.grid, self.t_min = network, level_steps(steps), grid, t_min
         self.denoise = denoise
         discretization(self.steps, grid, t_min)
 
@@ -74,9 +72,7 @@ class LevelAdjustedDDIM(Sampler):
     def check_process(self, sde: SDE) -> None:
         check_scalar(sde)  # type: ignore[arg-type]
         self.network.check_process(sde, self.network.event_shape)  # type: ignore[arg-type]
-        last = float(self._times(sde)[-1])  # type: ignore[arg-type]
-        if last <= 0.0:
-            raise ValueError(f"steps={self.steps!r} is not allowed: the last time is {last:g}, and must be above 0")
+        check_last_time(self.steps, self.grid, self.t_min, sde)  # type: ignore[arg-type]
 
     def start_time(self, sde: SDE) -> float:
         return discretization(self.steps, self.grid, self.t_min).start_time(sde)  # type: ignore[arg-type]
@@ -102,6 +98,21 @@ class LevelAdjustedDDIM(Sampler):
 
     def _times(self, sde: ScalarSDE) -> Tensor:
         return discretization(self.steps, self.grid, self.t_min).times(sde)
+
+
+def level_steps(steps: Steps) -> int | tuple[float, ...]:
+    """The number of steps or the times, checked. Raises TypeError for a ``Discretization``."""
+    plain = plain_steps(steps)
+    if isinstance(plain, Discretization):
+        raise TypeError(f"steps={steps!r} is not allowed: give a number of steps, or descending times")
+    return plain
+
+
+def check_last_time(steps: int | tuple[float, ...], grid: Grid, t_min: float | None, sde: ScalarSDE) -> None:
+    """Raise ValueError if the last time of a grid is 0, where ln(sigma / alpha) is not finite."""
+    last = float(discretization(steps, grid, t_min).times(sde)[-1])
+    if last <= 0.0:
+        raise ValueError(f"steps={steps!r} is not allowed: the last time is {last:g}, and must be above 0")
 
 
 def _data_and_noise(sde: ScalarSDE, score: CountedScore, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
