@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import inspect
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -212,6 +213,16 @@ def _table() -> str:
     return str(file)
 
 
+@cache
+def _tokenizer() -> str:
+    """A file of the package tokenizers, with a token for each of three words."""
+    file = Path(tempfile.mkdtemp(prefix="arguments")) / "tokenizer.json"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}
+    file.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    return str(file)
+
+
 def _a_file() -> str:
     return str(Path(__file__).parent / "data" / "README.md")
 
@@ -229,6 +240,12 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
     "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
     "data.as_tokens.AsTokens": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), BYTES)] * 2), "threshold": 2},
+    "data.text.TextFile": {"train": "text.txt", "length": 8},
+    "data.text.PythonTopics": {"length": 8},
+    "data.text.Text8": {"file": "text8"},
+    "data.text.Enwik8": {"file": "enwik8"},
+    "data.vocabularies.Characters": {"alphabet": "ab"},
+    "data.vocabularies.TokenizerFile": lambda: {"file": _tokenizer()},
     "data.tokens.Tokens": {"tokens": 2, "names": ("a", "b")},
     "data.torch_data.TorchDataset": lambda: {"train": _TableData(), "test": _TableData(), "levels": 0},
     "data.table.Table": {"file": "table.csv", "columns": (RealColumn("a"),)},
@@ -501,7 +518,11 @@ NOT_CALLED = {
     "samplers.grids.check_t_min": "a check of its own",
     "jump.grids.check_grid": "a check of its own",
     "sde.nonlinear.Prior": "a protocol",
-} | ({} if find_spec("pyarrow") else {"data.table.measure_columns": "needs the extra 'tables'"})
+}
+if not find_spec("pyarrow"):
+    NOT_CALLED["data.table.measure_columns"] = "needs the extra 'tables'"
+if not find_spec("tokenizers"):
+    NOT_CALLED["data.vocabularies.TokenizerFile"] = "needs the extra 'text'"
 
 
 def recipe(name: str, thing: Any) -> dict[str, Any]:

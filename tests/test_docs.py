@@ -39,7 +39,8 @@ def test_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_of_docstrings_print_what_they_show(module):
+def test_examples_of_docstrings_print_what_they_show(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     failed, _ = doctest.testmod(importlib.import_module(module.removesuffix(".py").replace("/", ".")))
     assert failed == 0
 

@@ -12,9 +12,11 @@ from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
 from scoresde.data.table import Table, measure_columns
+from scoresde.data.text import Enwik8, PythonTopics, Text8, TextFile
 from scoresde.data.tokens import Tokens
 from scoresde.data.torch_data import TorchDataset
 from scoresde.data.transforms import Affine, Quantized, Transform
+from scoresde.data.vocabularies import Bytes, Characters, TokenizerFile, Vocabulary
 
 __all__ = [
     "CIFAR10",
@@ -22,24 +24,32 @@ __all__ = [
     "Affine",
     "Arrays",
     "AsTokens",
+    "Bytes",
     "CategoryColumn",
+    "Characters",
     "Columns",
     "Dataset",
     "Degraded",
     "Digits",
+    "Enwik8",
     "ImageFolder",
     "LazySplits",
     "LevelMiddles",
     "MlxtendMNIST",
     "PhotoPatches",
+    "PythonTopics",
     "RealColumn",
     "Quantized",
     "Splits",
     "Stored",
     "Table",
+    "Text8",
+    "TextFile",
+    "TokenizerFile",
     "Tokens",
     "TorchDataset",
     "Transform",
+    "Vocabulary",
     "WholeColumn",
     "WithoutDequantization",
     "largest_distance",

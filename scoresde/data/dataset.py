@@ -216,6 +216,19 @@ class Dataset:
         index = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         return self._rows(index)
 
+    def byte_counts(self, index: Tensor | slice | Sequence[int]) -> Tensor | None:
+        """The number of bytes of text that each event stands for: bits of events divided by them are bits/byte.
+
+        Args:
+            index: Indices of the events, of shape (B,), or a slice.
+
+        Returns:
+            The numbers, of shape (B,). Their sum over all events of a test set is the length of its text. None for data that is
+            not text.
+        """
+        given = index if isinstance(index, slice) else torch.as_tensor(index)
+        return self.raw.byte_counts(given) if isinstance(self.raw, Stored) else None
+
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of shape, dtype and content, or the digest of a `Stored`.
 

@@ -82,6 +82,17 @@ class Splits:
             )
         return row
 
+    def texts(self, raw: Tensor) -> list[str] | None:
+        """Events as text to read, for files and reports.
+
+        Args:
+            raw: Decoded events of shape (B, *event).
+
+        Returns:
+            B texts. None for data that is not text.
+        """
+        return None
+
     def sample_file(self, raw: Tensor, condition: Mapping[str, Tensor] | None = None) -> tuple[str, bytes] | None:
         """Samples in the file format of the data.
 

@@ -70,6 +70,17 @@ class Stored(ABC):
         """
         return f"event {index}"
 
+    def byte_counts(self, index: Tensor | slice) -> Tensor | None:
+        """The number of bytes of text that each event stands for, where events are text.
+
+        Args:
+            index: Indices of the events, of shape (B,), or a slice.
+
+        Returns:
+            The numbers, of shape (B,), whose sum over all events for evaluation is the length of the text. None for other data.
+        """
+        return None
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(n, *event)."""

@@ -1,0 +1,172 @@
+r"""Windows of a text: events of a fixed number of tokens, cut from a long sequence.
+
+Training windows start at every multiple of ``stride``, from the first token. They overlap where the stride is below the length.
+
+.. math:: [k s, k s + L), \quad k = 0 .. \lfloor (n - L) / s \rfloor
+
+Windows for evaluation cover the sequence in order. Each token is in one window; only the last window is moved back to the end of
+the sequence, and overlaps the one before it unless n is a multiple of L.
+
+.. math:: [m_k, m_k + L), \quad m_k = \min(k L, n - L), \quad k = 0 .. \lceil n / L \rceil - 1
+
+The bits of the last window count as a whole, and its bytes only where they are new. Their sums over all windows are therefore an
+upper bound of the bits of the whole text, and exactly its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.data.stored import Stored
+from scoresde.data.text_bytes import AT_ONCE, TextBytes, first_character
+from scoresde.data.vocabularies import Vocabulary
+
+
+def small_kind(largest: int) -> np.dtype:
+    """The smallest dtype for whole numbers 0 .. largest that torch computes with."""
+    return np.dtype(next(kind for kind in (np.uint8, np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max))
+
+
+class TokenSequence:
+    """The tokens of a text.
+
+    Where every byte is a token they are read from the text on demand. Otherwise they are in memory, with two to eight bytes each.
+
+    Args:
+        text: The text.
+        vocabulary: The vocabulary.
+
+    Raises:
+        ValueError: If the text has no such tokens. The bytes of a large text are checked when they are read.
+    """
+
+    def __init__(self, text: TextBytes, vocabulary: Vocabulary) -> None:
+        self.text, self.vocabulary, self.kind = text, vocabulary, small_kind(vocabulary.tokens - 1)
+        self._tokens: np.ndarray | None = None
+        self._sizes: np.ndarray | None = None
+        self._table = vocabulary.table
+        if self._table is None:
+            self._encode_all()
+        elif text.in_memory:
+            self._tokens = np.concatenate([self._tokens_of(block, first) for first, block in text.blocks()])
+
+    def _encode_all(self) -> None:
+        whole = self.text.in_memory
+        blocks = [(0, self.text.read(0, len(self.text)))] if whole else self.text.blocks()
+        tokens, sizes = [], []
+        for first, block in blocks:
+            found = self.vocabulary.encode(block, lambda k, first=first: self.text.place(first + k))  # type: ignore[misc]
+            tokens.append(found.tokens.astype(self.kind))
+            sizes.append(found.sizes.astype(small_kind(int(found.sizes.max(initial=0)))))
+        self._tokens, self._sizes = np.concatenate(tokens), np.concatenate(sizes)
+
+    def _tokens_of(self, block: bytes, first: int) -> np.ndarray:
+        """The tokens of bytes from position ``first``, where every byte is a token."""
+        assert self._table is not None
+        found = self._table[np.frombuffer(block, np.uint8)]
+        if (found < 0).any():
+            self._refuse(first + int((found < 0).nonzero()[0][0]))
+        return found.astype(self.kind)
+
+    def _refuse(self, at: int) -> None:
+        """Raise the error for the byte at a position, which has no token."""
+        character = first_character(self.text.read(at, min(at + 4, len(self.text))))
+        self.vocabulary.encode(character, lambda k: self.text.place(at + k))
+
+    def _look_up(self, numbers: np.ndarray) -> np.ndarray:
+        assert self._table is not None
+        found = self._table[self.text[numbers]]
+        if (found < 0).any():
+            self._refuse(int(numbers[found < 0].min()))
+        return found.astype(self.kind)
+
+    def __len__(self) -> int:
+        return len(self.text) if self._tokens is None else len(self._tokens)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """The tokens at these positions, (n,)."""
+        out: np.ndarray = self._look_up(numbers) if self._tokens is None else self._tokens[numbers]
+        return out
+
+    def byte_count(self, start: int, stop: int) -> int:
+        """The number of bytes that the tokens from ``start`` to ``stop`` stand for."""
+        return stop - start if self._sizes is None else int(self._sizes[start:stop].sum(dtype=np.int64))
+
+    def hash(self) -> str:
+        """The SHA-256 of all tokens."""
+        found = hashlib.sha256(str(self.kind).encode())
+        for first in range(0, len(self), AT_ONCE):
+            stop = min(first + AT_ONCE, len(self))
+            part = (
+                self._tokens_of(self.text.read(first, stop), first)
+                if self._tokens is None
+                else self._tokens[first:stop]
+            )
+            found.update(part.tobytes())
+        return found.hexdigest()
+
+
+class Windows(Stored):
+    """Windows of a text, in training or for evaluation. See the module for the rules.
+
+    Args:
+        sequence: The tokens.
+        length: Number of tokens of a window.
+        stride: Distance of training windows. 0 for windows for evaluation.
+
+    Raises:
+        ValueError: If a window is longer than the text.
+    """
+
+    def __init__(self, sequence: TokenSequence, length: int, stride: int = 0) -> None:
+        n, name = len(sequence), sequence.text.name
+        if n < length:
+            part = "training" if stride else "held-out"
+            raise ValueError(
+                f"length={length} is more than the {n} tokens of the {part} part of {name}: give {n} at most"
+            )
+        self.sequence, self.length, self.stride, self.event_shape = sequence, length, stride, (length,)
+        self.count = (n - length) // stride + 1 if stride else -(-n // length)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def starts(self, index: Tensor | slice) -> np.ndarray:
+        """The first token of each window."""
+        numbers = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index.numpy(), np.int64)
+        if self.stride:
+            return numbers * self.stride
+        return np.minimum(numbers * self.length, len(self.sequence) - self.length)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        numbers = self.starts(index)[:, None] + np.arange(self.length)
+        return torch.from_numpy(self.sequence[numbers.reshape(-1)].reshape(numbers.shape))
+
+    def read(self, index: int) -> Tensor:
+        return self[torch.tensor([index])][0]
+
+    def byte_counts(self, index: Tensor | slice) -> Tensor:
+        starts = self.starts(index)
+        stops = starts + self.length
+        if not self.stride:  # the last window begins with tokens of the one before
+            numbers = np.arange(len(self))[index] if isinstance(index, slice) else index.numpy()
+            starts = numbers * self.length
+        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+        return torch.tensor([self.sequence.byte_count(a, b) for a, b in pairs])
+
+    def place(self, index: int) -> str:
+        start = int(self.starts(torch.tensor([index]))[0])
+        return f"window {index}, tokens {start} to {start + self.length} of {self.sequence.text.name}"
+
+    def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        head = f"{self.shape} {self.stride} {self.sequence.vocabulary.digest()} {self.sequence.hash()}"
+        return hashlib.sha256(head.encode()).hexdigest()[:16]
