@@ -16,6 +16,7 @@ upper bound of the bits of the whole text, and exactly its bytes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -53,7 +54,9 @@ class TokenSequence:
         if self._table is None:
             self._encode_all()
         elif text.in_memory:
-            self._tokens = np.concatenate([self._tokens_of(block, first) for first, block in text.blocks()])
+            self._tokens = np.concatenate(
+                [self._block(k, min(k + AT_ONCE, len(text))) for k in range(0, len(text), AT_ONCE)]
+            )
 
     def _encode_all(self) -> None:
         whole = self.text.in_memory
@@ -65,33 +68,32 @@ class TokenSequence:
             sizes.append(found.sizes.astype(small_kind(int(found.sizes.max(initial=0)))))
         self._tokens, self._sizes = np.concatenate(tokens), np.concatenate(sizes)
 
-    def _tokens_of(self, block: bytes, first: int) -> np.ndarray:
-        """The tokens of bytes from position ``first``, where every byte is a token."""
+    def _look_up(self, content: np.ndarray, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The tokens of bytes at these positions, where every byte is a token."""
         assert self._table is not None
-        found = self._table[np.frombuffer(block, np.uint8)]
-        if (found < 0).any():
-            self._refuse(first + int((found < 0).nonzero()[0][0]))
-        return found.astype(self.kind)
+        found = self._table[content]
+        if len(wrong := (found < 0).nonzero()[0]):
+            self._refuse(int(positions[wrong[0]]))
+        out: np.ndarray = found.astype(self.kind)
+        return out
+
+    def _block(self, first: int, stop: int) -> np.ndarray:
+        """The tokens from ``first`` to ``stop``."""
+        if self._tokens is not None:
+            return self._tokens[first:stop]
+        return self._look_up(np.frombuffer(self.text.read(first, stop), np.uint8), range(first, stop))
 
     def _refuse(self, at: int) -> None:
         """Raise the error for the byte at a position, which has no token."""
         character = first_character(self.text.read(at, min(at + 4, len(self.text))))
         self.vocabulary.encode(character, lambda k: self.text.place(at + k))
 
-    def _look_up(self, numbers: np.ndarray) -> np.ndarray:
-        assert self._table is not None
-        found = self._table[self.text[numbers]]
-        if (found < 0).any():
-            self._refuse(int(numbers[found < 0].min()))
-        return found.astype(self.kind)
-
     def __len__(self) -> int:
         return len(self.text) if self._tokens is None else len(self._tokens)
 
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """The tokens at these positions, (n,)."""
-        out: np.ndarray = self._look_up(numbers) if self._tokens is None else self._tokens[numbers]
-        return out
+        return self._look_up(self.text[numbers], numbers) if self._tokens is None else self._tokens[numbers]
 
     def byte_count(self, start: int, stop: int) -> int:
         """The number of bytes that the tokens from ``start`` to ``stop`` stand for."""
@@ -101,13 +103,7 @@ class TokenSequence:
         """The SHA-256 of all tokens."""
         found = hashlib.sha256(str(self.kind).encode())
         for first in range(0, len(self), AT_ONCE):
-            stop = min(first + AT_ONCE, len(self))
-            part = (
-                self._tokens_of(self.text.read(first, stop), first)
-                if self._tokens is None
-                else self._tokens[first:stop]
-            )
-            found.update(part.tobytes())
+            found.update(self._block(first, min(first + AT_ONCE, len(self))).tobytes())
         return found.hexdigest()
 
 
