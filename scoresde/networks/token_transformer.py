@@ -11,6 +11,9 @@ The gates g, scales s and shifts b are linear functions of the embedded time and
 positions. With ``causal`` a position attends to itself and earlier positions only. The weights of the last layer are zero
 before training, so that all tokens have the same probability.
 
+The activation is the exact GELU. The published networks use its approximation by tanh, which differs by less than 5e-4 and takes
+8 % more of a training step on a CPU.
+
 References:
     Peebles, Xie 2022, "Scalable diffusion models with transformers", arXiv:2212.09748. Lou, Meng, Ermon 2023,
     arXiv:2310.16834, appendix C.2. Sahoo et al. 2024, arXiv:2406.07524, appendix C.
@@ -201,7 +204,7 @@ class _Block(nn.Module):
         return out
 
     def _mlp(self, h: Tensor) -> Tensor:
-        out: Tensor = self.down(F.gelu(self.up(h), approximate="tanh"))
+        out: Tensor = self.down(F.gelu(self.up(h)))
         return out
 
 

@@ -92,7 +92,7 @@ def test_one_block_equals_its_formula():
         heads.append(logits.softmax(1) @ v)
     h = h + parts[2] * (torch.cat(heads, dim=1) @ block.out.weight.T)
     inner = block.up(norm(h, block.norm2) * (1 + parts[4]) + parts[3])
-    gelu = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)))
+    gelu = 0.5 * inner * (1 + torch.erf(inner / math.sqrt(2)))
     h = h + parts[5] * block.down(gelu)
     shift, scale = network.modulation(c)[0].chunk(2)
     wanted = network.last(norm(h, network.norm) * (1 + scale) + shift)
