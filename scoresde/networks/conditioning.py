@@ -6,7 +6,8 @@ Every condition gives a vector that is added to the embedded label, or concatena
     Vector      a linear map
     Image       a learned vector that says that the image is there. The UNets concatenate the image with their input, and a
                 multilayer perceptron gets a linear map of it.
-    Tokens      attention of a learned query to the tokens. The UNets also attend to the tokens at their lowest level.
+    Tokens      attention of a learned query to the tokens. The UNets also attend to the tokens at their lowest level, and a
+                TokenTransformer in each block.
 
 A condition that is absent, because it is not given or ``dropped``, gives a learned vector. All vectors are 0 before training, so
 that the output does not depend on the conditions then.
@@ -154,13 +155,16 @@ class CrossAttention(nn.Module):
         channels: Channels of the features.
         token_sizes: Number of features of a token, by name of the condition.
         heads: Number of heads, which divides ``channels``.
+        norm: Normalization of the features; group normalization over all positions by default.
     """
 
-    def __init__(self, channels: int, token_sizes: Mapping[str, int], heads: int = 4) -> None:
+    def __init__(
+        self, channels: int, token_sizes: Mapping[str, int], heads: int = 4, norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         heads = math.gcd(heads, channels)
         self.heads, self.names = heads, tuple(token_sizes)
-        self.norm = nn.GroupNorm(math.gcd(8, channels), channels)
+        self.norm = norm or nn.GroupNorm(math.gcd(8, channels), channels)
         self.query = nn.Linear(channels, channels)
         self.keys = nn.ModuleDict({name: nn.Linear(size, 2 * channels) for name, size in token_sizes.items()})
         self.null = nn.Parameter(torch.zeros(1, 1, 2 * channels))

@@ -132,7 +132,8 @@ class OrdinalNetwork(nn.Module):
 
     def _label(self, t: Tensor) -> Tensor:
         """The label of the body, (B,)."""
-        return (t / (1.0 - t)).log().clamp(*_LABELS) if self.time_scale is None else self.time_scale * t
+        label = (t / (1.0 - t)).log().clamp(*_LABELS) if self.time_scale is None else self.time_scale * t
+        return label.to(self.values.dtype)
 
     def _logistic(self, out: Tensor, numbers: Tensor) -> Tensor:
         """The logits from a location, relative to the state, and a scale. Both are functions of the output."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from scoresde._validation import check_count, check_counts, check_number
 from scoresde.conditions import ConditionKind
-from scoresde.networks.conditioning import check_no_conditions, make_conditioning
+from scoresde.networks.conditioning import CrossAttention, check_no_conditions, make_conditioning
 from scoresde.networks.embeddings import Embedding, RadialEmbedding
 from scoresde.networks.rotary import RotaryPositions
 from scoresde.networks.token_inputs import check_tokens
@@ -117,7 +117,8 @@ class TokenTransformer(nn.Module):
         images = 0 if self.conditioning is None else self.conditioning.channels
         self.images = nn.Linear(images, width) if images else None
         self.rotary = RotaryPositions(sides, width // heads, channels)
-        self.blocks = nn.ModuleList(_Block(width, heads, size, dropout, causal) for _ in range(depth))
+        sizes = {} if self.conditioning is None else self.conditioning.token_sizes
+        self.blocks = nn.ModuleList(_Block(width, heads, size, dropout, causal, sizes) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = _zeroed(nn.Linear(size, 2 * width)) if size else None
         self.last: Any = _zeroed(nn.Linear(width, tokens))
@@ -144,15 +145,18 @@ class TokenTransformer(nn.Module):
         h = self.first(x.reshape(len(x), -1))
         if self.channel is not None:
             h = (h.unflatten(1, (len(self.channel), -1)) + self.channel).flatten(1, 2)
-        embedded = self.base if self.label is None else self.label(self.embedding(t))  # type: ignore[misc]
+        embedded: Tensor | None = self.base
+        if self.label is not None and self.embedding is not None:
+            embedded = self.label(self.embedding(t).to(h.dtype))
         if self.conditioning is None:
             check_no_conditions(condition)
         else:
-            embedded = embedded + self.conditioning(x, condition)
+            given = self.conditioning(x, condition)
+            embedded = given if embedded is None else embedded + given
             h = self._with_images(h, x, condition)
         embedded = None if embedded is None else F.silu(embedded)[:, None]
         for block in self.blocks:
-            h = block(h, embedded, self.rotary)
+            h = block(h, embedded, self.rotary, condition)
         h = self.norm(h)
         if self.modulation is not None:
             h = _modulated(h, *self.modulation(embedded).chunk(2, dim=-1))
@@ -170,32 +174,41 @@ class TokenTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a multilayer perceptron. ``size`` is 0 for a network that has neither time nor conditions."""
+    """Attention, attention to the tokens of a condition, and a multilayer perceptron.
 
-    def __init__(self, width: int, heads: int, size: int, dropout: float, causal: bool) -> None:
+    ``size`` is 0 for a network that has neither time nor conditions.
+    """
+
+    def __init__(
+        self, width: int, heads: int, size: int, dropout: float, causal: bool, token_sizes: Mapping[str, int]
+    ) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
         self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.cross = CrossAttention(width, token_sizes, heads, _PositionNorm(width)) if token_sizes else None
         self.dropout = nn.Dropout(dropout)
         self.modulation = _zeroed(nn.Linear(size, 6 * width)) if size else None
         if self.modulation is None:
             _zeroed(self.out), _zeroed(self.down)
 
-    def forward(self, h: Tensor, embedded: Tensor | None, rotary: RotaryPositions) -> Tensor:
+    def forward(
+        self, h: Tensor, embedded: Tensor | None, rotary: RotaryPositions, condition: Mapping[str, Any]
+    ) -> Tensor:
         """Map (B, L, width) and (B, 1, size) to (B, L, width)."""
         branch: Tensor
         if self.modulation is None:
-            branch = self.dropout(self._attention(self.norm1(h), rotary))
-            h = h + branch
+            h = h + self.dropout(self._attention(self.norm1(h), rotary))
             branch = self.dropout(self._mlp(self.norm2(h)))
             return h + branch
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedded).chunk(6, dim=-1)
-        branch = self._attention(_modulated(self.norm1(h), shift1, scale1), rotary)
-        h = torch.addcmul(h, gate1, self.dropout(branch))
-        branch = self._mlp(_modulated(self.norm2(h), shift2, scale2))
-        return torch.addcmul(h, gate2, self.dropout(branch))
+        branch = self.dropout(self._attention(_modulated(self.norm1(h), shift1, scale1), rotary))
+        h = torch.addcmul(h, gate1, branch)
+        if self.cross is not None:
+            h = self.cross(h.mT, condition).mT
+        branch = self.dropout(self._mlp(_modulated(self.norm2(h), shift2, scale2)))
+        return torch.addcmul(h, gate2, branch)
 
     def _attention(self, h: Tensor, rotary: RotaryPositions) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -206,6 +219,14 @@ class _Block(nn.Module):
     def _mlp(self, h: Tensor) -> Tensor:
         out: Tensor = self.down(F.gelu(self.up(h)))
         return out
+
+
+class _PositionNorm(nn.LayerNorm):
+    """Normalization of the features (B, width, L) of each position."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        out: Tensor = super().forward(h.mT)
+        return out.mT
 
 
 def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -122,7 +123,8 @@ def test_gradients_reach_all_parameters():
         out = network(tokens_of((2, 3, 3)), T, **given, dropped=dropped)
         (out * normal(out.shape, "weights")).sum().backward()
         for name, p in network.named_parameters():
-            assert p.grad is not None and float(p.grad.abs().max()) > 0, name
+            constant = name.endswith("w.score.bias")  # added to all logits of a softmax
+            assert p.grad is not None and (constant or float(p.grad.abs().max()) > 0), name
 
 
 def test_every_parameter_is_trained_from_the_initial_weights():
@@ -178,6 +180,44 @@ def test_an_image_moves_the_logits_at_its_own_pixels_first():
     wanted = torch.zeros(2, 3, 3, dtype=torch.bool)
     wanted[:, 1, 2] = True
     assert torch.equal(moved, wanted.expand(4, -1, -1, -1))
+
+
+def test_each_block_attends_to_the_tokens_of_a_condition():
+    """Each position for itself: with a causal mask, later positions have no influence on earlier ones."""
+    network = small(conditions={"w": Tokens(4)}, causal=True)
+    with torch.no_grad():
+        network.conditioning.encoders["w"].last.weight.zero_()  # the mean of all tokens is not used
+    x, words = tokens_of((7,)), normal((4, 5, 4))
+    whole = network(x, T, w=words)
+    other = words.clone()
+    other[:, 3] += 1.0
+    assert float((network(x, T, w=other) - whole).detach().abs().amax((0, 2)).min()) > 1e-4
+    torch.testing.assert_close(network(x, T, w=words.flip(1)), whole, rtol=1e-4, atol=1e-5)  # a set
+    padded = torch.cat((words, torch.full((4, 2, 4), math.nan)), dim=1)
+    torch.testing.assert_close(network(x, T, w=padded), whole, rtol=1e-4, atol=1e-5)
+    later = x.clone()
+    later[:, 6] = (later[:, 6] + 1) % 6
+    assert torch.equal(network(later, T, w=words)[:, :6], whole[:, :6])
+
+
+def test_precisions():
+    """Under autocast the residual connections stay in float32. The tables of rotations are no part of a state."""
+    network = small(conditions={"c": Classes(3), "w": Tokens(4)})
+    x, given = tokens_of((7,)), {"c": torch.tensor([0, 1, 2, 0]), "w": normal((4, 5, 4))}
+    whole = network(x, T, **given).detach()
+    twin = copy.deepcopy(network).double()
+    assert not any("rotary" in name for name in twin.state_dict())
+    torch.testing.assert_close(twin(x, T, **given).float(), whole, rtol=1e-4, atol=1e-4)
+    largest = float(whole.abs().max())
+    for half in (copy.deepcopy(network).bfloat16(), network):
+        kept = []
+        half.norm.register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half is network):
+            out = half(x, T, **given)
+        assert out.dtype == torch.bfloat16 and kept == [torch.float32 if half is network else torch.bfloat16]
+        assert float((out.float() - whole).detach().abs().max()) < 0.1 * largest
+        out.float().square().sum().backward()
+        assert all(bool(torch.isfinite(p.grad).all()) for p in half.parameters() if p.grad is not None)
 
 
 def test_channels_are_told_apart():
