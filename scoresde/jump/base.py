@@ -446,6 +446,65 @@ class JumpProcess(ABC):
         rates = (ratios + log_rate.to(ratios.dtype)).exp().scatter(-1, x[..., None], 0.0)
         return rates.scatter(-1, x[..., None], -rates.sum(-1, keepdim=True))
 
+    # terms of the bounds
+
+    def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
+        r"""The integrand of the continuous bound for each coordinate, from the ratios of a model. It is the score entropy.
+
+        .. math::
+            \sum_{y \ne x_t} \beta(t)\, R_{y x_t} \left[ r_y - c_y + c_y \ln \frac{c_y}{r_y} \right]
+
+        Args:
+            x_t: States at t, ``(B, *event)``.
+            x0: Data, ``(B, *event)``.
+            ratios: ln r_y of the model, ``(B, *event, states)``.
+            t: Times in (0, T), ``()`` or ``(B,)``.
+
+        Returns:
+            The integrand in nats per unit of t, ``(B, *event)`` in the dtype of the ratios.
+        """
+        x_t = whole_states("x_t", x_t, self.states)
+        check_logits("ratios", ratios, x_t, self.states)
+        rows = self.marginal(x0, t)
+        data = (rows - rows.gather(-1, x_t[..., None])).to(ratios.dtype)
+        c, possible = data.exp(), data > -math.inf
+        gap = torch.where(possible, data, 0.0) - torch.where(possible, ratios, 0.0)
+        terms = ratios.exp() - c + c * torch.where(possible, gap, 0.0)
+        rates = self.generator_columns(x_t).to(terms.dtype).scatter(-1, x_t[..., None], 0.0)
+        total = torch.where(rates > 0, rates * terms, 0.0).sum(-1)
+        return self._beta(t, x_t).to(total.dtype) * total
+
+    def rate_divergence(self, x_t: Tensor, x0: Tensor, logits: Tensor, t: Tensor) -> Tensor:
+        """``ratio_divergence`` for the ratios of p(x_0 | x_t).
+
+        Args:
+            x_t: States at t, ``(B, *event)``.
+            x0: Data, ``(B, *event)``.
+            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            t: Times in (0, T), ``()`` or ``(B,)``.
+
+        Returns:
+            The integrand in nats per unit of t, ``(B, *event)`` in the dtype of the logits.
+        """
+        return self.ratio_divergence(x_t, x0, self.ratios(x_t, logits, t), t)
+
+    def step_divergence(self, x_t: Tensor, x0: Tensor, logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) of each coordinate. For s = 0 it is -ln p(x_0 | x_t).
+
+        Args:
+            x_t: States at t, ``(B, *event)``.
+            x0: Data, ``(B, *event)``.
+            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            s: Times in [0, T], ``()`` or ``(B,)``.
+            t: Later times in (s, T], ``()`` or ``(B,)``.
+
+        Returns:
+            The divergences in nats, ``(B, *event)`` in the dtype of the logits.
+        """
+        given_data = self.posterior(x_t, x0, s, t)
+        reverse = self.reverse_transition(x_t, logits, s, t)
+        return divergence(given_data.to(reverse.dtype), reverse)
+
     def _weights(self, x: Tensor, logits: Tensor, t: Tensor) -> Tensor:
         """ln w(x_0) = ln p(x_0 | x_t) - ln q(x_t | x_0), normalized over the x_0 that can lead to x, (B, *event, tokens)."""
         check_logits("logits", logits, x, self.tokens)
@@ -470,6 +529,21 @@ class JumpProcess(ABC):
         """beta(t), broadcast against x."""
         self.schedule.check_time(t, batch=len(x))
         return expand(self.schedule.rate(t).to(x.device), x)
+
+
+def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Sum of q ln(q / p) along the last dimension, where q = 0 gives 0.
+
+    Args:
+        log_q: ln q.
+        log_p: ln p, which broadcasts against ``log_q``.
+
+    Returns:
+        The divergence in nats, without the last dimension.
+    """
+    possible = log_q > -math.inf
+    gap = torch.where(possible, log_q, 0.0) - torch.where(possible, log_p, 0.0)
+    return (log_q.exp() * gap).sum(-1)
 
 
 def _public(log_p: Tensor) -> Tensor:

@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 
 from scoresde._arguments import checked_arguments
-from scoresde._validation import check_count, expand
+from scoresde._validation import check_count
 from scoresde.conditions import given
-from scoresde.jump.base import JumpProcess
+from scoresde.jump.base import JumpProcess, divergence
 from scoresde.jump.counted import CountedModel, check_model
 from scoresde.jump.grids import check_grid
 from scoresde.jump.states import whole_states
@@ -161,7 +161,7 @@ def _integral(process: JumpProcess, model: CountedModel, x0: Tensor, noise: Nois
     for k in range(draws):
         t = process.T * (k + u[:, k]) / draws
         x_t = process.marginal_sample(x0, t, noise, step=k)
-        terms.append(process.T / draws * _total(rate_divergence(process, x_t, x0, model(x_t, t), t)))
+        terms.append(process.T / draws * _total(process.rate_divergence(x_t, x0, model(x_t, t), t)))
     return torch.stack(terms)
 
 
@@ -179,7 +179,7 @@ def _sum(
             index = noise.integers(count, (), step=k, purpose="bound steps")
         s, t = grid[index], grid[index + 1]
         x_t = process.marginal_sample(x0, t, noise, step=k)
-        term = _total(step_divergence(process, x_t, x0, model(x_t, t), s, t))
+        term = _total(process.step_divergence(x_t, x0, model(x_t, t), s, t))
         terms.scatter_add_(0, index[None], (term if draws is None else term * count / draws)[None])
     return terms
 
@@ -200,65 +200,5 @@ def prior_divergence(process: JumpProcess, x0: Tensor) -> Tensor:
         The divergence in nats, ``(B,)`` float64.
     """
     end = torch.tensor(process.T, dtype=torch.float64, device=x0.device)
-    each = _divergence(process.marginal(x0, end), process.prior_log_probs().to(x0.device))
+    each = divergence(process.marginal(x0, end), process.prior_log_probs().to(x0.device))
     return _total(each)
-
-
-def step_divergence(process: JumpProcess, x_t: Tensor, x0: Tensor, logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) of each coordinate. For s = 0 it is -ln p(x_0 | x_t).
-
-    Args:
-        process: The process.
-        x_t: States at t, ``(B, *event)``.
-        x0: Data, ``(B, *event)``.
-        logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
-        s: Times in [0, T], ``()`` or ``(B,)``.
-        t: Later times in (s, T], ``()`` or ``(B,)``.
-
-    Returns:
-        The divergences in nats, ``(B, *event)``.
-    """
-    given_data = process.posterior(x_t, x0, s, t)
-    reverse = process.reverse_transition(x_t, logits, s, t)
-    return _divergence(given_data.to(reverse.dtype), reverse)
-
-
-def rate_divergence(process: JumpProcess, x_t: Tensor, x0: Tensor, logits: Tensor, t: Tensor) -> Tensor:
-    r"""The integrand of the continuous bound for each coordinate, per unit of t.
-
-    .. math::
-        \sum_{y \ne x_t} \beta(t)\, R_{y x_t} \left[ r_y - c_y + c_y \ln \frac{c_y}{r_y} \right]
-
-    Args:
-        process: The process.
-        x_t: States at t, ``(B, *event)``.
-        x0: Data, ``(B, *event)``.
-        logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
-        t: Times in (0, T), ``()`` or ``(B,)``.
-
-    Returns:
-        The integrand in nats, ``(B, *event)``.
-    """
-    x_t = whole_states("x_t", x_t, process.states)
-    model = process.ratios(x_t, logits, t)
-    rows = process.marginal(x0, t)
-    data = (rows - rows.gather(-1, x_t[..., None])).to(model.dtype)
-    return _poisson_divergence(process, x_t, data, model, t)
-
-
-def _poisson_divergence(process: JumpProcess, x: Tensor, data: Tensor, model: Tensor, t: Tensor) -> Tensor:
-    """sum over y != x of beta R[y, x] (r - c + c ln c / r), from ln c and ln r (B, *event, states)."""
-    c, possible = data.exp(), data > -math.inf
-    gap = torch.where(possible, data, 0.0) - torch.where(possible, model, 0.0)
-    terms = model.exp() - c + c * torch.where(possible, gap, 0.0)
-    rates = process.generator_columns(x).to(terms.dtype).scatter(-1, x[..., None], 0.0)
-    beta = process.schedule.rate(t).to(x.device)
-    total = torch.where(rates > 0, rates * terms, 0.0).sum(-1)
-    return expand(beta.to(total.dtype), total) * total
-
-
-def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """sum q ln(q / p) along the last dimension, where q = 0 gives 0."""
-    possible = log_q > -math.inf
-    gap = torch.where(possible, log_q, 0.0) - torch.where(possible, log_p, 0.0)
-    return (log_q.exp() * gap).sum(-1)

@@ -25,15 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from scoresde._validation import check_count, check_number, check_seed, expand
+from scoresde._validation import check_count, check_number, check_seed
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.bounds import rate_divergence, step_divergence
 from scoresde.jump.counted import check_model
 from scoresde.jump.models import JumpModel
-from scoresde.jump.states import check_logits, whole_states
+from scoresde.jump.states import check_logits, cross_entropy, whole_states
 from scoresde.noise import NoiseSource
 
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
@@ -204,15 +202,14 @@ class DiscreteBound(JumpObjective):
         return self.process.T * (index + 1) / self.steps, self.process.T * index / self.steps
 
     def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
-        return self.steps * step_divergence(self.process, draw.x, draw.x0, logits, draw.s, draw.t)
+        return self.steps * self.process.step_divergence(draw.x, draw.x0, logits, draw.s, draw.t)
 
 
 class ContinuousBound(JumpObjective):
     """The bound in continuous time, and the cross-entropy of x_0.
 
     Under ``Absorbing`` it is a weighted cross-entropy of the masked coordinates, - beta alpha / (1 - alpha) ln p(x_0 |
-    x_t), with the weight 1 / t for the linear schedule. No tensor of the size of the logits is made except the
-    log-softmax.
+    x_t), with the weight 1 / t for the linear schedule.
 
     Args:
         process: The process.
@@ -238,23 +235,4 @@ class ContinuousBound(JumpObjective):
         return t, t
 
     def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
-        process, t = self.process, draw.t
-        if not process.carries_over:
-            return process.T * rate_divergence(process, draw.x, draw.x0, logits, t)
-        weight = process.T * process.schedule.rate(t) / torch.expm1(-process.schedule.log_alpha(t))
-        each = torch.where(process.masked(draw.x), cross_entropy(logits, draw.x0), 0.0)
-        return expand(weight.to(each.dtype), each) * each
-
-
-def cross_entropy(logits: Tensor, x0: Tensor) -> Tensor:
-    """-ln p(x_0) of each coordinate.
-
-    Args:
-        logits: Logits, ``(B, *event, tokens)``.
-        x0: Data, ``(B, *event)``.
-
-    Returns:
-        The cross-entropy in nats, ``(B, *event)``.
-    """
-    flat = nnf.cross_entropy(logits.reshape(-1, logits.shape[-1]), x0.reshape(-1), reduction="none")
-    return flat.reshape(x0.shape)
+        return self.process.T * self.process.rate_divergence(draw.x, draw.x0, logits, draw.t)

@@ -26,7 +26,15 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number, expand
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.keep import KeepSchedule, PolynomialKeep
-from scoresde.jump.states import LOG_ZERO, check_logits, draw_states, log_odds_of_others, quantiles, whole_states
+from scoresde.jump.states import (
+    LOG_ZERO,
+    check_logits,
+    cross_entropy,
+    draw_states,
+    log_odds_of_others,
+    quantiles,
+    whole_states,
+)
 from scoresde.noise import NoiseSource
 from scoresde.sde import ScalarSDE
 
@@ -165,7 +173,7 @@ class _Replacing(JumpProcess):
             own, rest = -nnf.softplus(odds), -nnf.softplus(-odds)  # ln p(x_0 = x | x) and its complement
             any_other = torch.logaddexp(rest, own + u - torch.logaddexp(a, u)) + math.log(count - 1)
             to_data, to_any = torch.where(masked, to_data, rest + a - u), torch.where(masked, to_any, any_other)
-        rate = self._beta(t, x) * torch.where(masked, 1.0 - self._share, self._share / count)
+        rate = self._beta(t, x) * self._out(masked)
         total = torch.logaddexp(to_data, to_any)
         jumps = -torch.expm1(-expand(duration.to(x.device), x) * rate * total.exp())
         v, w = noise.uniform((2, *x.shape[1:]), step=step, purpose=purpose, dtype=torch.float64).unbind(1)
@@ -175,6 +183,73 @@ class _Replacing(JumpProcess):
         target = torch.where(data & masked, quantiles(logits, w, at=data & masked), target)
         target = torch.where(data & ~masked, quantiles(logits, w, at=data & ~masked, without=x), target)
         return torch.where(v < jumps, target, x)
+
+    def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
+        x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
+        check_logits("ratios", ratios, x_t, self.states)
+        masked, log_r = self.masked(x_t), ratios[..., : self.tokens]
+        own = torch.where(masked, 0, x_t)[..., None]
+        log_r = log_r.scatter(-1, own, torch.where(masked[..., None], log_r.gather(-1, own), 0.0))
+        at_data = log_r.gather(-1, x0[..., None])[..., 0]
+        total = log_r.exp().sum(-1) - torch.where(masked, 0.0, 1.0).to(ratios.dtype)
+        logs = log_r.sum(-1) if self._share > 0.0 else torch.zeros_like(total)
+        return self._poisson(x_t, x0, t, total, logs, at_data)
+
+    def rate_divergence(self, x_t: Tensor, x0: Tensor, logits: Tensor, t: Tensor) -> Tensor:
+        x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
+        check_logits("logits", logits, x_t, self.tokens)
+        a, u, m = (v.exp() for v in self.coefficients(self._from_start(t, x_t)))
+        masked = self.masked(x_t)
+        if self.carries_over:
+            return self._beta(t, x_t).mul(a / m).to(logits.dtype) * self._masked_cross_entropy(logits, x0, masked)
+        # the ratios are scale p(y | x_t) + offset for all y that are not x_t
+        p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+        place = torch.where(masked, 0, x_t)[..., None]
+        own = torch.where(masked, 0.0, p.gather(-1, place)[..., 0])
+        p = p.scatter(-1, place, torch.where(masked[..., None], p.gather(-1, place), 0.0))
+        rest, scale = p.sum(-1), (a / torch.where(masked, m, u)).to(p.dtype)
+        offset = torch.where(masked, u / m, rest + own * (u / (a + u)).to(p.dtype)).to(p.dtype)
+        log_r = (scale[..., None] * p + offset[..., None]).log()
+        others = torch.where(masked, self.tokens, self.tokens - 1)
+        logs = log_r.sum(-1) - torch.where(masked, 0.0, offset.log())
+        return self._poisson(
+            x_t, x0, t, scale * rest + others * offset, logs, log_r.gather(-1, x0[..., None])[..., 0]
+        ).to(logits.dtype)
+
+    def step_divergence(self, x_t: Tensor, x0: Tensor, logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        if not self.carries_over:
+            return super().step_divergence(x_t, x0, logits, s, t)
+        x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
+        check_logits("logits", logits, x_t, self.tokens)
+        a, _, _ = self.coefficients(self._from_start(s, x_t))
+        _, _, hidden = self.coefficients(self._between(s, t, x_t))
+        _, _, m = self.coefficients(self._from_start(t, x_t))
+        share = (a + hidden - m).exp().to(logits.dtype)  # of the masked coordinates that the step unmasks
+        return share * self._masked_cross_entropy(logits, x0, self.masked(x_t))
+
+    def _out(self, masked: Tensor) -> Tensor:
+        """The rate of the jumps of R from a token to the mask (where x_t is ``masked``), or to a given other token, float64."""
+        share = torch.tensor([self._share / self.tokens, 1.0 - self._share], dtype=torch.float64, device=masked.device)
+        return share[masked.long()]
+
+    @staticmethod
+    def _masked_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
+        """-ln p(x_0) where x_t is masked, and 0 elsewhere, (B, *event). Only the rows of masked coordinates are read."""
+        each = torch.zeros(x0.shape, dtype=logits.dtype, device=logits.device)
+        return each.index_put((masked,), cross_entropy(logits[masked], x0[masked])) if bool(masked.any()) else each
+
+    def _poisson(self, x: Tensor, x0: Tensor, t: Tensor, total: Tensor, logs: Tensor, at_data: Tensor) -> Tensor:
+        """The score entropy from sums over tokens y other than x: of r_y (``total``), of ln r_y (``logs``), and ln r at x_0."""
+        a, u, m = (v.exp() for v in self.coefficients(self._from_start(t, x)))
+        masked, same, count = self.masked(x), x0 == x, self.tokens
+        start = torch.where(masked, m, torch.where(same, a + u, u))  # q(x_t | x_0)
+        start = torch.where(start > 0, start, 1.0)  # the mask process has no jumps there
+        c, data = u / start, torch.where(same, 0.0, (a + u) / start)
+        others = torch.where(masked | same, count - 1, count - 2)
+        known = torch.special.xlogy(c, c) * others + torch.special.xlogy(data, data) - c * others - data
+        rate = self._beta(t, x) * self._out(masked)
+        c, more, known, rate = (v.to(total.dtype) for v in (c, torch.where(same, 0.0, data - c), known, rate))
+        return torch.where(rate > 0, rate, 0.0) * torch.where(rate > 0, total + known - c * logs - more * at_data, 0.0)
 
     def generator_rows(self, x: Tensor) -> Tensor:
         hidden = (x >= self.tokens)[..., None]

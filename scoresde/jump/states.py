@@ -161,6 +161,20 @@ def log_odds_of_others(logits: Tensor, x: Tensor, *, at: Tensor) -> Tensor:
     return found.reshape(x.shape)
 
 
+def cross_entropy(logits: Tensor, x0: Tensor) -> Tensor:
+    """-ln p(x_0) of each coordinate.
+
+    Args:
+        logits: Logits of p, (B, *event, K).
+        x0: Data, (B, *event).
+
+    Returns:
+        The cross-entropy in nats, (B, *event).
+    """
+    flat = nnf.cross_entropy(logits.reshape(-1, logits.shape[-1]), x0.reshape(-1), reduction="none")
+    return flat.reshape(x0.shape)
+
+
 def draw_equal(log_p: Tensor, u: Tensor) -> Tensor:
     """``quantiles`` of one distribution for all coordinates.
 

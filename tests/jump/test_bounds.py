@@ -14,6 +14,7 @@ from scoresde.jump import (
     ContinuousBound,
     DiscreteBound,
     EnumeratedJoint,
+    JumpProcess,
     MarkovChain,
     MaskAndReplace,
     NearestNeighbor,
@@ -21,7 +22,7 @@ from scoresde.jump import (
     grids,
     jump_bound,
 )
-from scoresde.jump.bounds import prior_divergence, rate_divergence, step_divergence
+from scoresde.jump.bounds import prior_divergence
 from tests.jump.problems import coupled, expected, pairs
 
 SMALL = [Absorbing(3), Uniform(3), MaskAndReplace(3, 0.3), NearestNeighbor(3)]
@@ -32,7 +33,7 @@ def discrete(process, model, x0, steps):
     times = grids.equal_times(process, steps).flip(0)
     total = -prior_divergence(process, x0)
     for s, t in itertools.pairwise(times):
-        total -= expected(process, x0, t, lambda x, y, s=s, t=t: step_divergence(process, x, y, model(x, t), s, t))
+        total -= expected(process, x0, t, lambda x, y, s=s, t=t: process.step_divergence(x, y, model(x, t), s, t))
     return total
 
 
@@ -42,7 +43,7 @@ def continuous(process, model, x0, points=40):
     u = 0.5 * (nodes + 1.0)
     total = -prior_divergence(process, x0)
     for t, w in zip(u**2 * (3 - 2 * u), 0.5 * weights * 6 * u * (1 - u), strict=True):
-        total -= w * expected(process, x0, t, lambda x, y, t=t: rate_divergence(process, x, y, model(x, t), t))
+        total -= w * expected(process, x0, t, lambda x, y, t=t: process.rate_divergence(x, y, model(x, t), t))
     return total
 
 
@@ -160,6 +161,35 @@ def test_the_auxiliary_cross_entropy_and_the_gradient():
             logits = torch.randn(1, 3, 3, requires_grad=True)
             kind(process)(lambda x, t, logits=logits: logits, x0, step=1).sum().backward()
             assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("process", [Absorbing(4), Uniform(4), MaskAndReplace(4, 0.3)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_terms_of_replacing_processes_are_those_of_any_process(process, dtype):
+    """The formulas without matrices, and their gradients, against sums over all states."""
+    t = torch.tensor(0.5, dtype=torch.float64)
+    x, x0 = pairs(process.states).repeat_interleave(16, 0), pairs(4).repeat(process.states**2, 1)
+    possible = process.marginal(x0, t).gather(-1, x[..., None])[..., 0].isfinite().all(1)
+    x, x0 = x[possible], x0[possible]
+    logits = (2.0 * torch.randn(len(x0), 2, 4, generator=torch.Generator().manual_seed(0))).to(dtype)
+    for t in torch.tensor([1e-3, 0.4, 0.99], dtype=torch.float64):
+        ratios = process.ratios(x, logits, t).clamp(min=-50.0)
+        for name, values, times in (
+            ("rate_divergence", logits, (t,)),
+            ("ratio_divergence", ratios, (t,)),
+            ("step_divergence", logits, (0.3 * t, t)),
+        ):
+            found, wanted = [], []
+            for kind, results in ((type(process), found), (JumpProcess, wanted)):
+                method = getattr(kind, name).__get__(process)
+                leaf = values.clone().requires_grad_()
+                value = method(x, x0, leaf, *times)
+                results += [value.detach(), torch.autograd.grad(value.sum(), leaf)[0]]
+            scale = 1.0 + wanted[0].abs().max()
+            limit = 1e-11 if dtype == torch.float64 else 2e-5
+            assert float((found[0] - wanted[0]).abs().max() / scale) < limit, (name, float(t))
+            gap = (found[1] - wanted[1]).abs().max() / scale
+            assert float(gap) < limit, (name, float(t))
 
 
 def test_refusals():
