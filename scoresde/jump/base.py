@@ -160,9 +160,9 @@ class JumpProcess(ABC):
         Returns:
             The logarithms, ``(states,)`` float64.
         """
-        x0 = torch.arange(self.tokens)
-        rows = self.rows(x0, self.schedule.between(*torch.tensor([0.0, self.T], dtype=torch.float64)))
-        return _public(torch.logsumexp(rows, 0) - math.log(self.tokens))
+        end = self.schedule.between(*torch.tensor([0.0, self.T], dtype=torch.float64))
+        equal = torch.full((1, self.tokens), -math.log(self.tokens), dtype=torch.float64)
+        return _public(self.push(equal, end)[0])
 
     def prior_sample(
         self,
@@ -447,6 +447,18 @@ class JumpProcess(ABC):
         return rates.scatter(-1, x[..., None], -rates.sum(-1, keepdim=True))
 
     # terms of the bounds
+
+    def prior_divergence(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T | x_0) || prior) of each coordinate.
+
+        Args:
+            x0: Data, ``(B, *event)``.
+
+        Returns:
+            The divergences in nats, ``(B, *event)`` float64.
+        """
+        end = torch.tensor(self.T, dtype=torch.float64, device=x0.device)
+        return divergence(self.marginal(x0, end), self.prior_log_probs().to(x0.device))
 
     def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         r"""The integrand of the continuous bound for each coordinate, from the ratios of a model. It is the score entropy.

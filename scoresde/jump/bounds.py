@@ -38,7 +38,7 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_count
 from scoresde.conditions import given
-from scoresde.jump.base import JumpProcess, divergence
+from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import CountedModel, check_model
 from scoresde.jump.grids import check_grid
 from scoresde.jump.states import whole_states
@@ -146,7 +146,7 @@ def jump_bound(
             if grid is None
             else _sum(process, counted, x, grid, own, draws)
         )
-    prior, steps = prior_divergence(process, x), torch.stack(parts)
+    prior, steps = _total(process.prior_divergence(x)), torch.stack(parts)
     bounds = -steps.sum(1)
     log_prob = bounds.mean(0) - prior
     error = bounds.std(0) / math.sqrt(replicates) if replicates > 1 else torch.full_like(log_prob, math.nan)
@@ -187,18 +187,3 @@ def _sum(
 def _total(each: Tensor) -> Tensor:
     """The sum over the coordinates, (B,) float64."""
     return each.to(torch.float64).reshape(len(each), -1).sum(1)
-
-
-def prior_divergence(process: JumpProcess, x0: Tensor) -> Tensor:
-    """KL(q(x_T | x_0) || pi).
-
-    Args:
-        process: The process.
-        x0: Data, ``(B, *event)``.
-
-    Returns:
-        The divergence in nats, ``(B,)`` float64.
-    """
-    end = torch.tensor(process.T, dtype=torch.float64, device=x0.device)
-    each = divergence(process.marginal(x0, end), process.prior_log_probs().to(x0.device))
-    return _total(each)

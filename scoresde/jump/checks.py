@@ -33,7 +33,6 @@ from torch import Tensor
 from scoresde._arguments import checked_arguments
 from scoresde._validation import check_number
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.bounds import prior_divergence
 from scoresde.noise import NoiseSource
 from scoresde.sde.checks import CheckReport, CheckRow
 
@@ -182,7 +181,7 @@ def _reverse(k: _Tables) -> list[CheckRow]:
 
 def _prior(k: _Tables) -> list[CheckRow]:
     total = torch.logsumexp(k.process.prior_log_probs(), 0)
-    kl = float(prior_divergence(k.process, k.data).mean())
+    kl = float(k.process.prior_divergence(k.data).mean())
     hint = "alpha(T) is too large, or the prior is not the distribution of x_T" if not kl <= k.prior_limit else ""
     stated, log_p = k.process.prior_log_prob(k.all), k.process.prior_log_probs()
     return [

@@ -84,8 +84,8 @@ class FirstHitting(JumpSampler):
         for k in range(int(count.max())):
             rows = (count > k).nonzero().flatten()
             place, t = order[rows, k], times[:, k].clamp(min=0.0)
-            logits = model(x.reshape(shape), t, rows).reshape(len(rows), -1, process.tokens)
-            here = logits[torch.arange(len(rows), device=x.device), place]
+            every = torch.arange(len(rows), device=x.device)
+            here = model(x.reshape(shape), t, rows).reshape(len(rows), -1, process.tokens)[every, place]
             x = x.index_put((rows, place), draw_states(here, noise_of_rows(noise, rows), step=k, purpose="hitting"))
             callback(k + 1, t, x.reshape(shape))
         return x.reshape(shape), torch.empty(0, dtype=torch.float64)

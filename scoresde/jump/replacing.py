@@ -184,6 +184,14 @@ class _Replacing(JumpProcess):
         target = torch.where(data & ~masked, quantiles(logits, w, at=data & ~masked, without=x), target)
         return torch.where(v < jumps, target, x)
 
+    def prior_divergence(self, x0: Tensor) -> Tensor:
+        x0 = whole_states("x0", x0, self.states, self.tokens)
+        a, u, _ = (v.exp() for v in self.coefficients(-self.schedule.log_alpha(torch.tensor(self.T))))
+        prior = a / self.tokens + u  # that of the mask does not depend on x_0
+        own, other = a + u, u
+        each = torch.special.xlogy(own, own / prior) + (self.tokens - 1) * torch.special.xlogy(other, other / prior)
+        return torch.where(prior > 0, each, 0.0).expand(x0.shape).to(x0.device)
+
     def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
         check_logits("ratios", ratios, x_t, self.states)

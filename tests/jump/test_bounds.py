@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde import VPSDE
 from scoresde.jump import (
     Absorbing,
     ContinuousBound,
@@ -22,7 +23,6 @@ from scoresde.jump import (
     grids,
     jump_bound,
 )
-from scoresde.jump.bounds import prior_divergence
 from tests.jump.problems import coupled, expected, pairs
 
 SMALL = [Absorbing(3), Uniform(3), MaskAndReplace(3, 0.3), NearestNeighbor(3)]
@@ -31,7 +31,7 @@ SMALL = [Absorbing(3), Uniform(3), MaskAndReplace(3, 0.3), NearestNeighbor(3)]
 def discrete(process, model, x0, steps):
     """The exact bound in K steps for each x_0."""
     times = grids.equal_times(process, steps).flip(0)
-    total = -prior_divergence(process, x0)
+    total = -process.prior_divergence(x0).sum(1)
     for s, t in itertools.pairwise(times):
         total -= expected(process, x0, t, lambda x, y, s=s, t=t: process.step_divergence(x, y, model(x, t), s, t))
     return total
@@ -41,7 +41,7 @@ def continuous(process, model, x0, points=40):
     """The exact bound in continuous time, by Gauss-Legendre quadrature in a variable with zero density at both ends."""
     nodes, weights = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(points))
     u = 0.5 * (nodes + 1.0)
-    total = -prior_divergence(process, x0)
+    total = -process.prior_divergence(x0).sum(1)
     for t, w in zip(u**2 * (3 - 2 * u), 0.5 * weights * 6 * u * (1 - u), strict=True):
         total -= w * expected(process, x0, t, lambda x, y, t=t: process.rate_divergence(x, y, model(x, t), t))
     return total
@@ -132,7 +132,7 @@ def test_objectives_are_unbiased(process, kind):
     model, objective = joint.model(process), kind(process)
     wanted = discrete(process, model, x0, 5) if isinstance(objective, DiscreteBound) else joint.log_prob(x0)
     loss = objective(model, x0.repeat(1500, 1)).reshape(1500, 9)  # rare jumps at small t have large losses
-    error = loss.mean(0) + wanted + prior_divergence(process, x0)
+    error = loss.mean(0) + wanted + process.prior_divergence(x0).sum(1)
     assert bool((error.abs() < 5.0 * loss.std(0) / 1500**0.5).all())
 
 
@@ -172,6 +172,10 @@ def test_terms_of_replacing_processes_are_those_of_any_process(process, dtype):
     possible = process.marginal(x0, t).gather(-1, x[..., None])[..., 0].isfinite().all(1)
     x, x0 = x[possible], x0[possible]
     logits = (2.0 * torch.randn(len(x0), 2, 4, generator=torch.Generator().manual_seed(0))).to(dtype)
+    assert torch.allclose(process.prior_divergence(x0), JumpProcess.prior_divergence(process, x0), atol=1e-12)
+    short = type(process)(4, schedule=VPSDE(beta_max=4.0))
+    assert torch.allclose(short.prior_divergence(x0), JumpProcess.prior_divergence(short, x0), rtol=1e-9)
+    assert float(short.prior_divergence(x0).min()) > 1e-3
     for t in torch.tensor([1e-3, 0.4, 0.99], dtype=torch.float64):
         ratios = process.ratios(x, logits, t).clamp(min=-50.0)
         for name, values, times in (
