@@ -13,8 +13,8 @@ from scoresde.data import Transform
 from scoresde.losses import (
     DenoisingScoreMatching,
     HybridLoss,
-    Objective,
     ScheduleVariance,
+    SDEObjective,
     SlicedScoreMatching,
     TargetLikelihood,
     TimeDistribution,
@@ -24,7 +24,7 @@ from scoresde.losses import (
 from scoresde.sde import SDE, LinearSDE
 
 
-class _SometimesBad(Objective[Any]):
+class _SometimesBad(SDEObjective[Any]):
     """An objective whose loss is NaN for the examples at positions 2 and 5 of every eight, in the given steps.
 
     The examples are identified by their position, so the fault does not depend on processes and micro-batches.

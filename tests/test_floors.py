@@ -68,7 +68,7 @@ SUB_PACKAGES = {
         {"checks"},
     ],
     "score": [
-        {"labels", "level_decoder", "predictions"},
+        {"labels", "level_decoder", "predictions", "conditional"},
         {"kernels"},
         {"base"},
         {"origin", "model", "quantized", "subspace", "classifier"},
@@ -83,7 +83,7 @@ SUB_PACKAGES = {
         {"replacing", "matrix", "grids", "models", "oracles", "known", "counted"},
         {"sampler"},
         {"stepwise", "exact", "bounds"},
-        {"checks", "objectives"},
+        {"checks", "objectives", "likelihood"},
     ],
     "schedules": [
         {"dynamic_programming", "levels"},

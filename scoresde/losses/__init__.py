@@ -1,7 +1,7 @@
 """Training objectives."""
 
 from scoresde._arguments import check_constructors
-from scoresde.losses.base import Objective
+from scoresde.losses.base import Objective, SDEObjective
 from scoresde.losses.denoising import DenoisingScoreMatching, NoiseRegression
 from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.importance import ImportanceTimes
@@ -24,6 +24,7 @@ __all__ = [
     "NoiseRegression",
     "NoisyDataObjective",
     "Objective",
+    "SDEObjective",
     "ScheduleVariance",
     "SlicedDraw",
     "SlicedScoreMatching",

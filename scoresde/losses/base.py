@@ -1,4 +1,8 @@
-"""Common parts of the objectives: the process, the times, the keys of the random draws, and the check of the score."""
+"""Common parts of the objectives: the modules that they train, the keys of the random draws, and the check of the model.
+
+`Objective` is the interface that training uses. `SDEObjective` adds the process and the distribution of t for objectives of
+SDEs. Objectives of jump processes are in ``scoresde.jump``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from scoresde._validation import check_batch, check_output, check_seed
 from scoresde.losses.times import ChainTimes, TimeDistribution, UniformTime
 from scoresde.noise import NoiseSource
-from scoresde.score import NoiseConditionalModel, ScoreModel
+from scoresde.score import ConditionalModel, ScoreModel
 from scoresde.sde import SDE, Chain, check_same_process
 
 Process = TypeVar("Process", bound=SDE)
@@ -26,28 +30,24 @@ class Drawn(Protocol):
         """Times, (B,)."""
 
 
-class Objective(ABC, Generic[Process]):
+class Objective(ABC):
     """Base class of the losses that training minimizes, estimated from random times and noisy data.
 
-    A subclass implements ``draw``, which makes all random draws of a batch, and ``evaluate``, which computes the losses of given
-    draws. Training calls both, so that draws depend only on (seed, step, index). ``trained`` says which modules the objective
-    trains: the network of the model unless a subclass returns others.
+    A subclass implements ``draw``, which makes all random draws of a batch, ``evaluate``, which computes the losses of given
+    draws, and ``time_quantiles``. Training calls both, so that draws depend only on (seed, step, index). ``trained`` says which
+    modules the objective trains: the network of the model unless a subclass returns others.
+
+    An objective that ``learns`` has a state that the losses change. Training calls ``observe`` after every step, and saves
+    ``state`` in checkpoints.
 
     Args:
-        sde: The process.
-        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
         seed: Seed of the random draws. Call k without a step uses step k, so that every step of a training loop has new
             draws.
     """
 
-    def __init__(self, sde: Process, times: TimeDistribution | None, seed: int) -> None:
-        if not (times is None or isinstance(times, TimeDistribution)):
-            raise TypeError(
-                f"times={times!r} is not a TimeDistribution: give UniformTime(), UniformLogNoise(low, high), ..."
-            )
+    def __init__(self, seed: int) -> None:
         check_seed("seed", seed)
-        self.sde, self.seed = sde, seed
-        self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
+        self.seed = seed
         self._calls = 0
 
     second_derivatives: ClassVar[bool] = False
@@ -61,7 +61,46 @@ class Objective(ABC, Generic[Process]):
         """Names of the conditions that the model predicts. It does not get them, and training does not drop them."""
         return ()
 
-    def trained(self, model: NoiseConditionalModel) -> Mapping[str, nn.Module]:
+    @property
+    def learns(self) -> bool:
+        """Whether ``observe`` changes the objective."""
+        return False
+
+    @abstractmethod
+    def time_quantiles(self, u: Tensor) -> Tensor:
+        """Times of the training examples at given probabilities.
+
+        Args:
+            u: Probabilities in [0, 1], (n,).
+
+        Returns:
+            The times below which t is with these probabilities, or above which, (n,).
+        """
+
+    def observe(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027  (most objectives do not learn)
+        """Learns from the losses of a step, if the objective ``learns``.
+
+        Args:
+            t: The times of all examples of the step, (B,).
+            losses: Their losses, (B,).
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the objective has learned from losses.
+
+        Returns:
+            Tensors by name, empty if it does not learn.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restores what the objective had learned.
+
+        Args:
+            state: The result of ``state``.
+        """
+
+    def trained(self, model: Any) -> Mapping[str, nn.Module]:
         """The modules that this objective trains. While its loss is computed, no others have gradients.
 
         Args:
@@ -85,7 +124,7 @@ class Objective(ABC, Generic[Process]):
         """Computes the loss of each example: ``evaluate`` for the draws of ``draw``.
 
         Args:
-            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            model: The model, (x, t, **condition) -> a tensor with one row for each example.
             x0: The data, (B, *event).
             step: Key of the random draws. The default is the number of the call.
             indices: Index of each sample, (B,), part of the key. The default is 0 .. B-1.
@@ -114,7 +153,7 @@ class Objective(ABC, Generic[Process]):
         """Computes the loss of each example for given draws.
 
         Args:
-            model: The score, (x, t, **condition) -> a tensor with the shape of x.
+            model: The model, (x, t, **condition) -> a tensor with one row for each example.
             draw: The draws, from ``draw``.
             **condition: Conditions of the model by name.
 
@@ -131,12 +170,50 @@ class Objective(ABC, Generic[Process]):
         Raises:
             TypeError: If it is a model of another kind, such as a ``Classifier`` for an objective of scores.
         """
-        if isinstance(model, NoiseConditionalModel) and not isinstance(model, self.model_class):
+        if isinstance(model, ConditionalModel) and not isinstance(model, self.model_class):
             wanted = self.model_class.__name__
             raise TypeError(
                 f"model is a {type(model).__name__}, and {type(self).__name__} trains a {wanted}: give a {wanted}, or another "
                 "objective (TargetLikelihood trains a Classifier or a Regressor)"
             )
+
+
+class SDEObjective(Objective, Generic[Process]):
+    """Base class of the objectives of SDEs: a process and a distribution of t.
+
+    A subclass implements ``draw`` and ``evaluate``.
+
+    Args:
+        sde: The process.
+        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        seed: Seed of the random draws. Call k without a step uses step k, so that every step of a training loop has new
+            draws.
+    """
+
+    def __init__(self, sde: Process, times: TimeDistribution | None, seed: int) -> None:
+        if not (times is None or isinstance(times, TimeDistribution)):
+            raise TypeError(
+                f"times={times!r} is not a TimeDistribution: give UniformTime(), UniformLogNoise(low, high), ..."
+            )
+        super().__init__(seed)
+        self.sde = sde
+        self.times = times or (ChainTimes() if isinstance(sde, Chain) else UniformTime())
+
+    @property
+    def learns(self) -> bool:
+        return self.times.learns
+
+    def time_quantiles(self, u: Tensor) -> Tensor:
+        return self.times.times(self.sde, u)
+
+    def observe(self, t: Tensor, losses: Tensor) -> None:
+        self.times.observe(self.sde, t, losses * self.times.density(self.sde, t).to(losses.dtype))
+
+    def state(self) -> dict[str, Tensor]:
+        return self.times.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.times.load(state)
 
     def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
         """The noise source of a batch and its step. Given times are checked."""

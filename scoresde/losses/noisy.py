@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from scoresde._validation import times_checked
-from scoresde.losses.base import Objective
+from scoresde.losses.base import SDEObjective
 from scoresde.score import ScoreModel
 from scoresde.sde import GaussianKernel, LinearSDE, check_same_process
 
@@ -31,7 +31,7 @@ class Draw:
     kernel: GaussianKernel
 
 
-class NoisyDataObjective(Objective[LinearSDE]):
+class NoisyDataObjective(SDEObjective[LinearSDE]):
     """Base class of objectives that evaluate a model at noisy data. A subclass implements ``evaluate``.
 
     Args:

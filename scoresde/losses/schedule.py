@@ -35,7 +35,6 @@ from scoresde.losses.denoising import DenoisingScoreMatching
 from scoresde.losses.noisy import Draw
 from scoresde.losses.times import TimeDistribution, UniformTime, distribution_of
 from scoresde.losses.variational import VariationalDiffusionLoss, VariationalDraw
-from scoresde.score import NoiseConditionalModel
 from scoresde.score.step_terms import prior_divergence
 from scoresde.sde import LinearSDE, ScalarSDE
 from scoresde.sde.autodiff import value_and_slope
@@ -86,8 +85,8 @@ class ScheduleVariance(DenoisingScoreMatching):
         _check_uniform(times)
         super().__init__(sde, "likelihood", times=times, seed=seed)
 
-    def trained(self, model: NoiseConditionalModel) -> Mapping[str, nn.Module]:
-        return {"sde": model.sde}  # type: ignore[dict-item]
+    def trained(self, model: Any) -> Mapping[str, nn.Module]:
+        return {"sde": model.sde}
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         return super().evaluate(model, draw, **condition).square()
@@ -142,8 +141,8 @@ class VariationalSchedule(VariationalDiffusionLoss):
         _check_uniform(times)
         super().__init__(sde, transform, times=times, seed=seed)
 
-    def trained(self, model: NoiseConditionalModel) -> Mapping[str, nn.Module]:
-        return {"sde": model.sde}  # type: ignore[dict-item]
+    def trained(self, model: Any) -> Mapping[str, nn.Module]:
+        return {"sde": model.sde}
 
     def evaluate(self, model: Callable[..., Tensor], draw: Draw, **condition: Any) -> Tensor:
         assert isinstance(draw, VariationalDraw) and isinstance(self.sde, LearnedRise)

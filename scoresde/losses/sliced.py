@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde._validation import check_choice, check_count
-from scoresde.losses.base import Objective
+from scoresde.losses.base import SDEObjective
 from scoresde.losses.times import TimeDistribution
 from scoresde.noise import NoiseSource
 from scoresde.sde import SDE
@@ -58,7 +58,7 @@ class SlicedDraw:
     directions: Tensor
 
 
-class SlicedScoreMatching(Objective[SDE]):
+class SlicedScoreMatching(SDEObjective[SDE]):
     """Sliced score matching: ``loss(model, x0)`` is an unbiased estimate of the objective for each example, (B,).
 
     The loss is differentiable in the model's parameters. The model must be twice differentiable.

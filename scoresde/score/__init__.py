@@ -2,6 +2,7 @@
 
 from scoresde.score.base import NoiseConditionalModel
 from scoresde.score.classifier import Classifier, Regressor, TargetModel
+from scoresde.score.conditional import ConditionalModel
 from scoresde.score.data_variance import AnalyticVariance, DataVariance, GaussianVariance
 from scoresde.score.denoising import DenoisingErrors, denoising_errors
 from scoresde.score.energy import EnergyModel, ProductOfExperts
@@ -48,6 +49,7 @@ __all__ = [
     "LogNoiseLabel",
     "LogTimeLabel",
     "MixedPrediction",
+    "ConditionalModel",
     "NoiseConditionalModel",
     "NoisePrediction",
     "PreconditionedPrediction",

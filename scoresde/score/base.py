@@ -13,16 +13,16 @@ A subclass defines what the output means: a `ScoreModel` makes a score of it, a 
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scoresde._arguments import check_constructors
 from scoresde._validation import check_batch, check_number, shown, times_checked
-from scoresde.conditions import accepts, check_condition, required_conditions, select
+from scoresde.conditions import check_condition
+from scoresde.score.conditional import ConditionalModel
 from scoresde.score.kernels import check_label, default_label, kernel_at
 from scoresde.score.labels import Label
 from scoresde.sde.base import SDE
@@ -31,15 +31,13 @@ from scoresde.sde.scores import HALF
 
 __all__ = ["NoiseConditionalModel"]
 
-Model = TypeVar("Model", bound="NoiseConditionalModel")
-
 
 def high_precision(value: Tensor, x: Tensor) -> Tensor:
     """``value`` in float32 if x has half precision, else unchanged."""
     return value.float() if x.dtype in HALF else value
 
 
-class NoiseConditionalModel(nn.Module, ABC):
+class NoiseConditionalModel(ConditionalModel, ABC):
     """Base class of a network of (x_t, t) under a process.
 
     A subclass implements ``forward`` and other functions of the network's output, which it gets from ``_evaluated``.
@@ -65,10 +63,7 @@ class NoiseConditionalModel(nn.Module, ABC):
     def __init__(
         self, network: nn.Module, sde: SDE, *, label: Label | None = None, data_std: float | None = 1.0
     ) -> None:
-        super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network={shown(network)} is not a module: give an instance of a torch.nn.Module")
-        self.required = required_conditions(network)
+        super().__init__(network)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde={shown(sde)} is not a process: give an SDE, e.g. VPSDE()")
         if data_std is not None:
@@ -79,61 +74,7 @@ class NoiseConditionalModel(nn.Module, ABC):
             )
         label = label or default_label(sde)
         check_label(label, sde)
-        self.network, self.sde = network, sde
-        self.label, self.data_std = label, data_std
-        self.condition: dict[str, Any] = {}
-
-    def given(self: Model, **condition: Any) -> Model:
-        """Binds conditions.
-
-        Args:
-            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
-
-        Returns:
-            A model with the same network, whose calls use these conditions. A ``ScoreModel`` is then a score (x, t) for
-            samplers and likelihoods.
-
-        Example:
-            >>> import torch
-            >>> from scoresde import ScoreModel, VPSDE
-            >>> from scoresde.conditions import Classes
-            >>> from scoresde.networks import MLP
-            >>> model = ScoreModel(MLP((2,), conditions={"label": Classes(3)}), VPSDE())
-            >>> score = model.given(label=torch.tensor([0, 2, 2, 1]))
-            >>> score(torch.zeros(4, 2), torch.full((4,), 0.5)).shape
-            torch.Size([4, 2])
-        """
-        made = copy.copy(self)
-        made.condition = {**self.condition, **condition}
-        return made
-
-    def takes(self, name: str) -> bool:
-        """Whether the network takes a condition that is not bound.
-
-        Args:
-            name: Name of the condition.
-
-        Returns:
-            True if the network takes it, or any names.
-        """
-        if name in self.condition:
-            return False
-        if hasattr(self.network, "conditioning"):  # networks of this library say which conditions they have
-            return name in getattr(self.network.conditioning, "kinds", ())
-        return accepts(self.network.forward, name)
-
-    def select_rows(self: Model, index: Tensor) -> Model:
-        """The model for some of the samples of a batch.
-
-        Args:
-            index: Indices of the samples, (n,).
-
-        Returns:
-            A model with the same network and the rows ``index`` of the bound conditions.
-        """
-        if not self.condition:
-            return self
-        return self.given(**select(self.condition, index))
+        self.sde, self.label, self.data_std = sde, label, data_std
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:

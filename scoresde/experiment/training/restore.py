@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.header import shortened
 from scoresde.experiment.folder.tensor_file import CheckpointError, shard_like
-from scoresde.losses import TimeDistribution
+from scoresde.losses import Objective
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,18 +34,18 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, checkpo
             }
 
 
-def load_times(times: TimeDistribution, name: str, checkpoint: Checkpoint) -> None:
-    """Restore what a distribution of t has learned. Raises CheckpointError if it is missing or does not fit."""
-    if not times.learns:
+def load_learned(objective: Objective, name: str, checkpoint: Checkpoint) -> None:
+    """Restore what an objective has learned from losses. Raises CheckpointError if it is missing or does not fit."""
+    if not objective.learns:
         return
     prefix = f"{name}."
     state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     try:
-        times.load(state)
+        objective.load_state(state)
     except ValueError as problem:
         raise CheckpointError(
-            f"{checkpoint.path}: the history of {times!r} cannot be restored, {problem}; remove the checkpoint to resume from "
-            "the one before"
+            f"{checkpoint.path}: the history of {objective!r} cannot be restored, {problem}; remove the checkpoint to "
+            "resume from the one before"
         ) from problem
 
 

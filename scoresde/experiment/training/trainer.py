@@ -34,7 +34,7 @@ from scoresde.experiment.config.weight_names import average_name, times_name
 from scoresde.experiment.folder.checkpoint import Checkpoint, load_weights
 from scoresde.experiment.training.distributed import Group, choose_layout
 from scoresde.experiment.training.precision import prepare_model, to_channels_last
-from scoresde.experiment.training.restore import load_optimizer, load_times
+from scoresde.experiment.training.restore import load_learned, load_optimizer
 from scoresde.losses import Objective
 from scoresde.noise import NoiseSource
 
@@ -92,7 +92,7 @@ class Step:
 class _Evaluation(nn.Module):
     """The losses of an objective as a module, which DistributedDataParallel wraps."""
 
-    def __init__(self, model: nn.Module, objective: Objective[Any], modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.model, self.objective, self.trained = model, objective, nn.ModuleDict(modules)
 
@@ -108,7 +108,7 @@ class _Part:
     """
 
     name: str
-    objective: Objective[Any]
+    objective: Objective
     optimizer: OptimizerConfig
     parameters: list[nn.Parameter]
     others: list[nn.Parameter]
@@ -284,14 +284,12 @@ class Trainer:
         return "" if math.isfinite(norm) or sought else f"the gradient{of} is not finite"
 
     def _observe(self, part: _Part, losses: Tensor, t: Tensor) -> None:
-        """Give the losses of the whole batch to a distribution of t that learns. All processes then have the same one."""
-        times, sde = part.objective.times, part.objective.sde
-        if times.learns:
-            plain = losses * times.density(sde, t).to(losses.dtype)
+        """Give the losses of the whole batch to an objective that learns. All processes then have the same one."""
+        if part.objective.learns:
             rows = self.group.gather(
-                torch.stack((t.to(torch.float64), plain.to(torch.float64)), 1), self.config.batch_size
+                torch.stack((t.to(torch.float64), losses.to(torch.float64)), 1), self.config.batch_size
             )
-            times.observe(sde, *rows.unbind(1))
+            part.objective.observe(*rows.unbind(1))
 
     def _apply(self) -> None:
         for group, part in zip(self.optimizer.param_groups, self.parts, strict=True):
@@ -305,7 +303,7 @@ class Trainer:
         return {
             f"{times_name(part.name)}.{key}": value
             for part in self.parts
-            for key, value in part.objective.times.state().items()
+            for key, value in part.objective.state().items()
         }
 
     def facts(self) -> dict[str, Any]:
@@ -321,7 +319,7 @@ class Trainer:
             average.updates = checkpoint.ema_updates
         load_optimizer(self.trained, self.optimizer, checkpoint)
         for part in self.parts:
-            load_times(part.objective.times, times_name(part.name), checkpoint)
+            load_learned(part.objective, times_name(part.name), checkpoint)
         facts = checkpoint.facts
         self.step, self.skipped, self.bad = checkpoint.step, int(facts.get("skipped", 0)), int(facts.get("bad", 0))
         self.seconds = float(facts.get("seconds", 0.0))
@@ -329,10 +327,10 @@ class Trainer:
             self.scaler.load_state_dict(dict(facts["scaler"]))
 
 
-def time_edges(objective: Objective[Any], device: torch.device) -> Tensor:
+def time_edges(objective: Objective, device: torch.device) -> Tensor:
     """The times between the intervals, ascending, (BUCKETS - 1,)."""
     u = torch.arange(1, BUCKETS, device=device) / BUCKETS
-    return objective.times.times(objective.sde, u).sort().values
+    return objective.time_quantiles(u).sort().values
 
 
 @contextmanager
