@@ -287,6 +287,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.matrix.{name}": {"tokens": 3} for name in ("DiscretizedGaussian", "NearestNeighbor")},
     "jump.matrix.RateMatrix": {"matrix": ((-1.0, 1.0), (3.0, -3.0))},
     **{f"jump.models.{name}": {"network": NET, "process": JUMPS} for name in ("CategoricalModel", "RatioModel")},
+    "jump.likelihood.JumpLikelihood": {"steps": 10, "draws": 2},
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
     "jump.checks.check": {"process": JUMPS},

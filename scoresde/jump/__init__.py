@@ -19,6 +19,7 @@ from scoresde.jump.checks import check
 from scoresde.jump.exact import FirstHitting, Uniformization
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
+from scoresde.jump.likelihood import JumpLikelihood
 from scoresde.jump.matrix import DiscretizedGaussian, NearestNeighbor, RateMatrix
 from scoresde.jump.models import CategoricalModel, JumpModel, RatioModel
 from scoresde.jump.objectives import ContinuousBound, DiscreteBound, JumpDraw, JumpObjective
@@ -42,6 +43,7 @@ __all__ = [
     "GridJumpSampler",
     "JumpBound",
     "JumpDraw",
+    "JumpLikelihood",
     "JumpModel",
     "JumpObjective",
     "JumpProcess",

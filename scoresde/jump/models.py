@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoresde._validation import shown
+from scoresde.conditions import check_condition
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.states import check_logits
+from scoresde.score import ConditionalModel
 
 
-class JumpModel(nn.Module, ABC):
+class JumpModel(ConditionalModel, ABC):
     """Base class of models of a jump process.
 
     Args:
@@ -27,8 +30,10 @@ class JumpModel(nn.Module, ABC):
     """
 
     def __init__(self, network: nn.Module, process: JumpProcess) -> None:
-        super().__init__()
-        self.network, self.process = network, process
+        super().__init__(network)
+        if not isinstance(process, JumpProcess):
+            raise TypeError(f"process={shown(process)} is not a jump process: give e.g. Absorbing(27)")
+        self.process = process
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
@@ -58,6 +63,8 @@ class JumpModel(nn.Module, ABC):
 
     def _output(self, x: Tensor, t: Tensor, condition: dict[str, Any], size: int) -> Tensor:
         """The output of the network, (B, *event, size)."""
+        condition = {**self.condition, **condition}
+        check_condition(len(x), condition, self.required)
         value: Tensor = self.network(x, t.to(torch.float32).expand(len(x)), **condition)
         check_logits("network", value, x, size)
         return value

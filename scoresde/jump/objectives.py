@@ -19,19 +19,20 @@ References:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scoresde._validation import check_count, check_number, check_seed
+from scoresde._validation import check_count, check_number
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import check_model
 from scoresde.jump.models import JumpModel
 from scoresde.jump.states import check_logits, cross_entropy, whole_states
+from scoresde.losses import Objective
 from scoresde.noise import NoiseSource
 
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
@@ -54,8 +55,8 @@ class JumpDraw:
     s: Tensor
 
 
-class JumpObjective(ABC):
-    """Base class of the losses of jump processes, with the interface of ``scoresde.losses.Objective``.
+class JumpObjective(Objective):
+    """Base class of the losses of jump processes. The expectation of a loss is minus the bound without the prior's term, in nats.
 
     A subclass implements ``times`` and ``divergence``.
 
@@ -65,45 +66,15 @@ class JumpObjective(ABC):
         seed: Seed of the random draws. Call k without a step uses step k.
     """
 
+    model_class: ClassVar[type] = JumpModel
+
     def __init__(self, process: JumpProcess, auxiliary: float, seed: int) -> None:
         check_number("auxiliary", auxiliary, least=0.0)
-        check_seed("seed", seed)
-        self.process, self.auxiliary, self.seed = process, auxiliary, seed
-        self._calls = 0
+        super().__init__(seed)
+        self.process, self.auxiliary = process, auxiliary
 
-    def trained(self, model: JumpModel) -> Mapping[str, nn.Module]:
-        """The modules that this objective trains.
-
-        Args:
-            model: The model.
-
-        Returns:
-            ``{"network": model.network}``.
-        """
-        return {"network": model.network}
-
-    def __call__(
-        self,
-        model: Callable[..., Tensor],
-        x0: Tensor,
-        *,
-        step: int | None = None,
-        indices: Tensor | None = None,
-        **condition: Any,
-    ) -> Tensor:
-        """Computes the loss of each example: ``evaluate`` for the draws of ``draw``.
-
-        Args:
-            model: The model, (x, t, **condition) -> logits of p(x_0 | x_t).
-            x0: Data, ``(B, *event)``.
-            step: Key of the random draws. The default is the number of the call.
-            indices: Index of each example, ``(B,)``, part of the key. The default is 0 .. B-1.
-            **condition: Conditions of the model by name.
-
-        Returns:
-            The loss of each example in nats, ``(B,)``. Its expectation is minus the bound without the prior's term.
-        """
-        return self.evaluate(model, self.draw(x0, step=step, indices=indices), **condition)
+    def time_quantiles(self, u: Tensor) -> Tensor:
+        return self.times(u.to(torch.float64))[0]
 
     def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> JumpDraw:
         """Draws everything that is random for a batch.

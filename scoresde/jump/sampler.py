@@ -87,17 +87,14 @@ class JumpSampler(ABC):
         check_model(process, model)
         model = given(model, condition)
         self.check_process(process)
-        at = self.start_time(process)
         if start is not None:
             start = whole_states("start", start, process.states)
             if tuple(start.shape) != shape:
                 raise ValueError(f"start has shape {tuple(start.shape)}: give shape={shape}")
             device = start.device
-        elif at < process.T * (1.0 - 1e-6):
-            raise ValueError(
-                f"the grid begins at t={at:g}, and the prior is the distribution at T={process.T:g}: give start=..., or a grid "
-                "that begins at T"
-            )
+        else:
+            self.check_start(process)
+        at = self.start_time(process)
         noise = NoiseSource.for_batch(noise, shape[0], seed, first, device)
         x = process.prior_sample(shape, noise=noise) if start is None else start
         if known is not None:
@@ -129,6 +126,21 @@ class JumpSampler(ABC):
             T, unless a subclass starts at another time.
         """
         return process.T
+
+    def check_start(self, process: JumpProcess) -> None:
+        """Check that the sampler starts from the prior.
+
+        Args:
+            process: The process.
+
+        Raises:
+            ValueError: If its grid begins below T, so that it needs ``start``.
+        """
+        if (at := self.start_time(process)) < process.T * (1.0 - 1e-6):
+            raise ValueError(
+                f"steps begins at t={at:g}, and the prior is the distribution at T={process.T:g}: give start=..., or a grid "
+                "that begins at T"
+            )
 
     @abstractmethod
     def run(

@@ -146,7 +146,8 @@ def test_every_config_builds_as_training_builds_it(folder, kind, shape, count, s
         found = inspect("a.npy", "a.py", measure=False, force=True)
     if not found.usable:
         assert "PROBLEM" in found.text and found.config is None and not found.source
-        assert count == 1 or kind in ("two levels", "counts", "constant column"), found.text  # all events may be equal
+        few = count == 1 or (kind == "one outlier" and count < 5)  # float32 cannot represent an outlier and the rest
+        assert few or kind in ("two levels", "counts", "constant column"), found.text  # all events may be equal
         return
     made = Experiment.from_config(load_config("a.py"))
     assert found.config.to_dict() == load_config("a.py").to_dict()

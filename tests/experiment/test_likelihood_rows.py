@@ -146,7 +146,7 @@ class TestRows:
             seeds.append(noise.seed)
             return log_likelihood(sde, score, x, noise=noise, **settings)
 
-        monkeypatch.setattr("scoresde.experiment.jobs.likelihood.log_likelihood", watched)
+        monkeypatch.setattr("scoresde.experiment.jobs.likelihood_methods.log_likelihood", watched)
         for seed in (11, 12):
             run_likelihood("--draws=2", likelihood__seed=seed, likelihood__limit=1)
         assert seeds[::2] == [11, 12] and len(set(seeds)) == 4
@@ -201,7 +201,7 @@ class TestFailures:
                     sde, lambda y, t: torch.where(lost, math.nan, score(y, t)), x, noise=noise, **settings
                 )
 
-            monkeypatch.setattr("scoresde.experiment.jobs.likelihood.log_likelihood", bent)
+            monkeypatch.setattr("scoresde.experiment.jobs.likelihood_methods.log_likelihood", bent)
 
         return now
 

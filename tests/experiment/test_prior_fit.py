@@ -19,7 +19,9 @@ from .conftest import called
 def given(sde, mean, std, shape=(3,), transform=None):
     raw = mean + std * torch.from_numpy(np.random.default_rng(0).normal(size=(100, *shape)))
     data = Dataset(raw, transform or Affine())
-    return SimpleNamespace(sde=sde, data=SimpleNamespace(train=data)), data.transform.encode(raw, dtype=torch.float64)
+    return SimpleNamespace(process=sde, data=SimpleNamespace(train=data)), data.transform.encode(
+        raw, dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from torch import nn
 import scoresde.data
 import scoresde.filters
 import scoresde.guidance
+import scoresde.jump
+import scoresde.jump.grids
 import scoresde.likelihood
 import scoresde.loggers
 import scoresde.losses
@@ -80,6 +82,8 @@ _PACKAGES = (
     scoresde.samplers.grids,
     scoresde.samplers.predictor_corrector,
     scoresde.schedules,
+    scoresde.jump,
+    scoresde.jump.grids,
     scoresde.solvers,
     scoresde.guidance,
     scoresde.filters,
@@ -253,8 +257,8 @@ def _arguments(
     annotated, arguments = hints(target), {}
     ours = title and target.__module__.startswith("scoresde.")
     for key, value in node.items():
-        if key == "sde" and key in context:
-            raise ConfigError(f"config.{where}.sde is not allowed: it is config.sde")
+        if key in ("sde", "process") and key in context:
+            raise ConfigError(f"config.{where}.{key} is not allowed: it is config.{key}")
         if isinstance(value, Mapping) and "name" in value:
             arguments[key] = _build(value, f"{where}.{key}", annotated.get(key), context)
         elif _is_nodes(value):

@@ -22,7 +22,9 @@ from scoresde.experiment.config.builder import ConfigError, build, build_section
 from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.editing import EditingConfig, build_editing
+from scoresde.experiment.config.families import Process, build_process, family_of, process_of
 from scoresde.experiment.config.guidance import build_guidance, check_guidance
+from scoresde.experiment.config.likelihood_check import check_likelihood
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
 from scoresde.experiment.config.loader import SECTIONS, check_values
 from scoresde.experiment.config.sections import (
@@ -34,11 +36,11 @@ from scoresde.experiment.config.sections import (
 )
 from scoresde.experiment.config.targets import check_objectives, model_sizes, target_kinds, without_targets
 from scoresde.experiment.config.trained import MAIN, as_one, trained_modules
-from scoresde.likelihood.flow import flow_engine
+from scoresde.jump import JumpProcess, JumpSampler
 from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import Objective
 from scoresde.samplers import Sampler
-from scoresde.score import NoiseConditionalModel, Prediction, ScoreModel
+from scoresde.score import ConditionalModel, Prediction, ScoreModel
 from scoresde.sde import SDE, Chain
 
 _NAME = re.compile(r"[^./\\@]{1,60}")
@@ -56,8 +58,8 @@ class Experiment:
         device: Device of the computations.
         threads: Number of CPU threads; 0 leaves PyTorch's choice.
         data: Training and test data.
-        sde: The process.
-        model: The model: a ``ScoreModel``, or for example a ``Classifier``.
+        process: The process: an SDE, or a jump process for data of tokens.
+        model: The model: a ``ScoreModel``, or for example a ``Classifier`` or a ``CategoricalModel``.
         objectives: The losses by name: "objective", and those of the section ``objectives``. Each trains its own modules.
         optimizers: How the modules of each objective are updated.
         training: The section ``training``.
@@ -76,13 +78,13 @@ class Experiment:
     device: torch.device
     threads: int
     data: Splits
-    sde: SDE
-    model: NoiseConditionalModel
-    objectives: dict[str, Objective[Any]]
+    process: Process
+    model: ConditionalModel
+    objectives: dict[str, Objective]
     optimizers: dict[str, OptimizerConfig]
     training: TrainingConfig
     sampling: SamplingConfig
-    samplers: dict[str, Sampler]
+    samplers: dict[str, Sampler | JumpSampler]
     guidance: Mapping[str, Any]
     likelihood: LikelihoodConfig
     evaluation: EvaluationConfig
@@ -108,17 +110,17 @@ class Experiment:
                 raise ConfigError(
                     f"config.{key} is not known: the sections are {', '.join(SECTIONS)}{suggestion(key, SECTIONS)}"
                 )
-        for key in ("data", "sde", "network", MAIN):
+        for key in ("data", "network", MAIN):
             if key not in content:
                 raise ConfigError(f"config.{key} is missing: give a node, {{'name': ..., arguments}}")
         check_values(content)
         seed = _whole(content, "seed", 0)
         data = build(content["data"], "data", Splits)
-        sde = build(content["sde"], "sde", SDE)
-        process = discretized(content, sde)
-        objectives = _objectives(content, process, seed, data.transform)
+        process = build_process(content, data)
+        discrete = discretized(content, process)
+        objectives = _objectives(content, discrete, seed, data.transform)
         targets = target_kinds(objectives, data.kinds)
-        model = build_model(content, data, process, seed, targets)
+        model = build_model(content, data, discrete, seed, targets)
         check_objectives(objectives, model)
         kinds = without_targets(data.kinds, targets)
         training = build_section(TrainingConfig, content.get("training", {}), "training")
@@ -128,20 +130,11 @@ class Experiment:
         if not targets:  # a model with targets has no samples
             with config_errors("sampling", arguments=("condition",)):
                 check_conditions(sampling.condition, data, training.condition_dropout)
-        samplers = _samplers(content, model.sde, data.event_shape, seed)
+        samplers = _samplers(content, process_of(model), data.event_shape, seed)
         likelihood = build_section(LikelihoodConfig, content.get("likelihood", {}), "likelihood")
-        if likelihood.solver is not None:
-            with config_errors("likelihood.solver"):
-                flow_engine(likelihood.solver).check_process(sde)
-        if likelihood.method is not None:
-            with config_errors("likelihood.method", arguments=("steps", "sde")):
-                likelihood.method.check(model.sde, min(likelihood.t_min, 0.5 * sde.T))
+        check_likelihood(likelihood, process, process_of(model))
         with config_errors("likelihood", arguments=("condition",)):
             check_ignored(likelihood.condition, kinds, training.condition_dropout)
-        if likelihood.t_min >= sde.T:
-            raise ConfigError(
-                f"config.likelihood.t_min={likelihood.t_min!r} is not allowed: give a number below T={sde.T}"
-            )
         guidance = section(content, "guidance")
         with config_errors("guidance"):
             check_guidance(
@@ -153,7 +146,7 @@ class Experiment:
             device=_device(content.get("device", "auto")),
             threads=_whole(content, "threads", 0, most=THREADS),
             data=data,
-            sde=sde,
+            process=process,
             model=model,
             objectives=objectives,
             optimizers=_optimizers(training, objectives),
@@ -168,7 +161,14 @@ class Experiment:
         )
 
     @property
-    def objective(self) -> Objective[Any]:
+    def sde(self) -> SDE:
+        """The process, if it is an SDE. Raises TypeError for a jump process."""
+        if not isinstance(self.process, SDE):
+            raise TypeError(f"the process of this experiment is {self.process!r}, not an SDE: use experiment.process")
+        return self.process
+
+    @property
+    def objective(self) -> Objective:
         """The first objective, that of ``config.objective``."""
         return self.objectives[MAIN]
 
@@ -196,16 +196,20 @@ class Experiment:
             torch.set_num_threads(self.threads)
 
 
-def discretized(config: Mapping[str, Any], sde: SDE) -> SDE:
-    """The process of the model: the chain of ``sde`` with ``model.steps`` steps, or ``sde`` itself without such a key.
+def discretized(config: Mapping[str, Any], process: Process) -> Process:
+    """The process of the model: the chain of an SDE with ``model.steps`` steps, or the process itself without such a key.
 
     A chain stays as it is. It is for the discrete objectives of DDPM and SMLD.
     """
     steps = _whole(section(config, "model"), "steps", 0, where="model.", most=LARGEST)
-    if not steps or isinstance(sde, Chain):
-        return sde
+    if not steps or isinstance(process, Chain):
+        return process
+    if isinstance(process, JumpProcess):
+        raise ConfigError(
+            f"config.model.steps={steps!r} is not for jump processes: give the objective DiscreteBound(steps)"
+        )
     try:
-        return sde.discretize(steps)
+        return process.discretize(steps)
     except (TypeError, ValueError) as problem:
         raise ConfigError(f"config.model.steps={steps!r}: {problem}") from problem
 
@@ -213,45 +217,54 @@ def discretized(config: Mapping[str, Any], sde: SDE) -> SDE:
 def build_model(
     config: Mapping[str, Any],
     data: Splits,
-    sde: SDE,
+    process: Process,
     seed: int,
     targets: Mapping[str, ConditionKind] = MappingProxyType({}),
-) -> NoiseConditionalModel:
+) -> ConditionalModel:
     """Build the network and its model, with weights initialized from ``seed``.
 
-    The model is a ScoreModel unless ``model.name`` names another class. Its process is `discretized`. The global random
-    state does not change.
+    The model is a ScoreModel, or a CategoricalModel for a jump process, unless ``model.name`` names another class. Its process
+    is `discretized`. The global random state does not change.
 
     ``targets`` are the conditions of the data that the model predicts, with their kinds.
     """
     options = dict(section(config, "model"))
-    sde = discretized(config, sde)
+    process = discretized(config, process)
+    family = family_of(process)
     options.pop("steps", None)
-    kind = find_class(options, "model", NoiseConditionalModel) if "name" in options else ScoreModel
+    kind = find_class(options, "model", family.models) if "name" in options else family.model
     sizes = model_sizes(kind, options, targets)
-    for name in ("prediction", "label"):
-        if isinstance(options.get(name), Mapping):
-            options[name] = build(options[name], f"model.{name}", hints(ScoreModel)[name], transform=data.transform)
-    prediction = options.get("prediction")
-    levels = getattr(getattr(prediction, "transform", None), "levels", 1) if isinstance(prediction, Prediction) else 1
+    if isinstance(process, JumpProcess):
+        shapes = {"event_shape": data.event_shape, "tokens": process.tokens, "states": process.states}
+    else:
+        levels = _built_predictions(options, data.transform)
+        outputs = sizes.get("outputs", levels * getattr(kind, "outputs_per_coordinate", 1))
+        shapes = {"event_shape": process.state_shape(data.event_shape), "outputs": outputs}
+    conditions = without_targets(data.kinds, targets) or None
     with torch.random.fork_rng(devices=[]), within_memory():
         torch.manual_seed(seed)
-        network = build(
-            config["network"],
-            "network",
-            nn.Module,
-            event_shape=sde.state_shape(data.event_shape),
-            outputs=sizes.get("outputs", levels * getattr(kind, "outputs_per_coordinate", 1)),
-            conditions=without_targets(data.kinds, targets) or None,
-        )
+        network = build(config["network"], "network", nn.Module, conditions=conditions, **shapes)
+    context = {"network": network, family.section: process}
     if "name" not in options:
-        return build_section(ScoreModel, options, "model", network=network, sde=sde)
+        built: ConditionalModel = build_section(family.model, options, "model", **context)
+        return built
     if "network" in options:
         raise ConfigError("config.model.network is not allowed: it is config.network")
-    return build(options, "model", NoiseConditionalModel, network=network, sde=sde, **sizes)
+    named: ConditionalModel = build(options, "model", family.models, **context, **sizes)
+    return named
 
 
-def _objectives(config: Mapping[str, Any], sde: SDE, seed: int, transform: Transform) -> dict[str, Objective[Any]]:
+def _built_predictions(options: dict[str, Any], transform: Transform) -> int:
+    """Builds the nodes of a ScoreModel in place. Returns the number of outputs of its prediction for a coordinate."""
+    for name in ("prediction", "label"):
+        if isinstance(options.get(name), Mapping):
+            options[name] = build(options[name], f"model.{name}", hints(ScoreModel)[name], transform=transform)
+    prediction = options.get("prediction")
+    of = getattr(prediction, "transform", None) if isinstance(prediction, Prediction) else None
+    return int(getattr(of, "levels", 1))
+
+
+def _objectives(config: Mapping[str, Any], process: Process, seed: int, transform: Transform) -> dict[str, Objective]:
     """Build the objectives, and check that their times suit the process."""
     others = _named(config, "objectives")
     if MAIN in others:
@@ -259,14 +272,21 @@ def _objectives(config: Mapping[str, Any], sde: SDE, seed: int, transform: Trans
     nodes = {MAIN: config[MAIN], **{f"objectives.{name}": node for name, node in others.items()}}
     found = {}
     for where, node in nodes.items():
-        objective = build(node, where, Objective, sde=sde, seed=seed, transform=transform)
+        objective = build(
+            node,
+            where,
+            family_of(process).objective,
+            seed=seed,
+            transform=transform,
+            **{family_of(process).section: process},
+        )
         with config_errors(f"{where}.times"), torch.no_grad():
-            objective.times.times(objective.sde, torch.tensor([0.25, 0.75]))
+            objective.time_quantiles(torch.tensor([0.25, 0.75]))
         found[where.removeprefix("objectives.")] = objective
     return found
 
 
-def _optimizers(training: TrainingConfig, objectives: Mapping[str, Objective[Any]]) -> dict[str, OptimizerConfig]:
+def _optimizers(training: TrainingConfig, objectives: Mapping[str, Objective]) -> dict[str, OptimizerConfig]:
     """Build the settings of each objective's optimizer."""
     others = [name for name in objectives if name != MAIN]
     for name in training.optimizers:
@@ -290,7 +310,9 @@ def _gray(data: Splits) -> dict[str, float]:
     return {"low": 0.0, "high": levels - 1.0} if levels else {}
 
 
-def _samplers(config: Mapping[str, Any], sde: SDE, event_shape: Sequence[int], seed: int) -> dict[str, Sampler]:
+def _samplers(
+    config: Mapping[str, Any], process: Process, event_shape: Sequence[int], seed: int
+) -> dict[str, Sampler | JumpSampler]:
     """Build the samplers, and check that they support the process.
 
     Networks of samplers that are fitted have initial weights from ``seed``. The global random state does not change.
@@ -299,11 +321,17 @@ def _samplers(config: Mapping[str, Any], sde: SDE, event_shape: Sequence[int], s
     for name, node in nodes.items():
         with torch.random.fork_rng(devices=[]), within_memory():
             torch.manual_seed(seed)
-            samplers[name] = build(node, f"samplers.{name}", Sampler, event_shape=tuple(event_shape))
+            samplers[name] = build(node, f"samplers.{name}", family_of(process).sampler, event_shape=tuple(event_shape))
     for name, sampler in samplers.items():
-        with config_errors(f"samplers.{name}", arguments=("denoise", "t_min")):
-            sampler.check_noise(sde)
-            sampler.check_process(sde)
+        with config_errors(f"samplers.{name}", arguments=("denoise", "t_min", "steps")):
+            if isinstance(process, JumpProcess):
+                assert isinstance(sampler, JumpSampler)  # the node was checked
+                sampler.check_process(process)
+                sampler.check_start(process)
+            else:
+                assert isinstance(sampler, Sampler)
+                sampler.check_noise(process)
+                sampler.check_process(process)
     return samplers
 
 

@@ -26,7 +26,7 @@ from scoresde.conditions import ConditionKind
 from scoresde.data import Splits
 from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.guidance import Guidance
-from scoresde.score import NoiseConditionalModel
+from scoresde.score import ConditionalModel
 
 SCORE = "score"
 CLASSIFIER = "classifier"
@@ -76,7 +76,7 @@ def classifier_folder(node: Mapping[str, Any], where: str = "guidance") -> str |
 
 def build_guidance(
     node: Mapping[str, Any],
-    model: NoiseConditionalModel,
+    model: ConditionalModel,
     data: Splits,
     classifier: LoadedClassifier | None = None,
     where: str = "guidance",

@@ -28,8 +28,8 @@ from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.trust import untrusted
 
 SECTIONS = (
-    "seed", "device", "threads", "data", "sde", "network", "model", "objective", "objectives", "training", "sampling", "samplers",
-    "guidance", "likelihood", "evaluation", "editing", "loggers",
+    "seed", "device", "threads", "data", "sde", "process", "network", "model", "objective", "objectives", "training", "sampling",
+    "samplers", "guidance", "likelihood", "evaluation", "editing", "loggers",
 )  # fmt: skip
 """The keys at the top level of a config."""
 OPTIONAL = (

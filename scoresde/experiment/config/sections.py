@@ -14,6 +14,7 @@ from scoresde.ema import power_exponent
 from scoresde.experiment.config.limits import AVERAGES, BATCHES, DRAWS, check_size
 from scoresde.experiment.config.weight_names import DEFAULT, average_name, weights_name
 from scoresde.filters import Filter
+from scoresde.jump import JumpLikelihood
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.metrics import Coordinates, Extractor
 from scoresde.metrics.classifiers import CLASSIFIERS, Classifier
@@ -228,7 +229,7 @@ class LikelihoodConfig:
     Args:
         split: "test" or "train".
         method: None for the likelihood of the probability flow. A `ChainBound` for the variational bound of a chain, which has no
-            solver, tolerance or probes.
+            solver, tolerance or probes. For a jump process a `JumpLikelihood`, by default in continuous time.
         draws: Number of dequantizations that are averaged for each event.
         limit: Number of events, from the first one; 0 for all.
         batch_size: Events at a time. Results depend on it by rounding only.
@@ -247,7 +248,7 @@ class LikelihoodConfig:
     """
 
     split: str = "test"
-    method: ChainBound | None = None
+    method: ChainBound | JumpLikelihood | None = None
     draws: int = 1
     limit: int = 0
     batch_size: int = 128

@@ -5,15 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.sections import OptimizerConfig
 from scoresde.experiment.config.trained import MAIN, key_of, trained_modules
 
 
 def process_text(experiment: Experiment) -> str:
     """The process, and the number of its trained parameters if there are any."""
-    sde = experiment.model.sde
-    count = sum(p.numel() for p in sde.parameters()) if isinstance(sde, nn.Module) else 0
-    return f"{sde!r} with {count:,} parameters" if count else repr(sde)
+    process = process_of(experiment.model)
+    count = sum(p.numel() for p in process.parameters()) if isinstance(process, nn.Module) else 0
+    return f"{process!r} with {count:,} parameters" if count else repr(process)
 
 
 def network_text(experiment: Experiment) -> str:

@@ -13,13 +13,12 @@ from scoresde._validation import suggestion
 from scoresde.conditions import ConditionKind
 from scoresde.experiment.config.builder import ConfigError, config_errors
 from scoresde.experiment.config.trained import key_of
+from scoresde.jump import JumpModel
 from scoresde.losses import Objective
-from scoresde.score import NoiseConditionalModel, ScoreModel, TargetModel
+from scoresde.score import ConditionalModel, ScoreModel, TargetModel
 
 
-def target_kinds(
-    objectives: Mapping[str, Objective[Any]], kinds: Mapping[str, ConditionKind]
-) -> dict[str, ConditionKind]:
+def target_kinds(objectives: Mapping[str, Objective], kinds: Mapping[str, ConditionKind]) -> dict[str, ConditionKind]:
     """The targets of objectives and their kinds.
 
     Args:
@@ -79,7 +78,7 @@ def model_sizes(model: Any, options: Mapping[str, Any], targets: Mapping[str, Co
     return sizes
 
 
-def check_objectives(objectives: Mapping[str, Objective[Any]], model: NoiseConditionalModel) -> None:
+def check_objectives(objectives: Mapping[str, Objective], model: ConditionalModel) -> None:
     """Raise ConfigError for an objective that does not train models of this class."""
     for where, objective in objectives.items():
         if not isinstance(model, objective.model_class):
@@ -93,7 +92,7 @@ def check_objectives(objectives: Mapping[str, Objective[Any]], model: NoiseCondi
             objective.check_model(model)
 
 
-def as_score(model: NoiseConditionalModel) -> ScoreModel:
+def as_score(model: ConditionalModel) -> ScoreModel:
     """The model, if it is a score.
 
     Raises:
@@ -101,7 +100,22 @@ def as_score(model: NoiseConditionalModel) -> ScoreModel:
     """
     if isinstance(model, ScoreModel):
         return model
-    more = ": scoresde evaluate computes how well it predicts" if isinstance(model, TargetModel) else ""
+    raise ConfigError(f"the model of this run is a {type(model).__name__}, not a score{_predicts(model)}")
+
+
+def as_sampled(model: ConditionalModel) -> ScoreModel | JumpModel:
+    """The model, if it has samples and a likelihood.
+
+    Raises:
+        ConfigError: If it has none, for example a ``Classifier``.
+    """
+    if isinstance(model, ScoreModel | JumpModel):
+        return model
     raise ConfigError(
-        f"the model of this run is a {type(model).__name__}, not a score, so it has no samples and no likelihood{more}"
+        f"the model of this run is a {type(model).__name__}, not a score, so it has no samples and no "
+        f"likelihood{_predicts(model)}"
     )
+
+
+def _predicts(model: ConditionalModel) -> str:
+    return ": scoresde evaluate computes how well it predicts" if isinstance(model, TargetModel) else ""

@@ -17,21 +17,19 @@ from torch import nn
 
 from scoresde._validation import shown
 from scoresde.losses import Objective
-from scoresde.score import NoiseConditionalModel
+from scoresde.score import ConditionalModel
 
 Model = TypeVar("Model", bound=nn.Module)
 MAIN = "objective"
 """The name of the objective of ``config.objective``. Those of the section ``objectives`` have the names of their keys."""
 
 
-def trained_modules(
-    model: NoiseConditionalModel, objectives: Mapping[str, Objective[Any]]
-) -> dict[str, dict[str, nn.Module]]:
+def trained_modules(model: ConditionalModel, objectives: Mapping[str, Objective]) -> dict[str, dict[str, nn.Module]]:
     """The modules that each objective trains, by name."""
     return {name: dict(objective.trained(model)) for name, objective in objectives.items()}
 
 
-def check_trainable(model: NoiseConditionalModel, objectives: Mapping[str, Objective[Any]]) -> None:
+def check_trainable(model: ConditionalModel, objectives: Mapping[str, Objective]) -> None:
     """Check that objectives train a model.
 
     Args:

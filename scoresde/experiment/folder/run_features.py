@@ -13,6 +13,7 @@ from torch import Tensor
 from scoresde._validation import check_number
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import load_config
+from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.config.weight_names import DEFAULT, weights_name
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.metrics import Extractor
@@ -60,7 +61,7 @@ class RunFeatures(Extractor):
     @cached_property
     def _extractor(self) -> ScoreFeatures:
         model, _ = Workdir(self.folder).model(self._experiment, self.weights)
-        return ScoreFeatures(model, self.t, self.modules, self.seed)
+        return ScoreFeatures(as_score(model), self.t, self.modules, self.seed)
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ from scoresde.experiment.folder.checkpoint import (
 )
 from scoresde.experiment.folder.tensor_file import CheckpointError, read_header
 from scoresde.experiment.folder.tree import misplaced, remove_leftovers
-from scoresde.score import NoiseConditionalModel
+from scoresde.score import ConditionalModel
 from scoresde.version import __version__
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Workdir:
                 f"checkpoint was replaced. Differences (checkpoint -> given): {'; '.join(lines)}"
             )
 
-    def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[NoiseConditionalModel, Checkpoint]:
+    def model(self, experiment: Experiment, which: str | float = DEFAULT) -> tuple[ConditionalModel, Checkpoint]:
         """Load the trained model.
 
         Args:

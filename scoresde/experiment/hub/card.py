@@ -17,6 +17,7 @@ from typing import Any
 from scoresde._files import bytes_digest, read_plain, read_sealed
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.config.trust import untrusted
 from scoresde.experiment.folder.checkpoint import Checkpoint
@@ -83,7 +84,7 @@ def _title(experiment: Experiment, workdir: Workdir, published: Published) -> st
     version = _environment(workdir).get("scoresde", "of an unknown version")
     return (
         f"# {plain(workdir.path.resolve().name)}\n\nA {_kind(experiment)} {plain(experiment.data.train.name)} under "
-        f"{plain(repr(experiment.model.sde))}, at training step {published.checkpoint.step:,}, trained with "
+        f"{plain(repr(process_of(experiment.model)))}, at training step {published.checkpoint.step:,}, trained with "
         f"scoresde {plain(str(version))}.\n"
     )
 

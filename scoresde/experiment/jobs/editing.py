@@ -103,7 +103,7 @@ class EditingJob(Job):
         weights = weights_name(config.weights)
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         if config.task in STARTED:
-            _check_time(config, model.sde)
+            _check_time(config, experiment.sde)
         score, guidance = guided(experiment, model, device)
         shape = list(data.event_shape)
         settings = {
@@ -135,7 +135,9 @@ class EditingJob(Job):
     @property
     def sampler(self) -> Sampler:
         """The sampler that the section ``editing`` names."""
-        return self.experiment.samplers[_sampler(self.experiment)]
+        found = self.experiment.samplers[_sampler(self.experiment)]
+        assert isinstance(found, Sampler)  # the model is a score
+        return found
 
     @property
     def count(self) -> int:

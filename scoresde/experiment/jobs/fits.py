@@ -22,7 +22,7 @@ from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.likelihood import FlowGrid, fit_grid, noisy_levels
 from scoresde.noise import NoiseSource
-from scoresde.schedules import FittedBound
+from scoresde.schedules import ChainBound, FittedBound
 from scoresde.score import ScoreModel
 from scoresde.sde import SDE, LinearSDE, ScalarSDE
 from scoresde.version import __version__
@@ -79,7 +79,7 @@ def fitted_bound(
 ) -> FittedBound:
     """The chain of the variational bound: its times, its variance and the probabilities of its steps."""
     config, method = experiment.likelihood, experiment.likelihood.method
-    assert method is not None
+    assert isinstance(method, ChainBound)  # the config was checked
     made = method
 
     def fit(x: Tensor, index: Tensor) -> FittedBound:

@@ -15,14 +15,14 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.guidance import CLASSIFIER, LoadedClassifier, build_guidance, classifier_folder
 from scoresde.experiment.config.loader import load_config
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.score import NoiseConditionalModel
+from scoresde.score import ConditionalModel
 
 FACTS = ("guidance", "classifier digest")
 """Names of the facts about guidance."""
 
 
 def guided(
-    experiment: Experiment, model: NoiseConditionalModel, device: torch.device
+    experiment: Experiment, model: ConditionalModel, device: torch.device
 ) -> tuple[Callable[..., Tensor], dict[str, Any]]:
     """The guided score, and what its samples depend on.
 

@@ -11,69 +11,37 @@ its results change within its tolerance.)
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from scoresde._files import bytes_digest, write_sealed
-from scoresde.data import Dataset, LevelMiddles, Quantized
-from scoresde.experiment.config.builder import config_errors
+from scoresde.data import Dataset
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.sections import Solver
-from scoresde.experiment.config.targets import as_score
+from scoresde.experiment.config.families import process_of
+from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
-from scoresde.experiment.jobs.fits import event_conditions, fitted_bound, fitted_grid, flow_start
+from scoresde.experiment.jobs.fits import event_conditions
 from scoresde.experiment.jobs.job import Job, Progress, local_device, run_job
+from scoresde.experiment.jobs.likelihood_methods import Method, choose_method
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
-from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, LEVEL_BOUND, biases, event_means, statistics
+from scoresde.experiment.results.likelihood_summary import event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
-from scoresde.likelihood import (
-    LikelihoodResult,
-    Multistep,
-    VariationalBound,
-    bits_per_dim,
-    bits_per_dim_error,
-    log_likelihood,
-)
-from scoresde.likelihood.flow import default_solver
+from scoresde.likelihood import bits_per_dim, bits_per_dim_error
 from scoresde.noise import NoiseSource
-from scoresde.schedules import FittedBound
 from scoresde.score import ScoreModel
-from scoresde.sde import ScalarSDE
 from scoresde.sde.base import check_gaussian
 from scoresde.solvers import SolverError
 from scoresde.version import __version__
-
-
-def _summary(solver: object) -> str:
-    """The solver in one line, without the table of its grid."""
-    return str(getattr(solver, "summary", None) or repr(solver))
-
-
-def _solver(
-    experiment: Experiment, workdir: Workdir, model: ScoreModel, digest: str, device: torch.device
-) -> tuple[Solver | FittedBound, str]:
-    """What computes the rows, and the digest of what was fitted for it."""
-    config = experiment.likelihood
-    if config.method is not None:
-        bound = fitted_bound(experiment, workdir, model, digest, device)
-        return bound, hashlib.sha256(bound.to_json().encode()).hexdigest()[:16]
-    solver = config.solver or default_solver(model.sde, config.tolerance)
-    if not isinstance(solver, Multistep):
-        return solver, "none"
-    if solver.grid is None and config.grid_events:
-        solver = replace(solver, grid=fitted_grid(experiment, workdir, model, digest, device))
-    return solver, "none" if solver.grid is None else hashlib.sha256(solver.grid.to_json().encode()).hexdigest()[:16]
 
 
 def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict[str, Any] | None:
@@ -90,14 +58,14 @@ def likelihood(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
         The summary. None in a launcher's process that is not the last to finish.
 
     Raises:
-        ConfigError: If the model is not a score.
+        ConfigError: If the model has no likelihood.
         TypeError: If the noise of the process is not Gaussian.
         WorkdirError: If another likelihood job is running in the folder.
         WorkerError: If a local process died.
         SolverError: If all rows failed.
     """
-    as_score(experiment.model)
-    check_gaussian(experiment.sde, "the likelihood")
+    if isinstance(as_sampled(experiment.model), ScoreModel):
+        check_gaussian(experiment.sde, "the likelihood")
     out: dict[str, Any] | None = run_job(LikelihoodJob, experiment, workdir, processes)
     return out
 
@@ -123,10 +91,9 @@ class LikelihoodJob(Job):
     kind: ClassVar[str] = "likelihood"
     unit: ClassVar[str] = "row"
 
-    model: ScoreModel
+    method: Method
     checkpoint: Checkpoint
     data: Dataset
-    solver: Solver | FittedBound
     store: RowStore
 
     @classmethod
@@ -134,26 +101,16 @@ class LikelihoodJob(Job):
         device = local_device(experiment, local)
         config, data = experiment.likelihood, getattr(experiment.data, experiment.likelihood.split)
         weights = weights_name(config.weights)
-        loaded, checkpoint = workdir.model(replace(experiment, device=device), weights)
-        model, digest = as_score(loaded), checkpoint.digest
-        if config.method is None:
-            with config_errors("data"):  # data that is not dequantized needs a process with scalar coefficients
-                flow_start(
-                    model.sde, data.encode([0], seed=0).to(device), data.transform, config.t_min,
-                    NoiseSource.of(0, 1, device=device),
-                )  # fmt: skip
-        solver, grid = _solver(experiment, workdir, model, digest, device)
+        model, checkpoint = workdir.model(replace(experiment, device=device), weights)
+        method = choose_method(experiment, workdir, model, data, checkpoint.digest, device)
         settings = {
-            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": digest,
+            "scoresde": __version__, "config digest": config_digest(experiment), "checkpoint digest": checkpoint.digest,
             "weights": weights, "split": config.split, "data digest": data.digest(), "transform": repr(data.transform),
-            "solver": _summary(solver), "grid digest": grid, "divergence": repr(config.divergence),
-            "t_min": config.t_min, "seed": config.seed,
+            "t_min": config.t_min, "seed": config.seed, **method.settings,
         }  # fmt: skip
-        if isinstance(solver, FittedBound):
-            settings |= {"method": repr(config.method), "divergence": "none"}
         if data.kinds:
             settings["condition"] = config.condition
-        return cls(experiment, workdir, device, model, checkpoint, data, solver, RowStore(workdir.likelihood, settings))
+        return cls(experiment, workdir, device, method, checkpoint, data, RowStore(workdir.likelihood, settings))
 
     @property
     def fingerprint(self) -> str:
@@ -196,13 +153,11 @@ class LikelihoodJob(Job):
         If the solver fails for the batch, each event is computed alone and may fail.
         """
         config = self.experiment.likelihood
-        x, log_weight = self.data.encode(index, seed=config.seed, draw=draw).to(self.device), None
+        x = self.data.encode(index, seed=config.seed, draw=draw).to(self.device)
         # probes are keyed by event and draw, like the dequantization
         noise = NoiseSource(config.seed, index.to(self.device)).again(draw)
-        if not isinstance(self.solver, FittedBound):
-            x, log_weight = flow_start(self.model.sde, x, self.data.transform, config.t_min, noise)
         try:
-            found = self.computed(x, noise, event_conditions(self.experiment, self.data, index, self.device))
+            found = self.method.compute(x, noise, event_conditions(self.experiment, self.data, index, self.device))
         except SolverError:
             if len(index) > 1:
                 return [row for one in index.split(1) for row in self.rows(draw, one)]
@@ -210,56 +165,30 @@ class LikelihoodJob(Job):
             return [Row(int(index), draw, nothing, nothing, nothing, nothing, nothing, 0, 0, config.seed, 1)]
         shape, transform = self.data.event_shape, self.data.transform
         discrete = transform.discrete
-        lost = torch.full_like(found.log_prob, math.nan)
-        if isinstance(found, VariationalBound):
-            errors, failed, products = (
-                (found.standard_error, found.standard_error, lost),
-                ~torch.isfinite(found.log_prob),
-                0,
-            )
-        else:
-            errors = (found.standard_error, found.trace_error, found.solver_error)
-            failed, products = found.failed | ~torch.isfinite(found.log_prob), found.vjps
-        log_prob = found.log_prob if log_weight is None else found.log_prob + log_weight
+        errors = (found.standard_error, found.draws_error, found.solver_error)
         columns = (
-            log_prob,
-            bits_per_dim(log_prob, shape, transform) if discrete else lost,
+            found.log_prob,
+            bits_per_dim(found.log_prob, shape, transform) if discrete else torch.full_like(found.log_prob, math.nan),
             *(bits_per_dim_error(error, shape) if discrete else error for error in errors),
         )
         figures = torch.stack([column.double().cpu() for column in columns], 1).tolist()
+        failed = found.failed.tolist()
         return [
-            Row(i, draw, nats, bits, error, trace, solver, found.nfe, products, config.seed, int(bad))
-            for i, (nats, bits, error, trace, solver), bad in zip(index.tolist(), figures, failed.tolist(), strict=True)
+            Row(i, draw, nats, bits, error, part, solver, found.nfe, found.products, config.seed, int(bad))
+            for i, (nats, bits, error, part, solver), bad in zip(index.tolist(), figures, failed, strict=True)
         ]
-
-    def computed(
-        self, x: Tensor, noise: NoiseSource, condition: dict[str, Tensor]
-    ) -> LikelihoodResult | VariationalBound:
-        """The log-likelihoods of a batch, or lower bounds of them. Raises SolverError if the solver fails."""
-        config, transform = self.experiment.likelihood, self.data.transform
-        if isinstance(self.solver, FittedBound):
-            assert isinstance(self.model.sde, ScalarSDE)
-            middles = transform if isinstance(transform, Quantized) and not transform.dequantized else None
-            return self.solver(
-                self.model.sde, self.model, x, transform=middles, noise=noise, condition=condition or None
-            )
-        return log_likelihood(
-            self.model.sde, self.model, x, solver=self.solver, divergence=config.divergence, t_min=config.t_min, noise=noise,
-            condition=condition,
-        )  # fmt: skip
 
     @property
     def title(self) -> str:
         """The name of the table and the summary."""
-        name = self.experiment.likelihood.split
-        return titled(f"{name}-bound" if isinstance(self.solver, FittedBound) else name, self.store.settings["weights"])
+        return titled(f"{self.experiment.likelihood.split}{self.method.suffix}", self.store.settings["weights"])
 
     def announce(self, parts: Sequence[Part]) -> None:
         """Log what will be done, and what changed if there are only rows of other settings."""
         total, rows = self.count * self.experiment.likelihood.draws, sum(part.size for part in parts)
         others = [s for s in self.store.others() if s["split"] == self.store.settings["split"]]
         line = (
-            f"{self.workdir.path}: likelihood: computing {rows} of {total} rows, by {_summary(self.solver)}, "
+            f"{self.workdir.path}: likelihood: computing {rows} of {total} rows, by {self.method.text}, "
             f"{self.checkpoint.describe(self.store.settings['weights'])}"
         )
         if others and not self.store.path.exists():
@@ -278,32 +207,17 @@ class LikelihoodJob(Job):
         if failed == len(rows):
             raise SolverError(f"all {failed} rows failed, so there is no mean: see {title}.csv in {folder}")
         bounds = ["uniform dequantization"] if self.data.transform.dequantized else []
-        if isinstance(self.data.transform, LevelMiddles) and not isinstance(self.solver, FittedBound):
-            bounds.append(LEVEL_BOUND)
-        if self.model.sde.state_shape(self.data.event_shape) != self.data.event_shape:
-            bounds.append("sampled auxiliary variables of the state")
         volume = self.data.transform.log_volume(prod(self.data.event_shape))
-        facts = statistics(rows, self.data.transform.discrete, volume)
-        chain = isinstance(self.solver, FittedBound)
-        if isinstance(self.solver, FittedBound):
-            bounds.append("a chain")
-            known = cast(dict[str, Any], facts["parts of the error"])
-            facts["parts of the error"] = {
-                {"trace": "noise and steps"}.get(name, name): value for name, value in known.items() if name != "solver"
-            }
+        facts = statistics(rows, self.data.transform.discrete, volume, self.method.known)
         summary = {
             **facts,
             "unit": "bits/dim" if self.data.transform.discrete else "nats",
-            "bound by": bounds,
+            "bound by": [*bounds, *self.method.bounds(self.data)],
             "events": self.count, "draws": config.draws, "rows": len(rows), "failed": failed,
-            "known biases": {} if chain else biases(
-                self.model, self.data, count=min(BIAS_EVENTS, self.count), t_min=config.t_min, seed=config.seed,
-                device=self.device, batch_size=config.batch_size, conditional=config.condition == "data",
-            ),
+            "known biases": self.method.biases(self.data, self.count, self.device),
             **self.store.settings, **provenance(),
-            "probes": None if chain else config.divergence.products or "exact",
-            "tolerance": getattr(self.solver, "tolerance", getattr(self.solver, "rtol", None)),
-            "data": self.data.name, "event shape": list(self.data.event_shape), "process": repr(self.model.sde),
+            "probes": self.method.probes, "tolerance": self.method.tolerance, "data": self.data.name,
+            "event shape": list(self.data.event_shape), "process": repr(process_of(self.method.model)),
             "mean nfe": sum(row.evaluations for row in rows) / len(rows),
             "mean products": sum(row.products for row in rows) / len(rows),
             "batch size": config.batch_size, "processes": processes,
@@ -343,5 +257,5 @@ def describe(summary: dict[str, Any]) -> str:
     given = {"data": " given their conditions", "ignore": " without their conditions"}.get(
         summary.get("condition", ""), ""
     )
-    bound = "" if "method" not in summary else f", a bound by a chain: {summary['solver']}"
+    bound = "" if "method" not in summary else f", a bound by {summary['bound by'][-1]}: {summary['solver']}"
     return f"{value:.4f} +- {error} {unit} on {summary['events']} {summary['split']} events{given}{bound}"

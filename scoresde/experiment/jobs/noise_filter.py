@@ -19,6 +19,7 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.tensor_file import FORMAT, CheckpointError, read_tensors, tensors_digest, write_tensors
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.filters import Filter, MatrixFilter, SpectralFilter
+from scoresde.sde import SDE
 
 EVENTS = 10_000
 """Number of training events that a filter is fitted to."""
@@ -42,6 +43,8 @@ def noise_filter(experiment: Experiment, workdir: Workdir) -> tuple[Filter | Non
     fit = experiment.sampling.noise_filter
     if fit is None:
         return None, {}
+    if not isinstance(experiment.process, SDE):
+        raise ConfigError("config.sampling.noise_filter is for the Gaussian noise of an SDE: leave it out")
     for name, sampler in experiment.samplers.items():
         for part in (sampler, getattr(sampler, "corrector", None)):
             if getattr(part, "needs_standard_normals", False):

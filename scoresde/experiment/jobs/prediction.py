@@ -172,8 +172,8 @@ def noise_levels(experiment: Experiment) -> list[float]:
     """Times at equal distances in the distribution of the training times, ascending and different."""
     objective = experiment.objective
     u = torch.linspace(0.0, 1.0, LEVELS, dtype=torch.float64).clamp(1e-6, 1.0 - 1e-6)
-    found = objective.times.times(objective.sde, u).float().unique()
-    return [float(t) for t in found.clamp(max=float(objective.sde.T))]
+    found = objective.time_quantiles(u).float().unique()
+    return [float(t) for t in found.clamp(max=float(experiment.sde.T))]
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -40,7 +40,8 @@ from scoresde.conditions import given
 from scoresde.experiment.config.builder import ConfigError, config_errors
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.targets import as_score
+from scoresde.experiment.config.families import process_of
+from scoresde.experiment.config.targets import as_sampled, as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
@@ -60,7 +61,9 @@ from scoresde.experiment.results.sample_index import (
 )
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.filters import Filter, FilteredNoise
+from scoresde.jump import JumpModel, JumpSampler
 from scoresde.samplers import Sampler
+from scoresde.samplers.base import SampleResult
 from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
@@ -86,12 +89,12 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         The pictures by sampler. None in a launcher's process that is not the last to finish.
 
     Raises:
-        ConfigError: If the config has no sampler, or its model is not a score.
+        ConfigError: If the config has no sampler, or its model has no samples.
         WorkdirError: If another process draws samples in the folder.
         WorkerError: If a local process died.
         FloatingPointError: For a sample that is not finite.
     """
-    as_score(experiment.model)
+    as_sampled(experiment.model)
     if not experiment.samplers:
         raise ConfigError("config.samplers is empty: give {'a name': {'name': 'PredictorCorrector', arguments}, ...}")
     out: dict[str, Path] | None = run_job(SamplingJob, experiment, workdir, processes)
@@ -105,7 +108,7 @@ class SamplingJob(Job):
     kind: ClassVar[str] = "sample"
     unit: ClassVar[str] = "sample"
 
-    model: ScoreModel
+    model: ScoreModel | JumpModel
     score: Callable[..., torch.Tensor]
     checkpoint: Checkpoint
     stores: dict[str, SampleStore]
@@ -119,8 +122,9 @@ class SamplingJob(Job):
         model, checkpoint = workdir.model(replace(experiment, device=device), weights)
         score, guidance = guided(experiment, model, device)
         for name, sampler in experiment.samplers.items():
-            with config_errors(f"samplers.{name}"):
-                sampler.check_score(model.sde, score)
+            if isinstance(sampler, Sampler):
+                with config_errors(f"samplers.{name}"):
+                    sampler.check_score(as_score(model).sde, score)
         filter, filtering = noise_filter(experiment, workdir)
         nodes = experiment.config.to_dict().get("samplers", {})
         common = {
@@ -135,7 +139,7 @@ class SamplingJob(Job):
             )
             for name, node in nodes.items()
         }
-        return cls(experiment, workdir, device, as_score(model), score, checkpoint, stores, filter)
+        return cls(experiment, workdir, device, as_sampled(model), score, checkpoint, stores, filter)
 
     @property
     def fingerprint(self) -> str:
@@ -171,9 +175,10 @@ class SamplingJob(Job):
         noise = None
         if self.filter is not None:
             noise = FilteredNoise.of(config.seed, part.size, part.first, self.device, filter=self.filter)
-        result = self.sampler(part.name)(
-            self.model.sde, self.score, (part.size, *data.event_shape), seed=config.seed, first=part.first, device=self.device,
-            callback=where, condition=self.conditions(part.first, part.size), noise=noise,
+        draw: Callable[..., SampleResult] = self.sampler(part.name)
+        result = draw(
+            process_of(self.model), self.score, (part.size, *data.event_shape), seed=config.seed, first=part.first,
+            device=self.device, callback=where, condition=self.conditions(part.first, part.size), noise=noise,
         )  # fmt: skip
         if result.interrupted:
             raise KeyboardInterrupt
@@ -185,7 +190,7 @@ class SamplingJob(Job):
         found = sample_conditions(self.experiment, first, count)
         return {name: rows.to(self.device) for name, rows in found.items()}
 
-    def sampler(self, name: str) -> Sampler:
+    def sampler(self, name: str) -> Sampler | JumpSampler:
         """A sampler of the config.
 
         A sampler that is fitted to the model is fitted once, for all processes and later runs.
@@ -207,7 +212,7 @@ class SamplingJob(Job):
 
     def fit(self, chosen: UnfittedSampler) -> Sampler:
         """A sampler of the config, fitted to the model."""
-        sde, data = self.model.sde, self.experiment.data
+        sde, data = process_of(self.model), self.experiment.data
         assert isinstance(sde, LinearSDE)  # checked when the experiment was built
         index = torch.arange(min(chosen.events, len(data.train)))
         events = data.train.encode(index, seed=chosen.seed).to(self.device) if chosen.events else None

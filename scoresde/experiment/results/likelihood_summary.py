@@ -48,8 +48,13 @@ Number = float | None
 """None if it is not known, because JSON has no NaN."""
 
 
-def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> dict[str, Number | dict[str, Number]]:
+def statistics(
+    rows: Sequence[Row], discrete: bool, log_volume: float = 0.0, known: str = "trace"
+) -> dict[str, Number | dict[str, Number]]:
     """Mean, standard error and its parts, as in the module's docstring. Failed rows are left out.
+
+    ``known`` is what the errors of the probes are called: those of a bound come from its noise, its steps or its times. A bound
+    has no solver.
 
     ``log_volume`` is ``ln |dx / d(data)|`` of an event. It converts nats of what the model sees to nats of the original
     data.
@@ -79,7 +84,7 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
     freedom = int((draws - 1).sum())
     spread = float(((y - mean_of(y)[event]) ** 2).sum() / freedom) if freedom else math.nan
     within = float((spread / draws).sum() / n**2)
-    known = [0.0 if math.isnan(part) else part for part in (trace, within)]
+    parts = [0.0 if math.isnan(part) else part for part in (trace, within)]
     found: dict[str, Number | dict[str, Number]] = {"nats": _number(nats), "nats_error": _number(nats_error)}
     if discrete:
         value, _ = mean_and_error(key)
@@ -88,10 +93,10 @@ def statistics(rows: Sequence[Row], discrete: bool, log_volume: float = 0.0) -> 
         found["nats_of_data"] = _number(nats + log_volume)
     solver = np.array([row.solver_error for row in good])
     found["parts of the error"] = {
-        "sampling of events": _root(error**2 - max(known)),
-        "dequantization": _root(within - known[0]) if discrete else None,
-        "trace": _root(trace),
-        "solver": _number(float(mean_of(solver).mean())),
+        "sampling of events": _root(error**2 - max(parts)),
+        "dequantization": _root(within - parts[0]) if discrete else None,
+        known: _root(trace),
+        **({"solver": _number(float(mean_of(solver).mean()))} if known == "trace" else {}),
     }
     return found
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from scoresde._files import NO_ARRAY, check_zip, write_atomic
-from scoresde.data import Transform
+from scoresde.data import Tokens, Transform
 from scoresde.experiment.folder.cache import Cache
 from scoresde.samplers.base import SampleResult
 from scoresde.samplers.populations import Particles
@@ -90,6 +90,8 @@ def _no_evidence() -> np.ndarray:
 class Samples(Shard):
     """Samples: x ``(B, *event)`` float32, and raw, the decoded samples, as bytes if they have at most 256 levels.
 
+    Tokens x are whole numbers of the smallest type.
+
     Attributes:
         acceptance: Probabilities with which a Metropolis step accepted its proposals, ``(B, P)`` float32: the means over
             P consecutive parts of the proposals, from the first level to the last (``acceptance_parts``). Empty for
@@ -108,9 +110,10 @@ class Samples(Shard):
         cls, first: int, end: int, result: SampleResult, transform: Transform, *, seconds: float, device: object
     ) -> Samples:
         """The samples ``first`` .. ``end`` - 1 that a sampler drew."""
-        x = result.samples.float().cpu()
+        x = result.samples.cpu()
         return cls(
-            first=first, end=end, x=x.numpy(), raw=compact(transform.decode(x), transform),
+            first=first, end=end, x=x.float().numpy() if x.is_floating_point() else compact(x, transform),
+            raw=compact(transform.decode(x), transform),
             acceptance=acceptance_parts(result.acceptance), evidence=evidence_rows(result.particles), nfe=result.nfe,
             seconds=seconds, device=str(device),
         )  # fmt: skip
@@ -217,8 +220,9 @@ class SampleStore(ShardStore[Samples]):
 
     def fits(self, shard: Samples) -> str:
         wanted = (shard.end - shard.first, *self.settings["event shape"])
-        if shard.x.shape != wanted or shard.raw.shape != wanted or shard.x.dtype != np.float32:
-            return f"has samples {shard.x.shape}, {shard.x.dtype}, raw {shard.raw.shape}; expected {wanted}, float32"
+        tokens = shard.x.dtype.kind in "iu" and shard.x.dtype == shard.raw.dtype
+        if shard.x.shape != wanted or shard.raw.shape != wanted or not (tokens or shard.x.dtype == np.float32):
+            return f"has samples {shard.x.shape}, {shard.x.dtype}, raw {shard.raw.shape}; expected {wanted}, float32 or tokens"
         if shard.acceptance.ndim != 2 or shard.acceptance.dtype != np.float32:
             return (
                 f"has acceptance {shard.acceptance.shape}, {shard.acceptance.dtype}; expected two dimensions, float32"
@@ -327,6 +331,8 @@ def gaps(entries: list[Entry], first: int, end: int) -> Iterator[tuple[int, int]
 
 
 def compact(raw: torch.Tensor, transform: Transform) -> np.ndarray:
-    """Decoded samples as an array, as bytes if they have at most 256 levels."""
-    levels = getattr(transform, "levels", 0)
-    return (raw.to(torch.uint8) if 0 < levels <= 256 else raw).numpy()
+    """Decoded samples as an array. Levels and tokens get the smallest type that holds them: bytes up to 256 of them."""
+    count = transform.tokens if isinstance(transform, Tokens) else getattr(transform, "levels", 0)
+    if isinstance(transform, Tokens) and count > 256:
+        return raw.to(torch.int16 if count <= 2**15 else torch.int32).numpy()
+    return (raw.to(torch.uint8) if 0 < count <= 256 else raw).numpy()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.data import Dataset, Quantized
+from scoresde.data import Dataset, Quantized, Tokens
 from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob
 from scoresde.metrics.baselines import histogram_bits
 
@@ -99,11 +99,13 @@ def simple_baseline(train: Dataset, data: Dataset, count: int, seed: int) -> Sim
     """
     n, d, transform = len(train), math.prod(train.event_shape), train.transform
     index = torch.arange(count)
-    if isinstance(transform, Quantized):
-        if n * d > VALUES_UP_TO or d * transform.levels > COUNTS_UP_TO:
+    if isinstance(transform, Quantized | Tokens):
+        levels = transform.tokens if isinstance(transform, Tokens) else transform.levels
+        if n * d > VALUES_UP_TO or d * levels > COUNTS_UP_TO:
             return None
-        bits = histogram_bits(train.events(torch.arange(n)), data.events(index), transform.levels)
-        return SimpleBaseline("independent pixel histogram", bits, True)
+        bits = histogram_bits(train.events(torch.arange(n)), data.events(index), levels)
+        what = "pixel" if isinstance(transform, Quantized) else "token"
+        return SimpleBaseline(f"independent {what} histogram", bits, True)
     if d > DIMENSIONS_UP_TO or n * d > COUNTS_UP_TO:
         return None
     try:

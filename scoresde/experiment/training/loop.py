@@ -288,6 +288,6 @@ def describe(trainer: Trainer) -> str:
     )
     how = f" by {world} processes{', sharded' if config.sharded else ''}" if world > 1 else ""
     return (
-        f"{what}, {experiment.sde!r}, {experiment.data.train.summary}, "
+        f"{what}, {experiment.process!r}, {experiment.data.train.summary}, "
         f"steps {trainer.step} to {config.steps}, batch size {config.batch_size}, on {trainer.group.device}{how}"
     )

@@ -24,7 +24,7 @@ from scoresde.experiment.config.sections import TrainingConfig
 from scoresde.losses import Objective
 from scoresde.networks.embeddings import Embedding
 from scoresde.networks.refinenet import InstanceNormPlus
-from scoresde.score import EnergyModel, NoiseConditionalModel
+from scoresde.score import ConditionalModel, EnergyModel
 
 IN_FLOAT32 = (Embedding, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, _NormBase, InstanceNormPlus)
 """Modules that get float32 inputs."""
@@ -49,9 +49,7 @@ class AutocastNetwork(nn.Module):
             return out.float()
 
 
-def prepare_model(
-    model: NoiseConditionalModel, config: TrainingConfig, objectives: Iterable[Objective[Any]]
-) -> NoiseConditionalModel:
+def prepare_model(model: ConditionalModel, config: TrainingConfig, objectives: Iterable[Objective]) -> ConditionalModel:
     """The model that training calls: the same weights, with the options of the config.
 
     The model itself if there are none.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,15 @@ from torch import nn
 from scoresde._files import bytes_digest, write_atomic
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.targets import as_score
+from scoresde.experiment.config.families import process_of
+from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
+from scoresde.jump import GridJumpSampler, JumpModel, JumpSampler
 from scoresde.samplers import ParticleSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.samplers.base import SampleResult
 from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.score import ScoreModel
@@ -48,8 +52,8 @@ def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
 
 
 def _has_samples(experiment: Experiment) -> bool:
-    """Whether there are samples to show: the model is a score, and the config has a sampler."""
-    return isinstance(experiment.model, ScoreModel) and bool(experiment.samplers)
+    """Whether there are samples to show: the model has samples, and the config has a sampler."""
+    return isinstance(experiment.model, ScoreModel | JumpModel) and bool(experiment.samplers)
 
 
 def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> dict[str, Path]:
@@ -79,14 +83,17 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
     return pictures
 
 
-def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, modules: nn.Module) -> torch.Tensor:
-    model = with_modules(as_score(trainer.model), trainer.trained, copy.deepcopy(modules))
+def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler | JumpSampler, modules: nn.Module) -> torch.Tensor:
+    model = with_modules(as_sampled(trainer.model), trainer.trained, copy.deepcopy(modules))
     model.eval().requires_grad_(False)
     shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
     given = {k: v.to(trainer.group.device) for k, v in sample_conditions(experiment, 0, COUNT).items()}
     for made in (with_steps(sampler, STEPS), sampler):
         try:
-            result = made(model.sde, model, shape, condition=given, seed=config.seed, device=trainer.group.device)
+            draw: Callable[..., SampleResult] = made
+            result = draw(
+                process_of(model), model, shape, condition=given, seed=config.seed, device=trainer.group.device
+            )
         except ValueError:  # a grid with a fixed number of steps
             if made is sampler:
                 raise
@@ -97,7 +104,7 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler, modules: n
     raise AssertionError("unreachable")
 
 
-def with_steps(sampler: Sampler, steps: int) -> Sampler:
+def with_steps(sampler: Sampler | JumpSampler, steps: int) -> Sampler | JumpSampler:
     """The sampler with at most ``steps`` steps, if it has a number of steps.
 
     A sampler that would be fitted first is replaced by UniPC, and one of particles by its predictor: previews are not guided.
@@ -106,7 +113,7 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
         return UniPC(steps, t_min=sampler.t_min)
     if isinstance(sampler, ParticleSampler):
         return with_steps(sampler.prior, steps)
-    own = sampler.steps if isinstance(sampler, GridSampler) else ()
+    own = sampler.steps if isinstance(sampler, GridSampler | GridJumpSampler) else ()
     fewer: int | ReferenceDiscretization = steps
     if isinstance(own, ReferenceDiscretization) and own.steps > steps:
         fewer = dataclasses.replace(own, steps=steps)

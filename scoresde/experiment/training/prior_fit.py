@@ -9,7 +9,8 @@ over training events. Noise that is not Gaussian is compared by the second formu
 E KL(q(x_T | x_0) || prior) that depends on the data. `scoresde check` reports the rest.
 
 For a process without a closed-form kernel, paths are simulated from training events to T, and the moments of their end
-points are compared with those of the prior (``scoresde/sde/checks/endpoints.py``).
+points are compared with those of the prior (``scoresde/sde/checks/endpoints.py``). For a jump process the divergence itself is
+known.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from scoresde._validation import expand
 from scoresde.data import permutation
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.jump import JumpProcess
+from scoresde.jump.bounds import prior_divergence
 from scoresde.sde import SDE, LinearSDE
 from scoresde.sde.checks.endpoints import end_points
 from scoresde.sde.checks.report import PRIOR_LIMIT
@@ -35,8 +38,10 @@ EVENTS = 256
 @torch.no_grad()
 def prior_mismatch(experiment: Experiment) -> float:
     """The mismatch of the prior in nats per coordinate, over at most `EVENTS` training events."""
-    sde, x = experiment.sde, _events(experiment)
-    return _by_kernel(sde, x) if isinstance(sde, LinearSDE) else end_points(sde, x).mismatch
+    process, x = experiment.process, _events(experiment)
+    if isinstance(process, JumpProcess):
+        return _by_divergence(process, x)
+    return _by_kernel(process, x) if isinstance(process, LinearSDE) else end_points(process, x).mismatch
 
 
 def check_prior(experiment: Experiment) -> str:
@@ -44,8 +49,11 @@ def check_prior(experiment: Experiment) -> str:
 
     Raises ConfigError if the mismatch is too large to train, or if a path cannot be simulated.
     """
-    x, sde = _events(experiment), experiment.sde
-    section, lost, message = _of_linear(sde, x) if isinstance(sde, LinearSDE) else _of_paths(sde, x)
+    x, process = _events(experiment), experiment.process
+    if isinstance(process, JumpProcess):
+        section, lost, message = _of_jumps(process, x)
+    else:
+        section, lost, message = _of_linear(process, x) if isinstance(process, LinearSDE) else _of_paths(process, x)
     if lost <= PRIOR_LIMIT:
         return ""
     if not lost <= MOST:
@@ -77,6 +85,24 @@ def _of_paths(sde: SDE, x: Tensor) -> tuple[str, float, str]:
         f"mismatch of {found.mismatch:.3g} nats per coordinate (limit {PRIOR_LIMIT:g}). Give a larger T, or the distribution "
         "at T as the prior"
     )  # fmt: skip
+
+
+def _of_jumps(process: JumpProcess, x: Tensor) -> tuple[str, float, str]:
+    """As `_of_linear`, for a jump process."""
+    lost = _by_divergence(process, x)
+    return (
+        "process",
+        lost,
+        (
+            f"the training data is still visible at T={process.T:g} of {process!r}: {lost:.3g} nats per coordinate between "
+            f"q(x_T | x_0) and the prior (limit {PRIOR_LIMIT:g}). Give a schedule whose alpha(T) is smaller"
+        ),
+    )
+
+
+def _by_divergence(process: JumpProcess, x: Tensor) -> float:
+    """KL(q(x_T | x_0) || prior) in nats per coordinate."""
+    return float(prior_divergence(process, x).mean()) / x[0].numel()
 
 
 @torch.no_grad()
