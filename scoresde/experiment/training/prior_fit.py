@@ -23,7 +23,6 @@ from scoresde.data import permutation
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.jump import JumpProcess
-from scoresde.jump.bounds import prior_divergence
 from scoresde.sde import SDE, LinearSDE
 from scoresde.sde.checks.endpoints import end_points
 from scoresde.sde.checks.report import PRIOR_LIMIT
@@ -102,7 +101,7 @@ def _of_jumps(process: JumpProcess, x: Tensor) -> tuple[str, float, str]:
 
 def _by_divergence(process: JumpProcess, x: Tensor) -> float:
     """KL(q(x_T | x_0) || prior) in nats per coordinate."""
-    return float(prior_divergence(process, x).mean()) / x[0].numel()
+    return float(process.prior_divergence(x).mean()) / x[0].numel()
 
 
 @torch.no_grad()
