@@ -240,6 +240,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
     "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
     "data.as_tokens.AsTokens": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), BYTES)] * 2), "threshold": 2},
+    "data.chorales.BachChorales": {},
     "data.text.TextFile": {"train": "text.txt", "length": 8},
     "data.text.PythonTopics": {"length": 8},
     "data.text.Text8": {"file": "text8"},

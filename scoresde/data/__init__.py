@@ -2,6 +2,7 @@
 
 from scoresde._arguments import check_constructors
 from scoresde.data.as_tokens import AsTokens
+from scoresde.data.chorales import BachChorales
 from scoresde.data.columns import CategoryColumn, Columns, RealColumn, WholeColumn
 from scoresde.data.dataset import Dataset, permutation
 from scoresde.data.degraded import Degraded
@@ -24,6 +25,7 @@ __all__ = [
     "Affine",
     "Arrays",
     "AsTokens",
+    "BachChorales",
     "Bytes",
     "CategoryColumn",
     "Characters",

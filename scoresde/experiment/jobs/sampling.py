@@ -69,7 +69,7 @@ from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
 from scoresde.version import __version__
 
-TABLES = (".csv", ".parquet", ".txt")
+TABLES = (".csv", ".parquet", ".txt", ".mid")
 """Endings of files that ``Splits.sample_file`` makes."""
 GATHERED_UP_TO = 2**24
 """Largest number of values in all samples for which they are also written to one file: 5461 CIFAR-10 images, 262,144 digits."""
