@@ -172,7 +172,9 @@ ALLOWED = (
     Allowed("sde.processes.matrix.MatrixSDE", "data_component", "0", "the first"),
     Allowed("sde.processes.shifted.Shifted", "mean", "scalar tensor, strange shape", "of an event of any shape"),
     Allowed("jump.*", "auxiliary", "0", "the bound alone"),
-    Allowed("jump.*", "x y", "whole tensor", "tokens are whole numbers"),
+    Allowed("jump.*", "x y drawn", "whole tensor", "tokens are whole numbers"),
+    Allowed("jump.confidences.*", "log_p", "nan tensor, whole tensor, strange shape", "the sampler checks them"),
+    Allowed("jump.unmasking.*", "randomness cap", "0", "none of it"),
     Allowed("score.subspace.SubspaceScore", "complement_std", "scalar tensor, 0", "one number for all directions, and none"),
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, 
 from scoresde import sde as processes
 from scoresde.data import Affine, Dataset, LevelMiddles, RealColumn, Splits
 from scoresde.filters import MatrixFilter
-from scoresde.jump import Absorbing, MarkovChain
+from scoresde.jump import Absorbing, AncestralSampler, MarkovChain
 from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
@@ -39,7 +39,7 @@ PACKAGES = (
     "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
     "guidance", "filters", "operators", "schedules", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
-    "conditions", "jump", "jump.grids",
+    "conditions", "jump", "jump.confidences", "jump.grids",
     "schedules.costs", "schedules.dynamic_programming", "schedules.levels", "schedules.step_grid", "schedules.step_network",
     "interop",
 )  # fmt: skip
@@ -292,6 +292,9 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
     "jump.checks.check": {"process": JUMPS},
+    **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 2, 3), "drawn": BIT_ROWS}
+       for name in ("drawn_probability", "margin", "negative_entropy")},
+    "jump.corrected.CorrectedSampler": {"predictor": AncestralSampler(3)},
     "jump.known.KnownTokens": {"y": BIT_ROWS, "known": torch.tensor(True)},
     "jump.oracles.EnumeratedJoint": {"probabilities": ((0.5, 0.25), (0.25, 0.0))},
     "jump.oracles.MarkovChain": {"transition": ((0.9, 0.1), (0.2, 0.8))},

@@ -80,9 +80,9 @@ SUB_PACKAGES = {
     "jump": [
         {"keep", "states"},
         {"base"},
-        {"replacing", "matrix", "grids", "models", "oracles", "known", "counted"},
+        {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted"},
         {"sampler"},
-        {"stepwise", "exact", "bounds"},
+        {"stepwise", "exact", "unmasking", "corrected", "bounds"},
         {"checks", "objectives", "likelihood"},
     ],
     "schedules": [

@@ -51,7 +51,8 @@ def names():
     """Names that a repr may contain: the public classes, functions of samplers and bases, torch and numpy."""
     found = {name.rpartition(".")[2]: thing for name, thing in public().items() if inspect.isclass(thing)}
     found |= {name: thing for name, thing in vars(samplers.grids).items() if inspect.isfunction(thing)}
-    found |= {name: thing for name, thing in vars(scoresde.jump.grids).items() if inspect.isfunction(thing)}
+    for module in (scoresde.jump.grids, scoresde.jump.confidences):
+        found |= {name: thing for name, thing in vars(module).items() if inspect.isfunction(thing)}
     found |= {
         name: getattr(samplers.exponential, name)
         for name in ("diffusion_time", "noise_to_signal", "log_noise_to_signal")

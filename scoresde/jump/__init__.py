@@ -16,6 +16,7 @@ from scoresde._arguments import check_constructors
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.bounds import JumpBound, jump_bound
 from scoresde.jump.checks import check
+from scoresde.jump.corrected import CorrectedSampler
 from scoresde.jump.exact import FirstHitting, Uniformization
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
@@ -27,12 +28,15 @@ from scoresde.jump.oracles import DiscreteDistribution, EnumeratedJoint, ExactMo
 from scoresde.jump.replacing import Absorbing, MaskAndReplace, Uniform
 from scoresde.jump.sampler import GridJumpSampler, JumpSampler
 from scoresde.jump.stepwise import AncestralSampler, TauLeaping
+from scoresde.jump.unmasking import ConfidenceUnmasking, Remasking
 
 __all__ = [
     "Absorbing",
     "AncestralSampler",
     "CategoricalModel",
+    "ConfidenceUnmasking",
     "ContinuousBound",
+    "CorrectedSampler",
     "CosineKeep",
     "DiscreteBound",
     "DiscreteDistribution",
@@ -56,6 +60,7 @@ __all__ = [
     "PolynomialKeep",
     "RateMatrix",
     "RatioModel",
+    "Remasking",
     "SDEKeep",
     "TauLeaping",
     "Uniform",

@@ -226,7 +226,7 @@ class JumpProcess(ABC):
             The states, ``(B, *event)`` int64.
         """
         x0 = whole_states("x0", x0, self.states, self.tokens)
-        return draw_states(self.rows(x0, self._from_start(t, x0)), noise, step=step, purpose="perturb")
+        return self.transition_sample(x0, torch.zeros_like(t), t, noise, step=step, purpose="perturb")
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """ln q(x_t | x_s).
@@ -241,6 +241,25 @@ class JumpProcess(ABC):
         """
         x_s = whole_states("x_s", x_s, self.states)
         return _public(self.rows(x_s, self._between(s, t, x_s)))
+
+    def transition_sample(
+        self, x_s: Tensor, s: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0, purpose: str = "forward"
+    ) -> Tensor:
+        """Draw x_t from q(x_t | x_s).
+
+        Args:
+            x_s: States at s, ``(B, *event)``.
+            s: Times in [0, T], ``()`` or ``(B,)``.
+            t: Later times in [s, T], ``()`` or ``(B,)``.
+            noise: Source of the random numbers.
+            step: Number of the step, part of the key.
+            purpose: Name of the use, part of the key.
+
+        Returns:
+            The states at t, ``(B, *event)`` int64.
+        """
+        x_s = whole_states("x_s", x_s, self.states)
+        return draw_states(self.rows(x_s, self._between(s, t, x_s)), noise, step=step, purpose=purpose)
 
     def likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         """ln q(x_t | x_0) as a function of x_0.

@@ -35,7 +35,7 @@ from scoresde._validation import check_number
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import CountedModel, ancestral_step, noise_of_rows
 from scoresde.jump.known import KnownTokens, following
-from scoresde.jump.sampler import Callback, JumpSampler
+from scoresde.jump.sampler import Callback, JumpSampler, check_mask
 from scoresde.jump.states import draw_states, log_or_zero
 from scoresde.noise import NoiseSource
 
@@ -60,10 +60,7 @@ class FirstHitting(JumpSampler):
     """
 
     def check_process(self, process: JumpProcess) -> None:
-        if not process.carries_over:
-            raise TypeError(
-                f"FirstHitting does not support {process!r}: give an Absorbing process, or use Uniformization()"
-            )
+        check_mask(self, process, "Uniformization()")
 
     def run(
         self,

@@ -104,16 +104,18 @@ class _Replacing(JumpProcess):
         left = -torch.expm1((u + total - tokens).clamp(max=0.0))
         return (tokens + torch.where(left > 0, left, 1.0).log() - a).masked_fill(left <= 0, LOG_ZERO)
 
-    def marginal_sample(self, x0: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0) -> Tensor:
-        x0 = whole_states("x0", x0, self.states, self.tokens)
-        a, _, m = self.coefficients(self._from_start(t, x0))
-        u = noise.uniform(x0.shape[1:], step=step, purpose="perturb", dtype=torch.float64)
+    def transition_sample(
+        self, x_s: Tensor, s: Tensor, t: Tensor, noise: NoiseSource, *, step: int = 0, purpose: str = "forward"
+    ) -> Tensor:
+        x_s = whole_states("x_s", x_s, self.states)
+        a, _, m = self.coefficients(self._between(s, t, x_s))
+        u = noise.uniform(x_s.shape[1:], step=step, purpose=purpose, dtype=torch.float64)
         masked = m.exp()
-        x = x0 if self.mask is None else torch.where(u < masked, self.mask, x0)
+        x = x_s if self.mask is None else torch.where(u < masked, self.mask, x_s)
         if self.carries_over:
             return x
-        other = noise.integers(self.tokens, x0.shape[1:], step=step, purpose="replace")
-        return torch.where((u >= masked) & (u < -torch.expm1(a)), other, x)
+        other = noise.integers(self.tokens, x_s.shape[1:], step=step, purpose=f"{purpose} other")
+        return torch.where((u >= masked) & (u < -torch.expm1(a)) & ~self.masked(x_s), other, x)
 
     def reverse_sample(
         self,

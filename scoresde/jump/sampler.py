@@ -168,12 +168,19 @@ class JumpSampler(ABC):
         """
 
 
+def check_mask(sampler: JumpSampler, process: JumpProcess, other: str) -> None:
+    """Raise TypeError unless the process is ``Absorbing``. ``other`` is the sampler that the message recommends."""
+    if not process.carries_over:
+        name = type(sampler).__name__
+        raise TypeError(f"{name} does not support {process!r}: give an Absorbing process, or use {other}")
+
+
 def _ignored(step: int, t: Tensor, x: Tensor) -> None:
     pass
 
 
-class GridJumpSampler(JumpSampler):
-    """Base class of samplers with a grid of times. A subclass implements ``step``.
+class TimedJumpSampler(JumpSampler):
+    """Base class of samplers with a grid of times. A subclass implements ``run``.
 
     Args:
         steps: Number of steps N, or N + 1 descending times that end at 0.
@@ -206,6 +213,15 @@ class GridJumpSampler(JumpSampler):
 
     def start_time(self, process: JumpProcess) -> float:
         return float(self.times(process)[0])
+
+
+class GridJumpSampler(TimedJumpSampler):
+    """Base class of samplers that take one step after the other. A subclass implements ``step``.
+
+    Args:
+        steps: Number of steps N, or N + 1 descending times that end at 0.
+        grid: Function of ``scoresde.jump.grids`` that makes the times of N steps.
+    """
 
     def run(
         self,

@@ -41,7 +41,7 @@ def processes(tokens=K):
 
 def pairs(states, count=2):
     """All states of two variables, or of ``count``, (states^count, count)."""
-    return torch.cartesian_prod(*[torch.arange(states)] * count)
+    return torch.cartesian_prod(*[torch.arange(states)] * count).reshape(-1, count)
 
 
 def kernel(process, step, count=2):
@@ -64,6 +64,13 @@ def ancestral_table(process, model, times, count=2):
 
 def total_variation(p, q):
     return 0.5 * float((p - q).abs().sum())
+
+
+def floor(joint, n):
+    """Total variation of n samples that is exceeded with a probability below 1e-6: mean and 5 bounds of the deviation."""
+    p = joint.probabilities
+    mean = 0.5 * float((2 * p * (1 - p) / torch.pi / n).sqrt().sum())
+    return mean + (14.0 / (2 * n)) ** 0.5  # a change of one sample changes it by at most 1/n (McDiarmid)
 
 
 def frequencies(x, tokens=K):

@@ -9,27 +9,23 @@ from scoresde import VPSDE
 from scoresde.jump import (
     Absorbing,
     AncestralSampler,
+    ConfidenceUnmasking,
+    CorrectedSampler,
     EnumeratedJoint,
     FirstHitting,
     MarkovChain,
     MaskAndReplace,
     NearestNeighbor,
+    Remasking,
     TauLeaping,
     Uniform,
     Uniformization,
     grids,
 )
 from scoresde.jump.exact import rate_bound
-from tests.jump.problems import ancestral_table, coupled, frequencies, kernel, pairs, processes, total_variation
+from tests.jump.problems import ancestral_table, coupled, floor, frequencies, kernel, pairs, processes, total_variation
 
 N = 4000
-
-
-def floor(joint, n=N):
-    """Total variation of n samples that is exceeded with a probability below 1e-6: mean and 5 bounds of the deviation."""
-    p = joint.probabilities
-    mean = 0.5 * float((2 * p * (1 - p) / torch.pi / n).sqrt().sum())
-    return mean + (14.0 / (2 * n)) ** 0.5  # a change of one sample changes it by at most 1/n (McDiarmid)
 
 
 def test_ancestral_sampling_with_a_mask_has_an_error_below_0_4_over_steps():
@@ -94,7 +90,7 @@ def test_samples_have_the_frequencies_of_the_joint(sampler, process):
     joint = coupled()
     result = sampler(process, joint.model(process), (N, 2), seed=3)
     assert result.samples.dtype == torch.int64 and not result.failed.any()
-    assert total_variation(frequencies(result.samples), joint.probabilities) < floor(joint)
+    assert total_variation(frequencies(result.samples), joint.probabilities) < floor(joint, N)
 
 
 def test_first_hitting_is_exact_where_ancestral_sampling_with_the_same_calls_is_not():
@@ -102,7 +98,7 @@ def test_first_hitting_is_exact_where_ancestral_sampling_with_the_same_calls_is_
     result = FirstHitting()(process, joint.model(process), (N, 2))
     assert result.nfe == 2 and bool((result.spent == 2).all())
     few = AncestralSampler(2)(process, joint.model(process), (N, 2))
-    assert total_variation(frequencies(few.samples), joint.probabilities) > floor(joint)
+    assert total_variation(frequencies(few.samples), joint.probabilities) > floor(joint, N)
 
 
 def test_first_hitting_continues_from_a_start():
@@ -138,7 +134,17 @@ def test_tau_leaping_adds_jumps_of_ordered_states():
 
 
 @pytest.mark.parametrize(
-    "sampler", [AncestralSampler(5), TauLeaping(5), FirstHitting(), Uniformization(0.05)], ids=repr
+    "sampler",
+    [
+        AncestralSampler(5),
+        TauLeaping(5),
+        FirstHitting(),
+        Uniformization(0.05),
+        ConfidenceUnmasking(3, randomness=1.0),
+        Remasking(4),
+        CorrectedSampler(AncestralSampler(4)),
+    ],
+    ids=repr,
 )
 def test_sample_i_depends_on_seed_and_index_only(sampler):
     process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])

@@ -1,0 +1,125 @@
+"""Samplers that choose the order of unmasking, or mask again, against tables of their exact distributions."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from scoresde.jump import (
+    Absorbing,
+    ConfidenceUnmasking,
+    KnownTokens,
+    MarkovChain,
+    Remasking,
+    Uniform,
+    confidences,
+    grids,
+)
+from tests.jump.problems import ancestral_table, coupled, floor, frequencies, kernel, pairs, total_variation
+
+N = 4000
+PROCESS, JOINT = Absorbing(6), coupled()
+MODEL = JOINT.model(PROCESS)
+
+
+def remasking_table(sampler):
+    """The exact distribution of the samples of ``Remasking`` for two variables."""
+    p = PROCESS.prior_log_probs().exp()[pairs(7)].prod(1)
+    for t, s in itertools.pairwise(sampler.times(PROCESS)):
+        a_s, a_t = 1.0 - s, 1.0 - t
+        sigma = sampler.sigma(PROCESS, s, t)
+        share = (a_s - (1 - sigma) * a_t) / (1 - a_t)
+
+        def step(x, t=t, sigma=sigma, share=share):
+            filled = torch.cat((share * MODEL(x, t).exp(), (1 - share).expand(*x.shape, 1)), -1)
+            mask = torch.nn.functional.one_hot(torch.tensor(6), 7)
+            kept = (1 - sigma) * torch.nn.functional.one_hot(x, 7) + sigma * mask
+            return torch.where((x == 6)[..., None], filled, kept).log()
+
+        p = p @ kernel(PROCESS, step)
+    return p.reshape(7, 7)[:6, :6]
+
+
+def greedy_table():
+    """Both variables are drawn, the more probable token is kept, and the other variable is drawn again given it."""
+    p = JOINT.probabilities
+    first, second, table = p.sum(1), p.sum(0), torch.zeros_like(p)
+    for a, b in itertools.product(range(6), repeat=2):
+        if first[a] >= second[b]:
+            table[a] += first[a] * second[b] * p[a] / first[a]
+        else:
+            table[:, b] += first[a] * second[b] * p[:, b] / second[b]
+    return table
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ConfidenceUnmasking(50, confidence=confidences.negative_entropy),
+        ConfidenceUnmasking(2, confidence=confidences.margin),
+        ConfidenceUnmasking(2, randomness=1e6),
+    ],
+    ids=["entropy", "margin", "random"],
+)
+def test_an_order_that_ignores_the_drawn_tokens_is_exact(sampler):
+    result = sampler(PROCESS, MODEL, (N, 2), seed=1)
+    assert result.nfe == 2 and total_variation(frequencies(result.samples), JOINT.probabilities) < floor(JOINT, N)
+
+
+def test_the_order_of_maskgit_prefers_likely_tokens():
+    table, result = greedy_table(), ConfidenceUnmasking(7)(PROCESS, MODEL, (N, 2))
+    assert total_variation(frequencies(result.samples), table) < floor(JOINT, N)
+    assert total_variation(table, JOINT.probabilities) > 0.15
+
+
+def test_no_evaluation_without_a_token_to_unmask():
+    process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    model, sizes = chain.model(process), []
+
+    def counted(x, t):
+        sizes.append(len(x))
+        return model(x, t)
+
+    start = torch.full((3, 8), 2)
+    start[1, :5], start[2] = 1, 0
+    result = ConfidenceUnmasking(200)(process, counted, (3, 8), start=start)
+    assert result.spent.tolist() == [8, 3, 0] and sum(sizes) == 11 and not process.masked(result.samples).any()
+    assert ConfidenceUnmasking(3)(process, model, (3, 8)).nfe == 3
+    known = KnownTokens(torch.zeros(1, 8, dtype=torch.int64), torch.arange(8) > 1)
+    assert ConfidenceUnmasking(200)(process, model, (3, 8), known=known).nfe == 2
+
+
+@pytest.mark.parametrize("sampler", [Remasking(4, cap=1.0, eta=0.7), Remasking(9, cap=0.1)], ids=repr)
+def test_remasking_has_the_distribution_of_its_table(sampler):
+    table, result = remasking_table(sampler), sampler(PROCESS, MODEL, (N, 2))
+    assert total_variation(frequencies(result.samples), table) < floor(JOINT, N)
+
+
+def test_remasking_tends_to_the_joint_and_has_the_marginals_of_the_process():
+    errors = [total_variation(remasking_table(Remasking(n, eta=0.1, cap=1.0)), JOINT.probabilities) for n in (20, 80)]
+    assert errors[1] < 0.5 * errors[0] < 0.02
+    plain = ancestral_table(PROCESS, MODEL, grids.equal_times(PROCESS, 6))[:6, :6]
+    assert torch.allclose(remasking_table(Remasking(6, eta=0.0)), plain, atol=1e-12)
+    table = remasking_table(Remasking(6, eta=1.0, cap=0.9))  # each variable alone is exact
+    assert torch.allclose(table.sum(1), JOINT.probabilities.sum(1), atol=0.02)
+
+
+def test_known_tokens_are_not_masked_again():
+    known = KnownTokens(torch.tensor([[3, 0]]), torch.tensor([True, False]))
+    result = Remasking(20, cap=0.3)(PROCESS, MODEL, (N, 2), known=known)
+    found = torch.bincount(result.samples[:, 1], minlength=6).double() / N
+    assert total_variation(found, JOINT.probabilities[3] / JOINT.probabilities[3].sum()) < 0.04
+
+
+@pytest.mark.parametrize("wrong", [lambda p, drawn: p, lambda p, drawn: torch.full(drawn.shape, torch.nan)])
+def test_a_wrong_confidence_is_refused(wrong):
+    with pytest.raises(ValueError, match="confidence returned"):
+        ConfidenceUnmasking(2, confidence=wrong)(PROCESS, MODEL, (2, 2))
+
+
+@pytest.mark.parametrize("sampler", [ConfidenceUnmasking(2), Remasking(2)], ids=lambda s: type(s).__name__)
+def test_other_processes_are_refused(sampler):
+    with pytest.raises(TypeError, match=rf"{type(sampler).__name__} does not support Uniform"):
+        sampler(Uniform(6), coupled().model(Uniform(6)), (2, 2))
