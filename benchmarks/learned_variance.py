@@ -176,7 +176,7 @@ def digits(options: argparse.Namespace) -> None:
             bound = variational_bound(
                 chain, model, x, times, variance=variance, transform=data.transform, draws=draws, replicates=1
             )
-            _print(f"bound, {label}, {chain.steps if times is None else 50} steps", bound.bits_per_dim)
+            _print(f"bound, {label}, {chain.steps - 1 if times is None else 50} steps", bound.bits_per_dim)
 
 
 def _print(label: str, bits: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""CIFAR-10: improved DDPM (Nichol & Dhariwal 2021) with L_hybrid: 4000 cosine steps, 3 blocks, attention at 16 and 8."""
+"""CIFAR-10: improved DDPM (Nichol & Dhariwal 2021) with L_hybrid: 4000 cosine instants, 3 blocks, attention at 16 and 8."""
 
 from pathlib import Path
 
