@@ -14,8 +14,10 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from scoresde.data import Quantized
-from scoresde.score import ScoreModel
+from scoresde.data import LevelMiddles, Quantized
+from scoresde.likelihood import variational_bound
+from scoresde.samplers import Ancestral
+from scoresde.score import AnalyticVariance, ScoreModel, denoising_errors
 from scoresde.score.quantized import Levels
 from scoresde.sde import VESDE, VPSDE, SubVPSDE
 
@@ -112,6 +114,23 @@ def test_the_slope_of_a_box_mean_is_its_variance(s):
                 assert abs(float(slope[i]) - variance / mp.mpf(s) ** 2) < 1e-8 + 1e-15 * z**4
 
 
+@pytest.mark.parametrize("s", NOISES)
+@pytest.mark.parametrize("transform", QUANTIZED, ids=repr)
+def test_box_variances_against_50_digits(transform, s):
+    """To 1e-4 of the largest variance of the box, also where the box is 1e-5 standard deviations wide."""
+    t, s = time_of(s)
+    y = torch.tensor(places(transform, s), dtype=F64)[:, None]
+    kernel, levels = WIDE.kernel(t.expand(len(y))), Levels(transform)
+    found = levels._box_variances(kernel, y, levels.boxes(kernel, y)[0])
+    edges = transform.edges().tolist()
+    some = sorted({0, 1, transform.levels // 3, transform.levels - 1})
+    with mp.workdps(60):
+        for i, yi in enumerate(y.flatten().tolist()):
+            for k in some:
+                wanted = exact_box(edges[k], edges[k + 1], yi, s)[2]
+                assert abs(float(found[i, 0, k]) - wanted) < 1e-4 * min(s**2, transform.width**2 / 12) + 1e-3 * wanted
+
+
 class Constant(nn.Module):
     """Returns the same logits for every coordinate."""
 
@@ -160,6 +179,67 @@ def test_the_score_is_that_of_the_boxes(sde, t):
             up, down = (log_density(mp.mpf(xi) + d, alpha, sigma) for d in (h, -h))
             wanted = (up - down) / (2 * h)
             assert abs(found - wanted) * sigma < 1e-8
+
+
+@pytest.mark.parametrize("transform", [FIVE, LevelMiddles(5, -1.0, 1.0)], ids=repr)
+@pytest.mark.parametrize("s", [0.01, 0.05, 0.3, 1.0, 10.0])
+def test_the_variance_is_the_slope_of_the_mean(transform, s):
+    """Var[x_0 | x_t] = s^2 d E[x_0 | x_t] / dy for the exact logits of independent pixels, by autograd."""
+    t, s = time_of(s)
+    x = torch.linspace(-1.5, 1.5, 31, dtype=F64)[:, None].requires_grad_()
+    model = ScoreModel(Constant(PROBABILITIES.log()), WIDE, Levels(transform))
+    times = t.expand(31)
+    score, variance = model.score_and_variance(x, times, torch.tensor(1.0))
+    (slope,) = torch.autograd.grad(model.denoised(x, times).sum(), x)
+    assert torch.equal(score, model(x, times)) and model.has_variance
+    torch.testing.assert_close(variance, s**2 * slope, rtol=1e-5, atol=1e-9)
+
+
+def test_the_variance_is_that_of_an_enumeration():
+    """Two pixels that depend on each other: mean and variance from the sum over all levels, of integrals over their boxes."""
+    sde, t = VPSDE(), torch.full((3,), 0.3, dtype=F64)
+    alpha, sigma = float(sde.alpha(t[0])), float(sde.sigma(t[0]))
+    x = torch.tensor([[-0.2, -0.1], [0.9, 0.4], [-0.7, 0.3]], dtype=F64)
+    score, variance = ScoreModel(Twin(sde), sde, Levels(FIVE), data_std=None).score_and_variance(
+        x, t, torch.tensor(1.0)
+    )
+    u = torch.linspace(-1.0, 1.0, 10_001, dtype=F64)
+    u = 0.5 * (u[1:] + u[:-1])
+    box = FIVE.decode(u)
+    for row, found, deviation in zip(x, variance, score, strict=True):
+        near = (-((row[:, None] - alpha * u) ** 2) / (2 * sigma**2)).exp()
+        mass = torch.zeros(2, 5, dtype=F64).index_add_(1, box, near)
+        weights = PROBABILITIES[box] * torch.stack((near[0] * mass[1, box], near[1] * mass[0, box]))
+        weights = weights / weights.sum(1, keepdim=True)
+        mean = (weights * u).sum(1)
+        torch.testing.assert_close(found, (weights * (u - mean[:, None]) ** 2).sum(1), rtol=1e-6, atol=0.0)
+        torch.testing.assert_close((row + sigma**2 * deviation) / alpha, mean, rtol=1e-6, atol=1e-8)
+
+
+def test_the_bound_with_the_variance_of_the_logits_is_larger_than_with_a_measured_one():
+    """And the variance is calibrated: its mean is the squared error. Samples take it too."""
+    sde, times = VPSDE(), torch.linspace(0.05, 1.0, 11, dtype=F64)
+    levels = torch.multinomial(PROBABILITIES, 3000, replacement=True, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(3000, 1, generator=torch.Generator().manual_seed(1), dtype=F64)
+    x = FIVE.low + FIVE.width * (levels[:, None] + noise)
+    model = ScoreModel(Constant(PROBABILITIES.log()), sde, Levels(FIVE))
+    errors = denoising_errors(sde, model, x, times)
+    measured = variational_bound(sde, model, x, times, variance=AnalyticVariance.of(sde, errors))
+    own = variational_bound(sde, model, x, times, variance="model")
+    gain = own.log_prob - measured.log_prob
+    assert float(gain.mean()) > 4.0 * float(gain.std()) / 3000**0.5
+    state = sde.perturb(
+        x, times[4].expand(3000), torch.randn(3000, 1, generator=torch.Generator().manual_seed(2), dtype=F64)
+    )
+    variance = model.score_and_variance(state, times[4].expand(3000), torch.tensor(1.0))[1]
+    square = (x - model.denoised(state, times[4].expand(3000))).square()
+    assert abs(float((square - variance).mean())) < 4.0 * float((square - variance).std()) / 3000**0.5
+    assert Ancestral(5, variance="model")(sde, model, (4, 1)).samples.shape == (4, 1)
+    with pytest.raises(
+        TypeError,
+        match=r"score=<ScoreModel> has no variance: give a LearnedVarianceModel, a ScoreModel with the prediction",
+    ):
+        Ancestral(5, variance="model")(sde, ScoreModel(Constant(PROBABILITIES.log()), sde), (4, 1))
 
 
 def test_wrong_logits_are_detected():

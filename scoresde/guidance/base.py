@@ -14,6 +14,7 @@ from torch import Tensor
 from scoresde._validation import check_number, expand, shown
 from scoresde.conditions import DROPPED, Conditioned, ConditionKind, accepts, check_condition, given, rows_of, takes
 from scoresde.score import NoiseConditionalModel, ScoreModel
+from scoresde.score.data_variance import has_variance, variance_method
 from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
 
@@ -89,6 +90,38 @@ class Guidance(ABC):
             s + w g, with the shape of x.
         """
         return self.score(x, t) + w * self.direction(x, t)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the guided score has a variance of x_0 given x_t, by ``score_and_variance``: whether the score has one."""
+        return has_variance(self.score)
+
+    def score_and_variance(self, x: Tensor, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Computes the guided score, and the variance of x_0 given x_t of the score that is guided.
+
+        A reverse step is N(m, v). Guidance multiplies it by a likelihood of x_s. To first order the logarithm of the likelihood
+        is linear in x_s, which moves m and leaves v as it is (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1). So the
+        variance is that of the score without guidance; for ``ClassifierFree``, that of the conditional score. It is exact for
+        Gaussian data and a likelihood exp(a^T x_0).
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            delta: Difference of (alpha / sigma)^2 in the step for which the variance is used, () or (B,).
+
+        Returns:
+            The guided score, and the variance in units of the data squared, both with the shape of x. Guidance that evaluates the
+            score itself takes one more evaluation of it.
+
+        Raises:
+            TypeError: If the score has no variance.
+        """
+        score, variance = variance_method(self.score)(x, t, delta)
+        w = self.weight_at(t)
+        if not bool(w.any()):
+            return score, variance
+        own = type(self).guided is not Guidance.guided or type(self).__call__ is not Guidance.__call__
+        return (self(x, t) if own else score + expand(w, x) * self.direction(x, t)), variance
 
     @abstractmethod
     def direction(self, x: Tensor, t: Tensor) -> Tensor:

@@ -80,6 +80,8 @@ class ComposedConditions(Guidance):
                 f"the condition {min(both)} is given to the score and in conditions: give it in conditions only"
             )
 
+    has_variance = False  # several conditional scores have several variances
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         w = self.weight_at(t)
         free, direction = self._both(x, t)

@@ -28,6 +28,7 @@ Variance reduction. The part ln(1 + Delta V) / 2 of a step does not depend on th
 rest is drawn. For a measured V its mean over the data is 0, so the choice of the steps adds little to the error of the sum. In
 the rest, and in the Gaussian decoder, e_j^2 is replaced by e_j^2 - (V / r)^2 (z_j^2 - 1) with r = sigma / alpha, which has the
 same mean. Where the noise is small compared with the detail of the data, e = -r z and V = r^2, and nothing random is left.
+A variance V of the score itself depends on x_t, so its mean is not known. Then ``control`` gives the V of these known parts.
 
 References:
     Ho, Jain, Abbeel 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
@@ -111,6 +112,7 @@ def variational_bound(
     *,
     variance: DataVariance | str = GaussianVariance(1.0),  # noqa: B008  (frozen)
     decoder: DataVariance | None = None,
+    control: DataVariance | None = None,
     transform: Quantized | None = None,
     replicates: int = 2,
     draws: int | None = None,
@@ -132,6 +134,8 @@ def variational_bound(
             a ``GaussianMixture``.
         decoder: The variance of the decoder, a function of sigma / alpha. None for ``variance``, or sigma / alpha squared where
             that is 0.
+        control: For the variance "model": a function of sigma / alpha that is close to its mean, such as the measured one. The
+            result has the same mean and a smaller error, most of all if steps are drawn.
         transform: The transform of discrete data, for a model of the middles of the intervals. The result is then a
             log-probability. None for a log-density.
         replicates: Independent repetitions of the whole estimate.
@@ -164,10 +168,12 @@ def variational_bound(
         >>> bound.log_prob.shape, bound.steps.shape
         (torch.Size([4]), torch.Size([10, 4]))
     """
-    for name, value in (("variance", variance), ("decoder", decoder)):
+    for name, value in (("variance", variance), ("decoder", decoder), ("control", control)):
         check_origin(name, value, sde, score)
     score = given(score, condition)
     check_variance("variance", variance)
+    if control is not None and variance != MODEL:
+        raise ValueError(f"control={shown(control)} is not allowed with a variance that is a function: leave it out")
     own = variance_method(score) if variance == MODEL else None
     times = _checked_times(sde, times)
     check_batch("x", x)
@@ -179,7 +185,7 @@ def variational_bound(
     noise = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     checked, x = CheckedScore(score, len(x), x.dtype), wide(x)
     x0 = x.to(torch.float64) if transform is None else _middles(x, transform)
-    steps = _Steps.of(sde, times.to(x.device), variance, decoder)
+    steps = _Steps.of(sde, times.to(x.device), variance, decoder, control)
     evaluations = 1 + (draws or len(times) - 1)
     chain, known = (
         _Terms(checked, x, x0, steps, transform, own, decoder is None),
@@ -225,7 +231,7 @@ def _checked_times(sde: ScalarSDE, times: Tensor | None) -> Tensor:
 class _Steps:
     """Coefficients at the K + 1 times, each (K + 1,) float64. V and delta of step i are at i; at 0 they are the decoder's.
 
-    V is NaN where the score has it.
+    V is NaN where the score has it. ``known`` is the V of the parts whose mean is known.
     """
 
     times: Tensor
@@ -233,9 +239,17 @@ class _Steps:
     sigma: Tensor
     variance: Tensor
     delta: Tensor
+    known: Tensor
 
     @classmethod
-    def of(cls, sde: ScalarSDE, times: Tensor, variance: DataVariance | str, decoder: DataVariance | None) -> _Steps:
+    def of(
+        cls,
+        sde: ScalarSDE,
+        times: Tensor,
+        variance: DataVariance | str,
+        decoder: DataVariance | None,
+        control: DataVariance | None,
+    ) -> _Steps:
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         level = sigma / alpha
         found = (
@@ -247,9 +261,9 @@ class _Steps:
         if bool(at == 0):
             raise ValueError(f"decoder={shown(decoder)} is 0 at the first time: give a variance above 0")
         snr = level**-2
-        return cls(
-            times, alpha, sigma, torch.cat((at, found[1:])), torch.cat((torch.full_like(at, math.inf), -snr.diff()))
-        )
+        v, delta = torch.cat((at, found[1:])), torch.cat((torch.full_like(at, math.inf), -snr.diff()))
+        known = v if control is None else torch.where(v.isnan(), _variance("control", control, level), v)
+        return cls(times, alpha, sigma, v, delta, known)
 
 
 def _variance(name: str, function: DataVariance, level: Tensor) -> Tensor:
@@ -315,12 +329,12 @@ class _Known:
 
     @classmethod
     def of(cls, steps: _Steps, dimension: int, transform: Quantized | None) -> _Known:
-        level, v, delta = steps.sigma / steps.alpha, steps.variance, steps.delta[1:]
+        level, v, delta = steps.sigma / steps.alpha, steps.known, steps.delta[1:]
         square = (v / level).clamp(max=level) ** 2
         factors = 0.5 * delta / (1.0 + delta * v[1:]) * square[1:]
         factor = -0.5 * square[0] / v[0] if transform is None else torch.zeros_like(v[0])
         parts = (0.5 * dimension * (delta * v[1:]).log1p(), factors, factor)
-        return cls(*(part.nan_to_num() for part in parts))  # 0 where the score has the variance
+        return cls(*(part.nan_to_num() for part in parts))  # 0 where V is not known
 
     def step(self, index: Tensor, z: Tensor) -> Tensor:
         """The known part of the steps with the numbers ``index`` (B,), (B,)."""

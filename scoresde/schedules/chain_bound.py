@@ -43,13 +43,15 @@ from scoresde.samplers.discretization import Grid, plain_steps, takes_t_min
 from scoresde.samplers.grids import log_noise
 from scoresde.schedules.costs import bound_costs, decoder_costs
 from scoresde.schedules.dynamic_programming import optimal_grids
-from scoresde.score.data_variance import MODEL, AnalyticVariance, DataVariance, check_variance
+from scoresde.score.data_variance import MODEL, AnalyticVariance, DataVariance, check_variance, has_variance
 from scoresde.score.denoising import DenoisingErrors, ascending_times, denoising_errors
 from scoresde.sde import SDE, ScalarSDE
 from scoresde.sde.scalar import Chain
 
 INSTANTS = 100
 """Number of times at which a model is measured, at most. Times with the smallest bound are some of them."""
+MEASURED = "measured"
+"""In place of a variance: the error of x_0 that is measured on examples."""
 FLOOR = 1e-3
 """Smallest probability of a step, in units of the mean one."""
 
@@ -63,8 +65,8 @@ class ChainBound:
             and for 1000 of a process in continuous time.
         grid: A function ``(sde, K, t_min)`` of descending times, such as ``log_noise`` or ``uniform``. None finds the times with
             the smallest bound among 100, for K <= 99. For a chain, the instants nearest to the times are used, each once.
-        variance: The variance V of x_0 given x_t: a function of sigma / alpha, or "model" for that of the score itself. None for
-            "model" if the score has a variance, else for the measured one.
+        variance: The variance V of x_0 given x_t: a function of sigma / alpha, "measured", or "model" for that of the score
+            itself. None for "model" if the score has a variance, else for "measured".
         decoder: The variance of the decoder, as for ``variational_bound``.
         draws: Number of steps that are evaluated for an event, below K. None for all.
         replicates: Number of repetitions of the whole estimate. Two or more give a standard error for each event.
@@ -96,8 +98,11 @@ class ChainBound:
         if not isinstance(steps, int | tuple | None):
             raise ValueError(f"steps={shown(self.steps)} is not allowed: give a whole number >= 1, or descending times")
         object.__setattr__(self, "steps", steps)
-        if self.variance is not None:
-            check_variance("variance", self.variance)
+        if not callable(self.variance) and self.variance not in (None, MODEL, MEASURED):
+            raise ValueError(
+                f"variance={shown(self.variance)} is not allowed: give {MODEL!r}, {MEASURED!r}, or a function of sigma / alpha, "
+                "such as GaussianVariance(1.0)"
+            )
         check_count("replicates", self.replicates)
         check_count("events", self.events, least=2)
         if self.draws is not None:
@@ -198,9 +203,9 @@ class ChainBound:
             return self.of(sde).fit(sde, score, x, t_min=t_min, seed=seed, noise=noise, condition=condition)
         self.check(sde, t_min)
         measured = isinstance(self.steps, int) and self.grid is None
-        own = self.variance == MODEL or (self.variance is None and callable(getattr(score, "score_and_variance", None)))
-        errors = None
-        if measured or self.draws is not None or (self.variance is None and not own):
+        own = self.variance == MODEL or (self.variance is None and has_variance(score))
+        errors, kept = None, self.variance if callable(self.variance) else None
+        if measured or self.draws is not None or kept is None:
             times = self._instants(sde, t_min, None if measured else self._given_times(sde, t_min))
             errors = denoising_errors(sde, score, x, times, seed=seed, noise=noise, condition=condition)
         if measured:
@@ -209,12 +214,11 @@ class ChainBound:
             chosen = optimal_grids(errors.times, costs, self.count + 1, decoder=ends).grid(self.count + 1).flip(0)
         else:
             chosen = self._given_times(sde, t_min)
-        variance: DataVariance | str | None = MODEL if own else self.variance
-        if variance is None:
+        if kept is None:
             assert errors is not None
-            variance = AnalyticVariance.of(sde, errors)
-        p = None if self.draws is None or errors is None else _probabilities(sde, errors, chosen, variance)
-        return FittedBound(self, chosen, variance, p)
+            kept = AnalyticVariance.of(sde, errors)
+        p = None if self.draws is None or errors is None else _probabilities(sde, errors, chosen, kept)
+        return FittedBound(self, chosen, MODEL if own else kept, p, kept if own else None)
 
     def _given_times(self, sde: ScalarSDE, t_min: float) -> Tensor:
         """The ascending times of the grid, those of instants for a chain."""
@@ -274,12 +278,14 @@ class FittedBound:
         times: Ascending times, (K + 1,).
         variance: The variance of x_0 given x_t, or "model".
         probabilities: Probabilities of the steps, (K,), if only some are drawn.
+        control: The measured variance, for the variance "model", see ``variational_bound``.
     """
 
     method: ChainBound
     times: Tensor
     variance: DataVariance | str
     probabilities: Tensor | None = None
+    control: DataVariance | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", ascending_times("times", self.times))
@@ -322,8 +328,8 @@ class FittedBound:
         """
         return variational_bound(
             sde, score, x, self.times, variance=self.variance, decoder=self.method.decoder, transform=transform,
-            replicates=self.method.replicates, draws=self.method.draws, probabilities=self.probabilities, seed=seed,
-            noise=noise, condition=condition,
+            control=self.control, replicates=self.method.replicates, draws=self.method.draws, seed=seed,
+            probabilities=self.probabilities, noise=noise, condition=condition,
         )  # fmt: skip
 
     @property
@@ -333,7 +339,7 @@ class FittedBound:
         kind = (
             "given times" if not isinstance(method.steps, int) else _name(method.grid) if method.grid else "best times"
         )
-        if isinstance(self.variance, AnalyticVariance) and method.variance is None:
+        if isinstance(self.variance, AnalyticVariance) and not callable(method.variance):
             variance = f"measured variance ({method.events} events)"
         else:
             variance = f"variance {text_of(self.variance)}"
@@ -353,9 +359,10 @@ class FittedBound:
             found["probabilities"] = self.probabilities.tolist()
         if self.variance == MODEL:
             found["variance"] = MODEL
-        elif isinstance(self.variance, AnalyticVariance) and self.method.variance is None:
-            found |= {"levels": self.variance.levels.tolist(), "shares": self.variance.shares.tolist()}
-            found["origin"] = list(self.variance.origin)
+        measured = self.control or (None if callable(self.method.variance) else self.variance)
+        if isinstance(measured, AnalyticVariance):
+            found |= {"levels": measured.levels.tolist(), "shares": measured.shares.tolist()}
+            found["origin"] = list(measured.origin)
         return json.dumps(found)
 
     @classmethod
@@ -375,18 +382,19 @@ class FittedBound:
         try:
             found = json.loads(text)
             p = torch.tensor(found["probabilities"], dtype=torch.float64) if "probabilities" in found else None
-            variance: Any = method.variance
+            variance: Any = method.variance if callable(method.variance) else None
+            control = None
             if "levels" in found:
                 levels, shares = (torch.tensor(found[name], dtype=torch.float64) for name in ("levels", "shares"))
                 variance = AnalyticVariance(levels, shares, tuple(found["origin"]))
-            elif "variance" in found:
-                variance = MODEL
+            if "variance" in found:
+                variance, control = MODEL, variance
             times = torch.tensor(found["times"], dtype=torch.float64)
             if method.steps is None:
                 method = replace(method, steps=len(times) - 1)
             if len(times) != method.count + 1 or variance is None or (p is None) != (method.draws is None):
                 raise ValueError(f"it is not a fit of {method!r}")
-            return cls(method, times, variance, p)
+            return cls(method, times, variance, p, control)
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"text does not describe a FittedBound: {problem}") from problem
 
@@ -411,7 +419,7 @@ def _noisy_instants(sde: Chain) -> Tensor:
     return times[sde.sigma(times) > 0]
 
 
-def _probabilities(sde: ScalarSDE, errors: DenoisingErrors, times: Tensor, variance: DataVariance | str) -> Tensor:
+def _probabilities(sde: ScalarSDE, errors: DenoisingErrors, times: Tensor, variance: DataVariance) -> Tensor:
     """Probabilities of the steps between ascending times, (K,), as in the module's docstring."""
     level = sde.sigma(times) / sde.alpha(times)
     known = (sde.sigma(errors.times) / sde.alpha(errors.times)).log().numpy()
@@ -423,9 +431,9 @@ def _probabilities(sde: ScalarSDE, errors: DenoisingErrors, times: Tensor, varia
 
     assert errors.data_spread is not None
     error, spread, delta = at(errors.data_error), at(errors.data_spread), -(level**-2).diff()
-    v = error if isinstance(variance, str) else variance(level)[1:]
+    v = variance(level)[1:]
     factor = 0.5 * delta / (1.0 + delta * v)
-    rest = 0.5 * (delta * v).log1p() if isinstance(variance, str) else factor * (error - v)
+    rest = factor * (error - v)
     wanted = (rest**2 + (factor * spread) ** 2).sqrt()
     wanted = wanted.clamp(min=FLOOR * float(wanted.mean())) if bool(wanted.max() > 0) else torch.ones_like(wanted)
     return wanted / wanted.sum()

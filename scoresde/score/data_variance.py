@@ -160,19 +160,24 @@ def check_variance(name: str, variance: object) -> None:
         )
 
 
+def has_variance(score: object) -> bool:
+    """Whether a score has a variance of x_0 given x_t: the method ``score_and_variance``, and not a false ``has_variance``."""
+    return callable(getattr(score, "score_and_variance", None)) and bool(getattr(score, "has_variance", True))
+
+
 def variance_method(score: object) -> OwnVariance:
     """The method ``score_and_variance`` of a score.
 
     Raises:
         TypeError: If it has none.
     """
-    found = getattr(score, "score_and_variance", None)
-    if not callable(found):
+    if not has_variance(score):
         raise TypeError(
-            f"variance={MODEL!r} needs a score with a variance, and score={shown(score)} has no method score_and_variance: give "
-            "a LearnedVarianceModel or the score of a GaussianMixture, or a variance that is a function of the noise level"
+            f"variance={MODEL!r} needs a score with a variance, and score={shown(score)} has no variance: give a "
+            "LearnedVarianceModel, a ScoreModel with the prediction Levels or the score of a GaussianMixture, or a variance that "
+            "is a function of the noise level"
         )
-    method: OwnVariance = found
+    method: OwnVariance = score.score_and_variance  # type: ignore[attr-defined]
     return method
 
 

@@ -195,6 +195,11 @@ class LearnedVarianceModel(ScoreModel):
             )
         self.variance = variance
 
+    @property
+    def has_variance(self) -> bool:
+        """True."""
+        return True
+
     def score_and_variance(self, x: Tensor, t: Tensor, delta: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         """Computes the score and the variance V of x_0 given x_t in a step from t to s, by one evaluation of the network.
 

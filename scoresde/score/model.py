@@ -148,6 +148,30 @@ class ScoreModel(NoiseConditionalModel):
         """
         return self.prediction.velocity(*self._evaluated(x, t, condition))
 
+    @property
+    def has_variance(self) -> bool:
+        """Whether the model has a variance of x_0 given x_t, by ``score_and_variance``."""
+        return self.prediction.has_variance
+
+    def score_and_variance(self, x: Tensor, t: Tensor, delta: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        """Computes the score, and the variance V of each coordinate of x_0 given x_t, by one evaluation of the network.
+
+        Args:
+            x: The states, (B, *event).
+            t: The times, (B,).
+            delta: Difference of (alpha / sigma)^2 in the step for which the variance is used, () or (B,). Not used: V depends on
+                x_t only.
+            **condition: Conditions of the network by name. A tensor has one row per sample, or no dimension.
+
+        Returns:
+            The score, with the shape of x, and V in units of the data squared, (B, *event).
+
+        Raises:
+            TypeError: If the prediction has no variance. ``Levels`` has one.
+        """
+        score, variance = self.prediction.score_and_variance(*self._evaluated(x, t, condition))
+        return (score if x.dtype not in HALF else score.to(torch.promote_types(x.dtype, t.dtype))), variance
+
     def posterior(self, x: Tensor, t: Tensor, **condition: Any) -> DataPosterior:
         """Computes the model's posterior over x_0 given x_t.
 

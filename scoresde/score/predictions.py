@@ -48,6 +48,8 @@ class Prediction(ABC):
 
     needs_kernel: ClassVar[bool] = True
     """Whether ``score`` uses the kernel, so that the process must have one in closed form."""
+    has_variance: ClassVar[bool] = False
+    """Whether the output also determines the variance of x_0 given x_t, by ``score_and_variance``."""
 
     @abstractmethod
     def score(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> Tensor:
@@ -104,6 +106,26 @@ class Prediction(ABC):
             The posterior mean, and the logits if there are any.
         """
         return DataPosterior(kernel.data_from_score(x, self.score(sde, kernel, output, x)))
+
+    def score_and_variance(self, sde: SDE, kernel: GaussianKernel, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the score, and the variance of each coordinate of x_0 given x_t.
+
+        Args:
+            sde: The process.
+            kernel: The kernel of the process at the times of the batch.
+            output: The output of the network, with the shape of x.
+            x: The states, (B, *state).
+
+        Returns:
+            The score, and the variance in units of the data squared, both with the shape of x.
+
+        Raises:
+            TypeError: If the output does not determine a variance.
+        """
+        raise TypeError(
+            f"{self!r} has no variance of x_0 given x_t: give the prediction Levels, a LearnedVarianceModel, or a variance that "
+            "is a function of the noise level"
+        )
 
 
 @checked_arguments

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,13 +16,14 @@ from scoresde.guidance import (
     ClassifierFree,
     ClassifierGuidance,
     ComposedConditions,
+    Guidance,
     MixtureOfExperts,
     StaticThreshold,
     TaskGuidance,
 )
 from scoresde.networks import MLP
-from scoresde.samplers import AdaptiveSDE, Langevin, PredictorCorrector, ReverseDiffusion, UniPC
-from scoresde.score import Classifier, ProductOfExperts
+from scoresde.samplers import AdaptiveSDE, Ancestral, Langevin, PredictorCorrector, ReverseDiffusion, UniPC
+from scoresde.score import Classifier, LearnedVarianceModel, ProductOfExperts
 from scoresde.sde import VESDE, NonlinearSDE
 
 SDE = VPSDE()
@@ -387,3 +390,47 @@ class TestConditionsOfTheTarget:
         guided = ClassifierGuidance(GaussianMixture([[0.0, 0.0]], 1.0).score(SDE), self.classifier)
         assert guided.takes("label") and not guided.given(label=self.y).takes("label") and not guided.takes("other")
         assert ClassifierFree(model).takes("label") and not ClassifierFree(model.given(label=self.y)).takes("label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilt(Guidance):
+    """The exact guidance of N(0, 1/4) data by exp(a x_0), a linear likelihood."""
+
+    score: Callable[..., Tensor]
+    a: float = 2.0
+    weight: float = 1.0
+    interval: None = None
+
+    def direction(self, x, t):
+        alpha, sigma = SDE.alpha(t)[:, None], SDE.sigma(t)[:, None]
+        return self.a * alpha / 4 / (alpha**2 / 4 + sigma**2) * torch.ones_like(x)
+
+
+class TestVariance:
+    """Guidance keeps the variance of x_0 given x_t of the score."""
+
+    def test_samples_of_a_tilted_gaussian_are_exact_with_three_steps(self):
+        """exp(a x_0) N(x_0; 0, 1/4) = N(a / 4, 1/4). The fixed variances are off."""
+        guided = Tilt(GaussianMixture([[0.0]], 0.5).score(SDE))
+        options = {"denoise": False, "t_min": 1e-3}
+        x = Ancestral(3, variance="model", **options)(SDE, guided, (20_000, 1)).samples
+        assert abs(float(x.mean()) - 0.5) < 4 * 0.5 / 20_000**0.5 and abs(float(x.std()) - 0.5) < 4 * 0.5 / 40_000**0.5
+        assert abs(float(Ancestral(3, **options)(SDE, guided, (20_000, 1)).samples.std()) - 0.5) > 0.05
+
+    @pytest.mark.parametrize("weight", [0.0, 1.5])
+    def test_it_is_that_of_the_conditional_score(self, weight):
+        model = LearnedVarianceModel(MLP((2,), conditions={"label": Classes(3)}, outputs=2), SDE)
+        bound = model.given(label=torch.tensor([0, 2, 1, 1, 0, 2]))
+        x, t = points()
+        for guided in (ClassifierFree(bound, weight), StaticThreshold(bound, -0.5, 0.5)):
+            score, variance = guided.score_and_variance(x, t, torch.tensor(2.0))
+            assert torch.equal(score, guided(x, t)) and guided.has_variance
+            assert torch.equal(variance, bound.score_and_variance(x, t, torch.tensor(2.0))[1])
+            Ancestral(2, variance="model")(SDE, guided, (6, 2))
+
+    def test_a_refusal_names_the_guidance(self):
+        model = ScoreModel(MLP((2,), conditions={"label": Classes(3)}), SDE)
+        learned = LearnedVarianceModel(MLP((2,), conditions={"label": Classes(3)}, outputs=2), SDE)
+        for guided in (ClassifierFree(model), ComposedConditions(learned, ({"label": 1},))):
+            with pytest.raises(TypeError, match=rf"score={type(guided).__name__}\(.* has no variance: give"):
+                Ancestral(2, variance="model")(SDE, guided, (3, 2))
