@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from scoresde.data import Transform
+from scoresde.jump import ContinuousBound, JumpProcess
 from scoresde.losses import (
     DenoisingScoreMatching,
     HybridLoss,
+    Objective,
     ScheduleVariance,
-    SDEObjective,
     SlicedScoreMatching,
     TargetLikelihood,
     TimeDistribution,
@@ -24,7 +25,7 @@ from scoresde.losses import (
 from scoresde.sde import SDE, LinearSDE
 
 
-class _SometimesBad(SDEObjective[Any]):
+class _SometimesBad(Objective):
     """An objective whose loss is NaN for the examples at positions 2 and 5 of every eight, in the given steps.
 
     The examples are identified by their position, so the fault does not depend on processes and micro-batches.
@@ -105,4 +106,12 @@ class BadEnds(_SometimesBad, VariationalSchedule):
 
     def __init__(self, sde: LinearSDE, transform: Transform, seed: int = 0, steps: Sequence[int] = ()) -> None:
         super().__init__(sde, transform, seed=seed)
+        self.steps = frozenset(steps)
+
+
+class BadJumps(_SometimesBad, ContinuousBound):
+    """`ContinuousBound` of a jump process with losses that are not finite in ``steps``."""
+
+    def __init__(self, process: JumpProcess, seed: int = 0, steps: Sequence[int] = ()) -> None:
+        super().__init__(process, seed=seed)
         self.steps = frozenset(steps)

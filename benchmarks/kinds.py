@@ -22,6 +22,7 @@ class Kind:
         samples: Whether it has samples and likelihoods by the samplers and solvers of the faults.
         bad: The class of ``benchmarks.bad_losses`` that has the run's objective with losses that are not finite.
         bad_schedule: The same for the objective of the schedule, if it has one.
+        sampler: A sampler with two steps, as a node of a config.
         before: Called in every process before the command. Tests plant errors with it.
     """
 
@@ -31,6 +32,7 @@ class Kind:
     samples: bool = True
     bad: str = "Bad"
     bad_schedule: str = "BadSchedule"
+    sampler: str = "{'name': 'DDIM', 'steps': 2}"
     before: Callable[[], None] | None = None
 
     def bad_steps(self, *steps: int) -> dict[str, object]:
@@ -112,6 +114,19 @@ KINDS = {
             modules=("network.", "sde."),
             bad="BadBound",
             bad_schedule="BadEnds",
+        ),
+        Kind(
+            "jump process",
+            {
+                "data": "{'name': 'AsTokens', 'data': {'name': 'Digits', 'labels': True}}", "sde": "None",
+                "process": "{'name': 'Absorbing'}", "model": "{}", "training.condition_dropout": 0.3,
+                "network.name": "TokenTransformer", "network.width": 16, "network.depth": 1, "network.heads": 2,
+                "network.embedding_size": 16, "network.channels": None, "network.blocks": None,
+                "network.dropout": 0.1, "objective.name": "ContinuousBound",
+                "samplers": "{'pc': {'name': 'AncestralSampler', 'steps': 5}}",
+            },
+            bad="BadJumps",
+            sampler="{'name': 'AncestralSampler', 'steps': 2}",
         ),
     )
 }  # fmt: skip

@@ -14,6 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.kinds import Kind
 from scoresde.experiment import Workdir, sample
 from scoresde.experiment import train as train_here
+from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.checkpoint import last_checkpoint
 from tests.experiment.training import advance, everything, experiment, same, trainer
@@ -104,7 +105,7 @@ def micro_batches(kind: Kind, _: Bench) -> None:
 def near_in_bfloat16(kind: Kind, _: Bench) -> None:
     """bfloat16 and float32: losses and gradients are near, and not equal."""
     full, half = run_of(kind, **STEADY), run_of(kind, **STEADY, **{"training.precision": "bfloat16"})
-    a, b = advance(full), advance(half)
+    a, b = advance(full, 3), advance(half, 3)  # in the first step, some networks return zeros
     for name, losses in a.losses.items():
         off = apart(losses.values, b.losses[name].values)
         assert 0 < off < 0.05, f"the losses of {name}: {off:.1e} apart"
@@ -146,18 +147,18 @@ def averages(kind: Kind, bench: Bench) -> None:
         far = float((theirs[module] - wanted).norm() / (weights[module] - wanted).norm())
         assert far < 1e-3, f"{module or 'network'}: the average is {far:.1e} off"
     if kind.samples:
-        drawn = {**options, "sampling.count": 2, "samplers": "{'d': {'name': 'DDIM', 'steps': 2}}"}
+        drawn = {**options, "sampling.count": 2, "samplers": f"{{'d': {kind.sampler}}}"}
         made = experiment(**{**kind.options, **drawn, "training.preview_every": 0})
         workdir = Workdir(bench.folder / "averages")
         shutil.rmtree(workdir.path, ignore_errors=True)
         train_here(made, workdir)
         sample(experiment(**{**kind.options, **drawn, "training.preview_every": 0}), workdir)
-        x = torch.from_numpy(np.load(workdir.samples / "d.npz")["x"])
+        x = torch.from_numpy(np.load(workdir.samples / "d.npz")["x"]).float()
         average = run.averages[0].module
         model = with_modules(run.model, run.trained, average).eval().requires_grad_(False)
         given = {"label": made.data.test.conditions(slice(0, 2))["label"]} if made.data.kinds else {}
-        by_hand = made.samplers["d"](model.sde, model, (2, 1, 8, 8), seed=0, condition=given).samples
-        assert torch.allclose(x, by_hand, atol=1e-5), "samples of other weights"
+        by_hand = made.samplers["d"](process_of(model), model, (2, 1, 8, 8), seed=0, condition=given).samples
+        assert torch.allclose(x, by_hand.float(), atol=1e-5), "samples of other weights"
 
 
 CHECKS = (killed_and_resumed, two_as_one, micro_batches, near_in_bfloat16, bad_steps_change_nothing, averages)

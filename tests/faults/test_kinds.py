@@ -51,6 +51,20 @@ def test_killed_samples_and_likelihoods(kind, work, tmp_path):
     )
 
 
+@pytest.mark.parametrize("work", [SAMPLING, LIKELIHOOD], ids=lambda work: work.command)
+def test_killed_samples_and_bounds_of_a_jump_process(work, tmp_path):
+    few = {
+        "sampling.count": 24, "likelihood.limit": 24, "likelihood.solver": None, "likelihood.tolerance": None,
+        "likelihood.method": "{'name': 'JumpLikelihood', 'draws': 4}",
+        "samplers": "{'pc': {'name': 'AncestralSampler', 'steps': 20}}",
+    }  # fmt: skip
+    options = {k: v for k, v in {**work.options, **few}.items() if v is not None}
+    short = kind_checks.short(KINDS["jump process"])
+    result = tuple(name.replace("test.csv", "test-bound.csv") for name in work.result)
+    made = replace(work, options=options, result=result)
+    killed(made, Bench(tmp_path, random.Random(0), short), tmp_path / "run", 1)
+
+
 def forgets_the_schedule():
     """A checkpoint from which the parameters of the process are not read."""
     load = trainer_module.load_weights
@@ -83,7 +97,7 @@ def drops_conditions_in_order():
 
 def forgets_the_history():
     """A checkpoint from which the history of the losses is not read."""
-    trainer_module.load_times = lambda *_: None
+    trainer_module.load_learned = lambda *_: None
 
 
 def learns_alone():

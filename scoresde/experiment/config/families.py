@@ -67,10 +67,12 @@ def build_process(config: Mapping[str, Any], data: Splits) -> Process:
         config: The content of the config.
         data: The data.
 
+    A section that is None counts as missing, so that the command line can replace one by the other.
+
     Raises:
         ConfigError: If there is none or there are two, or it is not for data of this kind.
     """
-    given = [family for family in (SDES, JUMPS) if family.section in config]
+    given = [family for family in (SDES, JUMPS) if config.get(family.section) is not None]
     if len(given) == 2:
         raise ConfigError(
             "config.sde and config.process exclude each other: give sde for an SDE, process for a jump process"
