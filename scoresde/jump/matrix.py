@@ -9,14 +9,21 @@ symmetric, so the prior is uniform, and it is scaled so that its slowest mode de
 
 A path with equal rates has the eigenvalues 2 c (cos(pi k / K) - 1), so c = 1 / (2 - 2 cos(pi / K)).
 
-The exponential. With c >= |R_xx|, the matrix R + c I has no negative entry, so that no digits cancel in
+The exponential. If R is reversible, pi_x R_xy = pi_y R_yx for its stationary distribution pi, then one decomposition
+into eigenvalues lambda and vectors V serves all times:
+
+.. math::
+    S = D R D^{-1} = V \Lambda V^T, \qquad D = \mathrm{diag}(\sqrt{\pi}), \qquad e^{b R} = D^{-1} V e^{b \Lambda} V^T D
+
+Its rounding errors are of the order 1e-16, and probabilities below 1e-12 count as 0. The ordinal processes are of this
+kind. For any other matrix with c >= |R_xx|, R + c I has no negative entry, so that no digits cancel in
 
 .. math::
     e^{b R} = \left[e^{-c h} \sum_n \frac{h^n (R + c I)^n}{n!}\right]^{2^k}, \qquad h = b / 2^k, \quad c h \le 1
 
-All entries are accurate relative to their own size, also those far from the diagonal. The rows are divided by their
-sums after each squaring. For b = infinity, b is taken so large that the rows no longer change. One matrix is computed
-for each distinct time of a batch, and one row or column of it is read for each coordinate.
+which costs about 20 + k products of matrices for each distinct time. All entries are accurate relative to their own
+size. The rows are divided by their sums. For b = infinity, b is taken so large that the rows no longer change. One
+matrix is computed for each distinct time of a batch, and one row or column of it is read for each coordinate.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ _TERMS = 20
 """Terms of the series: 1 / 20! is below the rounding error."""
 _LARGEST = 1e9
 """c b in place of an infinite one."""
+_SMALLEST = 1e-12
+"""Smallest probability of a spectral form, far above its rounding errors."""
 
 
 def rate_exponential(matrix: Tensor, b: Tensor) -> Tensor:
@@ -62,6 +71,63 @@ def rate_exponential(matrix: Tensor, b: Tensor) -> Tensor:
         found = found @ found if k else found
         found = found / found.sum(-1, keepdim=True)
     return found
+
+
+class Spectrum:
+    """The eigenvalues and vectors of a reversible rate matrix.
+
+    Args:
+        values: The eigenvalues, <= 0, ``(S,)`` float64.
+        left: D^-1 V, ``(S, S)``.
+        right: V^T D, ``(S, S)``.
+    """
+
+    def __init__(self, values: Tensor, left: Tensor, right: Tensor) -> None:
+        self.values, self.left, self.right = values, left, right
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Spectrum | None:
+        """The spectrum of a rate matrix, or None if it is not reversible.
+
+        Args:
+            matrix: R, ``(S, S)`` float64, with one closed class.
+
+        Returns:
+            The spectrum. It is None too if stationary probabilities differ by a factor above 1e6.
+        """
+        scale = matrix.abs().max()
+        if torch.equal(matrix, matrix.mT):
+            root = torch.ones(len(matrix), dtype=torch.float64)
+        else:
+            system = torch.cat((matrix.mT / scale, torch.ones(1, len(matrix), dtype=torch.float64)))
+            target = torch.zeros(len(matrix) + 1, 1, dtype=torch.float64)
+            target[-1] = 1.0
+            stationary = torch.linalg.lstsq(system, target).solution[:, 0]
+            flow = stationary[:, None] * matrix
+            if not float(stationary.min()) > 1e-6 * float(stationary.max()):
+                return None
+            if float((flow - flow.mT).abs().max()) > 1e-12 * float(flow.abs().max()):
+                return None
+            root = stationary.sqrt()
+        symmetric = root[:, None] * matrix / root
+        values, vectors = torch.linalg.eigh(0.5 * (symmetric + symmetric.mT))
+        values[-1] = 0.0
+        return cls(values.clamp(max=0.0), vectors / root[:, None], vectors.mT * root)
+
+    def exponential(self, b: Tensor) -> Tensor:
+        """exp(b R), where probabilities below 1e-12 are 0.
+
+        Args:
+            b: Factors >= 0, possibly infinite, ``(n,)`` float64.
+
+        Returns:
+            The matrices, ``(n, S, S)``. Their rows sum to 1.
+        """
+        values, left, right = (v.to(b.device) for v in (self.values, self.left, self.right))
+        b = b.clamp(max=_LARGEST / -float(values[0]))
+        found = (left * (b[:, None, None] * values).exp()) @ right
+        found = torch.where(found > _SMALLEST, found, 0.0)
+        return found / found.sum(-1, keepdim=True)
 
 
 def check_rates(name: str, matrix: Tensor, rounding: float = 1e-9) -> None:
@@ -93,6 +159,36 @@ def check_rates(name: str, matrix: Tensor, rounding: float = 1e-9) -> None:
         )
 
 
+def check_one_prior(name: str, matrix: Tensor, tokens: int) -> None:
+    """Check that the distribution of x_t for large t does not depend on x_0.
+
+    Args:
+        name: The name of the matrix, for the message.
+        matrix: The rate matrix, ``(S, S)``.
+        tokens: Number of the first states that are values of the data.
+
+    Raises:
+        ValueError: If data can end in two classes of states that no jump connects.
+    """
+    from scipy.sparse.csgraph import connected_components  # slow to load
+
+    count, label = connected_components((matrix > 0).numpy(), directed=True, connection="strong")
+    labels = torch.as_tensor(label).long()
+    x, y = (matrix > 0).nonzero().unbind(1)
+    closed = torch.ones(count, dtype=torch.bool)
+    closed[labels[x][labels[x] != labels[y]]] = False
+    reached = torch.arange(len(matrix)) < tokens
+    while bool((more := reached | (matrix > 0)[reached].any(0)).ne(reached).any()):
+        reached = more
+    ends = labels[reached & closed[labels]].unique()
+    if len(ends) > 1:
+        first, second = (int((labels == k).nonzero()[0]) for k in ends[:2])
+        raise ValueError(
+            f"{name} has no path of jumps from the state {first} to the state {second} or back, and both are final: x_T would "
+            "depend on x_0, and no prior could be drawn. Give rates that connect them"
+        )
+
+
 class RateMatrix(JumpProcess):
     r"""Jump process with any rate matrix: R(t) = beta(t) R, where alpha(t) = exp(-B(t)) and B is the integral of beta.
 
@@ -104,7 +200,8 @@ class RateMatrix(JumpProcess):
         ordered: Whether the difference of two states has a meaning.
 
     Raises:
-        ValueError: If a rate is negative, or a row does not sum to 0.
+        ValueError: If a rate is negative, a row does not sum to 0, or data can end in two classes of states that no jump
+            connects. x_T would then depend on x_0, so that no prior has its distribution.
 
     Example:
         >>> import torch
@@ -132,6 +229,8 @@ class RateMatrix(JumpProcess):
                 )
         super().__init__(len(rates) if tokens is None else tokens, len(rates), schedule)
         self.matrix, self.ordered = rates - torch.diag(rates.sum(1)), ordered
+        check_one_prior("matrix", self.matrix, self.tokens)
+        self._spectrum = Spectrum.of(self.matrix)
         self._recent: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def _matrices(self, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +239,10 @@ class RateMatrix(JumpProcess):
         for known, made in self._recent:
             if known.device == values.device and torch.equal(known, values):
                 return made, place
-        made = rate_exponential(self.matrix.to(b.device), values)
+        if self._spectrum is None:
+            made = rate_exponential(self.matrix.to(b.device), values)
+        else:
+            made = self._spectrum.exponential(values)
         self._recent = ((values, made), *self._recent[:1])  # a step needs the same matrices several times
         return made, place
 

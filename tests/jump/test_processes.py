@@ -74,6 +74,40 @@ def test_small_probabilities_are_accurate_relative_to_their_size():
     assert abs(float(found.log()) - leading) < 0.1 and 0 < float(found) < 1e-20
 
 
+def reversible(size):
+    """Rates with pi_x R_xy = pi_y R_yx for a pi that is not uniform."""
+    made = torch.Generator().manual_seed(size)
+    flow = torch.rand(size, size, generator=made, dtype=torch.float64)
+    flow, pi = flow + flow.mT, 0.1 + torch.rand(size, generator=made, dtype=torch.float64)
+    rates = (flow / pi[:, None]).fill_diagonal_(0.0)
+    return RateMatrix(rates - torch.diag(rates.sum(1)))
+
+
+@pytest.mark.parametrize(
+    "process",
+    [NearestNeighbor(40), DiscretizedGaussian(40), RateMatrix([[-1.0, 1.0], [3.0, -3.0]]), reversible(6)],
+    ids=repr,
+)
+def test_the_spectral_form_is_the_exponential(process):
+    b = torch.tensor([0.0, 1e-6, 1e-3, 0.5, 30.0, math.inf], dtype=torch.float64)
+    wanted, found = rate_exponential(process.matrix, b), process._spectrum.exponential(b)
+    assert float((found - wanted).abs().max()) < 2e-12 and float(found.min()) >= 0.0
+    large = wanted > 1e-6
+    assert float((found[large] / wanted[large] - 1.0).abs().max()) < 1e-9
+    assert check(reversible(6)).passed
+    assert processes(4)[-1]._spectrum is None  # not reversible
+
+
+def test_rates_with_two_final_classes_are_refused():
+    apart = torch.block_diag(*[torch.tensor([[-1.0, 1.0], [1.0, -1.0]])] * 2)
+    with pytest.raises(ValueError, match="no path of jumps from the state 0 to the state 2 or back"):
+        RateMatrix(apart)
+    assert check(RateMatrix(apart, tokens=2)).rows[0].passed  # data never gets to the other class
+    mask = RateMatrix([[-1.0, 0.0, 1.0], [0.0, -1.0, 1.0], [0.0, 0.0, 0.0]], tokens=2)
+    x = torch.tensor([[0, 1, 2]])
+    assert torch.allclose(mask.transition(x, at(0.1), at(0.5)), Absorbing(2).transition(x, at(0.1), at(0.5)))
+
+
 def test_the_slowest_mode_of_ordinal_processes_decays_like_alpha():
     for process in (NearestNeighbor(9), DiscretizedGaussian(9, 1.5), DiscretizedGaussian(9, 30.0)):
         q = process.transition(torch.arange(9)[:, None], at(0.0), at(0.4)).exp()[:, 0]
