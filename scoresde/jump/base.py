@@ -496,11 +496,11 @@ class JumpProcess(ABC):
         """
         x_t = whole_states("x_t", x_t, self.states)
         check_logits("ratios", ratios, x_t, self.states)
-        rows = self.marginal(x0, t)
+        x0 = whole_states("x0", x0, self.states, self.tokens)
+        rows = self.rows(x0, self._from_start(t, x0))
         data = (rows - rows.gather(-1, x_t[..., None])).to(ratios.dtype)
-        c, possible = data.exp(), data > -math.inf
-        gap = torch.where(possible, data, 0.0) - torch.where(possible, ratios, 0.0)
-        terms = ratios.exp() - c + c * torch.where(possible, gap, 0.0)
+        c = data.exp()
+        terms = ratios.exp() - c + c * torch.where(c > 0, data - ratios, 0.0)
         rates = self.generator_columns(x_t).to(terms.dtype).scatter(-1, x_t[..., None], 0.0)
         total = torch.where(rates > 0, rates * terms, 0.0).sum(-1)
         return self._beta(t, x_t).to(total.dtype) * total

@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import Numbers, as_numbers, check_count, check_number
@@ -125,9 +126,9 @@ class Spectrum:
         """
         values, left, right = (v.to(b.device) for v in (self.values, self.left, self.right))
         b = b.clamp(max=_LARGEST / -float(values[0]))
-        found = (left * (b[:, None, None] * values).exp()) @ right
-        found = torch.where(found > _SMALLEST, found, 0.0)
-        return found / found.sum(-1, keepdim=True)
+        scaled = left * (b[:, None, None] * values).exp()
+        found = nnf.threshold_((scaled.reshape(-1, len(values)) @ right).reshape(scaled.shape), _SMALLEST, 0.0)
+        return found.div_(found.sum(-1, keepdim=True))
 
 
 def check_rates(name: str, matrix: Tensor, rounding: float = 1e-9) -> None:
@@ -230,7 +231,7 @@ class RateMatrix(JumpProcess):
         super().__init__(len(rates) if tokens is None else tokens, len(rates), schedule)
         self.matrix, self.ordered = rates - torch.diag(rates.sum(1)), ordered
         check_one_prior("matrix", self.matrix, self.tokens)
-        self._spectrum = Spectrum.of(self.matrix)
+        self._spectrum, self._symmetric = Spectrum.of(self.matrix), torch.equal(self.matrix, self.matrix.mT)
         self._recent: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def _matrices(self, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,14 +253,15 @@ class RateMatrix(JumpProcess):
 
     def columns(self, x: Tensor, b: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         made, place = self._matrices(b)
-        return _logarithm(made.mT[place.expand(x.shape), x]).to(dtype)
+        turned = made if self._symmetric else made.mT
+        return _logarithm(turned[place.expand(x.shape), x].to(dtype))
 
     def push(self, log_w: Tensor, b: Tensor) -> Tensor:
         made, place = self._matrices(b)
         best = log_w.amax(-1, keepdim=True)
-        flat = (log_w - best).exp().to(torch.float64).reshape(len(log_w), -1, self.tokens)
-        found = flat @ made[place.reshape(-1), : self.tokens]
-        return _logarithm(found).reshape(*log_w.shape[:-1], self.states).to(log_w.dtype) + best
+        flat = (log_w - best).exp().reshape(len(log_w), -1, self.tokens)
+        found = flat @ made.to(log_w.dtype)[place.reshape(-1), : self.tokens]
+        return _logarithm(found).reshape(*log_w.shape[:-1], self.states) + best
 
     def pull(self, log_r: Tensor, b: Tensor) -> Tensor:
         made, place = self._matrices(b)
