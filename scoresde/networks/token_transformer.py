@@ -21,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ class TokenTransformer(nn.Module):
         time: Whether the output depends on the time. Under ``Absorbing`` the posterior of x_0 does not.
         causal: Whether a position attends to itself and earlier positions only.
         tied: Whether the last layer has the weights of the first.
+        learned_positions: Whether a learned vector of each coordinate is added to its features, for pictures whose objects are in
+            the middle. Attention alone depends on relative positions.
 
     Example:
         >>> import torch
@@ -80,6 +83,7 @@ class TokenTransformer(nn.Module):
         time: bool = True,
         causal: bool = False,
         tied: bool = False,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__()
         check_counts("event_shape", event_shape)
@@ -113,7 +117,8 @@ class TokenTransformer(nn.Module):
         size = embedding_size if time or conditions else 0
         self.first = nn.Embedding(states, width)
         nn.init.uniform_(self.first.weight, -(width**-0.5), width**-0.5)
-        self.channel = nn.Parameter(torch.zeros(channels, 1, width)) if channels > 1 else None
+        places = math.prod(sides) if learned_positions else 1
+        self.place = nn.Parameter(torch.zeros(channels, places, width)) if channels * places > 1 else None
         images = 0 if self.conditioning is None else self.conditioning.channels
         self.images = nn.Linear(images, width) if images else None
         self.rotary = RotaryPositions(sides, width // heads, channels)
@@ -143,8 +148,8 @@ class TokenTransformer(nn.Module):
         """
         check_tokens("TokenTransformer", x, self.event_shape, self.states)
         h = self.first(x.reshape(len(x), -1))
-        if self.channel is not None:
-            h = (h.unflatten(1, (len(self.channel), -1)) + self.channel).flatten(1, 2)
+        if self.place is not None:
+            h = (h.unflatten(1, (len(self.place), -1)) + self.place).flatten(1, 2)
         embedded: Tensor | None = self.base
         if self.label is not None and self.embedding is not None:
             embedded = self.label(self.embedding(t).to(h.dtype))

@@ -226,6 +226,14 @@ def test_channels_are_told_apart():
     assert float((out[0] - out[1]).detach().abs().max()) > 1e-3
 
 
+def test_a_shift_of_a_sequence_is_seen_with_learned_positions_only():
+    """Attention of equal tokens is the same at all positions, so that only a learned vector tells the positions apart."""
+    x = torch.full((1, 1, 3, 4), 2)
+    for learned in (False, True):
+        out = small((1, 3, 4), learned_positions=learned)(x, T[:1])[0, 0].detach().flatten(0, 1)
+        assert (float((out - out[0]).abs().max()) > 1e-3) == learned
+
+
 # Sahoo et al. 2024 and Lou et al. 2023: 12 layers, 768 wide, 12 heads, an embedding of 128, and GPT-2's tokens with a mask.
 # Both have outputs for the mask as well, and 256 sines and cosines of the noise level in place of 256 functions of the time.
 PUBLISHED = {"width": 768, "depth": 12, "heads": 12, "dropout": 0.1, "embedding_size": 128}
