@@ -294,6 +294,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "jump.checks.check": {"process": JUMPS},
     **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 2, 3), "drawn": BIT_ROWS}
        for name in ("drawn_probability", "margin", "negative_entropy")},
+    "jump.guidance.JumpClassifierGuidance": {"score": BITS.model(JUMPS), "classifier": CLASSIFIER},
+    "jump.guidance.Sharpened": {"score": BITS.model(JUMPS)},
     "jump.corrected.CorrectedSampler": {"predictor": AncestralSampler(3)},
     "jump.known.KnownTokens": {"y": BIT_ROWS, "known": torch.tensor(True)},
     "jump.oracles.EnumeratedJoint": {"probabilities": ((0.5, 0.25), (0.25, 0.0))},

@@ -81,7 +81,7 @@ SUB_PACKAGES = {
         {"keep", "states"},
         {"base"},
         {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted"},
-        {"sampler"},
+        {"sampler", "guidance"},
         {"stepwise", "exact", "unmasking", "corrected", "bounds"},
         {"checks", "objectives", "likelihood"},
     ],

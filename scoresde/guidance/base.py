@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scoresde._validation import check_number, expand, shown
 from scoresde.conditions import DROPPED, Conditioned, ConditionKind, accepts, check_condition, given, rows_of, takes
-from scoresde.score import NoiseConditionalModel, ScoreModel
+from scoresde.score import ConditionalModel, NoiseConditionalModel, ScoreModel
 from scoresde.score.data_variance import has_variance, variance_method
 from scoresde.sde import SDE, LinearSDE, check_same_process
 from scoresde.sde.base import process_of
@@ -303,7 +303,7 @@ def unbound(score: Callable[..., Tensor], x: Tensor) -> tuple[Callable[..., Tens
         TypeError: If the score has conditions and no argument ``dropped`` to ignore them.
     """
     free, condition = score, {}
-    if isinstance(score, ScoreModel):
+    if isinstance(score, ConditionalModel):
         condition = dict(score.condition)  # conditions of a call replace those that are bound
     elif isinstance(score, Conditioned):
         free, condition = score.score, dict(score.condition)

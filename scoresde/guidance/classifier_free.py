@@ -3,7 +3,8 @@ r"""Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 .. math::
     \tilde s(x, t) = s(x, t \mid c) + w \, [\, s(x, t \mid c) - s(x, t) \,]
 
-At each t it is the score of a density proportional to p_t(x | c)^(1 + w) / p_t(x)^w. For w = 0 this is the noisy p(x | c), and
+For jump models, s are logits of p(x_0 | x_t), which :mod:`scoresde.jump.guidance` describes. For other processes,
+at each t it is the score of a density proportional to p_t(x | c)^(1 + w) / p_t(x)^w. For w = 0 this is the noisy p(x | c), and
 samplers draw from p(x | c). For other weights it is not the density of noisy data, and samplers draw from an approximation of
 p(x | c)^(1 + w) / p(x)^w.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde._validation import shown
+from scoresde._validation import expand, shown
 from scoresde.conditions import DROPPED, ConditionKind, rows_of
 from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, repeated, unbound
 
@@ -68,11 +69,10 @@ class ClassifierFree(Guidance):
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         under, without = self._both(x, t)
-        return under + w * (under - without)
+        return under + expand(w.flatten(), under) * _difference(under, without)
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
-        under, without = self._both(x, t)
-        return under - without
+        return _difference(*self._both(x, t))
 
     def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The scores under the conditions and without them."""
@@ -106,3 +106,8 @@ class ClassifierFree(Guidance):
     def select_rows(self, index: Tensor) -> ClassifierFree:
         other = None if self.unconditional is None else rows_of(self.unconditional, index)
         return self._with(score=rows_of(self.score, index), unconditional=other)
+
+
+def _difference(under: Tensor, without: Tensor) -> Tensor:
+    """The first minus the second. 0 for logits of -infinity, so that tokens with probability 0 under a condition keep it."""
+    return torch.where(under == -torch.inf, 0.0, under - without)

@@ -214,11 +214,15 @@ class ClassifierGuidance(Guidance):
 
     def _value_and_gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """log p(y | x_t) and its gradient, by one evaluation of the classifier."""
+        self._check_target()
+        return gradient(lambda at: self.classifier.log_prob(at, t, self.target), x)
+
+    def _check_target(self) -> None:
+        """Raise ValueError if there is no target."""
         if self.target is None:
             raise ValueError(
                 f"target is missing: give target=, or the condition {self.name!r} to the sampler, condition={{{self.name!r}: y}}"
             )
-        return gradient(lambda at: self.classifier.log_prob(at, t, self.target), x)
 
     def given(self, **condition: Any) -> ClassifierGuidance:
         if self.name not in condition:
@@ -258,7 +262,11 @@ class ClassifierGuidance(Guidance):
 
     def select_rows(self, index: Tensor) -> ClassifierGuidance:
         target = select({"target": self.target}, index)["target"]
-        return self._with(score=rows_of(self.score, index), classifier=rows_of(self.classifier, index), target=target)
+        return self._with(score=rows_of(self.score, index), classifier=self._classifier_of(index), target=target)
+
+    def _classifier_of(self, index: Tensor) -> Any:
+        """The classifier for some of the samples. One without ``select_rows`` is for all."""
+        return rows_of(self.classifier, index) if hasattr(self.classifier, "select_rows") else self.classifier
 
 
 def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

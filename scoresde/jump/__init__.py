@@ -18,6 +18,7 @@ from scoresde.jump.bounds import JumpBound, jump_bound
 from scoresde.jump.checks import check
 from scoresde.jump.corrected import CorrectedSampler
 from scoresde.jump.exact import FirstHitting, Uniformization
+from scoresde.jump.guidance import JumpClassifierGuidance, Sharpened
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
 from scoresde.jump.likelihood import JumpLikelihood
@@ -46,6 +47,7 @@ __all__ = [
     "FirstHitting",
     "GridJumpSampler",
     "JumpBound",
+    "JumpClassifierGuidance",
     "JumpDraw",
     "JumpLikelihood",
     "JumpModel",
@@ -62,6 +64,7 @@ __all__ = [
     "RatioModel",
     "Remasking",
     "SDEKeep",
+    "Sharpened",
     "TauLeaping",
     "Uniform",
     "Uniformization",

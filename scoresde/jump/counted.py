@@ -29,11 +29,28 @@ def check_model(process: JumpProcess, model: object) -> None:
     """
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"model={shown(model)} cannot be called: give model(x, t), e.g. a CategoricalModel")
-    other = getattr(model, "process", process)
-    if isinstance(other, JumpProcess) and other != process:
+    other = process_of_model(model)
+    if other is not None and other != process:
         raise ValueError(
             f"the model was made for {other!r}, and process={process!r} is another one: give model.process"
         )
+
+
+def process_of_model(model: object) -> JumpProcess | None:
+    """The process of a model, or of the model within guidance, conditions or wrappers of PyTorch.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The process, or None if there is none.
+    """
+    for _ in range(16):  # wrappers can be nested
+        if isinstance(process := getattr(model, "process", None), JumpProcess):
+            return process
+        inner = (getattr(model, name, None) for name in ("score", "module", "_orig_mod"))
+        model = next((value for value in inner if value is not None), None)
+    return None
 
 
 class CountedModel:
