@@ -398,6 +398,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "score.denoising.DenoisingErrors": {"times": TIMES.flip(0), "data_error": T, "noise_square": T},
     "score.denoising.denoising_errors": {"times": TIMES.flip(0)},
     "data.distances.largest_distance": {},
+    "metrics.texts.compressor_bits_per_byte": {"text": b"to be or not to be"},
+    "metrics.texts.markov_bits": {"train": b"to be or not", "text": b"to be"},
     "schedules.chain_bound.ChainBound": {},
     "schedules.chain_bound.FittedBound": {
         "method": ChainBound((1.0, 0.5, 0.1)), "times": torch.tensor([0.1, 0.5, 1.0]), "variance": GaussianVariance(0.5),

@@ -155,6 +155,18 @@ class Windows(Stored):
         pairs = zip(starts.tolist(), stops.tolist(), strict=True)
         return torch.tensor([self.sequence.byte_count(a, b) for a, b in pairs])
 
+    def covered(self, count: int) -> bytes:
+        """The bytes that the first ``count`` windows for evaluation stand for.
+
+        Args:
+            count: Number of windows.
+
+        Returns:
+            The beginning of the text; all of it for all windows.
+        """
+        stop = min(count * self.length, len(self.sequence))
+        return self.sequence.text.read(0, self.sequence.byte_count(0, stop))
+
     def place(self, index: int) -> str:
         start = int(self.starts(torch.tensor([index]))[0])
         return f"window {index}, tokens {start} to {start + self.length} of {self.sequence.text.name}"

@@ -4,7 +4,7 @@ Features of samples and their statistics    extractors, moments
 Distances between two sets of features      frechet, kernel, sliced; precision: overlap of the two sets
 A yardstick for distances                   yardstick
 Scores of forecasts                         ranked_probability
-Baseline density models                     baselines; codecs: lossless image files
+Baseline density models                     baselines; codecs: lossless image files; texts: compressors
 Classifiers that are trained on samples     classifiers
 """
 
@@ -19,12 +19,14 @@ from scoresde.metrics.moments import MomentAccumulator, Moments
 from scoresde.metrics.precision import PrecisionRecall, precision_recall
 from scoresde.metrics.ranked_probability import crps, fair_crps
 from scoresde.metrics.sliced import sliced_wasserstein
+from scoresde.metrics.texts import COMPRESSORS, compressor_bits_per_byte, markov_bits
 from scoresde.metrics.yardstick import RelativeDistance, halves, relative_distance
 
 __all__ = [
     "Accuracy",
     "CANDIDATES",
     "CODECS",
+    "COMPRESSORS",
     "Baseline",
     "Coordinates",
     "Extractor",
@@ -38,6 +40,7 @@ __all__ = [
     "TorchScript",
     "classifier_accuracy",
     "codec_bits_per_dim",
+    "compressor_bits_per_byte",
     "crps",
     "fair_crps",
     "frechet_distance",
@@ -45,6 +48,7 @@ __all__ = [
     "gaussian_mixtures",
     "halves",
     "kernel_distance",
+    "markov_bits",
     "pixel_histogram",
     "precision_recall",
     "relative_distance",

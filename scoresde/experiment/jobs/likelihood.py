@@ -36,6 +36,7 @@ from scoresde.experiment.jobs.likelihood_methods import Method, choose_method
 from scoresde.experiment.results.likelihood_rows import Batch, Key, Row, RowStore, write_table
 from scoresde.experiment.results.likelihood_summary import event_means, statistics
 from scoresde.experiment.results.simple_baseline import baseline_facts, codec_facts
+from scoresde.experiment.results.text_facts import describe_text, text_facts
 from scoresde.likelihood import bits_per_dim, bits_per_dim_error
 from scoresde.noise import NoiseSource
 from scoresde.score import ScoreModel
@@ -229,6 +230,7 @@ class LikelihoodJob(Job):
         events = event_means(rows, self.data.transform.discrete, volume)
         baseline = baseline_facts(self.experiment.data.train, self.data, self.count, config.seed, events)
         summary["baseline"], summary["codecs"] = baseline, codec_facts(self.data, self.count)
+        summary["text"] = text_facts(self.experiment.data.train, self.data, self.count, events)
         write_sealed(folder / f"{title}.json", summary)
         if failed:
             self.workdir.log(
@@ -239,6 +241,8 @@ class LikelihoodJob(Job):
             self.workdir.log(
                 f"{self.workdir.path}: the first {codecs['images']} images in lossless files, bits/dim: {figures}"
             )
+        if text := summary["text"]:
+            self.workdir.log(f"{self.workdir.path}: {describe_text(text)}")
         if baseline is not None and baseline["worse"]:
             self.workdir.log(f"{self.workdir.path}: WARNING: {baseline['worse']}")
         self.workdir.log(

@@ -45,7 +45,7 @@ from scoresde.experiment.config.targets import as_sampled, as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
-from scoresde.experiment.folder.plots import event_picture, events_shown
+from scoresde.experiment.folder.plots import data_picture, events_shown
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.guided import FACTS as GUIDANCE_FACTS
 from scoresde.experiment.jobs.guided import guided
@@ -265,7 +265,7 @@ class SamplingJob(Job):
             for suffix in (".npz", *TABLES):
                 (base / f"{title}{suffix}").unlink(missing_ok=True)  # a file of an earlier, smaller count
         seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape, data.transform))))
-        picture = event_picture(data.transform.decode(seen), data.transform)
+        picture = data_picture(data.transform.decode(seen), data)
         write_atomic(base / f"{title}.png", picture)
         store.write_settings()
         facts = {

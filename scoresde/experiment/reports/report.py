@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
-from scoresde.data import Columns, Quantized, Transform
+from scoresde.data import Columns, Quantized, Tokens, Transform
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.folder.initial import describe_source, source_of_run
-from scoresde.experiment.folder.plots import event_picture, events_shown, histogram_picture, marginals_picture
+from scoresde.experiment.folder.plots import data_picture, events_shown, histogram_picture, marginals_picture
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.conditions import class_figure, condition_figures
@@ -25,6 +25,7 @@ from scoresde.experiment.reports.edits import edits_section
 from scoresde.experiment.reports.evaluation import evaluation_section
 from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
 from scoresde.experiment.reports.predictions import prediction_section
+from scoresde.experiment.reports.texts import text_table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
 from scoresde.experiment.results.likelihood_summary import LEVEL_BOUND
 from scoresde.experiment.results.sample_index import (
@@ -232,6 +233,7 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
     return "".join([
         table(f"likelihood-{file.stem}", head, rows, numbers=(1, 2), ours=0),
         problem_note(f"Warning: {simple['worse']}.") if simple is not None and simple["worse"] else "",
+        text_table(summary),
         note(left_out) if left_out else "",
         figure(histogram_picture(values, f"{unit} per event"), f"{len(values)} events and draws, {meaning}", "wide"),
         problem_note(failed) if summary["failed"] else "",
@@ -292,9 +294,9 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
-    wide = "wide" if isinstance(data.transform, Columns) else "half"
+    wide = _width(experiment)
     parts += [
-        figure(event_picture(raw, data.transform), "test data, for comparison", wide),
+        figure(data_picture(raw, experiment.data), "test data, for comparison", wide),
         condition_figures(experiment),
     ]
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
@@ -309,6 +311,15 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
         status = f"{there} batches are drawn, not finished" if there else "not drawn yet"
         parts.append(problem_note(f"{name}: {status}. Run scoresde sample."))
     return "".join(parts)
+
+
+def _width(experiment: Experiment) -> str:
+    """The width of a figure of events: that of half a page, more for tables and text."""
+    data = experiment.data
+    text = (
+        data.texts(torch.zeros(1, *data.event_shape, dtype=torch.int64)) if isinstance(data.transform, Tokens) else None
+    )
+    return "wide" if isinstance(data.transform, Columns) or text is not None else "half"
 
 
 def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
@@ -332,7 +343,7 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         drawn = torch.from_numpy(np.concatenate(shards)[: index.count])
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
-    shown = figure(picture, text, "wide" if isinstance(data.transform, Columns) else "half")
+    shown = figure(picture, text, _width(experiment))
     shown += class_figure(experiment, workdir.samples / f"{name}.json")
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")

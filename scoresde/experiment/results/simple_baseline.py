@@ -2,7 +2,8 @@
 
 For discrete data it is the histogram of each coordinate on its own, in bits/dim. For real-valued data it is a Gaussian fitted
 to the training split, in nats, as a log-density of the original data. Both are computed for the events of the likelihood.
-For 8-bit images there are also the sizes of lossless image files (``scoresde.metrics.codecs``).
+For 8-bit images there are also the sizes of lossless image files (``scoresde.metrics.codecs``). For text it is a Markov model of
+bytes (``text_facts.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde.data import Dataset, Quantized, Tokens
+from scoresde.experiment.results.text_facts import ORDER, markov_bits_of_windows
 from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob
 from scoresde.metrics.baselines import histogram_bits
 
@@ -99,6 +101,9 @@ def simple_baseline(train: Dataset, data: Dataset, count: int, seed: int) -> Sim
     """
     n, d, transform = len(train), math.prod(train.event_shape), train.transform
     index = torch.arange(count)
+    if train.byte_counts(slice(0, 1)) is not None:
+        markov = markov_bits_of_windows(train, data, count)
+        return None if markov is None else SimpleBaseline(f"Markov model of order {ORDER}", markov, True)
     if isinstance(transform, Quantized | Tokens):
         levels = transform.tokens if isinstance(transform, Tokens) else transform.levels
         if n * d > VALUES_UP_TO or d * levels > COUNTS_UP_TO:

@@ -24,7 +24,7 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.trained import with_modules
-from scoresde.experiment.folder.plots import event_picture
+from scoresde.experiment.folder.plots import data_picture
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
 from scoresde.jump import GridJumpSampler, JumpModel, JumpSampler
@@ -73,7 +73,7 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
             continue
         place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
-        file, picture = io.BytesIO(), event_picture(raw, experiment.data.transform)
+        file, picture = io.BytesIO(), data_picture(raw, experiment.data)
         np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
         write_atomic(place.with_suffix(".npz"), file.getvalue())
         write_atomic(place, picture)
