@@ -244,7 +244,7 @@ PUBLISHED = {"width": 768, "depth": 12, "heads": 12, "dropout": 0.1, "embedding_
     [
         ({"tokens": 50_258}, 169_627_218),  # the number of weights of mdlm-owt and sedd-small
         ({"tokens": 50_257}, 169_626_449),  # without outputs for the mask
-        ({"tokens": 50_257, "time": False}, 162_245_713),
+        ({"tokens": 50_257, "time": False}, 162_264_913),
         ({"tokens": 50_257, "tied": True}, 131_029_073),
     ],
 )
