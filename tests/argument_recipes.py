@@ -290,6 +290,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.models.{name}": {"network": NET, "process": JUMPS} for name in ("CategoricalModel", "RatioModel")},
     "jump.likelihood.JumpLikelihood": {"steps": 10, "draws": 2},
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
+    "jump.score_entropy.ScoreEntropy": {"process": JUMPS},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
     "jump.checks.check": {"process": JUMPS},
     **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 2, 3), "drawn": BIT_ROWS}

@@ -84,6 +84,7 @@ SUB_PACKAGES = {
         {"sampler", "guidance"},
         {"stepwise", "exact", "unmasking", "corrected", "bounds"},
         {"checks", "objectives", "likelihood"},
+        {"score_entropy"},
     ],
     "schedules": [
         {"dynamic_programming", "levels"},

@@ -28,6 +28,7 @@ from scoresde.jump.objectives import ContinuousBound, DiscreteBound, JumpDraw, J
 from scoresde.jump.oracles import DiscreteDistribution, EnumeratedJoint, ExactModel, MarkovChain
 from scoresde.jump.replacing import Absorbing, MaskAndReplace, Uniform
 from scoresde.jump.sampler import GridJumpSampler, JumpSampler
+from scoresde.jump.score_entropy import ScoreEntropy
 from scoresde.jump.stepwise import AncestralSampler, TauLeaping
 from scoresde.jump.unmasking import ConfidenceUnmasking, Remasking
 
@@ -64,6 +65,7 @@ __all__ = [
     "RatioModel",
     "Remasking",
     "SDEKeep",
+    "ScoreEntropy",
     "Sharpened",
     "TauLeaping",
     "Uniform",

@@ -398,6 +398,23 @@ class JumpProcess(ABC):
         x = whole_states("x", x, self.states)
         return _public(self.push(self._weights(x, logits, t), self._from_start(t, x)))
 
+    def equal_ratios(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The ratios of data whose tokens are independent and equally probable.
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times in (0, T], ``()`` or ``(B,)``.
+            dtype: dtype of the result.
+
+        Returns:
+            ln p_t(y) / p_t(x) for all values of each coordinate, ``(B, *event, states)``. The entry of x is 0.
+        """
+        x = whole_states("x", x, self.states)
+        log_p = self._from_start(t, x).reshape(-1, 1)
+        equal = torch.full((len(log_p), 1, self.tokens), -math.log(self.tokens), dtype=torch.float64, device=x.device)
+        at_t = self.push(equal, log_p)[:, 0].reshape(-1, *[1] * (x.ndim - 1), self.states).expand(*x.shape, -1)
+        return _public((at_t - at_t.gather(-1, x[..., None])).to(dtype))
+
     def logits_from_ratios(self, x: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         """ln p(x_0 | x_t), the inverse of ``ratios``.
 

@@ -20,6 +20,9 @@ from scoresde.jump.base import JumpProcess
 from scoresde.jump.states import check_logits
 from scoresde.score import ConditionalModel
 
+_INFORMATIVE = 1e-3
+"""Smallest alpha at which ratios are converted into p(x_0 | x_t). float32 then keeps about four digits."""
+
 
 class JumpModel(ConditionalModel, ABC):
     """Base class of models of a jump process.
@@ -48,6 +51,19 @@ class JumpModel(ConditionalModel, ABC):
             The logits, ``(B, *event, tokens)``.
         """
 
+    def masked_logits(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """Logits of p(x_0 | x_t) that are right where x is masked, for losses of masked coordinates.
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times in [0, T], ``()`` or ``(B,)``.
+            **condition: Conditions of the network by name.
+
+        Returns:
+            The logits, ``(B, *event, tokens)``. Those of other coordinates have no meaning under ``Absorbing``.
+        """
+        return self(x, t, **condition)
+
     def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """ln p_t(y) / p_t(x) for all y that differ from x in one coordinate.
 
@@ -61,12 +77,13 @@ class JumpModel(ConditionalModel, ABC):
         """
         return self.process.ratios(x, self(x, t, **condition), t)
 
-    def _output(self, x: Tensor, t: Tensor, condition: dict[str, Any], size: int) -> Tensor:
-        """The output of the network, (B, *event, size)."""
+    def _output(self, x: Tensor, t: Tensor, condition: dict[str, Any], sizes: tuple[int, ...]) -> Tensor:
+        """The output of the network, (B, *event, one of sizes)."""
         condition = {**self.condition, **condition}
         check_condition(len(x), condition, self.required)
         value: Tensor = self.network(x, t.to(torch.float32).expand(len(x)), **condition)
-        check_logits("network", value, x, size)
+        given = value.shape[-1] if isinstance(value, Tensor) and value.ndim else 0
+        check_logits("network", value, x, given if given in sizes else sizes[0])
         return value
 
 
@@ -86,7 +103,7 @@ class CategoricalModel(JumpModel):
     """
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        logits = self._output(x, t, condition, self.process.tokens)
+        logits = self.masked_logits(x, t, **condition)
         if not self.process.carries_over:
             return logits
         known = ~self.process.masked(x)[..., None]
@@ -94,22 +111,49 @@ class CategoricalModel(JumpModel):
         own = torch.where(known, 0.0, logits.gather(-1, place))
         return logits.masked_fill(known, -math.inf).scatter_(-1, place, own)  # one copy
 
+    def masked_logits(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        return self._output(x, t, condition, (self.process.tokens,))
+
 
 class RatioModel(JumpModel):
-    """A network that gives the ratios ln p_t(y) / p_t(x), called concrete scores.
+    r"""A network that gives the ratios p_t(y) / p_t(x), called concrete scores.
+
+    The ratios range over many decades. The network therefore predicts them relative to those of independent, equally
+    probable tokens,
+
+    .. math::
+        \ln \frac{p_t(y)}{p_t(x)} = f_\theta(x, t)_y + \ln \frac{\bar p_t(y)}{\bar p_t(x)}, \qquad
+        \bar p_t(y) = \frac{1}{K} \sum_{x_0} q(x_t = y \mid x_0)
+
+    so that a network that returns 0 has the bound ln K for each token.
+    Under ``Absorbing`` the second term is -ln K (e^B - 1) for a masked x, the scale of SEDD. Ratios determine p(x_0 | x_t)
+    only while x_t depends on x_0, so that times with alpha(t) < 0.001 are replaced by the one with alpha(t) = 0.001.
 
     Args:
-        network: A module (x, t, **condition) -> logarithms ``(B, *event, states)``, with x ``(B, *event)`` int64 and t
-            ``(B,)`` float32. The entry of x is replaced by 0.
+        network: A module (x, t, **condition) -> f ``(B, *event, states)``, with x ``(B, *event)`` int64 and t ``(B,)``
+            float32. The entry of x has no effect. If the process has a mask, ``tokens`` numbers are enough, because no
+            reverse jump goes to the mask.
         process: The process.
 
     References:
-        Lou, Meng, Ermon 2023, arXiv:2310.16834. Meng et al. 2022, "Concrete score matching", arXiv:2211.00802.
+        Lou, Meng, Ermon 2023, arXiv:2310.16834, section 3 and appendix C.2 (scale). Meng et al. 2022, "Concrete score
+        matching", arXiv:2211.00802.
     """
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        t = self._informative(t)
         return self.process.logits_from_ratios(x, self.ratios(x, t, **condition), t)
 
     def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        value = self._output(x, t, condition, self.process.states)
-        return value.scatter(-1, x.long()[..., None], 0.0)
+        process, t = self.process, self._informative(t)
+        tokens = () if process.mask is None else (process.tokens,)
+        value = self._output(x, t, condition, (process.states, *tokens))
+        equal = process.equal_ratios(x, t, torch.promote_types(value.dtype, torch.float32))
+        if value.shape[-1] < process.states:
+            value = torch.nn.functional.pad(value, (0, 1))
+        return (value + equal).scatter(-1, x.long()[..., None], 0.0)
+
+    def _informative(self, t: Tensor) -> Tensor:
+        """Times with alpha(t) >= 0.001."""
+        last = self.process.schedule.time_of_log_alpha(torch.tensor(math.log(_INFORMATIVE), dtype=torch.float64))
+        return torch.minimum(t.to(torch.float64), last.to(t.device))

@@ -111,12 +111,29 @@ class JumpObjective(Objective):
             The loss of each example in nats, ``(B,)``.
         """
         check_model(self.process, model)
-        logits = model(draw.x, draw.t, **condition)
-        check_logits("model", logits, draw.x, self.process.tokens)
-        loss = self.divergence(draw, logits)
+        output = self.output(model, draw, condition)
+        loss = self.divergence(draw, output)
         if self.auxiliary > 0.0:
-            loss = loss + self.auxiliary * cross_entropy(logits, draw.x0)
+            masked = self.process.masked(draw.x) if self.process.carries_over else None
+            loss = loss + self.auxiliary * cross_entropy(output, draw.x0, masked)
         return loss.reshape(len(loss), -1).sum(1)
+
+    def output(self, model: Callable[..., Tensor], draw: JumpDraw, condition: dict[str, Any]) -> Tensor:
+        """The output of the model that ``divergence`` needs: logits unless a subclass returns others.
+
+        Args:
+            model: The model.
+            draw: The draws.
+            condition: Conditions of the model by name.
+
+        Returns:
+            Logits of p(x_0 | x_t), ``(B, *event, tokens)``. Those of unmasked coordinates have no meaning under
+            ``Absorbing``.
+        """
+        call = model.masked_logits if isinstance(model, JumpModel) else model
+        logits: Tensor = call(draw.x, draw.t, **condition)
+        check_logits("model", logits, draw.x, self.process.tokens)
+        return logits
 
     @abstractmethod
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +152,7 @@ class JumpObjective(Objective):
 
         Args:
             draw: The draws.
-            logits: Logits of p(x_0 | x_t), ``(B, *event, tokens)``.
+            logits: The result of ``output``.
 
         Returns:
             The estimate for each coordinate in nats, ``(B, *event)``.

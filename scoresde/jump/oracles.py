@@ -111,6 +111,18 @@ class ExactModel:
             t = torch.full_like(t, 0.5 * self.process.T)
         return self.data.posterior(self.process.likelihood(x, t))[0]
 
+    def ratios(self, x: Tensor, t: Tensor) -> Tensor:
+        """ln p_t(y) / p_t(x) for all y that differ from x in one coordinate.
+
+        Args:
+            x: States at t, ``(B, *event)``.
+            t: Times in (0, T), ``()`` or ``(B,)``.
+
+        Returns:
+            The logarithms, ``(B, *event, states)`` float64. The entry of x is 0.
+        """
+        return self.process.ratios(x, self(x, t), t)
+
 
 class EnumeratedJoint(DiscreteDistribution):
     """A joint distribution of d variables with K values each, as a table. Events have the shape (d,).

@@ -24,7 +24,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
-from scoresde.jump.base import JumpProcess
+from scoresde.jump.base import JumpProcess, _public
 from scoresde.jump.keep import KeepSchedule, PolynomialKeep
 from scoresde.jump.states import (
     LOG_ZERO,
@@ -194,6 +194,15 @@ class _Replacing(JumpProcess):
         each = torch.special.xlogy(own, own / prior) + (self.tokens - 1) * torch.special.xlogy(other, other / prior)
         return torch.where(prior > 0, each, 0.0).expand(x0.shape).to(x0.device)
 
+    def equal_ratios(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        x = whole_states("x", x, self.states)
+        a, u, m = self.coefficients(self._from_start(t, x))
+        start = torch.where(self.masked(x), m, torch.logaddexp(a - math.log(self.tokens), u))  # ln p_t(x)
+        tokens = (torch.logaddexp(a - math.log(self.tokens), u) - start).to(dtype)[..., None]
+        tokens = tokens.expand(*x.shape, self.tokens)
+        log_r = tokens if self.mask is None else torch.cat((tokens, (m - start).to(dtype)[..., None]), -1)
+        return _public(log_r.scatter(-1, x[..., None], 0.0))
+
     def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
         check_logits("ratios", ratios, x_t, self.states)
@@ -211,7 +220,7 @@ class _Replacing(JumpProcess):
         a, u, m = (v.exp() for v in self.coefficients(self._from_start(t, x_t)))
         masked = self.masked(x_t)
         if self.carries_over:
-            return self._beta(t, x_t).mul(a / m).to(logits.dtype) * self._masked_cross_entropy(logits, x0, masked)
+            return self._beta(t, x_t).mul(a / m).to(logits.dtype) * cross_entropy(logits, x0, masked)
         # the ratios are scale p(y | x_t) + offset for all y that are not x_t
         p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         place = torch.where(masked, 0, x_t)[..., None]
@@ -235,18 +244,12 @@ class _Replacing(JumpProcess):
         _, _, hidden = self.coefficients(self._between(s, t, x_t))
         _, _, m = self.coefficients(self._from_start(t, x_t))
         share = (a + hidden - m).exp().to(logits.dtype)  # of the masked coordinates that the step unmasks
-        return share * self._masked_cross_entropy(logits, x0, self.masked(x_t))
+        return share * cross_entropy(logits, x0, self.masked(x_t))
 
     def _out(self, masked: Tensor) -> Tensor:
         """The rate of the jumps of R from a token to the mask (where x_t is ``masked``), or to a given other token, float64."""
         share = torch.tensor([self._share / self.tokens, 1.0 - self._share], dtype=torch.float64, device=masked.device)
         return share[masked.long()]
-
-    @staticmethod
-    def _masked_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
-        """-ln p(x_0) where x_t is masked, and 0 elsewhere, (B, *event). Only the rows of masked coordinates are read."""
-        each = torch.zeros(x0.shape, dtype=logits.dtype, device=logits.device)
-        return each.index_put((masked,), cross_entropy(logits[masked], x0[masked])) if bool(masked.any()) else each
 
     def _poisson(self, x: Tensor, x0: Tensor, t: Tensor, total: Tensor, logs: Tensor, at_data: Tensor) -> Tensor:
         """The score entropy from sums over tokens y other than x: of r_y (``total``), of ln r_y (``logs``), and ln r at x_0."""

@@ -16,6 +16,7 @@ LOG_ZERO = -1e30
 
 _AT_ONCE = 2**18
 """Probabilities that a draw computes at once. Its memory does not depend on the number of coordinates."""
+_IGNORED = -100
 _BLOCK = 256
 """States of a block, whose probabilities are added first."""
 
@@ -161,17 +162,21 @@ def log_odds_of_others(logits: Tensor, x: Tensor, *, at: Tensor) -> Tensor:
     return found.reshape(x.shape)
 
 
-def cross_entropy(logits: Tensor, x0: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, x0: Tensor, at: Tensor | None = None) -> Tensor:
     """-ln p(x_0) of each coordinate.
 
     Args:
         logits: Logits of p, (B, *event, K).
         x0: Data, (B, *event).
+        at: The coordinates to compute, (B, *event) bool. None for all.
 
     Returns:
-        The cross-entropy in nats, (B, *event).
+        The cross-entropy in nats, (B, *event). It is 0 where ``at`` is False, whatever the logits are.
     """
-    flat = nnf.cross_entropy(logits.reshape(-1, logits.shape[-1]), x0.reshape(-1), reduction="none")
+    target = x0 if at is None else torch.where(at, x0, _IGNORED)
+    flat = nnf.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), target.reshape(-1), reduction="none", ignore_index=_IGNORED
+    )
     return flat.reshape(x0.shape)
 
 

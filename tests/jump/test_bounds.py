@@ -19,6 +19,9 @@ from scoresde.jump import (
     MarkovChain,
     MaskAndReplace,
     NearestNeighbor,
+    RateMatrix,
+    RatioModel,
+    ScoreEntropy,
     Uniform,
     grids,
     jump_bound,
@@ -196,6 +199,80 @@ def test_terms_of_replacing_processes_are_those_of_any_process(process, dtype):
             assert float(gap) < limit, (name, float(t))
 
 
+@pytest.mark.parametrize(
+    "process", [*SMALL, RateMatrix([[-1.0, 1.0, 0.0], [0.5, -2.0, 1.5], [2.0, 0.0, -2.0]])], ids=repr
+)
+def test_score_entropy_is_the_continuous_bound_and_the_exact_ratios_minimize_it(process):
+    joint, x0 = coupled(3), pairs(3)
+    objective = ScoreEntropy(process)
+    for seed in (0, 1):
+        draw = objective.draw(x0.repeat(4, 1), step=seed)
+        exact = joint.model(process)
+        wanted = ContinuousBound(process).evaluate(exact, draw)
+        assert torch.allclose(objective.evaluate(exact, draw), wanted, rtol=1e-9, atol=1e-9)
+
+    # E over x_0 given x_t of the loss, as a function of the ratios, has the gradient 0 at the exact ones
+    t = torch.tensor(0.4, dtype=torch.float64)
+    x = pairs(process.states)
+    model = joint.model(process)
+    ratios = model.ratios(x, t).clamp(min=-30.0).requires_grad_()
+    log_q = process.marginal(x0, t)
+    joint_p = joint.probabilities.reshape(-1, 1) * torch.stack([log_q[:, i][:, x[:, i]] for i in range(2)]).sum(0).exp()
+    weight = joint_p / joint_p.sum(0)  # p(x_0 | x_t), (data, states)
+    total = torch.zeros((), dtype=torch.float64)
+    for k in range(len(x0)):
+        seen = weight[k] > 0
+        term = process.ratio_divergence(x[seen], x0[k].expand(int(seen.sum()), -1), ratios[seen], t)
+        total = total + (weight[k][seen, None] * term).sum()
+    (gradient,) = torch.autograd.grad(total, ratios)
+    assert float(gradient.abs().max()) < 1e-9 * float(total.detach().abs() + 1.0)
+    with torch.no_grad():  # and it is the minimum
+        moved = ratios + 0.1 * torch.randn(
+            ratios.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        more = sum(
+            (weight[k][s, None] * process.ratio_divergence(x[s], x0[k].expand(int(s.sum()), -1), moved[s], t)).sum()
+            for k in range(len(x0))
+            for s in [weight[k] > 0]
+        )
+        assert float(more) > float(total) + 1e-3
+
+
+@pytest.mark.parametrize("process", [Absorbing(3), Uniform(3), MaskAndReplace(3, 0.3)], ids=lambda p: type(p).__name__)
+def test_gradients_of_score_entropy_are_finite_differences(process):
+    x0, f = torch.tensor([[0, 1, 2]]), torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def loss(f):
+        model = RatioModel(Given(f), process)
+        return ScoreEntropy(process)(model, x0.repeat(5, 1), step=3).sum()
+
+    leaf = f.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    for k in range(3):
+        step = 1e-5 * torch.nn.functional.one_hot(torch.tensor(k), 3)
+        slope = (loss(f + step) - loss(f - step)) / 2e-5
+        assert abs(float(slope - gradient[k])) < 1e-6 * (1.0 + abs(float(slope)))
+
+
+@pytest.mark.parametrize("process", [Absorbing(7), Uniform(7), NearestNeighbor(7)], ids=lambda p: type(p).__name__)
+def test_a_ratio_model_that_returns_0_has_the_bound_ln_k(process):
+    model = RatioModel(Given(torch.zeros(7, dtype=torch.float64)), process)
+    loss = ScoreEntropy(process)(model, torch.arange(7).repeat(1500)[:, None])
+    error = loss.mean() - math.log(7.0)
+    assert abs(float(error)) < 5.0 * float(loss.std()) / len(loss) ** 0.5
+
+
+class Given(torch.nn.Module):
+    """A network with given outputs at all coordinates."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x, t):
+        return self.value.expand(*x.shape, -1)
+
+
 def test_refusals():
     process, chain = Absorbing(2), MarkovChain([[0.9, 0.1], [0.2, 0.8]])
     model, x = chain.model(process), torch.tensor([[0, 1, 2]])
@@ -209,5 +286,7 @@ def test_refusals():
         jump_bound(process, model, x[:, :2], draws=0)
     with pytest.raises(ValueError, match="auxiliary=-1"):
         ContinuousBound(process, auxiliary=-1.0)
+    with pytest.raises(TypeError, match="has no ratios"):
+        ScoreEntropy(process)(lambda x, t: x, x[:, :2])
     with pytest.raises(ValueError, match="is another one"):
         DiscreteBound(Uniform(2))(model, x[:, :2])

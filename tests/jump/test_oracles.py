@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde.jump import Absorbing, CategoricalModel, EnumeratedJoint, MarkovChain, RatioModel, Uniform
+from scoresde.jump import Absorbing, CategoricalModel, EnumeratedJoint, JumpProcess, MarkovChain, RatioModel, Uniform
 from tests.jump.problems import coupled, pairs, processes
 
 T = torch.tensor(0.6, dtype=torch.float64)
@@ -92,13 +92,30 @@ def test_ratio_and_categorical_models_convert_into_each_other(process):
 
     class Ratios(nn.Module):
         def forward(self, x, t):
-            return ratios
+            return ratios - process.equal_ratios(x, T, torch.float64)
 
     model = RatioModel(Ratios(), process)
     possible = process.likelihood(x, T).isfinite()
     wanted = torch.where(possible, logits, -math.inf).log_softmax(-1)
     assert torch.allclose(model(x, T).exp(), wanted.exp(), atol=1e-9)
     assert torch.allclose(model.ratios(x, T), ratios.scatter(-1, x[..., None], 0.0))
+    independent = EnumeratedJoint(torch.full((3, 3), 1 / 9)).model(process)
+    jumps = process.generator_columns(x) > 0
+    equal = process.equal_ratios(x, T, torch.float64)
+    assert torch.allclose(equal[jumps], independent.ratios(x, T)[jumps], atol=1e-12)
+    assert torch.allclose(equal, JumpProcess.equal_ratios(process, x, T, torch.float64), atol=1e-12)
+
+
+def test_a_ratio_model_has_a_posterior_at_the_end_and_needs_no_number_for_the_mask():
+    process = Absorbing(3)
+    model = RatioModel(Constant(torch.tensor([0.1, 0.2, 0.7])), process)
+    x = torch.tensor([[3, 1]])
+    for t in (1e-9, 0.5, 1.0):
+        found = model(x, torch.tensor(t, dtype=torch.float64))
+        assert torch.allclose(found[0, 0], torch.tensor([0.1, 0.2, 0.7]).log_softmax(0), atol=1e-5)
+        assert torch.equal(found[0, 1], torch.tensor([-math.inf, 0.0, -math.inf]))
+    with pytest.raises(ValueError, match=r"network has shape \(1, 2, 2\): give \(1, 2, 4\)"):
+        RatioModel(Constant(torch.zeros(2)), process)(x, T)
 
 
 @pytest.mark.parametrize(
