@@ -316,6 +316,19 @@ def unbound(score: Callable[..., Tensor], x: Tensor) -> tuple[Callable[..., Tens
     return free, condition, x.new_zeros(len(x), dtype=torch.bool) if dropped is None else dropped
 
 
+def difference(under: Tensor, without: Tensor) -> Tensor:
+    """Scores or logits under a condition, minus those without it.
+
+    Args:
+        under: Those under the condition.
+        without: Those without it, of the same shape.
+
+    Returns:
+        The difference. 0 where a logit under the condition is -infinity, so that the probability stays 0 for all weights.
+    """
+    return torch.where(under == -math.inf, 0.0, under - without)
+
+
 def repeated(value: Any, times: int) -> Any:
     """The rows of a condition several times. A value without rows is for all samples."""
     return torch.cat([value] * times) if isinstance(value, Tensor) and value.ndim else value

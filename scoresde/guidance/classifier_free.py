@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scoresde._validation import expand, shown
 from scoresde.conditions import DROPPED, ConditionKind, rows_of
-from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, repeated, unbound
+from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, difference, repeated, unbound
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class ClassifierFree(Guidance):
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         under, without = self._both(x, t)
-        return under + expand(w.flatten(), under) * _difference(under, without)
+        return under + expand(w.flatten(), under) * difference(under, without)
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
-        return _difference(*self._both(x, t))
+        return difference(*self._both(x, t))
 
     def _both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The scores under the conditions and without them."""
@@ -106,8 +106,3 @@ class ClassifierFree(Guidance):
     def select_rows(self, index: Tensor) -> ClassifierFree:
         other = None if self.unconditional is None else rows_of(self.unconditional, index)
         return self._with(score=rows_of(self.score, index), unconditional=other)
-
-
-def _difference(under: Tensor, without: Tensor) -> Tensor:
-    """The first minus the second. 0 for logits of -infinity, so that tokens with probability 0 under a condition keep it."""
-    return torch.where(under == -torch.inf, 0.0, under - without)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scoresde._validation import check_number, expand, shown
 from scoresde.conditions import DROPPED, ConditionKind, check_condition, rows_of, select
-from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, repeated, unbound
+from scoresde.guidance.base import Guidance, Weight, check_dropout, check_processes, difference, repeated, unbound
 from scoresde.sde import SDE, Score
 from scoresde.sde.base import process_of
 
@@ -85,7 +85,7 @@ class ComposedConditions(Guidance):
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         w = self.weight_at(t)
         free, direction = self._both(x, t)
-        return free + expand(w, x) * direction
+        return free + expand(w, free) * direction
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
         return self._both(x, t)[1]
@@ -101,7 +101,7 @@ class ComposedConditions(Guidance):
         found = score(torch.cat([x] * (count + 1)), torch.cat([t] * (count + 1)), **rows, **{DROPPED: dropped})
         *under, free = found.chunk(count + 1)
         weights = self.weights or [1.0] * count
-        direction: Tensor = torch.stack([w * (s - free) for w, s in zip(weights, under, strict=True)]).sum(0)
+        direction: Tensor = torch.stack([w * difference(s, free) for w, s in zip(weights, under, strict=True)]).sum(0)
         return free, direction
 
     def check_conditions(self, kinds: Mapping[str, ConditionKind], condition: Any, dropout: float) -> None:
@@ -163,6 +163,10 @@ class MixtureOfExperts:
         return next((sde for sde in map(process_of, self.experts) if sde is not None), None)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x has dtype {x.dtype}: MixtureOfExperts is for scores, and logits of tokens have another rule"
+            )
         prior = torch.tensor(self.weights or [1.0] * len(self.experts), dtype=x.dtype, device=x.device).log()
         shares = (torch.stack([f(x, t) for f in self.log_probs]) + prior[:, None]).softmax(0)
         return torch.stack([expand(r, x) * s(x, t) for r, s in zip(shares, self.experts, strict=True)]).sum(0)

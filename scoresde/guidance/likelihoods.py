@@ -281,8 +281,11 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tens
         gradients are enabled.
 
     Raises:
+        TypeError: If x has whole numbers.
         ValueError: If the value does not have the shape (B,), or has no graph to x.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}, which has no gradient: use JumpClassifierGuidance for jump models")
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         at = x if graph and x.requires_grad else x.detach().requires_grad_(True)

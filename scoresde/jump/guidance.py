@@ -39,7 +39,7 @@ from scoresde.jump.counted import process_of_model
 
 @dataclass(frozen=True)
 class JumpClassifierGuidance(ClassifierGuidance):
-    r"""Guidance by a classifier of x_t, which multiplies the ratios by those of the classifier:
+    r"""Guidance by a classifier of x_t, whose ratios multiply those of the model.
 
     .. math::
         \frac{p_t(y \mid c)}{p_t(x \mid c)} = \frac{p_t(y)}{p_t(x)}\, \left(\frac{p_t(c \mid y)}{p_t(c \mid x)}\right)^w
@@ -159,6 +159,10 @@ class Sharpened(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sde is not None:
+            raise TypeError(
+                f"score={shown(self.score)} is the score of an SDE: give a jump model, such as a CategoricalModel"
+            )
         check_number("temperature", self.temperature, above=0.0)
         check_number("top_p", self.top_p, above=0.0, most=1.0)
 

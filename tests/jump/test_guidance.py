@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from scoresde import VPSDE, GaussianMixture
 from scoresde.conditions import given
-from scoresde.guidance import ClassifierFree
+from scoresde.guidance import ClassifierFree, ClassifierGuidance, ComposedConditions, MixtureOfExperts
 from scoresde.jump import (
     Absorbing,
     AncestralSampler,
@@ -188,6 +189,25 @@ def test_conditions_of_a_sampler_reach_the_model_and_the_classifier():
     assert torch.equal(result.samples, label[:, None].expand(4, 2))
 
 
+def test_composed_conditions_have_the_product_of_their_ratios():
+    """Under two conditions, a token has the probability p (p_1 / p)^a (p_2 / p)^b, up to a constant."""
+    process = Absorbing(3)
+    logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.5, -1.0], [0.2, 0.1, 0.0]])
+
+    class Network(nn.Module):
+        def forward(self, x, t, label=None, dropped=None):
+            return logits[torch.where(dropped, 2, label)][:, None].expand(*x.shape, 3)
+
+    model = ComposedConditions(
+        CategoricalModel(Network(), process), ({"label": 0}, {"label": 1}), (1.0, -0.5), weight=2.0
+    )
+    x = torch.tensor([[3, 0], [3, 3], [1, 2]])
+    found, p = model(x, torch.ones(3)), logits.softmax(-1)
+    expected = p[2] * (p[0] / p[2]) ** 2 / (p[1] / p[2])
+    assert torch.allclose(found[1].softmax(-1), (expected / expected.sum()).expand(2, 3), atol=1e-5)
+    assert found[2].argmax(-1).tolist() == [1, 2] and not found.isnan().any()
+
+
 def test_temperature_and_top_p():
     p = torch.tensor([0.1, 0.5, 0.4, 0.0], dtype=torch.float64)
     x, t = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, dtype=torch.float64)
@@ -210,6 +230,19 @@ def test_temperature_and_top_p():
         (lambda m: ClassifierFree(m, math.nan), ValueError, "weight=nan"),
         (lambda m: Sharpened(m, temperature=0.0), ValueError, "temperature=0.0"),
         (lambda m: Sharpened(m, top_p=1.5), ValueError, "top_p=1.5"),
+        (lambda m: Sharpened(GaussianMixture([[0.0]], 1.0).score(VPSDE())), TypeError, "is the score of an SDE"),
+        (
+            lambda m: ClassifierGuidance(m, ExactClassifier(m.process), target=1)(
+                torch.tensor([[6, 6]]), torch.ones(1)
+            ),
+            TypeError,
+            "use JumpClassifierGuidance",
+        ),
+        (
+            lambda m: MixtureOfExperts([m], [lambda x, t: t])(torch.tensor([[6, 6]]), torch.ones(1)),
+            TypeError,
+            "logits of tokens have another rule",
+        ),
         (lambda m: JumpClassifierGuidance(lambda x, t: x, ExactClassifier(m.process)), TypeError, "has no process"),
         (lambda m: JumpClassifierGuidance(m, lambda x, t: x), TypeError, r"has no log_prob\(x, t, target\)"),
         (

@@ -7,9 +7,13 @@ import itertools
 import pytest
 import torch
 
+from scoresde.experiment.config.builder import build
 from scoresde.jump import (
     Absorbing,
+    AncestralSampler,
     ConfidenceUnmasking,
+    CorrectedSampler,
+    JumpSampler,
     KnownTokens,
     MarkovChain,
     Remasking,
@@ -111,6 +115,17 @@ def test_known_tokens_are_not_masked_again():
     result = Remasking(20, cap=0.3)(PROCESS, MODEL, (N, 2), known=known)
     found = torch.bincount(result.samples[:, 1], minlength=6).double() / N
     assert total_variation(found, JOINT.probabilities[3] / JOINT.probabilities[3].sum()) < 0.04
+
+
+def test_samplers_in_a_config():
+    nodes = {
+        "ConfidenceUnmasking": {"steps": 6, "confidence": {"name": "margin"}, "randomness": 1.0},
+        "CorrectedSampler": {"predictor": {"name": "AncestralSampler", "steps": 4}, "size": 0.7},
+        "Remasking": {"steps": 6, "cap": 0.1},
+    }
+    made = [build({"name": name, **node}, "samplers.own", JumpSampler) for name, node in nodes.items()]
+    assert made[0] == ConfidenceUnmasking(6, confidence=confidences.margin, randomness=1.0)
+    assert made[1:] == [CorrectedSampler(AncestralSampler(4), 0.7), Remasking(6, cap=0.1)]
 
 
 @pytest.mark.parametrize("wrong", [lambda p, drawn: p, lambda p, drawn: torch.full(drawn.shape, torch.nan)])

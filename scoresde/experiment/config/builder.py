@@ -31,6 +31,7 @@ import scoresde.data
 import scoresde.filters
 import scoresde.guidance
 import scoresde.jump
+import scoresde.jump.confidences
 import scoresde.jump.grids
 import scoresde.likelihood
 import scoresde.loggers
@@ -83,6 +84,7 @@ _PACKAGES = (
     scoresde.samplers.predictor_corrector,
     scoresde.schedules,
     scoresde.jump,
+    scoresde.jump.confidences,
     scoresde.jump.grids,
     scoresde.solvers,
     scoresde.guidance,
