@@ -8,7 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.data import Affine, Arrays, AsTokens, Dataset, Degraded, Digits, Splits, Tokens, TorchDataset
+from scoresde.data import (
+    Affine,
+    Arrays,
+    AsTokens,
+    CategoryColumn,
+    Dataset,
+    Degraded,
+    Digits,
+    RealColumn,
+    Splits,
+    Table,
+    Tokens,
+    TorchDataset,
+    WholeColumn,
+)  # fmt: skip
 from scoresde.data.pictures import picture_format
 from scoresde.experiment.folder.plots import event_picture
 from scoresde.likelihood import bits_per_dim
@@ -113,3 +127,50 @@ def test_what_cannot_become_tokens():
         AsTokens(Digits(), threshold=0)
     with pytest.raises(ValueError, match="the data has tokens"):
         Degraded(AsTokens(Digits()), SuperResolution(2))
+
+
+SHOES = "size,color,pairs\n" + "".join(f"{k % 5 + 38},{('red', 'blue', 'white')[k % 3]},{k % 2}\n" for k in range(30))
+
+
+def test_a_table_of_categories(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra 'tables'")
+    (tmp_path / "shoes.csv").write_text(SHOES)
+    columns = [
+        WholeColumn("size", 38, 42),
+        CategoryColumn("color", ("blue", "red", "white")),
+        WholeColumn("pairs", 0, 1),
+    ]
+    source = Table(str(tmp_path / "shoes.csv"), columns, condition=["pairs"])
+    data = AsTokens(source)
+    assert data.transform == Tokens(5) and data.event_shape == (2,) and list(data.kinds) == ["pairs"]
+    x = data.train.encode(slice(None), seed=0)
+    assert x.dtype == torch.int64 and torch.equal(x[:, 0] + 38, source.train.raw[:, 0].long())
+    assert torch.equal(x[:, 1], source.train.raw[:, 1].long()) and data.train.digest() != source.train.digest()
+    index = torch.arange(4)
+    suffix, content = data.sample_file(x[:4], data.train.conditions(index))
+    assert (suffix, content) == source.sample_file(source.train.raw[:4], source.train.conditions(index))
+    assert torch.equal(data.train.conditions(index)["pairs"], source.train.conditions(index)["pairs"])
+
+
+def test_a_token_that_a_column_does_not_have_is_an_empty_cell(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra 'tables'")
+    (tmp_path / "shoes.csv").write_text(SHOES)
+    columns = [
+        CategoryColumn("color", ("blue", "red", "white")),
+        WholeColumn("size", 38, 42),
+        WholeColumn("pairs", 0, 1),
+    ]
+    data = AsTokens(Table(str(tmp_path / "shoes.csv"), columns))
+    _, content = data.sample_file(torch.tensor([[1, 4, 1], [3, 0, 4]]))
+    assert content.decode().split() == ['"color","size","pairs"', '"red",42,1', ",38,"]
+
+
+def test_tables_that_cannot_become_tokens(tmp_path):
+    (tmp_path / "shoes.csv").write_text(SHOES)
+    file = str(tmp_path / "shoes.csv")
+    with pytest.raises(ValueError, match="columns of real numbers, 'size'"):
+        AsTokens(Table(file, [RealColumn("size")]))
+    with pytest.raises(ValueError, match="the data is a table"):
+        AsTokens(Table(file, [WholeColumn("pairs", 0, 1)]), threshold=1)
+    same = [CategoryColumn("color", ("blue", "red", "white")), CategoryColumn("size", ("blue", "red", "white"))]
+    assert AsTokens(Table(file, same)).transform.names == ("blue", "red", "white")

@@ -120,13 +120,33 @@ class Table(LazySplits):
         return condition_value(f"condition.{name}", self.given[name], value)
 
     def sample_file(self, raw: Tensor, condition: Mapping[str, Tensor] | None = None) -> tuple[str, bytes]:
+        return self.file_of(self.columns.check(raw, "samples"), condition)
+
+    def file_of(
+        self, rows: Tensor, condition: Mapping[str, Tensor] | None = None, known: Tensor | None = None
+    ) -> tuple[str, bytes]:
+        """Rows in the file format of the table.
+
+        Args:
+            rows: Rows with values that the columns allow, of shape (B, number of columns).
+            condition: The conditions of the rows by name, each with B rows.
+            known: Which cells are written, a tensor of bool of the shape of ``rows``; the others are empty. None for all.
+
+        Returns:
+            The ending of the file's name and its content.
+        """
         suffix = suffix_of(self.file).removesuffix(".gz")
-        rows = self.columns.check(raw, "samples").to(torch.float64).numpy()
-        values = {column.column: rows[:, k] for k, column in enumerate(self.columns.columns)}
+        numbers = rows.to(torch.float64).numpy()
+        values = {column.column: numbers[:, k] for k, column in enumerate(self.columns.columns)}
         for name, given in (condition or {}).items():
             values[self.given[name].column] = condition_values(self.given[name], given)
         columns = [column for column in self.all_columns.columns if column.column in values]
-        return suffix, table_bytes({c.column: _written(c, values[c.column]) for c in columns}, suffix)
+        written = {c.column: _written(c, values[c.column]) for c in columns}
+        if known is not None and not bool(known.all()):
+            for k, name in enumerate(self.columns.names):
+                written[name] = written[name].astype(object)
+                written[name][~known[:, k].numpy()] = None
+        return suffix, table_bytes(written, suffix)
 
     def _set(self, rows: Tensor, condition: Mapping[str, Tensor], name: str) -> Dataset:
         return Dataset(rows, self.columns, name, condition=condition, kinds=self.kinds)
