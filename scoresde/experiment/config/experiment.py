@@ -22,7 +22,13 @@ from scoresde.experiment.config.builder import ConfigError, build, build_section
 from scoresde.experiment.config.condition_values import check_ignored, check_network
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.editing import EditingConfig, build_editing
-from scoresde.experiment.config.families import Process, build_process, family_of, process_of
+from scoresde.experiment.config.families import (
+    Process,
+    build_process,
+    check_takes_tokens,
+    family_of,
+    process_of,
+)
 from scoresde.experiment.config.guidance import build_guidance, check_guidance
 from scoresde.experiment.config.likelihood_check import check_likelihood
 from scoresde.experiment.config.limits import LARGEST, THREADS, within_memory
@@ -241,6 +247,8 @@ def build_model(
         outputs = sizes.get("outputs", levels * getattr(kind, "outputs_per_coordinate", 1))
         shapes = {"event_shape": process.state_shape(data.event_shape), "outputs": outputs}
     conditions = without_targets(data.kinds, targets) or None
+    if isinstance(process, JumpProcess):
+        check_takes_tokens(config["network"])
     with torch.random.fork_rng(devices=[]), within_memory():
         torch.manual_seed(seed)
         network = build(config["network"], "network", nn.Module, conditions=conditions, **shapes)

@@ -8,12 +8,16 @@ The family says which classes the other sections may name. Everything else is th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from scoresde.data import Splits, Tokens
-from scoresde.experiment.config.builder import ConfigError, build
+from scoresde.experiment.config.annotations import parameters_of
+from scoresde.experiment.config.builder import ConfigError, build, find_class, known_names
 from scoresde.jump import CategoricalModel, JumpModel, JumpObjective, JumpProcess, JumpSampler
 from scoresde.losses import SDEObjective
 from scoresde.samplers import Sampler
@@ -98,3 +102,17 @@ def build_process(config: Mapping[str, Any], data: Splits) -> Process:
             f"config.process.tokens={process.tokens} is not allowed: the data has {tokens} tokens; leave it out"
         )
     return process
+
+
+def check_takes_tokens(node: Any) -> None:
+    """Raise ConfigError if a node names a network of this library that is for real numbers."""
+    found = find_class(node, "network", nn.Module)
+    if found.__module__.startswith("scoresde.") and "tokens" not in parameters_of(found):
+        known = [
+            name for name, thing in known_names().items() if inspect.isclass(thing) and issubclass(thing, nn.Module)
+        ]
+        ours = [name for name in known if "tokens" in parameters_of(known_names()[name])]
+        raise ConfigError(
+            f"config.network.name={node['name']!r} is not allowed: {found.__name__} is a network of real numbers, and the data "
+            f"has tokens: give {', '.join(sorted(ours))}"
+        )

@@ -33,6 +33,8 @@ SECTIONS = (
 )  # fmt: skip
 """The keys at the top level of a config."""
 OPTIONAL = (
+    "sde",
+    "process",
     "model",
     "objectives",
     "training",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
 
 from scoresde._validation import check_number
+from scoresde.data import Splits
 from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.experiment.config.experiment import section
+from scoresde.experiment.config.families import build_process
 from scoresde.experiment.config.loader import check_values
+from scoresde.jump import JumpProcess
+from scoresde.jump import check as check_jumps
 from scoresde.sde import SDE, CheckReport
 from scoresde.sde import check as check_process
 from scoresde.sde.nonlinear import Prior
@@ -25,18 +31,21 @@ def check(config: ConfigDict) -> CheckReport:
     """Test the process of a config against its own equations.
 
     Args:
-        config: A config with the section ``sde``. The other sections are not needed.
+        config: A config with the section ``sde`` or ``process``. The other sections are not needed, except ``data`` for a jump
+            process without a number of tokens.
 
     Returns:
-        The results of ``scoresde.sde.check``.
+        The results of ``scoresde.sde.check`` or ``scoresde.jump.check``.
 
     Raises:
         ConfigError: If the process cannot be built.
     """
     content = config.to_dict()
-    if "sde" not in content:
+    if content.get("sde") is None and content.get("process") is None:
         raise ConfigError("config.sde is missing: give a node, {'name': ..., arguments}")
     check_values(content)
+    if content.get("sde") is None:
+        return _check_jumps(content)
     sde = build(content["sde"], "sde", SDE)
     data_std = section(content, "model").get("data_std")
     data_std = 1.0 if data_std is None else data_std
@@ -51,6 +60,17 @@ def check(config: ConfigDict) -> CheckReport:
         return check_process(sde, shape, data_std)
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_jumps(content: Mapping[str, Any]) -> CheckReport:
+    """The results of ``scoresde.jump.check`` for the process of a config."""
+    node = content["process"]
+    if "data" in content and not (isinstance(node, Mapping) and "tokens" in node):
+        process = build_process(content, build(content["data"], "data", Splits))
+    else:
+        process = build(node, "process", JumpProcess)
+    assert isinstance(process, JumpProcess)  # the node was checked
+    return check_jumps(process)
 
 
 def _event_shape(sde: SDE) -> tuple[int, ...]:
