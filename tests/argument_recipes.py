@@ -287,7 +287,10 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.replacing.{name}": {"tokens": 3} for name in ("Absorbing", "MaskAndReplace", "Uniform")},
     **{f"jump.matrix.{name}": {"tokens": 3} for name in ("DiscretizedGaussian", "NearestNeighbor")},
     "jump.matrix.RateMatrix": {"matrix": ((-1.0, 1.0), (3.0, -3.0))},
-    **{f"jump.models.{name}": {"network": NET, "process": JUMPS} for name in ("CategoricalModel", "RatioModel")},
+    **{
+        f"jump.models.{name}": {"network": NET, "process": JUMPS}
+        for name in ("CategoricalModel", "LeaveOneOutModel", "RatioModel")
+    },
     "jump.likelihood.JumpLikelihood": {"steps": 10, "draws": 2},
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
     "jump.score_entropy.ScoreEntropy": {"process": JUMPS},

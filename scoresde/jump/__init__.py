@@ -23,7 +23,7 @@ from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
 from scoresde.jump.likelihood import JumpLikelihood
 from scoresde.jump.matrix import DiscretizedGaussian, NearestNeighbor, RateMatrix
-from scoresde.jump.models import CategoricalModel, JumpModel, RatioModel
+from scoresde.jump.models import CategoricalModel, JumpModel, LeaveOneOutModel, RatioModel
 from scoresde.jump.objectives import ContinuousBound, DiscreteBound, JumpDraw, JumpObjective
 from scoresde.jump.oracles import DiscreteDistribution, EnumeratedJoint, ExactModel, MarkovChain
 from scoresde.jump.replacing import Absorbing, MaskAndReplace, Uniform
@@ -57,6 +57,7 @@ __all__ = [
     "JumpSampler",
     "KeepSchedule",
     "KnownTokens",
+    "LeaveOneOutModel",
     "MarkovChain",
     "MaskAndReplace",
     "NearestNeighbor",

@@ -1,7 +1,8 @@
 r"""Models of the reverse process of a jump process: a network with an interpretation of its output.
 
 Samplers, bounds and objectives call a model as (x, t) -> logits of p(x_0 | x_t), for each coordinate.
-``CategoricalModel`` is a network that gives them. ``RatioModel`` is a network that gives the ratios ln p_t(y) / p_t(x),
+``CategoricalModel`` is a network that gives them, and ``LeaveOneOutModel`` one that gives them without the likelihood of the
+coordinate itself. ``RatioModel`` is a network that gives the ratios ln p_t(y) / p_t(x),
 the discrete counterpart of the score. Both descriptions are equivalent for 0 < t < T, and each model has both.
 """
 
@@ -113,6 +114,38 @@ class CategoricalModel(JumpModel):
 
     def masked_logits(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         return self._output(x, t, condition, (self.process.tokens,))
+
+
+class LeaveOneOutModel(JumpModel):
+    r"""A network that gives logits of x_0 given the states of the other coordinates.
+
+    The state of a coordinate enters by its likelihood, which is known:
+
+    .. math:: p(x_0^i \mid x_t) \propto q(x_t^i \mid x_0^i)\, p(x_0^i \mid x_t^{-i}).
+
+    Here :math:`x_t^{-i}` are the states of the other coordinates. The network gives logits of the second factor. It does not
+    have to learn that x_0 is close to x_t for small t, and a constant network is the exact model of independent, uniform
+    data. Under ``Absorbing`` it is the ``CategoricalModel``.
+
+    Args:
+        network: A module (x, t, **condition) -> logits ``(B, *event, tokens)``, with x ``(B, *event)`` int64 and t
+            ``(B,)`` float32. Its output may depend on all coordinates of x.
+        process: The process.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.jump import Uniform, jump_bound
+        >>> from scoresde.networks import TokenTransformer
+        >>> process = Uniform(4)
+        >>> untrained = TokenTransformer((6,), tokens=4, states=4, width=8, depth=1, heads=1)
+        >>> bound = jump_bound(process, LeaveOneOutModel(untrained, process), torch.zeros(500, 6, dtype=torch.long))
+        >>> print(f"{bound.mean_bits_per_token[0]:.1f}")
+        2.0
+    """
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        logits = self._output(x, t, condition, (self.process.tokens,))
+        return logits + self.process.likelihood(x, t).to(logits.dtype)
 
 
 class RatioModel(JumpModel):

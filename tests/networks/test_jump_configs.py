@@ -12,7 +12,7 @@ from scoresde.experiment import build, load_config
 from scoresde.experiment.config.builder import build_section
 from scoresde.experiment.config.experiment import build_model
 from scoresde.experiment.config.sections import TrainingConfig
-from scoresde.jump import JumpObjective, JumpProcess
+from scoresde.jump import CategoricalModel, JumpObjective, JumpProcess, RatioModel, ScoreEntropy
 from tests.experiment.conftest import ROOT
 
 # model/small.yaml and config.yaml of both projects agree in these
@@ -25,7 +25,7 @@ TRAINING = {
     "grad_clip": 1.0,
     "ema_decay": 0.9999,
 }
-CASES = {"mdlm_small": (1_000_000, 162_264_913)}
+CASES = {"mdlm_small": (1_000_000, 162_264_913), "sedd_small": (1_300_000, 169_626_449)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -36,10 +36,12 @@ def test_a_config_agrees_with_the_published_model(name):
     process = build(content["process"], "process", JumpProcess, tokens=50_257)
     with torch.device("meta"):
         model = build_model(content, data, process, 0)
-        assert model(torch.zeros(1, 1024, dtype=torch.long), torch.tensor(0.5)).shape == (1, 1024, 50_257)
+        assert model.network(torch.zeros(1, 1024, dtype=torch.long), torch.ones(1)).shape == (1, 1024, 50_257)
     assert sum(p.numel() for p in model.parameters()) == count
     assert SMALL.items() <= content["network"].items()
-    build(content["objective"], "objective", JumpObjective, process=process)
+    objective = build(content["objective"], "objective", JumpObjective, process=process)
+    ratios = name == "sedd_small"
+    assert type(model) is (RatioModel if ratios else CategoricalModel) and isinstance(objective, ScoreEntropy) == ratios
     plan = build_section(TrainingConfig, content["training"], "training")
     assert plan.steps == steps and plan.precision == "bfloat16"
     assert TRAINING.items() <= vars(plan).items()
