@@ -113,6 +113,7 @@ ALLOWED = (
     Allowed("ema.EMA", "decay", "0", "the last weights"),
     Allowed("noise_distributions.*", "std k theta", "scalar tensor", "one number for all samples"),
     Allowed("noise_distributions.mixture.NormalMixture", "weights", "array", "numbers of any kind"),
+    Allowed("product.mixture.LabeledMixture", "stds weights", "array", "numbers of any kind"),
     Allowed("likelihood.bits.*", "log_prob standard_error", "scalar tensor", "of a mean"),
     Allowed("likelihood.dequantization.importance_weighted_bound", "levels", "whole tensor", "levels are whole numbers"),
     Allowed("likelihood.grid.FlowGrid", "spread", "list, empty tuple", "not known"),

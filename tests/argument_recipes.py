@@ -26,6 +26,7 @@ from scoresde.networks import MLP
 from scoresde.noise import NoiseSource
 from scoresde.noise_distributions import Gaussian, NormalMixture
 from scoresde.operators import SuperResolution
+from scoresde.product import LabeledMixture, ProductProcess
 from scoresde.samplers.fitted import AdaptiveGrid, Expectation, LevelNetwork, Pilot, fit_level_network
 from scoresde.schedules import ChainBound, StepNetwork, fit_step_network
 from scoresde.score import Classifier, DenoisingErrors, GaussianVariance
@@ -39,7 +40,7 @@ PACKAGES = (
     "samplers.predictor_corrector", "samplers.populations", "likelihood", "metrics", "data",
     "guidance", "filters", "operators", "schedules", "tasks",
     "networks", "noise", "distributions", "ema", "loggers", "noise_distributions", "score.quantized", "solvers", "score.subspace",
-    "conditions", "jump", "jump.confidences", "jump.grids",
+    "conditions", "jump", "jump.confidences", "jump.grids", "product",
     "schedules.costs", "schedules.dynamic_programming", "schedules.levels", "schedules.step_grid", "schedules.step_network",
     "interop",
 )  # fmt: skip
@@ -79,6 +80,8 @@ SPLIT = Dataset(X, Affine())
 EIGHT = (1, 8, 8)
 JUMPS = Absorbing(2)
 BITS = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+PRODUCT = ProductProcess(SDE, (None, Absorbing(2)))
+LABELED = LabeledMixture([[-1.0], [1.0]], [0.3, 0.3], [[0], [1]])
 BIT_ROWS = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]])
 ERRORS = DenoisingErrors(TIMES.flip(0), T, T)
 
@@ -192,6 +195,7 @@ RECORDS = {
     "score.predictions.DataPosterior", "metrics.moments.MomentAccumulator",
     "schedules.dynamic_programming.OptimalGrids",
     "jump.bounds.JumpBound", "jump.objectives.JumpDraw",
+    "product.bounds.ProductBound", "product.objectives.ProductDraw",
     "sde.checks.report.CheckReport", "sde.checks.report.CheckRow", "solvers.ode.ODESolution",
 }  # fmt: skip
 """Classes that functions return: their kinds are checked, their values are findings."""
@@ -295,6 +299,14 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
     "jump.score_entropy.ScoreEntropy": {"process": JUMPS},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
+    "product.process.ProductProcess": {"sde": SDE, "jumps": (None, JUMPS)},
+    "product.mixture.LabeledMixture": {"means": ((-1.0,), (1.0,)), "stds": (0.3, 0.3), "categories": ((0.0,), (1.0,))},
+    "product.mixture.LabeledMixtureModel": {"mixture": LABELED, "process": PRODUCT},
+    "product.models.ProductModel": {"network": MLP((4,), width=8, depth=1), "process": PRODUCT},
+    "product.objectives.ProductObjective": {"process": PRODUCT},
+    "product.sampler.ProductSampler": {"steps": 4},
+    "product.likelihood.ProductLikelihood": {"draws": 2},
+    "product.bounds.product_bound": {"process": PRODUCT, "model": LABELED.model(PRODUCT), "x": LABELED.sample(4)},
     "jump.checks.check": {"process": JUMPS},
     **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 2, 3), "drawn": BIT_ROWS}
        for name in ("drawn_probability", "margin", "negative_entropy")},
@@ -507,6 +519,8 @@ for _name in RECORDS:
     RECIPES[_name] = dict(RECORD)
 RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals": T}
 RECIPES["jump.bounds.JumpBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_token": T}
+RECIPES["product.bounds.ProductBound"] = {**RECORD, "real": T, "categories": T}
+RECIPES["product.objectives.ProductDraw"] = {"x0": X, "x": X, "z": X, "t": T}
 RECIPES["jump.objectives.JumpDraw"] = {"x0": BIT_ROWS, "x": BIT_ROWS, "t": T, "s": T}
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["likelihood.variational.VariationalBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_dim": T}

@@ -37,6 +37,7 @@ FLOORS = [
     {"score", "distributions"},
     {"losses", "samplers", "likelihood", "guidance"},
     {"tasks", "schedules", "jump"},
+    {"product"},
     {"interop", "experiment"},
     {"command_line"},
     {"cli"},
@@ -86,6 +87,7 @@ SUB_PACKAGES = {
         {"checks", "objectives", "likelihood"},
         {"score_entropy"},
     ],
+    "product": [{"process"}, {"models", "mixture", "sampler", "bounds"}, {"objectives", "likelihood"}],
     "schedules": [
         {"dynamic_programming", "levels"},
         {"costs"},

@@ -104,13 +104,7 @@ class CategoricalModel(JumpModel):
     """
 
     def forward(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        logits = self.masked_logits(x, t, **condition)
-        if not self.process.carries_over:
-            return logits
-        known = ~self.process.masked(x)[..., None]
-        place = torch.where(known, x.long()[..., None], 0)
-        own = torch.where(known, 0.0, logits.gather(-1, place))
-        return logits.masked_fill(known, -math.inf).scatter_(-1, place, own)  # one copy
+        return carry_over(self.process, x, self.masked_logits(x, t, **condition))
 
     def masked_logits(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         return self._output(x, t, condition, (self.process.tokens,))
@@ -190,3 +184,23 @@ class RatioModel(JumpModel):
         """Times with alpha(t) >= 0.001."""
         last = self.process.schedule.time_of_log_alpha(torch.tensor(math.log(_INFORMATIVE), dtype=torch.float64))
         return torch.minimum(t.to(torch.float64), last.to(t.device))
+
+
+def carry_over(process: JumpProcess, x: Tensor, logits: Tensor) -> Tensor:
+    """Logits of x_0 that give probability 1 to the tokens that are known.
+
+    Args:
+        process: The process.
+        x: States at t, ``(B, *event)``.
+        logits: Logits of the network, ``(B, *event, tokens)``.
+
+    Returns:
+        The logits, in which a state that is not masked is x_0 if the process carries tokens over. Otherwise they are
+        unchanged.
+    """
+    if not process.carries_over:
+        return logits
+    known = ~process.masked(x)[..., None]
+    place = torch.where(known, x.long()[..., None], 0)
+    own = torch.where(known, 0.0, logits.gather(-1, place))
+    return logits.masked_fill(known, -math.inf).scatter_(-1, place, own)  # one copy
