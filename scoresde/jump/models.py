@@ -63,7 +63,8 @@ class JumpModel(ConditionalModel, ABC):
         Returns:
             The logits, ``(B, *event, tokens)``. Those of other coordinates have no meaning under ``Absorbing``.
         """
-        return self(x, t, **condition)
+        logits: Tensor = self(x, t, **condition)
+        return logits
 
     def ratios(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """ln p_t(y) / p_t(x) for all y that differ from x in one coordinate.

@@ -11,7 +11,7 @@ import torch
 from benchmarks.runs import load
 from scoresde._files import read_sealed
 from scoresde.guidance import ClassifierFree
-from scoresde.jump import Absorbing, AncestralSampler, CategoricalModel, JumpLikelihood
+from scoresde.jump import Absorbing, AncestralSampler, CategoricalModel, JumpLikelihood, KnownTokens
 from scoresde.likelihood import bits_per_dim
 from scoresde.noise import NoiseSource
 from tests.experiment.conftest import HereCommand
@@ -107,6 +107,26 @@ def test_two_processes_and_guidance(trained, tmp_path):
     assert np.array_equal(found, wanted.numpy()) and not np.array_equal(found, plain.numpy())
     facts = json.loads(read_sealed(trained.workdir / "samples" / "ancestral.json")["guidance"])
     assert facts == {"name": "ClassifierFree", "weight": 200.0}
+
+
+def test_infilling(trained, tmp_path):
+    made, model, _ = load(str(trained.workdir))
+    raw = made.data.test.events(torch.arange(2)).numpy().astype(float)
+    raw[:, :, 4:] = np.nan
+    np.save(tmp_path / "in.npy", raw)
+    done = trained("edit", "--task", "inpaint", "--input", str(tmp_path / "in.npy"), "--samples", "2")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (trained.workdir / "edits").iterdir()
+    found = np.stack([np.load(folder / f"in-{k}" / "samples.npz")["x"] for k in range(2)])
+    y, known = torch.from_numpy(np.nan_to_num(raw)).long(), torch.from_numpy(~np.isnan(raw))
+    assert (found[:, :, :, :4] == y.numpy()[:, None, :, :4]).all() and found.shape == (2, 2, 1, 8, 8)
+    pairs = [t.repeat_interleave(2, 0) for t in (y, known)]
+    noise = NoiseSource(0, torch.tensor([0, 1, 2**16, 2**16 + 1]))
+    wanted = AncestralSampler(6)(made.process, model, (4, 1, 8, 8), known=KnownTokens(*pairs), noise=noise).samples
+    assert np.array_equal(found.reshape(4, 1, 8, 8), wanted.numpy())
+    for options in (("--task", "edit", "--t", "0.3"), ("--task", "inpaint", "--noise-std", "0.1")):
+        done = trained("edit", *options, "--input", str(tmp_path / "in.npy"))
+        assert done.returncode == 2 and "is not allowed for tokens" in done.stderr
 
 
 @pytest.mark.parametrize(

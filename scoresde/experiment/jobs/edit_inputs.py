@@ -34,7 +34,7 @@ class EditInput:
     Attributes:
         name: The name of its results.
         file: Its file.
-        y: The event or the measurement in the units of the model, float32. Missing values are 0.
+        y: The event or the measurement in the units of the model, float32 or tokens. Missing values are 0.
         known: For "inpaint": which values are known, a tensor of bool of the shape of y.
         whole: The whole event in the units of the data, if it is known and is more than the task gets.
     """
@@ -95,10 +95,15 @@ def _check_task(config: EditingConfig, data: Splits) -> None:
         raise ConfigError(
             f"config.editing.t is missing: the task {config.task!r} needs the time of the noise that it adds, e.g. --t 0.3"
         )
-    if isinstance(data.transform, Tokens):
+    if isinstance(data.transform, Tokens) and config.task != "inpaint":
         raise ConfigError(
-            f"config.editing.task={config.task!r} is not allowed for tokens: it adds Gaussian noise to real numbers"
+            f"config.editing.task={config.task!r} is not allowed for tokens, which have no Gaussian noise: give 'inpaint'"
         )
+    for name in ("noise_std", "guidance"):
+        if isinstance(data.transform, Tokens) and getattr(config, name):
+            raise ConfigError(
+                f"config.editing.{name}={getattr(config, name)!r} is not allowed for tokens, which have no noise: leave it out"
+            )
     if config.noise_std and isinstance(data.transform, Columns):
         raise ConfigError(
             f"config.editing.noise_std={config.noise_std!r} is not allowed for a table, whose columns have their own units"
@@ -147,7 +152,7 @@ def _to_inpaint(event: InputEvent, config: EditingConfig, data: Splits) -> EditI
         kind = "missing" if bool(known.all()) else "known"
         raise ValueError(f"{event.file} with the mask {config.mask!r} has no {kind} pixels: give a mask with both")
     x = _encoded(event.raw, data)
-    return EditInput(event.name, event.file, torch.where(known, x, 0.0), known, whole)
+    return EditInput(event.name, event.file, torch.where(known, x, 0), known, whole)
 
 
 def _mask(event: InputEvent, place: str, data: Splits) -> Tensor:

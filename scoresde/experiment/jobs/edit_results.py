@@ -87,7 +87,8 @@ def edit_result(x: np.ndarray, one: EditInput, transform: Transform, task: str, 
     center, bound = 0.0, FAR * data_std
     if isinstance(transform, Quantized):
         center, bound = (transform.low + transform.high) / 2.0, 1.5 * (transform.high - transform.low)
-    strayed = int(((drawn - center).abs() > bound).flatten(1).any(1).sum())
+    far = torch.zeros_like(drawn, dtype=torch.bool) if isinstance(transform, Tokens) else (drawn - center).abs() > bound
+    strayed = int(far.flatten(1).any(1).sum())
     return EditResult(drawn, raw, values.mean(0), values.std(0) if len(x) > 1 else None, distance, strayed)
 
 
@@ -123,7 +124,7 @@ def write_results(job: EditingJob, processes: int) -> Path:
     rows, gathered, facts = [], [], []
     for k, one in enumerate(job.inputs):
         x = _samples(store, entries, k * config.samples, config.samples)
-        result = edit_result(x, one, data.transform, config.task, job.model.data_std or 1.0)
+        result = edit_result(x, one, data.transform, config.task, getattr(job.model, "data_std", None) or 1.0)
         facts.append(
             {"name": one.name, "file": one.file, "digest": one.digest, **_figures(result, one, data.transform)}
         )

@@ -34,8 +34,9 @@ from scoresde.experiment.config.builder import ConfigError, build, config_errors
 from scoresde.experiment.config.condition_values import check_values, condition_facts, sample_conditions
 from scoresde.experiment.config.editing import GUIDANCE, MEASURED, MOST, STARTED, EditingConfig
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.guidance import build_guidance, check_guidance
-from scoresde.experiment.config.targets import as_score
+from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.weight_names import weights_name
 from scoresde.experiment.folder.cache import changes
 from scoresde.experiment.folder.checkpoint import Checkpoint
@@ -46,6 +47,7 @@ from scoresde.experiment.jobs.guided import guided
 from scoresde.experiment.jobs.job import Job, Progress, Range, local_device, run_job
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementGuidance, StaticThreshold
+from scoresde.jump import JumpModel, JumpProcess, JumpSampler, KnownTokens
 from scoresde.noise import NoiseSource
 from scoresde.samplers import Sampler
 from scoresde.samplers.base import SampleResult
@@ -74,7 +76,7 @@ def edit_files(experiment: Experiment, workdir: Workdir, processes: int = 1) -> 
         WorkdirError: If the output folder has other files, or another process edits in the work folder.
         WorkerError: If a local process died.
     """
-    as_score(experiment.model)
+    as_sampled(experiment.model)
     out: Path | None = run_job(EditingJob, experiment, workdir, processes)
     return out
 
@@ -86,7 +88,7 @@ class EditingJob(Job):
     kind: ClassVar[str] = "edit"
     unit: ClassVar[str] = "sample"
 
-    model: ScoreModel
+    model: ScoreModel | JumpModel
     score: Callable[..., Tensor]
     checkpoint: Checkpoint
     inputs: list[EditInput]
@@ -118,8 +120,10 @@ class EditingJob(Job):
             output = workdir.edits / f"{config.task}-{mark}"
         store = SampleStore(output, settings)
         check_output(store)
-        made = cls(experiment, workdir, device, as_score(model), score, checkpoint, inputs, store)
-        if config.task in MEASURED:  # an argument that is not allowed is an error before anything is written
+        made = cls(experiment, workdir, device, as_sampled(model), score, checkpoint, inputs, store)
+        if config.task in MEASURED and isinstance(
+            model, ScoreModel
+        ):  # an argument that is not allowed is an error before anything is written
             made.guidance(score, lambda x: x, torch.zeros(1, *shape, device=device), noise_of_x(config, data))
         return made
 
@@ -133,11 +137,9 @@ class EditingJob(Job):
         return self.store.folder
 
     @property
-    def sampler(self) -> Sampler:
+    def sampler(self) -> Sampler | JumpSampler:
         """The sampler that the section ``editing`` names."""
-        found = self.experiment.samplers[_sampler(self.experiment)]
-        assert isinstance(found, Sampler)  # the model is a score
-        return found
+        return self.experiment.samplers[_sampler(self.experiment)]
 
     @property
     def count(self) -> int:
@@ -181,8 +183,14 @@ class EditingJob(Job):
     def task(self, inputs: Sequence[EditInput], **options: Any) -> SampleResult:
         """One sample for each of the inputs. ``options`` are those of the sampler's call."""
         config = self.experiment.editing
-        sampler, sde = self.sampler, self.model.sde
+        sampler, sde = self.sampler, process_of(self.model)
         y = torch.stack([one.y for one in inputs]).to(self.device)
+        if isinstance(sampler, JumpSampler):
+            assert isinstance(sde, JumpProcess)
+            mask = torch.stack([one.known for one in inputs if one.known is not None]).to(self.device)
+            tokens = KnownTokens(y, mask)
+            return sampler(sde, self.score, tuple(y.shape), known=tokens, device=self.device, **options)
+        assert isinstance(sde, SDE)
         if config.task in STARTED:
             assert config.t is not None  # checked with the inputs
             with config_errors("editing", arguments=("t",)):
