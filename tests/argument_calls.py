@@ -122,6 +122,7 @@ ALLOWED = (
     Allowed("metrics.extractors.TorchScript", "options", "dict", "any options"),
     Allowed("metrics.extractors.TorchScript data.vocabularies.TokenizerFile", "sha256", "empty word", "any file"),
     Allowed("metrics.texts.markov_bits", "order", "0", "no bytes before each one"),
+    Allowed("data.text.TextFile", "cache", "word, empty word", "a folder, or none"),
     Allowed("data.text.TextFile", "test", "list, empty tuple", "the end of the training text"),
     Allowed("networks.*", "attention", "list, empty tuple", "attention at no resolution"),
     Allowed("networks.*", "features", "0", "no learned features"),

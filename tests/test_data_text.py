@@ -263,6 +263,54 @@ def test_tokenizers_that_are_refused(rhyme, tokenizer, tmp_path):
         TokenizerFile(str(tmp_path / "missing.json"))
 
 
+def test_tokens_of_a_large_text_are_saved_once(rhyme, tmp_path, monkeypatch):
+    """The same tokens, sizes and digests as in memory; a changed text or vocabulary never finds them."""
+    alphabet, cache = "".join(sorted(set(RHYME))), tmp_path / "tokens"
+    encoded = []
+    original = Characters.encode
+
+    def counted(self, content, place):
+        encoded.append(len(content))
+        return original(self, content, place)
+
+    monkeypatch.setattr(Characters, "encode", counted)
+    monkeypatch.setattr("scoresde.data.text_bytes.IN_MEMORY", 30)
+    monkeypatch.setattr("scoresde.data.text_bytes.AT_ONCE", 64)
+
+    def both(vocabulary, folder=str(cache)):
+        data = TextFile(rhyme, 8, vocabulary, cache=folder)
+        return data.train.raw, data.test.raw
+
+    train, test = both(Characters(alphabet))
+    other = both(Characters(alphabet), "")
+    assert torch.equal(train[ALL], other[0][ALL]) and torch.equal(test[ALL], other[1][ALL])
+    assert (train.digest(), test.digest()) == (other[0].digest(), other[1].digest())
+    assert test.byte_counts(ALL).tolist() == other[1].byte_counts(ALL).tolist()
+    assert len(list(cache.iterdir())) == 2 and max(encoded) <= 64
+    encoded.clear()
+    again = both(Characters(alphabet))
+    assert not encoded and torch.equal(again[0][ALL], train[ALL])
+    both(Characters(alphabet[::-1]))
+    assert encoded and len(list(cache.iterdir())) == 4
+    with open(rhyme, "a") as stream:
+        stream.write("row\n" * 5)
+    assert len(both(Characters(alphabet))[0]) > len(train) and len(list(cache.iterdir())) == 6
+    for file in cache.glob("*/sizes.bin"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"sizes.bin has 0 bytes, and \d+ were written: remove the folder"):
+        both(Characters(alphabet))
+
+
+def test_a_kill_leaves_no_tokens(rhyme, tmp_path, monkeypatch):
+    """A folder has its name only when all of it is written."""
+    monkeypatch.setattr("scoresde.data.text_bytes.IN_MEMORY", 30)
+    cache = tmp_path / "tokens"
+    data = TextFile(rhyme, 8, Characters("".join(sorted(set(RHYME) - {"…"}))), cache=str(cache))
+    with pytest.raises(ValueError, match="holds the character '…'"):
+        data.train  # noqa: B018
+    assert list(cache.iterdir()) == []
+
+
 @pytest.mark.skipif(find_spec("tokenizers") is not None, reason="the package is installed")
 def test_without_the_package(tmp_path):
     with pytest.raises(ImportError, match=r"pip install 'scoresde\[text\]'"):

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "vocabulary": {"name": "TokenizerFile", "file": "gpt2.json"},
                 "test_fraction": 0.0125,
                 "stride": 1024,
+                "cache": "openwebtext-tokens",
             },
             "process": {"name": "Absorbing"},
             "network": {

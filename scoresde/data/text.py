@@ -34,13 +34,14 @@ class TextWindows(LazySplits):
         length: Number of tokens of a window.
         vocabulary: The vocabulary.
         stride: Distance of training windows in tokens.
+        cache: A folder for the tokens of large texts.
     """
 
-    def __init__(self, length: int, vocabulary: Vocabulary, stride: int) -> None:
+    def __init__(self, length: int, vocabulary: Vocabulary, stride: int, cache: str = "") -> None:
         check_count("length", length)
         check_count("stride", stride)
         super().__init__((length,), Tokens(vocabulary.tokens, vocabulary.names))
-        self.length, self.vocabulary, self.stride = length, vocabulary, stride
+        self.length, self.vocabulary, self.stride, self.cache = length, vocabulary, stride, cache
 
     @abstractmethod
     def parts(self) -> tuple[TextBytes, TextBytes]:
@@ -55,7 +56,8 @@ class TextWindows(LazySplits):
         """
 
     def read(self) -> tuple[Dataset, Dataset]:
-        train, test = (TokenSequence(part, self.vocabulary) for part in self.parts())
+        cache = Path(self.cache) if self.cache else None
+        train, test = (TokenSequence(part, self.vocabulary, cache) for part in self.parts())
         return (
             Dataset(Windows(train, self.length, self.stride), self.transform, f"{train.text.name}/train"),
             Dataset(Windows(test, self.length), self.transform, f"{test.text.name}/test"),
@@ -73,8 +75,8 @@ class TextFile(TextWindows):
     """Text files as windows of tokens.
 
     Files are joined as they are, without separators or changes of line ends. Files above 64 MiB are read window by window if
-    every byte is a token; for other vocabularies their tokens are in memory. An epoch's order takes 16 bytes for each training
-    window: give long texts a larger ``stride``.
+    every byte is a token; for other vocabularies give a ``cache``. An epoch's order takes some 160 bytes for each training window
+    while it is drawn: give long texts a larger ``stride``.
 
     Args:
         train: A file, or several in their order.
@@ -83,6 +85,9 @@ class TextFile(TextWindows):
         test: The files of the held-out text. If empty, it is the end of ``train``.
         test_fraction: Fraction of the bytes of ``train`` that is held out if there is no ``test``.
         stride: Distance of training windows in tokens: 1 lets them start anywhere, ``length`` makes them disjoint.
+        cache: A folder in which the tokens of texts above 64 MiB are saved, where a token can be several bytes. They are computed
+            once for a text and a vocabulary, and read window by window. Empty computes them in each process and keeps them in
+            memory.
 
     Raises:
         FileNotFoundError: At the first use, if a file is missing.
@@ -108,11 +113,12 @@ class TextFile(TextWindows):
         test: str | Sequence[str] = "",
         test_fraction: float = 0.1,
         stride: int = 1,
+        cache: str = "",
     ) -> None:
         check_number("test_fraction", test_fraction, above=0.0, below=1.0)
         if not train:
             raise ValueError(f"train={train!r} is not allowed: give a text file")
-        super().__init__(length, vocabulary, stride)
+        super().__init__(length, vocabulary, stride, cache)
         self.train_files, self.test_files = _files(train), _files(test)
         self.test_fraction = test_fraction
 

@@ -103,6 +103,15 @@ class TextBytes:
             yield first, block
             first += len(block)
 
+    def identity(self) -> list[str]:
+        """What tells this text from others without reading it: the names, sizes and dates of its files, and its ends."""
+        files = []
+        for name, piece in self.pieces:
+            path = Path(name).absolute()
+            date = path.stat().st_mtime_ns if path.is_file() else 0
+            files.append(f"{path} {piece.shape[0]} {date}")
+        return [*files, f"{self.start} {self.stop}"]
+
     def place(self, position: int) -> str:
         """The name of a byte for messages: its text and position in it."""
         position += self.start

@@ -14,6 +14,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,10 @@ class Vocabulary(ABC):
     def digest(self) -> str:
         """16 hex digits that identify the vocabulary."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    def identity(self) -> str:
+        """What the tokens of a text depend on, the version of a package included."""
+        return self.digest()
 
     def text(self, tokens: Tensor) -> str:
         """The text of tokens to read. Bytes that are not UTF-8, which samples can contain, are written as ``\\\\xff``.
@@ -240,6 +245,9 @@ class TokenizerFile(Vocabulary):
 
     def digest(self) -> str:
         return self._digest[:16]
+
+    def identity(self) -> str:
+        return f"{self._digest} tokenizers {version('tokenizers')}"
 
     def encode(self, content: bytes, place: Place) -> Encoded:
         text = as_utf8(content, place)

@@ -16,16 +16,19 @@ upper bound of the bits of the whole text, and exactly its bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde.data.rows import FileArray
 from scoresde.data.stored import Stored
 from scoresde.data.text_bytes import AT_ONCE, TextBytes, first_character
-from scoresde.data.vocabularies import Vocabulary
+from scoresde.data.token_cache import stored_tokens
+from scoresde.data.vocabularies import Encoded, Vocabulary
 
 
 def small_kind(largest: int) -> np.dtype:
@@ -36,37 +39,41 @@ def small_kind(largest: int) -> np.dtype:
 class TokenSequence:
     """The tokens of a text.
 
-    Where every byte is a token they are read from the text on demand. Otherwise they are in memory, with two to eight bytes each.
+    Where every byte is a token they are read from the text on demand. Otherwise they are in memory, with two to eight bytes each,
+    or in the files of a folder.
 
     Args:
         text: The text.
         vocabulary: The vocabulary.
+        cache: A folder for the tokens of texts that are not in memory. None keeps them in memory.
 
     Raises:
         ValueError: If the text has no such tokens. The bytes of a large text are checked when they are read.
     """
 
-    def __init__(self, text: TextBytes, vocabulary: Vocabulary) -> None:
+    def __init__(self, text: TextBytes, vocabulary: Vocabulary, cache: Path | None = None) -> None:
         self.text, self.vocabulary, self.kind = text, vocabulary, small_kind(vocabulary.tokens - 1)
-        self._tokens: np.ndarray | None = None
-        self._sizes: np.ndarray | None = None
-        self._table = vocabulary.table
-        if self._table is None:
-            self._encode_all()
-        elif text.in_memory:
-            self._tokens = np.concatenate(
-                [self._block(k, min(k + AT_ONCE, len(text))) for k in range(0, len(text), AT_ONCE)]
-            )
+        self._tokens: np.ndarray | FileArray | None = None
+        self._sizes: np.ndarray | FileArray | None = None
+        self._table, self._hash = vocabulary.table, ""
+        if self._table is not None:
+            if text.in_memory:
+                blocks = range(0, len(text), AT_ONCE)
+                self._tokens = np.concatenate([self._block(k, min(k + AT_ONCE, len(text))) for k in blocks])
+        elif cache is None or text.in_memory:
+            tokens, sizes = zip(*self._encoded(), strict=True)
+            self._tokens, self._sizes = np.concatenate(tokens), np.concatenate(sizes)
+        else:
+            self._tokens, self._sizes, self._hash = stored_tokens(cache, text, vocabulary, self.kind, self._encoded)
 
-    def _encode_all(self) -> None:
+    def _encoded(self) -> Iterator[Encoded]:
+        """The tokens of the text, several at a time, in small dtypes."""
         whole = self.text.in_memory
         blocks = [(0, self.text.read(0, len(self.text)))] if whole else self.text.blocks()
-        tokens, sizes = [], []
         for first, block in blocks:
             found = self.vocabulary.encode(block, lambda k, first=first: self.text.place(first + k))  # type: ignore[misc]
-            tokens.append(found.tokens.astype(self.kind))
-            sizes.append(found.sizes.astype(small_kind(int(found.sizes.max(initial=0)))))
-        self._tokens, self._sizes = np.concatenate(tokens), np.concatenate(sizes)
+            sizes = found.sizes.astype(small_kind(int(found.sizes.max(initial=0))))
+            yield Encoded(found.tokens.astype(self.kind), sizes)
 
     def _look_up(self, content: np.ndarray, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """The tokens of bytes at these positions, where every byte is a token."""
@@ -80,7 +87,7 @@ class TokenSequence:
     def _block(self, first: int, stop: int) -> np.ndarray:
         """The tokens from ``first`` to ``stop``."""
         if self._tokens is not None:
-            return self._tokens[first:stop]
+            return _part(self._tokens, first, stop)
         return self._look_up(np.frombuffer(self.text.read(first, stop), np.uint8), range(first, stop))
 
     def _refuse(self, at: int) -> None:
@@ -89,7 +96,7 @@ class TokenSequence:
         self.vocabulary.encode(character, lambda k: self.text.place(at + k))
 
     def __len__(self) -> int:
-        return len(self.text) if self._tokens is None else len(self._tokens)
+        return len(self.text) if self._tokens is None else self._tokens.shape[0]
 
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """The tokens at these positions, (n,)."""
@@ -97,14 +104,20 @@ class TokenSequence:
 
     def byte_count(self, start: int, stop: int) -> int:
         """The number of bytes that the tokens from ``start`` to ``stop`` stand for."""
-        return stop - start if self._sizes is None else int(self._sizes[start:stop].sum(dtype=np.int64))
+        return stop - start if self._sizes is None else int(_part(self._sizes, start, stop).sum(dtype=np.int64))
 
     def hash(self) -> str:
         """The SHA-256 of all tokens."""
+        if self._hash:
+            return self._hash
         found = hashlib.sha256(str(self.kind).encode())
         for first in range(0, len(self), AT_ONCE):
             found.update(self._block(first, min(first + AT_ONCE, len(self))).tobytes())
         return found.hexdigest()
+
+
+def _part(array: np.ndarray | FileArray, start: int, stop: int) -> np.ndarray:
+    return array[start:stop] if isinstance(array, np.ndarray) else array[np.arange(start, stop)]
 
 
 class Windows(Stored):
