@@ -131,3 +131,30 @@ KINDS = {
     )
 }  # fmt: skip
 """The kinds by name. "score" is the network of an unconditional score."""
+
+NOISES = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "gamma noise",
+            {
+                "sde": "{'name': 'NonGaussianSDE', 'sde': {'name': 'VPSDE'}, 'noise': {'name': 'GammaNoise', 'theta_0': 0.1}}",
+                "model": "{'prediction': 'noise', 'data_std': 0.75}",
+                "objective.name": "NoiseRegression", "objective.p": 1, "samplers": "{'a': {'name': 'Ancestral', 'steps': 3}}",
+            },
+        ),
+        Kind(
+            "heavy-tailed noise",
+            {
+                "sde": {
+                    "name": "NonGaussianSDE", "sde": {"name": "VESDE", "sigma_min": 0.05, "sigma_max": 50.0},
+                    "noise": {"name": "LevelNoise", "noise": {"name": "GeneralizedNormal", "beta": 1.0}},
+                },
+                "model": "{'prediction': 'noise', 'data_std': 0.75, 'steps': 20}",
+                "objective.name": "DenoisingScoreMatching", "objective.weighting": "variance",
+                "samplers": "{'a': {'name': 'Ancestral', 'steps': 3}}",
+            },
+        ),
+    )
+}  # fmt: skip
+"""Kinds whose noise is not Gaussian. They differ from "score" in their draws only."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
+import signal
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.bench import Bench
+from benchmarks.children import together
 from benchmarks.faults import attempt, faults_of
-from benchmarks.kinds import KINDS
+from benchmarks.kinds import KINDS, NOISES
 from benchmarks.work_faults import LIKELIHOOD, SAMPLING, killed
 from scoresde.ema import EMA
 from scoresde.experiment.training import trainer as trainer_module
@@ -30,6 +34,14 @@ def test_holds(kind, check, tmp_path):
     check(kind, Bench(tmp_path, random.Random(0), kind))
 
 
+@pytest.mark.parametrize(
+    "check", [kind_checks.killed_and_resumed, kind_checks.two_as_one], ids=lambda check: check.__name__
+)
+@pytest.mark.parametrize("kind", NOISES.values(), ids=lambda kind: kind.name)
+def test_noise_that_is_not_gaussian(kind, check, tmp_path):
+    check(kind, Bench(tmp_path, random.Random(0), kind))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
 def test_faults_of_every_kind(kind, tmp_path):
@@ -37,18 +49,61 @@ def test_faults_of_every_kind(kind, tmp_path):
     assert wrong == []
 
 
-@pytest.mark.parametrize("work", [SAMPLING, LIKELIHOOD], ids=lambda work: work.command)
-@pytest.mark.parametrize("kind", [KINDS["conditional model"], SCHEDULE], ids=lambda kind: kind.name)
+FEW = {
+    "sampling.count": 24, "likelihood.limit": 24, "samplers": "{'pc': {'name': 'PredictorCorrector', 'steps': 3}}",
+    "likelihood.solver": "{'name': 'Multistep', 'nodes': 4}",
+}  # fmt: skip
+VDM = KINDS["variational diffusion model"]
+
+
+def few(work, **more):
+    """The work with few parts."""
+    return replace(work, options={**work.options, **FEW, **more})
+
+
+@pytest.mark.parametrize(
+    ("kind", "work"),
+    [*itertools.product([KINDS["conditional model"], SCHEDULE], [SAMPLING, LIKELIHOOD]), (VDM, LIKELIHOOD)],
+    ids=lambda value: getattr(value, "command", "") or value.name,
+)
 def test_killed_samples_and_likelihoods(kind, work, tmp_path):
-    few = {"sampling.count": 24, "likelihood.limit": 24}
-    few |= {
-        "samplers": "{'pc': {'name': 'PredictorCorrector', 'steps': 3}}",
-        "likelihood.solver": "{'name': 'Multistep', 'nodes': 4}",
-    }
-    short = kind_checks.short(kind)
-    killed(
-        replace(work, options={**work.options, **few}), Bench(tmp_path, random.Random(0), short), tmp_path / "run", 1
-    )
+    killed(few(work), Bench(tmp_path, random.Random(0), kind_checks.short(kind)), tmp_path / "run", 1)
+
+
+def in_two_processes(work, bench, folder):
+    """Two processes, as of a launcher, do the work of one."""
+    work.begin(bench, folder)
+    ranks = together(folder, 2, bench.options(work.options), command=work.command)
+    assert [rank.end() for rank in ranks] == [0, 0], [rank.output() for rank in ranks]
+    work.resume(bench, folder)
+
+
+def test_a_likelihood_of_discrete_data_in_two_processes(tmp_path):
+    in_two_processes(few(LIKELIHOOD), Bench(tmp_path, random.Random(0), kind_checks.short(VDM)), tmp_path / "run")
+
+
+DDSS = "{'pc': {'name': 'DDSS', 'steps': 2, 'updates': 60, 'batch_size': 16, 'events': 64}}"
+
+
+def test_a_sampler_that_is_fitted_is_killed_and_shared(tmp_path):
+    """SIGKILL within the fit, which starts again with the same numbers; and two processes with one fit."""
+    work, bench = few(SAMPLING, samplers=DDSS), Bench(tmp_path, random.Random(0), kind_checks.short(KINDS["score"]))
+    place, fitted = tmp_path / "killed", "samples/pc/shards-*/sampler."
+    work.begin(bench, place)
+    child = work.start(bench, place)
+    child.until(lambda: "fitting the sampler" in child.output(), "the fit")
+    time.sleep(bench.random.uniform(0.0, 0.05))
+    child.signal(signal.SIGKILL)
+    child.end()
+    assert not list(place.glob(fitted + "json")), "the fit ended before the kill"
+    work.resume(bench, place)
+    in_two_processes(work, bench, tmp_path / "two")
+    whole = work.whole(bench)
+    for name in ("killed", "two"):
+        (ours,), (theirs,) = (folder.glob(fitted + "safetensors") for folder in (tmp_path / name, whole))
+        assert ours.read_bytes() == theirs.read_bytes()
+    logs = [(tmp_path / f"two{rank}.out").read_text() for rank in (0, 1)]
+    assert sum(log.count("fitting the sampler") for log in logs) == 1
 
 
 @pytest.mark.parametrize("work", [SAMPLING, LIKELIHOOD], ids=lambda work: work.command)
