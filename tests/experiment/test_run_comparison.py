@@ -15,7 +15,7 @@ from PIL import Image
 from scoresde._files import bytes_digest, read_sealed, write_sealed
 from scoresde.experiment import RunComparison, WorkdirError, compare_runs
 from scoresde.experiment.folder.run_plots import runs_picture
-from scoresde.experiment.reports.run_comparison import PairedDifference
+from scoresde.experiment.reports.run_comparison import PairedDifference, flow_of
 from tests.experiment.conftest import TINY, called, ended
 
 FEW = {
@@ -39,9 +39,9 @@ def runs(made, tmp_path):
     return [tmp_path / "a", tmp_path / "b"]
 
 
-def change_rows(run, change, **facts):
+def change_rows(run, change, title="test", **facts):
     """Replace the bits/dim in the table of a likelihood, and facts of its summary."""
-    table, summary = (run / "likelihood" / f"test.{end}" for end in ("csv", "json"))
+    table, summary = (run / "likelihood" / f"{title}.{end}" for end in ("csv", "json"))
     rows = list(csv.DictReader(table.read_text().splitlines()))
     for row in rows:
         row["bits_per_dim"] = change(int(row["index"]), float(row["bits_per_dim"]))
@@ -89,6 +89,25 @@ def test_a_verdict_needs_two_standard_errors_and_knows_the_unit():
     assert pair(-1.0, 0.4, "bits/dim") == pair(1.0, 0.4, "nats") == "better"
     assert pair(1.0, 0.4, "bits/dim") == pair(-1.0, 0.4, "nats") == "worse"
     assert pair(1.0, 0.6, "nats") == pair(1.0, None, "nats") == "not distinguishable"
+
+
+def test_the_bound_and_the_flow_of_one_run_are_paired(runs, tmp_path):
+    """Also for other weights, and not with the flow of another split."""
+    change_rows(runs[0], lambda index, bits: float(10 * index))
+    for ending in ("csv", "json"):
+        shutil.copy(runs[0] / "likelihood" / f"test.{ending}", runs[0] / "likelihood" / f"train-bound.{ending}")
+        shutil.copy(runs[0] / "likelihood" / f"test.{ending}", runs[0] / "likelihood" / f"test-bound.{ending}")
+    change_rows(runs[0], lambda index, bits: 10 * index + 0.3 + (0.02 if index % 2 else -0.02), "test-bound")
+    found = compare_runs(runs, tmp_path / "page.html")
+    (gap,) = found.gaps
+    assert (gap.run, gap.other, gap.likelihood, gap.events, gap.unit) == ("a", "a", "test-bound", 6, "bits/dim")
+    assert gap.mean == pytest.approx(0.3) and gap.standard_error == pytest.approx(0.02 * math.sqrt(1 / 5))
+    assert found.records()[0]["test-bound minus test"] == gap.mean
+    assert json.loads(found.to_json())["bounds minus flows"][0]["mean"] == gap.mean
+    page = (tmp_path / "page.html").read_text()
+    assert "Bounds and probability flows" in page and "+0.3000" in page
+    assert flow_of("test-bound@model") == "test@model" and flow_of("test") == "test"
+    assert {pair.likelihood for pair in found.differences} == {"test"}
 
 
 def test_other_events_are_not_paired(runs):

@@ -75,12 +75,14 @@ class RunComparison:
         keys: For each dotted key of the config in which they differ, the value of each run; None where the key is absent.
         differences: Paired differences of likelihoods from the first run.
         notes: What a reader of the tables must know.
+        gaps: Paired differences of the bound of a chain from the likelihood of the probability flow of the same run.
     """
 
     runs: tuple[RunSummary, ...]
     keys: dict[str, tuple[Any, ...]]
     differences: tuple[PairedDifference, ...]
     notes: tuple[str, ...]
+    gaps: tuple[PairedDifference, ...] = ()
 
     def records(self) -> list[dict[str, Any]]:
         """One flat dictionary for each run, with the same keys: the rows of the CSV file. None is not known."""
@@ -99,9 +101,10 @@ class RunComparison:
         for title, found in run.likelihoods.items():
             record |= {f"{title} {found.unit}": found.value, f"{title} standard error": found.standard_error}
             record[f"{title} events"] = len(found.events)
-        for pair in self.differences:
+        names = [(pair, f"{pair.likelihood} minus {pair.other}") for pair in self.differences]
+        names += [(pair, f"{pair.likelihood} minus {flow_of(pair.likelihood)}") for pair in self.gaps]
+        for pair, start in names:
             if pair.run == run.name:
-                start = f"{pair.likelihood} minus {pair.other}"
                 record |= {
                     start: pair.mean,
                     f"{start} standard error": pair.standard_error,
@@ -127,6 +130,7 @@ class RunComparison:
             "runs": [{"path": str(run.path), **record} for run, record in zip(self.runs, self.records(), strict=True)],
             "differing keys": list(self.keys),
             "paired differences": [{**vars(pair), "verdict": pair.verdict} for pair in self.differences],
+            "bounds minus flows": [{**vars(pair), "verdict": pair.verdict} for pair in self.gaps],
             "notes": list(self.notes),
         }
         return json.dumps(content, indent=2, default=str) + "\n"
@@ -154,7 +158,11 @@ class RunComparison:
         page = Path(output)
         check_output(page)
         files = page, page.with_suffix(".json"), page.with_suffix(".csv")
-        contents = run_page(self.runs, self.keys, self.differences, self.notes), self.to_json(), self.to_csv()
+        contents = (
+            run_page(self.runs, self.keys, self.differences, self.notes, self.gaps),
+            self.to_json(),
+            self.to_csv(),
+        )
         for file, content in zip(files, contents, strict=True):
             write_atomic(file, content.encode())
         return files
@@ -202,7 +210,8 @@ def compare_runs(runs: Sequence[str | Path | Workdir], output: str | Path | None
     values = {key: tuple(run.config.get(key) for run in read) for key in every}
     keys = {key: found for key, found in values.items() if any(value != found[0] for value in found)}
     pairs = tuple(pair for run in read[1:] for pair in _pairs(run, read[0]))
-    made = RunComparison(read, keys, pairs, tuple(_notes(read, keys)))
+    gaps = tuple(gap for run in read for gap in _gaps(run))
+    made = RunComparison(read, keys, pairs, tuple(_notes(read, keys)), gaps)
     if output is not None:
         made.save(output)
     return made
@@ -222,19 +231,37 @@ def check_output(page: Path) -> None:
 
 def _pairs(run: RunSummary, other: RunSummary) -> list[PairedDifference]:
     """The paired differences of the likelihoods that both runs have for the same events of the same data."""
-    found = []
-    for title, mine in run.likelihoods.items():
-        theirs = other.likelihoods.get(title)
-        if theirs is None or not _same_data(mine, theirs):
-            continue
-        both = sorted(mine.events.keys() & theirs.events.keys())
-        if not both:
-            continue
-        apart = [mine.events[index] - theirs.events[index] for index in both]
-        n, mean = len(apart), math.fsum(apart) / len(apart)
-        error = math.sqrt(math.fsum((d - mean) ** 2 for d in apart) / (n * (n - 1))) if n > 1 else None
-        found.append(PairedDifference(run.name, other.name, title, mean, error, n, mine.unit))
-    return found
+    pairs = ((title, mine, other.likelihoods.get(title)) for title, mine in run.likelihoods.items())
+    made = [_pair(run.name, other.name, title, mine, theirs) for title, mine, theirs in pairs]
+    return [pair for pair in made if pair is not None]
+
+
+def _gaps(run: RunSummary) -> list[PairedDifference]:
+    """The paired differences of the bounds of a run and the likelihoods of its probability flow."""
+    pairs = ((title, mine, run.likelihoods.get(flow_of(title))) for title, mine in run.likelihoods.items())
+    made = [_pair(run.name, run.name, title, mine, theirs) for title, mine, theirs in pairs if flow_of(title) != title]
+    return [pair for pair in made if pair is not None]
+
+
+def flow_of(title: str) -> str:
+    """The name of the likelihood of the probability flow for the name of a bound: "test@model" for "test-bound@model"."""
+    split, at, weights = title.partition("@")
+    return split.removesuffix("-bound") + at + weights
+
+
+def _pair(
+    run: str, other: str, title: str, mine: RunLikelihood, theirs: RunLikelihood | None
+) -> PairedDifference | None:
+    """The paired difference of two likelihoods. None without common events of the same data."""
+    if theirs is None or not _same_data(mine, theirs):
+        return None
+    both = sorted(mine.events.keys() & theirs.events.keys())
+    if not both:
+        return None
+    apart = [mine.events[index] - theirs.events[index] for index in both]
+    n, mean = len(apart), math.fsum(apart) / len(apart)
+    error = math.sqrt(math.fsum((d - mean) ** 2 for d in apart) / (n * (n - 1))) if n > 1 else None
+    return PairedDifference(run, other, title, mean, error, n, mine.unit)
 
 
 def _same_data(mine: RunLikelihood, theirs: RunLikelihood) -> bool:

@@ -25,6 +25,7 @@ def run_page(
     keys: Mapping[str, Sequence[Any]],
     differences: Sequence[PairedDifference],
     notes: Sequence[str],
+    gaps: Sequence[PairedDifference] = (),
 ) -> str:
     """The page as HTML."""
     first = runs[0].name
@@ -44,6 +45,7 @@ def run_page(
             *_settings(runs, keys),
             *_plots(runs),
             *_likelihoods(runs, differences),
+            *_gaps(gaps),
             *_evaluations(runs),
             *_predictions(runs),
         ],
@@ -139,6 +141,25 @@ def _likelihoods(runs: Sequence[RunSummary], differences: Sequence[PairedDiffere
             + (f" The likelihoods are bounds by {', '.join(sorted(bounds))}." if bounds else "")
         ),
         *(problem_note(text) for text in worse),
+    ]
+
+
+def _gaps(gaps: Sequence[PairedDifference]) -> list[str]:
+    """A table of bounds and flows, if a run has both."""
+    if not gaps:
+        return []
+    head = ("run", "bound", "bound minus flow", "standard error", "events", "unit")
+    rows = [
+        [gap.run, gap.likelihood, f"{gap.mean:+.4f}", _figure(gap.standard_error, ".2g"), str(gap.events), gap.unit]
+        for gap in gaps
+    ]
+    return [
+        "<h2>Bounds and probability flows</h2>",
+        _scrolled(table("gaps", head, rows, numbers=(2, 3, 4))),
+        note(
+            "Mean differences between the bound of a chain and the likelihood of the probability flow of the same network, on "
+            "the same events. The chain is another model than the flow."
+        ),
     ]
 
 
