@@ -241,3 +241,19 @@ def test_a_small_fuzz(tmp_path, seed):
     counts, wrong = fuzz(25, seed, tmp_path, say=False)
     assert wrong == []
     assert counts["refused in one line"] >= 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{'name': 'DDIM', 'steps': nan}", r"config\.samplers\.a\.steps=nan is not allowed: give finite numbers"),
+        ("{'name': 'DDIM', 'steps': (1.0, -inf)}", r"config\.samplers\.a\.steps=-inf is not allowed"),
+        ("{'name': DDIM}", r"--config\.samplers\.a=.*is not allowed: DDIM is not a value; give a Python value"),
+        ("{'name': 'DDIM', 'denoise': true}", "true is not a value"),
+        ("{'name': 'DDIM', 'steps': 1 + 1}", "it holds an expression"),
+        ("{'name': 'DDIM'", "never closed at character 1"),
+    ],
+)
+def test_a_value_of_a_flag_that_is_no_literal_says_why(text, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides(load_config(ROOT / "configs" / "vp" / "digits.py"), {"samplers.a": text})

@@ -239,13 +239,36 @@ def _literal(key: str, text: str) -> Any:
     if len(text) > LONGEST:
         raise ConfigError(f"--config.{key} has a value of {len(text)} characters: give at most {LONGEST}")
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+        value = ast.literal_eval(_NotFinite().visit(ast.parse(text.strip(), mode="eval")))
+    except (ValueError, SyntaxError, TypeError) as problem:
+        if text.strip()[:1] in ("{", "["):
+            raise ConfigError(
+                f"--config.{key}={shown(text)} is not allowed: {_first_name(text)}; give a Python value, with texts in quotes"
+            ) from problem
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
     except (MemoryError, RecursionError) as problem:
         raise ConfigError(f"--config.{key} has a value that is nested too deeply") from problem
     check_values(value, key)
     return value
+
+
+class _NotFinite(ast.NodeTransformer):
+    """Replaces nan and inf within a value by the floats, which ``check_values`` refuses by their key."""
+
+    def visit_Expression(self, node: ast.Expression) -> ast.AST:
+        return node if isinstance(node.body, ast.Name) else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.copy_location(ast.Constant(float(node.id)), node) if node.id in ("nan", "inf") else node
+
+
+def _first_name(text: str) -> str:
+    """What is wrong with the text of a value: its first name without quotes, or its syntax."""
+    try:
+        names = [node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)]
+    except SyntaxError as problem:
+        return f"{problem.msg} at character {problem.offset}"
+    return f"{names[0]} is not a value" if names else "it holds an expression"
 
 
 def to_json(config: ConfigDict) -> str:
