@@ -372,12 +372,15 @@ class Conditioned:
 
 
 @checked_arguments
-def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> Callable[..., Tensor]:
+def given(
+    score: Callable[..., Tensor], condition: Mapping[str, Any] | None, *, name: str = "score"
+) -> Callable[..., Tensor]:
     """Bind conditions to a score.
 
     Args:
         score: A ``ScoreModel``, or any callable (x, t, **condition).
         condition: The conditions by name. A tensor has one row for each sample, or no dimension.
+        name: The name of the argument that ``score`` is, for messages.
 
     Returns:
         The score (x, t) under these conditions. ``score`` itself if there are none.
@@ -394,16 +397,16 @@ def given(score: Callable[..., Tensor], condition: Mapping[str, Any] | None) -> 
     if callable(bind) and not compiled:
         bound: Callable[..., Tensor] = bind(**condition)
         return bound
-    _check_takes(score, condition)
+    _check_takes(score, condition, name)
     return Conditioned(score, dict(condition))
 
 
-def _check_takes(score: Callable[..., Tensor], condition: Mapping[str, Any]) -> None:
-    """Raise TypeError for a condition that a function cannot get."""
-    for name in condition:
-        if not accepts(score, name):
+def _check_takes(score: Callable[..., Tensor], condition: Mapping[str, Any], name: str) -> None:
+    """Raise TypeError for a condition that a function, the argument ``name``, cannot get."""
+    for one in condition:
+        if not accepts(score, one):
             raise TypeError(
-                f"condition has a value for {name!r}, which score={shown(score)} does not take: give a conditional score, or no "
+                f"condition has a value for {one!r}, which {name}={shown(score)} does not take: give a {name} that does, or no "
                 "condition"
             )
 

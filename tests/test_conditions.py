@@ -256,3 +256,17 @@ def test_a_value_that_is_not_allowed_is_named_with_its_row():
         with pytest.raises(ValueError, match=message):
             kind.check("y", rows, len(rows))
         assert kind.wrong_row(torch.zeros(2, 2) if kind == Vector(2) else torch.zeros(2).long()) is None
+
+
+def test_a_condition_that_is_not_taken_names_the_argument():
+    from scoresde.jump import Absorbing, AncestralSampler
+
+    def model(x, t):
+        return x
+
+    with pytest.raises(
+        TypeError, match=r"condition has a value for 'y', which model=.* does not take: give a model that does"
+    ):
+        AncestralSampler(3)(Absorbing(2), model, (2, 8), condition={"y": 1})
+    with pytest.raises(TypeError, match=r"which score=.* does not take: give a score that does"):
+        given(model, {"y": 1})

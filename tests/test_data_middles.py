@@ -43,6 +43,13 @@ def test_conditions_are_kept_and_real_data_is_refused():
         WithoutDequantization(Splits(real, real))
 
 
+def test_data_without_dequantization_is_refused():
+    with pytest.raises(
+        ValueError, match=r"data has the transform LevelMiddles\(.*, which does not dequantize: use data itself"
+    ):
+        WithoutDequantization(WithoutDequantization(Digits()))
+
+
 def test_dequantized_data_in_a_config():
     config = load_config(ROOT / "configs" / "vp" / "digits_vdm.py")
     config.data = {"name": "Digits"}

@@ -94,7 +94,7 @@ class WithoutDequantization(LazySplits):
         data: The source, with a ``Quantized`` transform. Its conditions are kept.
 
     Raises:
-        ValueError: If ``data`` is not discrete.
+        ValueError: If ``data`` is not discrete, or is not dequantized.
 
     Example:
         >>> from scoresde.data import Digits, WithoutDequantization
@@ -109,6 +109,8 @@ class WithoutDequantization(LazySplits):
                 f"data has the transform {transform!r}, which has no levels: give data with a Quantized transform, "
                 "such as Digits()"
             )
+        if not transform.dequantized:
+            raise ValueError(f"data has the transform {transform!r}, which does not dequantize: use data itself")
         super().__init__(data.event_shape, LevelMiddles(transform.levels, transform.low, transform.high), data.kinds)
         self.data = data
 

@@ -129,7 +129,7 @@ def jump_bound(
     """
     x = whole_states("x", x, process.states, process.tokens)
     check_model(process, model)
-    model = given(model, condition)
+    model = given(model, condition, name="model")
     check_count("replicates", replicates)
     if draws is not None:
         check_count("draws", draws)

@@ -85,7 +85,7 @@ class JumpSampler(ABC):
             raise TypeError(f"process={shown(process)} is not a jump process: give e.g. Absorbing(27)")
         shape = whole_shape(shape)
         check_model(process, model)
-        model = given(model, condition)
+        model = given(model, condition, name="model")
         self.check_process(process)
         if start is not None:
             start = whole_states("start", start, process.states)

@@ -91,7 +91,8 @@ def anomaly_map(
     if guided is not None:
         check_signature(guided, "guided")
     condition = options.pop("condition", None)
-    score, decoding = given(score, condition), given(score if guided is None else guided, condition)
+    decoder = score if guided is None else guided
+    score, decoding = given(score, condition), given(decoder, condition, name="score" if guided is None else "guided")
     own = NoiseSource.for_batch(noise, len(x), seed, first, x.device)
     mean = torch.zeros_like(x)
     for r in range(repeats):

@@ -314,9 +314,9 @@ class TestAPublishedModelOfAnyone:
         self.refused(theirs, "has no manifest.json: it is not a model that scoresde push wrote")
         self.refused(theirs / "nowhere", "is not a folder, and is not a repository")
 
-    def test_a_config_that_names_code_is_data(self, theirs, tmp_path, capsys):
+    def test_a_config_that_names_code_is_data(self, theirs, tmp_path, capsys, monkeypatch):
         """Neither pull nor the commands after it import what it names."""
-        sys.modules.pop("tests.experiment.canary", None)
+        monkeypatch.delitem(sys.modules, "tests.experiment.canary", raising=False)
         config = json.loads((theirs / "config.json").read_text())
         config["sde"] = {"name": "tests.experiment.canary:Canary"}
         (theirs / "config.json").write_text(json.dumps(config))
