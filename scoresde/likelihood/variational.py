@@ -50,6 +50,7 @@ from scoresde._arguments import checked_arguments
 from scoresde._validation import check_batch, check_count, check_finite, expand, shown
 from scoresde.conditions import given
 from scoresde.data import Quantized
+from scoresde.likelihood.engine import warn_caller
 from scoresde.noise import NoiseSource
 from scoresde.score.data_variance import (
     MODEL,
@@ -67,6 +68,7 @@ from scoresde.sde import ScalarSDE, check_same_process
 from scoresde.sde.base import check_gaussian
 from scoresde.sde.scalar import Chain
 from scoresde.sde.scores import CheckedScore, in_evaluation_mode, wide
+from scoresde.solvers import SolverError
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class VariationalBound:
         bits_per_dim: -log_prob / (d ln 2), (B,). None for data that is not discrete.
         nfe: Evaluations of the score for the whole batch.
         times: The ascending times, (K + 1,). The decoder is at the first one.
+        failed: Samples for which the score or the variance is not finite, (B,) bool. Their ``log_prob`` is NaN.
     """
 
     log_prob: Tensor
@@ -94,6 +97,7 @@ class VariationalBound:
     bits_per_dim: Tensor | None
     nfe: int
     times: Tensor
+    failed: Tensor
 
     def __repr__(self) -> str:
         bits = "" if self.bits_per_dim is None else f", {float(self.bits_per_dim.mean()):.4f} bits/dim"
@@ -153,7 +157,9 @@ def variational_bound(
 
     Raises:
         TypeError: The process does not have scalar coefficients, or ``variance`` is "model" for a score without a variance.
-        ValueError: An argument is not allowed, or the score or a variance is not finite.
+        ValueError: An argument is not allowed.
+        SolverError: The score or the variance is not finite for any sample. For some of them, their ``log_prob`` is NaN, and a
+            RuntimeWarning is issued.
 
     References:
         Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5 to 13. Kingma et al. 2021, arXiv:2107.00630.
@@ -187,10 +193,9 @@ def variational_bound(
     x0 = x.to(torch.float64) if transform is None else _middles(x, transform)
     steps = _Steps.of(sde, times.to(x.device), variance, decoder, control)
     evaluations = 1 + (draws or len(times) - 1)
-    chain, known = (
-        _Terms(checked, x, x0, steps, transform, own, decoder is None),
-        _Known.of(steps, x[0].numel(), transform),
-    )
+    failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    chain = _Terms(checked, x, x0, steps, transform, own, decoder is None, failed)
+    known = _Known.of(steps, x[0].numel(), transform)
     rows, parts = [], []
     for r in range(replicates):
         repeated = noise.again(r)
@@ -204,10 +209,11 @@ def variational_bound(
         rows.append(torch.cat((reconstruction[None], costs)))
         parts.append(reconstruction - costs.sum(0))
     terms, bounds, prior = torch.stack(rows).mean(0), torch.stack(parts), _prior(sde, x0)
-    log_prob = bounds.mean(0) - prior
+    log_prob = (bounds.mean(0) - prior).masked_fill(failed, math.nan)
+    _report(failed)
     spread = bounds.std(0) / math.sqrt(replicates) if replicates > 1 else torch.full_like(log_prob, math.nan)
     bits = None if transform is None else -log_prob / (x[0].numel() * math.log(2.0))
-    return VariationalBound(log_prob, spread, terms[0], terms[1:], prior, bits, replicates * evaluations, times)
+    return VariationalBound(log_prob, spread, terms[0], terms[1:], prior, bits, replicates * evaluations, times, failed)
 
 
 def _checked_times(sde: ScalarSDE, times: Tensor | None) -> Tensor:
@@ -361,6 +367,7 @@ class _Terms:
     transform: Quantized | None
     own: OwnVariance | None
     own_decoder: bool
+    failed: Tensor  # (B,) bool, which the terms set
 
     def step(self, index: Tensor, z: Tensor) -> Tensor:
         """KL of the steps with the numbers ``index`` (B,), from time index + 1 to time index."""
@@ -378,7 +385,7 @@ class _Terms:
         V is that of ``own``, the score's own method, unless it is None."""
         alpha, sigma = expand(self.steps.alpha[place], z), expand(self.steps.sigma[place], z)
         x_t, t = (alpha * self.x0 + sigma * z).to(self.x.dtype), self.steps.times[place]
-        variance, where = self.steps.variance[place], f" for times from {float(t.min()):g} to {float(t.max()):g}"
+        variance = self.steps.variance[place]
         if own is None:
             value = self.score(x_t, t.to(self.x.dtype))
         else:
@@ -386,9 +393,20 @@ class _Terms:
                 lambda score: self.score.checked(score, x_t, t.to(self.x.dtype)), own, self.steps.delta[place]
             )
             variance = variance.to(torch.float64)
-            check_finite("variance", variance, where)
-        check_finite("score", value, where)
+            self.failed.logical_or_(~variance.isfinite().reshape(len(z), -1).all(1))
+        self.failed.logical_or_(~value.isfinite().reshape(len(z), -1).all(1))
         return -(sigma * z + sigma**2 * value.to(torch.float64)) / alpha, variance
+
+
+def _report(failed: Tensor) -> None:
+    """Warn about samples that failed. Raise SolverError if all failed."""
+    if not bool(failed.any()):
+        return
+    where = failed.nonzero().flatten().tolist()
+    message = f"the score or its variance is not finite for batch positions {where[:8]}"
+    if bool(failed.all()):
+        raise SolverError(message)
+    warn_caller(f"{message}: their log_prob is NaN")
 
 
 def _prior(sde: ScalarSDE, x0: Tensor) -> Tensor:

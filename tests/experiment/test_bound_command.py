@@ -16,6 +16,7 @@ from scoresde.data import permutation
 from scoresde.likelihood import bits_per_dim
 from scoresde.noise import NoiseSource
 from scoresde.schedules import ChainBound
+from scoresde.score import ScoreModel
 from tests.experiment.conftest import Command, CopyCommand, HereCommand
 from tests.faults.test_faults import start
 
@@ -100,6 +101,35 @@ def test_a_fit_is_made_once_and_again_for_a_bad_file(bounded):
         file.write_text(bad)
         assert why in bounded("likelihood").stdout
         assert file.read_text() == good and table(bounded) == before
+
+
+def test_a_folder_in_place_of_the_file_is_refused_before_the_fit(bounded):
+    (file,) = (bounded.workdir / "checkpoints").glob("bound-*.json")
+    file.unlink()
+    file.mkdir()
+    done = bounded("likelihood", code=2)
+    assert "fitting the chain" not in done.stdout
+    assert (
+        f"{file} is a folder, and the chain of the bound is saved under this name: move the folder away" in done.stderr
+    )
+
+
+def test_an_event_whose_score_is_not_finite_is_a_failed_row(bounded, monkeypatch):
+    """As for the probability flow: it is marked, left out of the mean, and said. An event alone that fails is too."""
+    forward = ScoreModel.forward
+
+    def broken(self, x, t, **condition):
+        score = forward(self, x, t, **condition)
+        return torch.where(torch.arange(len(x))[:, None, None, None] == (1 if len(x) == 3 else 0), math.nan, score)
+
+    shutil.rmtree(bounded.workdir / "likelihood")
+    monkeypatch.setattr(ScoreModel, "forward", broken)
+    with pytest.warns(RuntimeWarning, match=r"the score or its variance is not finite for batch positions \[1\]"):
+        done = bounded("likelihood", likelihood__limit=4)
+    assert done.returncode == 0 and "WARNING: 4 of 8 rows FAILED and are not in the mean" in done.stdout, done.stderr
+    rows = [line.split(",") for line in table(bounded).decode().splitlines()[1:]]
+    assert sorted(int(row[0]) for row in rows if row[-1] == "1") == [1, 1, 3, 3]
+    assert read_sealed(bounded.workdir / "likelihood" / "test-bound.json")["failed"] == 4
 
 
 def test_a_line_that_a_kill_cut_off_is_computed_again_with_the_same_bits(trained, bounded):

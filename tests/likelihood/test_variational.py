@@ -19,6 +19,7 @@ from scoresde.score.data_variance import AnalyticVariance, GaussianVariance
 from scoresde.score.denoising import DenoisingErrors, denoising_errors
 from scoresde.score.step_terms import log_interval
 from scoresde.sde import VESDE, VPSDE, CosineVPSDE, CriticallyDampedLangevin, SubVPSDE
+from scoresde.solvers import SolverError
 
 F64 = torch.float64
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(8))
@@ -280,3 +281,20 @@ def test_ancestral_sampling_with_the_measured_variance_keeps_gaussian_data() -> 
     assert found["upper"] == pytest.approx(found[GaussianVariance(1.0)], rel=1e-6)
     with pytest.raises(TypeError, match="needs a process with scalar coefficients"):
         Ancestral(4, variance=measured)(CriticallyDampedLangevin(), lambda x, t: -x, (2, 2))
+
+
+def test_a_sample_whose_score_is_not_finite_has_no_bound() -> None:
+    """The others are as without it. A batch without any result is an error."""
+    sde, x = VPSDE(), DATA.sample(6)
+
+    def broken(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(x == x[2], math.nan, DATA.score(sde)(x, t))
+
+    with pytest.warns(RuntimeWarning, match=r"not finite for batch positions \[2\]: their log_prob is NaN"):
+        found = variational_bound(sde, broken, x, TIMES)
+    whole = variational_bound(sde, DATA.score(sde), x, TIMES)
+    assert found.failed.tolist() == [False, False, True, False, False, False] and not whole.failed.any()
+    assert torch.equal(found.log_prob[~found.failed], whole.log_prob[~found.failed])
+    assert bool(found.log_prob[2].isnan()) and bool(found.standard_error[2].isnan())
+    with pytest.raises(SolverError, match="not finite for batch positions"):
+        variational_bound(sde, lambda x, t: x * math.nan, x, TIMES)

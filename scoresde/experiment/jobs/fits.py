@@ -19,7 +19,7 @@ from scoresde.data import Dataset, LevelMiddles, Transform
 from scoresde.data.dataset import permutation
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.weight_names import titled, weights_name
-from scoresde.experiment.folder.workdir import Workdir
+from scoresde.experiment.folder.workdir import Workdir, WorkdirError
 from scoresde.likelihood import FlowGrid, fit_grid, noisy_levels
 from scoresde.noise import NoiseSource
 from scoresde.schedules import ChainBound, FittedBound
@@ -121,6 +121,8 @@ def _stored(
     if train.kinds:
         head["condition"] = config.condition
     with workdir.lock("grid", wait=True):
+        if file.is_dir():
+            raise WorkdirError(f"{file} is a folder, and the {what} is saved under this name: move the folder away")
         if file.exists():
             try:
                 content = read_sealed(file)
