@@ -107,6 +107,7 @@ ALLOWED = (
     Allowed("data.distances.largest_distance", "x", "strange shape", "events of any shape"),
     Allowed("score.denoising.DenoisingErrors", "samples", "0", "exact values"),
     Allowed("losses.importance.ImportanceTimes", "uniform", "0", "nothing is shared equally"),
+    Allowed("jump.importance.AdaptiveTimes", "uniform", "0", "nothing is shared equally"),
     Allowed("score.data_variance.GaussianVariance", "std", "0", "data at a point"),
     Allowed("distributions.*", "std stds", "0", "a point mass: a density for t > 0 only, see log_prob"),
     Allowed("ema.gathered", "value", TENSORS, "any tensor"),

@@ -297,6 +297,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "jump.likelihood.JumpLikelihood": {"steps": 10, "draws": 2},
     **{f"jump.objectives.{name}": {"process": JUMPS} for name in ("ContinuousBound", "DiscreteBound")},
+    "jump.importance.AdaptiveTimes": {},
     "jump.score_entropy.ScoreEntropy": {"process": JUMPS},
     **{f"jump.grids.{name}": {"process": JUMPS, "steps": 4} for name in ("equal_alpha", "equal_times")},
     "product.process.ProductProcess": {"sde": SDE, "jumps": (None, JUMPS)},
@@ -521,7 +522,7 @@ RECIPES["schedules.dynamic_programming.OptimalGrids"] = {"grids": (T,), "totals"
 RECIPES["jump.bounds.JumpBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_token": T}
 RECIPES["product.bounds.ProductBound"] = {**RECORD, "real": T, "categories": T}
 RECIPES["product.objectives.ProductDraw"] = {"x0": X, "x": X, "z": X, "t": T}
-RECIPES["jump.objectives.JumpDraw"] = {"x0": BIT_ROWS, "x": BIT_ROWS, "t": T, "s": T}
+RECIPES["jump.objectives.JumpDraw"] = {"x0": BIT_ROWS, "x": BIT_ROWS, "t": T, "s": T, "density": T}
 RECIPES["loggers.base.RunStart"] = {"folder": Path("run")}
 RECIPES["likelihood.variational.VariationalBound"] = {**RECORD, "steps": torch.ones(2, 4), "bits_per_dim": T}
 RECIPES["samplers.hooks.Moment"] = {**RECORD, "step": 0, "noise": NoiseSource.of(0, 4)}

@@ -81,7 +81,7 @@ SUB_PACKAGES = {
     "jump": [
         {"keep", "states"},
         {"base"},
-        {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted"},
+        {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted", "importance"},
         {"sampler", "guidance"},
         {"stepwise", "exact", "unmasking", "corrected", "bounds"},
         {"checks", "objectives", "likelihood"},

@@ -19,6 +19,7 @@ from scoresde.jump.checks import check
 from scoresde.jump.corrected import CorrectedSampler
 from scoresde.jump.exact import FirstHitting, Uniformization
 from scoresde.jump.guidance import JumpClassifierGuidance, Sharpened
+from scoresde.jump.importance import AdaptiveTimes
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
 from scoresde.jump.likelihood import JumpLikelihood
@@ -34,6 +35,7 @@ from scoresde.jump.unmasking import ConfidenceUnmasking, Remasking
 
 __all__ = [
     "Absorbing",
+    "AdaptiveTimes",
     "AncestralSampler",
     "CategoricalModel",
     "ConfidenceUnmasking",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from torch import Tensor
 from scoresde._validation import check_count, check_number
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import check_model
+from scoresde.jump.importance import AdaptiveTimes
 from scoresde.jump.models import JumpModel
 from scoresde.jump.states import check_logits, cross_entropy, whole_states
 from scoresde.losses import Objective
@@ -47,12 +48,14 @@ class JumpDraw:
         x: States x_t, ``(B, *event)``.
         t: Times, ``(B,)`` float64.
         s: Times of the next states, ``(B,)`` float64. Equal to t in continuous time.
+        density: Density of the times relative to uniform ones, ``(B,)`` float64.
     """
 
     x0: Tensor
     x: Tensor
     t: Tensor
     s: Tensor
+    density: Tensor
 
 
 class JumpObjective(Objective):
@@ -64,17 +67,38 @@ class JumpObjective(Objective):
         process: The process.
         auxiliary: Weight of the cross-entropy of x_0, >= 0.
         seed: Seed of the random draws. Call k without a step uses step k.
+        adaptive: Distribution of the times that follows the losses. None for uniform times.
     """
 
     model_class: ClassVar[type] = JumpModel
 
-    def __init__(self, process: JumpProcess, auxiliary: float, seed: int) -> None:
+    def __init__(
+        self, process: JumpProcess, auxiliary: float, seed: int, adaptive: AdaptiveTimes | None = None
+    ) -> None:
         check_number("auxiliary", auxiliary, least=0.0)
         super().__init__(seed)
-        self.process, self.auxiliary = process, auxiliary
+        self.process, self.auxiliary, self.adaptive = process, auxiliary, adaptive
+
+    @property
+    def learns(self) -> bool:
+        return self.adaptive is not None
 
     def time_quantiles(self, u: Tensor) -> Tensor:
-        return self.times(u.to(torch.float64))[0]
+        return self.times(u.to(torch.float64) if self.adaptive is None else self.adaptive.draw(u.to(torch.float64))[0])[
+            0
+        ]
+
+    def observe(self, t: Tensor, losses: Tensor) -> None:
+        if self.adaptive is not None:
+            u = self.uniform_of(t.to(torch.float64))
+            self.adaptive.observe(u, losses * self.adaptive.density(u).to(losses.dtype))
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.adaptive is None else self.adaptive.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.adaptive is not None:
+            self.adaptive.load(state)
 
     def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> JumpDraw:
         """Draws everything that is random for a batch.
@@ -96,8 +120,10 @@ class JumpObjective(Objective):
         first = NoiseSource.of(self.seed, 1, device=x0.device).uniform(
             (), step=step, purpose="time", dtype=torch.float64
         )
-        t, s = self.times((first + indices.to(torch.float64) * _GOLDEN) % 1.0)
-        return JumpDraw(x0, self.process.marginal_sample(x0, t, noise, step=step), t, s)
+        u = (first + indices.to(torch.float64) * _GOLDEN) % 1.0
+        u, density = (u, torch.ones_like(u)) if self.adaptive is None else self.adaptive.draw(u)
+        t, s = self.times(u)
+        return JumpDraw(x0, self.process.marginal_sample(x0, t, noise, step=step), t, s, density)
 
     def evaluate(self, model: Callable[..., Tensor], draw: JumpDraw, **condition: Any) -> Tensor:
         """Computes the loss of each example for given draws.
@@ -116,7 +142,7 @@ class JumpObjective(Objective):
         if self.auxiliary > 0.0:
             masked = self.process.masked(draw.x) if self.process.carries_over else None
             loss = loss + self.auxiliary * cross_entropy(output, draw.x0, masked)
-        return loss.reshape(len(loss), -1).sum(1)
+        return loss.reshape(len(loss), -1).sum(1) / draw.density.to(loss.dtype)
 
     def output(self, model: Callable[..., Tensor], draw: JumpDraw, condition: dict[str, Any]) -> Tensor:
         """The output of the model that ``divergence`` needs: logits unless a subclass returns others.
@@ -147,6 +173,17 @@ class JumpObjective(Objective):
         """
 
     @abstractmethod
+    def uniform_of(self, t: Tensor) -> Tensor:
+        """The inverse of ``times``.
+
+        Args:
+            t: Times, ``(B,)`` float64.
+
+        Returns:
+            Numbers in [0, 1] that ``times`` maps to t, ``(B,)`` float64.
+        """
+
+    @abstractmethod
     def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
         """The unbiased estimate of the bound's terms from one time.
 
@@ -169,6 +206,7 @@ class DiscreteBound(JumpObjective):
         steps: Number of steps N.
         auxiliary: Weight lambda of the cross-entropy, >= 0. D3PM uses 0.001 to 0.1.
         seed: Seed of the random draws.
+        adaptive: Distribution of the steps that follows the losses. None for equally probable steps.
 
     References:
         Austin et al. 2021, arXiv:2107.03006, eq. 5.
@@ -180,14 +218,26 @@ class DiscreteBound(JumpObjective):
         torch.Size([4])
     """
 
-    def __init__(self, process: JumpProcess, steps: int = 1000, auxiliary: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        process: JumpProcess,
+        steps: int = 1000,
+        auxiliary: float = 0.0,
+        seed: int = 0,
+        adaptive: AdaptiveTimes | None = None,
+    ) -> None:
         check_count("steps", steps)
-        super().__init__(process, auxiliary, seed)
+        if adaptive is not None and adaptive.bins > steps:
+            raise ValueError(f"adaptive has {adaptive.bins} intervals for steps={steps}: give at most {steps}")
+        super().__init__(process, auxiliary, seed, adaptive)
         self.steps = steps
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         index = (u * self.steps).floor().clamp(max=self.steps - 1)
         return self.process.T * (index + 1) / self.steps, self.process.T * index / self.steps
+
+    def uniform_of(self, t: Tensor) -> Tensor:
+        return t / self.process.T - 0.5 / self.steps
 
     def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
         return self.steps * self.process.step_divergence(draw.x, draw.x0, logits, draw.s, draw.t)
@@ -203,6 +253,7 @@ class ContinuousBound(JumpObjective):
         process: The process.
         auxiliary: Weight lambda of the cross-entropy, >= 0.
         seed: Seed of the random draws.
+        adaptive: Distribution of the times that follows the losses. None for uniform times.
 
     References:
         Campbell et al. 2022, arXiv:2205.14987, prop. 2. Sahoo et al. 2024, arXiv:2406.07524, eq. 10. Shi et al. 2024,
@@ -215,12 +266,17 @@ class ContinuousBound(JumpObjective):
         torch.Size([4])
     """
 
-    def __init__(self, process: JumpProcess, auxiliary: float = 0.0, seed: int = 0) -> None:
-        super().__init__(process, auxiliary, seed)
+    def __init__(
+        self, process: JumpProcess, auxiliary: float = 0.0, seed: int = 0, adaptive: AdaptiveTimes | None = None
+    ) -> None:
+        super().__init__(process, auxiliary, seed, adaptive)
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         t = (self.process.T * u).clamp(min=1e-6 * self.process.T, max=self.process.T * (1.0 - 1e-9))
         return t, t
+
+    def uniform_of(self, t: Tensor) -> Tensor:
+        return t / self.process.T
 
     def divergence(self, draw: JumpDraw, logits: Tensor) -> Tensor:
         return self.process.T * self.process.rate_divergence(draw.x, draw.x0, logits, draw.t)

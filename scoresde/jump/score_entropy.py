@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scoresde._validation import shown
 from scoresde.jump.base import JumpProcess
+from scoresde.jump.importance import AdaptiveTimes
 from scoresde.jump.objectives import ContinuousBound, JumpDraw
 from scoresde.jump.states import check_logits
 
@@ -32,6 +33,7 @@ class ScoreEntropy(ContinuousBound):
     Args:
         process: The process.
         seed: Seed of the random draws.
+        adaptive: Distribution of the times that follows the losses. None for uniform times.
 
     References:
         Lou, Meng, Ermon 2023, arXiv:2310.16834, eq. 5 and theorem 3.4. Benton et al. 2022, arXiv:2211.03595.
@@ -43,8 +45,8 @@ class ScoreEntropy(ContinuousBound):
         torch.Size([4])
     """
 
-    def __init__(self, process: JumpProcess, seed: int = 0) -> None:
-        super().__init__(process, seed=seed)
+    def __init__(self, process: JumpProcess, seed: int = 0, adaptive: AdaptiveTimes | None = None) -> None:
+        super().__init__(process, seed=seed, adaptive=adaptive)
 
     def output(self, model: Callable[..., Tensor], draw: JumpDraw, condition: dict[str, Any]) -> Tensor:
         ratios = getattr(model, "ratios", None)

@@ -20,6 +20,98 @@ from scoresde.losses.times import TimeDistribution
 from scoresde.sde import SDE, Chain
 
 
+class LossHistory:
+    """The last losses of each of N classes of times, and probabilities that follow them.
+
+    Args:
+        history: Number of losses for each class, >= 1.
+        uniform: Part of the probability that all classes share equally, in [0, 1).
+    """
+
+    def __init__(self, history: int, uniform: float) -> None:
+        self.history, self.uniform = history, uniform
+        self._losses = torch.zeros(0, history, dtype=torch.float64)
+        self._counts = torch.zeros(0, dtype=torch.int64)
+
+    def size(self, count: int = 0) -> int:
+        """The number of classes.
+
+        Args:
+            count: The number that an empty history gets.
+
+        Returns:
+            The number N.
+        """
+        if not len(self._counts) and count:
+            self._losses = torch.zeros(count, self.history, dtype=torch.float64)
+            self._counts = torch.zeros(count, dtype=torch.int64)
+        return len(self._counts)
+
+    def probabilities(self, count: int) -> Tensor:
+        """Probabilities proportional to the root mean square of the losses. They are equal until every class has all its losses.
+
+        Args:
+            count: The number of classes N.
+
+        Returns:
+            The probabilities, (N,) float64 on the CPU.
+        """
+        equal = torch.full((self.size(count),), 1.0 / count, dtype=torch.float64)
+        if int(self._counts.min()) < self.history:
+            return equal
+        root = self._losses.square().mean(1).sqrt()
+        total = float(root.sum())
+        return (1.0 - self.uniform) * root / total + self.uniform * equal if total > 0 else equal
+
+    def observe(self, index: Tensor, losses: Tensor) -> None:
+        """Adds losses.
+
+        Args:
+            index: The classes, (B,) on the CPU.
+            losses: The losses, (B,), finite. Those of one class replace its oldest ones in their order.
+        """
+        check_finite("losses", losses[:, None])
+        index, order = index.sort(stable=True)
+        rank = torch.arange(len(index)) - torch.searchsorted(index, index)  # number of earlier losses of the same class
+        added = torch.bincount(index, minlength=len(self._counts))
+        kept = rank >= added[index] - self.history  # only the last ones, each at a place of its own
+        place = (self._counts[index] + rank) % self.history
+        self._losses[index[kept], place[kept]] = losses.detach().to("cpu", torch.float64)[order][kept]
+        self._counts += added
+
+    def state(self) -> dict[str, Tensor]:
+        """The history, for a checkpoint.
+
+        Returns:
+            "losses", (N, history), and "counts", the number of losses that each class has had, (N,).
+        """
+        return {"losses": self._losses.clone(), "counts": self._counts.clone()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restores the history.
+
+        Args:
+            state: The result of ``state`` of a history of the same size.
+
+        Raises:
+            ValueError: If it does not fit. Nothing is changed then.
+        """
+        losses, counts = state.get("losses"), state.get("counts")
+        if losses is None or counts is None:
+            raise ValueError(f"state has {', '.join(state) or 'nothing'}: give losses and counts")
+        if losses.ndim != 2 or losses.shape[1] != self.history or counts.shape != losses.shape[:1]:
+            raise ValueError(
+                f"state has losses of shape {tuple(losses.shape)} and counts of shape {tuple(counts.shape)}: give (N, "
+                f"{self.history}) and (N,)"
+            )
+        if len(self._counts) and len(counts) != len(self._counts):
+            raise ValueError(f"state has {len(counts)} instants: give the history of {len(self._counts)}")
+        check_finite("losses", losses)
+        if bool((counts < 0).any()):
+            raise ValueError(f"counts={shown(counts)} is not allowed: give whole numbers >= 0")
+        self._losses, self._counts = losses.to("cpu", torch.float64).clone(), counts.to("cpu", torch.int64).clone()
+
+
 class ImportanceTimes(TimeDistribution):
     """Instants of a ``Chain`` with probabilities proportional to the root mean square of their last losses.
 
@@ -50,8 +142,7 @@ class ImportanceTimes(TimeDistribution):
         check_count("history", history)
         check_number("uniform", uniform, least=0.0, below=1.0)
         self.history, self.uniform = history, uniform
-        self._losses = torch.zeros(0, history, dtype=torch.float64)
-        self._counts = torch.zeros(0, dtype=torch.int64)
+        self._losses = LossHistory(history, uniform)
 
     def probabilities(self, sde: SDE) -> Tensor:
         """The probabilities p_i of the instants.
@@ -62,14 +153,7 @@ class ImportanceTimes(TimeDistribution):
         Returns:
             The probabilities, (N,) float64 on the CPU.
         """
-        chain = self._of(sde)
-        if int(self._counts.min()) < self.history:
-            return torch.full((chain.steps,), 1.0 / chain.steps, dtype=torch.float64)
-        root = self._losses.square().mean(1).sqrt()
-        total = float(root.sum())
-        if not total > 0:
-            return torch.full((chain.steps,), 1.0 / chain.steps, dtype=torch.float64)
-        return (1.0 - self.uniform) * root / total + self.uniform / chain.steps
+        return self._losses.probabilities(self._of(sde).steps)
 
     def times(self, sde: SDE, u: Tensor) -> Tensor:
         chain = self._of(sde)
@@ -93,16 +177,7 @@ class ImportanceTimes(TimeDistribution):
         chain = self._of(sde)
         if losses.shape != t.shape or t.ndim != 1:
             raise ValueError(f"losses has shape {tuple(losses.shape)} for t of shape {tuple(t.shape)}: give (B,) both")
-        check_finite("losses", losses[:, None])
-        index, order = chain.index(t.detach().cpu()).sort(stable=True)
-        rank = torch.arange(len(index)) - torch.searchsorted(
-            index, index
-        )  # number of earlier losses of the same instant
-        added = torch.bincount(index, minlength=chain.steps)
-        kept = rank >= added[index] - self.history  # only the last ones, each at a place of its own
-        place = (self._counts[index] + rank) % self.history
-        self._losses[index[kept], place[kept]] = losses.detach().to("cpu", torch.float64)[order][kept]
-        self._counts += added
+        self._losses.observe(chain.index(t.detach().cpu()), losses)
 
     def state(self) -> dict[str, Tensor]:
         """The history, for a checkpoint.
@@ -111,7 +186,7 @@ class ImportanceTimes(TimeDistribution):
             "losses", (N, history), and "counts", the number of losses that each instant has had, (N,). Empty before the first
             call with a chain.
         """
-        return {"losses": self._losses.clone(), "counts": self._counts.clone()}
+        return self._losses.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restores the history.
@@ -122,20 +197,7 @@ class ImportanceTimes(TimeDistribution):
         Raises:
             ValueError: If it does not fit. Nothing is changed then.
         """
-        losses, counts = state.get("losses"), state.get("counts")
-        if losses is None or counts is None:
-            raise ValueError(f"state has {', '.join(state) or 'nothing'}: give losses and counts")
-        if losses.ndim != 2 or losses.shape[1] != self.history or counts.shape != losses.shape[:1]:
-            raise ValueError(
-                f"state has losses of shape {tuple(losses.shape)} and counts of shape {tuple(counts.shape)}: give (N, "
-                f"{self.history}) and (N,)"
-            )
-        if len(self._counts) and len(counts) != len(self._counts):
-            raise ValueError(f"state has {len(counts)} instants: give the history of a chain of {len(self._counts)}")
-        check_finite("losses", losses)
-        if bool((counts < 0).any()):
-            raise ValueError(f"counts={shown(counts)} is not allowed: give whole numbers >= 0")
-        self._losses, self._counts = losses.to("cpu", torch.float64).clone(), counts.to("cpu", torch.int64).clone()
+        self._losses.load(state)
 
     def _of(self, sde: SDE) -> Chain:
         """The chain. Its history is empty at the first call."""
@@ -143,12 +205,9 @@ class ImportanceTimes(TimeDistribution):
             raise TypeError(
                 f"ImportanceTimes needs a chain, but sde={sde!r} is continuous: give e.g. sde.discretize(1000)"
             )
-        if not len(self._counts):
-            self._losses = torch.zeros(sde.steps, self.history, dtype=torch.float64)
-            self._counts = torch.zeros(sde.steps, dtype=torch.int64)
-        if len(self._counts) != sde.steps:
+        if self._losses.size(sde.steps) != sde.steps:
             raise ValueError(
-                f"sde={sde!r} has {sde.steps} instants, and this ImportanceTimes has the history of {len(self._counts)}: give "
+                f"sde={sde!r} has {sde.steps} instants, and this ImportanceTimes has the history of {self._losses.size()}: give "
                 "every chain its own"
             )
         return sde

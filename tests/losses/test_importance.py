@@ -105,7 +105,7 @@ def test_the_state_is_restored() -> None:
         again.load({})
     with pytest.raises(ValueError, match=r"losses of shape \(25, 2\)"):
         again.load({"losses": torch.zeros(25, 2), "counts": torch.zeros(25)})
-    with pytest.raises(ValueError, match="30 instants: give the history of a chain of 25"):
+    with pytest.raises(ValueError, match="30 instants: give the history of 25"):
         again.load({"losses": torch.zeros(30, 1), "counts": torch.zeros(30)})
     with pytest.raises(ValueError, match="losses"):
         again.load({"losses": torch.full((25, 1), torch.nan), "counts": torch.zeros(25)})
@@ -168,7 +168,7 @@ class TestTraining:
         run = trainer(**KIND)
         advance(run)
         save_checkpoint(tmp_path, run.trained, run.averages, run.optimizer, 1, "", 3, facts=run.facts())
-        with pytest.raises(CheckpointError, match=r"the history of ImportanceTimes.* cannot be restored"):
+        with pytest.raises(CheckpointError, match=r"the history of HybridLoss cannot be restored"):
             trainer(**KIND).load(last_checkpoint(tmp_path))
 
     def test_the_objective_of_a_config_has_the_transform_of_the_data(self) -> None:

@@ -44,8 +44,8 @@ def load_learned(objective: Objective, name: str, checkpoint: Checkpoint) -> Non
         objective.load_state(state)
     except ValueError as problem:
         raise CheckpointError(
-            f"{checkpoint.path}: the history of {objective!r} cannot be restored, {problem}; remove the checkpoint to "
-            "resume from the one before"
+            f"{checkpoint.path}: the history of {type(objective).__name__} cannot be restored, {problem}; remove the "
+            "checkpoint to resume from the one before"
         ) from problem
 
 
