@@ -127,7 +127,8 @@ class Spectrum:
         values, left, right = (v.to(b.device) for v in (self.values, self.left, self.right))
         b = b.clamp(max=_LARGEST / -float(values[0]))
         scaled = left * (b[:, None, None] * values).exp()
-        found = nnf.threshold_((scaled.reshape(-1, len(values)) @ right).reshape(scaled.shape), _SMALLEST, 0.0)
+        product = (scaled.reshape(-1, len(values)) @ right).reshape(scaled.shape)
+        found: Tensor = nnf.threshold(product, _SMALLEST, 0.0, inplace=True)
         return found.div_(found.sum(-1, keepdim=True))
 
 
