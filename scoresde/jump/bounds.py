@@ -45,6 +45,9 @@ from scoresde.jump.states import whole_states
 from scoresde.noise import NoiseSource
 from scoresde.sde.scores import in_evaluation_mode
 
+TIMES = 32
+"""Number of times of a replicate in continuous time, unless ``draws`` gives another."""
+
 
 @dataclass(frozen=True)
 class JumpBound:
@@ -142,7 +145,7 @@ def jump_bound(
     for r in range(replicates):
         own = noise.again(r)
         parts.append(
-            _integral(process, counted, x, own, draws or 32)
+            _integral(process, counted, x, own, draws or TIMES)
             if grid is None
             else _sum(process, counted, x, grid, own, draws)
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde._validation import check_count, shown
 from scoresde.jump import grids
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.bounds import JumpBound, jump_bound
+from scoresde.jump.bounds import TIMES, JumpBound, jump_bound
 from scoresde.jump.grids import check_grid
 from scoresde.noise import NoiseSource
 from scoresde.samplers.discretization import plain_steps
@@ -71,6 +71,16 @@ class JumpLikelihood:
             return check_grid("steps", process, torch.tensor(self.steps, dtype=torch.float64))
         assert isinstance(self.steps, int)  # the constructor has converted them
         return check_grid("grid", process, self.grid(process, self.steps))
+
+    @property
+    def summary(self) -> str:
+        """The settings in one line."""
+        if self.steps is None:
+            what = f"{self.draws or TIMES} times in continuous time"
+        else:
+            count = self.steps if isinstance(self.steps, int) else len(self.steps) - 1
+            what = f"{count} steps" + ("" if self.draws is None else f", {self.draws} of them drawn for an event")
+        return f"{what}, {self.replicates} replicate{'s' if self.replicates > 1 else ''}"
 
     def __call__(
         self,

@@ -156,7 +156,7 @@ def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, 
                 f"{plain(file.stem)}: {plain(facts['solver'])}, {plain(facts['divergence'])}, t_min {facts['t_min']}, "
                 f"{facts['failed']} of {facts['rows']} rows failed. Parts of the error: {parts}. "
                 + (
-                    "A bound of a reverse chain."
+                    f"A bound by {plain(facts['bound by'][-1])}."
                     if "method" in facts
                     else f"Known biases: {_listed(facts['known biases']) or 'not known for this process'}."
                 )

@@ -284,6 +284,8 @@ def _task_settings(experiment: Experiment) -> dict[str, Any]:
     config = experiment.editing
     if config.task in STARTED:
         return {"t": config.t}
+    if isinstance(experiment.model, JumpModel):
+        return {}  # known tokens have neither noise nor guidance
     return {"noise_std": config.noise_std, "task guidance": _text(config.guidance or GUIDANCE)}
 
 

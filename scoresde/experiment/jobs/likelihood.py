@@ -209,7 +209,9 @@ class LikelihoodJob(Job):
             raise SolverError(f"all {failed} rows failed, so there is no mean: see {title}.csv in {folder}")
         bounds = ["uniform dequantization"] if self.data.transform.dequantized else []
         volume = self.data.transform.log_volume(prod(self.data.event_shape))
-        facts = statistics(rows, self.data.transform.discrete, volume, self.method.known)
+        facts = statistics(
+            rows, self.data.transform.discrete, volume, self.method.known, dequantized=self.method.dequantizes
+        )
         summary = {
             **facts,
             "unit": "bits/dim" if self.data.transform.discrete else "nats",

@@ -72,6 +72,8 @@ class Method(ABC):
     """What follows the split in the names of the table and the summary."""
     known: ClassVar[str] = "noise and steps"
     """What makes ``draws_error``."""
+    dequantizes: ClassVar[bool] = True
+    """Whether draws of an event differ in its dequantization."""
     probes: Any = None
     tolerance: float | None = None
 
@@ -194,17 +196,18 @@ class JumpMethod(Method):
     """The variational bound of a jump process."""
 
     known: ClassVar[str] = "noise and times"
+    dequantizes: ClassVar[bool] = False
 
     model: JumpModel
     method: JumpLikelihood
 
     @property
     def text(self) -> str:
-        return repr(self.method)
+        return self.method.summary
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"solver": self.text, "grid digest": "none", "divergence": "none", "method": self.text}
+        return {"solver": self.text, "grid digest": "none", "divergence": "none", "method": repr(self.method)}
 
     def compute(self, x: Tensor, noise: NoiseSource, condition: Mapping[str, Tensor] | None) -> Figures:
         found = self.method(self.model.process, self.model, x, noise=noise, condition=condition or None)

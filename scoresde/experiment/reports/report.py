@@ -34,6 +34,7 @@ from scoresde.experiment.results.sample_index import (
     describe_acceptance,
     describe_evidence,
 )
+from scoresde.jump import JumpLikelihood, JumpModel
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
 from scoresde.score import ScoreModel, TargetModel
 
@@ -131,9 +132,12 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
         *((f"sampler {name}", repr(sampler)) for name, sampler in experiment.samplers.items()),
     ]  # fmt: skip
     if not isinstance(experiment.model, TargetModel):
-        divergence = _named(experiment.likelihood.divergence)
+        method = experiment.likelihood.method
+        how = _named(method or experiment.likelihood.divergence)
+        if isinstance(experiment.model, JumpModel):
+            how = (method if isinstance(method, JumpLikelihood) else JumpLikelihood()).summary
         rows.append((
-            "likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, {divergence}",
+            "likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, {how}",
         ))  # fmt: skip
     return "<h2>Configuration</h2>" + table("configuration", (), rows)
 
@@ -143,7 +147,8 @@ def _meaning(experiment: Experiment) -> tuple[str, str]:
     model = experiment.model
     if isinstance(model, ScoreModel):
         return "prediction", _named(model.prediction)
-    return "model", f"{type(model).__name__} of {', '.join(experiment.objective.targets)}"
+    targets = ", ".join(experiment.objective.targets)
+    return "model", type(model).__name__ + (f" of {targets}" if targets else "")
 
 
 def _initial_weights(workdir: Workdir) -> str:
@@ -238,16 +243,26 @@ def _one_likelihood(experiment: Experiment, file: Path) -> str:
         figure(histogram_picture(values, f"{unit} per event"), f"{len(values)} events and draws, {meaning}", "wide"),
         problem_note(failed) if summary["failed"] else "",
         note(
-            "The standard error includes the differences between events, the dequantization and "
+            f"The standard error includes the differences between events{_dequantization(summary)} and "
             f"{_meant(summary, unit)} " + _sentence(summary, experiment.data.transform)
         ),
     ])  # fmt: skip
 
 
+def _dequantization(summary: dict[str, Any]) -> str:
+    return ", the dequantization" if "dequantization" in summary["parts of the error"] else ""
+
+
 def _method(summary: dict[str, Any]) -> str:
     if "method" not in summary:
         return "probability flow"
-    return f"at {'most' if summary['unit'] == 'bits/dim' else 'least'}, by a chain of {summary['solver']}"
+    by = f"a chain of {summary['solver']}" if _is_chain(summary) else f"{summary['bound by'][-1]}, {summary['solver']}"
+    return f"at {'most' if summary['unit'] == 'bits/dim' else 'least'}, by {by}"
+
+
+def _is_chain(summary: dict[str, Any]) -> bool:
+    """Whether a bound is that of a chain of an SDE."""
+    return "a chain" in summary["bound by"]
 
 
 def _meant(summary: dict[str, Any], unit: str) -> str:
@@ -255,10 +270,10 @@ def _meant(summary: dict[str, Any], unit: str) -> str:
     parts = _listed(summary["parts of the error"])
     if "method" in summary:
         bound = "an upper bound of the bits/dim" if unit == "bits/dim" else "a lower bound of the log-density"
-        return (
-            f"the noise of the states and the drawn steps. Its parts, in {unit}: {parts}. The figure is {bound} of a "
-            "reverse chain with these steps, which is another model than the probability flow."
-        )
+        drawn, model = ("steps", "a reverse chain with these steps, which is another model than the probability flow")
+        if not _is_chain(summary):
+            drawn, model = "times", "the reverse process"
+        return f"the noise of the states and the drawn {drawn}. Its parts, in {unit}: {parts}. The figure is {bound} of {model}."
     bound = ""
     if LEVEL_BOUND in summary.get("bound by", ()):
         bound = f" The figure is an upper bound of the bits/dim by {LEVEL_BOUND}: t_min does not bias it."

@@ -49,12 +49,17 @@ Number = float | None
 
 
 def statistics(
-    rows: Sequence[Row], discrete: bool, log_volume: float = 0.0, known: str = "trace"
+    rows: Sequence[Row],
+    discrete: bool,
+    log_volume: float = 0.0,
+    known: str = "trace",
+    *,
+    dequantized: bool = True,
 ) -> dict[str, Number | dict[str, Number]]:
     """Mean, standard error and its parts, as in the module's docstring. Failed rows are left out.
 
     ``known`` is what the errors of the probes are called: those of a bound come from its noise, its steps or its times. A bound
-    has no solver.
+    has no solver. Without dequantization, as for tokens, its part is left out.
 
     ``log_volume`` is ``ln |dx / d(data)|`` of an event. It converts nats of what the model sees to nats of the original
     data.
@@ -94,7 +99,7 @@ def statistics(
     solver = np.array([row.solver_error for row in good])
     found["parts of the error"] = {
         "sampling of events": _root(error**2 - max(parts)),
-        "dequantization": _root(within - parts[0]) if discrete else None,
+        **({"dequantization": _root(within - parts[0]) if discrete else None} if dequantized else {}),
         known: _root(trace),
         **({"solver": _number(float(mean_of(solver).mean()))} if known == "trace" else {}),
     }
