@@ -8,11 +8,14 @@ import torch
 
 from scoresde.jump import (
     Absorbing,
+    CorrectedSampler,
     DiscretizedGaussian,
     EnumeratedJoint,
     MaskAndReplace,
     NearestNeighbor,
     RateMatrix,
+    Remasking,
+    TauLeaping,
     Uniform,
 )
 
@@ -60,6 +63,81 @@ def ancestral_table(process, model, times, count=2):
         step = kernel(process, lambda x, s=s, t=t: process.reverse_transition(x, model(x, t), s, t), count)
         p = p @ step.nan_to_num(0.0)
     return p.reshape([process.states] * count)
+
+
+def leap(process, model, x, t, s):
+    """ln p(x_s | x_t) of a step of ``TauLeaping`` for states without an order."""
+    rates = process.reverse_rates(x, model(x, t), 0.5 * (s + t)).scatter(-1, x[..., None], 0.0)
+    total = (t - s) * rates.sum(-1, keepdim=True)
+    jumps = -torch.expm1(-total) * rates / rates.sum(-1, keepdim=True).clamp(min=1e-300)
+    return jumps.scatter(-1, x[..., None], (-total).exp()).log()
+
+
+def remask(sampler, process, model, x, t, s):
+    """ln p(x_s | x_t) of a step of ``Remasking``."""
+    a_s, a_t, sigma = process.schedule.alpha(s), process.schedule.alpha(t), sampler.sigma(process, s, t)
+    share = ((a_s - (1 - sigma) * a_t) / (1 - a_t)).clamp(0.0, 1.0)
+    filled = torch.cat((share * model(x, t).exp(), (1 - share).expand(*x.shape, 1)), -1)
+    mask = torch.nn.functional.one_hot(torch.tensor(process.mask), process.states)
+    kept = (1 - sigma) * torch.nn.functional.one_hot(x, process.states) + sigma * mask
+    return torch.where(process.masked(x)[..., None], filled, kept).log()
+
+
+def corrector(process, model, t, u, count=2):
+    """The matrix of a corrector step."""
+    forward = kernel(process, lambda x: process.transition(x, t, u), count)
+    back = kernel(process, lambda x: process.reverse_transition(x, model(x, u), t, u), count)
+    return forward @ back.nan_to_num(0.0)
+
+
+def law(sampler, process, model, x, t, s):
+    """ln p(x_s | x_t) of a step of a sampler."""
+    if isinstance(sampler, Remasking):
+        return remask(sampler, process, model, x, t, s)
+    if isinstance(sampler, TauLeaping) and s > 0:
+        return leap(process, model, x, t, s)
+    return process.reverse_transition(x, model(x, t), s, t)
+
+
+def sampler_table(sampler, process, model, count=2, known=None):
+    """The exact distribution of the samples of a sampler with steps, (tokens, ..., tokens).
+
+    ``known`` is the value of the first of two variables, or None.
+    """
+    size, corrections = (sampler.size, sampler.corrections) if isinstance(sampler, CorrectedSampler) else (1.0, 0)
+    predictor = sampler.predictor if isinstance(sampler, CorrectedSampler) else sampler
+    states, times = process.states, predictor.times(process)
+    x, p = pairs(states, count), process.prior_log_probs().exp()[pairs(states, count)].prod(1)
+    if known is not None:
+        p = (
+            process.marginal(torch.tensor([[known]]), times[0]).exp()[0, 0][x[:, 0]]
+            * process.prior_log_probs().exp()[x[:, 1]]
+        )
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
+        if k and corrections:
+            step = corrector(process, model, t, t + size * (times[k - 1] - t), count)
+            if known is not None:  # the first variable stays
+                same = torch.nn.functional.one_hot(x[:, 0], states).double()
+                step = (same[:, :, None] * step.reshape(-1, states, states).sum(1)[:, None]).reshape(len(x), -1)
+            for _ in range(corrections):
+                p = p @ step
+        free = law(predictor, process, model, x, t, s)
+        if known is not None:
+            free[:, :1] = process.posterior(x[:, :1], torch.full_like(x[:, :1], known), s, t)
+        p = p @ kernel(process, lambda _, free=free: free, count).nan_to_num(0.0)
+    return p.reshape([states] * count)[(slice(0, process.tokens),) * count]
+
+
+def greedy_table(joint):
+    """Both variables are drawn, the more probable token is kept, and the other variable is drawn again given it."""
+    p = joint.probabilities
+    first, second, table = p.sum(1), p.sum(0), torch.zeros_like(p)
+    for a, b in itertools.product(range(len(p)), repeat=2):
+        if first[a] >= second[b]:
+            table[a] += second[b] * p[a]
+        else:
+            table[:, b] += first[a] * p[:, b]
+    return table
 
 
 def total_variation(p, q):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 
@@ -19,41 +17,23 @@ from scoresde.jump import (
     Uniform,
     grids,
 )
-from tests.jump.problems import ancestral_table, coupled, floor, frequencies, kernel, pairs, processes, total_variation
+from tests.jump.problems import (
+    ancestral_table,
+    corrector,
+    coupled,
+    floor,
+    frequencies,
+    pairs,
+    processes,
+    sampler_table,
+    total_variation,
+)
 
 N = 2000
 
 
-def corrector(process, model, t, u, count=2):
-    """The matrix of a corrector step."""
-    forward = kernel(process, lambda x: process.transition(x, t, u), count)
-    back = kernel(process, lambda x: process.reverse_transition(x, model(x, u), t, u), count)
-    return forward @ back.nan_to_num(0.0)
-
-
 def marginal(joint, process, t):
     return torch.stack([joint.log_prob_at(process, x[None], t)[0] for x in pairs(process.states)]).exp()
-
-
-def corrected_table(process, model, sampler, count=2, known=None):
-    """The exact distribution of the samples. ``known`` is the value of the first of two variables, or None."""
-    states, times = process.states, sampler.predictor.times(process)
-    x, p = pairs(states, count), process.prior_log_probs().exp()[pairs(states, count)].prod(1)
-    if known is not None:
-        p = p * states * process.marginal(torch.tensor([[known]]), times[0]).exp()[0, 0][x[:, 0]]
-    for k, (t, s) in enumerate(itertools.pairwise(times)):
-        if k:
-            step = corrector(process, model, t, t + sampler.size * (times[k - 1] - t), count)
-            if known is not None:  # the first variable stays
-                same = torch.nn.functional.one_hot(x[:, 0], states).double()
-                step = (same[:, :, None] * step.reshape(-1, states, states).sum(1)[:, None]).reshape(len(x), -1)
-            for _ in range(sampler.corrections):
-                p = p @ step
-        free = process.reverse_transition(x, model(x, t), s, t)
-        if known is not None:
-            free[:, :1] = process.posterior(x[:, :1], torch.full_like(x[:, :1], known), s, t)
-        p = p @ kernel(process, lambda _, free=free: free, count).nan_to_num(0.0)
-    return p.reshape([states] * count)[(slice(0, process.tokens),) * count]
 
 
 @pytest.mark.parametrize("process", processes(), ids=lambda p: type(p).__name__)
@@ -93,7 +73,7 @@ def test_with_a_mask_and_several_variables_corrections_are_better_than_steps():
     process, every = Absorbing(2), torch.cartesian_prod(*[torch.arange(2)] * 4)
     joint = EnumeratedJoint(MarkovChain([[0.95, 0.05], [0.05, 0.95]]).log_prob(every).exp().reshape([2] * 4))
     model = joint.model(process)
-    table = corrected_table(process, model, CorrectedSampler(AncestralSampler(5), 0.5), 4)
+    table = sampler_table(CorrectedSampler(AncestralSampler(5), 0.5), process, model, 4)
     corrected = total_variation(table, joint.probabilities)
     plain = ancestral_table(process, model, grids.equal_times(process, 9), 4)[(slice(0, 2),) * 4]
     assert corrected < 0.95 * total_variation(plain, joint.probabilities)
@@ -105,7 +85,7 @@ def test_samples_have_the_distribution_of_the_table(known):
     sampler = CorrectedSampler(AncestralSampler(3), 0.7, 2)
     fixed = None if known is None else KnownTokens(torch.tensor([[known, 0]]), torch.tensor([True, False]))
     result = sampler(process, joint.model(process), (N, 2), known=fixed)
-    table = corrected_table(process, joint.model(process), sampler, known=known)
+    table = sampler_table(sampler, process, joint.model(process), known=known)
     assert result.nfe == 3 + 2 * 2 and abs(float(table.sum()) - 1.0) < 1e-6
     assert total_variation(frequencies(result.samples), table) < floor(joint, N)
 
@@ -116,7 +96,7 @@ def test_corrections_remove_the_bias_of_known_tokens():
     errors = []
     for steps, corrections in ((30, 1), (30, 8), (60, 16)):
         sampler = CorrectedSampler(AncestralSampler(steps), 1.0, corrections)
-        errors.append(total_variation(corrected_table(process, joint.model(process), sampler, known=0)[0], target))
+        errors.append(total_variation(sampler_table(sampler, process, joint.model(process), known=0)[0], target))
     assert errors[0] > 0.3 and errors[1] < 0.7 * errors[0] and errors[2] < 0.7 * errors[1]
 
 

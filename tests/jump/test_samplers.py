@@ -23,7 +23,17 @@ from scoresde.jump import (
     grids,
 )
 from scoresde.jump.exact import rate_bound
-from tests.jump.problems import ancestral_table, coupled, floor, frequencies, kernel, pairs, processes, total_variation
+from tests.jump.problems import (
+    ancestral_table,
+    coupled,
+    floor,
+    frequencies,
+    kernel,
+    pairs,
+    processes,
+    sampler_table,
+    total_variation,
+)
 
 N = 4000
 
@@ -125,6 +135,21 @@ def test_reverse_rates_stay_below_their_bound():
         rates = process.reverse_rates(x, logits, t) / process.schedule.rate(t)
         largest = float((-rates.gather(-1, x[..., None])).max())
         assert 0.0 < largest <= rate_bound(process, (b,)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("process", [Absorbing(6), Uniform(6), MaskAndReplace(6, 0.3)], ids=lambda p: type(p).__name__)
+def test_tau_leaping_has_the_distribution_of_its_table(process):
+    joint, sampler = coupled(), TauLeaping(5)
+    table = sampler_table(sampler, process, joint.model(process))
+    result = sampler(process, joint.model(process), (N, 2), seed=2)
+    assert abs(float(table.sum()) - 1.0) < 1e-9 and total_variation(frequencies(result.samples), table) < floor(
+        joint, N
+    )
+    errors = [
+        total_variation(sampler_table(TauLeaping(n), process, joint.model(process)), joint.probabilities)
+        for n in (20, 40)
+    ]
+    assert errors[1] < 0.65 * errors[0]
 
 
 def test_tau_leaping_adds_jumps_of_ordered_states():
