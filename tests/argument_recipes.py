@@ -19,7 +19,7 @@ import torch
 
 from scoresde import VPSDE, GaussianMixture, Quantized, ScoreModel, likelihood, metrics, samplers
 from scoresde import sde as processes
-from scoresde.data import Affine, Dataset, LevelMiddles, RealColumn, Splits
+from scoresde.data import Affine, CategoryColumn, Dataset, LevelMiddles, RealColumn, Splits, Table
 from scoresde.filters import MatrixFilter
 from scoresde.jump import Absorbing, AncestralSampler, MarkovChain
 from scoresde.networks import MLP
@@ -232,6 +232,7 @@ def _a_file() -> str:
 
 
 MIDDLES = LevelMiddles(4)
+MIXED = (RealColumn("a"), CategoryColumn("b", ("red", "white")))
 IMAGES = {"event_shape": EIGHT, "channels": 8, "multipliers": (1, 2), "attention": (4,), "blocks": 1}
 RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.columns.CategoryColumn": {"column": "color", "values": ("red", "white")},
@@ -245,6 +246,8 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
     "data.as_tokens.AsTokens": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), BYTES)] * 2), "threshold": 2},
     "data.chorales.BachChorales": {},
+    "data.mixed_columns.MixedColumns": {"columns": MIXED},
+    "data.mixed_columns.MixedTable": lambda: {"data": Table("table.csv", MIXED)},
     "data.text.TextFile": {"train": "text.txt", "length": 8},
     "data.text.PythonTopics": {"length": 8},
     "data.text.Text8": {"file": "text8"},

@@ -9,6 +9,7 @@ from scoresde.data.degraded import Degraded
 from scoresde.data.distances import largest_distance
 from scoresde.data.images import CIFAR10, MNIST, ImageFolder
 from scoresde.data.middles import LevelMiddles, WithoutDequantization
+from scoresde.data.mixed_columns import MixedColumns, MixedTable
 from scoresde.data.packaged import MlxtendMNIST, PhotoPatches
 from scoresde.data.sources import Arrays, Digits, LazySplits, Splits
 from scoresde.data.stored import Stored
@@ -37,6 +38,8 @@ __all__ = [
     "ImageFolder",
     "LazySplits",
     "LevelMiddles",
+    "MixedColumns",
+    "MixedTable",
     "MlxtendMNIST",
     "PhotoPatches",
     "PythonTopics",
