@@ -154,8 +154,8 @@ def main() -> None:
     infilling(joint)
     guidance()
     left.set_ylabel("total variation")
-    left.legend(fontsize=7, loc="upper right")
-    right.legend(fontsize=7, loc="upper right")
+    left.legend(fontsize=7, loc="lower left")
+    right.legend(fontsize=7, loc="lower left")
     figure.savefig(OUTPUT, dpi=100)
 
 

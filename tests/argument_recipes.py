@@ -312,7 +312,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "product.likelihood.ProductLikelihood": {"draws": 2},
     "product.bounds.product_bound": {"process": PRODUCT, "model": LABELED.model(PRODUCT), "x": LABELED.sample(4)},
     "jump.checks.check": {"process": JUMPS},
-    **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 2, 3), "drawn": BIT_ROWS}
+    **{f"jump.confidences.{name}": {"log_p": torch.zeros(4, 3), "drawn": BIT_ROWS[:, 0]}
        for name in ("drawn_probability", "margin", "negative_entropy")},
     "jump.guidance.JumpClassifierGuidance": {"score": BITS.model(JUMPS), "classifier": CLASSIFIER},
     "jump.guidance.Sharpened": {"score": BITS.model(JUMPS)},

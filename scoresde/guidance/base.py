@@ -326,7 +326,7 @@ def difference(under: Tensor, without: Tensor) -> Tensor:
     Returns:
         The difference. 0 where a logit under the condition is -infinity, so that the probability stays 0 for all weights.
     """
-    return torch.where(under == -math.inf, 0.0, under - without)
+    return (under - without).masked_fill_(under == -math.inf, 0.0)
 
 
 def repeated(value: Any, times: int) -> Any:

@@ -69,7 +69,7 @@ class ClassifierFree(Guidance):
 
     def guided(self, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
         under, without = self._both(x, t)
-        return under + expand(w.flatten(), under) * difference(under, without)
+        return torch.addcmul(under, expand(w.flatten(), under), difference(under, without))
 
     def direction(self, x: Tensor, t: Tensor) -> Tensor:
         return difference(*self._both(x, t))

@@ -1,7 +1,7 @@
 """Confidences of the tokens of a model: functions ``(log_p, drawn)`` that say which tokens to unmask first.
 
-``log_p`` has ln p(x_0^i | x_t), ``(B, *event, tokens)``, and ``drawn`` tokens drawn from it, ``(B, *event)``. The result is
-``(B, *event)``. The greatest are unmasked first.
+``log_p`` has ln p(x_0^i | x_t) of n masked coordinates, ``(n, tokens)``, and ``drawn`` tokens drawn from it, ``(n,)``. The
+result is ``(n,)``. The greatest are unmasked first.
 
 - :func:`drawn_probability`: that of the drawn token, as in MaskGIT.
 - :func:`negative_entropy`: minus the entropy of p(x_0^i | x_t).
@@ -23,11 +23,11 @@ def drawn_probability(log_p: Tensor, drawn: Tensor) -> Tensor:
     """ln p of the drawn token.
 
     Args:
-        log_p: ln p(x_0 | x_t), ``(B, *event, tokens)``.
-        drawn: Tokens, ``(B, *event)``.
+        log_p: ln p(x_0 | x_t), ``(n, tokens)``.
+        drawn: Tokens, ``(n,)``.
 
     Returns:
-        The confidence, ``(B, *event)``.
+        The confidence, ``(n,)``.
 
     References:
         Chang et al. 2022, arXiv:2202.04200.
@@ -41,11 +41,11 @@ def negative_entropy(log_p: Tensor, drawn: Tensor) -> Tensor:
     """sum p ln p, minus the entropy in nats.
 
     Args:
-        log_p: ln p(x_0 | x_t), ``(B, *event, tokens)``.
-        drawn: Tokens, ``(B, *event)``. They have no effect.
+        log_p: ln p(x_0 | x_t), ``(n, tokens)``.
+        drawn: Tokens, ``(n,)``. They have no effect.
 
     Returns:
-        The confidence, ``(B, *event)``.
+        The confidence, ``(n,)``.
     """
     _check(log_p, drawn)
     entropy: Tensor = torch.special.entr(log_p.exp()).sum(-1)
@@ -57,11 +57,11 @@ def margin(log_p: Tensor, drawn: Tensor) -> Tensor:
     """The largest probability minus the second largest.
 
     Args:
-        log_p: ln p(x_0 | x_t), ``(B, *event, tokens)``.
-        drawn: Tokens, ``(B, *event)``. They have no effect.
+        log_p: ln p(x_0 | x_t), ``(n, tokens)``.
+        drawn: Tokens, ``(n,)``. They have no effect.
 
     Returns:
-        The confidence, ``(B, *event)``.
+        The confidence, ``(n,)``.
 
     References:
         Kim et al. 2025, arXiv:2502.06768, section 4.2.
@@ -77,6 +77,5 @@ def _check(log_p: Tensor, drawn: Tensor) -> None:
         raise TypeError(f"drawn has dtype {drawn.dtype}: give tokens, a tensor of int64")
     if log_p.ndim == 0 or log_p.shape[:-1] != drawn.shape or log_p.shape[-1] < 2:
         raise ValueError(
-            f"log_p has shape {tuple(log_p.shape)} and drawn has shape {tuple(drawn.shape)}: give (B, *event, tokens) and "
-            "(B, *event)"
+            f"log_p has shape {tuple(log_p.shape)} and drawn has shape {tuple(drawn.shape)}: give (n, tokens) and (n,)"
         )

@@ -35,6 +35,7 @@ from scoresde.guidance.base import Weight
 from scoresde.guidance.likelihoods import check_log_likelihood, gradient
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import process_of_model
+from scoresde.jump.states import AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,11 @@ class Sharpened(Guidance):
         return torch.where(logits == -math.inf, 0.0, self._sharpened(logits) - logits)
 
     def _sharpened(self, logits: Tensor) -> Tensor:
+        rows = logits.reshape(-1, logits.shape[-1]).split(max(1, AT_ONCE // logits.shape[-1]))
+        return torch.cat([self._rows(part) for part in rows]).reshape(logits.shape)
+
+    def _rows(self, logits: Tensor) -> Tensor:
+        """Logits of some coordinates, (n, tokens)."""
         log_p = torch.log_softmax(logits / self.temperature, -1)
         if self.top_p == 1.0:
             return log_p

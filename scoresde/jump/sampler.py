@@ -74,7 +74,8 @@ class JumpSampler(ABC):
             callback: A function ``(k, t, state)``, called with the start (k = 0) and after every step k.
 
         Returns:
-            The samples, tokens int64, and statistics of the run.
+            The samples, tokens int64, and statistics of the run: ``nfe`` calls of the model, each for the samples that need
+            it, and the number of calls that each sample was part of, ``spent``.
 
         Raises:
             ValueError: If an argument is not allowed, the model returns a NaN, or the grid begins below T without a

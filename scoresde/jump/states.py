@@ -14,7 +14,7 @@ from scoresde.noise import NoiseSource
 LOG_ZERO = -1e30
 """The logarithm of probability 0 within computations. The gradients of -infinity would be NaN."""
 
-_AT_ONCE = 2**18
+AT_ONCE = 2**18
 """Probabilities that a draw computes at once. Its memory does not depend on the number of coordinates."""
 _IGNORED = -100
 _BLOCK = 256
@@ -98,7 +98,7 @@ def quantiles(log_p: Tensor, u: Tensor, *, at: Tensor | None = None, without: Te
     r"""The inverses of the cumulative distribution functions of categorical distributions.
 
     The result is the first k with :math:`\sum_{j \le k} p_j > u`, so that a state of probability 0 is never drawn. Sums are
-    float64. The probabilities of ``_AT_ONCE`` states are computed at once, and no tensor has the size of ``log_p``. With the
+    float64. The probabilities of ``AT_ONCE`` states are computed at once, and no tensor has the size of ``log_p``. With the
     uniform numbers of a ``NoiseSource``, all probabilities are multiples of 2^-32.
 
     Args:
@@ -112,7 +112,7 @@ def quantiles(log_p: Tensor, u: Tensor, *, at: Tensor | None = None, without: Te
     """
     size = log_p.shape[-1]
     flat, v, out = log_p.reshape(-1, size), u.reshape(-1), None if without is None else without.reshape(-1, 1)
-    per = max(1, _AT_ONCE // size)
+    per = max(1, AT_ONCE // size)
     if at is None:
         parts = [slice(k, k + per) for k in range(0, len(flat), per)]
         drawn = [_quantiles(flat[part], v[part], None if out is None else out[part]) for part in parts]
@@ -154,7 +154,7 @@ def log_odds_of_others(logits: Tensor, x: Tensor, *, at: Tensor) -> Tensor:
     size = logits.shape[-1]
     flat, state = logits.reshape(-1, size), x.reshape(-1, 1)
     found = torch.zeros(len(flat), dtype=torch.float64, device=x.device)
-    for rows in at.reshape(-1).nonzero()[:, 0].split(max(1, _AT_ONCE // size)):
+    for rows in at.reshape(-1).nonzero()[:, 0].split(max(1, AT_ONCE // size)):
         part = flat[rows].to(torch.promote_types(logits.dtype, torch.float32))
         own = part.gather(1, state[rows])
         rest = torch.logsumexp(part.scatter(1, state[rows], -math.inf) - own, 1)

@@ -35,7 +35,7 @@ from scoresde.jump.base import JumpProcess
 from scoresde.jump.counted import CountedModel, noise_of_rows
 from scoresde.jump.known import KnownTokens
 from scoresde.jump.sampler import Callback, GridJumpSampler, TimedJumpSampler, check_mask
-from scoresde.jump.states import draw_states
+from scoresde.jump.states import AT_ONCE, quantiles
 from scoresde.noise import NoiseSource
 
 
@@ -100,10 +100,9 @@ class ConfidenceUnmasking(TimedJumpSampler):
         for k in range(len(times) - 1):
             rows = (left[:, k + 1] < left[:, k]).nonzero().flatten()
             if len(rows):
-                own = noise_of_rows(noise, rows)
-                logits = model(x, times[k], rows)
-                fewer = self._unmask(process, logits, x[rows], left[rows, k + 1], float(hidden[k + 1]), own, k)
-                x = x.index_put((rows,), fewer)
+                now, own, share = x[rows], noise_of_rows(noise, rows), float(hidden[k + 1])
+                new = self._unmask(process, model(x, times[k], rows), now, left[rows, k + 1], share, own, k)
+                x = x.index_put((rows,), new)
             callback(k + 1, times[k + 1], x)
         return x, times
 
@@ -112,19 +111,28 @@ class ConfidenceUnmasking(TimedJumpSampler):
     ) -> Tensor:
         """The states with ``left`` masked tokens, (n, *event)."""
         masked = process.masked(x)
-        drawn = draw_states(logits, noise, step=k, purpose="confidence tokens")
-        score = self.confidence(logits.log_softmax(-1), drawn)
-        if score.shape != x.shape or bool(score[masked].isnan().any()):
-            raise ValueError(
-                f"confidence returned {shown(score)} for tokens of shape {tuple(x.shape)}: return a number for each of them"
-            )
+        u = noise.uniform(x.shape[1:], step=k, purpose="confidence tokens", dtype=torch.float64)
+        drawn = quantiles(logits, u, at=masked)
+        score = self._confidences(logits, drawn, masked)
         if self.randomness > 0.0:
             u = noise.uniform(x.shape[1:], step=k, purpose="confidence order", dtype=torch.float64)
             score = score - self.randomness * hidden * (-u.log()).log()
-        score = torch.where(masked, score, -torch.inf).reshape(len(x), -1)
-        rank = score.argsort(dim=1, descending=True, stable=True).argsort(1).reshape(x.shape)
+        rank = score.reshape(len(x), -1).argsort(dim=1, descending=True, stable=True).argsort(1).reshape(x.shape)
         count = masked.reshape(len(x), -1).sum(1)
         return torch.where(masked & (rank < expand(count - left, x)), drawn, x)
+
+    def _confidences(self, logits: Tensor, drawn: Tensor, masked: Tensor) -> Tensor:
+        """The confidences of the masked coordinates, some at a time, and -infinity for the others. (n, *event) float64."""
+        flat, tokens = logits.reshape(-1, logits.shape[-1]), drawn.reshape(-1)
+        found = torch.full(tokens.shape, -torch.inf, dtype=torch.float64, device=drawn.device)
+        for part in masked.reshape(-1).nonzero()[:, 0].split(max(1, AT_ONCE // flat.shape[1])):
+            score = self.confidence(flat[part].log_softmax(-1), tokens[part])
+            if score.shape != part.shape or bool(score.isnan().any()):
+                raise ValueError(
+                    f"confidence returned {shown(score)} for {len(part)} tokens: return a number for each of them"
+                )
+            found[part] = score.to(torch.float64)
+        return found.reshape(drawn.shape)
 
 
 class Remasking(GridJumpSampler):

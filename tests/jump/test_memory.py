@@ -10,11 +10,15 @@ from scoresde.jump import (
     Absorbing,
     AncestralSampler,
     CategoricalModel,
+    ConfidenceUnmasking,
     ContinuousBound,
+    CorrectedSampler,
     FirstHitting,
     MaskAndReplace,
+    Remasking,
     TauLeaping,
     Uniform,
+    confidences,
 )
 
 TOKENS, SHAPE = 30_000, (2, 64)
@@ -37,6 +41,10 @@ def test_the_peak_counts_tensors_that_are_alive_together():
     [
         (Absorbing(TOKENS), AncestralSampler(2)),
         (Absorbing(TOKENS), FirstHitting()),
+        (Absorbing(TOKENS), ConfidenceUnmasking(2)),
+        (Absorbing(TOKENS), ConfidenceUnmasking(2, confidence=confidences.negative_entropy)),
+        (Absorbing(TOKENS), Remasking(2)),
+        (Uniform(TOKENS), CorrectedSampler(AncestralSampler(2))),
         (Uniform(TOKENS), AncestralSampler(2)),
         (MaskAndReplace(TOKENS), AncestralSampler(2)),
         (MaskAndReplace(TOKENS), TauLeaping(2)),
