@@ -39,7 +39,7 @@ def test_logarithms_of_marginals_are_exact_for_independent_data(process):
     p = torch.tensor([[0.1, 0.3, 0.05, 0.25, 0.2, 0.1], [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]], dtype=torch.float64)
     joint, model = EnumeratedJoint(p[0, :, None] * p[1]), LeaveOneOutModel(Table(p.log()), process)
     x = pairs(process.states)
-    for t in (1e-3, 0.4, 0.99):
+    for t in (1e-3, 0.6):
         wanted = joint.model(process)(x, torch.tensor(t)).softmax(-1)
         possible = wanted.isfinite().all(-1)
         torch.testing.assert_close(
@@ -64,7 +64,7 @@ def test_what_the_network_gives_does_not_depend_on_the_state_of_its_coordinate(p
 def test_a_constant_network_has_the_bound_of_uniform_data(process):
     model = LeaveOneOutModel(Table(torch.zeros(K)), process)
     x = coupled().sample(400, seed=0)
-    bound = jump_bound(process, model, x, replicates=1)
+    bound = jump_bound(process, model, x, replicates=1, draws=8)
     assert bound.mean_bits_per_token[0] == pytest.approx(math.log2(K), abs=5 * bound.mean_bits_per_token[1] + 2e-3)
 
 

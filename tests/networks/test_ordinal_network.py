@@ -51,6 +51,7 @@ class Record(nn.Module):
         )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("logistic", [False, True])
 @pytest.mark.parametrize(("states", "features"), [(5, 0), (6, 0), (6, 7)])
 @pytest.mark.parametrize("name", BODIES)

@@ -127,24 +127,25 @@ def test_gradients_reach_all_parameters():
             assert p.grad is not None and (constant or float(p.grad.abs().max()) > 0), name
 
 
-def test_every_parameter_is_trained_from_the_initial_weights():
-    kinds, given = {"c": Classes(3)}, {"c": torch.tensor([0, 1, 2, 0])}
-    for how in ({}, {"time": False}, {"time": False, "conditions": None}, {"tied": True}):
-        how = {"conditions": kinds, **how}
-        network = TokenTransformer((7,), 5, 6, width=16, depth=2, heads=2, **how)
-        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-        before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        x, target = tokens_of((7,)), tokens_of((7,), 5)
-        losses = []
-        for step in range(40):
-            more = given if how["conditions"] and step % 2 else {}
-            losses.append(nnf.cross_entropy(network(x, T, **more).flatten(0, 1), target.flatten()))
-            optimizer.zero_grad()
-            losses[-1].backward()
-            optimizer.step()
-        assert not [name for name, p in network.named_parameters() if torch.equal(p, before[name])]
-        assert float(losses[0].detach()) == pytest.approx(math.log(5), rel=0.3 if how.get("tied") else 1e-6)
-        assert float(losses[-1].detach()) < 0.8
+@pytest.mark.parametrize("how", [{}, {"time": False}, {"time": False, "conditions": None}, {"tied": True}])
+def test_every_parameter_is_trained_from_the_initial_weights(how):
+    """The weights that start at zero too. The loss starts at ln 5, and one network memorizes its 28 targets."""
+    how = {"conditions": {"c": Classes(3)}, **how}
+    network = TokenTransformer((7,), 5, 6, width=16, depth=2, heads=2, **how)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    x, target, losses = tokens_of((7,)), tokens_of((7,), 5), []
+    given = {"c": torch.tensor([0, 1, 2, 0])} if how["conditions"] else {}
+    memorizes = "time" not in how and "tied" not in how
+    for step in range(40 if memorizes else 6):
+        loss = nnf.cross_entropy(network(x, T, **(given if step % 2 else {})).flatten(0, 1), target.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert not [name for name, p in network.named_parameters() if torch.equal(p, before[name])]
+    assert losses[0] == pytest.approx(math.log(5), rel=0.3 if "tied" in how else 1e-6)
+    assert losses[-1] < (0.5 if memorizes else losses[0])
 
 
 def test_the_time_enters_or_does_not():
