@@ -221,6 +221,14 @@ def test_precisions():
         assert all(bool(torch.isfinite(p.grad).all()) for p in half.parameters() if p.grad is not None)
 
 
+@pytest.mark.long
+def test_one_graph_is_compiled():
+    network, x = small(conditions={"c": Classes(3)}), tokens_of((7,))
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    c = torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(compiled(x, T, c=c), network(x, T, c=c))
+
+
 def test_channels_are_told_apart():
     network = small((3, 2, 2))
     out = network(torch.zeros(1, 3, 2, 2, dtype=torch.long), T[:1])[0]
