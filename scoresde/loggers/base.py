@@ -4,6 +4,7 @@
     Logger.open(start)      a `LoggedRun`, when training starts or is resumed
     LoggedRun.metrics       a row of numbers
     LoggedRun.pictures      files of pictures
+    LoggedRun.texts         files of texts
     LoggedRun.close         the end of the command
 
 A logger holds settings only, so that it can be printed, compared and written in a config. What is open is a `LoggedRun`.
@@ -59,6 +60,14 @@ class LoggedRun(ABC):
 
         Args:
             files: PNG files by name.
+            step: The training step.
+        """
+
+    def texts(self, files: Mapping[str, Path], step: int) -> None:  # noqa: B027  (optional)
+        """Log texts of samples. Does nothing unless a subclass defines it.
+
+        Args:
+            files: Text files (UTF-8) by name.
             step: The training step.
         """
 

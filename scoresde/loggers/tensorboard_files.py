@@ -39,6 +39,11 @@ class TensorBoardLogger(Logger):
         return _Board(board)
 
 
+def as_code(text: str) -> str:
+    """A text that Markdown shows as it is: every line is indented by four spaces."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
 class _Board(LoggedRun):
     def __init__(self, board: Any) -> None:
         self.board = board
@@ -51,6 +56,11 @@ class _Board(LoggedRun):
     def pictures(self, files: Mapping[str, Path], step: int) -> None:
         for name, file in files.items():
             self.board.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
+        self.board.flush()
+
+    def texts(self, files: Mapping[str, Path], step: int) -> None:
+        for name, file in files.items():
+            self.board.add_text(name, as_code(file.read_text("utf-8")), step)
         self.board.flush()
 
     def close(self, completed: bool) -> None:

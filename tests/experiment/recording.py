@@ -41,6 +41,9 @@ class Recording(LoggedRun):
     def pictures(self, files, step):
         TOLD.append(("pictures", step, {name: file.read_bytes()[:4] for name, file in files.items()}))
 
+    def texts(self, files, step):
+        TOLD.append(("texts", step, {name: file.read_text("utf-8") for name, file in files.items()}))
+
     def close(self, completed):
         TOLD.append(("close", completed))
         if self.fails == "close":

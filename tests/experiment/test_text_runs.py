@@ -11,7 +11,6 @@ import torch
 
 from scoresde.cli import main
 from scoresde.data import Affine, Bytes, Characters, Dataset, TextFile
-from scoresde.experiment.folder.plots import data_picture
 from scoresde.experiment.results.simple_baseline import baseline_facts
 from scoresde.experiment.results.text_facts import describe_text, text_facts
 from scoresde.metrics import compressor_bits_per_byte, markov_bits
@@ -40,7 +39,11 @@ def test_bits_per_byte(file):
     assert figures["xz"] == compressor_bits_per_byte(text, "xz") > figures["xz, after the training text"]
     train = data.parts()[0].read(0, len(data.parts()[0]))
     assert figures["Markov model of order 5"] == pytest.approx(float(markov_bits(train, text, 5).mean()))
-    assert describe_text(facts).startswith(f"5.0000 +- 0.0000 bits/byte of {len(text)} bytes of text; Markov model")
+    train = data.parts()[0].read(0, len(data.parts()[0]))
+    assert figures["Markov model of order 5"] == pytest.approx(float(markov_bits(train, text, 5).mean()))
+    said = f"5.0000 +- 0.0000 bits/byte of {len(text)} bytes of text, perplexity {facts['perplexity']:.3f} per token; Markov"
+    assert describe_text(facts).startswith(said) and facts["perplexity"] == 2.0 ** facts["bits_per_token"]
+    assert figures["bzip2, after the training text"] == compressor_bits_per_byte(text, "bzip2", train)
 
 
 def test_the_standard_error_of_a_ratio(file):
@@ -68,12 +71,6 @@ def test_the_baseline_of_text(file):
     assert found["value"] * 16 * len(data.test) == pytest.approx(float(bits.sum())) and "not better" in found["worse"]
     numbers = Dataset(torch.zeros(3, 2), Affine())
     assert text_facts(numbers, numbers, 3, {0: 1.0}) is None
-
-
-def test_pictures_of_text(file):
-    data = TextFile(file, 700)
-    assert data_picture(data.train.events(torch.arange(2)), data).startswith(b"\x89PNG")
-    assert data_picture(torch.full((1, 700), 36), data).startswith(b"\x89PNG")  # dollars are no formula
 
 
 def test_a_run_from_training_to_the_report(tmp_path, file):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import struct
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -17,20 +16,18 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from scoresde.data import CategoryColumn, Columns, RealColumn, Splits, Transform
+from scoresde.data import CategoryColumn, Columns, RealColumn, Transform
 from scoresde.data.columns import Column
 from scoresde.data.transforms import level_count
 
 LEAST_SIDE = 96
 """Smallest longest side of an event in a picture, in screen pixels: smaller events are enlarged by a whole number."""
-TEXTS, LETTERS, LINES = 16, 96, 6
-"""Number of texts in a picture, letters in a line, and largest number of lines of a text."""
 GAP, GAP_VALUE = 4, 0.35
 """Width of the lines between events in screen pixels, and their gray."""
 
 
 def events_shown(event_shape: Sequence[int], transform: Transform) -> int:
-    """Number of events in a picture. For single numbers, points in a plane and tables it is larger."""
+    """Number of events in a picture or a text. For single numbers, points in a plane and tables it is larger."""
     return 4096 if math.prod(event_shape) <= 2 or isinstance(transform, Columns) else 64
 
 
@@ -53,35 +50,6 @@ def event_picture(raw: Tensor, transform: Transform, columns: int = 0) -> bytes:
         low, high = np.nanquantile(values.numpy(), (0.005, 0.995))
         return _image_grid((raw.double() - low) / max(high - low, 1e-30), columns)
     return _vector_picture(raw.float())
-
-
-def data_picture(raw: Tensor, data: Splits) -> bytes:
-    """A picture of events of a data set: text to read if they are text, or else `event_picture`."""
-    texts = data.texts(raw[:TEXTS])
-    return event_picture(raw, data.transform) if texts is None else _text_picture(texts)
-
-
-def _text_picture(texts: Sequence[str]) -> bytes:
-    """The beginnings of texts, in lines of `LETTERS` letters. Line breaks and other letters without a form are a dot."""
-    lines: list[str] = []
-    for text in texts:
-        shown = "".join(letter if letter.isprintable() else "·" for letter in text)
-        rows = [shown[k : k + LETTERS] for k in range(0, len(shown), LETTERS)]
-        lines += [*rows[:LINES], *(["…"] if len(rows) > LINES else []), ""]
-    figure = Figure(figsize=(0.0735 * LETTERS, 0.17 * len(lines)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a font does not have the letters of all languages
-        for k, line in enumerate(lines):
-            figure.text(
-                0.0,
-                1.0 - k / len(lines),
-                line,
-                family="monospace",
-                fontsize=8,
-                verticalalignment="top",
-                parse_math=False,
-            )
-        return png(figure)
 
 
 def _image_grid(raw: Tensor, columns: int) -> bytes:

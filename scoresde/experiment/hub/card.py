@@ -21,9 +21,10 @@ from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.config.trust import untrusted
 from scoresde.experiment.folder.checkpoint import Checkpoint
+from scoresde.experiment.folder.shown_events import TEXT, shown_file
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.jobs.likelihood import describe
-from scoresde.experiment.reports.html import UNREADABLE
+from scoresde.experiment.reports.html import UNREADABLE, visible
 from scoresde.experiment.reports.predictions import figure_head, figure_rows
 from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, describe_acceptance, describe_evidence
 from scoresde.score import TargetModel
@@ -31,6 +32,8 @@ from scoresde.score import TargetModel
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
 TARGET_TAGS = ("scoresde", "diffusion", "guidance")
 """The tags of a classifier or regressor."""
+LONGEST_TEXT = 2000
+"""Largest number of characters of a text in the card. The file has all of it."""
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|!~#])")
 
 
@@ -175,26 +178,36 @@ def _likelihood(experiment: Experiment, workdir: Workdir, published: Published, 
 def _samples(experiment: Experiment, workdir: Workdir, published: Published, files: dict[str, Path]) -> str:
     parts: list[str] = []
     for file, facts in _results(workdir.samples):
-        picture = file.with_suffix(".png")
+        picture = shown_file(file, facts)
         try:
             if not _belongs(facts, published) or facts["config digest"] != config_digest(experiment):
                 continue
-            if facts["picture digest"] != bytes_digest(read_plain(picture)):
+            content = read_plain(picture)
+            if facts["picture digest"] != bytes_digest(content):
                 continue
             number, drawn = (
-                len(parts),
+                f"{len(parts)}{picture.suffix}",
                 f"{facts['count']} samples, {facts['nfe']} evaluations, weights {facts['weights']}"
                 + "".join(f", {key} {plain(short(facts[key]))}" for key in CONDITIONS_OF_SAMPLES if key in facts)
                 + "".join(f", {found}" for found in (describe_acceptance(facts), describe_evidence(facts)) if found),
             )
             parts.append(
-                f"![Samples](pictures/samples-{number}.png)\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "
+                f"{_shown(number, content)}\n\n{plain(file.stem)}: {plain(facts['sampler'])}, {drawn}, seed "
                 f"{facts['seed']}; {plain('; '.join(_origin(facts)))}\n"
             )
         except UNREADABLE:
             continue
-        files[f"pictures/samples-{number}.png"] = picture
+        files[f"pictures/samples-{number}"] = picture
     return "\n".join(["## Samples", "", *parts]) if parts else ""
+
+
+def _shown(number: str, content: bytes) -> str:
+    """A picture of samples, or the beginning of their text as a block of code."""
+    if not number.endswith(TEXT):
+        return f"![Samples](pictures/samples-{number})"
+    text = visible(content.decode("utf-8", "replace"))
+    block = "\n".join(f"    {line}" for line in text[:LONGEST_TEXT].splitlines())
+    return f"[Samples](pictures/samples-{number}), the beginning:\n\n{block}"
 
 
 def _evaluation(workdir: Workdir, published: Published, files: dict[str, Path]) -> str:

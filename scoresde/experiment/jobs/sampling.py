@@ -13,7 +13,7 @@ within its tolerance.)
     samples/NAME.npz                    x and raw of all samples, if they are few, the acceptance of Metropolis steps, and the
                                         evidence of particles
     samples/NAME.csv or .parquet        the same for tables, with the names of the columns, in the format of the data
-    samples/NAME.png                    the first ones
+    samples/NAME.png or .txt            the first ones, as text for data that is text. If they are few, it has all of them
     samples/NAME@WEIGHTS...             the same for other weights than the first average (``weight_names.py``)
 
 One batch is in memory at a time. ``samples/NAME.npz`` is written up to `GATHERED_UP_TO` numbers; above, the shards are
@@ -45,7 +45,8 @@ from scoresde.experiment.config.targets import as_sampled, as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
 from scoresde.experiment.folder.checkpoint import Checkpoint
-from scoresde.experiment.folder.plots import data_picture, events_shown
+from scoresde.experiment.folder.plots import events_shown
+from scoresde.experiment.folder.shown_events import is_text, shown_events
 from scoresde.experiment.folder.workdir import Workdir, config_digest, provenance
 from scoresde.experiment.jobs.guided import FACTS as GUIDANCE_FACTS
 from scoresde.experiment.jobs.guided import guided
@@ -86,7 +87,7 @@ def sample(experiment: Experiment, workdir: Workdir, processes: int = 1) -> dict
         processes: Number of local processes that share the work.
 
     Returns:
-        The pictures by sampler. None in a launcher's process that is not the last to finish.
+        The pictures by sampler, or text files for data that is text. None in a launcher's process that is not the last to finish.
 
     Raises:
         ConfigError: If the config has no sampler, or its model has no samples.
@@ -241,7 +242,7 @@ class SamplingJob(Job):
         return {name: self._result(name, processes) for name in self.stores}
 
     def _result(self, name: str, processes: int) -> Path:
-        """Write index and picture, and one file of all samples if they are few. Returns the picture."""
+        """Write the index, the first samples to look at, and one file of all samples if they are few. Returns the second."""
         config, data, store = self.experiment.sampling, self.experiment.data, self.stores[name]
         base, (entries, _) = self.workdir.samples, store.entries(config.count)
         weights = weights_name(config.weights)
@@ -264,16 +265,19 @@ class SamplingJob(Job):
         else:
             for suffix in (".npz", *TABLES):
                 (base / f"{title}{suffix}").unlink(missing_ok=True)  # a file of an earlier, smaller count
-        seen = torch.from_numpy(store.front(entries, min(config.count, events_shown(data.event_shape, data.transform))))
-        picture = data_picture(data.transform.decode(seen), data)
-        write_atomic(base / f"{title}.png", picture)
+        first = config.count if few and is_text(data) else events_shown(data.event_shape, data.transform)
+        seen = torch.from_numpy(store.front(entries, min(config.count, first)))
+        ending, shown = shown_events(data, data.transform.decode(seen))
+        place = base / f"{title}{ending}"
+        write_atomic(place, shown)
         store.write_settings()
         facts = {
             "sampler": repr(self.sampler(name)), "count": config.count, "seed": config.seed,
             "nfe": max(entry.nfe for entry in entries),
             "seconds": round(sum(entry.seconds for entry in entries), 2), "processes": processes,
             "devices": sorted({entry.device for entry in entries}),
-            "checkpoint": self.checkpoint.path.name, "weights": weights, "picture digest": bytes_digest(picture),
+            "checkpoint": self.checkpoint.path.name, "weights": weights, "shown in": place.name,
+            "picture digest": bytes_digest(shown),
             "config digest": store.settings["config digest"], "scoresde": __version__, **condition_facts(self.experiment),
             **{key: store.settings[key] for key in (*GUIDANCE_FACTS, *FILTER_FACTS) if key in store.settings}, **provenance(),
             **acceptance_facts(acceptance), **evidence_facts(evidence),
@@ -288,7 +292,7 @@ class SamplingJob(Job):
                 filter(None, (f"{facts['seconds']:.1f} s", describe_acceptance(facts), describe_evidence(facts)))
             )
         )
-        return base / f"{title}.png"
+        return place
 
 
 def _is_whole(file: Path) -> bool:

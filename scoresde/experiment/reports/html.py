@@ -1,4 +1,4 @@
-"""A self-contained HTML page: headings, tables, and pictures inside the file.
+"""A self-contained HTML page: headings, tables, texts, and pictures inside the file.
 
 It has no scripts and needs no other file.
 """
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
 """Exceptions that a damaged result file may raise."""
+LONGEST_TEXT = 10_000
+"""Largest number of characters of a text."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; }
@@ -26,6 +28,8 @@ tr.ours td { font-weight: 600; } code, pre { font-size: .85rem; overflow-x: auto
 figure { display: inline-block; margin: .5rem 1.2rem .5rem 0; vertical-align: top; max-width: 18.5rem; }
 figcaption { overflow-wrap: anywhere; font-size: .85rem; color: #555c68; }
 figure.wide { max-width: 46rem; } figure.half { max-width: 28.5rem; margin-right: .8rem; }
+pre.text { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f7f9; padding: .7rem; margin: 0; max-height: 30rem; }
+figure.text { display: block; max-width: 100%; margin-right: 0; }
 figure.full { max-width: 100%; margin-right: 0; } .scroll { overflow-x: auto; }
 .scroll th, .scroll td, .scroll td:first-child { overflow-wrap: normal; white-space: nowrap; }
 .missing { color: #9a3412; } .note { color: #555c68; font-size: .9rem; }
@@ -66,6 +70,27 @@ def figure(picture: bytes, caption: str, size: str = "") -> str:
         f"<figure{f' class={size}' if size else ''}><img alt='{alt}' src='data:image/png;base64,{data}'>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def shown_figure(ending: str, content: bytes, caption: str, size: str = "") -> str:
+    """A picture, or the content of a text file, by the ending of the file's name."""
+    if ending == ".txt":
+        return text_figure(content.decode("utf-8", "replace"), caption)
+    return figure(content, caption, size)
+
+
+def text_figure(text: str, caption: str) -> str:
+    """A text with its line breaks, at most `LONGEST_TEXT` characters of it. Characters that cannot be seen are escaped."""
+    cut = "" if len(text) <= LONGEST_TEXT else f" (the first {LONGEST_TEXT:,} of {len(text):,} characters)"
+    return (
+        f"<figure class=text><pre class=text>{html.escape(visible(text[:LONGEST_TEXT]))}</pre>"
+        f"<figcaption>{html.escape(caption + cut)}</figcaption></figure>"
+    )
+
+
+def visible(text: str) -> str:
+    """A text whose control characters, such as those that change the direction of writing, are written as ``\\x1b``."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def problem_note(text: str) -> str:

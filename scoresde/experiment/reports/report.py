@@ -12,18 +12,19 @@ import numpy as np
 import torch
 
 from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
-from scoresde.data import Columns, Quantized, Tokens, Transform
+from scoresde.data import Columns, Quantized, Transform
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.folder.initial import describe_source, source_of_run
-from scoresde.experiment.folder.plots import data_picture, events_shown, histogram_picture, marginals_picture
+from scoresde.experiment.folder.plots import events_shown, histogram_picture, marginals_picture
+from scoresde.experiment.folder.shown_events import shown_events, shown_file
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir, config_digest
 from scoresde.experiment.reports.conditions import class_figure, condition_figures
 from scoresde.experiment.reports.edits import edits_section
 from scoresde.experiment.reports.evaluation import evaluation_section
-from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, table
+from scoresde.experiment.reports.html import UNREADABLE, figure, note, page, problem_note, shown_figure, table
 from scoresde.experiment.reports.predictions import prediction_section
 from scoresde.experiment.reports.texts import text_table
 from scoresde.experiment.reports.training import Metrics, progress, read_metrics, speed, training_section
@@ -309,11 +310,9 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     data = experiment.data.test
     parts = ["<h2>Samples</h2>"]
     raw = data.raw[: min(events_shown(data.event_shape, data.transform), len(data))]
-    wide = _width(experiment)
-    parts += [
-        figure(data_picture(raw, experiment.data), "test data, for comparison", wide),
-        condition_figures(experiment),
-    ]
+    wide = "wide" if isinstance(data.transform, Columns) else "half"
+    shown = shown_events(experiment.data, raw)
+    parts += [shown_figure(*shown, "test data, for comparison", wide), condition_figures(experiment)]
     for name in sorted({file.stem for file in workdir.samples.glob("*.json")} | set(experiment.samplers)):
         try:
             parts.append(_sample_figure(experiment, workdir, name))
@@ -328,20 +327,14 @@ def _samples(experiment: Experiment, workdir: Workdir) -> str:
     return "".join(parts)
 
 
-def _width(experiment: Experiment) -> str:
-    """The width of a figure of events: that of half a page, more for tables and text."""
-    data = experiment.data
-    text = (
-        data.texts(torch.zeros(1, *data.event_shape, dtype=torch.int64)) if isinstance(data.transform, Tokens) else None
-    )
-    return "wide" if isinstance(data.transform, Columns) or text is not None else "half"
-
-
 def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
-    """The samples of a sampler with their picture. Raises FileNotFoundError if they do not exist."""
-    facts, picture = read_sealed(workdir.samples / f"{name}.json"), read_plain(workdir.samples / f"{name}.png")
+    """The samples of a sampler with their picture or text. Raises FileNotFoundError if they do not exist."""
+    index = workdir.samples / f"{name}.json"
+    facts = read_sealed(index)
+    file = shown_file(index, facts)
+    picture = read_plain(file)
     if facts["picture digest"] != bytes_digest(picture):
-        raise ValueError(f"{name}.png is not the picture of these samples")
+        raise ValueError(f"{file.name} is not the {'picture' if file.suffix == '.png' else 'text'} of these samples")
     took = f"{facts.get('count')} samples, {facts.get('nfe')} evaluations, {facts.get('seconds')} s"
     other = (
         ""
@@ -353,13 +346,13 @@ def _sample_figure(experiment: Experiment, workdir: Workdir, name: str) -> str:
         given += f", {found}"
     text, data = f"{name}: {took}, weights {facts.get('weights')}{other}{given}", experiment.data
     if isinstance(data.transform, Columns):
-        index = SampleIndex.open(workdir.samples / f"{name}.json")
-        shards = [index.read(entry).raw for entry in index.entries if entry.first < MARGINALS_OF]
-        drawn = torch.from_numpy(np.concatenate(shards)[: index.count])
+        opened = SampleIndex.open(index)
+        shards = [opened.read(entry).raw for entry in opened.entries if entry.first < MARGINALS_OF]
+        drawn = torch.from_numpy(np.concatenate(shards)[: opened.count])
         tables = {"test data": data.test.events(torch.arange(len(data.test))), name: drawn}
         picture, text = marginals_picture(tables, data.transform), f"{text}; columns of the table"
-    shown = figure(picture, text, _width(experiment))
-    shown += class_figure(experiment, workdir.samples / f"{name}.json")
+    shown = shown_figure(file.suffix, picture, text, "wide" if isinstance(data.transform, Columns) else "half")
+    shown += class_figure(experiment, index)
     before = _outdated(experiment, workdir, facts)
     return shown + (problem_note(f"{name}: drawn with {before}. Run scoresde sample again.") if before else "")
 

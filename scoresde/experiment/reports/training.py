@@ -17,12 +17,13 @@ from scoresde._files import NO_ARRAY, bytes_digest, read_plain
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.folder.checkpoint import last_checkpoint, list_checkpoints, newer_damaged
 from scoresde.experiment.folder.plots import curve_picture, is_png
+from scoresde.experiment.folder.shown_events import PICTURE
 from scoresde.experiment.folder.tensor_file import CheckpointError
 from scoresde.experiment.folder.workdir import Workdir
-from scoresde.experiment.reports.html import figure, note, problem_note
+from scoresde.experiment.reports.html import figure, note, problem_note, shown_figure
 from scoresde.experiment.training.metrics_log import rows_digest, whole_rows
 
-_PREVIEW = re.compile(r"step-(\d+)-(\w+)\.png")
+_PREVIEW = re.compile(r"step-(\d+)-(\w+)\.(png|txt)")
 PREVIEWS = 6
 """Number of previews in a row, including the first and the last."""
 _TITLES = {
@@ -114,7 +115,7 @@ def _curves(experiment: Experiment, metrics: Metrics) -> list[str]:
 
 def _previews(folder: Path) -> str:
     rows: dict[str, list[tuple[int, Path]]] = {}
-    for file in folder.glob("step-*.png"):
+    for file in folder.glob("step-*"):
         if named := _PREVIEW.fullmatch(file.name):
             rows.setdefault(named[2], []).append((int(named[1]), file))
     parts = []
@@ -125,7 +126,7 @@ def _previews(folder: Path) -> str:
         weights = {"ema": "averaged weights", "raw": "weights without averaging"}.get(kind, kind)
         parts.append(f"<h3>Samples during training, {html.escape(weights)}</h3>{figures}")
         if len(files) > len(chosen):
-            parts.append(note(f"{len(chosen)} of {len(files)} pictures in previews/"))
+            parts.append(note(f"{len(chosen)} of {len(files)} {_what(files[-1][1])}s in previews/"))
     return "".join(parts)
 
 
@@ -134,11 +135,15 @@ def _preview(step: int, file: Path) -> str:
         content = read_plain(file)
     except (OSError, ValueError) as problem:
         return problem_note(str(problem))
-    if not is_png(content):
+    if file.suffix == PICTURE and not is_png(content):
         return problem_note(f"{file.name} is not a complete picture")
     if _written_as(file.with_suffix(".npz")) not in ("", bytes_digest(content)):
-        return problem_note(f"{file.name} is not the picture of its .npz file")
-    return figure(content, f"step {step:,}")
+        return problem_note(f"{file.name} is not the {_what(file)} of its .npz file")
+    return shown_figure(file.suffix, content, f"step {step:,}")
+
+
+def _what(file: Path) -> str:
+    return "picture" if file.suffix == PICTURE else "text"
 
 
 def _written_as(numbers: Path) -> str:

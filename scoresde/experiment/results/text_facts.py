@@ -45,10 +45,13 @@ def text_facts(train: Dataset, data: Dataset, count: int, events: Mapping[int, f
     bits = torch.tensor(list(events.values()), dtype=torch.float64) * math.prod(data.event_shape)
     size = sizes[index].double()
     n, ratio = len(bits), float(bits.sum() / size.sum())
+    each = float(bits.mean()) / math.prod(data.event_shape)
     spread = float((bits - ratio * size).square().sum().sqrt() / size.sum())
     facts = {
         "bytes": int(size.sum()),
         "bits_per_byte": ratio,
+        "bits_per_token": each,
+        "perplexity": 2.0**each,
         "standard error": spread * math.sqrt(n / (n - 1)) if n > 1 else None,
     }
     return facts | {"figures": _figures(train, data, count)}
@@ -58,7 +61,10 @@ def describe_text(facts: Mapping[str, Any]) -> str:
     """One line with bits/byte, and those of the other models."""
     error = "unknown" if facts["standard error"] is None else f"{facts['standard error']:.4f}"
     others = "; ".join(f"{one['name']} {one['value']:.4f}" for one in facts["figures"])
-    return f"{facts['bits_per_byte']:.4f} +- {error} bits/byte of {facts['bytes']} bytes of text{'; ' * bool(others)}{others}"
+    return (
+        f"{facts['bits_per_byte']:.4f} +- {error} bits/byte of {facts['bytes']} bytes of text, perplexity "
+        f"{facts['perplexity']:.3f} per token{'; ' * bool(others)}{others}"
+    )
 
 
 def _figures(train: Dataset, data: Dataset, count: int) -> list[dict[str, Any]]:
@@ -71,7 +77,10 @@ def _figures(train: Dataset, data: Dataset, count: int) -> list[dict[str, Any]]:
     return [
         {"name": f"Markov model of order {ORDER}", "value": float(markov)},
         *({"name": name, "value": compressor_bits_per_byte(here, name)} for name in COMPRESSORS),
-        {"name": "xz, after the training text", "value": compressor_bits_per_byte(here, "xz", known)},
+        *(
+            {"name": f"{name}, after the training text", "value": compressor_bits_per_byte(here, name, known)}
+            for name in COMPRESSORS
+        ),
     ]
 
 

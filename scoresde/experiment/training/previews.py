@@ -1,6 +1,6 @@
-"""Pictures of samples during training, with the raw and with the averaged weights.
+"""Pictures of samples during training, with the raw and with the averaged weights, or texts for data that is text.
 
-    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers and the picture's digest
+    previews/step-000000500-raw.png, -ema.png, and .npz with the numbers and the picture's digest; .txt in place of .png for text
 
 A broken average is visible within minutes. The samples are drawn with the config's first sampler, with `STEPS` steps if
 it has a number of steps, with keyed noise and a copy of the weights. They do not change the run.
@@ -24,7 +24,7 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.families import process_of
 from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.trained import with_modules
-from scoresde.experiment.folder.plots import data_picture
+from scoresde.experiment.folder.shown_events import PICTURE, TEXT, is_text, shown_events
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
 from scoresde.jump import GridJumpSampler, JumpModel, JumpSampler
@@ -48,7 +48,8 @@ def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
     if not step or not _has_samples(experiment) or not is_due(step, experiment.training.preview_every):
         return False
     places = [workdir.previews / f"step-{step:09d}-{name}" for name in ("raw", "ema")]
-    return not all(place.with_suffix(kind).is_file() for place in places for kind in (".npz", ".png"))
+    kinds = (".npz", TEXT if is_text(experiment.data) else PICTURE)
+    return not all(place.with_suffix(kind).is_file() for place in places for kind in kinds)
 
 
 def _has_samples(experiment: Experiment) -> bool:
@@ -57,7 +58,7 @@ def _has_samples(experiment: Experiment) -> bool:
 
 
 def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> dict[str, Path]:
-    """Draw samples and write the pictures of a step. Returns them by name, for loggers.
+    """Draw samples and write the pictures or texts of a step. Returns them by name, for loggers.
 
     If samples cannot be drawn yet, this is logged and training continues.
     """
@@ -72,8 +73,8 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
         except (FloatingPointError, SolverError, ValueError, torch.OutOfMemoryError) as problem:
             workdir.log(f"{workdir.path}: no {name} preview at step {trainer.step}: {problem}")
             continue
-        place = workdir.previews / f"step-{trainer.step:09d}-{name}.png"
-        file, picture = io.BytesIO(), data_picture(raw, experiment.data)
+        file, (ending, picture) = io.BytesIO(), shown_events(experiment.data, raw)
+        place = workdir.previews / f"step-{trainer.step:09d}-{name}{ending}"
         np.savez_compressed(file, x=x.numpy(), raw=raw.numpy(), picture=bytes_digest(picture))
         write_atomic(place.with_suffix(".npz"), file.getvalue())
         write_atomic(place, picture)

@@ -21,6 +21,7 @@ from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.config.loader import to_json
 from scoresde.experiment.folder.header import whole_number
+from scoresde.experiment.folder.shown_events import TEXT
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.loggers import LoggedRun, Logger, RunStart
 
@@ -83,11 +84,12 @@ class RunLoggers:
                 self._pass(name, partial(run.metrics, values, step), row=step)
 
     def pictures(self, files: Mapping[str, Path], step: int) -> None:
-        """Pass pictures of a step to every logger that has not got them, and no later row."""
+        """Pass pictures or texts of a step to every logger that has not got them, and no later row."""
+        texts = all(file.suffix == TEXT for file in files.values())
         for name, (logger, run) in list(self._open.items()):
             late = step <= self._steps[name].pictures or step < self._steps[name].row
             if files and (logger.replaces or not late):
-                self._pass(name, partial(run.pictures, files, step), pictures=step)
+                self._pass(name, partial(run.texts if texts else run.pictures, files, step), pictures=step)
 
     def close(self, completed: bool) -> None:
         """Close every logger."""
