@@ -319,7 +319,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "jump.corrected.CorrectedSampler": {"predictor": AncestralSampler(3)},
     "jump.known.KnownTokens": {"y": BIT_ROWS, "known": torch.tensor(True)},
     "jump.oracles.EnumeratedJoint": {"probabilities": ((0.5, 0.25), (0.25, 0.0))},
-    "jump.oracles.MarkovChain": {"transition": ((0.9, 0.1), (0.2, 0.8))},
+    "jump.markov.MarkovChain": {"transition": ((0.9, 0.1), (0.2, 0.8))},
     "jump.oracles.ExactModel": {"data": BITS, "process": JUMPS},
     "likelihood.bits.bits_per_dim": {"transform": BYTES},
     "likelihood.variational.variational_bound": {"times": torch.tensor([0.1, 0.5, 1.0])},

@@ -82,6 +82,7 @@ SUB_PACKAGES = {
         {"keep", "states"},
         {"base"},
         {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted", "importance"},
+        {"markov"},
         {"sampler", "guidance"},
         {"stepwise", "exact", "unmasking", "corrected", "bounds"},
         {"checks", "objectives", "likelihood"},

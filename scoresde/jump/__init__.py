@@ -23,10 +23,11 @@ from scoresde.jump.importance import AdaptiveTimes
 from scoresde.jump.keep import CosineKeep, KeepSchedule, PolynomialKeep, SDEKeep
 from scoresde.jump.known import KnownTokens
 from scoresde.jump.likelihood import JumpLikelihood
+from scoresde.jump.markov import MarkovChain
 from scoresde.jump.matrix import DiscretizedGaussian, NearestNeighbor, RateMatrix
 from scoresde.jump.models import CategoricalModel, JumpModel, LeaveOneOutModel, RatioModel
 from scoresde.jump.objectives import ContinuousBound, DiscreteBound, JumpDraw, JumpObjective
-from scoresde.jump.oracles import DiscreteDistribution, EnumeratedJoint, ExactModel, MarkovChain
+from scoresde.jump.oracles import DiscreteDistribution, EnumeratedJoint, ExactModel
 from scoresde.jump.replacing import Absorbing, MaskAndReplace, Uniform
 from scoresde.jump.sampler import GridJumpSampler, JumpSampler
 from scoresde.jump.score_entropy import ScoreEntropy

@@ -1,5 +1,5 @@
-r"""Distributions of discrete data whose posteriors p(x_0 | x_t) are exact: small joints by enumeration, and Markov
-chains.
+r"""Distributions of discrete data whose posteriors p(x_0 | x_t) are exact: small joints by enumeration. Markov chains are in
+``markov.py``.
 
 They take the place of a trained model, so that samplers and bounds are tested without training. For a process with the
 columns e_i(k) = q(x_t^i | x_0^i = k),
@@ -8,8 +8,7 @@ columns e_i(k) = q(x_t^i | x_0^i = k),
     p_t(x_t) = \sum_{x_0} p(x_0) \prod_i e_i(x_0^i), \qquad
     p(x_0^i = k \mid x_t) = \frac{1}{p_t(x_t)} \sum_{x_0 : x_0^i = k} p(x_0) \prod_j e_j(x_0^j)
 
-A joint of d variables is summed over its K^d values. A Markov chain is summed by the forward-backward algorithm, in L
-steps of K x K operations.
+A joint of d variables is summed over its K^d values.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from scoresde._validation import Numbers, as_numbers, check_count
 from scoresde.jump.base import JumpProcess
-from scoresde.jump.states import check_log_weights, draw_states, log_or_zero, whole_states
+from scoresde.jump.states import check_log_weights, log_or_zero, whole_states
 from scoresde.noise import NoiseSource
 
 _LARGEST = 2**20
@@ -194,103 +193,3 @@ class EnumeratedJoint(DiscreteDistribution):
     def _check(self, name: str, x: Tensor) -> None:
         if x.ndim != 2 or x.shape[1] != self.probabilities.ndim:
             raise ValueError(f"{name} has events of shape {tuple(x.shape[1:])}: give ({self.probabilities.ndim},)")
-
-
-class MarkovChain(DiscreteDistribution):
-    r"""A Markov chain x_1, ..., x_L with K values, for any length L. Events have the shape (L,).
-
-    Args:
-        initial: Probabilities of x_1, ``(K,)``. None for the stationary distribution.
-        transition: Probabilities of x_(i+1) given x_i, ``(K, K)`` with rows that sum to 1.
-
-    Example:
-        >>> from scoresde.jump import MarkovChain
-        >>> chain = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
-        >>> chain.sample(2, 5).shape, round(chain.entropy_rate(), 4)
-        (torch.Size([2, 5]), 0.3835)
-    """
-
-    def __init__(self, transition: Numbers, initial: Numbers | None = None) -> None:
-        rows = as_numbers("transition", transition)
-        if rows.ndim != 2 or rows.shape[0] != rows.shape[1] or len(rows) < 2:
-            raise ValueError(f"transition has shape {tuple(rows.shape)}: give (K, K) with K >= 2")
-        check_log_weights("transition", rows)
-        self.transition, self.tokens = rows, len(rows)
-        self.initial = self.stationary() if initial is None else as_numbers("initial", initial)
-        if self.initial.shape != (self.tokens,):
-            raise ValueError(f"initial has shape {tuple(self.initial.shape)}: give ({self.tokens},)")
-        check_log_weights("initial", self.initial)
-
-    def stationary(self) -> Tensor:
-        """The stationary distribution.
-
-        Returns:
-            The probabilities, ``(K,)`` float64.
-        """
-        system = torch.cat(
-            (self.transition.mT - torch.eye(self.tokens, dtype=torch.float64), torch.ones(1, self.tokens))
-        )
-        target = torch.zeros(self.tokens + 1, dtype=torch.float64)
-        target[-1] = 1.0
-        found = torch.linalg.lstsq(system, target[:, None]).solution[:, 0].clamp(min=0.0)
-        stationary: Tensor = found / found.sum()
-        return stationary
-
-    def entropy_rate(self) -> float:
-        """The entropy of the next variable given the current one, for the stationary distribution.
-
-        Returns:
-            The rate in nats per token.
-        """
-        rows = -torch.special.xlogy(self.transition, self.transition).sum(1)
-        return float(self.stationary() @ rows)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        self._check("x", x)
-        x = whole_states("x", x, self.tokens)
-        steps = log_or_zero(self.transition.to(x.device))[x[:, :-1], x[:, 1:]]
-        total: Tensor = log_or_zero(self.initial.to(x.device))[x[:, 0]] + steps.sum(1)
-        return total
-
-    def sample(self, n: int, length: int, seed: int = 0, first: int = 0) -> Tensor:
-        """Draw samples.
-
-        Args:
-            n: Number of samples.
-            length: Number of variables L.
-            seed: Seed of the draws.
-            first: Index of the first sample. Sample i depends only on (seed, first + i).
-
-        Returns:
-            The samples, ``(n, L)`` int64.
-        """
-        check_count("n", n)
-        check_count("length", length)
-        noise = NoiseSource.of(seed, n, first)
-        log_p, x = log_or_zero(self.initial).expand(n, -1), []
-        for i in range(length):
-            x.append(draw_states(log_p, noise, step=i, purpose="chain"))
-            log_p = log_or_zero(self.transition)[x[-1]]
-        return torch.stack(x, 1)
-
-    def posterior(self, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
-        self._check("log_likelihood", log_likelihood[..., 0])
-        best = log_likelihood.amax(-1, keepdim=True)
-        seen = (log_likelihood - best).exp().unbind(1)
-        step, length = self.transition.to(log_likelihood), len(seen)
-        ahead, total = [self.initial.to(log_likelihood) * seen[0]], best.sum((1, 2))
-        for i in range(length):
-            if i:
-                ahead.append((ahead[-1] @ step) * seen[i])
-            size = ahead[-1].sum(-1, keepdim=True)
-            ahead[-1], total = ahead[-1] / size, total + size[:, 0].log()
-        back = [torch.ones_like(seen[0])]
-        for i in range(length - 1, 0, -1):
-            behind = (back[-1] * seen[i]) @ step.mT
-            back.append(behind / behind.sum(-1, keepdim=True))
-        each = torch.stack(ahead, 1) * torch.stack(back[::-1], 1)
-        return log_or_zero(each / each.sum(-1, keepdim=True)), total
-
-    def _check(self, name: str, x: Tensor) -> None:
-        if x.ndim != 2:
-            raise ValueError(f"{name} has events of shape {tuple(x.shape[1:])}: give (L,)")

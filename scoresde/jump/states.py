@@ -129,15 +129,16 @@ def _quantiles(log_p: Tensor, u: Tensor, without: Tensor | None) -> Tensor:
         log_p = log_p.scatter(1, without, -math.inf)
     log_p = log_p.to(torch.promote_types(log_p.dtype, torch.float32))
     p = (log_p - log_p.amax(1, keepdim=True)).exp_()
-    blocks = nnf.pad(p, (0, -p.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    size = min(_BLOCK, p.shape[1])
+    blocks = nnf.pad(p, (0, -p.shape[1] % size)).unflatten(1, (-1, size))
     ends = blocks.sum(2, dtype=torch.float64).cumsum(1)
     target = u[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].to(torch.float64).cumsum(1)
+    inner = blocks.gather(1, block[..., None].expand(-1, -1, size))[:, 0].to(torch.float64).cumsum(1)
     last = torch.nextafter(inner[:, -1:], torch.zeros_like(target))  # the two sums of a block differ by rounding
     place = torch.searchsorted(inner, torch.minimum(target - before, last), right=True)
-    return (block * _BLOCK + place)[:, 0].clamp_(max=p.shape[1] - 1)
+    return (block * size + place)[:, 0].clamp_(max=p.shape[1] - 1)
 
 
 def log_odds_of_others(logits: Tensor, x: Tensor, *, at: Tensor) -> Tensor:

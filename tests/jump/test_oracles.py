@@ -26,6 +26,48 @@ def test_a_markov_chain_equals_its_enumeration():
     assert torch.allclose(chain.model(noisy)(x % 3, T), joint.model(noisy)(x % 3, T), atol=1e-12)
 
 
+def random_chain(tokens, order, seed=0):
+    """A chain with random probabilities, most of them small."""
+    made = torch.Generator().manual_seed(seed)
+    rows = torch.rand(*[tokens] * (order + 1), generator=made, dtype=torch.float64) ** 4
+    return MarkovChain(rows / rows.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+def test_a_chain_of_order_3_equals_its_enumeration(length):
+    chain, process = random_chain(2, 3), Uniform(2)
+    every = torch.cartesian_prod(*[torch.arange(2)] * length).reshape(-1, length)
+    joint = EnumeratedJoint(chain.log_prob(every).exp().reshape([2] * length))
+    assert math.isclose(chain.entropy(length), joint.entropy(), rel_tol=1e-12)
+    likelihood = process.likelihood(every, T)
+    found, wanted = chain.posterior(likelihood), joint.posterior(likelihood)
+    assert torch.allclose(found[0], wanted[0], atol=1e-12) and torch.allclose(found[1], wanted[1], atol=1e-12)
+    x = chain.sample(6000, length, seed=1)
+    counts = torch.bincount((x * 2 ** torch.arange(length - 1, -1, -1)).sum(1), minlength=2**length) / len(x)
+    p = joint.probabilities.reshape(-1)
+    assert bool(((counts - p).abs() < 5.0 * (p * (1 - p) / len(x)).sqrt() + 1e-3).all())
+    assert torch.equal(chain.sample(4, length, seed=1, first=3), x[3:7])
+
+
+def test_the_stationary_distribution_of_a_chain_of_higher_order():
+    chain = random_chain(3, 3)
+    p = chain.stationary()
+    moved = (p[..., None] * chain.transition).sum(0)
+    assert torch.allclose(moved, p, atol=1e-13) and math.isclose(float(p.sum()), 1.0)
+    assert math.isclose(chain.entropy(9) - chain.entropy(8), chain.entropy_rate(), rel_tol=1e-9)
+    large = random_chain(11, 3)  # by iteration
+    q = large.stationary()
+    assert torch.allclose((q[..., None] * large.transition).sum(0), q, atol=1e-12)
+    # a chain of order 1, as one of order 2 that ignores the older token
+    one = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    two = MarkovChain(one.transition.expand(2, 2, 2))
+    x = one.sample(50, 7)
+    assert torch.allclose(one.log_prob(x), two.log_prob(x)) and math.isclose(one.entropy_rate(), two.entropy_rate())
+    cycle = torch.zeros(12, 12, 12, 12, dtype=torch.float64)  # 0, 1, ..., 11, 0, ... is periodic
+    cycle[..., :] = torch.eye(12, dtype=torch.float64).roll(1, 1)
+    assert MarkovChain(cycle).entropy_rate() == 0.0
+
+
 def test_entropies():
     chain = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
     assert torch.allclose(chain.stationary(), torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))
@@ -126,6 +168,11 @@ def test_a_ratio_model_has_a_posterior_at_the_end_and_needs_no_number_for_the_ma
         (lambda: EnumeratedJoint(torch.ones(2, 3) / 6), "shape"),
         (lambda: MarkovChain([[0.5, 0.5], [0.5, 0.4]]), r"sum 0.9 at \(1,\)"),
         (lambda: MarkovChain([[0.5, 0.5], [0.5, 0.5]], initial=[1.0]), "initial has shape"),
+        (lambda: MarkovChain(torch.full((2, 3, 2), 0.5)), r"transition has shape \(2, 3, 2\)"),
+        (
+            lambda: MarkovChain(torch.full((2, 2, 2), 0.5), initial=[0.5, 0.5]),
+            r"initial has shape \(2,\): give \(2, 2\)",
+        ),
         (lambda: coupled().model(Uniform(5)), "has 5 tokens, and the data has 6"),
         (lambda: coupled().log_prob(torch.tensor([[1, 2, 3]])), "events of shape"),
         (lambda: coupled().log_prob(torch.tensor([[1, 6]])), r"value 6 in sample 0 at \(1,\)"),
