@@ -68,6 +68,7 @@ class Facts:
         quantiles: The quantiles ``LEVELS`` of all values, of a random subset; empty for bytes and few events.
         sampled: Number of events of this subset.
         outliers: Events with values far from the bulk; None if there are none.
+        tokens: Number of tokens, where events are tokens; 0 for numbers.
     """
 
     count: int
@@ -91,6 +92,7 @@ class Facts:
     quantiles: tuple[float, ...] = ()
     sampled: int = 0
     outliers: Outliers | None = None
+    tokens: int = 0
 
     @property
     def levels(self) -> int:
@@ -120,7 +122,7 @@ def survey(source: Source) -> Facts:
 
 def _outliers(source: Source, seen: _Seen) -> Outliers | None:
     """The outliers, from a second pass if there are any."""
-    if seen.bulk is None or not seen.has_outliers():
+    if source.tokens or seen.bulk is None or not seen.has_outliers():
         return None
     found = OutlierSearch(seen.bulk)
     for numbers, events in _chunks(source.events, [], source.name):
@@ -270,5 +272,5 @@ class _Seen:
             columns=() if self.columns is None else self.columns.columns(self.source.columns),
             grid=None if self.whole or self.values is None else Grid.of(self.values),
             quantiles=() if self.bulk is None else tuple(self.bulk.levels),
-            sampled=0 if self.bulk is None else self.bulk.count, outliers=outliers,
+            sampled=0 if self.bulk is None else self.bulk.count, outliers=outliers, tokens=self.source.tokens,
         )  # fmt: skip

@@ -25,6 +25,7 @@ class Source:
         problems: Problems that must be fixed before training, with file names.
         columns: Names of the coordinates of an event, if they have names.
         dequantized: Names of those that are dequantized.
+        tokens: Number of tokens, where events are tokens; 0 for numbers.
     """
 
     what: str
@@ -36,6 +37,7 @@ class Source:
     problems: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     dequantized: tuple[str, ...] = ()
+    tokens: int = 0
 
 
 def counted(count: int, noun: str, verb: str = "") -> str:

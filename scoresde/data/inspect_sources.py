@@ -27,12 +27,13 @@ from scoresde.data.images import CIFAR10, MNIST
 from scoresde.data.inspect_images import find_images
 from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_tables import find_table
+from scoresde.data.inspect_texts import STANDARD, find_text
 from scoresde.data.items import Items
 from scoresde.data.rows import CHANNELS, Rows, channels_first
 
 ALLOWED = (
     "give a folder of images (PNG, JPEG, WebP, BMP, TIFF), an array in .npy or .npz (file.npz:key), a table in .csv or "
-    ".parquet, the folder of CIFAR-10's or MNIST's files, or a torch data set as module:class"
+    ".parquet, a text in .txt, the folder of CIFAR-10's or MNIST's files, or a torch data set as module:class"
 )
 
 
@@ -145,6 +146,8 @@ def _folder(folder: Path, side: int | Sequence[int]) -> Source:
 
 
 def _file(path: Path) -> Source:
+    if path.name in STANDARD:
+        return find_text(str(path))
     if re.fullmatch(r"(data_batch_[1-5]|test_batch)(\.bin)?", path.name) or "idx3" in path.name:
         return _folder(path.parent, 0)
     raise ValueError(f"{str(path)!r} is not of a supported kind: {ALLOWED}")
@@ -199,5 +202,6 @@ def _more_than_events(item: Any) -> tuple[str, ...]:
 
 FILES: dict[str, Callable[[str], Source]] = {
     ".npy": find_array, ".npz": find_array, ".csv": find_table, ".parquet": find_table,
+    ".txt": find_text,
 }  # fmt: skip
 """The function that finds the source of a file, by its suffix."""

@@ -167,9 +167,9 @@ class TestRefusals:
 
     def test_what_is_not_data(self, run):
         (run.folder / "empty").mkdir()
-        (run.folder / "notes.txt").write_text("mine")
+        (run.folder / "notes.md").write_text("mine")
         for data, wanted in (("nowhere", "not a file, a folder or module:class"), ("empty", "holds no images"),
-                             ("notes.txt", "is not of a supported kind"), ("nowhere:Mine", "cannot be imported")):  # fmt: skip
+                             ("notes.md", "is not of a supported kind"), ("nowhere:Mine", "cannot be imported")):  # fmt: skip
             done = run("inspect", data)
             assert done.code == 2 and wanted in done.err and "Traceback" not in done.err, (data, done.err)
         assert "arguments are required by inspect: DATA" in run("inspect").err

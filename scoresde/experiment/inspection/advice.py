@@ -27,6 +27,7 @@ from scoresde.data.inspect_facts import Facts
 from scoresde.data.inspect_source import Source
 from scoresde.experiment.inspection.plan import Plan, first_plan
 from scoresde.experiment.inspection.section import Section
+from scoresde.experiment.inspection.token_advice import token_sections
 from scoresde.sde.checks.report import PRIOR_LIMIT
 
 PRIOR_STDS = 4.0
@@ -63,6 +64,8 @@ class Measured:
 def data_section(source: Source, facts: Facts) -> Section:
     """The section that describes how the data is read. Only this section chooses the transform."""
     node = dict(source.node)
+    if source.tokens:
+        return Section("data", node, _text_reasons(node))
     low, high, reasons = facts.low, facts.high, [f"{source.what}, {facts.count} events of shape {facts.shape}"]
     if node["name"] == "Table":
         reasons.append("each column is transformed to mean 0 and standard deviation 1 of the training rows")
@@ -94,10 +97,24 @@ def data_section(source: Source, facts: Facts) -> Section:
     return Section("data", node, tuple(reasons))
 
 
+def _text_reasons(node: dict[str, Any]) -> tuple[str, ...]:
+    stride = node.get("stride", 1)
+    starts = f"{stride} tokens apart" if stride > 1 else "at any token"
+    if node["name"] != "TextFile":
+        return (f"windows of {node['length']} tokens, and the standard split",)
+    return (
+        f"windows of {node['length']} tokens; those for training start {starts}",
+        "the last tenth of the bytes is held out for testing; if you have a test set, set the key test",
+        "bits/byte are reported, which compare vocabularies and lengths",
+    )
+
+
 def advise(data: Section, facts: Facts, measured: Measured, plan: Plan | None = None) -> list[Section]:
     """All sections of a config for the data set that ``data`` builds, by default with `first_plan`."""
     plan = first_plan(facts, measured.train_events) if plan is None else plan
     transform = measured.transform
+    if facts.tokens:
+        return token_sections(data, facts, plan.network, _training(plan))
     # the columns of a table are standardized
     std = 1.0 if isinstance(transform, Columns) else _round(transform.spread(facts.std))
     sigma_max, why = _largest_noise(facts, measured, std)
@@ -185,7 +202,7 @@ def _objective(transform: Transform, sigma_max: float) -> Section:
 
 def _training(plan: Plan) -> Section:
     steps = plan.steps
-    small = plan.network.value["name"] in ("MLP", "SmallUNet")
+    small = plan.network.value["name"] in ("MLP", "SmallUNet", "TokenTransformer")
     value: dict[str, Any] = {
         "steps": steps, "batch_size": plan.batch_size, "learning_rate": 1e-3 if small else 2e-4,
         "warmup": min(5000, steps // 20), "schedule": "cosine" if small else "constant", "grad_clip": 1.0,

@@ -40,7 +40,7 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
     distinct = f"{facts.distinct} different values" if facts.distinct else f"over {MOST_LEVELS} different values"
     count = facts.levels if transform is None else level_count(transform)
     tabular = isinstance(transform, Columns)
-    levels = f"{count} levels" if count else "no levels: real numbers"
+    levels = f"{count} {'tokens' if source.tokens else 'levels'}" if count else "no levels: real numbers"
     twins = named(f"{b} = {a}" for a, b in facts.duplicates)
     lines = {
         "found": source.what,
@@ -51,9 +51,9 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
         of = "" if facts.sampled == facts.count else f" (of {facts.sampled} random events)"
         pairs = zip(LEVELS, facts.quantiles, strict=True)
         lines["quantiles"] = ", ".join(f"{100 * level:g} %: {value:.4g}" for level, value in pairs) + of
-    if tabular:  # figures over columns in different units say nothing
+    if tabular or source.tokens:  # figures over columns in different units, or over names, say nothing
         del lines["range"]
-    else:
+    if not tabular:
         lines["values"] = f"{distinct}, {levels}"
     if len(facts.columns) <= SHOWN_COLUMNS:
         lines |= {f"column {column.name}:": _kind(column, source) for column in facts.columns}
@@ -65,7 +65,8 @@ def describe(source: Source, facts: Facts, transform: Transform | None = None) -
     remarks = [
         ("warning", text) for text in (*source.warnings, *find_warnings(facts, count, tabular, source.dequantized))
     ]
-    remarks += [("note", text) for text in (*source.notes, *_notes(facts, count, tabular, source.dequantized))]
+    own = [] if source.tokens else _notes(facts, count, tabular, source.dequantized)
+    remarks += [("note", text) for text in (*source.notes, *own)]
     return [f"{name:12s} {text}" for name, text in [*lines.items(), *remarks]]
 
 

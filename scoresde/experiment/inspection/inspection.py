@@ -16,6 +16,7 @@ from scoresde._files import write_atomic
 from scoresde._validation import check_number
 from scoresde.data import Splits, Transform
 from scoresde.data.inspect_facts import Facts, farthest, survey
+from scoresde.data.inspect_source import Source
 from scoresde.data.inspect_sources import find
 from scoresde.experiment.config.builder import ConfigError, build
 from scoresde.experiment.config.experiment import Experiment, build_model
@@ -100,7 +101,7 @@ def inspect(
     lines = describe(source, facts, splits.transform if splits else None)
     if splits is None:
         return _unusable(lines, problems)
-    measured = Measured(splits.transform, len(splits.train), *farthest(source, splits.transform))
+    measured = _measured(source, facts, splits)
     try:
         suggested = _Suggestion(section, facts, measured)
         plan = suggested.plan(fit_time, measure)
@@ -121,6 +122,15 @@ def inspect(
         write_atomic(Path(output), text.encode())
         lines.append(f"written to {output}; to train: scoresde train --config {output} --workdir DIR")
     return Inspection("\n".join(lines), True, suggested.config(plan), text)
+
+
+def _measured(source: Source, facts: Facts, splits: Splits) -> Measured:
+    """Measurements of the data. Tokens have no distance, and an epoch of them is a pass through the text."""
+    if source.tokens:
+        sizes = [len(part) for part in (splits.train, splits.test)]
+        events = max(1, min(sizes[0], facts.count - sizes[1]))
+        return Measured(splits.transform, events, 0.0, 0)
+    return Measured(splits.transform, len(splits.train), *farthest(source, splits.transform))
 
 
 def _shortened(value: Any) -> Any:
@@ -161,7 +171,7 @@ class _Suggestion:
         config = self.config(plan)
         model = self.made.model
         if plan.network.value != self.first.network.value:
-            model = build_model(config.to_dict(), self.made.data, self.made.sde, self.made.seed)
+            model = build_model(config.to_dict(), self.made.data, self.made.process, self.made.seed)
         training = TrainingConfig(**config.training.to_dict())
         return replace(self.made, config=config, model=model, training=training)
 

@@ -17,6 +17,7 @@ from scoresde.experiment.config.experiment import Experiment
 from scoresde.experiment.inspection.cost import PATIENCE, Cost, as_time, measure
 from scoresde.experiment.inspection.network import network_warnings, networks
 from scoresde.experiment.inspection.section import Section
+from scoresde.experiment.inspection.token_advice import token_networks
 from scoresde.experiment.training.fit_time import SHARE
 
 PASSES, LEAST_STEPS, MOST_STEPS = 200, 2000, 400_000
@@ -57,7 +58,11 @@ def first_plan(facts: Facts, train_events: int) -> Plan:
         f"most {MOST_STEPS} steps)",
         f"batch_size: at most {MOST_BATCH} and an eighth of the events, at least {LEAST_BATCH}",
     )
-    return Plan(networks(facts)[0], batch, steps, 0, reasons, warnings=network_warnings(facts))
+    return Plan(_networks(facts)[0], batch, steps, 0, reasons, warnings=() if facts.tokens else network_warnings(facts))
+
+
+def _networks(facts: Facts) -> list[Section]:
+    return token_networks(facts) if facts.tokens else networks(facts)
 
 
 def measured_plan(plan: Plan, build: Callable[[Plan], Experiment], patience: float = PATIENCE) -> Plan:
@@ -82,7 +87,7 @@ def fitting_plan(facts: Facts, train_events: int, build: Callable[[Plan], Experi
     Raises:
         ConfigError: If no network fits into memory.
     """
-    first, candidates, rejected = first_plan(facts, train_events), networks(facts), list[str]()
+    first, candidates, rejected = first_plan(facts, train_events), _networks(facts), list[str]()
     tries = [(network, first.batch_size) for network in candidates]
     batch = first.batch_size // 2
     while batch >= LEAST_BATCH:
