@@ -80,6 +80,7 @@ SUB_PACKAGES = {
     "distributions": [{"linear_gaussian", "data_variance"}, {"mixture"}, {"empirical"}],
     "jump": [
         {"keep", "states"},
+        {"forward"},
         {"base"},
         {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted", "importance"},
         {"markov"},

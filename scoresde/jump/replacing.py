@@ -24,7 +24,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from scoresde._validation import check_count, check_number, expand
-from scoresde.jump.base import JumpProcess, _public
+from scoresde.jump.base import JumpProcess
+from scoresde.jump.forward import with_infinity
 from scoresde.jump.keep import KeepSchedule, PolynomialKeep
 from scoresde.jump.states import (
     LOG_ZERO,
@@ -201,7 +202,7 @@ class _Replacing(JumpProcess):
         tokens = (torch.logaddexp(a - math.log(self.tokens), u) - start).to(dtype)[..., None]
         tokens = tokens.expand(*x.shape, self.tokens)
         log_r = tokens if self.mask is None else torch.cat((tokens, (m - start).to(dtype)[..., None]), -1)
-        return _public(log_r.scatter(-1, x[..., None], 0.0))
+        return with_infinity(log_r.scatter(-1, x[..., None], 0.0))
 
     def ratio_divergence(self, x_t: Tensor, x0: Tensor, ratios: Tensor, t: Tensor) -> Tensor:
         x_t, x0 = whole_states("x_t", x_t, self.states), whole_states("x0", x0, self.states, self.tokens)
