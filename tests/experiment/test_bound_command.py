@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 import time
 
 import pytest
@@ -77,7 +78,8 @@ def test_the_rows_are_those_of_the_library(trained):
     assert summary["mean nfe"] == 10 and "30 steps, 4 of them drawn for an event, 2 replicates" in summary["solver"]
 
 
-def test_what_is_stated(trained, bounded):
+def test_what_is_stated(trained, bounded, monkeypatch):
+    monkeypatch.setattr(sys.modules["scoresde.experiment.reports.report"], "baselines", lambda experiment: ([], ""))
     assert (
         "a bound by a chain: 30 steps, 4 of them drawn" in trained.said
         and "measured variance (16 events)" in trained.said

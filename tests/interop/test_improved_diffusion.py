@@ -81,6 +81,7 @@ def test_levels_are_those_of_the_project(tmp_path):
     assert summary["unit"] == "bits/dim" and not summary["bound by"].count("uniform dequantization")
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("rescaled", [False, True])

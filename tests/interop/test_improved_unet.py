@@ -28,10 +28,10 @@ CASES = {
         {"head_channels": 16, "grouped": False},
     ),
     "resampling blocks": ((3, 8, 8), {"resample_blocks": True, "blocks": 2, "outputs": 2}, {"resample_blocks": True}),
-    "CIFAR-10": ((3, 32, 32), {"multipliers": (1, 2, 2, 2), "blocks": 3, "attention": (1, 2), "outputs": 2}, {}),
-    "ImageNet-64": ((3, 64, 64), {"multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (2, 3), "outputs": 2}, {}),
+    "CIFAR-10": ((3, 16, 16), {"multipliers": (1, 2, 2, 2), "blocks": 3, "attention": (1, 2), "outputs": 2}, {}),
+    "ImageNet-64": ((3, 16, 16), {"multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (2, 3), "outputs": 2}, {}),
     "LSUN": (
-        (3, 64, 64),
+        (3, 32, 32),
         {
             "multipliers": (1, 1, 2, 2, 4, 4),
             "blocks": 2,
@@ -81,8 +81,11 @@ def count(*arguments, **options):
     return sum(w.numel() for w in published(dict(network.named_parameters())).values())
 
 
-def test_numbers_of_parameters_of_the_published_configurations():
+def test_numbers_of_parameters_of_the_published_configurations(monkeypatch):
     """The names of the released files say 50M, 100M, 270M and 100M."""
+    monkeypatch.setattr(
+        torch.nn.init, "normal_", lambda weight, *_, **__: weight
+    )  # which imports a compiler for "meta"
     imagenet = {"multipliers": (1, 2, 3, 4), "attention": (2, 3), "outputs": 2}
     assert count((3, 32, 32), outputs=2) == 52_546_438
     assert count((3, 64, 64), **imagenet) == 121_063_942
