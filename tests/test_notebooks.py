@@ -46,7 +46,14 @@ def named(stem):
 
 
 def test_the_notebooks_are_there():
-    wanted = {"quickstart.ipynb", "processes.ipynb", "conditions.ipynb", "guidance.ipynb", "bounds.ipynb"}
+    wanted = {
+        "quickstart.ipynb",
+        "processes.ipynb",
+        "conditions.ipynb",
+        "guidance.ipynb",
+        "bounds.ipynb",
+        "discrete.ipynb",
+    }
     assert wanted <= {path.name for path in NOTEBOOKS}
 
 
