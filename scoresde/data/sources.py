@@ -60,6 +60,11 @@ class Splits:
         """Kinds of the conditions of both sets, by name."""
         return self.train.kinds
 
+    @property
+    def vocabulary_digest(self) -> str:
+        """16 hex digits of the vocabulary of a text, which a config may only name by its file. "" for other data."""
+        return ""
+
     def condition_row(self, name: str, value: Any) -> Tensor:
         """One row of a condition from a plain value, as in a config or on the command line.
 

@@ -63,6 +63,10 @@ class TextWindows(LazySplits):
             Dataset(Windows(test, self.length), self.transform, f"{test.text.name}/test"),
         )
 
+    @property
+    def vocabulary_digest(self) -> str:
+        return self.vocabulary.digest()
+
     def texts(self, raw: Tensor) -> list[str]:
         return [self.vocabulary.text(row) for row in self.transform.decode(raw)]
 

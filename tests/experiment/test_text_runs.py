@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_the_baseline_of_text(file):
     assert text_facts(numbers, numbers, 3, {0: 1.0}) is None
 
 
-def test_a_run_from_training_to_the_report(tmp_path, file):
+def test_a_run_from_training_to_the_report(tmp_path, file, monkeypatch, capsys):
     folder, config = str(tmp_path / "run"), str(ROOT / "configs" / "jump" / "digits.py")
     small = [f"--config.data={{'name': 'TextFile', 'train': {file!r}, 'length': 16}}", "--config.network.width=16"]
     small += ["--config.network.depth=1", "--config.training.batch_size=4", "--config.training.steps=2"]
@@ -89,3 +90,11 @@ def test_a_run_from_training_to_the_report(tmp_path, file):
     assert main(["report", "--workdir", folder]) in (0, None)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "model, 96 bytes of text" in page and "xz, after the training text" in page
+    # a tokenizer whose file changed: nothing is computed or lost
+    monkeypatch.setattr(Bytes, "digest", lambda self: "0" * 16)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.suffix != ".lock"}
+    for command in ("likelihood", "sample", "report"):
+        assert main([command, "--workdir", folder]) == 2
+        said = "the vocabulary of the data has changed: its digest is 0000000000000000, and .* was trained with [0-9a-f]{16}"
+        assert re.search(said, capsys.readouterr().err)
+    assert kept == {path: path.read_bytes() for path in kept}

@@ -51,7 +51,7 @@ def checked_facts(facts: Any) -> dict[str, Any]:
             whole_number(f"facts.{name}", facts[name])
     if "seconds" in facts and finite_number("facts.seconds", facts["seconds"]) < 0.0:
         raise ValueError(f"facts.seconds={facts['seconds']} is below 0")
-    for name in ("data", "config", "metrics"):
+    for name in ("data", "config", "metrics", "vocabulary"):
         if name in facts and not isinstance(facts[name], str):
             raise ValueError(f"facts.{name}={shortened(facts[name])} is not a string")
     if "config" in facts:

@@ -234,7 +234,15 @@ class Workdir:
                 checkpoint = last_checkpoint(self.checkpoints)
             except CheckpointError:
                 return
-        if checkpoint is None or checkpoint.config_digest == config_digest(experiment):
+        if checkpoint is None:
+            return
+        ours = experiment.data.vocabulary_digest
+        if (theirs := checkpoint.facts.get("vocabulary", ours)) != ours:
+            raise WorkdirError(
+                f"the vocabulary of the data has changed: its digest is {ours}, and {checkpoint.path} was trained with {theirs}. "
+                "Restore the tokenizer's file, or give another --workdir"
+            )
+        if checkpoint.config_digest == config_digest(experiment):
             return
         config = checkpoint.facts.get("config")
         lines = ["only the digest is known"] if config is None else config_changes(experiment, config)

@@ -208,6 +208,8 @@ class _Run:
         }  # fmt: skip
         if self.source:
             facts["initial"] = self.source
+        if vocabulary := self.experiment.data.vocabulary_digest:
+            facts["vocabulary"] = vocabulary
         return save_checkpoint(
             self.workdir.checkpoints, self.trainer.trained, self.trainer.averages, self.trainer.optimizer, self.trainer.step,
             self.digest, self.config.keep, keep_every=self.config.keep_every, learned=self.trainer.learned(), facts=facts,
