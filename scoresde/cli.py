@@ -160,13 +160,18 @@ def _check(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from scoresde.experiment import check
     from scoresde.jump import JumpProcess
     from scoresde.jump import check as check_jumps
+    from scoresde.product import ProductProcess
+    from scoresde.product import check as check_product
     from scoresde.sde import check as check_process
 
     if options.process is None:
         report = check(_config(options, overrides))
     else:
         process = named_process(options.process)
-        report = check_jumps(process) if isinstance(process, JumpProcess) else check_process(process)
+        if isinstance(process, ProductProcess):
+            report = check_product(process)
+        else:
+            report = check_jumps(process) if isinstance(process, JumpProcess) else check_process(process)
     print(report)
     return 0 if report.passed else 1
 

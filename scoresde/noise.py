@@ -22,6 +22,7 @@ one pass."""
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -200,9 +201,7 @@ class NoiseSource:
             raise ValueError(f"number={number!r} is not allowed: give a whole number in [0, 2**32)")
         if number == 0:
             return self
-        zero, of = torch.tensor(0), torch.tensor(zlib.crc32(b"again"))
-        low, high, *_ = philox((torch.tensor(int(number)), zero, zero, of), (self.seed & _WORD, self.seed >> 32))
-        return replace(self, seed=int(low) | int(high) << 32)
+        return replace(self, seed=_derived_seed(self.seed, int(number)))
 
     def uniform(self, event_shape: Sequence[int], *, step: int, purpose: str, dtype: torch.dtype) -> Tensor:
         """Uniform numbers in (0, 1).
@@ -415,3 +414,11 @@ class NoiseSource:
 
 
 check_constructors(globals())
+
+
+@functools.lru_cache(maxsize=1024)
+def _derived_seed(seed: int, number: int) -> int:
+    """The seed of the repetition ``number`` of ``seed``. Some loops ask for the same ones at every step."""
+    zero, of = torch.tensor(0), torch.tensor(zlib.crc32(b"again"))
+    low, high, *_ = philox((torch.tensor(number), zero, zero, of), (seed & _WORD, seed >> 32))
+    return int(low) | int(high) << 32

@@ -308,6 +308,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "product.mixture.LabeledMixtureModel": {"mixture": LABELED, "process": PRODUCT},
     "product.models.ProductModel": {"network": MLP((4,), width=8, depth=1), "process": PRODUCT},
     "product.objectives.ProductObjective": {"process": PRODUCT},
+    "product.checks.check": {"process": PRODUCT},
     "product.sampler.ProductSampler": {"steps": 4},
     "product.likelihood.ProductLikelihood": {"draws": 2},
     "product.bounds.product_bound": {"process": PRODUCT, "model": LABELED.model(PRODUCT), "x": LABELED.sample(4)},

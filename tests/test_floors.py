@@ -89,7 +89,7 @@ SUB_PACKAGES = {
         {"checks", "objectives", "likelihood"},
         {"score_entropy"},
     ],
-    "product": [{"process"}, {"models", "mixture", "sampler", "bounds"}, {"objectives", "likelihood"}],
+    "product": [{"process"}, {"models", "mixture", "sampler", "bounds"}, {"objectives", "likelihood", "checks"}],
     "schedules": [
         {"dynamic_programming", "levels"},
         {"costs"},

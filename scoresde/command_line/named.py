@@ -8,15 +8,16 @@ from typing import Any
 
 from scoresde._validation import shown
 from scoresde.jump import JumpProcess
+from scoresde.product import ProductProcess
 from scoresde.sde import SDE
 
 
-def named_process(name: str) -> SDE | JumpProcess:
+def named_process(name: str) -> SDE | JumpProcess | ProductProcess:
     """Import a process, or make it.
 
     Args:
         name: ``module:name`` of an object, or of a class or function that is called without arguments. The object is a
-            process or a jump process of scoresde, or of a library that has an adapter in ``scoresde.interop``.
+            process, a jump process or a product process of scoresde, or of a library that has an adapter in ``scoresde.interop``.
 
     Returns:
         The process.
@@ -44,4 +45,4 @@ def named_process(name: str) -> SDE | JumpProcess:
                 f"--process {name} needs arguments ({problem}): write a function without arguments that makes it"
             ) from problem
         found = found()
-    return found if isinstance(found, SDE | JumpProcess) else from_library(found)
+    return found if isinstance(found, SDE | JumpProcess | ProductProcess) else from_library(found)

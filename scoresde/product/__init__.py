@@ -13,6 +13,7 @@ A categorical coordinate holds the number of its category.
 
 from scoresde._arguments import check_constructors
 from scoresde.product.bounds import ProductBound, product_bound
+from scoresde.product.checks import check
 from scoresde.product.likelihood import ProductLikelihood
 from scoresde.product.mixture import LabeledMixture, LabeledMixtureModel
 from scoresde.product.models import ProductModel
@@ -30,6 +31,7 @@ __all__ = [
     "ProductObjective",
     "ProductProcess",
     "ProductSampler",
+    "check",
     "product_bound",
 ]
 

@@ -40,6 +40,7 @@ import scoresde.metrics
 import scoresde.networks
 import scoresde.noise_distributions
 import scoresde.operators
+import scoresde.product
 import scoresde.samplers
 import scoresde.samplers.adaptive
 import scoresde.samplers.discretization
@@ -86,6 +87,7 @@ _PACKAGES = (
     scoresde.jump,
     scoresde.jump.confidences,
     scoresde.jump.grids,
+    scoresde.product,
     scoresde.solvers,
     scoresde.guidance,
     scoresde.filters,

@@ -23,6 +23,7 @@ from scoresde.experiment.config.condition_values import check_ignored, check_net
 from scoresde.experiment.config.condition_values import check_values as check_conditions
 from scoresde.experiment.config.editing import EditingConfig, build_editing
 from scoresde.experiment.config.families import (
+    AnySampler,
     Process,
     build_process,
     check_takes_tokens,
@@ -45,6 +46,7 @@ from scoresde.experiment.config.trained import MAIN, as_one, trained_modules
 from scoresde.jump import JumpProcess, JumpSampler
 from scoresde.loggers import Logger, TensorBoardLogger
 from scoresde.losses import Objective
+from scoresde.product import ProductProcess, ProductSampler
 from scoresde.samplers import Sampler
 from scoresde.score import ConditionalModel, Prediction, ScoreModel
 from scoresde.sde import SDE, Chain
@@ -90,7 +92,7 @@ class Experiment:
     optimizers: dict[str, OptimizerConfig]
     training: TrainingConfig
     sampling: SamplingConfig
-    samplers: dict[str, Sampler | JumpSampler]
+    samplers: dict[str, AnySampler]
     guidance: Mapping[str, Any]
     likelihood: LikelihoodConfig
     evaluation: EvaluationConfig
@@ -142,6 +144,8 @@ class Experiment:
         with config_errors("likelihood", arguments=("condition",)):
             check_ignored(likelihood.condition, kinds, training.condition_dropout)
         guidance = section(content, "guidance")
+        if guidance and isinstance(process, ProductProcess):
+            raise ConfigError("config.guidance is not for a product process: leave it out")
         with config_errors("guidance"):
             check_guidance(
                 build_guidance(guidance, model, data), data.kinds, sampling.condition, training.condition_dropout
@@ -210,7 +214,7 @@ def discretized(config: Mapping[str, Any], process: Process) -> Process:
     steps = _whole(section(config, "model"), "steps", 0, where="model.", most=LARGEST)
     if not steps or isinstance(process, Chain):
         return process
-    if isinstance(process, JumpProcess):
+    if not isinstance(process, SDE):
         raise ConfigError(
             f"config.model.steps={steps!r} is not for jump processes: give the objective DiscreteBound(steps)"
         )
@@ -242,6 +246,8 @@ def build_model(
     sizes = model_sizes(kind, options, targets)
     if isinstance(process, JumpProcess):
         shapes = {"event_shape": data.event_shape, "tokens": process.tokens, "states": process.states}
+    elif isinstance(process, ProductProcess):
+        shapes = {"event_shape": (process.input_width,), "outputs": 1}
     else:
         levels = _built_predictions(options, data.transform)
         outputs = sizes.get("outputs", levels * getattr(kind, "outputs_per_coordinate", 1))
@@ -320,7 +326,7 @@ def _gray(data: Splits) -> dict[str, float]:
 
 def _samplers(
     config: Mapping[str, Any], process: Process, event_shape: Sequence[int], seed: int
-) -> dict[str, Sampler | JumpSampler]:
+) -> dict[str, AnySampler]:
     """Build the samplers, and check that they support the process.
 
     Networks of samplers that are fitted have initial weights from ``seed``. The global random state does not change.
@@ -336,6 +342,9 @@ def _samplers(
                 assert isinstance(sampler, JumpSampler)  # the node was checked
                 sampler.check_process(process)
                 sampler.check_start(process)
+            elif isinstance(process, ProductProcess):
+                assert isinstance(sampler, ProductSampler)
+                sampler.check_process(process)
             else:
                 assert isinstance(sampler, Sampler)
                 sampler.check_noise(process)

@@ -1,7 +1,11 @@
-"""The two families of processes: an SDE for real numbers, in ``config.sde``, or a jump process for tokens, in ``config.process``.
+"""The families of processes: an SDE in ``config.sde``, or a jump process or a product process in ``config.process``.
 
-    config.sde      VPSDE, ...        ScoreModel, Classifier, ...     Sampler        data of real numbers or dequantized levels
-    config.process  Absorbing, ...    CategoricalModel, RatioModel    JumpSampler    data of tokens, with the transform Tokens
+    config.sde      VPSDE, ...        ScoreModel, Classifier, ...     Sampler          data of real numbers or dequantized levels
+    config.process  Absorbing, ...    CategoricalModel, RatioModel    JumpSampler      data of tokens, with the transform Tokens
+    config.process  ProductProcess    ProductModel                    ProductSampler   a MixedTable
+
+A product process is a node with two others, ``sde`` and ``jumps``. ``jumps`` is the jump process of each column of tokens, with
+the number of tokens of that column.
 
 The family says which classes the other sections may name. Everything else is the same.
 """
@@ -15,17 +19,22 @@ from typing import Any
 
 from torch import nn
 
-from scoresde.data import Splits, Tokens
+from scoresde.data import MixedColumns, Splits, Tokens
 from scoresde.experiment.config.annotations import parameters_of
-from scoresde.experiment.config.builder import ConfigError, build, find_class, known_names
+from scoresde.experiment.config.builder import ConfigError, build, config_errors, find_class, known_names
 from scoresde.jump import CategoricalModel, JumpModel, JumpObjective, JumpProcess, JumpSampler
 from scoresde.losses import SDEObjective
+from scoresde.product import ProductModel, ProductObjective, ProductProcess, ProductSampler
 from scoresde.samplers import Sampler
 from scoresde.score import ConditionalModel, NoiseConditionalModel, ScoreModel
-from scoresde.sde import SDE
+from scoresde.sde import SDE, ScalarSDE
 
-Process = SDE | JumpProcess
-"""A process of either family."""
+Process = SDE | JumpProcess | ProductProcess
+"""A process of any family."""
+SampledModel = ScoreModel | JumpModel | ProductModel
+"""A model that has samples."""
+AnySampler = Sampler | JumpSampler | ProductSampler
+"""A sampler of any family."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,19 @@ class Family:
 
 SDES = Family("sde", SDE, ScoreModel, NoiseConditionalModel, SDEObjective, Sampler)
 JUMPS = Family("process", JumpProcess, CategoricalModel, JumpModel, JumpObjective, JumpSampler)
+PRODUCTS = Family("process", ProductProcess, ProductModel, ProductModel, ProductObjective, ProductSampler)
 
 
 def family_of(process: Process) -> Family:
     """The family of a process."""
+    if isinstance(process, ProductProcess):
+        return PRODUCTS
     return JUMPS if isinstance(process, JumpProcess) else SDES
 
 
 def process_of(model: ConditionalModel) -> Process:
     """The process of a model."""
-    process: Process = model.process if isinstance(model, JumpModel) else model.sde  # type: ignore[assignment]
+    process: Process = model.process if isinstance(model, JumpModel | ProductModel) else model.sde  # type: ignore[assignment]
     return process
 
 
@@ -86,6 +98,8 @@ def build_process(config: Mapping[str, Any], data: Splits) -> Process:
         name = "sde" if tokens is None else "process"
         raise ConfigError(f"config.{name} is missing: give a node, {{'name': ..., arguments}}")
     (family,) = given
+    if isinstance(data.transform, MixedColumns):
+        return _build_product(config, data.transform)
     if family is SDES and tokens is not None:
         raise ConfigError(
             "config.sde is not for data of tokens: give config.process with a jump process, such as Absorbing"
@@ -93,7 +107,7 @@ def build_process(config: Mapping[str, Any], data: Splits) -> Process:
     if family is JUMPS and tokens is None:
         raise ConfigError(
             f"config.process is for data of tokens, and config.data has the transform {data.transform!r}: give "
-            "{'name': 'AsTokens', 'data': ...} for the levels of other data, or config.sde"
+            "{'name': 'AsTokens', 'data': ...} for the levels of other data, a MixedTable for a ProductProcess, or config.sde"
         )
     context = {} if tokens is None else {"tokens": tokens}
     process: Process = build(config[family.section], family.section, family.process, **context)
@@ -102,6 +116,30 @@ def build_process(config: Mapping[str, Any], data: Splits) -> Process:
             f"config.process.tokens={process.tokens} is not allowed: the data has {tokens} tokens; leave it out"
         )
     return process
+
+
+def _build_product(config: Mapping[str, Any], columns: MixedColumns) -> ProductProcess:
+    """The product process of a config for a table with numbers and categories."""
+    node = config.get("process")
+    if not isinstance(node, Mapping) or node.get("name") != "ProductProcess":
+        raise ConfigError(
+            "config.data has categories as tokens, which need config.process = {'name': 'ProductProcess', 'sde': {...}, 'jumps': "
+            "{...}}; for an SDE give the table itself"
+        )
+    for key in node:
+        if key not in ("name", "sde", "jumps"):
+            raise ConfigError(f"config.process.{key} is not known: a ProductProcess has sde and jumps")
+    sde = build(node.get("sde"), "process.sde", ScalarSDE)  # type: ignore[arg-type]  # None is refused
+    jumps: list[JumpProcess | None] = []
+    for name, tokens in zip(columns.names, columns.tokens, strict=True):
+        jump = None if tokens == 0 else build(node.get("jumps"), "process.jumps", JumpProcess, tokens=tokens)  # type: ignore[arg-type]
+        if jump is not None and jump.tokens != tokens:
+            raise ConfigError(
+                f"config.process.jumps.tokens={jump.tokens} is not allowed: column {name!r} has {tokens} categories; leave it out"
+            )
+        jumps.append(jump)
+    with config_errors("process", arguments=("sde", "jumps")):
+        return ProductProcess(sde, jumps)
 
 
 def check_takes_tokens(node: Any) -> None:

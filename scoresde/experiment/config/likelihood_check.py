@@ -7,7 +7,7 @@ from scoresde.experiment.config.families import Process
 from scoresde.experiment.config.sections import LikelihoodConfig
 from scoresde.jump import JumpLikelihood, JumpProcess
 from scoresde.likelihood.flow import flow_engine
-from scoresde.schedules import ChainBound
+from scoresde.product import ProductLikelihood, ProductProcess
 from scoresde.sde import SDE
 
 
@@ -23,20 +23,25 @@ def check_likelihood(config: LikelihoodConfig, process: Process, discrete: Proce
         ConfigError: If the solver or the method is for other processes, or t_min is not below T.
     """
     method = config.method
-    if isinstance(process, JumpProcess):
+    if isinstance(process, JumpProcess | ProductProcess):
         for name, given in (("solver", config.solver), ("tolerance", config.tolerance)):
             if given is not None:
                 raise ConfigError(
                     f"config.likelihood.{name}={given!r} is for the probability flow of an SDE: leave it out"
                 )
-        if isinstance(method, ChainBound):
-            raise ConfigError(f"config.likelihood.method={method!r} is for an SDE: give a JumpLikelihood")
-        if method is not None:
+        wanted = JumpLikelihood if isinstance(process, JumpProcess) else ProductLikelihood
+        if method is not None and not isinstance(method, wanted):
+            raise ConfigError(f"config.likelihood.method={method!r} is not for {process!r}: give a {wanted.__name__}")
+        if isinstance(method, ProductLikelihood) and method.t_min >= process.T:
+            raise ConfigError(f"config.likelihood.method.t_min={method.t_min!r} is not below T={process.T}")
+        if isinstance(method, JumpLikelihood):
             with config_errors("likelihood.method", arguments=("steps", "grid")):
+                assert isinstance(process, JumpProcess)
                 method.times(process)
         return
-    if isinstance(method, JumpLikelihood):
-        raise ConfigError(f"config.likelihood.method={method!r} is for a jump process: give a ChainBound, or None")
+    if isinstance(method, JumpLikelihood | ProductLikelihood):
+        kind = "a jump process" if isinstance(method, JumpLikelihood) else "a product process"
+        raise ConfigError(f"config.likelihood.method={method!r} is for {kind}: give a ChainBound, or None")
     if config.solver is not None:
         with config_errors("likelihood.solver"):
             flow_engine(config.solver).check_process(process)

@@ -17,6 +17,8 @@ from scoresde.experiment.config.families import build_process
 from scoresde.experiment.config.loader import check_values
 from scoresde.jump import JumpProcess
 from scoresde.jump import check as check_jumps
+from scoresde.product import ProductProcess
+from scoresde.product import check as check_product
 from scoresde.sde import SDE, CheckReport
 from scoresde.sde import check as check_process
 from scoresde.sde.nonlinear import Prior
@@ -35,7 +37,7 @@ def check(config: ConfigDict) -> CheckReport:
             process without a number of tokens.
 
     Returns:
-        The results of ``scoresde.sde.check`` or ``scoresde.jump.check``.
+        The results of ``scoresde.sde.check``, ``scoresde.jump.check`` or ``scoresde.product.check``.
 
     Raises:
         ConfigError: If the process cannot be built.
@@ -67,6 +69,8 @@ def _check_jumps(content: Mapping[str, Any]) -> CheckReport:
     node = content["process"]
     if "data" in content and not (isinstance(node, Mapping) and "tokens" in node):
         process = build_process(content, build(content["data"], "data", Splits))
+        if isinstance(process, ProductProcess):
+            return check_product(process)
     else:
         process = build(node, "process", JumpProcess)
     assert isinstance(process, JumpProcess)  # the node was checked

@@ -18,6 +18,7 @@ from scoresde.jump import JumpLikelihood
 from scoresde.likelihood import Divergence, Engine, Hadamard
 from scoresde.metrics import Coordinates, Extractor
 from scoresde.metrics.classifiers import CLASSIFIERS, Classifier
+from scoresde.product import ProductLikelihood
 from scoresde.schedules import ChainBound
 from scoresde.solvers import ODESolver
 
@@ -229,7 +230,8 @@ class LikelihoodConfig:
     Args:
         split: "test" or "train".
         method: None for the likelihood of the probability flow. A `ChainBound` for the variational bound of a chain, which has no
-            solver, tolerance or probes. For a jump process a `JumpLikelihood`, by default in continuous time.
+            solver, tolerance or probes. For a jump process a `JumpLikelihood`, by default in continuous time, and
+            for a product process a `ProductLikelihood`.
         draws: Number of dequantizations that are averaged for each event.
         limit: Number of events, from the first one; 0 for all.
         batch_size: Events at a time. Results depend on it by rounding only.
@@ -248,7 +250,7 @@ class LikelihoodConfig:
     """
 
     split: str = "test"
-    method: ChainBound | JumpLikelihood | None = None
+    method: ChainBound | JumpLikelihood | ProductLikelihood | None = None
     draws: int = 1
     limit: int = 0
     batch_size: int = 128

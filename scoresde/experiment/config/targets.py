@@ -12,8 +12,8 @@ from typing import Any
 from scoresde._validation import suggestion
 from scoresde.conditions import ConditionKind
 from scoresde.experiment.config.builder import ConfigError, config_errors
+from scoresde.experiment.config.families import SampledModel
 from scoresde.experiment.config.trained import key_of
-from scoresde.jump import JumpModel
 from scoresde.losses import Objective
 from scoresde.score import ConditionalModel, ScoreModel, TargetModel
 
@@ -103,13 +103,13 @@ def as_score(model: ConditionalModel) -> ScoreModel:
     raise ConfigError(f"the model of this run is a {type(model).__name__}, not a score{_predicts(model)}")
 
 
-def as_sampled(model: ConditionalModel) -> ScoreModel | JumpModel:
+def as_sampled(model: ConditionalModel) -> SampledModel:
     """The model, if it has samples and a likelihood.
 
     Raises:
         ConfigError: If it has none, for example a ``Classifier``.
     """
-    if isinstance(model, ScoreModel | JumpModel):
+    if isinstance(model, SampledModel):
         return model
     raise ConfigError(
         f"the model of this run is a {type(model).__name__}, not a score, so it has no samples and no "

@@ -49,6 +49,7 @@ from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.guidance import DiffusionPosteriorSampling, Guidance, MeasurementGuidance, StaticThreshold
 from scoresde.jump import JumpModel, JumpProcess, JumpSampler, KnownTokens
 from scoresde.noise import NoiseSource
+from scoresde.product import ProductProcess, ProductSampler
 from scoresde.samplers import Sampler
 from scoresde.samplers.base import SampleResult
 from scoresde.samplers.fitted import UnfittedSampler
@@ -97,6 +98,8 @@ class EditingJob(Job):
     @classmethod
     def create(cls, experiment: Experiment, workdir: Workdir, local: int = 0) -> EditingJob:
         config, data = experiment.editing, experiment.data
+        if isinstance(experiment.process, ProductProcess):
+            raise ConfigError("config.editing is not for a product process: it needs an SDE or a jump process")
         _sampler(experiment)
         inputs = read_edit_inputs(config, data)
         asked = replace(experiment, sampling=replace(experiment.sampling, condition=config.condition))
@@ -120,7 +123,7 @@ class EditingJob(Job):
             output = workdir.edits / f"{config.task}-{mark}"
         store = SampleStore(output, settings)
         check_output(store)
-        made = cls(experiment, workdir, device, as_sampled(model), score, checkpoint, inputs, store)
+        made = cls(experiment, workdir, device, as_sampled(model), score, checkpoint, inputs, store)  # type: ignore[arg-type]  # checked above
         if config.task in MEASURED and isinstance(
             model, ScoreModel
         ):  # an argument that is not allowed is an error before anything is written
@@ -139,7 +142,9 @@ class EditingJob(Job):
     @property
     def sampler(self) -> Sampler | JumpSampler:
         """The sampler that the section ``editing`` names."""
-        return self.experiment.samplers[_sampler(self.experiment)]
+        found = self.experiment.samplers[_sampler(self.experiment)]
+        assert not isinstance(found, ProductSampler)  # product processes are refused
+        return found
 
     @property
     def count(self) -> int:

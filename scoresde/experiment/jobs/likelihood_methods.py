@@ -3,6 +3,7 @@
     FlowMethod     log_likelihood      the log-density of an SDE, by a solver
     ChainMethod    FittedBound         the variational bound of an SDE, by a chain that was fitted to the model
     JumpMethod     JumpLikelihood      the variational bound of a jump process
+    ProductMethod  ProductLikelihood   the variational bound of a product process
 
 A method knows its settings, which identify rows, and everything about its results that others do not have.
 """
@@ -31,6 +32,7 @@ from scoresde.jump import JumpLikelihood, JumpModel
 from scoresde.likelihood import Multistep, log_likelihood
 from scoresde.likelihood.flow import default_solver
 from scoresde.noise import NoiseSource
+from scoresde.product import ProductLikelihood, ProductModel
 from scoresde.schedules import FittedBound
 from scoresde.score import ConditionalModel, ScoreModel
 from scoresde.sde import ScalarSDE
@@ -217,6 +219,31 @@ class JumpMethod(Method):
         return ["the reverse of a jump process"]
 
 
+@dataclass(frozen=True)
+class ProductMethod(Method):
+    """The variational bound of a product process."""
+
+    known: ClassVar[str] = "noise and times"
+
+    model: ProductModel
+    method: ProductLikelihood
+
+    @property
+    def text(self) -> str:
+        return repr(self.method)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"solver": self.text, "grid digest": "none", "divergence": "none", "method": self.text}
+
+    def compute(self, x: Tensor, noise: NoiseSource, condition: Mapping[str, Tensor] | None) -> Figures:
+        found = self.method(self.model.process, self.model, x, noise=noise, condition=condition or None)
+        return Figures.of_bound(found.log_prob, found.standard_error, found.nfe)
+
+    def bounds(self, data: Dataset) -> list[str]:
+        return ["the reverse of a product process"]
+
+
 def choose_method(
     experiment: Experiment, workdir: Workdir, model: ConditionalModel, data: Dataset, digest: str, device: torch.device
 ) -> Method:
@@ -234,6 +261,9 @@ def choose_method(
     if isinstance(model, JumpModel):
         assert not isinstance(config.method, FittedBound)
         return JumpMethod(model, config.method if isinstance(config.method, JumpLikelihood) else JumpLikelihood())
+    if isinstance(model, ProductModel):
+        assert config.method is None or isinstance(config.method, ProductLikelihood)
+        return ProductMethod(model, config.method or ProductLikelihood())
     score = as_score(model)
     if config.method is not None:
         return ChainMethod(score, fitted_bound(experiment, workdir, score, digest, device), transform)

@@ -40,7 +40,7 @@ from scoresde.conditions import given
 from scoresde.experiment.config.builder import ConfigError, config_errors
 from scoresde.experiment.config.condition_values import condition_facts, sample_conditions
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.families import process_of
+from scoresde.experiment.config.families import AnySampler, SampledModel, process_of
 from scoresde.experiment.config.targets import as_sampled, as_score
 from scoresde.experiment.config.weight_names import titled, weights_name
 from scoresde.experiment.folder.cache import changes, file_digest
@@ -62,11 +62,9 @@ from scoresde.experiment.results.sample_index import (
 )
 from scoresde.experiment.results.shards import Samples, SampleStore, gaps
 from scoresde.filters import Filter, FilteredNoise
-from scoresde.jump import JumpModel, JumpSampler
 from scoresde.samplers import Sampler
 from scoresde.samplers.base import SampleResult
 from scoresde.samplers.fitted import UnfittedSampler
-from scoresde.score import ScoreModel
 from scoresde.sde import LinearSDE
 from scoresde.version import __version__
 
@@ -109,7 +107,7 @@ class SamplingJob(Job):
     kind: ClassVar[str] = "sample"
     unit: ClassVar[str] = "sample"
 
-    model: ScoreModel | JumpModel
+    model: SampledModel
     score: Callable[..., torch.Tensor]
     checkpoint: Checkpoint
     stores: dict[str, SampleStore]
@@ -191,7 +189,7 @@ class SamplingJob(Job):
         found = sample_conditions(self.experiment, first, count)
         return {name: rows.to(self.device) for name, rows in found.items()}
 
-    def sampler(self, name: str) -> Sampler | JumpSampler:
+    def sampler(self, name: str) -> AnySampler:
         """A sampler of the config.
 
         A sampler that is fitted to the model is fitted once, for all processes and later runs.

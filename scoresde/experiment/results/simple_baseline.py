@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.data import Dataset, Quantized, Tokens
+from scoresde.data import Dataset, MixedColumns, Quantized, Tokens
 from scoresde.experiment.results.text_facts import ORDER, markov_bits_of_windows
 from scoresde.metrics import CODECS, codec_bits_per_dim, gaussian_log_prob
 from scoresde.metrics.baselines import histogram_bits
@@ -113,15 +113,28 @@ def simple_baseline(train: Dataset, data: Dataset, count: int, seed: int) -> Sim
         return SimpleBaseline(f"independent {what} histogram", bits, True)
     if d > DIMENSIONS_UP_TO or n * d > COUNTS_UP_TO:
         return None
+    tokens = transform.tokens if isinstance(transform, MixedColumns) else (0,) * d
+    real = [j for j, size in enumerate(tokens) if not size] if len(train.event_shape) == 1 else slice(None)
     try:
         x, y = (
             part.encode(which, seed=seed, dtype=torch.float64)
             for part, which in ((train, torch.arange(n)), (data, index))
         )
-        nats = gaussian_log_prob(x, y) + transform.log_volume(d)
+        nats = gaussian_log_prob(x[:, real], y[:, real]) + transform.log_volume(d)
     except ValueError:
         return None
-    return SimpleBaseline("Gaussian fitted to the training data", nats, False)
+    name = "Gaussian fitted to the training data"
+    for j, size in enumerate(tokens):
+        if size:
+            nats = nats + _frequencies(x[:, j], size)[y[:, j].long()].log()
+            name = "Gaussian and independent categories fitted to the training data"
+    return SimpleBaseline(name, nats, False)
+
+
+def _frequencies(tokens: Tensor, size: int) -> Tensor:
+    """The frequency of each token, where one more of each is counted, as in the histograms."""
+    counts = torch.bincount(tokens.long(), minlength=size).to(torch.float64) + 1.0
+    return counts / counts.sum()
 
 
 def _error(values: Tensor) -> float | None:

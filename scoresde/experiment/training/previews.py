@@ -21,18 +21,18 @@ from torch import nn
 from scoresde._files import bytes_digest, write_atomic
 from scoresde.experiment.config.condition_values import sample_conditions
 from scoresde.experiment.config.experiment import Experiment
-from scoresde.experiment.config.families import process_of
+from scoresde.experiment.config.families import AnySampler, SampledModel, process_of
 from scoresde.experiment.config.targets import as_sampled
 from scoresde.experiment.config.trained import with_modules
 from scoresde.experiment.folder.shown_events import PICTURE, TEXT, is_text, shown_events
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.training.trainer import Trainer
-from scoresde.jump import GridJumpSampler, JumpModel, JumpSampler
-from scoresde.samplers import ParticleSampler, ReferenceDiscretization, Sampler, UniPC
+from scoresde.jump import GridJumpSampler
+from scoresde.product import ProductSampler
+from scoresde.samplers import ParticleSampler, ReferenceDiscretization, UniPC
 from scoresde.samplers.base import SampleResult
 from scoresde.samplers.fitted import UnfittedSampler
 from scoresde.samplers.grid_sampler import GridSampler
-from scoresde.score import ScoreModel
 from scoresde.solvers import SolverError
 
 COUNT, STEPS = 16, 20
@@ -54,7 +54,7 @@ def is_missing(experiment: Experiment, workdir: Workdir, step: int) -> bool:
 
 def _has_samples(experiment: Experiment) -> bool:
     """Whether there are samples to show: the model has samples, and the config has a sampler."""
-    return isinstance(experiment.model, ScoreModel | JumpModel) and bool(experiment.samplers)
+    return isinstance(experiment.model, SampledModel) and bool(experiment.samplers)
 
 
 def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) -> dict[str, Path]:
@@ -84,7 +84,7 @@ def write_preview(experiment: Experiment, workdir: Workdir, trainer: Trainer) ->
     return pictures
 
 
-def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler | JumpSampler, modules: nn.Module) -> torch.Tensor:
+def _draw(experiment: Experiment, trainer: Trainer, sampler: AnySampler, modules: nn.Module) -> torch.Tensor:
     model = with_modules(as_sampled(trainer.model), trainer.trained, copy.deepcopy(modules))
     model.eval().requires_grad_(False)
     shape, config = (COUNT, *experiment.data.event_shape), experiment.sampling
@@ -105,7 +105,7 @@ def _draw(experiment: Experiment, trainer: Trainer, sampler: Sampler | JumpSampl
     raise AssertionError("unreachable")
 
 
-def with_steps(sampler: Sampler | JumpSampler, steps: int) -> Sampler | JumpSampler:
+def with_steps(sampler: AnySampler, steps: int) -> AnySampler:
     """The sampler with at most ``steps`` steps, if it has a number of steps.
 
     A sampler that would be fitted first is replaced by UniPC, and one of particles by its predictor: previews are not guided.
@@ -114,7 +114,7 @@ def with_steps(sampler: Sampler | JumpSampler, steps: int) -> Sampler | JumpSamp
         return UniPC(steps, t_min=sampler.t_min)
     if isinstance(sampler, ParticleSampler):
         return with_steps(sampler.prior, steps)
-    own = sampler.steps if isinstance(sampler, GridSampler | GridJumpSampler) else ()
+    own = sampler.steps if isinstance(sampler, GridSampler | GridJumpSampler | ProductSampler) else ()
     fewer: int | ReferenceDiscretization = steps
     if isinstance(own, ReferenceDiscretization) and own.steps > steps:
         fewer = dataclasses.replace(own, steps=steps)

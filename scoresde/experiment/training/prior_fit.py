@@ -23,6 +23,7 @@ from scoresde.data import permutation
 from scoresde.experiment.config.builder import ConfigError
 from scoresde.experiment.config.experiment import Experiment
 from scoresde.jump import JumpProcess
+from scoresde.product import ProductProcess
 from scoresde.sde import SDE, LinearSDE
 from scoresde.sde.checks.endpoints import end_points
 from scoresde.sde.checks.report import PRIOR_LIMIT
@@ -38,6 +39,8 @@ EVENTS = 256
 def prior_mismatch(experiment: Experiment) -> float:
     """The mismatch of the prior in nats per coordinate, over at most `EVENTS` training events."""
     process, x = experiment.process, _events(experiment)
+    if isinstance(process, ProductProcess):
+        return max(lost for _, lost, _ in _of_parts(process, x))
     if isinstance(process, JumpProcess):
         return _by_divergence(process, x)
     return _by_kernel(process, x) if isinstance(process, LinearSDE) else end_points(process, x).mismatch
@@ -49,7 +52,9 @@ def check_prior(experiment: Experiment) -> str:
     Raises ConfigError if the mismatch is too large to train, or if a path cannot be simulated.
     """
     x, process = _events(experiment), experiment.process
-    if isinstance(process, JumpProcess):
+    if isinstance(process, ProductProcess):
+        section, lost, message = max(_of_parts(process, x), key=lambda part: part[1])
+    elif isinstance(process, JumpProcess):
         section, lost, message = _of_jumps(process, x)
     else:
         section, lost, message = _of_linear(process, x) if isinstance(process, LinearSDE) else _of_paths(process, x)
@@ -97,6 +102,13 @@ def _of_jumps(process: JumpProcess, x: Tensor) -> tuple[str, float, str]:
             f"q(x_T | x_0) and the prior (limit {PRIOR_LIMIT:g}). Give a schedule whose alpha(T) is smaller"
         ),
     )
+
+
+def _of_parts(process: ProductProcess, x: Tensor) -> list[tuple[str, float, str]]:
+    """As `_of_linear`, for each part of a product process."""
+    real, tokens = process.split(x)
+    parts = [_of_jumps(group.jump, part) for group, part in zip(process.groups, tokens, strict=True)]
+    return [_of_linear(process.sde, real), *parts]
 
 
 def _by_divergence(process: JumpProcess, x: Tensor) -> float:
