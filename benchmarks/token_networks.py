@@ -1,10 +1,11 @@
 """Networks of tokens: the cost of a training step of a transformer, and the bound of digits in 17 levels at equal CPU time.
 
     python -m benchmarks.token_networks profile
-    python -m benchmarks.token_networks digits [--networks NAME ...] [--seconds S] [--learning-rate R]
+    python -m benchmarks.token_networks digits [--networks NAME ...] [--process NAME] [--seconds S] [--learning-rate R]
 
 ``profile`` prints the share of each kind of operation in a step (forward, backward, Adam). ``digits`` trains each network by
-``ContinuousBound`` for S seconds of CPU time with a cosine schedule, and prints the bound in bits/dim on the test digits.
+``ContinuousBound`` for S seconds of CPU time with a cosine schedule, and prints the bound in bits/dim on the test digits. The
+model of the discretized Gaussian process is a ``LeaveOneOutModel``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from scoresde.data import AsTokens, Digits
 from scoresde.ema import EMA
-from scoresde.jump import Absorbing, CategoricalModel, ContinuousBound, jump_bound
+from scoresde.jump import (
+    Absorbing,
+    CategoricalModel,
+    ContinuousBound,
+    DiscretizedGaussian,
+    JumpProcess,
+    LeaveOneOutModel,
+    jump_bound,
+)
 from scoresde.networks import MLP, OrdinalNetwork, SmallUNet, TokenTransformer
 
 KINDS = {
@@ -40,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("profile", "digits"))
     parser.add_argument("--networks", nargs="+", choices=DIGITS, default=list(DIGITS))
+    parser.add_argument("--process", choices=PROCESSES, default="absorbing")
     parser.add_argument("--seconds", type=float, default=160.0)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()
@@ -48,12 +58,13 @@ def main() -> None:
     if options.what == "profile":
         step_shares()
         return
+    process = PROCESSES[options.process]
     for name in options.networks:
         torch.manual_seed(0)
-        network, begin = DIGITS[name](), time.process_time()
-        average, steps = train_digits(network, options.seconds, options.learning_rate)
+        network, begin = DIGITS[name](process.states), time.process_time()
+        average, steps = train_digits(network, process, options.seconds, options.learning_rate)
         seconds, test = time.process_time() - begin, AsTokens(Digits()).test.raw.long()
-        bound = jump_bound(Absorbing(17), CategoricalModel(average, Absorbing(17)), test)
+        bound = jump_bound(process, model_of(average, process), test, draws=96, replicates=1)
         count = sum(p.numel() for p in network.parameters())
         print(f"{name}: {count} parameters, {steps} steps in {seconds:.0f} CPU-s, {bound}", flush=True)
 
@@ -85,29 +96,37 @@ def step_shares(batch: int = 32, length: int = 128) -> None:
         print(f"{kind:18s} {total / shares.total():.1%}")
 
 
-def levels_by(body: type[nn.Module], **arguments: int) -> OrdinalNetwork:
-    """A network of the 17 levels of 8 x 8 pixels with a mask."""
-    return OrdinalNetwork((1, 8, 8), tokens=17, states=18, body=partial(body, **arguments))
+def levels_by(body: type[nn.Module], states: int, **arguments: int) -> OrdinalNetwork:
+    """A network of the 17 levels of 8 x 8 pixels."""
+    return OrdinalNetwork((1, 8, 8), tokens=17, states=states, body=partial(body, **arguments))
 
 
-def sequence(**arguments: int) -> TokenTransformer:
+def sequence(states: int, **arguments: int) -> TokenTransformer:
     """A transformer of the same pixels."""
-    return TokenTransformer((1, 8, 8), tokens=17, states=18, learned_positions=True, **arguments)
+    return TokenTransformer((1, 8, 8), tokens=17, states=states, learned_positions=True, **arguments)
 
 
+PROCESSES: dict[str, JumpProcess] = {"absorbing": Absorbing(17), "gaussian": DiscretizedGaussian(17, 1.5)}
 DIGITS = {
-    "SmallUNet": lambda: levels_by(SmallUNet, channels=24, blocks=2),
-    "MLP": lambda: levels_by(MLP, width=384, depth=3),
-    "TokenTransformer": lambda: sequence(width=64, depth=4, heads=4),
+    "SmallUNet": lambda states: levels_by(SmallUNet, states, channels=24, blocks=2),
+    "MLP": lambda states: levels_by(MLP, states, width=384, depth=3),
+    "TokenTransformer": lambda states: sequence(states, width=64, depth=4, heads=4),
 }
 
 
-def train_digits(network: nn.Module, budget: float, learning_rate: float, batch: int = 64) -> tuple[nn.Module, int]:
+def model_of(network: nn.Module, process: JumpProcess) -> CategoricalModel | LeaveOneOutModel:
+    """The model of a network."""
+    return (CategoricalModel if process.carries_over else LeaveOneOutModel)(network, process)
+
+
+def train_digits(
+    network: nn.Module, process: JumpProcess, budget: float, learning_rate: float, batch: int = 64
+) -> tuple[nn.Module, int]:
     """The average of the weights after training for ``budget`` seconds of CPU time, and the number of steps."""
-    data, process = AsTokens(Digits()).train.raw.long(), Absorbing(17)
-    model, objective, average = CategoricalModel(network, process), ContinuousBound(process), EMA(network, 0.998)
+    data = AsTokens(Digits()).train.raw.long()
+    model, objective, average = model_of(network, process), ContinuousBound(process), EMA(network, 0.998)
     optimizer = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.9, 0.99))
-    generator, begin, step = torch.Generator().manual_seed(0), time.process_time(), 0
+    generator, begin, step = torch.Generator().manual_seed(1), time.process_time(), 0
     while (used := (time.process_time() - begin) / budget) < 1.0:
         optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / 50) * math.cos(math.pi / 2 * used) ** 2
         rows = torch.randint(len(data), (batch,), generator=generator)
