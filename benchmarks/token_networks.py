@@ -1,9 +1,11 @@
 """Networks of tokens: the cost of a training step of a transformer, and the bound of digits in 17 levels at equal CPU time.
 
     python -m benchmarks.token_networks profile
+    python -m benchmarks.token_networks untrained
     python -m benchmarks.token_networks digits [--networks NAME ...] [--process NAME] [--seconds S] [--learning-rate R]
 
-``profile`` prints the share of each kind of operation in a step (forward, backward, Adam). ``digits`` trains each network by
+``profile`` prints the share of each kind of operation in a step (forward, backward, Adam). ``untrained`` prints the bound
+of a constant network on 128 test digits for both kinds of models. ``digits`` trains each network by
 ``ContinuousBound`` for S seconds of CPU time with a cosine schedule, and prints the bound in bits/dim on the test digits. The
 model of the discretized Gaussian process is a ``LeaveOneOutModel``.
 """
@@ -31,6 +33,8 @@ from scoresde.jump import (
     DiscretizedGaussian,
     JumpProcess,
     LeaveOneOutModel,
+    NearestNeighbor,
+    Uniform,
     jump_bound,
 )
 from scoresde.networks import MLP, OrdinalNetwork, SmallUNet, TokenTransformer
@@ -47,7 +51,7 @@ KINDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("profile", "digits"))
+    parser.add_argument("what", choices=("profile", "untrained", "digits"))
     parser.add_argument("--networks", nargs="+", choices=DIGITS, default=list(DIGITS))
     parser.add_argument("--process", choices=PROCESSES, default="absorbing")
     parser.add_argument("--seconds", type=float, default=160.0)
@@ -57,6 +61,9 @@ def main() -> None:
     torch.manual_seed(0)
     if options.what == "profile":
         step_shares()
+        return
+    if options.what == "untrained":
+        untrained_bounds()
         return
     process = PROCESSES[options.process]
     for name in options.networks:
@@ -94,6 +101,22 @@ def step_shares(batch: int = 32, length: int = 128) -> None:
         shares[kind] += event.self_cpu_time_total
     for kind, total in shares.most_common():
         print(f"{kind:18s} {total / shares.total():.1%}")
+
+
+class Constant(nn.Module):
+    """Equal logits of 17 levels."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*x.shape, 17)
+
+
+def untrained_bounds() -> None:
+    """Print the bounds of a constant network."""
+    test = AsTokens(Digits()).test.raw.long()[:128]
+    for process in (DiscretizedGaussian(17, 1.5), NearestNeighbor(17), Uniform(17)):
+        for kind in (CategoricalModel, LeaveOneOutModel):
+            bound = jump_bound(process, kind(Constant(), process), test, replicates=1)
+            print(type(process).__name__, kind.__name__, bound)
 
 
 def levels_by(body: type[nn.Module], states: int, **arguments: int) -> OrdinalNetwork:
