@@ -181,7 +181,8 @@ class MarkovChain(DiscreteDistribution):
 
     def _first(self, count: int) -> Tensor:
         """The probabilities of the first ``count`` <= k tokens, (K,) * count."""
-        return self.initial.sum(tuple(range(count, self.order))) if count < self.order else self.initial
+        first: Tensor = self.initial.sum(tuple(range(count, self.order))) if count < self.order else self.initial
+        return first
 
     def _conditional(self, i: int) -> Tensor:
         """Probabilities of token i (from 0) given the min(i, k) before it, (K^min(i, k), K)."""
@@ -197,11 +198,13 @@ class MarkovChain(DiscreteDistribution):
         joint = p[..., None] * table
         if i >= self.order:
             joint = joint.reshape(len(p), self.tokens, -1, self.tokens).sum(1)
-        return (joint if observed is None else joint * observed[:, None]).reshape(len(p), -1)
+        weights: Tensor = joint if observed is None else joint * observed[:, None]
+        return weights.reshape(len(p), -1)
 
     def _row_entropies(self) -> Tensor:
         """The entropy of the next token given the last k, (K,) * k nats."""
-        return -torch.special.xlogy(self.transition, self.transition).sum(-1)
+        entropies: Tensor = -torch.special.xlogy(self.transition, self.transition).sum(-1)
+        return entropies
 
     def _check(self, name: str, x: Tensor) -> None:
         if x.ndim != 2:
