@@ -136,7 +136,7 @@ def _case(name: str, process: JumpProcess, network: nn.Module, x0: Tensor, round
         f"{key} {1e3 * statistics.median(v):7.1f} ms"
         for key, v in (("plain", plain), ("bound", bound), ("draw", draws))
     ]
-    print(f"{name:40s}", *times, f"ratio {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    print(f"{name:48s}", *times, f"ratio {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
 def training(options: argparse.Namespace) -> None:
@@ -146,6 +146,7 @@ def training(options: argparse.Namespace) -> None:
         (17, 64, 16, 128, 4),
         (256, 64, 16, 128, 4),
         (50_000, 32, 2, 256, 2),
+        (50_000, 32, 2, 512, 4),
     ):
         x0 = torch.randint(tokens, (batch, length))
         processes: list[JumpProcess] = [Absorbing(tokens), Uniform(tokens), MaskAndReplace(tokens, 0.1)]
@@ -155,7 +156,13 @@ def training(options: argparse.Namespace) -> None:
             if options.only and type(process).__name__ not in options.only:
                 continue
             network = TokenTransformer((length,), tokens, process.states, width=width, depth=depth)
-            _case(f"{type(process).__name__}({tokens}) {batch} x {length}", process, network, x0, options.rounds)
+            _case(
+                f"{type(process).__name__}({tokens}) {batch} x {length} width {width}",
+                process,
+                network,
+                x0,
+                options.rounds,
+            )
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ SUB_PACKAGES = {
     ],
     "distributions": [{"linear_gaussian", "data_variance"}, {"mixture"}, {"empirical"}],
     "jump": [
-        {"keep", "states"},
+        {"keep", "states", "ratio_sums"},
         {"forward"},
         {"base"},
         {"replacing", "matrix", "grids", "confidences", "models", "oracles", "known", "counted", "importance"},

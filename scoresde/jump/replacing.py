@@ -27,6 +27,7 @@ from scoresde._validation import check_count, check_number, expand
 from scoresde.jump.base import JumpProcess
 from scoresde.jump.forward import with_infinity
 from scoresde.jump.keep import KeepSchedule, PolynomialKeep
+from scoresde.jump.ratio_sums import RatioSums
 from scoresde.jump.states import (
     LOG_ZERO,
     check_logits,
@@ -222,19 +223,14 @@ class _Replacing(JumpProcess):
         masked = self.masked(x_t)
         if self.carries_over:
             return self._beta(t, x_t).mul(a / m).to(logits.dtype) * cross_entropy(logits, x0, masked)
-        # the ratios are scale p(y | x_t) + offset for all y that are not x_t
-        p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
-        place = torch.where(masked, 0, x_t)[..., None]
-        own = torch.where(masked, 0.0, p.gather(-1, place)[..., 0])
-        p = p.scatter(-1, place, torch.where(masked[..., None], p.gather(-1, place), 0.0))
-        rest, scale = p.sum(-1), (a / torch.where(masked, m, u)).to(p.dtype)
-        offset = torch.where(masked, u / m, rest + own * (u / (a + u)).to(p.dtype)).to(p.dtype)
-        log_r = (scale[..., None] * p + offset[..., None]).log()
-        others = torch.where(masked, self.tokens, self.tokens - 1)
-        logs = log_r.sum(-1) - torch.where(masked, 0.0, offset.log())
-        return self._poisson(
-            x_t, x0, t, scale * rest + others * offset, logs, log_r.gather(-1, x0[..., None])[..., 0]
-        ).to(logits.dtype)
+        flat = logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(-1, self.tokens)
+        scale, offset, weight = (
+            v.expand(x_t.shape).reshape(-1).to(flat.dtype) for v in (a / torch.where(masked, m, u), u / m, u / (a + u))
+        )
+        x, hidden = torch.where(masked, 0, x_t).reshape(-1), masked.reshape(-1)
+        sums = RatioSums.apply(flat, scale, offset, weight, x, hidden, x0.reshape(-1))  # type: ignore[no-untyped-call]
+        total, logs, at_data = (v.reshape(x_t.shape) for v in sums)
+        return self._poisson(x_t, x0, t, total, logs, at_data).to(logits.dtype)
 
     def step_divergence(self, x_t: Tensor, x0: Tensor, logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
         if not self.carries_over:
