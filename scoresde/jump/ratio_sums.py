@@ -71,7 +71,7 @@ class RatioSums(torch.autograd.Function):
             gradient = torch.mul(slope.sub_(mean[:, None]), p[part], out=result[part])
             of_own = torch.where(masked[part], gradient.gather(1, place[part])[:, 0], own[part] * (own_slope - mean))
             gradient.scatter_(1, place[part], of_own[:, None])
-        return result, None, None, None, None, None, None
+        return (result, *[None] * 6)
 
 
 def _parts(p: Tensor) -> list[slice]:
