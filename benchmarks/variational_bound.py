@@ -32,7 +32,7 @@ def main() -> None:
     sde, transform, test = model.sde, made.data.transform, made.data.test
     x = test.encode(torch.arange(options.events), seed=0)
     train = made.data.train.encode(torch.arange(128), seed=0)
-    fitted = ChainBound(options.steps, draws=1).fit(sde, model, train)
+    fitted = ChainBound(options.steps, variance="measured", draws=1).fit(sde, model, train)
     level = sde.sigma(fitted.times) / sde.alpha(fitted.times)
     costs = (-(level**-2).diff() * fitted.variance(level)[1:]).log1p()
     print(f"| probabilities | steps | evaluations | bits/dim | error of an event | of the mean of {len(test)} |")
