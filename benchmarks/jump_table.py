@@ -34,7 +34,15 @@ from scoresde.jump import (
     Uniformization,
     confidences,
 )
-from tests.jump.problems import coupled, frequencies, greedy_table, processes, sampler_table, total_variation
+from tests.jump.problems import (
+    coupled,
+    frequencies,
+    greedy_table,
+    processes,
+    sampler_table,
+    total_variation,
+    wrong_at_the_start,
+)
 from tests.jump.test_guidance import UNDER, WITHOUT, order_table, tilted
 
 STEPS = (5, 10, 20, 50, 100, 200)
@@ -131,6 +139,21 @@ def infilling(joint: EnumeratedJoint) -> None:
     print(f"known, Absorbing: {total_variation(found, target):.1e} with 1 evaluation")
 
 
+def inexact(joint: EnumeratedJoint) -> None:
+    """A model that is uniform where all is masked, and exact elsewhere."""
+    process = Absorbing(6)
+    model = wrong_at_the_start(process, joint.model(process))
+    counts = (9, 49, 199)
+    for name, make in {
+        "ancestral": AncestralSampler,
+        "corrected": lambda n: CorrectedSampler(AncestralSampler((n + 1) // 2), 0.5),
+        "remasking, cap=.05": Remasking,
+        "remasking, cap=.3": lambda n: Remasking(n, cap=0.3),
+    }.items():
+        tables = [sampler_table(make(n), process, model) for n in counts]
+        row(f"inexact model, {name}", [total_variation(p, joint.probabilities) for p in tables])
+
+
 def guidance() -> None:
     """Total variation of the product of normalized factors from the normalized tilted joint."""
     for weight in (-0.5, 0.0, 1.0, 2.0, 3.0):
@@ -152,6 +175,7 @@ def main() -> None:
     exact(joint, count, {"Absorbing": left, "Uniform": right})
     chain()
     infilling(joint)
+    inexact(joint)
     guidance()
     left.set_ylabel("total variation")
     left.legend(fontsize=7, loc="lower left")

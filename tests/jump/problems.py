@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 
@@ -115,7 +116,8 @@ def sampler_table(sampler, process, model, count=2, known=None):
         )
     for k, (t, s) in enumerate(itertools.pairwise(times)):
         if k and corrections:
-            step = corrector(process, model, t, t + size * (times[k - 1] - t), count)
+            later = (t + size * (times[k - 1] - t)).clamp(max=process.T)
+            step = corrector(process, model, t, later, count)
             if known is not None:  # the first variable stays
                 same = torch.nn.functional.one_hot(x[:, 0], states).double()
                 step = (same[:, :, None] * step.reshape(-1, states, states).sum(1)[:, None]).reshape(len(x), -1)
@@ -126,6 +128,16 @@ def sampler_table(sampler, process, model, count=2, known=None):
             free[:, :1] = process.posterior(x[:, :1], torch.full_like(x[:, :1], known), s, t)
         p = p @ kernel(process, lambda _, free=free: free, count).nan_to_num(0.0)
     return p.reshape([states] * count)[(slice(0, process.tokens),) * count]
+
+
+def wrong_at_the_start(process, model):
+    """A model that gives all tokens the same probability if all are masked, and is ``model`` elsewhere."""
+
+    def changed(x, t):
+        log_p, hidden = model(x, t), process.masked(x).all(1)
+        return torch.where(hidden[:, None, None], -math.log(process.tokens), log_p)
+
+    return changed
 
 
 def greedy_table(joint):

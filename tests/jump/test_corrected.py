@@ -46,6 +46,16 @@ def test_the_marginal_is_invariant_up_to_second_order(process):
     assert changes[0] < 0.005 and changes[0] / changes[1] > 3.5
 
 
+def test_a_wrong_time_of_the_way_back_is_found():
+    """With the model at t in place of u, the marginal of one variable changes."""
+    joint, t, u = EnumeratedJoint([0.5, 0.2, 0.3]), torch.tensor(0.4), torch.tensor(0.6)
+    process = Uniform(3)
+    p = joint.log_prob_at(process, pairs(3, 1), t).exp()
+    wrong = joint.model(process)
+    step = corrector(process, lambda x, _: wrong(x, t), t, u, 1)
+    assert float((p @ step - p).abs().sum()) > 0.01
+
+
 def test_the_marginal_of_one_variable_is_invariant_for_any_size():
     joint, t, u = EnumeratedJoint([0.5, 0.2, 0.3]), torch.tensor(0.2), torch.tensor(0.9)
     for process in processes(3):

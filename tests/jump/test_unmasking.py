@@ -21,6 +21,7 @@ from scoresde.jump import (
     confidences,
     grids,
 )
+from scoresde.jump.counted import ancestral_step
 from tests.jump.problems import (
     ancestral_table,
     coupled,
@@ -29,6 +30,7 @@ from tests.jump.problems import (
     greedy_table,
     sampler_table,
     total_variation,
+    wrong_at_the_start,
 )
 
 N = 4000
@@ -70,11 +72,11 @@ def test_no_evaluation_without_a_token_to_unmask():
 
     start = torch.full((3, 8), 2)
     start[1, :5], start[2] = 1, 0
-    result = ConfidenceUnmasking(60)(process, counted, (3, 8), start=start)
+    result = ConfidenceUnmasking(30)(process, counted, (3, 8), start=start)
     assert result.spent.tolist() == [8, 3, 0] and sum(sizes) == 11 and not process.masked(result.samples).any()
     assert ConfidenceUnmasking(3)(process, model, (3, 8)).nfe == 3
     known = KnownTokens(torch.zeros(1, 8, dtype=torch.int64), torch.arange(8) > 1)
-    assert ConfidenceUnmasking(60)(process, model, (3, 8), known=known).nfe == 2
+    assert ConfidenceUnmasking(30)(process, model, (3, 8), known=known).nfe == 2
 
 
 @pytest.mark.parametrize("sampler", [Remasking(4, cap=1.0, eta=0.7), Remasking(9, cap=0.1)], ids=repr)
@@ -93,6 +95,35 @@ def test_remasking_tends_to_the_joint_and_has_the_marginals_of_the_process():
     assert torch.allclose(remasking_table(Remasking(6, eta=0.0)), plain, atol=1e-12)
     table = remasking_table(Remasking(6, eta=1.0, cap=0.9))  # each variable alone is exact
     assert torch.allclose(table.sum(1), JOINT.probabilities.sum(1), atol=0.02)
+
+
+def test_remasking_undoes_errors_of_the_model():
+    model = wrong_at_the_start(PROCESS, MODEL)
+    plain, *remasked = (
+        total_variation(sampler_table(sampler, PROCESS, model), JOINT.probabilities)
+        for sampler in (AncestralSampler(50), Remasking(50, cap=0.1), Remasking(50, cap=0.3))
+    )
+    assert plain > 0.18 and remasked[0] < 0.9 * plain and remasked[1] < 0.8 * plain
+
+
+def test_the_share_of_masked_tokens_is_that_of_the_process():
+    class Wrong(Remasking):
+        """The share (alpha_s - alpha_t) / (1 - alpha_t), which ignores the tokens that are masked again."""
+
+        def step(self, process, model, x, t, s, noise, number):
+            new = super().step(process, model, x, t, s, noise, number)
+            plain = ancestral_step(process, model, x, t, s, noise, step=number, purpose="plain")
+            return torch.where(process.masked(x), plain, new)
+
+    def largest_error(sampler):
+        found = []
+        sampler(
+            PROCESS, MODEL, (N, 2), callback=lambda k, t, x: found.append(float(PROCESS.masked(x).double().mean() - t))
+        )
+        return max(map(abs, found))
+
+    bound = 5 * (0.25 / (2 * N)) ** 0.5
+    assert largest_error(Remasking(4, cap=0.5)) < bound < 0.3 * largest_error(Wrong(4, cap=0.5))
 
 
 @pytest.mark.parametrize(
