@@ -10,7 +10,7 @@ from types import ModuleType
 PACKAGES = (
     "sde", "score", "losses", "samplers", "samplers.predictor_corrector", "samplers.exponential", "samplers.fitted",
     "samplers.base", "samplers.grid_sampler", "samplers.instants", "samplers.discretization", "likelihood", "guidance", "tasks",
-    "schedules", "jump", "jump.confidences", "jump.grids",
+    "schedules", "jump", "jump.confidences", "jump.grids", "product",
     "networks", "filters", "data", "operators", "distributions", "metrics", "experiment", "loggers", "noise_distributions",
     "solvers",
 )  # fmt: skip

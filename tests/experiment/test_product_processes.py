@@ -106,6 +106,13 @@ def test_bounds_are_those_of_the_library_in_the_units_of_the_table(place):
 def test_report_evaluation_and_check(place):
     page = (place / "run" / "report.html").read_text()
     assert "ProductProcess" in page and "Absorbing(tokens=3" in page and "kind" in page
+    assert "VelocityPrediction" in page and "ProductLikelihood(t_min=0.001, draws=3" in page
+    done = called("push", place / "published", "--workdir", place / "run")
+    assert done.returncode == 0, done.stderr
+    card = (place / "published" / "README.md").read_text()
+    assert (
+        "A generative model of table.csv/train under ProductProcess" in card and "the score of real coordinates" in card
+    )
     assert read_sealed(place / "run" / "evaluation" / "product.json")["frechet distance"] > 0.0
     done = called("check", "--config", place / "mine.py")
     assert done.returncode == 0 and "1: posterior" in done.stdout and "3: posterior" in done.stdout

@@ -27,6 +27,8 @@ from scoresde.experiment.jobs.likelihood import describe
 from scoresde.experiment.reports.html import UNREADABLE, visible
 from scoresde.experiment.reports.predictions import figure_head, figure_rows
 from scoresde.experiment.results.sample_index import CONDITIONS_OF_SAMPLES, describe_acceptance, describe_evidence
+from scoresde.jump import JumpModel
+from scoresde.product import ProductModel
 from scoresde.score import TargetModel
 
 TAGS = ("scoresde", "score-based-model", "diffusion", "density-estimation")
@@ -96,6 +98,8 @@ def _kind(experiment: Experiment) -> str:
     """What is published, in words."""
     if isinstance(experiment.model, TargetModel):
         return f"{type(experiment.model).__name__} of {plain(experiment.objective.targets[0])} for noisy data of"
+    if isinstance(experiment.model, JumpModel | ProductModel):
+        return "generative model of"
     return "score-based generative model of"
 
 
@@ -108,6 +112,13 @@ def _use(experiment: Experiment, published: Published) -> str:
     if isinstance(experiment.model, TargetModel):
         name, verbs = "model", ("evaluate",)
         meaning = "`model.log_prob(x, t, target)` is log p(target given x_t) in nats"
+    if isinstance(experiment.model, JumpModel):
+        name, meaning = "model", "`model(x, t)` is the logits of p(x_0 | x_t) for each coordinate"
+    if isinstance(experiment.model, ProductModel):
+        name, meaning = (
+            "model",
+            "`model(x, t)` is the score of real coordinates, and the logits of p(x_0 | x_t) of the others",
+        )
     commands = "\n    ".join(f"scoresde {verb} --workdir model{flags}" for verb in verbs)
     needs = (
         f" The config names classes or functions of {', '.join(modules)}, which is not part of it." if modules else ""

@@ -37,6 +37,7 @@ from scoresde.experiment.results.sample_index import (
 )
 from scoresde.jump import JumpLikelihood, JumpModel
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
+from scoresde.product import ProductLikelihood, ProductModel
 from scoresde.score import ScoreModel, TargetModel
 
 BASELINES_UP_TO = 2**24
@@ -137,6 +138,8 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
         how = _named(method or experiment.likelihood.divergence)
         if isinstance(experiment.model, JumpModel):
             how = (method if isinstance(method, JumpLikelihood) else JumpLikelihood()).summary
+        if isinstance(experiment.model, ProductModel):
+            how = repr(method or ProductLikelihood())
         rows.append((
             "likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, {how}",
         ))  # fmt: skip
@@ -146,7 +149,7 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
 def _meaning(experiment: Experiment) -> tuple[str, str]:
     """What the output of the network means."""
     model = experiment.model
-    if isinstance(model, ScoreModel):
+    if isinstance(model, ScoreModel | ProductModel):
         return "prediction", _named(model.prediction)
     targets = ", ".join(experiment.objective.targets)
     return "model", type(model).__name__ + (f" of {targets}" if targets else "")
