@@ -12,6 +12,7 @@ import torch
 
 from scoresde.cli import main
 from scoresde.data import Affine, Bytes, Characters, Dataset, TextFile
+from scoresde.experiment import Experiment, load_config
 from scoresde.experiment.results.simple_baseline import baseline_facts
 from scoresde.experiment.results.text_facts import describe_text, text_facts
 from scoresde.metrics import compressor_bits_per_byte, markov_bits
@@ -98,3 +99,10 @@ def test_a_run_from_training_to_the_report(tmp_path, file, monkeypatch, capsys):
         said = "the vocabulary of the data has changed: its digest is 0000000000000000, and .* was trained with [0-9a-f]{16}"
         assert re.search(said, capsys.readouterr().err)
     assert kept == {path: path.read_bytes() for path in kept}
+
+
+@pytest.mark.parametrize("name", ["digits_binary", "mnist_binary", "chorales"])
+def test_configs_of_other_tokens(name):
+    """They build without the packages that contain the data."""
+    made = Experiment.from_config(load_config(ROOT / "configs" / "jump" / f"{name}.py"))
+    assert made.process.tokens == made.data.transform.tokens == (48 if name == "chorales" else 2)
