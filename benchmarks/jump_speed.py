@@ -2,6 +2,7 @@
 
     python -m benchmarks.jump_speed training [--rounds N]
     python -m benchmarks.jump_speed sampling [--tokens K] [--length L] [--batch B]
+    python -m benchmarks.jump_speed times
 
 ``training`` compares a step of ``ContinuousBound`` with the same step whose loss is the plain cross-entropy of the same
 network at the same x_t. A step is the draw, the network, the loss and its gradient; the plain one has no draw. Both take
@@ -9,6 +10,9 @@ turns. Times are medians of processor time, and the ratio is the median of the r
 
 ``sampling`` prints the largest memory that a step holds at one time, in units of the logits: of all tensors that
 operations of torch return, by ``PeakMemory``, and of the process, by the kernel. It includes the logits themselves.
+
+``times`` compares the variance of the loss at uniform times and with ``AdaptiveTimes``, for the exact model of a chain of 32
+bits. Four batches of 4096 make the history, and another one is measured.
 """
 
 from __future__ import annotations
@@ -27,16 +31,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from scoresde import VPSDE
 from scoresde.jump import (
     Absorbing,
+    AdaptiveTimes,
     AncestralSampler,
     CategoricalModel,
     ContinuousBound,
+    CosineKeep,
     DiscretizedGaussian,
     FirstHitting,
     JumpProcess,
+    MarkovChain,
     MaskAndReplace,
     NearestNeighbor,
+    PolynomialKeep,
     TauLeaping,
     Uniform,
 )
@@ -108,7 +117,8 @@ def sampling(options: argparse.Namespace) -> None:
             )
 
 
-def _seconds(call: Callable[[], Tensor]) -> float:
+def _seconds(network: nn.Module, call: Callable[[], Tensor]) -> float:
+    network.zero_grad(set_to_none=True)  # a gradient that is there already would be added to
     begin = time.process_time()
     call().mean().backward()
     return time.process_time() - begin
@@ -122,10 +132,9 @@ def _case(name: str, process: JumpProcess, network: nn.Module, x0: Tensor, round
         draw = objective.draw(x0, step=step + 1000)
         drawn = time.process_time() - begin
         pair = (
-            _seconds(lambda draw=draw: cross_entropy(network(draw.x, draw.t.float()), draw.x0)),
-            _seconds(lambda step=step: objective(model, x0, step=step)),
+            _seconds(network, lambda draw=draw: cross_entropy(network(draw.x, draw.t.float()), draw.x0)),
+            _seconds(network, lambda step=step: objective(model, x0, step=step)),
         )
-        network.zero_grad(set_to_none=True)
         if step:
             plain.append(pair[0])
             bound.append(pair[1])
@@ -165,9 +174,31 @@ def training(options: argparse.Namespace) -> None:
             )
 
 
+def times() -> None:
+    chain = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    x0, new = chain.sample(4096, 32), chain.sample(4096, 32, seed=1)
+    linear, cosine, cubic, noise = PolynomialKeep(), CosineKeep(), PolynomialKeep(3.0), VPSDE()
+    for process in (
+        Absorbing(2, linear),
+        Absorbing(2, cosine),
+        Absorbing(2, cubic),
+        Uniform(2, linear),
+        Uniform(2, noise),
+    ):
+        model, adaptive = chain.model(process), ContinuousBound(process, adaptive=AdaptiveTimes(16, 500))
+        for step in range(4):
+            draw = adaptive.draw(x0, step=step)
+            adaptive.observe(draw.t, adaptive.evaluate(model, draw))
+        before, after = ContinuousBound(process)(model, new, step=9), adaptive(model, new, step=9)
+        print(
+            f"{process!r:75s} mean {float(before.mean()):.2f} and {float(after.mean()):.2f}, variance {float(before.var()):.0f} "
+            f"and {float(after.var()):.0f}, ratio {float(before.var() / after.var()):.2f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("training", "sampling"))
+    parser.add_argument("part", choices=("training", "sampling", "times"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--length", type=int, default=256)
@@ -175,7 +206,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=())
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training(options) if options.part == "training" else sampling(options)
+    if options.part == "times":
+        times()
+    else:
+        training(options) if options.part == "training" else sampling(options)
 
 
 if __name__ == "__main__":
