@@ -253,7 +253,7 @@ def picture(rows: list[dict[str, Any]], file: str) -> None:
             title, scale, _ = COLUMNS[column]
             for index, method in enumerate(METHODS):
                 points = [
-                    (row["evaluations"], max(scale * row[column], 0.1 if column != "gap" else 1e-4))
+                    (row["evaluations"], scale * row[column] if column == "gap" else max(scale * row[column], 0.1))
                     for row in rows
                     if row["case"] == name and row["method"] == method and column in row
                 ]
@@ -263,6 +263,9 @@ def picture(rows: list[dict[str, Any]], file: str) -> None:
             noise = [1e3 * row["energy"][1] for row in rows if row["case"] == name and row["method"] == OTHER]
             if noise and column != "gap":
                 axis.axhspan(0.08, max(noise[0], 0.08), color="0.9", zorder=0)
+            if min((value for line in axis.lines for value in line.get_ydata()), default=1.0) <= 0.0:
+                axis.set_yscale("linear")
+                title = "bound, -log p in nats"  # that of a run
             axis.set_xticks(COUNTS, list(map(str, COUNTS)))
             axis.minorticks_off()
             axis.set_title(f"{name}\n{title}", fontsize=9)
