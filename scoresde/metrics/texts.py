@@ -1,13 +1,21 @@
 r"""Bits per byte of text by compressors and by a Markov model, as yardsticks for the likelihood of a model.
 
-The Markov model of order m predicts each byte s from the m bytes c before it. Its probabilities interpolate the orders 0 to m
-(Witten and Bell 1991, method C): with n(cs) the count of s after c in the training text, n(c) that of c, T(c) the number of
-different bytes after c, and c' the context without its first byte,
+The Markov model of order m predicts each byte s from the m bytes c before it, by interpolated Kneser-Ney smoothing: with n(cs)
+the count of s after c in the training text, n(c) its sum over s, T(c) the number of different bytes after c, and c' the context
+without its first byte,
 
-.. math:: p(s | c) = \frac{n(cs) + T(c)\, p(s | c')}{n(c) + T(c)}, \qquad p(s) = 1/256 \text{ below order 0}.
+.. math::
+    p_k(s | c) = \frac{\max(n(cs) - d_k, 0) + d_k T(c)\, p_{k-1}(s | c')}{n(c)}, \qquad d_k = \frac{n_1}{n_1 + 2 n_2},
+    \qquad p_{-1}(s) = 1/256,
 
-A context that the training text does not have is left out. A compressor learns while it reads. It can read the training text
-first, so that it knows as much as the model.
+where n_1 and n_2 are the numbers of pairs (c, s) that occur once and twice, with c of k bytes. Below the order m, n(cs) is the
+number of different bytes before cs: a byte that is frequent after one context only gets a small probability after others. A
+context that the training text does not have is left out. A compressor learns while it reads. It can read the training text first,
+so that it knows as much as the model.
+
+References:
+    Kneser and Ney 1995, Improved backing-off for m-gram language modeling. Chen and Goodman 1999, An empirical study of smoothing
+    techniques for language modeling.
 """
 
 from __future__ import annotations
@@ -77,7 +85,7 @@ def markov_bits(train: bytes, text: bytes, order: int = 5) -> Tensor:
         ValueError: If a text is empty.
 
     References:
-        Witten and Bell 1991, The zero-frequency problem, IEEE Transactions on Information Theory 37(4).
+        Kneser and Ney 1995, Improved backing-off for m-gram language modeling.
 
     Example:
         >>> from scoresde.metrics import markov_bits
@@ -92,17 +100,31 @@ def markov_bits(train: bytes, text: bytes, order: int = 5) -> Tensor:
         if not content:
             raise ValueError(f"{name} is empty: give one byte at least")
     known, here = (np.frombuffer(content, np.uint8).astype(np.uint64) for content in (train, text))
+    order = min(order, len(train) - 1)
     p = np.full(len(text), 1.0 / 256.0)
-    for k in range(min(order, len(text) - 1, len(train) - 1) + 1):
-        strings, counts = np.unique(_strings(known, k), return_counts=True)
-        contexts, first, kinds = np.unique(strings >> np.uint64(8), return_index=True, return_counts=True)
-        totals = np.add.reduceat(counts, first)
-        wanted = _strings(here, k)
-        before = wanted >> np.uint64(8)
-        seen, total = _looked_up(strings, counts, wanted), _looked_up(contexts, totals, before)
-        different = _looked_up(contexts, kinds, before)
-        p[k:] = np.where(total > 0, (seen + different * p[k:]) / np.maximum(total + different, 1), p[k:])
+    for k, (strings, counts) in enumerate(_tables(known, order)):
+        if k < len(text):
+            p[k:] = _interpolated(strings, counts, _strings(here, k), p[k:])
     return torch.from_numpy(-np.log2(p))
+
+
+def _tables(known: np.ndarray, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The different strings cs and their n(cs), for contexts c of 0 to ``order`` bytes."""
+    found = [np.unique(_strings(known, order), return_counts=True)]
+    for k in range(order, 0, -1):
+        found.append(np.unique(found[-1][0] & np.uint64(256**k - 1), return_counts=True))
+    return found[::-1]
+
+
+def _interpolated(strings: np.ndarray, counts: np.ndarray, wanted: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """p_k of the strings ``wanted``, from their p_{k-1}."""
+    contexts, first, kinds = np.unique(strings >> np.uint64(8), return_index=True, return_counts=True)
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    discount = once / (once + 2.0 * twice) if once else 0.5
+    before = wanted >> np.uint64(8)
+    total, different = (_looked_up(contexts, one, before) for one in (np.add.reduceat(counts, first), kinds))
+    seen = np.maximum(_looked_up(strings, counts, wanted) - discount, 0.0)
+    return np.where(total > 0, (seen + discount * different * below) / np.maximum(total, 1), below)
 
 
 def _strings(content: np.ndarray, order: int) -> np.ndarray:

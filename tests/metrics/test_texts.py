@@ -12,29 +12,36 @@ import torch
 from scoresde.metrics import compressor_bits_per_byte, markov_bits
 
 
-def slow_probability(train, context, byte):
-    """The formula for one byte, from the longest context down."""
-
-    def below():
-        return slow_probability(train, context[1:], byte) if context else 1.0 / 256.0
-
-    after = Counter(train[k + len(context)] for k in range(len(train) - len(context)) if train[k:].startswith(context))
-    if not after:
-        return below()
-    return (after[byte] + len(after) * below()) / (after.total() + len(after))
+def slow_probability(train, context, byte, order):
+    """The formula for one byte, from the shortest context up."""
+    tables = [Counter(train[k : k + order + 1] for k in range(len(train) - order))]
+    for _ in range(order):
+        tables.insert(0, Counter(string[1:] for string in tables[0]))
+    p = 1.0 / 256.0
+    for k, table in enumerate(tables[: len(context) + 1]):
+        end = context[len(context) - k :]
+        after = {string[-1]: count for string, count in table.items() if string[:-1] == end}
+        if not after:
+            break
+        once, twice = (sum(count == number for count in table.values()) for number in (1, 2))
+        discount = once / (once + 2 * twice) if once else 0.5
+        p = (max(after.get(byte, 0) - discount, 0.0) + discount * len(after) * p) / sum(after.values())
+    return p
 
 
 def test_the_formula():
     train, text = b"the rat the cat sat at the mat, that ate the hat", b"that cat ate a zebra\xff"
     for order in range(5):
-        expected = [slow_probability(train, text[max(0, k - order) : k], text[k]) for k in range(len(text))]
+        expected = [slow_probability(train, text[:k], text[k], order) for k in range(len(text))]
         assert torch.allclose(markov_bits(train, text, order).exp2(), 1.0 / torch.tensor(expected, dtype=torch.float64))
 
 
 def test_probabilities_sum_to_one():
+    """After contexts that occur, that occur in part, and that do not, also if every string occurs once (``d = 1``)."""
     train, before = bytes(np.random.default_rng(0).integers(0, 256, 3000).astype(np.uint8)), b"abcabc"
-    for context in (before, train[100:110]):
-        bits = [float(markov_bits(train, context + bytes([last]), 3)[-1]) for last in range(256)]
+    pairs = ((train, before), (train, train[100:110]), (b"abracadabra, abra", b"zab"), (b"abcd", b"ab"))
+    for known, context in pairs:
+        bits = [float(markov_bits(known, context + bytes([last]), 3)[-1]) for last in range(256)]
         assert sum(2.0**-b for b in bits) == pytest.approx(1.0)
 
 
