@@ -243,7 +243,7 @@ RECIPES: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "data.dataset.permutation": {"n": 5, "epoch": 1},
     "data.images.ImageFolder": {"folder": "pictures", "side": 8},
     "data.degraded.Degraded": lambda: {"data": _images(), "operator": SuperResolution(2)},
-    "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), MIDDLES)] * 2)},
+    "data.middles.WithoutDequantization": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), Quantized(4))] * 2)},
     "data.as_tokens.AsTokens": lambda: {"data": Splits(*[Dataset(torch.eye(4).long(), BYTES)] * 2), "threshold": 2},
     "data.chorales.BachChorales": {},
     "data.mixed_columns.MixedColumns": {"columns": MIXED},
