@@ -88,6 +88,31 @@ def test_absorbing_terms_are_the_order_agnostic_autoregressive_likelihood():
     assert torch.allclose(continuous(process, model, x0, 8), torch.stack(orders).mean(0), rtol=0, atol=1e-9)
 
 
+def test_the_absorbing_bound_of_any_model_is_the_mean_over_all_orders():
+    """Three variables, and a model that is no conditional distribution of any joint, so that orders differ."""
+    process, x0 = Absorbing(3), torch.tensor([[0, 2, 1]])
+    table = torch.randn(4, 4, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def model(x, t):
+        return table[tuple(x.unbind(1))]
+
+    orders = []
+    for order in itertools.permutations(range(3)):
+        x, total = torch.full((1, 3), 3), 0.0
+        for i in order:
+            total += float(model(x, None).log_softmax(-1)[0, i, x0[0, i]])
+            x[0, i] = x0[0, i]
+        orders.append(total)
+    hidden = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    x, data = torch.where(hidden, 3, x0), x0.expand(8, -1)
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(4))  # the integrand is a polynomial
+    bound = 0.0
+    for t, w in zip(0.5 * (nodes + 1.0), 0.5 * weights, strict=True):
+        p = torch.where(hidden, t, 1.0 - t).prod(1)
+        bound -= float(w * (p * process.rate_divergence(x, data, model(x, t), t).sum(1)).sum())
+    assert math.isclose(bound, sum(orders) / 6, rel_tol=1e-12) and max(orders) - min(orders) > 0.1
+
+
 @pytest.mark.parametrize("process", [Absorbing(3), Uniform(3)], ids=lambda p: type(p).__name__)
 def test_estimates_of_the_bounds(process):
     joint, x0 = coupled(3), pairs(3).repeat(40, 1)
