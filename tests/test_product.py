@@ -23,6 +23,7 @@ from scoresde.product import (
     product_bound,
 )
 from scoresde.samplers import DDIM, Ancestral, EulerMaruyama
+from scoresde.score.predictions import PreconditionedPrediction
 from scoresde.sde import CriticallyDampedLangevin
 
 MIXTURE = LabeledMixture(
@@ -178,14 +179,14 @@ def test_samples_depend_on_their_index_and_hold_no_mask():
 @pytest.mark.parametrize(("jumps", "sde"), [(JUMPS[0], VPSDE()), (JUMPS[1], VESDE(0.01, 50.0))])
 def test_the_bound_of_the_exact_model_is_the_log_density(jumps, sde):
     process = process_of(jumps, sde)
-    x = MIXTURE.sample(150, dtype=torch.float64)
-    bound = product_bound(process, MIXTURE.model(process), x)
+    x = MIXTURE.sample(100, dtype=torch.float64)
+    bound = product_bound(process, MIXTURE.model(process), x, draws=20)
     gap = bound.log_prob - MIXTURE.log_prob(x)
-    assert abs(float(gap.mean())) < 4.0 * float(gap.std()) / math.sqrt(150) and float(gap.std()) < 1.0
+    assert abs(float(gap.mean())) < 4.0 * float(gap.std()) / math.sqrt(100) and float(gap.std()) < 1.5
     torch.testing.assert_close(
         bound.reconstruction - bound.real - bound.categories - bound.prior, bound.log_prob, atol=1e-9, rtol=0
     )
-    assert ProductLikelihood()(process, MIXTURE.model(process), x[:3]).nfe == bound.nfe == 66
+    assert ProductLikelihood(draws=20)(process, MIXTURE.model(process), x[:3]).nfe == bound.nfe == 42
 
 
 @pytest.mark.parametrize("wrong", ["logits", "score"])
@@ -256,14 +257,17 @@ def test_gradients_reach_the_network_and_are_finite():
 def test_a_trained_model_learns_the_coupling():
     process, x = process_of(JUMPS[0]), MIXTURE.sample(4000)
     torch.manual_seed(0)
-    model = ProductModel(MLP((process.input_width,), width=64, depth=2), process)
+    model = ProductModel(MLP((process.input_width,), width=64, depth=2), process, PreconditionedPrediction())
     objective, optimizer = ProductObjective(process), torch.optim.Adam(model.parameters(), 2e-3)
     for step in range(1500):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / 1500)
         loss = objective(model, x[torch.randint(len(x), (256,))], step=step).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert distances(process, model, ProductSampler(steps=50), n=1000)[0] < 0.08
+    variation, error = distances(process, model, ProductSampler(steps=50), n=1000)
+    assert variation < 0.08 and error < 0.4  # .53 without the coupling
 
 
 # what is refused

@@ -34,7 +34,7 @@ def get_config():
         "network": {{"name": "MLP", "width": 16, "depth": 1}},
         "model": {{"prediction": "velocity"}},
         "objective": {{"name": "ProductObjective"}},
-        "training": {{"steps": 6, "batch_size": 16, "learning_rate": 0.01, "warmup": 0, "checkpoint_every": 3, "preview_every": 3,
+        "training": {{"steps": 6, "batch_size": 16, "learning_rate": 0.01, "warmup": 0, "checkpoint_every": 3, "preview_every": 0,
                      "log_every": 1, "ema_decay": 0.5}},
         "sampling": {{"count": 7, "batch_size": 4, "seed": 0}},
         "samplers": {{"product": {{"name": "ProductSampler", "steps": 5, "predictor": {{"name": "Ancestral"}}}}}},
@@ -174,7 +174,10 @@ def test_editing_is_refused(place):
 def test_another_process_for_each_part(place):
     made = command(
         place, "train", "--config.process.jumps={'name': 'NearestNeighbor'}", "--config.training.steps=2",
+        "--config.training.preview_every=2",
         "--config.process.sde={'name': 'VESDE', 'sigma_max': 20.0}", run="other",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert load(str(place / "other"))[0].process.jumps[1] == NearestNeighbor(2)
+    previews = np.load(place / "other" / "previews" / "step-000000002-ema.npz")
+    assert previews["raw"].shape == (16, 4) and set(previews["raw"][:, 3].tolist()) <= {0.0, 1.0, 2.0}
