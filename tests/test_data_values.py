@@ -125,7 +125,9 @@ def test_scalars_and_other_transforms():
     with pytest.raises(ValueError, match=r"data set 'data' has shape \(\)"):
         Dataset(3, Affine())
     for transform in (3, None, "Affine", Quantized):
-        with pytest.raises(TypeError, match=r"transform=.* is not allowed: give a Quantized, an Affine or a Columns"):
+        with pytest.raises(
+            TypeError, match=r"transform=.* is not allowed: give a Quantized, an Affine, a Columns or a Tokens"
+        ):
             Dataset([[1.0]], transform)
     with pytest.raises(TypeError, match=r"flip=1 is not allowed: give True or False"):
         Dataset(torch.zeros(2, 1, 2, 2), Affine(), flip=1)

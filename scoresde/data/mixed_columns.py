@@ -39,7 +39,7 @@ class MixedColumns(Columns):
         >>> transform.tokens
         (0, 3)
         >>> transform.encode([[1.8, 2.0]], None, dtype=torch.float32)
-        tensor([[1.0000, 2.0000]])
+        tensor([[1., 2.]])
     """
 
     def __post_init__(self) -> None:

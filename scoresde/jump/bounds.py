@@ -73,7 +73,8 @@ class JumpBound:
     @property
     def mean_bits_per_token(self) -> tuple[float, float]:
         """The mean of ``bits_per_token`` over the batch, and its standard error over data and draws. NaN for one sample."""
-        spread = float(self.bits_per_token.std()) / math.sqrt(len(self.bits_per_token))
+        count = len(self.bits_per_token)
+        spread = float(self.bits_per_token.std()) / math.sqrt(count) if count > 1 else math.nan
         return float(self.bits_per_token.mean()), spread
 
     @property

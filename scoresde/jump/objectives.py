@@ -138,6 +138,7 @@ class JumpObjective(Objective):
         """
         check_model(self.process, model)
         output = self.output(model, draw, condition)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision rounds weighted losses
         loss = self.divergence(draw, output)
         if self.auxiliary > 0.0:
             masked = self.process.masked(draw.x) if self.process.carries_over else None

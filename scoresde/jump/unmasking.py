@@ -127,7 +127,7 @@ class ConfidenceUnmasking(TimedJumpSampler):
         found = torch.full(tokens.shape, -torch.inf, dtype=torch.float64, device=drawn.device)
         for part in masked.reshape(-1).nonzero()[:, 0].split(max(1, AT_ONCE // flat.shape[1])):
             score = self.confidence(flat[part].log_softmax(-1), tokens[part])
-            if score.shape != part.shape or bool(score.isnan().any()):
+            if not isinstance(score, Tensor) or score.shape != part.shape or bool(score.isnan().any()):
                 raise ValueError(
                     f"confidence returned {shown(score)} for {len(part)} tokens: return a number for each of them"
                 )

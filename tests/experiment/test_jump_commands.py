@@ -148,7 +148,7 @@ def test_infilling(trained, tmp_path):
         ({"samplers": "{'a': {'name': 'AncestralSampler', 'steps': (0.5, 0.0)}}"}, "config.samplers.a: steps begins at t=0.5"),
         ({"model__steps": 10}, "config.model.steps=10 is not for jump processes"),
         ({"likelihood__tolerance": 0.1}, "config.likelihood.tolerance=0.1 is for the probability flow"),
-        ({"likelihood__method": "{'name': 'ChainBound'}"}, "is for an SDE: give a JumpLikelihood"),
+        ({"likelihood__method": "{'name': 'ChainBound'}"}, ": give a JumpLikelihood"),
         ({"data": DIGITS, "guidance": GUIDANCE}, "ClassifierFree needs conditions"),
     ],
 )  # fmt: skip

@@ -315,3 +315,22 @@ def test_refusals():
         ScoreEntropy(process)(lambda x, t: x, x[:, :2])
     with pytest.raises(ValueError, match="is another one"):
         DiscreteBound(Uniform(2))(model, x[:, :2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("process", [Uniform(5), MaskAndReplace(5, 0.3), Absorbing(5)], ids=repr)
+def test_losses_of_half_precision_are_float32_and_finite(process, dtype):
+    """At small t, the weights of a loss exceed the range of float16, and bfloat16 would round the losses."""
+    x0 = torch.randint(5, (4000, 8), generator=torch.Generator().manual_seed(0))
+    for objective in (ContinuousBound(process), DiscreteBound(process, 50)):
+        half, full = (
+            objective(lambda x, t, d=d: torch.zeros(*x.shape, 5, dtype=d), x0, step=0) for d in (dtype, torch.float32)
+        )
+        assert half.dtype == torch.float32 and bool(half.isfinite().all())
+        assert torch.allclose(half, full, rtol=1e-5)
+
+
+def test_one_event_has_no_error_of_the_mean():
+    bits = MarkovChain([[0.9, 0.1], [0.2, 0.8]])
+    found = jump_bound(Absorbing(2), bits.model(Absorbing(2)), bits.sample(1, 4))
+    assert math.isnan(found.mean_bits_per_token[1])
