@@ -150,6 +150,7 @@ def test_infilling(trained, tmp_path):
         ({"likelihood__tolerance": 0.1}, "config.likelihood.tolerance=0.1 is for the probability flow"),
         ({"likelihood__method": "{'name': 'ChainBound'}"}, ": give a JumpLikelihood"),
         ({"data": DIGITS, "guidance": GUIDANCE}, "ClassifierFree needs conditions"),
+        ({"guidance": "{'name': 'DynamicThreshold'}"}, "'DynamicThreshold' is not for jump processes: give ClassifierFree, "),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_one_line(tmp_path, options, message):

@@ -24,14 +24,17 @@ from torch import Tensor
 from scoresde._validation import shown, suggestion
 from scoresde.conditions import ConditionKind
 from scoresde.data import Splits
-from scoresde.experiment.config.builder import ConfigError, build, config_errors
-from scoresde.guidance import Guidance
+from scoresde.experiment.config.builder import ConfigError, build, config_errors, find_class
+from scoresde.guidance import ClassifierFree, ComposedConditions, Guidance
+from scoresde.jump import JumpClassifierGuidance, JumpModel, Sharpened
 from scoresde.score import ConditionalModel
 
 SCORE = "score"
 CLASSIFIER = "classifier"
 TARGET = "target"
 CONDITIONS = "conditions"
+OF_JUMPS = (ClassifierFree, ComposedConditions, JumpClassifierGuidance, Sharpened)
+"""The classes of this library that guide models of jump processes."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ def build_guidance(
     if not node:
         return model
     given = dict(node)
+    found = find_class(node, where, Guidance)
+    if isinstance(model, JumpModel) and found.__module__.startswith("scoresde.") and not issubclass(found, OF_JUMPS):
+        names = ", ".join(sorted(one.__name__ for one in OF_JUMPS))
+        raise ConfigError(f"config.{where}.name={node['name']!r} is not for jump processes: give {names}")
     context: dict[str, Any] = {SCORE: model}
     if SCORE in given:
         inner = given.pop(SCORE)
