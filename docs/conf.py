@@ -67,6 +67,7 @@ COPIED = {
     "notebooks/conditions.ipynb": "notebooks/conditions.ipynb",
     "notebooks/guidance.ipynb": "notebooks/guidance.ipynb",
     "notebooks/bounds.ipynb": "notebooks/bounds.ipynb",
+    "notebooks/discrete.ipynb": "notebooks/discrete.ipynb",
 }
 """Files outside of docs that are pages of the site: their path in the repository, and the path of the page."""
 
