@@ -5,10 +5,12 @@ The processes are forked from a server that has imported everything, so they sta
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import socket
@@ -118,12 +120,18 @@ def train(folder: Path, options: Mapping[str, object] | None = None, **more: obj
     return child
 
 
+def free_port() -> int:
+    """A free port below those that the system gives to outgoing connections, so that none of them takes it before it is used."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("100 ports between 20,000 and 32,000 are in use")
+
+
 def together(folder: Path, world: int, options: Mapping[str, object] | None = None, **more: object) -> list[Child]:
     """Start several processes on one model, like torchrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         Child(folder, options, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, **more)  # type: ignore[arg-type]
         for r in range(world)

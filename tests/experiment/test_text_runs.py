@@ -77,8 +77,8 @@ def test_the_baseline_of_text(file):
 
 def test_a_run_from_training_to_the_report(tmp_path, file, monkeypatch, capsys):
     folder, config = str(tmp_path / "run"), str(ROOT / "configs" / "jump" / "digits.py")
-    small = [f"--config.data={{'name': 'TextFile', 'train': {file!r}, 'length': 16}}", "--config.network.width=16"]
-    small += ["--config.network.depth=1", "--config.training.batch_size=4", "--config.training.steps=2"]
+    small = [f"--config.data={{'name': 'TextFile', 'train': {file!r}, 'length': 16}}", "--config.training.batch_size=4"]
+    small += ["--config.network={'name': 'TokenTransformer', 'width': 16, 'depth': 1}", "--config.training.steps=2"]
     small += ["--config.training.preview_every=0", "--config.likelihood.limit=6", "--config.sampling.count=2"]
     small += ["--config.samplers={'ancestral': {'name': 'AncestralSampler', 'steps': 4}}"]
     for command in ("train", "likelihood", "sample"):

@@ -75,7 +75,7 @@ def test_draws_have_the_density():
 
 def run():
     config = load_config(ROOT / "configs" / "jump" / "digits.py")
-    config.network.update({"width": 16, "depth": 1, "heads": 2, "embedding_size": 16})
+    config.network = {"name": "TokenTransformer", "width": 16, "depth": 1, "heads": 2, "embedding_size": 16}
     config.objective.adaptive = {"name": "AdaptiveTimes", "bins": 4, "history": 1}
     config.training.update({"batch_size": 8, "preview_every": 0})
     made = Experiment.from_config(config)
