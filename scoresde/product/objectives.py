@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from scoresde._validation import check_choice, shown, times_checked
-from scoresde.losses.base import Objective
+from scoresde.losses.base import TimedObjective
 from scoresde.losses.denoising import WEIGHTINGS
 from scoresde.losses.times import ChainTimes, LowDiscrepancy, TimeDistribution, UniformLogNoise, distribution_of
-from scoresde.noise import NoiseSource
 from scoresde.product.models import ProductModel
 from scoresde.product.process import ProductProcess, check_product_model, latest
+from scoresde.sde import ScalarSDE
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProductDraw:
     t: Tensor
 
 
-class ProductObjective(Objective):
+class ProductObjective(TimedObjective[ScalarSDE]):
     """The loss of a ``ProductModel``: both parts of the likelihood bound, in nats.
 
     Args:
@@ -78,31 +78,14 @@ class ProductObjective(Objective):
         times: TimeDistribution | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(seed)
         if not isinstance(process, ProductProcess):
             raise TypeError(f"process={shown(process)} is not a product process: give a ProductProcess")
         check_choice("weighting", weighting, WEIGHTINGS)
         times = LowDiscrepancy(UniformLogNoise(1e-6, 1e6, t_min=1e-3)) if times is None else times
         if not isinstance(times, TimeDistribution) or isinstance(distribution_of(times), ChainTimes):
             raise TypeError(f"times={shown(times)} is not allowed: give UniformTime(), UniformLogNoise(low, high), ...")
-        self.process, self.weighting, self.times = process, weighting, times
-
-    @property
-    def learns(self) -> bool:
-        return self.times.learns
-
-    def time_quantiles(self, u: Tensor) -> Tensor:
-        return self.times.times(self.process.sde, u)
-
-    def observe(self, t: Tensor, losses: Tensor) -> None:
-        sde = self.process.sde
-        self.times.observe(sde, t, losses * self.times.density(sde, t).to(losses.dtype))
-
-    def state(self) -> dict[str, Tensor]:
-        return self.times.state()
-
-    def load_state(self, state: Any) -> None:
-        self.times.load(state)
+        super().__init__(process.sde, times, seed)
+        self.process, self.weighting = process, weighting
 
     def draw(self, x0: Tensor, *, step: int | None = None, indices: Tensor | None = None) -> ProductDraw:
         """Draws everything that is random for a batch.
@@ -115,11 +98,7 @@ class ProductObjective(Objective):
         Returns:
             The draws.
         """
-        if step is None:
-            step, self._calls = self._calls, self._calls + 1
-        source = (
-            NoiseSource.of(self.seed, len(x0), device=x0.device) if indices is None else NoiseSource(self.seed, indices)
-        )
+        source, step = self._source(x0, step, indices)
         u = source.uniform((), step=step, purpose="time", dtype=torch.float64)
         t = latest(self.process, self.times.times(self.process.sde, self.times.quantiles(u, source, step)))
         x, z = self.process.perturb(x0, t, source, step=step)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from scoresde._arguments import check_constructors
 from scoresde._files import write_atomic
-from scoresde._validation import check_count, check_number, check_seed
+from scoresde._validation import check_count, check_number
 from scoresde.samplers import DDIM, Sampler
 from scoresde.samplers.fitted import UnfittedSampler
+from scoresde.samplers.fitted.small_network import check_settings
 from scoresde.samplers.grid_sampler import GridSampler
 from scoresde.schedules.step_grid import NetworkGrid, network_grid
 from scoresde.schedules.step_network import fit_step_network
@@ -79,13 +80,10 @@ class BDDM(UnfittedSampler):
         seed: int = 0,
     ) -> None:
         check_count("steps", steps, least=2)
-        check_count("updates", updates)
-        check_count("batch_size", batch_size)
+        check_settings(updates, batch_size, learning_rate, seed)
         check_count("events", events, least=2)
-        check_number("learning_rate", learning_rate, above=0.0)
         if t_min is not None:
             check_number("t_min", t_min, above=0.0)
-        check_seed("seed", seed)
         self.network, self.steps, self.sampler, self.updates = network, steps, sampler, updates
         self.batch_size, self.events, self.learning_rate = batch_size, events, learning_rate
         self.t_min, self.seed = t_min, seed

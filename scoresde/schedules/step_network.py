@@ -23,7 +23,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from scoresde._validation import check_counts, expand
 from scoresde.conditions import rows_of
 from scoresde.noise import NoiseSource
 from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
-from scoresde.samplers.fitted.network_file import read_network, write_network
+from scoresde.samplers.fitted.network_file import NetworkFile
 from scoresde.samplers.fitted.small_network import check_training, minimize, row_means
 from scoresde.samplers.grids import end_time
 from scoresde.score.denoising import check_scalar
@@ -45,11 +44,9 @@ __all__ = ["StepNetwork", "fit_step_network"]
 
 _NUMBERS = 3
 """Count of the numbers of the score in the fingerprint of a ``StepNetwork``."""
-_HEADER = ("process", "event_shape", "fingerprint", "weights")
-"""The arguments of a ``StepNetwork`` that its file has in the header."""
 
 
-class StepNetwork:
+class StepNetwork(NetworkFile):
     """A network phi(x, delta) that was trained for one model. :func:`fit_step_network` returns it.
 
     Args:
@@ -60,6 +57,8 @@ class StepNetwork:
         fingerprint: The process's ``fingerprint``, followed by numbers of the score.
         weights: A digest of the weights of the score's networks. Empty if it has none.
     """
+
+    header = ("process", "event_shape", "fingerprint", "weights")
 
     def __init__(
         self,
@@ -76,9 +75,6 @@ class StepNetwork:
             )
         self.network, self.process, self.weights = network, process, weights
         self.event_shape, self.fingerprint = tuple(event_shape), tuple(fingerprint)
-
-    def __repr__(self) -> str:
-        return f"StepNetwork(of {self.process}, events of shape {self.event_shape})"
 
     def ratio(self, sde: ScalarSDE, x: Tensor, t: Tensor) -> Tensor:
         """phi, the ratio beta / delta^2 of the next step if the step before was not smaller.
@@ -127,32 +123,6 @@ class StepNetwork:
                 f"network={self!r} was trained for another score, of digest {self.weights or 'of no network'}, and this one has "
                 f"{found}: give the model of the training, or train it again for score"
             )
-
-    def save(self, path: Path | str) -> None:
-        """Write a safetensors file. An interrupted call leaves no partial file.
-
-        Args:
-            path: The file.
-        """
-        write_network(path, "StepNetwork", self.network, {name: getattr(self, name) for name in _HEADER})
-
-    @classmethod
-    def load(cls, path: Path | str, network: nn.Module) -> StepNetwork:
-        """Read a file that :meth:`save` wrote.
-
-        Args:
-            path: The file.
-            network: A network of the same structure as the one that was saved. It gets the weights.
-
-        Returns:
-            The step network. It is refused for another model than that of its training.
-
-        Raises:
-            ValueError: If the file is damaged or contains something else, or if the network has another structure.
-            FileNotFoundError: If there is no such file.
-        """
-        header = read_network(path, "StepNetwork", network)
-        return cls(network, **{name: header[name] for name in _HEADER})
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scoresde.loggers import LoggedRun, Logger
 
-TOLD: list[tuple] = []
+CALLS: list[tuple] = []
 """Every call of this process, such as ("row", step, values)."""
 
 
@@ -23,7 +23,7 @@ class Recorder(Logger):
         if self.file:
             with open(self.file, "a") as file:
                 file.write(json.dumps([os.environ.get("RANK", "0"), start.step]) + "\n")
-        TOLD.append(("open", start.id, start.step, start.resumed, start.config))
+        CALLS.append(("open", start.id, start.step, start.resumed, start.config))
         if self.fails == "open":
             raise OSError("no server\nsecond line")
         return Recording(self.fails)
@@ -34,17 +34,17 @@ class Recording(LoggedRun):
         self.fails = fails
 
     def metrics(self, values, step):
-        TOLD.append(("row", step, dict(values)))
+        CALLS.append(("row", step, dict(values)))
         if self.fails == "metrics":
             raise RuntimeError("quota exceeded")
 
     def pictures(self, files, step):
-        TOLD.append(("pictures", step, {name: file.read_bytes()[:4] for name, file in files.items()}))
+        CALLS.append(("pictures", step, {name: file.read_bytes()[:4] for name, file in files.items()}))
 
     def texts(self, files, step):
-        TOLD.append(("texts", step, {name: file.read_text("utf-8") for name, file in files.items()}))
+        CALLS.append(("texts", step, {name: file.read_text("utf-8") for name, file in files.items()}))
 
     def close(self, completed):
-        TOLD.append(("close", completed))
+        CALLS.append(("close", completed))
         if self.fails == "close":
             raise ValueError("cannot close")

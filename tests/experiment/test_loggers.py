@@ -38,8 +38,8 @@ def small(**more):
 
 @pytest.fixture
 def told():
-    recording.TOLD.clear()
-    return recording.TOLD
+    recording.CALLS.clear()
+    return recording.CALLS
 
 
 def steps(told, kind="row"):

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     config.data = data
     apply_overrides(config, {key: str(value) for key, value in SETTINGS.items()})
     (folder / "config.json").write_text(config.to_json())
-    recording.TOLD.clear()
+    recording.CALLS.clear()
     made = Experiment.from_config(config)
     train(made, Workdir(folder / "run"), {"mine": recording.Recorder()})
     for command in ("likelihood", "sample", "report"):
@@ -81,10 +81,10 @@ def test_samples_are_a_text_file_and_text_in_the_report(run):
 def test_loggers_get_the_text_of_previews(run):
     """TensorBoard shows Markdown, in which a block that is indented stays as it is."""
     _, folder = run
-    told = [call for call in recording.TOLD if call[0] in ("texts", "pictures")]
-    assert [call[:2] for call in told] == [("texts", 2), ("texts", 4)]
+    calls = [call for call in recording.CALLS if call[0] in ("texts", "pictures")]
+    assert [call[:2] for call in calls] == [("texts", 2), ("texts", 4)]
     file = folder / "previews" / "step-000000004-ema.txt"
-    assert told[-1][2]["samples/ema"] == file.read_text("utf-8")
+    assert calls[-1][2]["samples/ema"] == file.read_text("utf-8")
     seen = []
     board = SimpleNamespace(add_text=lambda *call: seen.append(call), flush=lambda: seen.append("flushed"))
     _Board(board).texts({"samples/ema": file}, 4)

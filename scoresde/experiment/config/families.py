@@ -22,10 +22,11 @@ from torch import nn
 from scoresde.data import MixedColumns, Splits, Tokens
 from scoresde.experiment.config.annotations import parameters_of
 from scoresde.experiment.config.builder import ConfigError, build, config_errors, find_class, known_names
-from scoresde.jump import CategoricalModel, JumpModel, JumpObjective, JumpProcess, JumpSampler
+from scoresde.jump import CategoricalModel, JumpLikelihood, JumpModel, JumpObjective, JumpProcess, JumpSampler
 from scoresde.losses import SDEObjective
-from scoresde.product import ProductModel, ProductObjective, ProductProcess, ProductSampler
+from scoresde.product import ProductLikelihood, ProductModel, ProductObjective, ProductProcess, ProductSampler
 from scoresde.samplers import Sampler
+from scoresde.schedules import ChainBound
 from scoresde.score import ConditionalModel, NoiseConditionalModel, ScoreModel
 from scoresde.sde import SDE, ScalarSDE
 
@@ -48,6 +49,8 @@ class Family:
         models: The base class of the models.
         objective: The base class of the objectives.
         sampler: The base class of the samplers.
+        likelihood: The class of ``likelihood.method``, whose default is used if the config has none. That of an SDE is optional.
+        text: A process of the family, in words.
     """
 
     section: str
@@ -56,11 +59,18 @@ class Family:
     models: type[Any]
     objective: type[Any]
     sampler: type[Any]
+    likelihood: type[Any]
+    text: str
 
 
-SDES = Family("sde", SDE, ScoreModel, NoiseConditionalModel, SDEObjective, Sampler)
-JUMPS = Family("process", JumpProcess, CategoricalModel, JumpModel, JumpObjective, JumpSampler)
-PRODUCTS = Family("process", ProductProcess, ProductModel, ProductModel, ProductObjective, ProductSampler)
+SDES = Family("sde", SDE, ScoreModel, NoiseConditionalModel, SDEObjective, Sampler, ChainBound, "an SDE")
+JUMPS = Family(
+    "process", JumpProcess, CategoricalModel, JumpModel, JumpObjective, JumpSampler, JumpLikelihood, "a jump process"
+)
+PRODUCTS = Family(
+    "process", ProductProcess, ProductModel, ProductModel, ProductObjective, ProductSampler, ProductLikelihood,
+    "a product process",
+)  # fmt: skip
 
 
 def family_of(process: Process) -> Family:
@@ -74,6 +84,17 @@ def process_of(model: ConditionalModel) -> Process:
     """The process of a model."""
     process: Process = model.process if isinstance(model, JumpModel | ProductModel) else model.sde  # type: ignore[assignment]
     return process
+
+
+def reverse_likelihood(process: Process, method: Any) -> JumpLikelihood | ProductLikelihood:
+    """The method of the likelihood of a jump process or a product process: that of the config, or the default.
+
+    Args:
+        process: The process.
+        method: ``likelihood.method``, which was checked, or None.
+    """
+    made: JumpLikelihood | ProductLikelihood = method or family_of(process).likelihood()
+    return made
 
 
 def build_process(config: Mapping[str, Any], data: Splits) -> Process:

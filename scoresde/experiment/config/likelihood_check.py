@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scoresde.experiment.config.builder import ConfigError, config_errors
-from scoresde.experiment.config.families import Process
+from scoresde.experiment.config.families import JUMPS, PRODUCTS, Process, family_of
 from scoresde.experiment.config.sections import LikelihoodConfig
 from scoresde.jump import JumpLikelihood, JumpProcess
 from scoresde.likelihood.flow import flow_engine
@@ -29,7 +29,7 @@ def check_likelihood(config: LikelihoodConfig, process: Process, discrete: Proce
                 raise ConfigError(
                     f"config.likelihood.{name}={given!r} is for the probability flow of an SDE: leave it out"
                 )
-        wanted = JumpLikelihood if isinstance(process, JumpProcess) else ProductLikelihood
+        wanted = family_of(process).likelihood
         if method is not None and not isinstance(method, wanted):
             raise ConfigError(f"config.likelihood.method={method!r} is not for {process!r}: give a {wanted.__name__}")
         if isinstance(method, ProductLikelihood) and method.t_min >= process.T:
@@ -40,8 +40,8 @@ def check_likelihood(config: LikelihoodConfig, process: Process, discrete: Proce
                 method.times(process)
         return
     if isinstance(method, JumpLikelihood | ProductLikelihood):
-        kind = "a jump process" if isinstance(method, JumpLikelihood) else "a product process"
-        raise ConfigError(f"config.likelihood.method={method!r} is for {kind}: give a ChainBound, or None")
+        owner = JUMPS if isinstance(method, JumpLikelihood) else PRODUCTS
+        raise ConfigError(f"config.likelihood.method={method!r} is for {owner.text}: give a ChainBound, or None")
     if config.solver is not None:
         with config_errors("likelihood.solver"):
             flow_engine(config.solver).check_process(process)

@@ -123,10 +123,9 @@ class EditingJob(Job):
             output = workdir.edits / f"{config.task}-{mark}"
         store = SampleStore(output, settings)
         check_output(store)
-        made = cls(experiment, workdir, device, as_sampled(model), score, checkpoint, inputs, store)  # type: ignore[arg-type]  # checked above
-        if config.task in MEASURED and isinstance(
-            model, ScoreModel
-        ):  # an argument that is not allowed is an error before anything is written
+        assert isinstance(model, ScoreModel | JumpModel)  # others were refused
+        made = cls(experiment, workdir, device, model, score, checkpoint, inputs, store)
+        if config.task in MEASURED and isinstance(model, ScoreModel):  # errors of arguments, before anything is written
             made.guidance(score, lambda x: x, torch.zeros(1, *shape, device=device), noise_of_x(config, data))
         return made
 

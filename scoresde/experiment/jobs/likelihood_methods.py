@@ -2,8 +2,8 @@
 
     FlowMethod     log_likelihood      the log-density of an SDE, by a solver
     ChainMethod    FittedBound         the variational bound of an SDE, by a chain that was fitted to the model
-    JumpMethod     JumpLikelihood      the variational bound of a jump process
-    ProductMethod  ProductLikelihood   the variational bound of a product process
+    ReverseMethod  JumpLikelihood      the variational bound of a jump process
+                   ProductLikelihood   the variational bound of a product process
 
 A method knows its settings, which identify rows, and everything about its results that others do not have.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,16 +23,17 @@ from torch import Tensor
 from scoresde.data import Dataset, LevelMiddles, Quantized
 from scoresde.experiment.config.builder import config_errors
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.families import family_of, reverse_likelihood
 from scoresde.experiment.config.sections import LikelihoodConfig, Solver
 from scoresde.experiment.config.targets import as_score
 from scoresde.experiment.folder.workdir import Workdir
 from scoresde.experiment.jobs.fits import fitted_bound, fitted_grid, flow_start
 from scoresde.experiment.results.likelihood_summary import BIAS_EVENTS, LEVEL_BOUND, Number, biases
-from scoresde.jump import JumpLikelihood, JumpModel
+from scoresde.jump import JumpBound, JumpLikelihood, JumpModel
 from scoresde.likelihood import Multistep, log_likelihood
 from scoresde.likelihood.flow import default_solver
 from scoresde.noise import NoiseSource
-from scoresde.product import ProductLikelihood, ProductModel
+from scoresde.product import ProductBound, ProductLikelihood, ProductModel
 from scoresde.schedules import FittedBound
 from scoresde.score import ConditionalModel, ScoreModel
 from scoresde.sde import ScalarSDE
@@ -194,14 +195,21 @@ class ChainMethod(Method):
 
 
 @dataclass(frozen=True)
-class JumpMethod(Method):
-    """The variational bound of a jump process."""
+class ReverseMethod(Method):
+    """The variational bound of a jump process or a product process.
+
+    ``reverse`` is the process in words.
+    """
 
     known: ClassVar[str] = "noise and times"
-    dequantizes: ClassVar[bool] = False
 
-    model: JumpModel
-    method: JumpLikelihood
+    model: JumpModel | ProductModel
+    method: JumpLikelihood | ProductLikelihood
+    reverse: str
+
+    @property
+    def dequantizes(self) -> bool:  # type: ignore[override]
+        return isinstance(self.model, ProductModel)
 
     @property
     def text(self) -> str:
@@ -212,36 +220,12 @@ class JumpMethod(Method):
         return {"solver": self.text, "grid digest": "none", "divergence": "none", "method": repr(self.method)}
 
     def compute(self, x: Tensor, noise: NoiseSource, condition: Mapping[str, Tensor] | None) -> Figures:
-        found = self.method(self.model.process, self.model, x, noise=noise, condition=condition or None)
+        bound: Callable[..., JumpBound | ProductBound] = self.method
+        found = bound(self.model.process, self.model, x, noise=noise, condition=condition or None)
         return Figures.of_bound(found.log_prob, found.standard_error, found.nfe)
 
     def bounds(self, data: Dataset) -> list[str]:
-        return ["the reverse of a jump process"]
-
-
-@dataclass(frozen=True)
-class ProductMethod(Method):
-    """The variational bound of a product process."""
-
-    known: ClassVar[str] = "noise and times"
-
-    model: ProductModel
-    method: ProductLikelihood
-
-    @property
-    def text(self) -> str:
-        return repr(self.method)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"solver": self.text, "grid digest": "none", "divergence": "none", "method": self.text}
-
-    def compute(self, x: Tensor, noise: NoiseSource, condition: Mapping[str, Tensor] | None) -> Figures:
-        found = self.method(self.model.process, self.model, x, noise=noise, condition=condition or None)
-        return Figures.of_bound(found.log_prob, found.standard_error, found.nfe)
-
-    def bounds(self, data: Dataset) -> list[str]:
-        return ["the reverse of a product process"]
+        return [f"the reverse of {self.reverse}"]
 
 
 def choose_method(
@@ -258,12 +242,9 @@ def choose_method(
         device: The device.
     """
     config, transform = experiment.likelihood, data.transform
-    if isinstance(model, JumpModel):
-        assert not isinstance(config.method, FittedBound)
-        return JumpMethod(model, config.method if isinstance(config.method, JumpLikelihood) else JumpLikelihood())
-    if isinstance(model, ProductModel):
-        assert config.method is None or isinstance(config.method, ProductLikelihood)
-        return ProductMethod(model, config.method or ProductLikelihood())
+    if isinstance(model, JumpModel | ProductModel):
+        process = model.process
+        return ReverseMethod(model, reverse_likelihood(process, config.method), family_of(process).text)
     score = as_score(model)
     if config.method is not None:
         return ChainMethod(score, fitted_bound(experiment, workdir, score, digest, device), transform)

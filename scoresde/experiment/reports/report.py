@@ -15,6 +15,7 @@ from scoresde._files import bytes_digest, read_plain, read_sealed, write_atomic
 from scoresde.data import Columns, Quantized, Transform
 from scoresde.experiment.config.condition_values import short
 from scoresde.experiment.config.experiment import Experiment
+from scoresde.experiment.config.families import reverse_likelihood
 from scoresde.experiment.config.summary import network_text, objective_rows, process_text
 from scoresde.experiment.folder.initial import describe_source, source_of_run
 from scoresde.experiment.folder.plots import events_shown, histogram_picture, marginals_picture
@@ -35,9 +36,9 @@ from scoresde.experiment.results.sample_index import (
     describe_acceptance,
     describe_evidence,
 )
-from scoresde.jump import JumpLikelihood, JumpModel
+from scoresde.jump import JumpModel
 from scoresde.metrics import CANDIDATES, Baseline, gaussian_mixtures, pixel_histogram
-from scoresde.product import ProductLikelihood, ProductModel
+from scoresde.product import ProductModel
 from scoresde.score import ScoreModel, TargetModel
 
 BASELINES_UP_TO = 2**24
@@ -136,10 +137,8 @@ def _configuration(experiment: Experiment, workdir: Workdir) -> str:
     if not isinstance(experiment.model, TargetModel):
         method = experiment.likelihood.method
         how = _named(method or experiment.likelihood.divergence)
-        if isinstance(experiment.model, JumpModel):
-            how = (method if isinstance(method, JumpLikelihood) else JumpLikelihood()).summary
-        if isinstance(experiment.model, ProductModel):
-            how = repr(method or ProductLikelihood())
+        if isinstance(experiment.model, JumpModel | ProductModel):
+            how = reverse_likelihood(experiment.process, method).summary
         rows.append((
             "likelihood", f"{experiment.likelihood.split} split, draws per event: {experiment.likelihood.draws}, {how}",
         ))  # fmt: skip

@@ -19,7 +19,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +33,15 @@ from scoresde._validation import (
 )
 from scoresde.noise import NoiseSource
 from scoresde.samplers.fitted.fingerprint import check_fingerprint, fingerprint
-from scoresde.samplers.fitted.network_file import read_network, write_network
+from scoresde.samplers.fitted.network_file import NetworkFile
 from scoresde.samplers.fitted.small_network import check_training, minimize, row_means
 from scoresde.samplers.grids import end_time
 from scoresde.score.denoising import check_scalar
 from scoresde.sde import ScalarSDE
 from scoresde.sde.scores import evaluation_mode
 
-_HEADER = ("lowest", "highest", "process", "event_shape", "fingerprint")
-"""The arguments of a ``LevelNetwork`` that its file has in the header."""
 
-
-class LevelNetwork:
+class LevelNetwork(NetworkFile):
     """An estimate of the noise level of a state, for one process. :func:`fit_level_network` returns it.
 
     Args:
@@ -58,6 +54,8 @@ class LevelNetwork:
         event_shape: Shape of the events.
         fingerprint: The process's ``fingerprint``.
     """
+
+    header = ("lowest", "highest", "process", "event_shape", "fingerprint")
 
     def __init__(
         self,
@@ -76,9 +74,6 @@ class LevelNetwork:
             raise ValueError(f"fingerprint={fingerprint!r} is not allowed: give the numbers of the process")
         self.network, self.lowest, self.highest, self.process = network, lowest, highest, process
         self.event_shape, self.fingerprint = tuple(event_shape), tuple(fingerprint)
-
-    def __repr__(self) -> str:
-        return f"LevelNetwork(of {self.process}, events of shape {self.event_shape})"
 
     @torch.no_grad()
     def log_noise(self, x: Tensor) -> Tensor:
@@ -129,32 +124,6 @@ class LevelNetwork:
             ValueError: If it was trained for another process or another shape.
         """
         check_fingerprint(sde.continuous, tuple(event_shape), self.fingerprint, f"network={self!r} was trained for")
-
-    def save(self, path: Path | str) -> None:
-        """Write a safetensors file. An interrupted call leaves no partial file.
-
-        Args:
-            path: The file.
-        """
-        write_network(path, "LevelNetwork", self.network, {name: getattr(self, name) for name in _HEADER})
-
-    @classmethod
-    def load(cls, path: Path | str, network: nn.Module) -> LevelNetwork:
-        """Read a file that :meth:`save` wrote.
-
-        Args:
-            path: The file.
-            network: A network of the same structure as the one that was saved. It gets the weights.
-
-        Returns:
-            The level network.
-
-        Raises:
-            ValueError: If the file is damaged or contains something else, or if the network has another structure.
-            FileNotFoundError: If there is no such file.
-        """
-        header = read_network(path, "LevelNetwork", network)
-        return cls(network, **{name: header[name] for name in _HEADER})
 
 
 @checked_arguments

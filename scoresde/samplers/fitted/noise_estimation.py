@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scoresde._validation import check_choice, check_count, check_number, check_seed
+from scoresde._validation import check_choice, check_count, check_number
 from scoresde.samplers import grids
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.discretization import Grid, Steps, discretization
 from scoresde.samplers.fitted.level_adjusted import LevelAdjustedDDIM, check_last_time, level_steps
 from scoresde.samplers.fitted.level_network import LevelNetwork, fit_level_network
+from scoresde.samplers.fitted.small_network import check_settings
 from scoresde.samplers.fitted.unfitted import UnfittedSampler
 from scoresde.score.denoising import check_scalar
 from scoresde.sde import SDE, LinearSDE, ScalarSDE, Score
@@ -67,14 +68,11 @@ class NoiseEstimation(UnfittedSampler):
         denoise: bool = True,
         seed: int = 0,
     ) -> None:
-        check_count("updates", updates)
-        check_count("batch_size", batch_size)
+        check_settings(updates, batch_size, learning_rate, seed)
         check_count("events", events)
-        check_number("learning_rate", learning_rate, above=0.0)
         if t_min is not None:
             check_number("t_min", t_min, above=0.0)
         check_choice("denoise", denoise, (True, False))
-        check_seed("seed", seed)
         self.network, self.steps, self.grid, self.updates = network, level_steps(steps), grid, updates
         self.batch_size, self.events, self.learning_rate = batch_size, events, learning_rate
         self.t_min, self.denoise, self.seed = t_min, denoise, seed

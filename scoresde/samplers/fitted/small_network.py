@@ -33,6 +33,11 @@ def check_training(x: Tensor, updates: int, batch_size: int, learning_rate: floa
     """Check the data and the settings of a training. Raises ValueError."""
     check_batch("x", x)
     check_finite("x", x)
+    check_settings(updates, batch_size, learning_rate, seed)
+
+
+def check_settings(updates: int, batch_size: int, learning_rate: float, seed: int) -> None:
+    """Check the settings of a training. Raises ValueError."""
     for name, value in (("updates", updates), ("batch_size", batch_size)):
         check_count(name, value)
     check_number("learning_rate", learning_rate, above=0.0)
